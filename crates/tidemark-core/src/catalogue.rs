@@ -1,0 +1,134 @@
+//! The catalogue of errors and checks: one file per code under `catalogue/`, compiled in.
+//!
+//! An entry says what a code means, what it does to the data, and what to do first. `tidemark
+//! explain CODE`, error messages and the documents render from it. Ranges: 1xxx source, 2xxx
+//! target, 3xxx load, 4xxx stream and slot, 6xxx verify, 7xxx configuration, 9xxx internal.
+//!
+//! To add a code: write `catalogue/TMnnnn.toml` and add a line to the list below.
+
+use std::fmt;
+use std::sync::LazyLock;
+
+use serde::Deserialize;
+
+/// The number of a catalogue entry, shown as `TM1010`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Code(u16);
+
+impl Code {
+    /// The entry of this code. Every `Code` has one: codes are made by the list below alone.
+    pub fn entry(self) -> &'static Entry {
+        ENTRIES
+            .iter()
+            .find(|(code, _)| *code == self)
+            .map(|(_, entry)| entry)
+            .expect("every code of the list has an entry, checked by a test")
+    }
+
+    /// Looks a code up by its name, `TM1010` or `1010`, in any case.
+    pub fn parse(text: &str) -> Option<Code> {
+        let digits = text.trim().trim_start_matches(['T', 't']).trim_start_matches(['M', 'm']);
+        let number: u16 = digits.parse().ok()?;
+        ENTRIES.iter().map(|(code, _)| *code).find(|code| code.0 == number)
+    }
+
+    /// All codes in order.
+    pub fn all() -> impl Iterator<Item = Code> {
+        ENTRIES.iter().map(|(code, _)| *code)
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TM{:04}", self.0)
+    }
+}
+
+impl fmt::Debug for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// How much an entry matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Nothing to do.
+    Notice,
+    /// Works, but a person should look.
+    Warning,
+    /// Does not work until a person acts.
+    Error,
+}
+
+/// One entry of the catalogue.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// A short heading.
+    pub title: String,
+    /// How much it matters.
+    pub severity: Severity,
+    /// How it comes about.
+    pub cause: String,
+    /// What it means for the data.
+    pub effect: String,
+    /// What to do first.
+    pub first_action: String,
+    /// Statements that mend it; `{name}` stands for what the finding fills in.
+    #[serde(default)]
+    pub sql: Vec<String>,
+}
+
+macro_rules! catalogue {
+    ($($number:literal $name:ident)*) => {
+        /// The codes by name.
+        pub mod codes {
+            use super::Code;
+            $(
+                #[doc = concat!("TM", stringify!($number))]
+                pub const $name: Code = Code($number);
+            )*
+        }
+
+        static ENTRIES: LazyLock<Vec<(Code, Entry)>> = LazyLock::new(|| vec![$((
+            Code($number),
+            toml::from_str(include_str!(concat!("../catalogue/TM", stringify!($number), ".toml")))
+                .unwrap_or_else(|err| panic!("catalogue entry TM{}: {err}", stringify!($number))),
+        )),*]);
+    };
+}
+
+catalogue! {
+    1001 SOURCE_UNREACHABLE
+    2001 TARGET_UNREACHABLE
+    9001 INTERNAL
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_entry_parses_and_is_complete() {
+        for code in Code::all() {
+            let entry = code.entry();
+            for (what, text) in [
+                ("title", &entry.title),
+                ("cause", &entry.cause),
+                ("effect", &entry.effect),
+                ("first_action", &entry.first_action),
+            ] {
+                assert!(!text.trim().is_empty(), "{code}: {what} is empty");
+            }
+        }
+    }
+
+    #[test]
+    fn codes_are_found_by_name() {
+        assert_eq!(Code::parse("TM1001"), Some(codes::SOURCE_UNREACHABLE));
+        assert_eq!(Code::parse("tm1001"), Some(codes::SOURCE_UNREACHABLE));
+        assert_eq!(Code::parse("TM0000"), None);
+    }
+}
