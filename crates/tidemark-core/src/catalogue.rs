@@ -27,9 +27,15 @@ impl Code {
 
     /// Looks a code up by its name, `TM1010` or `1010`, in any case.
     pub fn parse(text: &str) -> Option<Code> {
-        let digits = text.trim().trim_start_matches(['T', 't']).trim_start_matches(['M', 'm']);
+        let digits = text
+            .trim()
+            .trim_start_matches(['T', 't'])
+            .trim_start_matches(['M', 'm']);
         let number: u16 = digits.parse().ok()?;
-        ENTRIES.iter().map(|(code, _)| *code).find(|code| code.0 == number)
+        ENTRIES
+            .iter()
+            .map(|(code, _)| *code)
+            .find(|code| code.0 == number)
     }
 
     /// All codes in order.
@@ -102,6 +108,7 @@ macro_rules! catalogue {
 
 catalogue! {
     1001 SOURCE_UNREACHABLE
+    4003 POSITION_MALFORMED
     2001 TARGET_UNREACHABLE
     9001 INTERNAL
 }

@@ -229,7 +229,10 @@ mod tests {
         let err = Error::transient(codes::SOURCE_UNREACHABLE, "connection closed")
             .context("read chunk 7 of public.orders")
             .context("load");
-        assert_eq!(err.to_string(), "load: read chunk 7 of public.orders: connection closed");
+        assert_eq!(
+            err.to_string(),
+            "load: read chunk 7 of public.orders: connection closed"
+        );
         assert_eq!(err.kind().remedy(), Remedy::Retry);
     }
 }

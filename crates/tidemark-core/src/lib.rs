@@ -1,6 +1,28 @@
 //! Nouns, traits and the pipeline: the line a row travels. Knows no driver, no HTTP, no files.
+//!
+//! ```text
+//!   source ──► snapshot (chunks) ──┐
+//!                                  ├──► transform ──► apply ──► target
+//!   source ──► change stream ──────┘                    └─ checkpoint, in the same commit
+//! ```
 
+pub mod batch;
 pub mod catalogue;
+pub mod checkpoint;
+pub mod control;
 pub mod error;
+pub mod event;
+pub mod filter;
+pub mod finding;
+pub mod mapping;
+pub mod mask;
+pub mod position;
+pub mod schema;
+pub mod selection;
+pub mod source;
+pub mod status;
+pub mod target;
+pub mod tidemark;
+pub mod verify;
 
 pub use error::{Context, Error, ErrorKind, Result};

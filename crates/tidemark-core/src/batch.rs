@@ -1,0 +1,198 @@
+//! A batch: whole source transactions (or a part of one that is larger), ready for the target.
+//!
+//! The pipeline copies values out of the stream's blocks into the batch's own arena, once, while it
+//! applies the mapping: columns are in the order of [`TableMapping::columns`], masks and filters are
+//! done. What is in a batch can therefore be written, parked or replayed as it stands, and its size
+//! in bytes is what the batch occupies.
+//!
+//! Items stand in source order. [`Item::Truncate`] and [`Item::Schema`] are barriers: nothing may be
+//! reordered across them.
+
+use std::sync::Arc;
+
+use crate::event::{Cell, CellKind, OldRow, Op, Row};
+use crate::mapping::TableMapping;
+
+/// See the module's text.
+#[derive(Debug, Default)]
+pub struct Batch {
+    arena: Vec<u8>,
+    cells: Vec<Cell>,
+    tables: Vec<Arc<TableMapping>>,
+    items: Vec<Item>,
+    /// How many source transactions end in this batch.
+    pub transactions: u64,
+    /// Commit time on the source of the oldest transaction in it, microseconds since 1970 UTC.
+    pub oldest_commit_us: Option<i64>,
+}
+
+/// One thing to do on the target, in order.
+#[derive(Clone, Debug)]
+pub enum Item {
+    /// A row's change.
+    Change(Change),
+    /// Empty these tables.
+    Truncate {
+        /// Positions in [`Batch::tables`].
+        tables: Vec<usize>,
+        /// Restart sequences owned by their columns.
+        restart_identity: bool,
+    },
+    /// Change a table's shape.
+    Schema {
+        /// Position in [`Batch::tables`]: the mapping *after* the change.
+        table: usize,
+        /// What to do, in order.
+        changes: Vec<SchemaChange>,
+    },
+}
+
+/// A row's change, with its values in the batch's arena.
+#[derive(Clone, Copy, Debug)]
+pub struct Change {
+    /// Position in [`Batch::tables`].
+    pub table: usize,
+    /// What happened.
+    pub op: Op,
+    /// The old row where the log had one; cells in the mapping's order. For [`OldRow::Key`] only
+    /// the mapping's key columns are set.
+    pub old: Option<OldRow>,
+    /// The new row of an insert or update.
+    pub new: Option<Row>,
+}
+
+/// A change of a table's shape, in target names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SchemaChange {
+    /// A column that is new on the source.
+    AddColumn {
+        /// Its name on the target.
+        name: String,
+        /// Its type in the source's words.
+        type_name: String,
+        /// What rows that were there before have in it: text form, `None` for NULL.
+        fill: Option<String>,
+        /// Its default in the source's words, for rows to come.
+        default: Option<String>,
+    },
+    /// A column that is gone on the source.
+    DropColumn {
+        /// Its name on the target.
+        name: String,
+    },
+    /// A column with another name.
+    RenameColumn {
+        /// Before.
+        from: String,
+        /// After.
+        to: String,
+    },
+    /// A column with another type.
+    AlterType {
+        /// Its name on the target.
+        name: String,
+        /// The new type in the source's words.
+        type_name: String,
+    },
+}
+
+impl Batch {
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// What it occupies, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.arena.len()
+            + self.cells.len() * size_of::<Cell>()
+            + self.items.len() * size_of::<Item>()
+    }
+
+    /// How many items.
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// What to do, in source order.
+    pub fn items(&self) -> &[Item] {
+        &self.items
+    }
+
+    /// The tables that items refer to.
+    pub fn tables(&self) -> &[Arc<TableMapping>] {
+        &self.tables
+    }
+
+    /// The values of a row.
+    pub fn row(&self, row: Row) -> &[Cell] {
+        let start = row.start as usize;
+        &self.cells[start..start + usize::from(row.len)]
+    }
+
+    /// The bytes of a value; empty for NULL and unchanged ones.
+    pub fn value(&self, cell: Cell) -> &[u8] {
+        &self.arena[cell.start as usize..cell.start as usize + cell.len as usize]
+    }
+
+    /// The position of a table in this batch, added if it is not there yet.
+    pub fn table(&mut self, mapping: &Arc<TableMapping>) -> usize {
+        // Few tables a batch, and the last one is the likely one.
+        match self
+            .tables
+            .iter()
+            .rposition(|known| Arc::ptr_eq(known, mapping))
+        {
+            Some(index) => index,
+            None => {
+                self.tables.push(Arc::clone(mapping));
+                self.tables.len() - 1
+            }
+        }
+    }
+
+    /// Begins a row; cells follow by [`Batch::push_cell`], then [`Batch::end_row`].
+    pub fn begin_row(&self) -> usize {
+        self.cells.len()
+    }
+
+    /// Copies one value in.
+    pub fn push_cell(&mut self, kind: CellKind, value: &[u8]) {
+        let start = u32::try_from(self.arena.len()).expect("a batch is cut long before 4 GiB");
+        let len = u32::try_from(value.len()).expect("a value is below 1 GiB");
+        self.arena.extend_from_slice(value);
+        self.cells.push(Cell { kind, start, len });
+    }
+
+    /// Ends a row begun at `begin_row`'s answer.
+    pub fn end_row(&self, begin: usize) -> Row {
+        Row {
+            start: u32::try_from(begin).expect("cells fit where their bytes do"),
+            len: u16::try_from(self.cells.len() - begin)
+                .expect("a table has at most 1,600 columns"),
+        }
+    }
+
+    /// Forgets what was pushed since a row began.
+    pub fn abandon_row(&mut self, begin: usize) {
+        if let Some(first) = self.cells.get(begin) {
+            self.arena.truncate(first.start as usize);
+        }
+        self.cells.truncate(begin);
+    }
+
+    /// Adds an item.
+    pub fn push(&mut self, item: Item) {
+        self.items.push(item);
+    }
+
+    /// Empties it, keeping what it had allocated.
+    pub fn clear(&mut self) {
+        self.arena.clear();
+        self.cells.clear();
+        self.tables.clear();
+        self.items.clear();
+        self.transactions = 0;
+        self.oldest_commit_us = None;
+    }
+}

@@ -1,0 +1,177 @@
+//! What the target has durably: position, load state per unit, and whose source it came from.
+//!
+//! It lives in the target's schema `tidemark` and is written in the same transaction as the data it
+//! stands for (promise P2). Losing everything else loses nothing.
+
+use serde::{Deserialize, Serialize};
+
+use crate::position::Position;
+use crate::schema::TableName;
+use crate::tidemark::Tidemark;
+
+/// Which run owns the pipeline. Raised by whoever starts it; the target refuses commits of older ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Generation(pub u64);
+
+/// Which source a checkpoint belongs to. Another cluster at the same address is another source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceIdentity {
+    /// PostgreSQL: the system identifier of `IDENTIFY_SYSTEM`.
+    pub system: String,
+    /// PostgreSQL: the timeline.
+    pub timeline: u32,
+    /// The database's name.
+    pub database: String,
+}
+
+/// Everything a start needs to know of what the target has.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Checkpoint {
+    /// The source it was read from.
+    pub identity: SourceIdentity,
+    /// Everything that committed before this is applied (to tables that are not loading).
+    pub position: Position,
+    /// The consistent point of the first load: `full_load_lsn`.
+    pub load_position: Position,
+    /// How far the first load is.
+    pub phase: LoadPhase,
+    /// State of each table.
+    pub tables: Vec<TableCheckpoint>,
+}
+
+/// How far the first load is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LoadPhase {
+    /// Rows are being copied; some units may be in.
+    Loading,
+    /// All rows are in; keys, indexes and foreign keys may be missing.
+    Finishing,
+    /// The load is complete.
+    Loaded,
+}
+
+/// What the target has of one table.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TableCheckpoint {
+    /// On the source.
+    pub source: TableName,
+    /// On the target.
+    pub target: TableName,
+    /// The source's number for it when it was loaded; tells a re-created table.
+    pub source_id: u32,
+    /// What becomes of its changes.
+    pub state: TableState,
+    /// Why it is parked, with the error's code where there was one.
+    pub reason: Option<String>,
+    /// How its rows were cut up, and what is in. Empty when nothing is loaded yet.
+    pub units: Vec<Unit>,
+    /// Columns as the stream last described them, for telling a schema change; `None` before the
+    /// load.
+    pub columns: Option<Vec<KnownColumn>>,
+}
+
+/// What becomes of a table's changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TableState {
+    /// Rows are to be copied; the stream has not begun to apply its changes.
+    Loading,
+    /// Changes are applied (minding the tidemarks of its units).
+    Streaming,
+    /// Rows are copied anew while other tables stream: changes are parked in order.
+    Resyncing,
+    /// A change could not be applied: it and all later ones are parked in order.
+    Quarantined,
+    /// A person paused it: changes are parked in order.
+    Paused,
+    /// Loaded, and nothing more to come (full load only).
+    Done,
+}
+
+impl TableState {
+    /// Whether changes are put aside in order instead of being applied.
+    pub fn is_parked(self) -> bool {
+        matches!(
+            self,
+            TableState::Resyncing | TableState::Quarantined | TableState::Paused
+        )
+    }
+}
+
+/// A column as last known, by which a schema change is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownColumn {
+    /// Its name on the source.
+    pub name: String,
+    /// The source's number for its type.
+    pub type_id: u32,
+    /// The type's modifier.
+    pub type_modifier: i32,
+}
+
+/// One unit of loaded data: a chunk, whether it is in, and what it has seen.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Unit {
+    /// Its number within the table, from 0.
+    pub number: u32,
+    /// Which rows.
+    pub chunk: Chunk,
+    /// What it has seen; `None` while it is not in, or once the stream has passed it.
+    pub tidemark: Option<Tidemark>,
+    /// Whether its rows are in the target.
+    pub is_loaded: bool,
+    /// How many rows were copied.
+    pub rows: u64,
+}
+
+/// Which rows of a table.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Chunk {
+    /// All of them.
+    Whole,
+    /// By physical place: blocks `from..to` of a heap (`to` = `None`: to its end). All such chunks
+    /// of a table share one snapshot.
+    Blocks {
+        /// The partition that holds them, where the table is partitioned.
+        leaf: Option<TableName>,
+        /// First block.
+        from: u32,
+        /// Block after the last.
+        to: Option<u32>,
+    },
+    /// By the leading key column, whose order is the same everywhere. Text forms; `None` is open.
+    Keys {
+        /// Source name of the column.
+        column: String,
+        /// Lowest value, included.
+        from: Option<String>,
+        /// Upper bound, excluded.
+        to: Option<String>,
+    },
+}
+
+/// What a commit records besides the data.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CheckpointUpdate {
+    /// Everything that committed before this is in.
+    pub position: Option<Position>,
+    /// Tables whose state changes with this commit.
+    pub states: Vec<TableStateChange>,
+    /// Tables whose tidemarks the stream has passed with this commit.
+    pub passed: Vec<TableName>,
+    /// Tables whose columns are now known to be these.
+    pub columns: Vec<(TableName, Vec<KnownColumn>)>,
+}
+
+/// A table's new state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableStateChange {
+    /// On the source.
+    pub table: TableName,
+    /// What becomes of its changes from here on.
+    pub state: TableState,
+    /// Why.
+    pub reason: Option<String>,
+}

@@ -1,0 +1,76 @@
+//! Findings: what a prerequisites check says, each with why it matters and how to mend it.
+
+use serde::Serialize;
+
+use crate::catalogue::Code;
+
+/// One result of a check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Catalogue entry.
+    pub code: Code,
+    /// How it went.
+    pub verdict: Verdict,
+    /// Where.
+    pub side: Side,
+    /// What was found, in a short sentence: `wal_level is "replica", must be "logical"`.
+    pub found: String,
+    /// Why it matters; empty for what passed.
+    pub why: String,
+    /// Statements or commands that mend it; alternatives one after the other.
+    pub fixes: Vec<Fix>,
+}
+
+/// How a check went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// Fine.
+    Passed,
+    /// Worth knowing; nothing to do.
+    Note,
+    /// Works, but a person should look.
+    Warning,
+    /// Will not work until mended.
+    Failed,
+}
+
+/// Which of the two databases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Side {
+    /// The one that is copied.
+    Source,
+    /// The one that receives.
+    Target,
+}
+
+impl std::fmt::Display for Side {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Side::Source => "source",
+            Side::Target => "target",
+        })
+    }
+}
+
+/// One way to mend a finding.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Fix {
+    /// The statement (without `;`), or a sentence if `kind` is text.
+    pub text: String,
+    /// Who may run it, and whether by itself.
+    pub kind: FixKind,
+}
+
+/// Kinds of [`Fix`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FixKind {
+    /// SQL that `check --fix` may run: it changes no data and needs no restart.
+    SafeSql,
+    /// SQL for a person to run: needs a superuser, a restart, or a choice.
+    Sql,
+    /// A sentence.
+    Text,
+}

@@ -1,0 +1,278 @@
+//! What a table looks like: columns, key, identity, indexes, constraints.
+//!
+//! Filled by the source from its catalog, read by the mapping and by the target. Where source and
+//! target are the same engine, definitions are carried in the engine's own words
+//! ([`Column::type_name`], [`Index::columns`], …); a target of another engine maps
+//! [`Column::class`] instead and lists what it loses.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A table's name in its database, unquoted.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TableName {
+    /// The schema; what MySQL calls a database.
+    pub schema: String,
+    /// The table.
+    pub name: String,
+}
+
+impl TableName {
+    /// A name from its two parts.
+    pub fn new(schema: impl Into<String>, name: impl Into<String>) -> TableName {
+        TableName {
+            schema: schema.into(),
+            name: name.into(),
+        }
+    }
+}
+
+impl fmt::Display for TableName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.schema, self.name)
+    }
+}
+
+/// A table of the source. `id` is the source's own number for it (PostgreSQL: the oid), by which a
+/// table that was dropped and made again under the same name is told apart.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TableSchema {
+    /// Its name.
+    pub name: TableName,
+    /// The source's own number for it.
+    pub id: u32,
+    /// Columns in catalog order, dropped ones left out.
+    pub columns: Vec<Column>,
+    /// Positions in `columns` of the primary key's columns, in key order; empty without one.
+    pub primary_key: Vec<usize>,
+    /// How the log identifies an old row.
+    pub identity: ReplicaIdentity,
+    /// Indexes, the primary key's and those of unique and exclusion constraints included.
+    pub indexes: Vec<Index>,
+    /// Check constraints.
+    pub checks: Vec<Check>,
+    /// Foreign keys that leave this table.
+    pub foreign_keys: Vec<ForeignKey>,
+    /// Estimated rows, from statistics; `None` where there are none.
+    pub rows: Option<u64>,
+    /// Size on disk with TOAST, without indexes, in bytes.
+    pub bytes: u64,
+    /// Whether it is the root of a partitioned table.
+    pub is_partitioned: bool,
+    /// Comment and the like that the same engine replays as it stands, after the table exists.
+    pub notes: Vec<String>,
+}
+
+/// One column.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Column {
+    /// Its name.
+    pub name: String,
+    /// The catalog's number for it, stable when it is renamed.
+    pub number: i16,
+    /// The type in the source's own words, with modifiers: `numeric(8,2)`, `"Mood"[]`.
+    pub type_name: String,
+    /// The source's number for the type.
+    pub type_id: u32,
+    /// The type's modifier as the log tells it; -1 for none.
+    pub type_modifier: i32,
+    /// What kind of values it holds, for filters, masks and other engines.
+    pub class: ValueClass,
+    /// Whether NULL is refused.
+    pub is_not_null: bool,
+    /// Default, generation or identity.
+    pub default: ColumnDefault,
+    /// The collation in the source's words where it is not the type's own.
+    pub collation: Option<String>,
+    /// Whether its binary form holds nothing of the source's catalog, so that bytes may be passed
+    /// through to the same type elsewhere (false for user-defined types and arrays of them).
+    pub is_binary_portable: bool,
+    /// Whether large values are kept apart, so that the log may leave an unchanged one out.
+    pub is_toastable: bool,
+}
+
+/// What fills a column that an insert leaves out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ColumnDefault {
+    /// NULL.
+    None,
+    /// An expression in the source's words.
+    Expression(String),
+    /// Computed and stored by the database; never written by us.
+    Generated(String),
+    /// From a sequence of its own.
+    Identity {
+        /// `GENERATED ALWAYS` rather than `BY DEFAULT`.
+        always: bool,
+    },
+}
+
+/// Kinds of values, as far as a filter, a mask or another engine must tell them apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ValueClass {
+    /// Whole numbers up to 64 bits.
+    Integer,
+    /// Exact decimals.
+    Decimal,
+    /// Binary floating point.
+    Float,
+    /// true or false.
+    Boolean,
+    /// Character strings.
+    Text,
+    /// A calendar date.
+    Date,
+    /// Date and time without zone.
+    Timestamp,
+    /// An instant.
+    TimestampTz,
+    /// A UUID.
+    Uuid,
+    /// Byte strings.
+    Bytes,
+    /// JSON in either form.
+    Json,
+    /// Everything else: equality of the text form is all that is known.
+    Other,
+}
+
+/// How the log identifies the old row of an update or delete.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReplicaIdentity {
+    /// By the columns at these positions of [`TableSchema::columns`] (primary key or an index).
+    Key(Vec<usize>),
+    /// By the whole old row.
+    Full,
+    /// Not at all: updates and deletes cannot be replicated (the source refuses them).
+    Nothing,
+}
+
+/// An index or a constraint backed by one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Index {
+    /// Its name.
+    pub name: String,
+    /// What it is for.
+    pub kind: IndexKind,
+    /// Access method: `btree`, `gin`, …
+    pub method: String,
+    /// Key columns or expressions in order.
+    pub columns: Vec<IndexColumn>,
+    /// Names of columns that are carried along (`INCLUDE`).
+    pub included: Vec<String>,
+    /// `WHERE` of a partial index, in the source's words.
+    pub predicate: Option<String>,
+    /// Whether NULLs are equal to each other (`NULLS NOT DISTINCT`).
+    pub is_nulls_not_distinct: bool,
+    /// `DEFERRABLE …`, as it stands behind a constraint; empty for none.
+    pub deferral: String,
+    /// For an exclusion constraint its definition in the source's words.
+    pub exclusion: Option<String>,
+}
+
+/// What an index is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IndexKind {
+    /// The primary key.
+    PrimaryKey,
+    /// A `UNIQUE` constraint.
+    UniqueConstraint,
+    /// A unique index without a constraint.
+    Unique,
+    /// An exclusion constraint.
+    Exclusion,
+    /// For speed alone.
+    Plain,
+}
+
+/// One key column of an index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IndexColumn {
+    /// The column's name, `None` for an expression.
+    pub column: Option<String>,
+    /// The expression in the source's words where it is not a column.
+    pub expression: Option<String>,
+    /// Operator class, collation and order as they stand behind the column; often empty.
+    pub options: String,
+}
+
+/// A check constraint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// Its name.
+    pub name: String,
+    /// `CHECK (…)` with its flags, in the source's words.
+    pub definition: String,
+    /// Columns it speaks of.
+    pub columns: Vec<String>,
+}
+
+/// A foreign key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForeignKey {
+    /// Its name.
+    pub name: String,
+    /// Referencing columns.
+    pub columns: Vec<String>,
+    /// The table they point to, on the source.
+    pub references: TableName,
+    /// Its columns, in the order of `columns`.
+    pub referenced_columns: Vec<String>,
+    /// `MATCH … ON DELETE … DEFERRABLE …` as it stands behind the reference.
+    pub options: String,
+}
+
+/// All that a source tells about the selected tables and what stands around them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SourceSchema {
+    /// Selected tables by name.
+    pub tables: Vec<TableSchema>,
+    /// Types, sequences and the like that the tables need, in an order in which they can be made.
+    pub objects: Vec<SchemaObject>,
+    /// What stands in the selected schemas and is not carried: views, functions, triggers, …
+    pub not_carried: Vec<NotCarried>,
+}
+
+/// Something other than a table that the target needs, in the source's own words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SchemaObject {
+    /// What it is.
+    pub kind: ObjectKind,
+    /// Its name.
+    pub name: TableName,
+    /// Statement that makes it; `{name}` stands for the quoted target name.
+    pub definition: String,
+    /// For a sequence: the column that owns it.
+    pub owner: Option<(TableName, String)>,
+}
+
+/// Kinds of [`SchemaObject`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ObjectKind {
+    /// An extension; made only if the target offers it.
+    Extension,
+    /// An enumeration.
+    Enum,
+    /// A domain.
+    Domain,
+    /// A composite type.
+    Composite,
+    /// A range type.
+    Range,
+    /// A sequence; its value is set after the load.
+    Sequence,
+}
+
+/// One thing that is not carried, for `plan`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NotCarried {
+    /// `view`, `trigger`, `function`, `grant`, `large object`, …
+    pub kind: String,
+    /// Which one, or how many.
+    pub name: String,
+    /// What that means, in a short sentence.
+    pub note: String,
+}

@@ -1,0 +1,209 @@
+//! The source's side of the contract. Object-safe, spoken to once per block, never once per row.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::checkpoint::{Chunk, SourceIdentity};
+use crate::error::Result;
+use crate::event::Block;
+use crate::finding::Finding;
+use crate::mapping::TableMapping;
+use crate::position::Position;
+use crate::schema::{SourceSchema, TableName};
+use crate::selection::Selection;
+use crate::tidemark::Tidemark;
+use crate::verify::View;
+
+/// A database that is copied. Shared by all tasks of a pipeline; every call opens or borrows a
+/// connection of its own and may be repeated.
+#[async_trait]
+pub trait Source: Send + Sync {
+    /// What stands in the way, each with its remedy. Changes nothing. Never an error for what a
+    /// person can mend: an unreachable server is a finding too.
+    async fn check(&self, tables: &[TableMapping], will_stream: WillStream)
+    -> Result<Vec<Finding>>;
+
+    /// The selected tables and what they need, from the catalog.
+    async fn describe(&self, selection: &Selection) -> Result<SourceSchema>;
+
+    /// Who the source is, how far its log is, and what it keeps for this pipeline.
+    async fn log_state(&self) -> Result<LogState>;
+
+    /// Makes the source announce these tables in its log (PostgreSQL: the publication). May be
+    /// repeated; tables that are already announced stay. On return the announcement is committed.
+    async fn announce(&self, tables: &[TableName]) -> Result<()>;
+
+    /// Makes the source keep its log from a position on, and gives a snapshot of exactly that
+    /// position: the log after it holds exactly what the snapshot has not seen.
+    /// [`Keep::ForPipeline`]: durable on return, under the pipeline's name; an error if something of
+    /// that name exists. [`Keep::WhileOpen`]: gone with the snapshot (used by verification).
+    async fn open_log(&self, keep: Keep) -> Result<(Position, Box<dyn Snapshot>)>;
+
+    /// A snapshot of now, with a tidemark that tells what it has seen. Touches no slot.
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>>;
+
+    /// The changes that commit at or after a position, from what the source keeps for this pipeline.
+    async fn changes(&self, after: Position) -> Result<Box<dyn ChangeStream>>;
+
+    /// The end of the log now.
+    async fn head(&self) -> Result<Position>;
+
+    /// Writes a mark into the log, so that an idle source moves and latency can be measured. Not an
+    /// error where the source cannot (a standby): `false`.
+    async fn heartbeat(&self) -> Result<bool>;
+
+    /// Present values of the sequences that belong to the selected tables.
+    async fn sequences(&self, tables: &[TableName]) -> Result<Vec<SequenceValue>>;
+
+    /// Removes what was created for the pipeline and is ours by name; says what it removed. May be
+    /// repeated.
+    async fn release(&self) -> Result<Vec<String>>;
+}
+
+/// Whether a check is for a pipeline that reads the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WillStream {
+    /// Log prerequisites matter.
+    Yes,
+    /// Full load only.
+    No,
+}
+
+/// How long the source keeps the log that [`Source::open_log`] opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// Until the pipeline is removed.
+    ForPipeline,
+    /// Until the snapshot is dropped.
+    WhileOpen,
+}
+
+/// What the source says about itself and about the log it keeps for the pipeline.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LogState {
+    /// Who it is.
+    pub identity: SourceIdentity,
+    /// The end of its log.
+    pub head: Position,
+    /// What it keeps for this pipeline, by name.
+    pub slot: Option<Slot>,
+}
+
+/// What the source keeps for the pipeline.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Slot {
+    /// Its name.
+    pub name: String,
+    /// The database it belongs to.
+    pub database: String,
+    /// What decodes it, and whether it is of the kind that we make; `Some(why)` if it is not.
+    pub foreign: Option<String>,
+    /// Who reads it now.
+    pub holder: Option<Holder>,
+    /// The source may forget everything before this, and has been told so.
+    pub confirmed: Position,
+    /// The oldest log it keeps.
+    pub restart: Position,
+    /// Bytes of log kept because of it.
+    pub retained_bytes: u64,
+    /// Bytes that may still be written before it is lost; `None` where there is no limit.
+    pub safe_bytes: Option<i64>,
+    /// The server's word for its state: `reserved`, `extended`, `unreserved`, `lost`.
+    pub wal_status: String,
+    /// Why it can never be read again, if so.
+    pub lost: Option<String>,
+}
+
+/// Who reads a slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// Process id on the source.
+    pub pid: i32,
+    /// Application name.
+    pub application: String,
+    /// Client address.
+    pub host: String,
+    /// Since when, RFC 3339.
+    pub since: String,
+}
+
+/// A sequence and its value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SequenceValue {
+    /// Its name on the source.
+    pub name: TableName,
+    /// The table and column that own it, if any.
+    pub owner: Option<(TableName, String)>,
+    /// Last value given out.
+    pub last_value: i64,
+    /// Whether `last_value` was given out already.
+    pub is_called: bool,
+}
+
+/// The source at one instant. Shared by all workers of a load. Dropping it ends it.
+#[async_trait]
+pub trait Snapshot: Send + Sync {
+    /// What rows read here have seen.
+    fn tidemark(&self) -> &Tidemark;
+
+    /// Cuts a table into chunks of about `goal_bytes`, by statistics, without scanning it.
+    async fn chunks(&self, mapping: &TableMapping, goal_bytes: u64) -> Result<Vec<Chunk>>;
+
+    /// A connection of its own that sees the same instant; one for each worker.
+    async fn reader(&self) -> Result<Box<dyn SnapshotReader>>;
+
+    /// A view of the same instant, for verification.
+    async fn view(&self) -> Result<Box<dyn View>>;
+}
+
+/// One worker's connection to a snapshot.
+#[async_trait]
+pub trait SnapshotReader: Send {
+    /// Starts to read the rows of a chunk, mapped (columns, filter, masks), in the given format.
+    async fn read(
+        &mut self,
+        mapping: &TableMapping,
+        chunk: &Chunk,
+        format: RowFormat,
+    ) -> Result<Box<dyn RowStream + '_>>;
+}
+
+/// Rows on their way from a snapshot to the target.
+#[async_trait]
+pub trait RowStream: Send {
+    /// The next block, `None` after the last. Dropping the stream before that gives the rest up.
+    async fn next(&mut self) -> Result<Option<RowBlock>>;
+}
+
+/// Many rows in a row format, as they came.
+#[derive(Debug)]
+pub struct RowBlock {
+    /// The bytes. Blocks of one stream put end to end are the whole; a row may span blocks.
+    pub bytes: Bytes,
+    /// Rows that begin in it.
+    pub rows: u64,
+}
+
+/// How the bytes of a [`RowBlock`] are to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowFormat {
+    /// `CopyData` messages of PostgreSQL's protocol, verbatim, that carry binary COPY.
+    PgCopyBinary,
+    /// The same, carrying text COPY.
+    PgCopyText,
+}
+
+/// The log after a position.
+#[async_trait]
+pub trait ChangeStream: Send {
+    /// The next block of events; waits for it. Cancel-safe: a dropped call loses nothing. Called
+    /// from one task. While nobody calls it the stream keeps the source's connection alive by itself.
+    async fn next(&mut self) -> Result<Block>;
+
+    /// Tells the source that it may forget what committed before `position`. Given only positions
+    /// that a durable checkpoint covers. Returns at once; the source is told soon.
+    fn acknowledge(&mut self, position: Position);
+
+    /// Ends the stream politely, the last acknowledgement sent.
+    async fn close(self: Box<Self>) -> Result<()>;
+}

@@ -1,0 +1,249 @@
+//! Status: what a pipeline says about itself, in the words of the dictionary.
+//!
+//! A value that was not measured is `None`, never 0; `measured_at` says how old the rest is.
+
+use serde::{Deserialize, Serialize};
+
+use crate::position::Position;
+
+/// State of a pipeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PipelineState {
+    /// Looking at both sides.
+    Checking,
+    /// Connecting, deciding what to do, making slot and tables.
+    Starting,
+    /// Copying rows.
+    Loading,
+    /// Applying what happened during the load.
+    CatchingUp,
+    /// Following the source.
+    Streaming,
+    /// A person paused it.
+    Paused,
+    /// Ended in order; goes on from the checkpoint when started.
+    Stopped,
+    /// Full load only, and done.
+    Completed,
+    /// Ended by an error that needs a person.
+    Failed,
+}
+
+/// Health, apart from state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Health {
+    /// All is well.
+    Ok,
+    /// Worth knowing.
+    Notice,
+    /// A person should look.
+    Warning,
+    /// A person must act.
+    Error,
+    /// Cannot be told.
+    Unknown,
+}
+
+/// Where the gap is going.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trend {
+    /// It shrinks.
+    CatchingUp,
+    /// It stays.
+    Holding,
+    /// It grows.
+    FallingBehind,
+    /// Not enough was measured.
+    Unknown,
+}
+
+/// Who brought a state about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum By {
+    /// A person, by a command or a signal.
+    User,
+    /// A schedule.
+    Schedule,
+    /// The engine itself.
+    Engine,
+}
+
+/// What a pipeline says about itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Its name.
+    pub pipeline: String,
+    /// Its mode.
+    pub mode: String,
+    /// State.
+    pub state: PipelineState,
+    /// Since when, RFC 3339.
+    pub since: String,
+    /// Why.
+    pub reason: Option<String>,
+    /// By whom.
+    pub by: By,
+    /// Health.
+    pub health: Health,
+    /// Trend of the gap.
+    pub trend: Trend,
+    /// Kind of the positions below.
+    pub position_type: Option<String>,
+    /// The consistent point of the first load.
+    pub full_load_lsn: Option<Position>,
+    /// End of the source's log.
+    pub source_lsn: Option<Position>,
+    /// Received by us.
+    pub received_lsn: Option<Position>,
+    /// Committed in the target.
+    pub processed_lsn: Option<Position>,
+    /// Told to the source.
+    pub confirmed_lsn: Option<Position>,
+    /// Oldest log kept for us.
+    pub restart_lsn: Option<Position>,
+    /// `source_lsn - processed_lsn`.
+    pub gap_bytes: Option<u64>,
+    /// Age of the oldest transaction committed on the source and not yet in the target; 0 only if
+    /// a measurement younger than 10 s says there is none.
+    pub latency_seconds: Option<f64>,
+    /// The same by stage.
+    pub latency_by_stage_seconds: Option<StageLatency>,
+    /// The slot.
+    pub slot: Option<SlotStatus>,
+    /// The last verification.
+    pub verified: Option<Verified>,
+    /// Tables, those that need a person first.
+    pub tables: Vec<TableStatus>,
+    /// Counted since the start of this run.
+    pub totals: Totals,
+    /// What is wrong now, if anything.
+    pub error: Option<StatusError>,
+    /// Why `source_lsn` and what follows from it are unknown, as a catalogue code.
+    pub unknown_reason: Option<String>,
+    /// When this was measured, RFC 3339.
+    pub measured_at: String,
+}
+
+/// Latency by stage.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StageLatency {
+    /// From commit to receipt.
+    pub read: f64,
+    /// Waiting for the target.
+    pub queue: f64,
+    /// In the target.
+    pub apply: f64,
+}
+
+/// A slot's state.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SlotStatus {
+    /// Its name.
+    pub name: String,
+    /// Whether somebody reads it.
+    pub active: bool,
+    /// The server's word.
+    pub wal_status: String,
+    /// Log kept because of it.
+    pub retained_bytes: u64,
+    /// Log that may be written before it is lost; `None` without a limit.
+    pub safe_bytes: Option<i64>,
+}
+
+/// The last verification.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Verified {
+    /// Compared at this position.
+    pub lsn: Position,
+    /// `identical` or `different`.
+    pub result: String,
+    /// When, RFC 3339.
+    pub at: String,
+}
+
+/// A table's state, in the words of the dictionary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TableStatusState {
+    /// Waits for a worker.
+    Queued,
+    /// Rows are being copied.
+    Loading,
+    /// The stream has not yet passed what the load has seen.
+    CatchingUp,
+    /// Follows the source.
+    Streaming,
+    /// A person paused it.
+    Paused,
+    /// Copied anew while others stream.
+    Resyncing,
+    /// Set aside after an error.
+    Quarantined,
+    /// Loaded, nothing more to come.
+    Done,
+    /// Left out.
+    Excluded,
+}
+
+/// One table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TableStatus {
+    /// On the source.
+    pub source: String,
+    /// On the target.
+    pub target: String,
+    /// State.
+    pub state: TableStatusState,
+    /// Why, where it is not plain.
+    pub reason: Option<String>,
+    /// Rows copied so far.
+    pub rows_loaded: u64,
+    /// Rows to copy, estimated; `None` where there are no statistics.
+    pub rows_estimated: Option<u64>,
+    /// Bytes copied so far.
+    pub bytes_loaded: u64,
+    /// Chunks copied.
+    pub chunks_loaded: u32,
+    /// Chunks to copy.
+    pub chunks: u32,
+    /// Changes applied in this run.
+    pub changes: u64,
+    /// Changes put aside.
+    pub parked: u64,
+    /// Changes that met another row than the log implies.
+    pub conflicts: u64,
+}
+
+/// Counters of this run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Source transactions applied.
+    pub transactions: u64,
+    /// Rows inserted.
+    pub inserts: u64,
+    /// Rows updated.
+    pub updates: u64,
+    /// Rows deleted.
+    pub deletes: u64,
+    /// Times a side was connected anew.
+    pub retries: u64,
+    /// Changes that met another row than the log implies.
+    pub conflicts: u64,
+}
+
+/// What is wrong, for a person.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusError {
+    /// Catalogue code.
+    pub code: String,
+    /// What happened.
+    pub message: String,
+    /// What to do first.
+    pub action: String,
+    /// RFC 3339.
+    pub since: String,
+}

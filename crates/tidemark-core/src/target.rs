@@ -1,0 +1,267 @@
+//! The target's side of the contract. Object-safe, spoken to once per batch, never once per row.
+//!
+//! Everything that is recorded (checkpoint, unit, table state) is recorded in the same transaction
+//! as the data it stands for, and every commit checks the generation.
+
+use async_trait::async_trait;
+
+use crate::batch::Batch;
+use crate::checkpoint::{
+    Checkpoint, CheckpointUpdate, Generation, LoadPhase, SourceIdentity, TableCheckpoint, Unit,
+};
+use crate::control::Control;
+use crate::error::Result;
+use crate::finding::Finding;
+use crate::mapping::TableMapping;
+use crate::position::Position;
+use crate::schema::{SourceSchema, TableName};
+use crate::source::{RowFormat, RowStream, SequenceValue};
+use crate::tidemark::Tidemark;
+use crate::verify::View;
+
+/// A database that receives. Shared by all tasks of a pipeline.
+#[async_trait]
+pub trait Target: Send + Sync {
+    /// What stands in the way, each with its remedy. Changes nothing.
+    async fn check(&self, tables: &[TableMapping]) -> Result<Vec<Finding>>;
+
+    /// What the target has; `None` if the pipeline never started. Changes nothing: a target
+    /// without our schema answers `None`.
+    async fn checkpoint(&self) -> Result<Option<Checkpoint>>;
+
+    /// Takes the pipeline over: makes or migrates our schema, takes the owner's lock for as long as
+    /// this `Target` lives, raises the generation. Refused (definite) while another owner is alive,
+    /// naming it. From then on every commit of an older generation fails.
+    async fn acquire(&self, owner: &Owner) -> Result<Generation>;
+
+    /// Records where a first load starts, before any row is copied. Durable on return.
+    async fn start_load(&self, start: &LoadStart) -> Result<()>;
+
+    /// Makes types and sequences that the tables need, where they are missing.
+    async fn prepare_objects(&self, schema: &SourceSchema, tables: &[TableMapping]) -> Result<()>;
+
+    /// Makes the table where it is missing (columns, types, NOT NULL; keys, indexes and foreign keys
+    /// later), or sees that an existing one fits and treats its rows as `existing` says. Records its
+    /// units. May be repeated: what is loaded stays.
+    async fn prepare(
+        &self,
+        mapping: &TableMapping,
+        existing: Existing,
+        units: &[Unit],
+    ) -> Result<Prepared>;
+
+    /// A worker's connection for loading.
+    async fn loader(&self) -> Result<Box<dyn Loader>>;
+
+    /// Makes what was deferred for one table: primary key, indexes, checks, unique constraints, and
+    /// statistics. May be repeated: what is there stays. Called from several tasks.
+    async fn finish(&self, mapping: &TableMapping, place: Place) -> Result<()>;
+
+    /// Makes the foreign keys among the loaded tables, last. May be repeated.
+    async fn finish_foreign_keys(&self, tables: &[TableMapping]) -> Result<()>;
+
+    /// Records how far the first load is. Durable on return.
+    async fn set_phase(&self, phase: LoadPhase) -> Result<()>;
+
+    /// Gives a resynced table its place: the new rows (loaded at [`Place::Beside`]) become the
+    /// table, in one transaction; readers see the old rows until then.
+    async fn swap(&self, mapping: &TableMapping) -> Result<()>;
+
+    /// Sets sequences to these values.
+    async fn set_sequences(&self, values: &[SequenceValue], tables: &[TableMapping]) -> Result<()>;
+
+    /// The one connection that applies changes.
+    async fn applier(&self) -> Result<Box<dyn Applier>>;
+
+    /// A view of now, for verification.
+    async fn view(&self) -> Result<Box<dyn View>>;
+
+    /// The side door for commands and status, on a connection of its own.
+    async fn control(&self) -> Result<Box<dyn Control>>;
+
+    /// Removes what the pipeline keeps in our schema. The copied tables stay.
+    async fn forget(&self) -> Result<()>;
+}
+
+/// Who runs a pipeline, for the message to whoever comes second.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// Host name.
+    pub host: String,
+    /// Process id.
+    pub pid: u32,
+}
+
+/// The start of a first load.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoadStart {
+    /// Where the rows come from.
+    pub identity: SourceIdentity,
+    /// The consistent point: position and `full_load_lsn`.
+    pub position: Position,
+    /// The phase to start with ([`LoadPhase::Loaded`] where nothing is loaded: `cdc_only`).
+    pub phase: LoadPhase,
+    /// All tables, without units yet.
+    pub tables: Vec<TableCheckpoint>,
+}
+
+/// What to do with a target table that is there already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Existing {
+    /// Load if it is empty, otherwise fail with the way out.
+    #[default]
+    LoadIfEmpty,
+    /// Fail if it exists.
+    Fail,
+    /// Add to it if it is empty, otherwise fail; never create.
+    AppendIfEmpty,
+    /// Leave a table that has rows as it is, and count it as loaded.
+    SkipLoaded,
+    /// Empty it.
+    Truncate,
+    /// Drop it and make it anew.
+    Drop,
+    /// It is ours from an earlier start: keep what the recorded units say, remove the rest.
+    Resume,
+}
+
+/// Where rows are loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Into the table itself.
+    InPlace,
+    /// Into a table beside it that will take its place ([`Target::swap`]).
+    Beside,
+}
+
+/// What [`Target::prepare`] found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prepared {
+    /// In which format rows are wanted.
+    pub format: RowFormat,
+    /// The table had rows and is left as it is ([`Existing::SkipLoaded`]).
+    pub is_skipped: bool,
+    /// Units that need not be loaded again.
+    pub loaded_units: Vec<u32>,
+}
+
+/// One worker's connection for loading.
+#[async_trait]
+pub trait Loader: Send {
+    /// Writes the rows of one unit and records the unit with its tidemark, in one transaction.
+    /// Durable on return. On error nothing of the unit is in, and the loader can be used again
+    /// after transient errors only if [`Loader::is_usable`].
+    async fn load(
+        &mut self,
+        mapping: &TableMapping,
+        unit: &LoadUnit<'_>,
+        rows: &mut dyn RowStream,
+        progress: &(dyn Fn(LoadedPart) + Send + Sync),
+    ) -> Result<LoadedPart>;
+
+    /// Whether another unit can be loaded over the same connection.
+    fn is_usable(&self) -> bool;
+}
+
+/// What a [`Loader`] needs to know of a unit.
+#[derive(Clone, Debug)]
+pub struct LoadUnit<'a> {
+    /// The unit; its chunk says which rows are replaced where they are already there (a repair).
+    pub unit: &'a Unit,
+    /// What its rows have seen.
+    pub tidemark: &'a Tidemark,
+    /// The format of the rows.
+    pub format: RowFormat,
+    /// Into which table.
+    pub place: Place,
+    /// Whether rows of the chunk may already be there and are removed first (repair of a range).
+    pub replace: Replace,
+}
+
+/// Whether a unit's old rows are removed in the same transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replace {
+    /// There are none.
+    Nothing,
+    /// Those of the chunk's key range.
+    Range,
+}
+
+/// Rows and bytes that were written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LoadedPart {
+    /// Rows.
+    pub rows: u64,
+    /// Bytes of the row format.
+    pub bytes: u64,
+}
+
+/// Applies batches, one target transaction at a time. Used by one task.
+///
+/// `begin`, then `apply` once or (a source transaction larger than a batch) several times, then
+/// `commit`. An implementation may keep back what it can and send all at `commit`. After any error
+/// the transaction is gone, nothing of it is in the target, and the applier answers `begin` again
+/// unless the error was transient (then the pipeline takes a new applier and starts from the
+/// checkpoint).
+#[async_trait]
+pub trait Applier: Send {
+    /// Opens a transaction.
+    async fn begin(&mut self) -> Result<()>;
+
+    /// Applies a batch within it. A change that the target refuses is a data error that names the
+    /// table ([`crate::Error::table_name`]).
+    async fn apply(&mut self, batch: &Batch) -> Result<Applied>;
+
+    /// Puts changes of a table aside, in order, within the transaction.
+    async fn park(&mut self, batch: &Batch, origin: Origin) -> Result<()>;
+
+    /// Commits data and checkpoint together. On return it is visible to readers; whether it is
+    /// durable is told by [`Applier::durable`]. An error of the kind transient leaves it open
+    /// whether the commit happened: the checkpoint in the target decides.
+    async fn commit(&mut self, update: &CheckpointUpdate) -> Result<Applied>;
+
+    /// Gives the transaction up.
+    async fn rollback(&mut self) -> Result<()>;
+
+    /// The highest committed position that survives a crash of the target.
+    fn durable(&self) -> Option<Position>;
+
+    /// Makes everything committed durable now, and raises [`Applier::durable`] accordingly. Called
+    /// when there is nothing else to do.
+    async fn flush(&mut self) -> Result<()>;
+
+    /// Parked changes of a table in order, at most about `bytes_max` of them, for replay with
+    /// [`Applier::apply`]; in the open transaction they are removed from the queue. `None` when the
+    /// queue is empty.
+    async fn unpark(&mut self, table: &TableMapping, bytes_max: usize) -> Result<Option<Parked>>;
+}
+
+/// Where parked changes come from: needed to ask their tidemark later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The transaction's id on the source.
+    pub xid: u32,
+    /// Where it committed.
+    pub commit: Position,
+}
+
+/// Parked changes of one table, taken from the queue.
+#[derive(Debug)]
+pub struct Parked {
+    /// One batch for each source transaction, in order.
+    pub batches: Vec<(Origin, Batch)>,
+}
+
+/// What applying did, beyond what the log asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Rows inserted.
+    pub inserts: u64,
+    /// Rows updated.
+    pub updates: u64,
+    /// Rows deleted.
+    pub deletes: u64,
+    /// By table: changes that met another target row than the log implies (an insert that found
+    /// one, an update or delete that found none). Somebody else wrote to the target.
+    pub conflicts: Vec<(TableName, u64)>,
+}

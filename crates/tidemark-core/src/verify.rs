@@ -1,0 +1,51 @@
+//! What verification asks of either side: one instant of it, digested or row by row.
+
+use async_trait::async_trait;
+
+use crate::checkpoint::Chunk;
+use crate::error::Result;
+use crate::mapping::TableMapping;
+
+/// One instant of one side. The source's view applies columns, filter and masks of the mapping, the
+/// target's reads what is there, so that equal data give equal digests.
+#[async_trait]
+pub trait View: Send {
+    /// Digest of the rows of a range, computed inside the database, independent of row order.
+    async fn digest(&mut self, mapping: &TableMapping, range: &Chunk) -> Result<Digest>;
+
+    /// Digests of the rows of a range by bucket of a hash over the key (over the whole row, without
+    /// a key); `bucket_count` of them, in order.
+    async fn bucket_digests(
+        &mut self,
+        mapping: &TableMapping,
+        range: &Chunk,
+        bucket_count: u32,
+    ) -> Result<Vec<Digest>>;
+
+    /// Keys and row hashes of one bucket, ordered by hash and key.
+    async fn bucket_rows(
+        &mut self,
+        mapping: &TableMapping,
+        range: &Chunk,
+        bucket: u32,
+        bucket_count: u32,
+    ) -> Result<Vec<RowDigest>>;
+}
+
+/// Count and order-independent sum of row hashes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Digest {
+    /// Rows.
+    pub rows: u64,
+    /// Sum of two independent 64-bit hashes of each row, modulo 2^128 each half apart.
+    pub sum: (u64, u64),
+}
+
+/// A row by key and hash.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RowDigest {
+    /// Text of the key columns; of no column for a table without a key.
+    pub key: Vec<String>,
+    /// Hash of the whole row.
+    pub hash: (u64, u64),
+}
