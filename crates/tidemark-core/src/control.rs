@@ -75,8 +75,9 @@ pub enum Command {
     /// Apply everything before `position`, nothing at or after it, and hold until
     /// [`Command::Release`] or for at most `seconds_max`.
     Hold {
-        /// Where to hold.
-        position: Position,
+        /// Where to hold; `None` for the next boundary between transactions. Answered with the
+        /// position once everything before it is committed.
+        position: Option<Position>,
         /// How long at most.
         seconds_max: u32,
     },

@@ -16,6 +16,7 @@ pub mod filter;
 pub mod finding;
 pub mod mapping;
 pub mod mask;
+pub mod pipeline;
 pub mod position;
 pub mod schema;
 pub mod selection;

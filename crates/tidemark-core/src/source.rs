@@ -5,11 +5,11 @@ use bytes::Bytes;
 
 use crate::checkpoint::{Chunk, SourceIdentity};
 use crate::error::Result;
-use crate::event::Block;
+use crate::event::{Block, StreamTable};
 use crate::finding::Finding;
 use crate::mapping::TableMapping;
 use crate::position::Position;
-use crate::schema::{SourceSchema, TableName};
+use crate::schema::{Column, SourceSchema, TableName};
 use crate::selection::Selection;
 use crate::tidemark::Tidemark;
 use crate::verify::View;
@@ -30,7 +30,9 @@ pub trait Source: Send + Sync {
     async fn log_state(&self) -> Result<LogState>;
 
     /// Makes the source announce these tables in its log (PostgreSQL: the publication). May be
-    /// repeated; tables that are already announced stay. On return the announcement is committed.
+    /// repeated; tables that are already announced stay. On return every transaction that is not in
+    /// a snapshot taken from now on will be announced whole: transactions that were running when the
+    /// announcement was changed have ended.
     async fn announce(&self, tables: &[TableName]) -> Result<()>;
 
     /// Makes the source keep its log from a position on, and gives a snapshot of exactly that
@@ -48,6 +50,10 @@ pub trait Source: Send + Sync {
     /// The end of the log now.
     async fn head(&self) -> Result<Position>;
 
+    /// What the catalog knows of the columns that the log announced for a table, in that order. The
+    /// catalog may be ahead of the log: a column that is gone by now is told from its type alone.
+    async fn columns_of(&self, table: &StreamTable) -> Result<Vec<StreamedColumn>>;
+
     /// Writes a mark into the log, so that an idle source moves and latency can be measured. Not an
     /// error where the source cannot (a standby): `false`.
     async fn heartbeat(&self) -> Result<bool>;
@@ -58,6 +64,17 @@ pub trait Source: Send + Sync {
     /// Removes what was created for the pipeline and is ours by name; says what it removed. May be
     /// repeated.
     async fn release(&self) -> Result<Vec<String>>;
+}
+
+/// A column as the log announced it, with what the catalog adds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StreamedColumn {
+    /// As the catalog has it, under the name that the log says. `number` is 0 for a column that is
+    /// gone by now.
+    pub column: Column,
+    /// What rows that were there before the column hold in it (PostgreSQL: `attmissingval`), text
+    /// form; `None` for NULL.
+    pub fill: Option<String>,
 }
 
 /// Whether a check is for a pipeline that reads the log.
@@ -87,6 +104,8 @@ pub struct LogState {
     pub head: Position,
     /// What it keeps for this pipeline, by name.
     pub slot: Option<Slot>,
+    /// The source's clock, microseconds since 1970 UTC.
+    pub clock_us: i64,
 }
 
 /// What the source keeps for the pipeline.

@@ -1,0 +1,240 @@
+//! Every row of the table "Slot rules at start", and the rows between them.
+
+use super::*;
+use crate::position::Lsn;
+use crate::source::Holder;
+
+fn at(lsn: u64) -> Position {
+    Position::PgLsn(Lsn(lsn))
+}
+
+fn identity() -> SourceIdentity {
+    SourceIdentity {
+        system: "7001".into(),
+        timeline: 1,
+        database: "shop".into(),
+    }
+}
+
+fn checkpoint(position: u64, phase: LoadPhase) -> Checkpoint {
+    Checkpoint {
+        identity: identity(),
+        position: at(position),
+        load_position: at(100),
+        phase,
+        tables: Vec::new(),
+    }
+}
+
+fn slot(confirmed: u64) -> Slot {
+    Slot {
+        name: "tidemark_shop".into(),
+        database: "shop".into(),
+        foreign: None,
+        holder: None,
+        confirmed: at(confirmed),
+        restart: at(confirmed.saturating_sub(10)),
+        retained_bytes: 10,
+        safe_bytes: None,
+        wal_status: "reserved".into(),
+        lost: None,
+    }
+}
+
+fn log(slot: Option<Slot>) -> LogState {
+    LogState {
+        identity: identity(),
+        head: at(1000),
+        slot,
+        clock_us: 0,
+    }
+}
+
+fn held(mut slot: Slot) -> Slot {
+    slot.holder = Some(Holder {
+        pid: 4711,
+        application: "psql".into(),
+        host: "10.0.0.1".into(),
+        since: "2026-11-21T14:00:00Z".into(),
+    });
+    slot
+}
+
+fn full(checkpoint: Option<&Checkpoint>, log: &LogState) -> Result<Start, Error> {
+    decide(Mode::FullLoadAndCdc, CdcStart::Now, checkpoint, log)
+}
+
+fn code(result: Result<Start, Error>) -> Code {
+    result.expect_err("this start must be refused").code()
+}
+
+#[test]
+fn nothing_and_nothing_is_a_first_start() {
+    assert_eq!(
+        full(None, &log(None)).unwrap(),
+        Start::First { leftover: None }
+    );
+}
+
+#[test]
+fn a_leftover_slot_is_removed_by_name() {
+    let start = full(None, &log(Some(slot(200)))).unwrap();
+    assert_eq!(
+        start,
+        Start::First {
+            leftover: Some("tidemark_shop".into())
+        }
+    );
+}
+
+#[test]
+fn a_held_slot_without_checkpoint_is_refused_naming_the_holder() {
+    let err = full(None, &log(Some(held(slot(200))))).unwrap_err();
+    assert_eq!(err.code(), codes::SLOT_ACTIVE);
+    for part in ["4711", "psql", "10.0.0.1", "14:00"] {
+        assert!(err.to_string().contains(part), "{err}");
+    }
+}
+
+#[test]
+fn a_slot_at_or_behind_the_checkpoint_resumes() {
+    for (confirmed, behind) in [(500, 0), (400, 100)] {
+        let start = full(
+            Some(&checkpoint(500, LoadPhase::Loaded)),
+            &log(Some(slot(confirmed))),
+        )
+        .unwrap();
+        assert_eq!(
+            start,
+            Start::ResumeStream {
+                slot_behind_bytes: behind
+            }
+        );
+    }
+}
+
+#[test]
+fn an_interrupted_load_resumes_as_a_load() {
+    let start = full(
+        Some(&checkpoint(100, LoadPhase::Loading)),
+        &log(Some(slot(100))),
+    )
+    .unwrap();
+    assert_eq!(start, Start::ResumeLoad);
+}
+
+#[test]
+fn a_slot_past_the_checkpoint_is_a_gap_even_by_one_byte() {
+    let result = full(
+        Some(&checkpoint(500, LoadPhase::Loaded)),
+        &log(Some(slot(501))),
+    );
+    assert_eq!(code(result), codes::SLOT_AHEAD);
+    let result = full(
+        Some(&checkpoint(100, LoadPhase::Loading)),
+        &log(Some(slot(101))),
+    );
+    assert_eq!(code(result), codes::SLOT_AHEAD);
+}
+
+#[test]
+fn a_missing_slot_is_a_gap() {
+    let result = full(Some(&checkpoint(500, LoadPhase::Loaded)), &log(None));
+    assert_eq!(code(result), codes::SLOT_MISSING);
+}
+
+#[test]
+fn an_invalidated_slot_is_a_gap_with_its_cause() {
+    let mut lost = slot(400);
+    lost.wal_status = "lost".into();
+    lost.lost = Some("wal_removed".into());
+    let err = full(Some(&checkpoint(500, LoadPhase::Loaded)), &log(Some(lost))).unwrap_err();
+    assert_eq!(err.code(), codes::SLOT_LOST);
+    assert!(err.to_string().contains("wal_removed"));
+}
+
+#[test]
+fn another_source_is_refused_whatever_the_positions() {
+    let mut others = Vec::new();
+    for change in [
+        |id: &mut SourceIdentity| id.system = "7002".into(),
+        |id: &mut SourceIdentity| id.database = "other".into(),
+    ] {
+        let mut state = log(Some(slot(400)));
+        change(&mut state.identity);
+        others.push(state);
+    }
+    for other in others {
+        let result = full(Some(&checkpoint(500, LoadPhase::Loaded)), &other);
+        assert_eq!(code(result), codes::OTHER_SOURCE);
+    }
+}
+
+#[test]
+fn an_older_timeline_is_another_source_and_a_newer_one_is_a_promotion() {
+    let mut ours = checkpoint(500, LoadPhase::Loaded);
+    ours.identity.timeline = 3;
+    let mut older = log(Some(slot(400)));
+    older.identity.timeline = 2;
+    assert_eq!(code(full(Some(&ours), &older)), codes::OTHER_SOURCE);
+    let mut newer = log(Some(slot(400)));
+    newer.identity.timeline = 4;
+    assert!(full(Some(&ours), &newer).is_ok());
+}
+
+#[test]
+fn a_source_whose_log_ends_before_the_checkpoint_went_back_in_time() {
+    let result = full(
+        Some(&checkpoint(1001, LoadPhase::Loaded)),
+        &log(Some(slot(900))),
+    );
+    assert_eq!(code(result), codes::SOURCE_WENT_BACK);
+}
+
+#[test]
+fn a_foreign_slot_is_never_used_nor_dropped() {
+    let mut foreign = slot(400);
+    foreign.foreign = Some("its plugin is wal2json".into());
+    assert_eq!(
+        code(full(None, &log(Some(foreign.clone())))),
+        codes::SLOT_FOREIGN
+    );
+    let result = full(
+        Some(&checkpoint(500, LoadPhase::Loaded)),
+        &log(Some(foreign)),
+    );
+    assert_eq!(code(result), codes::SLOT_FOREIGN);
+}
+
+#[test]
+fn a_held_slot_at_resume_is_worth_waiting_for() {
+    let err = full(
+        Some(&checkpoint(500, LoadPhase::Loaded)),
+        &log(Some(held(slot(400)))),
+    )
+    .unwrap_err();
+    assert_eq!(err.kind(), crate::ErrorKind::Transient);
+}
+
+#[test]
+fn cdc_from_a_position_needs_a_slot_that_has_it() {
+    let from =
+        |position, log: &LogState| decide(Mode::CdcOnly, CdcStart::At(at(position)), None, log);
+    assert_eq!(code(from(300, &log(None))), codes::START_OUT_OF_RANGE);
+    assert_eq!(
+        code(from(199, &log(Some(slot(200))))),
+        codes::START_OUT_OF_RANGE
+    );
+    assert_eq!(
+        code(from(1001, &log(Some(slot(200))))),
+        codes::START_OUT_OF_RANGE
+    );
+    let start = from(200, &log(Some(slot(200)))).unwrap();
+    assert_eq!(start, Start::FromSlot { position: at(200) });
+}
+
+#[test]
+fn a_full_load_alone_needs_no_slot() {
+    let start = decide(Mode::FullLoadOnly, CdcStart::Now, None, &log(None)).unwrap();
+    assert_eq!(start, Start::First { leftover: None });
+}
