@@ -42,11 +42,13 @@ pub trait Target: Send + Sync {
 
     /// Makes the table where it is missing (columns, types, NOT NULL; keys, indexes and foreign keys
     /// later), or sees that an existing one fits and treats its rows as `existing` says. Records its
-    /// units. May be repeated: what is loaded stays.
+    /// units, replacing what was recorded for the table. At [`Place::Beside`] the shadow table is made
+    /// anew and `existing` does not matter. May be repeated: what is loaded stays.
     async fn prepare(
         &self,
         mapping: &TableMapping,
         existing: Existing,
+        place: Place,
         units: &[Unit],
     ) -> Result<Prepared>;
 
