@@ -1,1 +1,7 @@
-//! x
+//! PostgreSQL as source and target.
+
+pub mod config;
+pub mod connect;
+pub mod error;
+pub mod tls;
+pub mod wire;

@@ -1,0 +1,464 @@
+//! From what PostgreSQL, the network or TLS says to the project's [`Error`].
+//!
+//! [`classify`] is the one function that decides by SQLSTATE; [`RULES`] is its table, to be read
+//! from top to bottom, longest prefix first. What is not in it is transient: trying again is
+//! visible and harms nothing, giving up on something that would have passed does.
+//!
+//! SQLSTATEs: PostgreSQL 15, appendix A.
+
+use std::io;
+
+use tidemark_core::catalogue::{Code, codes};
+use tidemark_core::{Error, ErrorKind, Result};
+
+use crate::config::Side;
+use crate::wire::ServerError;
+
+use ErrorKind::{Data, Definite, Transient};
+
+/// A SQLSTATE or its beginning, what follows, the codes for source and target, and a sentence.
+type Rule = (&'static str, ErrorKind, Code, Code, &'static str);
+
+const RULES: &[Rule] = &[
+    // Connections.
+    (
+        "08P01",
+        Definite,
+        codes::SOURCE_PROTOCOL,
+        codes::TARGET_PROTOCOL,
+        "protocol violation",
+    ),
+    (
+        "08",
+        Transient,
+        codes::SOURCE_CONNECTION_LOST,
+        codes::TARGET_CONNECTION_LOST,
+        "connection lost",
+    ),
+    (
+        "28P01",
+        Definite,
+        codes::SOURCE_AUTHENTICATION,
+        codes::TARGET_AUTHENTICATION,
+        "authentication failed",
+    ),
+    (
+        "28",
+        Definite,
+        codes::SOURCE_AUTHENTICATION,
+        codes::TARGET_AUTHENTICATION,
+        "login refused",
+    ),
+    (
+        "3D000",
+        Definite,
+        codes::SOURCE_NO_DATABASE,
+        codes::TARGET_NO_DATABASE,
+        "no such database",
+    ),
+    // Resources.
+    (
+        "53100",
+        Transient,
+        codes::SOURCE_DISK_FULL,
+        codes::TARGET_DISK_FULL,
+        "disk full",
+    ),
+    (
+        "53300",
+        Transient,
+        codes::SOURCE_TOO_MANY_CONNECTIONS,
+        codes::TARGET_TOO_MANY_CONNECTIONS,
+        "too many connections",
+    ),
+    (
+        "53",
+        Transient,
+        codes::SOURCE_RESOURCES,
+        codes::TARGET_RESOURCES,
+        "out of resources",
+    ),
+    (
+        "54",
+        Definite,
+        codes::SOURCE_REFUSED_STATEMENT,
+        codes::TARGET_REFUSED_STATEMENT,
+        "limit of the server exceeded",
+    ),
+    // Operators.
+    (
+        "57014",
+        Transient,
+        codes::SOURCE_CANCELLED,
+        codes::TARGET_CANCELLED,
+        "statement cancelled",
+    ),
+    (
+        "57P04",
+        Definite,
+        codes::SOURCE_NO_DATABASE,
+        codes::TARGET_NO_DATABASE,
+        "database dropped",
+    ),
+    (
+        "57",
+        Transient,
+        codes::SOURCE_SHUTDOWN,
+        codes::TARGET_SHUTDOWN,
+        "server is stopping or starting",
+    ),
+    (
+        "58",
+        Transient,
+        codes::SOURCE_SYSTEM,
+        codes::TARGET_SYSTEM,
+        "system error on the server",
+    ),
+    // Other sessions.
+    (
+        "40",
+        Transient,
+        codes::SOURCE_CONFLICT,
+        codes::TARGET_CONFLICT,
+        "conflict with another session",
+    ),
+    (
+        "55P03",
+        Transient,
+        codes::SOURCE_CONFLICT,
+        codes::TARGET_CONFLICT,
+        "lock not granted in time",
+    ),
+    (
+        "55006",
+        Transient,
+        codes::SOURCE_CONFLICT,
+        codes::TARGET_CONFLICT,
+        "object in use",
+    ),
+    // 25P03, 25P04, 57P05: time limits that end the session.
+    (
+        "25P03",
+        Transient,
+        codes::SOURCE_CONNECTION_LOST,
+        codes::TARGET_CONNECTION_LOST,
+        "session ended by its time limit",
+    ),
+    (
+        "25P04",
+        Transient,
+        codes::SOURCE_CONNECTION_LOST,
+        codes::TARGET_CONNECTION_LOST,
+        "session ended by its time limit",
+    ),
+    (
+        "25006",
+        Definite,
+        codes::SOURCE_READ_ONLY,
+        codes::TARGET_READ_ONLY,
+        "server is read-only",
+    ),
+    // Privileges and objects.
+    (
+        "42501",
+        Definite,
+        codes::SOURCE_PERMISSION,
+        codes::TARGET_PERMISSION,
+        "permission denied",
+    ),
+    (
+        "42P01",
+        Definite,
+        codes::SOURCE_NO_OBJECT,
+        codes::TARGET_NO_OBJECT,
+        "no such table",
+    ),
+    (
+        "42703",
+        Definite,
+        codes::SOURCE_NO_OBJECT,
+        codes::TARGET_NO_OBJECT,
+        "no such column",
+    ),
+    (
+        "42704",
+        Definite,
+        codes::SOURCE_NO_OBJECT,
+        codes::TARGET_NO_OBJECT,
+        "no such object",
+    ),
+    (
+        "42883",
+        Definite,
+        codes::SOURCE_NO_OBJECT,
+        codes::TARGET_NO_OBJECT,
+        "no such function",
+    ),
+    (
+        "3F000",
+        Definite,
+        codes::SOURCE_NO_OBJECT,
+        codes::TARGET_NO_OBJECT,
+        "no such schema",
+    ),
+    (
+        "0A000",
+        Definite,
+        codes::SOURCE_REFUSED_STATEMENT,
+        codes::TARGET_REFUSED_STATEMENT,
+        "not supported by the server",
+    ),
+    (
+        "25",
+        Definite,
+        codes::SOURCE_REFUSED_STATEMENT,
+        codes::TARGET_REFUSED_STATEMENT,
+        "invalid transaction state",
+    ),
+    (
+        "42",
+        Definite,
+        codes::SOURCE_REFUSED_STATEMENT,
+        codes::TARGET_REFUSED_STATEMENT,
+        "statement refused",
+    ),
+    (
+        "55",
+        Definite,
+        codes::SOURCE_REFUSED_STATEMENT,
+        codes::TARGET_REFUSED_STATEMENT,
+        "not possible in the present state",
+    ),
+    // Data.
+    (
+        "23502",
+        Data,
+        codes::SOURCE_VALUE,
+        codes::TARGET_NOT_NULL,
+        "null where none is allowed",
+    ),
+    (
+        "23503",
+        Data,
+        codes::SOURCE_VALUE,
+        codes::TARGET_FOREIGN_KEY,
+        "foreign key violation",
+    ),
+    (
+        "23505",
+        Data,
+        codes::SOURCE_VALUE,
+        codes::TARGET_UNIQUE,
+        "unique violation",
+    ),
+    (
+        "23",
+        Data,
+        codes::SOURCE_VALUE,
+        codes::TARGET_CHECK,
+        "constraint violation",
+    ),
+    (
+        "44",
+        Data,
+        codes::SOURCE_VALUE,
+        codes::TARGET_CHECK,
+        "check option violation",
+    ),
+    (
+        "22",
+        Data,
+        codes::SOURCE_VALUE,
+        codes::TARGET_VALUE,
+        "value does not fit",
+    ),
+    (
+        "P0001",
+        Data,
+        codes::SOURCE_VALUE,
+        codes::TARGET_CHECK,
+        "refused by a trigger or function",
+    ),
+    // The server's own inconsistencies; retrying harms nothing and is visible.
+    (
+        "XX",
+        Transient,
+        codes::SOURCE_SYSTEM,
+        codes::TARGET_SYSTEM,
+        "internal error of the server",
+    ),
+];
+
+/// Decides what an error of a server means for the pipeline.
+pub fn classify(side: Side, error: ServerError) -> Error {
+    let rule = RULES
+        .iter()
+        .filter(|rule| error.sqlstate.starts_with(rule.0))
+        .max_by_key(|rule| rule.0.len());
+    let (kind, code, sentence) = match rule {
+        Some((_, kind, source, target, sentence)) => {
+            (*kind, pick(side, *source, *target), *sentence)
+        }
+        None => {
+            let code = pick(side, codes::SOURCE_SYSTEM, codes::TARGET_SYSTEM);
+            (Transient, code, "unexpected error of the server")
+        }
+    };
+    // Out of rows the source speaks of its own tables; the target's may have other names.
+    let table = match (side, &error.schema, &error.table) {
+        (Side::Source, Some(schema), Some(table)) => Some(format!("{schema}.{table}")),
+        _ => None,
+    };
+    let mut out = Error::new(kind, code, format!("{side}: {sentence}"))
+        .sqlstate(error.sqlstate.clone())
+        .caused_by(error);
+    if let Some(table) = table {
+        out = out.table(table);
+    }
+    out
+}
+
+/// What the server said, where `error` came from a server.
+pub fn server_error(error: &Error) -> Option<&ServerError> {
+    std::error::Error::source(error)?.downcast_ref()
+}
+
+/// The connection broke while in use.
+pub(crate) fn lost(side: Side, error: io::Error) -> Error {
+    let code = pick(
+        side,
+        codes::SOURCE_CONNECTION_LOST,
+        codes::TARGET_CONNECTION_LOST,
+    );
+    Error::transient(code, format!("{side}: connection lost")).caused_by(error)
+}
+
+/// The server closed the connection without a word.
+pub(crate) fn closed(side: Side) -> Error {
+    let code = pick(
+        side,
+        codes::SOURCE_CONNECTION_LOST,
+        codes::TARGET_CONNECTION_LOST,
+    );
+    Error::transient(code, format!("{side}: connection closed by the server"))
+}
+
+/// Nothing was heard for longer than the limit.
+pub(crate) fn silent(side: Side, seconds: u64) -> Error {
+    let code = pick(
+        side,
+        codes::SOURCE_CONNECTION_LOST,
+        codes::TARGET_CONNECTION_LOST,
+    );
+    Error::transient(
+        code,
+        format!("{side}: nothing heard from the server for {seconds} s"),
+    )
+}
+
+/// Bytes that are no message of the protocol, or one that does not belong here. Transient, since
+/// it is seen when a proxy or a dying server cuts in; a new connection starts clean.
+pub(crate) fn protocol(side: Side, what: impl std::fmt::Display) -> Error {
+    let code = pick(side, codes::SOURCE_PROTOCOL, codes::TARGET_PROTOCOL);
+    Error::transient(
+        code,
+        format!("{side}: unexpected answer of the server: {what}"),
+    )
+}
+
+/// The code for the side at hand.
+pub(crate) fn pick(side: Side, source: Code, target: Code) -> Code {
+    match side {
+        Side::Source => source,
+        Side::Target => target,
+    }
+}
+
+/// Text that cannot be sent, such as a zero byte in a statement.
+pub(crate) fn unsendable<T>(side: Side, result: io::Result<T>) -> Result<T> {
+    result.map_err(|error| {
+        let code = pick(
+            side,
+            codes::SOURCE_REFUSED_STATEMENT,
+            codes::TARGET_REFUSED_STATEMENT,
+        );
+        Error::definite(code, format!("{side}: statement cannot be sent")).caused_by(error)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kind_and_code(sqlstate: &str, side: Side) -> (ErrorKind, Code) {
+        let error = classify(
+            side,
+            ServerError {
+                sqlstate: sqlstate.to_owned(),
+                ..ServerError::default()
+            },
+        );
+        (error.kind(), error.code())
+    }
+
+    #[test]
+    fn every_kind_is_decided_by_the_table() {
+        for (sqlstate, side, kind, code) in [
+            ("57P01", Side::Source, Transient, codes::SOURCE_SHUTDOWN),
+            ("57P03", Side::Target, Transient, codes::TARGET_SHUTDOWN),
+            ("53100", Side::Target, Transient, codes::TARGET_DISK_FULL),
+            (
+                "53300",
+                Side::Source,
+                Transient,
+                codes::SOURCE_TOO_MANY_CONNECTIONS,
+            ),
+            ("40001", Side::Target, Transient, codes::TARGET_CONFLICT),
+            ("40P01", Side::Target, Transient, codes::TARGET_CONFLICT),
+            ("55P03", Side::Target, Transient, codes::TARGET_CONFLICT),
+            (
+                "55000",
+                Side::Source,
+                Definite,
+                codes::SOURCE_REFUSED_STATEMENT,
+            ),
+            (
+                "08006",
+                Side::Source,
+                Transient,
+                codes::SOURCE_CONNECTION_LOST,
+            ),
+            ("22003", Side::Target, Data, codes::TARGET_VALUE),
+            ("23505", Side::Target, Data, codes::TARGET_UNIQUE),
+            ("23514", Side::Target, Data, codes::TARGET_CHECK),
+            (
+                "28P01",
+                Side::Source,
+                Definite,
+                codes::SOURCE_AUTHENTICATION,
+            ),
+            ("3D000", Side::Target, Definite, codes::TARGET_NO_DATABASE),
+            ("42501", Side::Source, Definite, codes::SOURCE_PERMISSION),
+            ("42P01", Side::Target, Definite, codes::TARGET_NO_OBJECT),
+            ("ZZ999", Side::Target, Transient, codes::TARGET_SYSTEM),
+            ("", Side::Source, Transient, codes::SOURCE_SYSTEM),
+        ] {
+            assert_eq!(kind_and_code(sqlstate, side), (kind, code), "{sqlstate}");
+        }
+    }
+
+    #[test]
+    fn server_error_is_found_again() {
+        let error = classify(
+            Side::Target,
+            ServerError {
+                sqlstate: "23505".to_owned(),
+                constraint: Some("t_pkey".to_owned()),
+                ..ServerError::default()
+            },
+        );
+        let found = server_error(&error).and_then(|found| found.constraint.as_deref());
+        assert_eq!(found, Some("t_pkey"));
+        assert_eq!(error.sqlstate_code(), Some("23505"));
+    }
+}

@@ -1,0 +1,4 @@
+//! The wire client against a real server.
+
+mod server;
+mod session;
