@@ -5,7 +5,11 @@
 
 use crate::filter::Filter;
 use crate::mask::Mask;
-use crate::schema::{TableName, TableSchema};
+use crate::schema::{TableName, TableSchema, ValueClass};
+
+mod rules;
+
+pub use rules::{ColumnPattern, MaskRule, MaskWith, Rules, TableRule};
 
 /// One selected table and where it goes.
 #[derive(Clone, Debug)]
@@ -33,6 +37,19 @@ pub struct ColumnMapping {
     pub target: String,
     /// What is done to its values.
     pub mask: Option<Mask>,
+    /// The type that the target's column must have.
+    pub target_type: TargetType,
+}
+
+/// The type of a column on the target, as far as the mapping decides it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TargetType {
+    /// The source's.
+    #[default]
+    AsSource,
+    /// Unlimited text, because a mask makes text of the values. Load and stream give such columns
+    /// in text form (`col::text` and the mask around it).
+    Text,
 }
 
 impl TableMapping {
@@ -52,6 +69,19 @@ impl TableMapping {
             .iter()
             .find(|column| self.source_column(column) == source)
             .map(|column| column.target.as_str())
+    }
+
+    /// Whether the target's column may refuse NULL: the source's does, and no mask makes NULL of it.
+    pub fn is_not_null(&self, column: &ColumnMapping) -> bool {
+        self.schema.columns[column.source].is_not_null && column.mask != Some(Mask::Null)
+    }
+
+    /// What kind of values the target's column holds.
+    pub fn class(&self, column: &ColumnMapping) -> ValueClass {
+        match column.target_type {
+            TargetType::AsSource => self.schema.columns[column.source].class,
+            TargetType::Text => ValueClass::Text,
+        }
     }
 
     /// Whether every value passes as it is: no mask and no filter.

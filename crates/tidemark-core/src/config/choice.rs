@@ -1,0 +1,204 @@
+//! Values of keys that allow a few words.
+//!
+//! Each enum knows the words by which a file names its values, so that parsing, the schema, the
+//! reference and error messages cannot disagree.
+
+use crate::pipeline::plan::Mode;
+use crate::target::Existing;
+
+/// A value that a file names by a word.
+pub(crate) trait Choice: Copy + PartialEq + 'static {
+    /// All words and what they mean, the default first where there is one.
+    const WORDS: &'static [(&'static str, Self)];
+
+    fn from_word(word: &str) -> Option<Self> {
+        Self::WORDS
+            .iter()
+            .find(|(known, _)| *known == word)
+            .map(|(_, value)| *value)
+    }
+}
+
+macro_rules! choices {
+    ($($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)+ })+) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name {
+            $($(#[$variant_doc])* $variant,)+
+        }
+
+        impl $name {
+            /// Its word in files.
+            pub fn word(self) -> &'static str {
+                match self {
+                    $($name::$variant => $word,)+
+                }
+            }
+        }
+
+        impl Choice for $name {
+            const WORDS: &'static [(&'static str, $name)] = &[$(($word, $name::$variant)),+];
+        }
+    )+};
+}
+
+choices! {
+    /// A kind of database.
+    System {
+        /// PostgreSQL.
+        Postgres = "postgres",
+    }
+
+    /// Whether Tidemark makes what it needs on the source.
+    Create {
+        /// What is missing.
+        IfMissing = "if_missing",
+        /// Nothing; a person did.
+        Never = "never",
+    }
+
+    /// What to do with a slot that is older than the checkpoint.
+    SlotBehind {
+        /// Read on; what is applied already is skipped.
+        Wait = "wait",
+        /// Fail.
+        Fail = "fail",
+    }
+
+    /// What to do with a slot that has moved past the checkpoint: changes are missing.
+    SlotAhead {
+        /// Fail, with the way out.
+        Fail = "fail",
+        /// Copy all tables anew.
+        Resync = "resync",
+    }
+
+    /// Which changes are read, by where they came from (PostgreSQL 16 and later: `origin` of
+    /// `START_REPLICATION`, documentation 55.4).
+    Origin {
+        /// All.
+        Any = "any",
+        /// Only those made on the source itself, none that replication brought there.
+        None = "none",
+    }
+
+    /// What to do when a table's shape changes on the source.
+    OnSchemaChange {
+        /// Apply what only adds; stop the table at anything else.
+        ApplyAdditive = "apply_additive",
+        /// Stop the table.
+        StopTable = "stop_table",
+        /// Go on with the columns that both sides have.
+        Ignore = "ignore",
+    }
+
+    /// What to do when a change meets another target row than the log implies.
+    OnConflict {
+        /// Apply, count, warn.
+        Warn = "warn",
+        /// Apply and count.
+        Count = "count",
+        /// Stop the table.
+        Fail = "fail",
+    }
+
+    /// What to do when the source empties a table with `TRUNCATE`.
+    OnTruncate {
+        /// Empty the target's table too.
+        Apply = "apply",
+        /// Stop the table.
+        StopTable = "stop_table",
+        /// Keep the target's rows.
+        Ignore = "ignore",
+    }
+
+    /// What to do with a table that is new on the source and matches the selection.
+    NewTables {
+        /// Say so.
+        Notify = "notify",
+        /// Load it and follow it.
+        Add = "add",
+        /// Nothing.
+        Ignore = "ignore",
+    }
+
+    /// What to do with a change that the target refuses.
+    OnError {
+        /// Set the table aside, keep its changes in order, let the others go on.
+        QuarantineTable = "quarantine_table",
+        /// Stop the pipeline.
+        StopPipeline = "stop_pipeline",
+    }
+
+    /// How source and target are compared after the load.
+    AfterLoad {
+        /// Every value.
+        Deep = "deep",
+        /// Row counts only.
+        Counts = "counts",
+        /// Not at all.
+        Off = "off",
+    }
+
+    /// Kinds of masks, by their word.
+    MaskKind {
+        /// A salted hash.
+        Hash = "hash",
+        /// A constant of the column's type.
+        Redact = "redact",
+        /// NULL.
+        Null = "null",
+        /// The end of the value, or the domain of an address.
+        Partial = "partial",
+        /// A value from the file.
+        Fixed = "fixed",
+    }
+}
+
+impl Choice for Mode {
+    const WORDS: &'static [(&'static str, Mode)] = &[
+        ("full_load_only", Mode::FullLoadOnly),
+        ("cdc_only", Mode::CdcOnly),
+        ("full_load_and_cdc", Mode::FullLoadAndCdc),
+    ];
+}
+
+impl Choice for Existing {
+    const WORDS: &'static [(&'static str, Existing)] = &[
+        ("load_if_empty", Existing::LoadIfEmpty),
+        ("fail", Existing::Fail),
+        ("append_if_empty", Existing::AppendIfEmpty),
+        ("skip_loaded", Existing::SkipLoaded),
+        ("truncate", Existing::Truncate),
+        ("drop", Existing::Drop),
+    ];
+}
+
+/// The words of a choice, for the table of keys.
+pub(crate) const fn words<T: Choice, const N: usize>() -> [&'static str; N] {
+    let mut words = [""; N];
+    let mut at = 0;
+    assert!(N == T::WORDS.len(), "N is the number of words");
+    while at < N {
+        words[at] = T::WORDS[at].0;
+        at += 1;
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_those_of_the_engine() {
+        for (word, mode) in Mode::WORDS {
+            assert_eq!(*word, mode.name());
+        }
+        assert_eq!(
+            Existing::from_word("skip_loaded"),
+            Some(Existing::SkipLoaded)
+        );
+        assert_eq!(Existing::from_word("resume"), None);
+    }
+}

@@ -1,0 +1,162 @@
+//! The pipeline file: what a user writes, read into what the engine needs.
+//!
+//! Reading is a pure function of texts: the binary reads files and the environment and brings both
+//! ([`Surroundings`]). One table of keys ([`keys`]) drives what is known, of what type and range,
+//! by which default, and also the JSON schema, the reference and `config lint`. The way of a text:
+//!
+//! ```text
+//!   text ─► tree with places ─► settings by key, checked against the table ─► PipelineConfig
+//!           (toml)              (read.rs: types, ranges, unknown keys)        (build.rs: meaning)
+//! ```
+//!
+//! Every problem is collected with its place ([`problem`]); nothing stops at the first. Precedence
+//! of a value: flag, `TIDEMARK_…` variable, file, default ([`Origin`]).
+//!
+//! What a file says about tables ([`Rules`]) becomes mappings only together with the source's
+//! catalog: see [`crate::mapping`].
+
+use std::time::Duration;
+
+use crate::mapping::Rules;
+use crate::pipeline::plan::{CdcStart, Mode};
+use crate::target::Existing;
+
+pub mod choice;
+pub mod problem;
+pub mod secret;
+
+pub use choice::{
+    AfterLoad, Create, NewTables, OnConflict, OnError, OnSchemaChange, OnTruncate,
+    Origin as Origins, SlotAhead, SlotBehind, System,
+};
+pub use problem::{Document, Located, Place, Problem, Problems};
+pub use secret::{Secret, Surroundings};
+
+/// One pipeline, as its file (and what overrides it) says.
+#[derive(Clone, Debug)]
+pub struct PipelineConfig {
+    /// Its name, `[a-z0-9_-]{1,40}`.
+    pub name: String,
+    /// What it does.
+    pub mode: Mode,
+    /// Where `cdc_only` starts without a checkpoint.
+    pub start: CdcStart,
+    /// For people.
+    pub description: Option<String>,
+    /// For people and lists.
+    pub tags: Vec<String>,
+    /// Where rows come from.
+    pub source: SourceConfig,
+    /// Where rows go.
+    pub target: TargetConfig,
+    /// What to do with tables that are new on the source.
+    pub new_tables: NewTables,
+    /// Which tables, and how each becomes one of the target.
+    pub rules: Rules,
+    /// The load.
+    pub load: LoadConfig,
+    /// The stream.
+    pub stream: StreamConfig,
+    /// Verification.
+    pub verify: VerifyConfig,
+}
+
+/// How to reach a database.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// What kind of database.
+    pub system: System,
+    /// Its name in `connections.toml`, if it comes from there.
+    pub connection: Option<String>,
+    /// Where it is, in the form of its kind of database. May hold a password.
+    pub url: Located<Secret>,
+    /// The password, if it is given apart from the URL.
+    pub password: Option<Secret>,
+}
+
+/// The `[source]`.
+#[derive(Clone, Debug)]
+pub struct SourceConfig {
+    /// How to reach it.
+    pub endpoint: Endpoint,
+    /// What is PostgreSQL's alone.
+    pub postgres: PostgresSource,
+}
+
+/// `[source.postgres]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PostgresSource {
+    /// The slot's name.
+    pub slot: String,
+    /// The publication's name.
+    pub publication: String,
+    /// Whether publication and slot are made.
+    pub create: Create,
+    /// A slot older than the checkpoint.
+    pub slot_behind: SlotBehind,
+    /// A slot past the checkpoint.
+    pub slot_ahead: SlotAhead,
+    /// How long making the slot may wait for running transactions.
+    pub slot_creation_timeout: Duration,
+    /// Stop before the slot keeps more log than this; `None` for no limit.
+    pub max_retained_bytes: Option<u64>,
+    /// Which changes are read.
+    pub origin: Origins,
+}
+
+/// The `[target]`.
+#[derive(Clone, Debug)]
+pub struct TargetConfig {
+    /// How to reach it.
+    pub endpoint: Endpoint,
+    /// Whether missing tables are made.
+    pub create_tables: bool,
+    /// What to do with tables that are there at a first load.
+    pub existing: Existing,
+    /// What to do when a table's shape changes on the source.
+    pub on_schema_change: OnSchemaChange,
+    /// What to do when a change meets another row than the log implies.
+    pub on_conflict: OnConflict,
+    /// What to do with `TRUNCATE`.
+    pub on_truncate: OnTruncate,
+}
+
+/// `[load]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadConfig {
+    /// Tables loaded at once.
+    pub parallel_tables: u32,
+    /// Chunks of one table loaded at once.
+    pub parallel_chunks: u32,
+    /// About how large a chunk is.
+    pub chunk_bytes: u64,
+    /// Rows read from the source in a second, over all workers; `None` for no limit.
+    pub max_source_rows_per_second: Option<u64>,
+}
+
+/// `[stream]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamConfig {
+    /// A batch is closed at so many changes.
+    pub batch_rows_max: usize,
+    /// Or at so many bytes.
+    pub batch_bytes_max: usize,
+    /// Or after so long, while the source sends more.
+    pub batch_wait: Duration,
+    /// How often an idle source gets a mark; `None` for never.
+    pub heartbeat_interval: Option<Duration>,
+    /// Where transactions larger than memory wait for their commit; `None` for the system's place
+    /// for temporary files. Relative to the pipeline file.
+    pub spool_dir: Option<String>,
+    /// What to do with a change that the target refuses.
+    pub on_error: OnError,
+}
+
+/// `[verify]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifyConfig {
+    /// What is compared once the load is in.
+    pub after_load: AfterLoad,
+    /// Rows compared in a second; `None` for no limit.
+    pub max_rows_per_second: Option<u64>,
+}
