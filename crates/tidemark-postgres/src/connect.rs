@@ -10,6 +10,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use postgres_protocol::message::frontend;
@@ -21,7 +22,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use crate::config::{ConnectConfig, Host, SessionAttrs, Side, SslMode};
-use crate::error::pick;
+use crate::error::{self, pick};
 use crate::tls;
 use crate::wire::{Connection, Role, STARTUP_FRAME_MAX, Socket, Stream};
 
@@ -150,42 +151,87 @@ async fn connect_by(
     role: Role,
     encryption: Encryption,
 ) -> Result<Connection> {
-    match host {
-        Host::Unix { directory, port } => {
-            let path = directory.join(format!(".s.PGSQL.{port}"));
-            let attempt = async {
-                let socket = UnixStream::connect(&path)
-                    .await
-                    .map_err(|error| unreachable(config.side, host, error))?;
-                startup::start(config, host, Stream::Plain(Socket::Unix(socket)), role).await
-            };
-            within(config, host, attempt).await
+    let mut failure = None;
+    for address in addresses(config, host).await? {
+        let attempt = async {
+            let stream = open(config, host, &address, encryption).await?;
+            startup::start(config, host, stream, role).await
+        };
+        match within(config, host, attempt).await {
+            Err(error) if error.kind() == ErrorKind::Transient => failure = Some(error),
+            other => return other,
         }
+    }
+    Err(failure.unwrap_or_else(|| unresolved(config.side, host)))
+}
+
+/// A stream to the host that a session is on, for a cancel request. Of several addresses the first
+/// that answers: they are one server under several addresses, or several that ignore each other's
+/// keys.
+pub(crate) async fn open_stream(
+    config: &ConnectConfig,
+    host_index: usize,
+    encrypted: bool,
+) -> Result<Stream> {
+    let side = config.side;
+    let host = config
+        .hosts
+        .get(host_index)
+        .ok_or_else(|| error::closed(side))?;
+    let encryption = match config.ssl_mode_for(host) {
+        mode if encrypted => Encryption::Always(mode),
+        _ => Encryption::Never,
+    };
+    let mut failure = None;
+    for address in addresses(config, host).await? {
+        match within(config, host, open(config, host, &address, encryption)).await {
+            Err(error) => failure = Some(error),
+            stream => return stream,
+        }
+    }
+    Err(failure.unwrap_or_else(|| unresolved(side, host)))
+}
+
+/// One way to a host.
+enum Address {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+async fn addresses(config: &ConnectConfig, host: &Host) -> Result<Vec<Address>> {
+    match host {
+        Host::Unix { directory, port } => Ok(vec![Address::Unix(
+            directory.join(format!(".s.PGSQL.{port}")),
+        )]),
         Host::Tcp { name, port } => {
-            let mut failure = None;
-            for address in resolve(config, host, name, *port).await? {
-                let attempt = async {
-                    let socket = dial(address)
-                        .await
-                        .map_err(|error| unreachable(config.side, host, error))?;
-                    let stream = encrypt(config, host, name, socket, encryption).await?;
-                    let mut connection = startup::start(config, host, stream, role).await?;
-                    connection.session_mut().peer = Some(address);
-                    Ok(connection)
-                };
-                match within(config, host, attempt).await {
-                    Err(error) if error.kind() == ErrorKind::Transient => failure = Some(error),
-                    other => return other,
-                }
-            }
-            Err(failure.unwrap_or_else(|| unresolved(config.side, host)))
+            let found = resolve(config, host, name, *port).await?;
+            Ok(found.into_iter().map(Address::Tcp).collect())
         }
     }
 }
 
-async fn within<F>(config: &ConnectConfig, host: &Host, attempt: F) -> Result<Connection>
+async fn open(
+    config: &ConnectConfig,
+    host: &Host,
+    address: &Address,
+    encryption: Encryption,
+) -> Result<Stream> {
+    let unreachable = |error| unreachable(config.side, host, error);
+    match address {
+        Address::Unix(path) => {
+            let socket = UnixStream::connect(path).await.map_err(unreachable)?;
+            Ok(Stream::Plain(Socket::Unix(socket)))
+        }
+        Address::Tcp(address) => {
+            let socket = dial(*address).await.map_err(unreachable)?;
+            encrypt(config, host, socket, encryption).await
+        }
+    }
+}
+
+async fn within<T, F>(config: &ConnectConfig, host: &Host, attempt: F) -> Result<T>
 where
-    F: Future<Output = Result<Connection>>,
+    F: Future<Output = Result<T>>,
 {
     timeout(config.connect_timeout, Box::pin(attempt))
         .await
@@ -269,7 +315,6 @@ async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
 async fn encrypt(
     config: &ConnectConfig,
     host: &Host,
-    name: &str,
     mut socket: TcpStream,
     encryption: Encryption,
 ) -> Result<Stream> {
@@ -315,6 +360,9 @@ async fn encrypt(
         }
         _ => return Err(not_postgresql(side, host)),
     }
+    let Host::Tcp { name, .. } = host else {
+        return Err(not_postgresql(side, host));
+    };
     let server_name = tls::server_name(side, name)?;
     let handshake = TlsConnector::from(tls_config).connect(server_name, Socket::Tcp(socket));
     match handshake.await {

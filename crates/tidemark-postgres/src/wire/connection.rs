@@ -65,9 +65,8 @@ pub(crate) struct Session {
     pub(crate) cancel_key: u32,
     pub(crate) parameters: HashMap<String, String>,
     pub(crate) pooled: bool,
-    /// The address that answered, to cancel at the same place.
+    /// Which of the URL's hosts answered, to cancel at the same place.
     pub(crate) host_index: usize,
-    pub(crate) peer: Option<std::net::SocketAddr>,
 }
 
 /// A connection to one server. Dropping it closes the socket; [`Connection::close`] says goodbye.
@@ -230,6 +229,41 @@ impl Connection {
             }
         }
         Poll::Ready(())
+    }
+
+    /// Writes what is queued and then `bytes`, taking what was written off their front. Ready when
+    /// all is written or something was read, which is worth a look before going on.
+    pub(super) fn poll_write_frames(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &mut &[u8],
+    ) -> Poll<Result<()>> {
+        let mut blocked = self.poll_write(cx).is_pending() || self.write_error.is_some();
+        while !blocked && !bytes.is_empty() {
+            match Pin::new(&mut self.stream).poll_write(cx, bytes) {
+                Poll::Ready(Ok(count)) if count > 0 => *bytes = &bytes[count..],
+                Poll::Pending => blocked = true,
+                Poll::Ready(outcome) => {
+                    let error = outcome
+                        .err()
+                        .unwrap_or_else(|| io::ErrorKind::WriteZero.into());
+                    self.write_error = Some(error);
+                    blocked = true;
+                }
+            }
+        }
+        match self.poll_read(cx) {
+            Poll::Pending if !blocked => Poll::Ready(Ok(())),
+            other => other,
+        }
+    }
+
+    /// Makes the next read a large one. Room grows by what is asked for here, never by what a
+    /// length of the server says.
+    pub(super) fn make_room(&mut self, bytes: usize) {
+        if self.inbound.capacity() - self.inbound.len() < bytes / 2 {
+            self.inbound.reserve(bytes);
+        }
     }
 
     /// Reads once into `inbound`.

@@ -11,7 +11,9 @@
 //! that full sockets never block both ends; a connection that was left in the middle of an answer
 //! refuses further requests.
 
+mod cancel;
 mod connection;
+mod copy;
 mod frame;
 mod pipeline;
 mod quote;
@@ -20,7 +22,9 @@ mod rows;
 mod server_error;
 mod socket;
 
+pub use cancel::CancelToken;
 pub use connection::{Connection, Notification, Role, TransactionStatus};
+pub use copy::{CopyBlock, CopyIn, CopyOut};
 pub use pipeline::{Format, Reply};
 pub use quote::{quote_ident, quote_literal, quote_qualified};
 pub use rows::{Column, DataRow, ResultSet, Row};

@@ -1,4 +1,5 @@
 //! The wire client against a real server.
 
+mod copy;
 mod server;
 mod session;
