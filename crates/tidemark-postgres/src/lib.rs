@@ -3,5 +3,6 @@
 pub mod config;
 pub mod connect;
 pub mod error;
+pub mod source;
 pub mod tls;
 pub mod wire;

@@ -1,0 +1,123 @@
+//! A transaction that was put aside and has committed, on its way to the pipeline.
+//!
+//! Its frames come back from [`super::spool`] in chunks and are decoded here, in the order in which
+//! the server sent them, without what belongs to aborted subtransactions. What comes out is an
+//! ordinary transaction. Tables are those that this transaction saw: descriptions sent elsewhere
+//! meanwhile may be of another time.
+
+use std::sync::Arc;
+
+use tidemark_core::Result;
+use tidemark_core::event::{Begin, Event};
+use tidemark_core::position::Lsn;
+
+use super::assemble::{Assembler, Output, Tables, malformed, out_of_place};
+use super::decode::{self, Form, Message};
+use super::frames::{self, FrameKind};
+use super::xids::XidSet;
+
+/// A table's description inside a transaction in progress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Description {
+    /// Counts all descriptions of the connection.
+    pub(crate) arrival: u64,
+    /// The (sub)transaction that it belongs to.
+    pub(crate) xid: u32,
+    pub(crate) table: u32,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub(crate) struct Replay {
+    begin: Begin,
+    commit_end: Lsn,
+    aborted: XidSet,
+    described: Vec<Description>,
+    tables: Tables,
+    progress: Progress,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    NotBegun,
+    Begun,
+}
+
+impl Replay {
+    pub(crate) fn new(
+        begin: Begin,
+        commit_end: Lsn,
+        aborted: XidSet,
+        described: Vec<Description>,
+    ) -> Replay {
+        Replay {
+            begin,
+            commit_end,
+            aborted,
+            described,
+            tables: Tables::default(),
+            progress: Progress::NotBegun,
+        }
+    }
+
+    /// The transaction's id.
+    pub(crate) fn xid(&self) -> u32 {
+        self.begin.xid
+    }
+
+    /// Reads a chunk of whole frames.
+    pub(crate) fn read(&mut self, bytes: &[u8], out: &mut Output) -> Result<()> {
+        self.begin(out);
+        let mut at = 0;
+        while at < bytes.len() {
+            let frame = frames::frame(bytes, at).map_err(malformed)?;
+            at = frame.end;
+            let FrameKind::Message(range) = frame.kind else {
+                continue;
+            };
+            let cells = out.cells.len();
+            let decoded = decode::decode(bytes, range, Form::Streamed, &mut out.cells);
+            let decoded = decoded.map_err(malformed)?;
+            if !self.aborted.is_empty() && self.aborted.contains(decoded.xid) {
+                out.cells.truncate(cells);
+                continue;
+            }
+            self.message(decoded.message, out)?;
+        }
+        Ok(())
+    }
+
+    fn message(&mut self, message: Message<'_>, out: &mut Output) -> Result<()> {
+        match message {
+            Message::Change(change) => {
+                self.tables.check(&change)?;
+                out.events.push(Event::Change(change));
+            }
+            Message::Table(table) => {
+                let table = Arc::new(table);
+                self.tables.insert(0, Arc::clone(&table));
+                out.events.push(Event::Table(table));
+            }
+            Message::Truncate(truncate) => out.events.push(Event::Truncate(truncate)),
+            Message::Logical { .. } | Message::Origin { .. } | Message::Type { .. } => {}
+            _ => return Err(out_of_place("message that does not belong in a stream")),
+        }
+        Ok(())
+    }
+
+    /// After the last chunk.
+    pub(crate) fn finish(mut self, assembler: &mut Assembler, out: &mut Output) {
+        self.begin(out);
+        assembler.settle(&self.described, &self.tables, out);
+        out.events.push(Event::Commit {
+            end: self.commit_end.into(),
+        });
+    }
+
+    fn begin(&mut self, out: &mut Output) {
+        if self.progress == Progress::NotBegun {
+            self.progress = Progress::Begun;
+            out.events.push(Event::Begin(self.begin));
+        }
+    }
+}
