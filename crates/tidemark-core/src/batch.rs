@@ -96,6 +96,25 @@ pub enum SchemaChange {
     },
 }
 
+/// `clone_from` keeps what was allocated: an applier that holds a small batch back copies one after
+/// the other into the same place.
+impl Clone for Batch {
+    fn clone(&self) -> Batch {
+        let mut copy = Batch::default();
+        copy.clone_from(self);
+        copy
+    }
+
+    fn clone_from(&mut self, other: &Batch) {
+        self.arena.clone_from(&other.arena);
+        self.cells.clone_from(&other.cells);
+        self.tables.clone_from(&other.tables);
+        self.items.clone_from(&other.items);
+        self.transactions = other.transactions;
+        self.oldest_commit_us = other.oldest_commit_us;
+    }
+}
+
 impl Batch {
     /// Whether there is nothing in it.
     pub fn is_empty(&self) -> bool {

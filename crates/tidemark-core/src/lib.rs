@@ -9,6 +9,7 @@
 pub mod batch;
 pub mod catalogue;
 pub mod checkpoint;
+pub mod compact;
 pub mod config;
 pub mod control;
 pub mod error;
