@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tidemark_core::catalogue::codes;
+use tidemark_core::config::Secret;
 use tidemark_core::{Error, Result};
 
 mod url;
@@ -31,34 +32,6 @@ impl fmt::Display for Side {
             Side::Source => "source",
             Side::Target => "target",
         })
-    }
-}
-
-/// A text that never shows itself.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Wraps a text.
-    pub fn new(text: impl Into<String>) -> Secret {
-        Secret(text.into())
-    }
-
-    /// The text itself; for the one place that sends it.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
-
-impl fmt::Display for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
     }
 }
 

@@ -346,10 +346,7 @@ impl fmt::Display for Problems {
 }
 
 /// ` did you mean …?` for a name that is close to one of the known ones.
-pub(crate) fn suggestion<'a>(
-    name: &str,
-    known: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub fn suggestion<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let limit = (name.chars().count() / 3).clamp(1, 3);
     known
         .into_iter()

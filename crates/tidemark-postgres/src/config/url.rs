@@ -8,10 +8,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
+use tidemark_core::config::Secret;
+use tidemark_core::config::problem::suggestion;
 
-use super::{
-    ChannelBinding, ConnectConfig, Host, RootCertificates, Secret, SessionAttrs, Side, SslMode,
-};
+use super::{ChannelBinding, ConnectConfig, Host, RootCertificates, SessionAttrs, Side, SslMode};
 
 const DEFAULT_PORT: u16 = 5432;
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -267,31 +267,10 @@ fn unknown_parameter(key: &str, login_known: bool) -> String {
     } else {
         "parameter".to_owned()
     };
-    let nearest = PARAMETERS
-        .iter()
-        .map(|known| (distance(key, known), *known))
-        .min()
-        .filter(|(distance, known)| *distance <= known.len() / 3 + 1);
-    match nearest {
-        Some((_, known)) => format!("unknown {what}; did you mean {known}?"),
+    match suggestion(key, PARAMETERS) {
+        Some(known) => format!("unknown {what}; did you mean {known}?"),
         None => format!("unknown {what}; known are {}", PARAMETERS.join(", ")),
     }
-}
-
-/// Levenshtein distance.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, cb) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(ca != *cb);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 fn decode(text: &str, what: &str) -> Result<String, String> {

@@ -83,6 +83,10 @@ impl<'a> Reader<'a> {
         self.array().map(u32::from_be_bytes)
     }
 
+    pub(crate) fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_be_bytes)
+    }
+
     /// Up to the next zero byte, which is consumed.
     pub(crate) fn cstr(&mut self) -> Option<&'a [u8]> {
         let end = memchr::memchr(0, self.0)?;

@@ -17,18 +17,22 @@ mod copy;
 mod frame;
 mod pipeline;
 mod quote;
+mod replication;
 mod requests;
 mod rows;
 mod server_error;
 mod socket;
+mod wal;
 
 pub use cancel::CancelToken;
 pub use connection::{Connection, Notification, Role, TransactionStatus};
 pub use copy::{CopyBlock, CopyIn, CopyOut};
 pub use pipeline::{Format, Reply};
 pub use quote::{quote_ident, quote_literal, quote_qualified};
+pub use replication::{ReplicationOptions, ReplicationReader};
 pub use rows::{Column, DataRow, ResultSet, Row};
 pub use server_error::ServerError;
+pub use wal::{WalBlock, WalMessage};
 
 pub(crate) use frame::{Header, STARTUP_FRAME_MAX};
 pub(crate) use socket::{Socket, Stream};

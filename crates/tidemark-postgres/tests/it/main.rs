@@ -1,5 +1,6 @@
 //! The wire client against a real server.
 
 mod copy;
+mod replication;
 mod server;
 mod session;

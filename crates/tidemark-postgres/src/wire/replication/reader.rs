@@ -1,0 +1,512 @@
+//! The thread that reads a replication stream.
+//!
+//! The walsender flushes after every message (PostgreSQL 15, `WalSndWriteData`), some hundred bytes
+//! each, and wakes whoever waits on the socket. Waking costs more than decoding on both sides. A
+//! thread that sleeps without waiting on the socket is not woken; so while much is coming the
+//! thread naps between reads and finds many messages each time. `SO_RCVLOWAT` would do the same in
+//! the kernel, but no safe crate offers it.
+//!
+//! What "much" means cannot be told from the stream: with logical decoding the header's end of log
+//! repeats the message's own position (`WalSndPrepareWrite`). So it is the rate of arrival that
+//! decides. Below it the thread waits on the socket and hands over each message as it comes.
+//!
+//! One wait is for everything: socket, bell (acknowledged, room in the queue, stop), and the next
+//! deadline (status update, silence).
+
+use std::io::{self, Read};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tidemark_core::catalogue::codes;
+use tidemark_core::position::Lsn;
+use tidemark_core::{Error, Result};
+use tokio::sync::Notify;
+
+use super::super::ServerError;
+use super::super::frame::{self, HEADER_LEN};
+use super::super::socket::{Link, LinkSocket};
+use super::super::wal::{self, StatusUpdate, WalBlock, WalMessage};
+use super::{
+    AWAKE, Queue, RUN, ReplicationOptions, ReplicationReader, STOP_NOW, STOP_POLITELY, Shared,
+    WAITS, WAITS_NOT_FOR_ACKNOWLEDGE, died,
+};
+use crate::config::Side;
+use crate::error::{self, pick};
+
+/// Room for one read; grows only for messages that are larger.
+const BUFFER_BYTES: usize = 256 * 1024;
+
+/// Naps begin when so much came within one [`WINDOW`], and end when a nap brought less than
+/// [`BUSY_BYTES_MIN`]. A thousand small transactions a second are far below.
+const WINDOW: Duration = Duration::from_millis(2);
+const BUSY_BYTES: usize = 32 * 1024;
+const BUSY_BYTES_MIN: usize = 4 * 1024;
+
+/// A nap over TCP, whose receive buffer grows to megabytes, and over a Unix socket, which holds
+/// about 270 small messages (each is accounted with its bookkeeping) before the server must wait.
+const NAP_TCP: Duration = Duration::from_millis(1);
+const NAP_UNIX: Duration = Duration::from_micros(300);
+
+/// Between two status updates that are sent only because more was acknowledged.
+const ACKNOWLEDGE_PAUSE: Duration = Duration::from_millis(100);
+
+/// For the server to take a status update, and for a polite end.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Starts the thread. `early` is what was read behind the answer to `START_REPLICATION`.
+pub(super) fn spawn(
+    side: Side,
+    link: Link,
+    early: &[u8],
+    options: ReplicationOptions,
+) -> Result<ReplicationReader> {
+    let system = |error: io::Error| {
+        Error::transient(
+            codes::INTERNAL,
+            "cannot start the thread of a replication stream",
+        )
+        .caused_by(error)
+    };
+    let (bell, ear) = UnixStream::pair().map_err(system)?;
+    bell.set_nonblocking(true).map_err(system)?;
+    ear.set_nonblocking(true).map_err(system)?;
+    let shared = Arc::new(Shared {
+        side,
+        acknowledged: AtomicU64::new(options.acknowledged.0),
+        received: AtomicU64::new(options.acknowledged.0),
+        stop: AtomicU8::new(RUN),
+        waiting: AtomicU8::new(AWAKE),
+        bell,
+        queue: Mutex::new(Queue::default()),
+        arrived: Notify::new(),
+    });
+    let mut buffer = vec![0; BUFFER_BYTES.max(early.len())];
+    buffer[..early.len()].copy_from_slice(early);
+    let now = Instant::now();
+    let nap = match link.socket {
+        LinkSocket::Tcp(_) => NAP_TCP,
+        LinkSocket::Unix(_) => NAP_UNIX,
+    };
+    let reader = Reader {
+        shared: Arc::clone(&shared),
+        link,
+        ear,
+        options,
+        buffer,
+        filled: early.len(),
+        scanned: 0,
+        drained: false,
+        nap,
+        busy: false,
+        window_start: now,
+        window_bytes: 0,
+        heard_at: now,
+        asked: false,
+        reply_due: true,
+        status_at: now,
+        told: Lsn(0),
+    };
+    let ender = Ender(Arc::clone(&shared));
+    std::thread::Builder::new()
+        .name("wal-reader".to_owned())
+        .spawn(move || reader.run(&ender))
+        .map_err(system)?;
+    Ok(ReplicationReader {
+        shared,
+        queue_bytes_max: options.queue_bytes_max,
+    })
+}
+
+/// Tells the async side that the thread has ended, whatever ended it.
+struct Ender(Arc<Shared>);
+
+impl Ender {
+    fn end(&self, outcome: Result<()>) {
+        self.0.queue().end.get_or_insert(outcome);
+        self.0.arrived.notify_one();
+    }
+}
+
+impl Drop for Ender {
+    fn drop(&mut self) {
+        self.end(Err(died()));
+    }
+}
+
+/// What [`Reader::wait`] waits for besides the bell and the deadline.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum WaitFor {
+    /// The server.
+    Data,
+    /// Blocks being taken off the queue, which rings.
+    Room,
+}
+
+struct Reader {
+    shared: Arc<Shared>,
+    link: Link,
+    ear: UnixStream,
+    options: ReplicationOptions,
+    buffer: Vec<u8>,
+    /// Bytes of `buffer` that were read.
+    filled: usize,
+    /// Bytes of those that are whole CopyData frames.
+    scanned: usize,
+    /// The last read took all that was there.
+    drained: bool,
+    nap: Duration,
+    /// Much is coming: nap instead of waiting.
+    busy: bool,
+    window_start: Instant,
+    window_bytes: usize,
+    heard_at: Instant,
+    /// The silent server has been asked for a sign of life.
+    asked: bool,
+    /// The server asked for one.
+    reply_due: bool,
+    status_at: Instant,
+    /// The position acknowledged by the last status update.
+    told: Lsn,
+}
+
+impl Reader {
+    fn run(mut self, ender: &Ender) {
+        let outcome = self.read_until_stopped();
+        // Close first: who waits for the end may want to use the slot at once.
+        drop(self.link);
+        ender.end(outcome);
+    }
+
+    fn read_until_stopped(&mut self) -> Result<()> {
+        loop {
+            match self.shared.stop.load(Ordering::SeqCst) {
+                STOP_NOW => return Ok(()),
+                STOP_POLITELY => return self.say_goodbye(),
+                _ => {}
+            }
+            self.scan()?;
+            self.deliver();
+            self.send_status_if_due()?;
+            if self.queue_is_full() {
+                // The server may talk, we do not listen: its silence counts from when we do again.
+                self.wait(WaitFor::Room)?;
+                self.heard_at = Instant::now();
+                continue;
+            }
+            if self.busy {
+                std::thread::sleep(self.nap);
+            } else if self.drained {
+                self.check_silence()?;
+                self.wait(WaitFor::Data)?;
+            }
+            let arrived = self.read()?;
+            self.judge_rate(arrived);
+        }
+    }
+
+    /// Reads all that is there, up to the room in the buffer. 0 if there is nothing.
+    fn read(&mut self) -> Result<usize> {
+        if self.filled == self.buffer.len() {
+            // One message that is larger: its bytes have arrived, so room for as many again.
+            self.buffer.resize(self.filled * 2, 0);
+        }
+        let before = self.filled;
+        self.drained = true;
+        while self.filled < self.buffer.len() {
+            match self.link.read(&mut self.buffer[self.filled..]) {
+                Ok(0) => return Err(error::closed(self.shared.side)),
+                Ok(count) => {
+                    self.filled += count;
+                    // A short read has emptied a plain socket; asking again would say so.
+                    if self.filled < self.buffer.len() && self.link.reads_all() {
+                        break;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // What was read before is handed over first; the next read says it again.
+                Err(_) if self.filled > before => break,
+                Err(error) => return Err(error::lost(self.shared.side, error)),
+            }
+        }
+        self.drained &= self.filled < self.buffer.len();
+        let arrived = self.filled - before;
+        if arrived > 0 {
+            self.heard_at = Instant::now();
+            self.asked = false;
+        }
+        Ok(arrived)
+    }
+
+    /// Decides whether the next read comes after a nap.
+    fn judge_rate(&mut self, arrived: usize) {
+        if self.busy {
+            if arrived < BUSY_BYTES_MIN {
+                self.busy = false;
+                self.window_start = Instant::now();
+                self.window_bytes = 0;
+            }
+            return;
+        }
+        self.window_bytes += arrived;
+        if self.window_bytes >= BUSY_BYTES {
+            self.busy = true;
+        } else if self.window_start.elapsed() > WINDOW {
+            self.window_start = Instant::now();
+            self.window_bytes = 0;
+        }
+    }
+
+    /// Walks over the frames that have arrived.
+    fn scan(&mut self) -> Result<()> {
+        let side = self.shared.side;
+        let mut received = Lsn(0);
+        loop {
+            let ahead = &self.buffer[self.scanned..self.filled];
+            let header = frame::complete(ahead, frame::FRAME_MAX)
+                .map_err(|bad| error::protocol(side, bad))?;
+            let Some(header) = header else { break };
+            let body = &ahead[HEADER_LEN..header.len];
+            if header.tag == b'd' {
+                match wal::parse(body) {
+                    Some(WalMessage::Data { start, end, .. }) => {
+                        received = received.max(start).max(end);
+                    }
+                    Some(WalMessage::Keepalive {
+                        end,
+                        reply_requested,
+                        ..
+                    }) => {
+                        received = received.max(end);
+                        self.reply_due |= reply_requested;
+                    }
+                    None => return Err(error::protocol(side, "unknown replication message")),
+                }
+                self.scanned += header.len;
+                continue;
+            }
+            let ended = match header.tag {
+                b'N' | b'S' => None,
+                b'E' => Some(error::classify(side, ServerError::parse(body))),
+                // On shutdown the walsender completes the command without a CopyDone.
+                b'c' | b'C' => Some(Error::transient(
+                    pick(side, codes::SOURCE_SHUTDOWN, codes::TARGET_SHUTDOWN),
+                    format!("{side}: the server has ended the replication stream"),
+                )),
+                _ => Some(error::protocol(
+                    side,
+                    "unknown message in a replication stream",
+                )),
+            };
+            let len = header.len;
+            self.deliver();
+            if let Some(ended) = ended {
+                return Err(ended);
+            }
+            self.drop_front(len);
+        }
+        self.shared.received.fetch_max(received.0, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// Hands over the frames that are whole.
+    fn deliver(&mut self) {
+        if self.scanned == 0 {
+            return;
+        }
+        let block = if self.buffer.len() > BUFFER_BYTES {
+            // Grown for a large message, which is not copied.
+            let mut fresh = vec![0; BUFFER_BYTES.max(self.filled - self.scanned)];
+            fresh[..self.filled - self.scanned]
+                .copy_from_slice(&self.buffer[self.scanned..self.filled]);
+            let mut grown = std::mem::replace(&mut self.buffer, fresh);
+            grown.truncate(self.scanned);
+            self.filled -= self.scanned;
+            Bytes::from(grown)
+        } else {
+            // A copy, since most blocks are far smaller than the buffer.
+            let copy = Bytes::copy_from_slice(&self.buffer[..self.scanned]);
+            self.drop_front(self.scanned);
+            copy
+        };
+        self.scanned = 0;
+        let mut queue = self.shared.queue();
+        queue.bytes += block.len();
+        queue.blocks.push_back(WalBlock::new(block));
+        drop(queue);
+        self.shared.arrived.notify_one();
+    }
+
+    fn drop_front(&mut self, len: usize) {
+        self.buffer.copy_within(len..self.filled, 0);
+        self.filled -= len;
+    }
+
+    fn queue_is_full(&self) -> bool {
+        self.shared.queue().bytes >= self.options.queue_bytes_max
+    }
+
+    fn acknowledged(&self) -> Lsn {
+        Lsn(self.shared.acknowledged.load(Ordering::SeqCst))
+    }
+
+    fn send_status_if_due(&mut self) -> Result<()> {
+        let since = self.status_at.elapsed();
+        let raised = self.acknowledged() > self.told && since >= ACKNOWLEDGE_PAUSE;
+        if self.reply_due || raised || since >= self.options.status_interval {
+            self.send_status(false)?;
+        }
+        Ok(())
+    }
+
+    fn send_status(&mut self, reply_requested: bool) -> Result<()> {
+        let flushed = self.acknowledged();
+        let written = Lsn(self.shared.received.load(Ordering::SeqCst)).max(flushed);
+        let update = StatusUpdate {
+            written,
+            flushed,
+            reply_requested,
+        };
+        self.write(&update.encode())?;
+        self.reply_due = false;
+        self.told = flushed;
+        self.status_at = Instant::now();
+        Ok(())
+    }
+
+    fn check_silence(&mut self) -> Result<()> {
+        let silent = self.heard_at.elapsed();
+        if silent >= self.options.silence_timeout {
+            return Err(error::silent(self.shared.side, silent.as_secs()));
+        }
+        if silent >= self.options.silence_timeout / 2 && !self.asked {
+            self.asked = true;
+            self.send_status(true)?;
+        }
+        Ok(())
+    }
+
+    /// Writes a short message, waiting for the socket if need be.
+    fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
+        let side = self.shared.side;
+        let deadline = Instant::now() + WRITE_TIMEOUT;
+        loop {
+            let outcome = if bytes.is_empty() {
+                self.link.flush()
+            } else {
+                self.link.write(bytes).map(|count| bytes = &bytes[count..])
+            };
+            match outcome {
+                Ok(()) if bytes.is_empty() && !self.link.wants_write() => return Ok(()),
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if Instant::now() >= deadline {
+                        return Err(error::silent(side, WRITE_TIMEOUT.as_secs()));
+                    }
+                    let mut fds = [PollFd::new(&self.link.socket, PollFlags::OUT)];
+                    poll_until(&mut fds, deadline);
+                }
+                Err(error) => return Err(error::lost(side, error)),
+            }
+        }
+    }
+
+    /// When something is to be done even if nothing happens.
+    fn next_deadline(&self) -> Instant {
+        let mut deadline = self.status_at + self.options.status_interval;
+        if self.acknowledged() > self.told {
+            deadline = deadline.min(self.status_at + ACKNOWLEDGE_PAUSE);
+        }
+        let patience = self.options.silence_timeout / if self.asked { 1 } else { 2 };
+        deadline.min(self.heard_at + patience)
+    }
+
+    /// Waits for the bell, the next deadline, and what `wanted` says.
+    fn wait(&mut self, wanted: WaitFor) -> Result<()> {
+        let deadline = self.next_deadline();
+        // With an acknowledgement yet to be told the deadline is near; more of them change nothing.
+        let pending = self.acknowledged() > self.told;
+        let waiting = if pending {
+            WAITS_NOT_FOR_ACKNOWLEDGE
+        } else {
+            WAITS
+        };
+        self.shared.waiting.store(waiting, Ordering::SeqCst);
+        // What rang before that has left its mark in one of these.
+        let nothing_rang = self.shared.stop.load(Ordering::SeqCst) == RUN
+            && (wanted == WaitFor::Data || self.queue_is_full())
+            && (pending || self.acknowledged() == self.told);
+        if nothing_rang {
+            let ear = PollFd::new(&self.ear, PollFlags::IN);
+            if wanted == WaitFor::Data {
+                let socket = PollFd::new(&self.link.socket, PollFlags::IN);
+                poll_until(&mut [ear, socket], deadline);
+            } else {
+                poll_until(&mut [ear], deadline);
+            }
+        }
+        self.shared.waiting.store(AWAKE, Ordering::SeqCst);
+        let mut rung = [0; 16];
+        match self.ear.read(&mut rung) {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Err(error) => Err(error::lost(self.shared.side, error)),
+        }
+    }
+
+    /// Sends the last acknowledgement and CopyDone, and waits a little for the server's own end.
+    fn say_goodbye(&mut self) -> Result<()> {
+        self.send_status(false)?;
+        self.write(&[b'c', 0, 0, 0, 4])?;
+        let deadline = Instant::now() + GOODBYE_TIMEOUT;
+        while Instant::now() < deadline && self.shared.stop.load(Ordering::SeqCst) != STOP_NOW {
+            // The last word is said; how the server ends does not matter any more.
+            if self.skip_to_ready().unwrap_or(true) {
+                break;
+            }
+            self.shared.waiting.store(WAITS, Ordering::SeqCst);
+            let ear = PollFd::new(&self.ear, PollFlags::IN);
+            let socket = PollFd::new(&self.link.socket, PollFlags::IN);
+            poll_until(&mut [ear, socket], deadline);
+        }
+        drop(self.write(&[b'X', 0, 0, 0, 4]));
+        Ok(())
+    }
+
+    /// Throws away what arrives. True at ReadyForQuery.
+    fn skip_to_ready(&mut self) -> Result<bool> {
+        self.read()?;
+        loop {
+            let ahead = &self.buffer[..self.filled];
+            let header = frame::complete(ahead, frame::FRAME_MAX)
+                .map_err(|bad| error::protocol(self.shared.side, bad))?;
+            let Some(header) = header else {
+                return Ok(false);
+            };
+            self.drop_front(header.len);
+            if header.tag == b'Z' {
+                return Ok(true);
+            }
+        }
+    }
+}
+
+/// `poll(2)`. A failed wait is taken for a short one: what is wrong with a socket is seen by the
+/// read or write that follows.
+fn poll_until(fds: &mut [PollFd<'_>], deadline: Instant) {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let timeout = Timespec {
+        tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(left.subsec_nanos()),
+    };
+    if let Err(error) = poll(fds, Some(&timeout)) {
+        tracing::trace!(%error, "poll");
+    }
+}
