@@ -60,7 +60,8 @@ pub struct TableSchema {
     pub bytes: u64,
     /// Whether it is the root of a partitioned table.
     pub is_partitioned: bool,
-    /// Comment and the like that the same engine replays as it stands, after the table exists.
+    /// Statements (comment, storage parameters and the like) that the same engine replays after the
+    /// table exists; `{name}` stands for the quoted target name.
     pub notes: Vec<String>,
 }
 
@@ -86,10 +87,13 @@ pub struct Column {
     /// The collation in the source's words where it is not the type's own.
     pub collation: Option<String>,
     /// Whether its binary form holds nothing of the source's catalog, so that bytes may be passed
-    /// through to the same type elsewhere (false for user-defined types and arrays of them).
+    /// through to the same type elsewhere (false for arrays of user-defined types, composite types,
+    /// `reg*` types, and base types of extensions that we do not know).
     pub is_binary_portable: bool,
     /// Whether large values are kept apart, so that the log may leave an unchanged one out.
     pub is_toastable: bool,
+    /// Its comment.
+    pub comment: Option<String>,
 }
 
 /// What fills a column that an insert leaves out.
@@ -105,6 +109,8 @@ pub enum ColumnDefault {
     Identity {
         /// `GENERATED ALWAYS` rather than `BY DEFAULT`.
         always: bool,
+        /// The sequence's options in the source's words: `START WITH 1 INCREMENT BY 1 …`.
+        options: String,
     },
 }
 
@@ -169,8 +175,11 @@ pub struct Index {
     pub is_nulls_not_distinct: bool,
     /// `DEFERRABLE …`, as it stands behind a constraint; empty for none.
     pub deferral: String,
-    /// For an exclusion constraint its definition in the source's words.
+    /// For an exclusion constraint (and keys `WITHOUT OVERLAPS`) its definition in the source's
+    /// words, to stand behind `ADD CONSTRAINT name`.
     pub exclusion: Option<String>,
+    /// Storage parameters in the source's words (`fillfactor=70, fastupdate=off`); empty for none.
+    pub parameters: String,
 }
 
 /// What an index is for.
@@ -231,6 +240,8 @@ pub struct SourceSchema {
     /// Selected tables by name.
     pub tables: Vec<TableSchema>,
     /// Types, sequences and the like that the tables need, in an order in which they can be made.
+    /// Their definitions, and those of columns, indexes and checks, name types and sequences as the
+    /// source does, schema included. Sequences of identity columns are not among them.
     pub objects: Vec<SchemaObject>,
     /// What stands in the selected schemas and is not carried: views, functions, triggers, …
     pub not_carried: Vec<NotCarried>,
@@ -243,7 +254,8 @@ pub struct SchemaObject {
     pub kind: ObjectKind,
     /// Its name.
     pub name: TableName,
-    /// Statement that makes it; `{name}` stands for the quoted target name.
+    /// Statement that makes it; `{name}` stands for the quoted target name. An extension's names
+    /// itself; its schema must exist.
     pub definition: String,
     /// For a sequence: the column that owns it.
     pub owner: Option<(TableName, String)>,
@@ -254,6 +266,8 @@ pub struct SchemaObject {
 pub enum ObjectKind {
     /// An extension; made only if the target offers it.
     Extension,
+    /// A collation.
+    Collation,
     /// An enumeration.
     Enum,
     /// A domain.
