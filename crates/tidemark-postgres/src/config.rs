@@ -17,6 +17,9 @@ use tidemark_core::{Error, Result};
 
 mod url;
 
+#[cfg(test)]
+mod tests;
+
 /// Which end of a pipeline a connection belongs to; decides the catalogue codes of its errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {

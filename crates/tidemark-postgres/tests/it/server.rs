@@ -5,9 +5,11 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tidemark_postgres::config::{ConnectConfig, Side};
 use tidemark_postgres::wire::{Connection, Role};
 
@@ -46,6 +48,24 @@ impl Server {
             .unwrap()
     }
 
+    /// A TLS server that shows one of the certificates.
+    pub(crate) fn tls_config(&self, certificate: &str) -> Arc<rustls::ServerConfig> {
+        let chain = CertificateDer::pem_file_iter(self.file(&format!("{certificate}.crt")))
+            .unwrap()
+            .collect::<Result<Vec<_>, _>>()
+            .unwrap();
+        let key = PrivateKeyDer::from_pem_file(self.file(&format!("{certificate}.key"))).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .unwrap();
+        Arc::new(config)
+    }
+
+    /// The path of a file made by [`make_certificates`].
     pub(crate) fn file(&self, name: &str) -> String {
         self.dir.join(name).display().to_string()
     }
@@ -158,6 +178,14 @@ ca ca
 ca stranger
 leaf server /CN=server "subjectAltName=DNS:localhost" 30
 leaf client /CN=certified "extendedKeyUsage=clientAuth" 30
+openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout expired.key \
+  -out expired.csr -subj /CN=expired 2>/dev/null
+mkdir demo; : > demo/index.txt; echo 01 > demo/serial
+printf '%s\n' '[ca]' 'default_ca=d' '[d]' 'dir=demo' 'new_certs_dir=demo' 'database=demo/index.txt' \
+  'serial=demo/serial' 'default_md=sha256' 'policy=p' 'x509_extensions=x' '[p]' \
+  'commonName=supplied' '[x]' 'subjectAltName=DNS:localhost' > demo/ca.cnf
+openssl ca -batch -config demo/ca.cnf -cert ca.crt -keyfile ca.key -in expired.csr \
+  -out expired.crt -notext -startdate 20200101000000Z -enddate 20210101000000Z 2>/dev/null
 chmod 600 *.key
 "#;
     let status = Command::new("sh")

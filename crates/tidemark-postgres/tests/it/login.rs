@@ -1,0 +1,358 @@
+//! Ways in: TLS modes, passwords, and what answers when it is not PostgreSQL.
+
+use std::io::{Read, Write};
+
+use tidemark_core::catalogue::{Code, codes};
+use tidemark_core::config::Secret;
+use tidemark_core::{Error, ErrorKind};
+use tidemark_postgres::config::{ConnectConfig, Side};
+use tidemark_postgres::wire::{Connection, Role};
+
+use crate::server::server;
+
+async fn connect(url: &str) -> Result<Connection, Error> {
+    let config = ConnectConfig::parse(url, Side::Target).unwrap();
+    Connection::connect(&config, Role::Ordinary).await
+}
+
+/// The same server under its name, which the certificate holds.
+fn url(host: &str, user: &str, parameters: &str) -> String {
+    format!(
+        "postgres://{user}:{user}@{host}:{}/postgres?{parameters}",
+        server().port
+    )
+}
+
+#[tokio::test]
+async fn tls_modes_check_what_they_promise() {
+    let server = server();
+    let (ca, stranger) = (server.file("ca.crt"), server.file("stranger.crt"));
+    let pinned = server.file("server.crt");
+    for (host, parameters, encrypted) in [
+        ("localhost", "sslmode=disable".to_owned(), false),
+        ("localhost", "sslmode=allow".to_owned(), false),
+        ("localhost", "sslmode=prefer".to_owned(), true),
+        ("localhost", String::new(), true),
+        ("127.0.0.1", "sslmode=require".to_owned(), true),
+        (
+            "127.0.0.1",
+            format!("sslmode=verify-ca&sslrootcert={ca}"),
+            true,
+        ),
+        (
+            "localhost",
+            format!("sslmode=verify-full&sslrootcert={ca}"),
+            true,
+        ),
+        (
+            "localhost",
+            format!("sslmode=verify-full&sslrootcert={pinned}"),
+            true,
+        ),
+    ] {
+        let connection = connect(&url(host, "trusted", &parameters)).await;
+        let connection = connection.unwrap_or_else(|error| panic!("{parameters}: {error}"));
+        assert_eq!(connection.is_encrypted(), encrypted, "{parameters}");
+    }
+    for (host, parameters, code) in [
+        (
+            "localhost",
+            format!("sslmode=verify-ca&sslrootcert={stranger}"),
+            codes::TARGET_TLS_UNTRUSTED,
+        ),
+        (
+            "localhost",
+            format!("sslmode=require&sslrootcert={stranger}"),
+            codes::TARGET_TLS_UNTRUSTED,
+        ),
+        (
+            "127.0.0.1",
+            format!("sslmode=verify-full&sslrootcert={ca}"),
+            codes::TARGET_TLS_WRONG_HOST,
+        ),
+        (
+            "127.0.0.1",
+            format!("sslmode=verify-full&sslrootcert={pinned}"),
+            codes::TARGET_TLS_WRONG_HOST,
+        ),
+        (
+            "localhost",
+            "sslmode=verify-full&sslrootcert=/nowhere.pem".to_owned(),
+            codes::TARGET_TLS_FILES,
+        ),
+        (
+            "localhost",
+            format!("sslmode=verify-full&sslrootcert={}", server.file("ca.key")),
+            codes::TARGET_TLS_FILES,
+        ),
+    ] {
+        let error = connect(&url(host, "trusted", &parameters))
+            .await
+            .unwrap_err();
+        assert_eq!(
+            (error.code(), error.kind()),
+            (code, ErrorKind::Definite),
+            "{parameters}: {error}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn expired_certificates_are_told_apart() {
+    let server = server();
+    let parameters = format!("sslmode=verify-full&sslrootcert={}", server.file("ca.crt"));
+    for (certificate, code) in [
+        ("expired", codes::TARGET_TLS_EXPIRED),
+        ("server", codes::TARGET_TLS_NOT_OFFERED),
+    ] {
+        let port = tls_port(certificate, certificate == "expired");
+        let error = connect(&format!("postgres://u@localhost:{port}/d?{parameters}"))
+            .await
+            .unwrap_err();
+        assert_eq!(error.code(), code, "{error}");
+    }
+}
+
+/// A port that answers an SSLRequest with a certificate's TLS, or with "no".
+fn tls_port(certificate: &str, offers: bool) -> u16 {
+    let tls_config = offers.then(|| server().tls_config(certificate));
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for socket in listener.incoming() {
+            let mut socket = socket.unwrap();
+            socket.read_exact(&mut [0; 8]).unwrap();
+            let Some(tls_config) = &tls_config else {
+                socket.write_all(b"N").unwrap();
+                continue;
+            };
+            socket.write_all(b"S").unwrap();
+            let tls = rustls::ServerConnection::new(std::sync::Arc::clone(tls_config)).unwrap();
+            // The client breaks off when it sees the certificate.
+            drop(rustls::StreamOwned::new(tls, socket).read(&mut [0; 1]));
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn modes_give_way_only_where_they_say_so() {
+    // pg_hba.conf lets these in one way only.
+    for (user, parameters, encrypted) in [
+        ("onlytls", "sslmode=allow", Some(true)),
+        ("onlytls", "sslmode=disable", None),
+        ("onlyplain", "sslmode=prefer", Some(false)),
+        ("onlyplain", "sslmode=require", None),
+    ] {
+        let outcome = connect(&url("localhost", user, parameters)).await;
+        match (outcome, encrypted) {
+            (Ok(connection), Some(encrypted)) => {
+                assert_eq!(connection.is_encrypted(), encrypted, "{user} {parameters}");
+            }
+            (Err(error), None) => assert_eq!(error.code(), codes::TARGET_AUTHENTICATION, "{error}"),
+            (outcome, _) => panic!("{user} {parameters}: {outcome:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_way_of_login_works_and_a_wrong_password_is_definite() {
+    for user in ["scram", "md5", "clear"] {
+        for parameters in ["sslmode=disable", "sslmode=require"] {
+            connect(&url("localhost", user, parameters)).await.unwrap();
+            let mut config =
+                ConnectConfig::parse(&url("localhost", user, parameters), Side::Source).unwrap();
+            config.set_password(Secret::new("wr0ng"));
+            let error = Connection::connect(&config, Role::Ordinary)
+                .await
+                .unwrap_err();
+            assert_eq!(error.code(), codes::SOURCE_AUTHENTICATION, "{error}");
+            assert_eq!(error.kind(), ErrorKind::Definite);
+            assert_eq!(error.sqlstate_code(), Some("28P01"));
+            assert!(!format!("{error:?}").contains("wr0ng"));
+            config.password = None;
+            let error = Connection::connect(&config, Role::Ordinary)
+                .await
+                .unwrap_err();
+            assert_eq!(error.code(), codes::SOURCE_AUTHENTICATION, "{error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn channel_binding_is_used_and_can_be_demanded() {
+    for (user, parameters, works) in [
+        ("scram", "sslmode=require&channel_binding=require", true),
+        ("scram", "sslmode=require&channel_binding=disable", true),
+        ("scram", "sslmode=disable&channel_binding=require", false),
+        ("md5", "sslmode=require&channel_binding=require", false),
+        ("trusted", "sslmode=require&channel_binding=require", false),
+    ] {
+        let outcome = connect(&url("localhost", user, parameters)).await;
+        match outcome {
+            Ok(_) => assert!(works, "{user} {parameters}"),
+            Err(error) => {
+                assert!(!works, "{user} {parameters}: {error}");
+                assert_eq!(error.code(), codes::TARGET_AUTHENTICATION);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn client_certificates_log_in() {
+    let file = |name| server().file(name);
+    let good = format!(
+        "sslmode=require&sslcert={}&sslkey={}",
+        file("client.crt"),
+        file("client.key")
+    );
+    connect(&url("localhost", "certified", &good))
+        .await
+        .unwrap();
+    for (parameters, code) in [
+        ("sslmode=require".to_owned(), codes::TARGET_AUTHENTICATION),
+        (
+            format!(
+                "sslmode=require&sslcert={}&sslkey={}",
+                file("client.crt"),
+                file("ca.key")
+            ),
+            codes::TARGET_TLS_FILES,
+        ),
+        // Of an authority that the server does not know.
+        (
+            format!(
+                "sslmode=require&sslcert={}&sslkey={}",
+                file("stranger.crt"),
+                file("stranger.key")
+            ),
+            codes::TARGET_TLS_FILES,
+        ),
+    ] {
+        let error = connect(&url("localhost", "certified", &parameters))
+            .await
+            .unwrap_err();
+        assert_eq!(error.code(), code, "{parameters}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn wrong_addresses_and_names_are_told_apart() {
+    let port = server().port;
+    let free = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let cases: [(String, Code, ErrorKind); 5] = [
+        (
+            format!("postgres://trusted@localhost:{port}/nowhere"),
+            codes::TARGET_NO_DATABASE,
+            ErrorKind::Definite,
+        ),
+        (
+            format!("postgres://nobody:x@127.0.0.1:{port}/postgres"),
+            codes::TARGET_AUTHENTICATION,
+            ErrorKind::Definite,
+        ),
+        (
+            format!("postgres://trusted@127.0.0.1:{free}/postgres"),
+            codes::TARGET_REFUSED,
+            ErrorKind::Transient,
+        ),
+        (
+            "postgres://trusted@no-such-host.invalid/postgres".to_owned(),
+            codes::TARGET_UNRESOLVED,
+            ErrorKind::Transient,
+        ),
+        (
+            "postgres://trusted@/postgres?host=/nowhere".to_owned(),
+            codes::TARGET_REFUSED,
+            ErrorKind::Transient,
+        ),
+    ];
+    for (url, code, kind) in cases {
+        let error = connect(&url).await.unwrap_err();
+        assert_eq!((error.code(), error.kind()), (code, kind), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_silent_port_is_given_up_in_time() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    for parameters in ["sslmode=disable", "sslmode=require"] {
+        let url = format!("postgres://u@127.0.0.1:{port}/d?connect_timeout=1&{parameters}");
+        let error = connect(&url).await.unwrap_err();
+        assert_eq!(error.code(), codes::TARGET_UNREACHABLE, "{error}");
+        assert_eq!(error.kind(), ErrorKind::Transient);
+        assert!(error.to_string().contains("within 1 s"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_postgresql_is_recognised() {
+    // What each says when it is greeted by PostgreSQL's start-up; SSH and MySQL speak first.
+    let http = &b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"[..];
+    let ssh = b"SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u3\r\n";
+    let mysql = b"\x4a\0\0\0\x0a8.0.36\0\x0b\0\0\0abcdefgh\0\xff\xf7\x21\x02\0\xff\x81\x15\0\0";
+    let redis = b"-ERR unknown command\r\n";
+    for greeting in [http, ssh, mysql, redis] {
+        for parameters in ["sslmode=disable", "sslmode=require"] {
+            let port = greeter(greeting);
+            let error = connect(&format!("postgres://u@127.0.0.1:{port}/d?{parameters}"))
+                .await
+                .unwrap_err();
+            let said = String::from_utf8_lossy(greeting).into_owned();
+            assert_eq!(
+                error.code(),
+                codes::TARGET_NOT_POSTGRESQL,
+                "{said:?} {parameters}: {error}"
+            );
+            assert_eq!(error.kind(), ErrorKind::Definite);
+            let expected = format!("127.0.0.1:{port} does not speak PostgreSQL");
+            assert!(error.to_string().contains(&expected), "{error}");
+        }
+    }
+}
+
+/// A port that says one thing to whoever comes, and then listens until the other end hangs up.
+fn greeter(greeting: &'static [u8]) -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for socket in listener.incoming() {
+            let mut socket = socket.unwrap();
+            socket.write_all(greeting).unwrap();
+            drop(socket.read_to_end(&mut Vec::new()));
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn the_wanted_host_is_chosen_among_several() {
+    let port = server().port;
+    let free = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let hosts = format!("127.0.0.1:{free},127.0.0.1:{port}");
+    for (wanted, found) in [
+        ("any", true),
+        ("read-write", true),
+        ("primary", true),
+        ("prefer-standby", true),
+        ("standby", false),
+        ("read-only", false),
+    ] {
+        let url = format!("postgres://trusted@{hosts}/postgres?target_session_attrs={wanted}");
+        let outcome = connect(&url).await;
+        assert_eq!(outcome.is_ok(), found, "{wanted}");
+    }
+    let url = format!("postgres://trusted@127.0.0.1:{port}/postgres?target_session_attrs=standby");
+    let error = connect(&url).await.unwrap_err();
+    assert_eq!(error.code(), codes::TARGET_SESSION_ATTRS, "{error}");
+}
