@@ -7,6 +7,8 @@ use crate::filter::Filter;
 use crate::mask::Mask;
 use crate::schema::{TableName, TableSchema, ValueClass};
 
+#[cfg(test)]
+pub(crate) mod fixture;
 mod rules;
 
 pub use rules::{ColumnPattern, MaskRule, MaskWith, Rules, TableRule};
