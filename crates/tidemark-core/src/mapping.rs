@@ -9,8 +9,10 @@ use crate::schema::{TableName, TableSchema, ValueClass};
 
 #[cfg(test)]
 pub(crate) mod fixture;
+mod projection;
 mod rules;
 
+pub use projection::{Carry, Mismatch, Projection, Unchanged};
 pub use rules::{ColumnPattern, MaskRule, MaskWith, Rules, TableRule};
 
 /// One selected table and where it goes.

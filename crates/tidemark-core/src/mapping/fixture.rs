@@ -39,6 +39,7 @@ pub(crate) fn column(name: &str, type_name: &str) -> Column {
         collation: None,
         is_binary_portable: true,
         is_toastable: false,
+        comment: None,
     }
 }
 
