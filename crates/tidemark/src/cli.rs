@@ -1,0 +1,268 @@
+//! The command line: its tree, its help, and what to say when it is not understood.
+//!
+//! Arguments of a verb are declared beside the verb; here are the verbs themselves, what all of them
+//! accept, and the order in which help presents it all: examples first. Completions and man pages are
+//! made from the same tree ([`command`]).
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::FalseyValueParser;
+use clap::error::ErrorKind;
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::logging::LogForm;
+use crate::output::numbers::parse_duration;
+use crate::verbs;
+
+pub(crate) mod examples;
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "tidemark",
+    version,
+    about = "Copies a database and keeps the copy current, with no gap and no duplicate between the two.",
+    max_term_width = 100
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) everywhere: Everywhere,
+    #[command(subcommand)]
+    pub(crate) verb: Option<Verb>,
+}
+
+/// What every verb accepts.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Everywhere")]
+pub(crate) struct Everywhere {
+    /// One JSON object per answer on stdout, and nothing else there
+    #[arg(long, global = true, env = "TIDEMARK_JSON", hide_env = true,
+          value_parser = FalseyValueParser::new())]
+    pub(crate) json: bool,
+    /// Errors only
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+    /// Say more; twice: everything
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// No colour (also `NO_COLOR`)
+    #[arg(long, global = true)]
+    pub(crate) no_color: bool,
+    /// No progress (also `TIDEMARK_NO_PROGRESS`)
+    #[arg(long, global = true, env = "TIDEMARK_NO_PROGRESS", hide_env = true,
+          value_parser = FalseyValueParser::new())]
+    pub(crate) no_progress: bool,
+    /// Never ask; what needs consent is refused without --yes
+    #[arg(long, global = true, env = "TIDEMARK_NO_INPUT", hide_env = true,
+          value_parser = FalseyValueParser::new())]
+    pub(crate) no_input: bool,
+    /// Give the consent that would be asked for
+    #[arg(short, long, global = true)]
+    pub(crate) yes: bool,
+    /// Give up after this long (30s, 5m); what runs a pipeline stops in order
+    #[arg(long, global = true, value_name = "TIME", env = "TIDEMARK_TIMEOUT", hide_env = true,
+          value_parser = parse_duration)]
+    pub(crate) timeout: Option<Duration>,
+    /// The pipeline file of verbs that are given none
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "TIDEMARK_CONFIG",
+        hide_env = true
+    )]
+    pub(crate) config: Option<PathBuf>,
+    /// Form of log lines; without it text on a terminal, else json
+    #[arg(long, global = true, value_name = "FORM", env = "TIDEMARK_LOG_FORMAT", hide_env = true,
+          value_parser = log_form, hide_possible_values = true)]
+    pub(crate) log_format: Option<LogForm>,
+}
+
+fn log_form(text: &str) -> Result<LogForm, String> {
+    match text {
+        "text" => Ok(LogForm::Text),
+        "json" => Ok(LogForm::Json),
+        _ => Err("write text or json".to_owned()),
+    }
+}
+
+/// The verbs, in the order of the first screen.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// What an error or check code means, and what to do first
+    Explain(verbs::explain::ExplainArgs),
+    /// Completions for a shell
+    Completions(verbs::completions::CompletionsArgs),
+    /// Manual pages
+    Man(verbs::man::ManArgs),
+    /// Version of this program
+    Version,
+}
+
+impl Verb {
+    /// The verb as typed, and as the envelope names it.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Verb::Explain(_) => "explain",
+            Verb::Completions(_) => "completions",
+            Verb::Man(_) => "man",
+            Verb::Version => "version",
+        }
+    }
+}
+
+/// What the arguments ask for.
+#[derive(Debug)]
+pub(crate) enum Parsed {
+    /// A verb.
+    Verb(Box<Cli>, Verb),
+    /// Text that was asked for: help, version.
+    Text(String),
+    /// They make no sense.
+    Refused(Refusal),
+}
+
+/// Why the arguments make no sense.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    /// All of it, for a person.
+    pub(crate) text: String,
+    /// The first sentence, for a program.
+    pub(crate) sentence: String,
+    /// The verb, where it was understood.
+    pub(crate) command: &'static str,
+    /// Whether `--json` was among the arguments.
+    pub(crate) wants_json: bool,
+}
+
+/// Reads the arguments, the program's name first.
+pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Parsed {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let parsed = command()
+        .try_get_matches_from(&arguments)
+        .and_then(|matches| Cli::from_arg_matches(&matches));
+    match parsed {
+        Ok(mut cli) => match cli.verb.take() {
+            Some(verb) => Parsed::Verb(Box::new(cli), verb),
+            None => Parsed::Text(first_screen()),
+        },
+        Err(err) => match err.kind() {
+            ErrorKind::DisplayHelp
+            | ErrorKind::DisplayVersion
+            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+                Parsed::Text(err.to_string().trim_end().to_owned())
+            }
+            _ => Parsed::Refused(refusal(&err, &arguments)),
+        },
+    }
+}
+
+fn refusal(err: &clap::Error, arguments: &[OsString]) -> Refusal {
+    let text = err.to_string().trim_end().to_owned();
+    let sentence = text.lines().next().unwrap_or_default();
+    let sentence = sentence
+        .strip_prefix("error: ")
+        .unwrap_or(sentence)
+        .to_owned();
+    let before_dashes = || {
+        arguments
+            .iter()
+            .skip(1)
+            .take_while(|argument| *argument != "--")
+    };
+    let command = before_dashes().find_map(|argument| {
+        let argument = argument.to_str()?;
+        examples::VERBS
+            .iter()
+            .map(|verb| verb.name)
+            .find(|name| *name == argument)
+    });
+    Refusal {
+        text,
+        sentence,
+        command: command.unwrap_or("tidemark"),
+        wants_json: before_dashes().any(|argument| argument == "--json"),
+    }
+}
+
+/// The tree with its help in our order.
+pub(crate) fn command() -> clap::Command {
+    let mut command = Cli::command().help_template(format!("{FIRST_SCREEN}\n\n{{options}}",));
+    for verb in examples::VERBS {
+        command = command.mut_subcommand(verb.name, |subcommand| with_examples(subcommand, verb));
+    }
+    command
+}
+
+/// A verb's help: what it does, examples, then the rest.
+fn with_examples(command: clap::Command, verb: &examples::Verb) -> clap::Command {
+    let width = verb
+        .examples
+        .iter()
+        .map(|(line, _)| line.len())
+        .max()
+        .unwrap_or(0);
+    let examples: String = verb
+        .examples
+        .iter()
+        .map(|(line, what)| format!("  {line:width$}   {what}\n"))
+        .collect();
+    command.help_template(format!(
+        "{{about-with-newline}}\nExamples:\n{examples}\n{{usage-heading}} {{usage}}\n\n{{all-args}}"
+    ))
+}
+
+/// `tidemark` alone.
+pub(crate) fn first_screen() -> String {
+    FIRST_SCREEN.to_owned()
+}
+
+const FIRST_SCREEN: &str = "\
+Tidemark copies a database and keeps the copy current.
+
+Also       explain · completions · man · version
+
+Examples   tidemark explain TM1010
+More       tidemark help <verb> · man tidemark · tidemark explain TM1010";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tree_is_sound_and_every_verb_has_examples() {
+        command().debug_assert();
+        let verbs: Vec<String> = command()
+            .get_subcommands()
+            .map(|verb| verb.get_name().to_owned())
+            .collect();
+        let described: Vec<&str> = examples::VERBS.iter().map(|verb| verb.name).collect();
+        assert_eq!(verbs, described);
+    }
+
+    #[test]
+    fn every_example_is_understood() {
+        for verb in examples::VERBS {
+            assert!(!verb.examples.is_empty(), "{}", verb.name);
+            for (line, _) in verb.examples {
+                let first = line.split(" || ").next().unwrap_or(line);
+                let first = first.split(" > ").next().unwrap_or(first);
+                let words = first.split_whitespace().map(|word| word.trim_matches('\''));
+                match parse(words.map(OsString::from)) {
+                    Parsed::Verb(_, parsed) => assert_eq!(parsed.name(), verb.name, "{line}"),
+                    other => panic!("{line}: {other:?}"),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_screen_names_every_verb_and_no_other() {
+        let screen = first_screen();
+        for verb in examples::VERBS {
+            assert!(screen.contains(verb.name), "{}", verb.name);
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! Logs on stderr: lines for a person on a terminal, JSON lines everywhere else.
+//!
+//! JSON fields are `ts, level, msg` and, where an event has them, `code, pipeline, table, lsn, batch,
+//! error{…}` and others with the unit in their name. A line that repeats the one before it is counted
+//! and said once. Values of cells and secrets never get here: the engine does not log them.
+
+use std::fmt::{Debug, Write as _};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use serde_json::{Map, Value};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::output::numbers::{rfc3339, time_of_day};
+use crate::output::screen::{Screen, Stream};
+use crate::output::style::{Style, Tone};
+use crate::output::{Detail, Talk};
+
+/// Form of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LogForm {
+    /// `14:01:02 info  shop  step 1/5 check`.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// How loud a verb is by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Loudness {
+    /// Looks and answers: warnings only.
+    Answers,
+    /// Works for a while: changes of state, too.
+    Works,
+}
+
+/// A line is said again after this long although it repeats the one before.
+const REPEAT_SILENCE: Duration = Duration::from_secs(30);
+
+/// Keeps the log; what was held back is written when it is dropped.
+pub(crate) struct Log {
+    lines: Arc<Lines>,
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.lines.flush();
+    }
+}
+
+/// Starts logging for this process. `filter`: `TIDEMARK_LOG`, in the words of `EnvFilter`.
+pub(crate) fn start(talk: &Talk, form: LogForm, loudness: Loudness, filter: Option<&str>) -> Log {
+    let lines = Arc::new(Lines {
+        screen: Arc::clone(&talk.screen),
+        style: talk.err,
+        form,
+        state: Mutex::default(),
+    });
+    let level = match (talk.detail, loudness) {
+        (Detail::Quiet, _) => "error",
+        (Detail::Normal, Loudness::Answers) => "warn",
+        (Detail::Normal, Loudness::Works) => "info",
+        (Detail::Verbose, _) => "debug",
+        (Detail::Trace, _) => "trace",
+    };
+    let ours = format!("warn,tidemark={level},tidemark_core={level},tidemark_postgres={level}");
+    let filter = filter.and_then(|text| EnvFilter::try_new(text).ok());
+    let quiet = if talk.detail == Detail::Quiet {
+        "error"
+    } else {
+        ours.as_str()
+    };
+    let filter = filter.unwrap_or_else(|| EnvFilter::new(quiet));
+    let layer = Writer {
+        lines: Arc::clone(&lines),
+    }
+    .with_filter(filter);
+    // A second subscriber in one process is a programming error of ours alone.
+    tracing_subscriber::registry().with(layer).init();
+    Log { lines }
+}
+
+struct Writer {
+    lines: Arc<Lines>,
+}
+
+impl<S: Subscriber> Layer<S> for Writer {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        self.lines.push(*event.metadata().level(), fields);
+    }
+}
+
+/// Where lines are made and written.
+struct Lines {
+    screen: Arc<Screen>,
+    style: Style,
+    form: LogForm,
+    state: Mutex<Repeats>,
+}
+
+/// The last line and how often it came again.
+#[derive(Default)]
+struct Repeats {
+    last: Option<(Level, Fields)>,
+    said_at: Option<Instant>,
+    held: u64,
+}
+
+/// What an event carries.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Fields {
+    message: String,
+    others: Map<String, Value>,
+}
+
+impl Lines {
+    fn push(&self, level: Level, fields: Fields) {
+        let mut repeats = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_repeat = repeats
+            .last
+            .as_ref()
+            .is_some_and(|(l, f)| *l == level && *f == fields);
+        let is_recent = repeats
+            .said_at
+            .is_some_and(|at| at.elapsed() < REPEAT_SILENCE);
+        if is_repeat && is_recent {
+            repeats.held += 1;
+            return;
+        }
+        self.say_held(&mut repeats);
+        self.write(level, &fields, None);
+        repeats.last = Some((level, fields));
+        repeats.said_at = Some(Instant::now());
+    }
+
+    fn flush(&self) {
+        let mut repeats = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        self.say_held(&mut repeats);
+    }
+
+    fn say_held(&self, repeats: &mut Repeats) {
+        let held = std::mem::take(&mut repeats.held);
+        if held > 0
+            && let Some((level, fields)) = &repeats.last
+        {
+            self.write(*level, fields, Some(held));
+        }
+    }
+
+    fn write(&self, level: Level, fields: &Fields, repeated: Option<u64>) {
+        let line = match self.form {
+            LogForm::Json => json_line(SystemTime::now(), level, fields, repeated),
+            LogForm::Text => text_line(SystemTime::now(), level, fields, repeated, self.style),
+        };
+        self.screen.write(Stream::Err, &line);
+    }
+}
+
+fn json_line(now: SystemTime, level: Level, fields: &Fields, repeated: Option<u64>) -> String {
+    let mut line = Map::new();
+    line.insert("ts".to_owned(), rfc3339(now).into());
+    line.insert("level".to_owned(), level.as_str().to_lowercase().into());
+    line.insert("msg".to_owned(), fields.message.clone().into());
+    for (name, value) in &fields.others {
+        let value = match name.as_str() {
+            "error" => serde_json::json!({ "message": value }),
+            _ => value.clone(),
+        };
+        line.insert(name.clone(), value);
+    }
+    if let Some(count) = repeated {
+        line.insert("repeated".to_owned(), count.into());
+    }
+    Value::Object(line).to_string()
+}
+
+fn text_line(
+    now: SystemTime,
+    level: Level,
+    fields: &Fields,
+    repeated: Option<u64>,
+    style: Style,
+) -> String {
+    let (word, tone) = match level {
+        Level::ERROR => ("error", Tone::Bad),
+        Level::WARN => ("warn ", Tone::Caution),
+        Level::INFO => ("info ", Tone::Strong),
+        _ => ("debug", Tone::Faint),
+    };
+    let mut line = format!("{} {}", time_of_day(now), style.paint(tone, word));
+    let shown = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    if let Some(pipeline) = fields.others.get("pipeline") {
+        write!(line, " {}", shown(pipeline)).expect("writing to a String does not fail");
+    }
+    write!(line, "  {}", fields.message).expect("writing to a String does not fail");
+    for (name, value) in &fields.others {
+        if name != "pipeline" {
+            let pair = format!(" {name}={}", shown(value));
+            line.push_str(&style.paint(Tone::Faint, &pair));
+        }
+    }
+    if let Some(count) = repeated {
+        write!(line, " (repeated {count} times)").expect("writing to a String does not fail");
+    }
+    line
+}
+
+impl Fields {
+    fn put(&mut self, field: &Field, value: Value) {
+        // `log`'s own fields say where in the code; levels and messages say enough.
+        match field.name() {
+            "message" => {
+                self.message = match value {
+                    Value::String(text) => text,
+                    other => other.to_string(),
+                }
+            }
+            name if name.starts_with("log.") => {}
+            name => {
+                self.others.insert(name.to_owned(), value);
+            }
+        }
+    }
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.put(field, format!("{value:?}").into());
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.put(field, value.into());
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.put(field, value.into());
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.put(field, value.into());
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.put(field, value.into());
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.put(field, value.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields() -> Fields {
+        let mut fields = Fields {
+            message: "step 1/5 check".to_owned(),
+            others: Map::new(),
+        };
+        fields.others.insert("pipeline".to_owned(), "shop".into());
+        fields.others.insert("passed".to_owned(), 22.into());
+        fields
+            .others
+            .insert("error".to_owned(), "connection closed".into());
+        fields
+    }
+
+    #[test]
+    fn json_lines_have_the_documented_fields() {
+        let line = json_line(SystemTime::UNIX_EPOCH, Level::INFO, &fields(), Some(3));
+        let value: Value = serde_json::from_str(&line).expect("a JSON line");
+        assert_eq!(value["ts"], "1970-01-01T00:00:00.000Z");
+        assert_eq!(value["level"], "info");
+        assert_eq!(value["msg"], "step 1/5 check");
+        assert_eq!(value["pipeline"], "shop");
+        assert_eq!(value["passed"], 22);
+        assert_eq!(value["error"]["message"], "connection closed");
+        assert_eq!(value["repeated"], 3);
+    }
+
+    #[test]
+    fn text_lines_name_the_pipeline_first() {
+        let line = text_line(
+            SystemTime::UNIX_EPOCH,
+            Level::WARN,
+            &fields(),
+            None,
+            Style::PLAIN,
+        );
+        assert_eq!(
+            line,
+            "00:00:00 warn  shop  step 1/5 check passed=22 error=connection closed"
+        );
+    }
+}

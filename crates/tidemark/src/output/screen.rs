@@ -1,0 +1,202 @@
+//! The two streams of an invocation, and at most one live region at the bottom of a terminal.
+//!
+//! Everything that is written goes through here, because a line that appears while a region is shown
+//! must go above it. Progress and `--watch` own the region; logs and hints write lines. A reader that
+//! goes away (`| head`) ends the output, not the work: such writes are dropped.
+
+use std::io::{IsTerminal, Write};
+use std::sync::{Mutex, MutexGuard};
+
+use super::style::Surface;
+use super::table::display_width;
+
+/// One of the two streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stream {
+    /// Results.
+    Out,
+    /// Everything else.
+    Err,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub(crate) struct Screen {
+    out_is_terminal: bool,
+    err_is_terminal: bool,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    region: Option<Region>,
+}
+
+#[derive(Debug)]
+struct Region {
+    stream: Stream,
+    lines: Vec<String>,
+}
+
+impl Screen {
+    /// The streams of this process.
+    pub(crate) fn new() -> Screen {
+        Screen {
+            out_is_terminal: std::io::stdout().is_terminal(),
+            err_is_terminal: std::io::stderr().is_terminal(),
+            state: Mutex::default(),
+        }
+    }
+
+    /// Whether a stream is a terminal.
+    pub(crate) fn is_terminal(&self, stream: Stream) -> bool {
+        match stream {
+            Stream::Out => self.out_is_terminal,
+            Stream::Err => self.err_is_terminal,
+        }
+    }
+
+    /// What a stream ends in.
+    pub(crate) fn surface(&self, stream: Stream) -> Surface {
+        if self.is_terminal(stream) {
+            Surface::Terminal
+        } else {
+            Surface::Other
+        }
+    }
+
+    /// Columns of the terminal; `None` where the stream is none, so that nothing is cut.
+    pub(crate) fn width(&self, stream: Stream) -> Option<usize> {
+        self.is_terminal(stream).then(|| size().0)
+    }
+
+    /// Writes lines, above the region if there is one.
+    pub(crate) fn write(&self, stream: Stream, text: &str) {
+        let mut state = self.lock();
+        let region = state.region.take();
+        if let Some(region) = &region {
+            erase(region);
+        }
+        emit(stream, &format!("{text}\n"));
+        if let Some(region) = region {
+            draw(&region);
+            state.region = Some(region);
+        }
+    }
+
+    /// Shows these lines in the region, in place of those that are there. Only for a terminal.
+    pub(crate) fn show(&self, stream: Stream, lines: Vec<String>) {
+        debug_assert!(self.is_terminal(stream), "a region needs a terminal");
+        let mut state = self.lock();
+        if let Some(old) = state.region.take() {
+            erase(&old);
+        }
+        let (width, height) = size();
+        let shown = lines.into_iter().take(height.saturating_sub(1).max(1));
+        let lines = shown.map(|line| cut(&line, width)).collect();
+        let region = Region { stream, lines };
+        draw(&region);
+        state.region = Some(region);
+    }
+
+    /// Takes the region away.
+    pub(crate) fn clear(&self) {
+        if let Some(region) = self.lock().region.take() {
+            erase(&region);
+        }
+    }
+
+    /// Leaves the region's last lines where they are.
+    pub(crate) fn leave(&self) {
+        self.lock().region = None;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic while drawing leaves at worst a crooked region.
+        self.state
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// Columns and rows of the terminal.
+fn size() -> (usize, usize) {
+    match terminal_size::terminal_size() {
+        Some((terminal_size::Width(width), terminal_size::Height(height))) if width > 0 => {
+            (usize::from(width), usize::from(height))
+        }
+        _ => (80, 24),
+    }
+}
+
+fn draw(region: &Region) {
+    let text: String = region
+        .lines
+        .iter()
+        .map(|line| format!("{line}\n"))
+        .collect();
+    emit(region.stream, &text);
+}
+
+/// Goes up to the region's first line and erases to the end of the screen (ECMA-48: CUU, ED).
+fn erase(region: &Region) {
+    if !region.lines.is_empty() {
+        emit(
+            region.stream,
+            &format!("\u{1b}[{}A\u{1b}[0J", region.lines.len()),
+        );
+    }
+}
+
+fn emit(stream: Stream, text: &str) {
+    // A closed pipe is the reader's choice; there is nobody left to tell.
+    match stream {
+        Stream::Out => {
+            let mut out = std::io::stdout().lock();
+            drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
+        }
+        Stream::Err => {
+            let mut err = std::io::stderr().lock();
+            drop(err.write_all(text.as_bytes()).and_then(|()| err.flush()));
+        }
+    }
+}
+
+/// A line cut to a width; colour codes take no room and stay balanced.
+fn cut(line: &str, width: usize) -> String {
+    let mut out = String::with_capacity(line.len());
+    let mut used = 0;
+    let mut rest = line;
+    while let Some(c) = rest.chars().next() {
+        if c == '\u{1b}' {
+            let end = rest.find('m').map_or(rest.len(), |at| at + 1);
+            let (code, after) = rest.split_at(end);
+            out.push_str(code);
+            rest = after;
+            continue;
+        }
+        let (char_text, after) = rest.split_at(c.len_utf8());
+        used += display_width(char_text);
+        if used <= width {
+            out.push(c);
+        }
+        rest = after;
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cut;
+
+    #[test]
+    fn lines_are_cut_by_what_is_seen() {
+        assert_eq!(cut("abcdef", 3), "abc");
+        assert_eq!(
+            cut("\u{1b}[32mabc\u{1b}[0mdef", 4),
+            "\u{1b}[32mabc\u{1b}[0md"
+        );
+        assert_eq!(cut("\u{1b}[32mabcdef\u{1b}[0m", 2), "\u{1b}[32mab\u{1b}[0m");
+        assert_eq!(cut("表表表", 4), "表表");
+    }
+}
