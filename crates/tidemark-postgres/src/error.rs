@@ -16,277 +16,100 @@ use crate::wire::ServerError;
 
 use ErrorKind::{Data, Definite, Transient};
 
-/// A SQLSTATE or its beginning, what follows, the codes for source and target, and a sentence.
-type Rule = (&'static str, ErrorKind, Code, Code, &'static str);
+/// The catalogue's codes for source and target.
+type Codes = (Code, Code);
+
+const AUTHENTICATION: Codes = (codes::SOURCE_AUTHENTICATION, codes::TARGET_AUTHENTICATION);
+const CANCELLED: Codes = (codes::SOURCE_CANCELLED, codes::TARGET_CANCELLED);
+const CHECK: Codes = (codes::SOURCE_VALUE, codes::TARGET_CHECK);
+const CONFLICT: Codes = (codes::SOURCE_CONFLICT, codes::TARGET_CONFLICT);
+const CONNECTION_LOST: Codes = (codes::SOURCE_CONNECTION_LOST, codes::TARGET_CONNECTION_LOST);
+const DISK_FULL: Codes = (codes::SOURCE_DISK_FULL, codes::TARGET_DISK_FULL);
+const FOREIGN_KEY: Codes = (codes::SOURCE_VALUE, codes::TARGET_FOREIGN_KEY);
+const NO_DATABASE: Codes = (codes::SOURCE_NO_DATABASE, codes::TARGET_NO_DATABASE);
+const NO_OBJECT: Codes = (codes::SOURCE_NO_OBJECT, codes::TARGET_NO_OBJECT);
+const NOT_NULL: Codes = (codes::SOURCE_VALUE, codes::TARGET_NOT_NULL);
+const PERMISSION: Codes = (codes::SOURCE_PERMISSION, codes::TARGET_PERMISSION);
+const PROTOCOL: Codes = (codes::SOURCE_PROTOCOL, codes::TARGET_PROTOCOL);
+const READ_ONLY: Codes = (codes::SOURCE_READ_ONLY, codes::TARGET_READ_ONLY);
+const REFUSED: Codes = (
+    codes::SOURCE_REFUSED_STATEMENT,
+    codes::TARGET_REFUSED_STATEMENT,
+);
+const RESOURCES: Codes = (codes::SOURCE_RESOURCES, codes::TARGET_RESOURCES);
+const SHUTDOWN: Codes = (codes::SOURCE_SHUTDOWN, codes::TARGET_SHUTDOWN);
+const SYSTEM: Codes = (codes::SOURCE_SYSTEM, codes::TARGET_SYSTEM);
+const TOO_MANY: Codes = (
+    codes::SOURCE_TOO_MANY_CONNECTIONS,
+    codes::TARGET_TOO_MANY_CONNECTIONS,
+);
+const UNIQUE: Codes = (codes::SOURCE_VALUE, codes::TARGET_UNIQUE);
+const VALUE: Codes = (codes::SOURCE_VALUE, codes::TARGET_VALUE);
+
+/// A SQLSTATE or its beginning, what follows from it, how it is explained, and a sentence.
+type Rule = (&'static str, ErrorKind, Codes, &'static str);
 
 const RULES: &[Rule] = &[
     // Connections.
-    (
-        "08P01",
-        Definite,
-        codes::SOURCE_PROTOCOL,
-        codes::TARGET_PROTOCOL,
-        "protocol violation",
-    ),
-    (
-        "08",
-        Transient,
-        codes::SOURCE_CONNECTION_LOST,
-        codes::TARGET_CONNECTION_LOST,
-        "connection lost",
-    ),
-    (
-        "28P01",
-        Definite,
-        codes::SOURCE_AUTHENTICATION,
-        codes::TARGET_AUTHENTICATION,
-        "authentication failed",
-    ),
-    (
-        "28",
-        Definite,
-        codes::SOURCE_AUTHENTICATION,
-        codes::TARGET_AUTHENTICATION,
-        "login refused",
-    ),
-    (
-        "3D000",
-        Definite,
-        codes::SOURCE_NO_DATABASE,
-        codes::TARGET_NO_DATABASE,
-        "no such database",
-    ),
+    ("08P01", Definite, PROTOCOL, "protocol violation"),
+    ("08", Transient, CONNECTION_LOST, "connection lost"),
+    ("28P01", Definite, AUTHENTICATION, "authentication failed"),
+    ("28", Definite, AUTHENTICATION, "login refused"),
+    ("3D000", Definite, NO_DATABASE, "no such database"),
     // Resources.
-    (
-        "53100",
-        Transient,
-        codes::SOURCE_DISK_FULL,
-        codes::TARGET_DISK_FULL,
-        "disk full",
-    ),
-    (
-        "53300",
-        Transient,
-        codes::SOURCE_TOO_MANY_CONNECTIONS,
-        codes::TARGET_TOO_MANY_CONNECTIONS,
-        "too many connections",
-    ),
-    (
-        "53",
-        Transient,
-        codes::SOURCE_RESOURCES,
-        codes::TARGET_RESOURCES,
-        "out of resources",
-    ),
-    (
-        "54",
-        Definite,
-        codes::SOURCE_REFUSED_STATEMENT,
-        codes::TARGET_REFUSED_STATEMENT,
-        "limit of the server exceeded",
-    ),
+    ("53100", Transient, DISK_FULL, "disk full"),
+    ("53300", Transient, TOO_MANY, "too many connections"),
+    ("53", Transient, RESOURCES, "out of resources"),
+    ("54", Definite, REFUSED, "limit of the server exceeded"),
     // Operators.
+    ("57014", Transient, CANCELLED, "statement cancelled"),
+    ("57P04", Definite, NO_DATABASE, "database dropped"),
     (
-        "57014",
+        "57P05",
         Transient,
-        codes::SOURCE_CANCELLED,
-        codes::TARGET_CANCELLED,
-        "statement cancelled",
+        CONNECTION_LOST,
+        "session ended by its time limit",
     ),
-    (
-        "57P04",
-        Definite,
-        codes::SOURCE_NO_DATABASE,
-        codes::TARGET_NO_DATABASE,
-        "database dropped",
-    ),
-    (
-        "57",
-        Transient,
-        codes::SOURCE_SHUTDOWN,
-        codes::TARGET_SHUTDOWN,
-        "server is stopping or starting",
-    ),
-    (
-        "58",
-        Transient,
-        codes::SOURCE_SYSTEM,
-        codes::TARGET_SYSTEM,
-        "system error on the server",
-    ),
-    // Other sessions.
-    (
-        "40",
-        Transient,
-        codes::SOURCE_CONFLICT,
-        codes::TARGET_CONFLICT,
-        "conflict with another session",
-    ),
-    (
-        "55P03",
-        Transient,
-        codes::SOURCE_CONFLICT,
-        codes::TARGET_CONFLICT,
-        "lock not granted in time",
-    ),
-    (
-        "55006",
-        Transient,
-        codes::SOURCE_CONFLICT,
-        codes::TARGET_CONFLICT,
-        "object in use",
-    ),
-    // 25P03, 25P04, 57P05: time limits that end the session.
+    ("57", Transient, SHUTDOWN, "server is stopping or starting"),
+    ("58", Transient, SYSTEM, "system error on the server"),
+    // Other sessions, and time limits that end a session.
+    ("40", Transient, CONFLICT, "conflict with another session"),
+    ("55P03", Transient, CONFLICT, "lock not granted in time"),
+    ("55006", Transient, CONFLICT, "object in use"),
     (
         "25P03",
         Transient,
-        codes::SOURCE_CONNECTION_LOST,
-        codes::TARGET_CONNECTION_LOST,
+        CONNECTION_LOST,
         "session ended by its time limit",
     ),
     (
         "25P04",
         Transient,
-        codes::SOURCE_CONNECTION_LOST,
-        codes::TARGET_CONNECTION_LOST,
+        CONNECTION_LOST,
         "session ended by its time limit",
     ),
-    (
-        "25006",
-        Definite,
-        codes::SOURCE_READ_ONLY,
-        codes::TARGET_READ_ONLY,
-        "server is read-only",
-    ),
     // Privileges and objects.
-    (
-        "42501",
-        Definite,
-        codes::SOURCE_PERMISSION,
-        codes::TARGET_PERMISSION,
-        "permission denied",
-    ),
-    (
-        "42P01",
-        Definite,
-        codes::SOURCE_NO_OBJECT,
-        codes::TARGET_NO_OBJECT,
-        "no such table",
-    ),
-    (
-        "42703",
-        Definite,
-        codes::SOURCE_NO_OBJECT,
-        codes::TARGET_NO_OBJECT,
-        "no such column",
-    ),
-    (
-        "42704",
-        Definite,
-        codes::SOURCE_NO_OBJECT,
-        codes::TARGET_NO_OBJECT,
-        "no such object",
-    ),
-    (
-        "42883",
-        Definite,
-        codes::SOURCE_NO_OBJECT,
-        codes::TARGET_NO_OBJECT,
-        "no such function",
-    ),
-    (
-        "3F000",
-        Definite,
-        codes::SOURCE_NO_OBJECT,
-        codes::TARGET_NO_OBJECT,
-        "no such schema",
-    ),
-    (
-        "0A000",
-        Definite,
-        codes::SOURCE_REFUSED_STATEMENT,
-        codes::TARGET_REFUSED_STATEMENT,
-        "not supported by the server",
-    ),
-    (
-        "25",
-        Definite,
-        codes::SOURCE_REFUSED_STATEMENT,
-        codes::TARGET_REFUSED_STATEMENT,
-        "invalid transaction state",
-    ),
-    (
-        "42",
-        Definite,
-        codes::SOURCE_REFUSED_STATEMENT,
-        codes::TARGET_REFUSED_STATEMENT,
-        "statement refused",
-    ),
-    (
-        "55",
-        Definite,
-        codes::SOURCE_REFUSED_STATEMENT,
-        codes::TARGET_REFUSED_STATEMENT,
-        "not possible in the present state",
-    ),
+    ("25006", Definite, READ_ONLY, "server is read-only"),
+    ("42501", Definite, PERMISSION, "permission denied"),
+    ("42P01", Definite, NO_OBJECT, "no such table"),
+    ("42703", Definite, NO_OBJECT, "no such column"),
+    ("42704", Definite, NO_OBJECT, "no such object"),
+    ("42883", Definite, NO_OBJECT, "no such function"),
+    ("3F000", Definite, NO_OBJECT, "no such schema"),
+    ("0A", Definite, REFUSED, "not supported by the server"),
+    ("25", Definite, REFUSED, "invalid transaction state"),
+    ("42", Definite, REFUSED, "statement refused"),
+    ("55", Definite, REFUSED, "not possible in the present state"),
     // Data.
-    (
-        "23502",
-        Data,
-        codes::SOURCE_VALUE,
-        codes::TARGET_NOT_NULL,
-        "null where none is allowed",
-    ),
-    (
-        "23503",
-        Data,
-        codes::SOURCE_VALUE,
-        codes::TARGET_FOREIGN_KEY,
-        "foreign key violation",
-    ),
-    (
-        "23505",
-        Data,
-        codes::SOURCE_VALUE,
-        codes::TARGET_UNIQUE,
-        "unique violation",
-    ),
-    (
-        "23",
-        Data,
-        codes::SOURCE_VALUE,
-        codes::TARGET_CHECK,
-        "constraint violation",
-    ),
-    (
-        "44",
-        Data,
-        codes::SOURCE_VALUE,
-        codes::TARGET_CHECK,
-        "check option violation",
-    ),
-    (
-        "22",
-        Data,
-        codes::SOURCE_VALUE,
-        codes::TARGET_VALUE,
-        "value does not fit",
-    ),
-    (
-        "P0001",
-        Data,
-        codes::SOURCE_VALUE,
-        codes::TARGET_CHECK,
-        "refused by a trigger or function",
-    ),
+    ("23502", Data, NOT_NULL, "null where none is allowed"),
+    ("23503", Data, FOREIGN_KEY, "foreign key violation"),
+    ("23505", Data, UNIQUE, "unique violation"),
+    ("23", Data, CHECK, "constraint violation"),
+    ("44", Data, CHECK, "check option violation"),
+    ("22", Data, VALUE, "value does not fit"),
+    ("P0001", Data, CHECK, "refused by a trigger or function"),
     // The server's own inconsistencies; retrying harms nothing and is visible.
-    (
-        "XX",
-        Transient,
-        codes::SOURCE_SYSTEM,
-        codes::TARGET_SYSTEM,
-        "internal error of the server",
-    ),
+    ("XX", Transient, SYSTEM, "internal error of the server"),
 ];
 
 /// Decides what an error of a server means for the pipeline.
@@ -295,15 +118,9 @@ pub fn classify(side: Side, error: ServerError) -> Error {
         .iter()
         .filter(|rule| error.sqlstate.starts_with(rule.0))
         .max_by_key(|rule| rule.0.len());
-    let (kind, code, sentence) = match rule {
-        Some((_, kind, source, target, sentence)) => {
-            (*kind, pick(side, *source, *target), *sentence)
-        }
-        None => {
-            let code = pick(side, codes::SOURCE_SYSTEM, codes::TARGET_SYSTEM);
-            (Transient, code, "unexpected error of the server")
-        }
-    };
+    let unknown = &("", Transient, SYSTEM, "unexpected error of the server");
+    let (_, kind, (source, target), sentence) = *rule.unwrap_or(unknown);
+    let code = pick(side, source, target);
     // Out of rows the source speaks of its own tables; the target's may have other names.
     let table = match (side, &error.schema, &error.table) {
         (Side::Source, Some(schema), Some(table)) => Some(format!("{schema}.{table}")),

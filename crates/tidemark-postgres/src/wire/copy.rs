@@ -116,7 +116,7 @@ impl Connection {
         let Reply::Error(said) = reply else {
             return error::protocol(self.side, "the statement is not a COPY of this direction");
         };
-        let error = error::classify(self.side, said);
+        let error = error::classify(self.side, *said);
         // Reading on keeps the connection usable; if that fails, the next request says so.
         drop(self.expect_ready().await);
         error
@@ -225,7 +225,7 @@ impl CopyOut<'_> {
             Reply::Ready(_) => self.finished = true,
             Reply::Error(said) => {
                 self.finished = said.ends_session();
-                self.failure = Some(error::classify(self.connection.side, said));
+                self.failure = Some(error::classify(self.connection.side, *said));
             }
             _ => {
                 return Err(error::protocol(
@@ -323,7 +323,7 @@ impl CopyIn<'_> {
             None => Ok(()),
             Some(Reply::Error(said)) => {
                 let last = said.ends_session();
-                let error = error::classify(self.connection.side, said);
+                let error = error::classify(self.connection.side, *said);
                 if !last {
                     drop(self.connection.expect_ready().await);
                 }

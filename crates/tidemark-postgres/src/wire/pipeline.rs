@@ -68,7 +68,7 @@ pub enum Reply {
     /// No more COPY data.
     CopyDone,
     /// A statement failed; what follows up to the next [`Reply::Ready`] was skipped.
-    Error(ServerError),
+    Error(Box<ServerError>),
     /// A `send_query` or `send_sync` is dealt with.
     Ready(TransactionStatus),
 }
@@ -194,7 +194,7 @@ impl Connection {
                 Reply::Ready(status) => return failure.map_or(Ok(status), Err),
                 Reply::Error(said) => {
                     let last = said.ends_session();
-                    let error = error::classify(self.side, said);
+                    let error = error::classify(self.side, *said);
                     if last {
                         return Err(error);
                     }
@@ -242,7 +242,7 @@ impl Connection {
                 if said.ends_session() {
                     self.poison();
                 }
-                Reply::Error(said)
+                Reply::Error(Box::new(said))
             }
             b'G' => Reply::CopyIn,
             b'H' => Reply::CopyOut {
@@ -262,7 +262,7 @@ impl Connection {
     }
 }
 
-/// The overall format in a CopyOutResponse.
+/// The overall format in a `CopyOutResponse`.
 fn copy_format(body: &[u8]) -> Format {
     if body.first() == Some(&1) {
         Format::Binary

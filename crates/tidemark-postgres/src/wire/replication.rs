@@ -29,6 +29,7 @@ use super::wal::WalBlock;
 use crate::config::Side;
 use crate::error;
 
+mod pace;
 mod reader;
 
 #[cfg(test)]
@@ -52,7 +53,7 @@ impl Default for ReplicationOptions {
         ReplicationOptions {
             acknowledged: Lsn(0),
             status_interval: Duration::from_secs(5),
-            silence_timeout: Duration::from_secs(60),
+            silence_timeout: Duration::from_mins(1),
             queue_bytes_max: 8 << 20,
         }
     }
@@ -119,7 +120,7 @@ impl Connection {
         self.send_query(sql)?;
         match self.next_reply().await? {
             Reply::CopyBoth => {}
-            Reply::Error(said) => return Err(error::classify(self.side, said)),
+            Reply::Error(said) => return Err(error::classify(self.side, *said)),
             _ => return Err(error::protocol(self.side, "no replication stream")),
         }
         let side = self.side;

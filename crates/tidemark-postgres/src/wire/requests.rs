@@ -34,17 +34,19 @@ impl Connection {
         self.begin_request()?;
         self.send_parse("", sql, &[])?;
         self.queue(|out| {
-            let write = |param: &Option<&str>, out: &mut bytes::BytesMut| match param {
+            let write = |param: Option<&str>, out: &mut bytes::BytesMut| match param {
                 None => Ok(IsNull::Yes),
                 Some(text) => {
                     out.extend_from_slice(text.as_bytes());
                     Ok(IsNull::No)
                 }
             };
-            frontend::bind("", "", [], params, write, [], out).map_err(|error| match error {
-                frontend::BindError::Conversion(error) => std::io::Error::other(error),
-                frontend::BindError::Serialization(error) => error,
-            })?;
+            frontend::bind("", "", [], params.iter().copied(), write, [], out).map_err(
+                |error| match error {
+                    frontend::BindError::Conversion(error) => std::io::Error::other(error),
+                    frontend::BindError::Serialization(error) => error,
+                },
+            )?;
             frontend::describe(b'P', "", out)?;
             frontend::execute("", 0, out)
         })?;
@@ -81,7 +83,7 @@ impl Connection {
                 Reply::Error(said) => {
                     // After FATAL the server closes without a ReadyForQuery.
                     let last = said.ends_session();
-                    let error = error::classify(self.side, said);
+                    let error = error::classify(self.side, *said);
                     if last {
                         return Err(error);
                     }

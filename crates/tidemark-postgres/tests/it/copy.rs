@@ -137,7 +137,6 @@ async fn an_error_of_the_writing_side_comes_while_writing() {
         "{error}"
     );
     assert!(!error.to_string().contains("70000"), "{error}");
-    drop(into);
     assert_eq!(one_value(&mut to, "SELECT count(*) FROM t").await, "0");
 }
 

@@ -113,7 +113,7 @@ async fn expired_certificates_are_told_apart() {
     }
 }
 
-/// A port that answers an SSLRequest with a certificate's TLS, or with "no".
+/// A port that answers an `SSLRequest` with a certificate's TLS, or with "no".
 fn tls_port(certificate: &str, offers: bool) -> u16 {
     let tls_config = offers.then(|| server().tls_config(certificate));
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -1,4 +1,9 @@
-//! The wire client against a real server.
+//! Against a real server.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "the functions that tests share fail like tests"
+)]
 
 mod copy;
 mod login;

@@ -132,7 +132,7 @@ fn create_roles(server: &Server) {
          SET password_encryption = 'md5'; CREATE ROLE md5 LOGIN PASSWORD 'md5';
          SET password_encryption = 'scram-sha-256'; CREATE ROLE clear LOGIN PASSWORD 'clear';
          CREATE ROLE onlytls LOGIN; CREATE ROLE onlyplain LOGIN; CREATE ROLE certified LOGIN;";
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_mins(1);
     loop {
         let output = Command::new(format!("{BIN}/psql"))
             .args([

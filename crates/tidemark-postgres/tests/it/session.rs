@@ -3,7 +3,8 @@
 use tidemark_core::ErrorKind;
 use tidemark_core::catalogue::codes;
 use tidemark_postgres::error::server_error;
-use tidemark_postgres::wire::{Format, Reply, TransactionStatus};
+use tidemark_postgres::wire::TransactionStatus::{Idle, Open};
+use tidemark_postgres::wire::{Format, Reply};
 
 use crate::server::server;
 
@@ -118,7 +119,6 @@ async fn pipelined_statements_answer_in_order() {
             reply => written += reply.affected(),
         }
     }
-    use TransactionStatus::{Idle, Open};
     assert_eq!(ready, [Open, Open, Idle]);
     assert_eq!(written, 1000);
     let set = connection

@@ -6,9 +6,8 @@
 //! thread naps between reads and finds many messages each time. `SO_RCVLOWAT` would do the same in
 //! the kernel, but no safe crate offers it.
 //!
-//! What "much" means cannot be told from the stream: with logical decoding the header's end of log
-//! repeats the message's own position (`WalSndPrepareWrite`). So it is the rate of arrival that
-//! decides. Below it the thread waits on the socket and hands over each message as it comes.
+//! What "much" means is for `pace` to say. Below it the thread waits on the socket and hands over
+//! each message as it comes.
 //!
 //! One wait is for everything: socket, bell (acknowledged, room in the queue, stop), and the next
 //! deadline (status update, silence).
@@ -31,6 +30,7 @@ use super::super::ServerError;
 use super::super::frame::{self, HEADER_LEN};
 use super::super::socket::{Link, LinkSocket};
 use super::super::wal::{self, StatusUpdate, WalBlock, WalMessage};
+use super::pace::Pace;
 use super::{
     AWAKE, Queue, RUN, ReplicationOptions, ReplicationReader, STOP_NOW, STOP_POLITELY, Shared,
     WAITS, WAITS_NOT_FOR_ACKNOWLEDGE, died,
@@ -40,12 +40,6 @@ use crate::error::{self, pick};
 
 /// Room for one read; grows only for messages that are larger.
 const BUFFER_BYTES: usize = 256 * 1024;
-
-/// Naps begin when so much came within one [`WINDOW`], and end when a nap brought less than
-/// [`BUSY_BYTES_MIN`]. A thousand small transactions a second are far below.
-const WINDOW: Duration = Duration::from_millis(2);
-const BUSY_BYTES: usize = 32 * 1024;
-const BUSY_BYTES_MIN: usize = 4 * 1024;
 
 /// A nap over TCP, whose receive buffer grows to megabytes, and over a Unix socket, which holds
 /// about 270 small messages (each is accounted with its bookkeeping) before the server must wait.
@@ -102,10 +96,7 @@ pub(super) fn spawn(
         filled: early.len(),
         scanned: 0,
         drained: false,
-        nap,
-        busy: false,
-        window_start: now,
-        window_bytes: 0,
+        pace: Pace::new(nap, now),
         heard_at: now,
         asked: false,
         reply_due: true,
@@ -160,11 +151,7 @@ struct Reader {
     scanned: usize,
     /// The last read took all that was there.
     drained: bool,
-    nap: Duration,
-    /// Much is coming: nap instead of waiting.
-    busy: bool,
-    window_start: Instant,
-    window_bytes: usize,
+    pace: Pace,
     heard_at: Instant,
     /// The silent server has been asked for a sign of life.
     asked: bool,
@@ -199,14 +186,14 @@ impl Reader {
                 self.heard_at = Instant::now();
                 continue;
             }
-            if self.busy {
-                std::thread::sleep(self.nap);
+            if let Some(nap) = self.pace.nap() {
+                std::thread::sleep(nap);
             } else if self.drained {
                 self.check_silence()?;
                 self.wait(WaitFor::Data)?;
             }
             let arrived = self.read()?;
-            self.judge_rate(arrived);
+            self.pace.note(arrived, Instant::now());
         }
     }
 
@@ -242,25 +229,6 @@ impl Reader {
             self.asked = false;
         }
         Ok(arrived)
-    }
-
-    /// Decides whether the next read comes after a nap.
-    fn judge_rate(&mut self, arrived: usize) {
-        if self.busy {
-            if arrived < BUSY_BYTES_MIN {
-                self.busy = false;
-                self.window_start = Instant::now();
-                self.window_bytes = 0;
-            }
-            return;
-        }
-        self.window_bytes += arrived;
-        if self.window_bytes >= BUSY_BYTES {
-            self.busy = true;
-        } else if self.window_start.elapsed() > WINDOW {
-            self.window_start = Instant::now();
-            self.window_bytes = 0;
-        }
     }
 
     /// Walks over the frames that have arrived.
