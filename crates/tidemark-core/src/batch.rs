@@ -183,6 +183,18 @@ impl Batch {
         self.cells.push(Cell { kind, start, len });
     }
 
+    /// Lets `write` append one value to the batch's own bytes: for what is made on the way.
+    pub fn push_cell_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        let start = self.arena.len();
+        write(&mut self.arena);
+        let len = self.arena.len().saturating_sub(start);
+        self.cells.push(Cell {
+            kind: CellKind::Text,
+            start: u32::try_from(start).expect("a batch is cut long before 4 GiB"),
+            len: u32::try_from(len).expect("a value is below 1 GiB"),
+        });
+    }
+
     /// Ends a row begun at `begin_row`'s answer.
     pub fn end_row(&self, begin: usize) -> Row {
         Row {

@@ -7,8 +7,12 @@ use crate::filter::Filter;
 use crate::mask::Mask;
 use crate::schema::{TableName, TableSchema, ValueClass};
 
+#[cfg(test)]
+pub(crate) mod fixture;
+mod projection;
 mod rules;
 
+pub use projection::{Carry, Mismatch, Projection, Unchanged};
 pub use rules::{ColumnPattern, MaskRule, MaskWith, Rules, TableRule};
 
 /// One selected table and where it goes.

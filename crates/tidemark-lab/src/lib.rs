@@ -1,1 +1,25 @@
-//! x
+//! The lab: starts real servers, makes traffic, breaks things, compares both sides.
+//!
+//! Used by the tests of every crate and by `tidemark demo`. It is the oracle, so it shares no code
+//! with what it judges: it speaks to servers through `tokio-postgres` and knows none of our wire
+//! client, decoders or appliers.
+//!
+//! - [`server`]: a PostgreSQL server of its own in a temporary directory, gone with its owner
+//! - [`proxy`]: a wire between us and a server that can be cut, frozen, slowed
+//! - [`skip`]: what a test says when the machine lacks what it needs
+//! - [`wait`]: conditions with a deadline, instead of sleeping
+
+mod directory;
+pub mod installation;
+mod process;
+pub mod proxy;
+mod random;
+pub mod server;
+pub mod skip;
+pub mod wait;
+
+pub use installation::Installation;
+pub use proxy::Proxy;
+pub use random::Random;
+pub use server::{PostgresServer, Shutdown};
+pub use wait::wait_for;

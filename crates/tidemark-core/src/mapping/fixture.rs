@@ -1,0 +1,76 @@
+//! Tables for the tests of filter and mapping.
+
+use crate::schema::{
+    Column, ColumnDefault, ObjectKind, ReplicaIdentity, SchemaObject, TableName, TableSchema,
+    ValueClass,
+};
+
+/// What the PostgreSQL source says of a type, for the types that tests use.
+pub(crate) fn class_of(type_name: &str) -> ValueClass {
+    let base = type_name.split('(').next().unwrap_or_default();
+    let is_zoned = type_name.ends_with("with time zone");
+    match base {
+        "smallint" | "integer" | "bigint" => ValueClass::Integer,
+        "numeric" => ValueClass::Decimal,
+        "real" | "double precision" => ValueClass::Float,
+        "boolean" => ValueClass::Boolean,
+        "text" | "character varying" | "character" | "name" | "citext" => ValueClass::Text,
+        "date" => ValueClass::Date,
+        _ if base.starts_with("timestamp") && is_zoned => ValueClass::TimestampTz,
+        _ if base.starts_with("timestamp") => ValueClass::Timestamp,
+        "uuid" => ValueClass::Uuid,
+        "bytea" => ValueClass::Bytes,
+        "json" | "jsonb" => ValueClass::Json,
+        _ => ValueClass::Other,
+    }
+}
+
+/// A nullable column without default.
+pub(crate) fn column(name: &str, type_name: &str) -> Column {
+    Column {
+        name: name.to_owned(),
+        number: 1,
+        type_name: type_name.to_owned(),
+        type_id: 0,
+        type_modifier: -1,
+        class: class_of(type_name),
+        is_not_null: false,
+        default: ColumnDefault::None,
+        collation: None,
+        is_binary_portable: true,
+        is_toastable: false,
+        comment: None,
+    }
+}
+
+/// A table whose primary key is its first column.
+pub(crate) fn table(name: &str, columns: &[(&str, &str)]) -> TableSchema {
+    let (schema, table) = name.split_once('.').expect("tests write schema.table");
+    TableSchema {
+        name: TableName::new(schema, table),
+        id: 1,
+        columns: columns
+            .iter()
+            .map(|(name, type_name)| column(name, type_name))
+            .collect(),
+        primary_key: vec![0],
+        identity: ReplicaIdentity::Key(vec![0]),
+        indexes: Vec::new(),
+        checks: Vec::new(),
+        foreign_keys: Vec::new(),
+        rows: None,
+        bytes: 0,
+        is_partitioned: false,
+        notes: Vec::new(),
+    }
+}
+
+/// The enumeration `public.mood`.
+pub(crate) fn mood() -> SchemaObject {
+    SchemaObject {
+        kind: ObjectKind::Enum,
+        name: TableName::new("public", "mood"),
+        definition: "CREATE TYPE {name} AS ENUM ('sad', 'ok', 'happy')".to_owned(),
+        owner: None,
+    }
+}
