@@ -4,11 +4,13 @@
 //! with what it judges: it speaks to servers through `tokio-postgres` and knows none of our wire
 //! client, decoders or appliers.
 //!
+//! - [`compare`]: the oracle, row by row
 //! - [`server`]: a PostgreSQL server of its own in a temporary directory, gone with its owner
 //! - [`proxy`]: a wire between us and a server that can be cut, frozen, slowed
 //! - [`skip`]: what a test says when the machine lacks what it needs
 //! - [`wait`]: conditions with a deadline, instead of sleeping
 
+pub mod compare;
 mod directory;
 pub mod installation;
 mod process;
@@ -18,6 +20,7 @@ pub mod server;
 pub mod skip;
 pub mod wait;
 
+pub use compare::Comparison;
 pub use installation::Installation;
 pub use proxy::Proxy;
 pub use random::Random;

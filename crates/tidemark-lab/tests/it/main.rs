@@ -5,5 +5,6 @@
     reason = "a test ends at the first thing it did not expect"
 )]
 
+mod compare;
 mod proxy;
 mod server;
