@@ -8,6 +8,7 @@
 //! - [`server`]: a PostgreSQL server of its own in a temporary directory, gone with its owner
 //! - [`proxy`]: a wire between us and a server that can be cut, frozen, slowed
 //! - [`skip`]: what a test says when the machine lacks what it needs
+//! - [`traffic`]: seeded workloads that change a source while it is copied
 //! - [`wait`]: conditions with a deadline, instead of sleeping
 
 pub mod compare;
@@ -18,6 +19,7 @@ pub mod proxy;
 mod random;
 pub mod server;
 pub mod skip;
+pub mod traffic;
 pub mod wait;
 
 pub use compare::Comparison;

@@ -161,16 +161,7 @@ impl PostgresServer {
 
     /// A session of the superuser in this database, over the socket.
     pub async fn client_to(&self, database: &str) -> Result<Client> {
-        let mut config = tokio_postgres::Config::new();
-        config
-            .host_path(self.directory())
-            .port(self.port)
-            .user(SUPERUSER)
-            .dbname(database);
-        config.application_name("tidemark-lab");
-        if let Auth::Scram { password } = &self.auth {
-            config.password(password);
-        }
+        let config = self.config_to(database);
         let (client, connection) = config
             .connect(NoTls)
             .await
@@ -181,6 +172,21 @@ impl PostgresServer {
             }
         });
         Ok(client)
+    }
+
+    /// How the superuser reaches this database over the socket.
+    pub fn config_to(&self, database: &str) -> tokio_postgres::Config {
+        let mut config = tokio_postgres::Config::new();
+        config
+            .host_path(self.directory())
+            .port(self.port)
+            .user(SUPERUSER)
+            .dbname(database);
+        config.application_name("tidemark-lab");
+        if let Auth::Scram { password } = &self.auth {
+            config.password(password);
+        }
+        config
     }
 
     /// Runs statements in the database `postgres`.

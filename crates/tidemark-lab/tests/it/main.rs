@@ -8,3 +8,4 @@
 mod compare;
 mod proxy;
 mod server;
+mod traffic;
