@@ -80,6 +80,11 @@ pub enum SchemaChange {
         /// Its name on the target.
         name: String,
     },
+    /// A column that is gone on the source and stays on the target: NULL from here on.
+    DropNotNull {
+        /// Its name on the target.
+        name: String,
+    },
     /// A column with another name.
     RenameColumn {
         /// Before.
@@ -215,6 +220,11 @@ impl Batch {
     /// Adds an item.
     pub fn push(&mut self, item: Item) {
         self.items.push(item);
+    }
+
+    /// Puts other items in the place of those that are there; their rows must be this batch's.
+    pub fn replace_items(&mut self, items: Vec<Item>) {
+        self.items = items;
     }
 
     /// Empties it, keeping what it had allocated.

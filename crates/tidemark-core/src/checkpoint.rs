@@ -104,6 +104,8 @@ impl TableState {
 pub struct KnownColumn {
     /// Its name on the source.
     pub name: String,
+    /// The catalog's number for it, by which a rename is told; 0 where that is not known.
+    pub number: i16,
     /// The source's number for its type.
     pub type_id: u32,
     /// The type's modifier.
@@ -150,6 +152,13 @@ pub enum Chunk {
         /// Upper bound, excluded.
         to: Option<String>,
     },
+    /// These rows, by the text of their key columns: what a repair moves.
+    Rows {
+        /// Source names of the key columns.
+        columns: Vec<String>,
+        /// Their values, a list for each row.
+        keys: Vec<Vec<String>>,
+    },
 }
 
 /// What a commit records besides the data.
@@ -170,6 +179,10 @@ pub struct CheckpointUpdate {
 pub struct TableStateChange {
     /// On the source.
     pub table: TableName,
+    /// On the target; with `source_id` what is recorded for a table that was not known before.
+    pub target: TableName,
+    /// The source's number for it.
+    pub source_id: u32,
     /// What becomes of its changes from here on.
     pub state: TableState,
     /// Why.

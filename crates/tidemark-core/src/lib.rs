@@ -7,8 +7,10 @@
 //! ```
 
 pub mod batch;
+pub mod board;
 pub mod catalogue;
 pub mod checkpoint;
+pub mod clock;
 pub mod compact;
 pub mod config;
 pub mod control;

@@ -9,6 +9,7 @@ use crate::schema::{TableName, TableSchema, ValueClass};
 
 #[cfg(test)]
 pub(crate) mod fixture;
+mod plain;
 mod projection;
 mod rules;
 

@@ -124,8 +124,19 @@ pub struct Status {
     pub error: Option<StatusError>,
     /// Why `source_lsn` and what follows from it are unknown, as a catalogue code.
     pub unknown_reason: Option<String>,
+    /// The end of the source's log when it was last known, where it is unknown now.
+    pub last_known: Option<LastKnown>,
     /// When this was measured, RFC 3339.
     pub measured_at: String,
+}
+
+/// What was known before it became unknown.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LastKnown {
+    /// End of the source's log.
+    pub source_lsn: Position,
+    /// How long ago.
+    pub seconds_ago: f64,
 }
 
 /// Latency by stage.

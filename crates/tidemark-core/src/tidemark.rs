@@ -116,7 +116,8 @@ impl PgSnapshot {
     }
 }
 
-fn low_half(id: u64) -> u32 {
+/// A 64-bit id as the log writes it.
+pub(crate) fn low_half(id: u64) -> u32 {
     u32::try_from(id & u64::from(u32::MAX)).expect("masked to 32 bits")
 }
 

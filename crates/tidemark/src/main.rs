@@ -8,7 +8,6 @@ mod invocation;
 mod logging;
 mod output;
 mod problem;
-mod progress;
 mod signals;
 mod surroundings;
 mod verbs;

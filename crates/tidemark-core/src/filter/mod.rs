@@ -447,3 +447,24 @@ impl Truth {
         }
     }
 }
+
+/// The order of two values of a class by their text forms, for the classes whose order is the same
+/// on every server; `None` for the others, and for text that is not of the class.
+pub fn compare(
+    class: crate::schema::ValueClass,
+    left: &[u8],
+    right: &[u8],
+) -> Option<std::cmp::Ordering> {
+    use crate::schema::ValueClass;
+    let kind = match class {
+        ValueClass::Integer => compare::Kind::Integer,
+        ValueClass::Text => compare::Kind::Text { is_padded: false },
+        ValueClass::Date => compare::Kind::Date,
+        ValueClass::Timestamp => compare::Kind::Timestamp,
+        ValueClass::TimestampTz => compare::Kind::TimestampTz,
+        ValueClass::Uuid => compare::Kind::Uuid,
+        ValueClass::Bytes => compare::Kind::Bytes,
+        _ => return None,
+    };
+    kind.compare_values(left, right)
+}

@@ -1,1 +1,778 @@
+//! The line a row travels, from top to bottom.
+//!
+//! ```text
+//!   check ─► plan ─► open the log ─► load ─► stream ─► (verify, stop)
+//!                                     │        │
+//!                                     └─ tidemarks ─► decide which changes a table has seen
+//! ```
+//!
+//! [`Pipeline::run`] reads like that line. One *attempt* goes from connecting to the end; a
+//! transient error ends the attempt and the next one starts from the checkpoint in the target,
+//! never from memory. That is also what happens after a crash, so there is one way to go on, and it
+//! is taken often.
+//!
+//! [`plan`] decides what a start means, [`load`] copies rows, [`stream`] applies changes. They know
+//! no driver: everything outside is behind [`Source`] and [`Target`].
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinError;
+
+use crate::catalogue::codes;
+use crate::checkpoint::{
+    Checkpoint, CheckpointUpdate, LoadPhase, TableCheckpoint, TableState, TableStateChange,
+};
+use crate::control::{Answer, Command};
+use crate::error::{Context, Error, Remedy, Result};
+use crate::finding::{Finding, Verdict};
+use crate::mapping::{Rules, TableMapping};
+use crate::position::Position;
+use crate::schema::SourceSchema;
+use crate::source::{Keep, Snapshot, Source, WillStream};
+use crate::status::{By, PipelineState};
+use crate::target::{Existing, LoadStart, Owner, Place, Target};
+
+use load::{LoadReport, LoadTable};
+use observe::{Observer, PipelineEvent};
+use options::{OnError, Options};
+use plan::Start;
+use retry::Backoff;
+
+mod apply;
+mod assemble;
+mod discover;
+mod load;
+mod monitor;
+pub mod observe;
+pub mod options;
 pub mod plan;
+mod resync;
+mod retry;
+mod router;
+mod schema_change;
+mod stream;
+mod throttle;
+
+/// One source, one target, a mode and table mappings.
+pub struct Pipeline {
+    engine: Arc<Engine>,
+    owner: Owner,
+    requests: mpsc::Receiver<Request>,
+    /// States to record at the next attempt, before anything is read.
+    states: Vec<TableStateChange>,
+    is_checked: bool,
+}
+
+/// What all tasks of a pipeline share.
+pub(crate) struct Engine {
+    pub(crate) name: String,
+    pub(crate) source: Arc<dyn Source>,
+    pub(crate) target: Arc<dyn Target>,
+    pub(crate) rules: Rules,
+    pub(crate) options: Options,
+    pub(crate) observer: Observer,
+}
+
+impl Engine {
+    /// Whether a change that the target refuses sets only its table aside.
+    fn quarantines(&self) -> bool {
+        self.options.on_error == OnError::QuarantineTable
+    }
+
+    fn step(&self, number: u8, name: &'static str, text: impl Into<String>) {
+        let text = text.into();
+        self.observer.say(PipelineEvent::Step {
+            number,
+            count: 5,
+            name,
+            text,
+        });
+    }
+}
+
+/// A command on its way to the pipeline, with where its answer goes.
+#[derive(Debug)]
+pub struct Request {
+    /// What is asked.
+    pub command: Command,
+    /// Where the answer goes.
+    pub reply: oneshot::Sender<Answer>,
+}
+
+/// The way in for commands. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Commander {
+    sender: mpsc::Sender<Request>,
+}
+
+impl Commander {
+    /// Sends a command and waits for its answer. A pipeline that has ended answers so.
+    pub async fn ask(&self, command: Command) -> Answer {
+        let (reply, answer) = oneshot::channel();
+        let ended = || refusal("the pipeline has ended");
+        if self.sender.send(Request { command, reply }).await.is_err() {
+            return ended();
+        }
+        answer.await.unwrap_or_else(|_| ended())
+    }
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// State at the end: `stopped` or `completed`.
+    pub state: PipelineState,
+    /// Everything that committed on the source before this is in the target.
+    pub position: Position,
+}
+
+/// How an attempt reacts to being told to stop while it does something long.
+enum Interrupted<T> {
+    Done(T),
+    Stopped,
+}
+
+impl Pipeline {
+    /// A pipeline that is ready to run, and the way in for commands.
+    pub fn new(
+        name: impl Into<String>,
+        source: Arc<dyn Source>,
+        target: Arc<dyn Target>,
+        rules: Rules,
+        options: Options,
+        owner: Owner,
+        observer: Observer,
+    ) -> (Pipeline, Commander) {
+        let (sender, requests) = mpsc::channel(16);
+        let name = name.into();
+        let engine = Arc::new(Engine {
+            name,
+            source,
+            target,
+            rules,
+            options,
+            observer,
+        });
+        let states = Vec::new();
+        (
+            Pipeline {
+                engine,
+                owner,
+                requests,
+                states,
+                is_checked: false,
+            },
+            Commander { sender },
+        )
+    }
+
+    /// Runs until stopped, done, or an error that needs a person. Transient errors are retried for
+    /// ever, with backoff, from the checkpoint. A data error sets its table aside, if the options
+    /// say so. On return everything that was reported as committed is durable.
+    pub async fn run(mut self) -> Result<Outcome> {
+        let mut backoff = Backoff::new(&self.engine.options);
+        let monitor = monitor::Monitor::start(&self.engine);
+        let ended = loop {
+            let err = match self.attempt(&mut backoff).await {
+                Ok(outcome) => break Ok(outcome),
+                Err(err) => err,
+            };
+            match err.kind().remedy() {
+                Remedy::Retry => {
+                    if let Interrupted::Stopped = self.wait_to_retry(err, &mut backoff).await {
+                        break self.stopped_between_attempts().await;
+                    }
+                }
+                Remedy::Quarantine if self.engine.quarantines() && self.set_aside(&err) => {}
+                Remedy::Quarantine | Remedy::Fail => break Err(err),
+            }
+        };
+        monitor.stop().await;
+        match &ended {
+            Ok(outcome) => {
+                let by = if outcome.state == PipelineState::Stopped {
+                    By::User
+                } else {
+                    By::Engine
+                };
+                self.engine.observer.state(outcome.state, by, None);
+            }
+            Err(err) => {
+                let reason = Some(err.to_string());
+                self.engine
+                    .observer
+                    .state(PipelineState::Failed, By::Engine, reason);
+            }
+        }
+        ended
+    }
+
+    /// From connecting to the end, straight down.
+    async fn attempt(&mut self, backoff: &mut Backoff) -> Result<Outcome> {
+        let engine = Arc::clone(&self.engine);
+        let mode = engine.options.mode;
+
+        engine
+            .observer
+            .state(PipelineState::Checking, By::Engine, None);
+        let schema = engine.source.describe(engine.rules.selection()).await?;
+        let mappings: Vec<Arc<TableMapping>> = engine
+            .rules
+            .map(&schema)?
+            .into_iter()
+            .map(Arc::new)
+            .collect();
+        self.check(&mappings).await?;
+
+        engine
+            .observer
+            .state(PipelineState::Starting, By::Engine, None);
+        engine.target.acquire(&self.owner).await?;
+        self.record_states().await?;
+        let checkpoint = engine.target.checkpoint().await?;
+        let log = engine.source.log_state().await?;
+        let start = plan::decide(mode, engine.options.cdc_start, checkpoint.as_ref(), &log)?;
+        engine.step(2, "plan", describe_start(&start, checkpoint.as_ref()));
+
+        let snapshot = match &start {
+            Start::First { leftover } => {
+                if let Some(slot) = leftover {
+                    engine.step(
+                        3,
+                        "prepare",
+                        format!("removes {slot}, left over by a killed start"),
+                    );
+                    engine.source.release().await?;
+                }
+                Some(self.open(&schema, &mappings, checkpoint.is_some()).await?)
+            }
+            Start::FromSlot { position } => {
+                self.begin_at(*position, &schema, &mappings, log.identity)
+                    .await?;
+                None
+            }
+            Start::ResumeLoad => Some(engine.source.snapshot().await?),
+            Start::ResumeStream { .. } => None,
+        };
+        backoff.reset();
+
+        if let Some(snapshot) = snapshot {
+            match self.load(snapshot, &schema, &mappings).await? {
+                Interrupted::Stopped => return self.stopped_between_attempts().await,
+                Interrupted::Done(()) => {}
+            }
+        }
+        if !mode.streams() {
+            return self.complete().await;
+        }
+        stream::stream(&engine, &schema, &mappings, &mut self.requests, backoff).await
+    }
+
+    /// Looks for what stands in the way, once a run.
+    async fn check(&mut self, mappings: &[Arc<TableMapping>]) -> Result<()> {
+        if self.is_checked {
+            return Ok(());
+        }
+        let tables: Vec<TableMapping> = mappings.iter().map(|m| m.as_ref().clone()).collect();
+        let will_stream = if self.engine.options.mode.streams() {
+            WillStream::Yes
+        } else {
+            WillStream::No
+        };
+        let mut findings = self.engine.source.check(&tables, will_stream).await?;
+        findings.extend(self.engine.target.check(&tables).await?);
+        let count = |verdict| {
+            findings
+                .iter()
+                .filter(|f: &&Finding| f.verdict == verdict)
+                .count()
+        };
+        let (failed, warnings) = (count(Verdict::Failed), count(Verdict::Warning));
+        let passed = findings.len() - failed - warnings;
+        self.engine.step(
+            1,
+            "check",
+            format!(
+                "{passed} passed, {warnings} warnings, {failed} failed; {} tables",
+                tables.len()
+            ),
+        );
+        let refusal = findings
+            .iter()
+            .find(|f| f.verdict == Verdict::Failed)
+            .map(|finding| {
+                let more = match failed {
+                    1 => String::new(),
+                    _ => format!(" (and {} more: tidemark check shows all)", failed - 1),
+                };
+                let err = Error::definite(
+                    finding.code,
+                    format!("{}: {}{more}", finding.side, finding.found),
+                );
+                match finding.fixes.first() {
+                    Some(fix) => err.first_action(fix.text.clone()),
+                    None => err,
+                }
+            });
+        self.engine.observer.say(PipelineEvent::Checked(findings));
+        match refusal {
+            Some(err) => Err(err),
+            None => {
+                self.is_checked = true;
+                Ok(())
+            }
+        }
+    }
+
+    /// A first start: the log is opened *before* the first row is read, and its position recorded
+    /// in the target before the first row is written.
+    async fn open(
+        &self,
+        schema: &SourceSchema,
+        mappings: &[Arc<TableMapping>],
+        was_loaded_before: bool,
+    ) -> Result<Box<dyn Snapshot>> {
+        let engine = &self.engine;
+        let mode = engine.options.mode;
+        if !mode.streams() {
+            let snapshot = engine.source.snapshot().await?;
+            let position = snapshot.tidemark().after;
+            let identity = engine.source.log_state().await?.identity;
+            if was_loaded_before {
+                engine.step(
+                    3,
+                    "prepare",
+                    "loads again at a new snapshot, nothing is resumed",
+                );
+            }
+            self.record_start(position, schema, mappings, identity)
+                .await?;
+            return Ok(snapshot);
+        }
+        let names: Vec<_> = mappings
+            .iter()
+            .map(|mapping| mapping.source().clone())
+            .collect();
+        engine.source.announce(&names).await?;
+        let identity = engine.source.log_state().await?.identity;
+        let (position, snapshot) = engine.source.open_log(Keep::ForPipeline).await?;
+        engine.step(
+            3,
+            "prepare",
+            format!("the source keeps its log from {position} on"),
+        );
+        let recorded = self
+            .record_start(position, schema, mappings, identity)
+            .await;
+        if let Err(err) = recorded {
+            self.remove_unrecorded(&err).await;
+            return Err(err);
+        }
+        Ok(snapshot)
+    }
+
+    /// The log was opened, but nothing in the target may point at it. A person has to look at the
+    /// error, so nothing of it may stay on the source meanwhile. After a transient error the next
+    /// attempt decides by what the target has: the answer may be lost, and the record there.
+    async fn remove_unrecorded(&self, err: &Error) {
+        let is_recorded = !matches!(self.engine.target.checkpoint().await, Ok(None));
+        if err.kind().remedy() == Remedy::Retry || is_recorded {
+            return;
+        }
+        if let Err(left) = self.engine.source.release().await {
+            tracing::warn!(pipeline = %self.engine.name, error = %left, "cannot remove the slot");
+        }
+    }
+
+    /// A first start from a position that an existing slot still has.
+    async fn begin_at(
+        &self,
+        position: Position,
+        schema: &SourceSchema,
+        mappings: &[Arc<TableMapping>],
+        identity: crate::checkpoint::SourceIdentity,
+    ) -> Result<()> {
+        let names: Vec<_> = mappings
+            .iter()
+            .map(|mapping| mapping.source().clone())
+            .collect();
+        self.engine.source.announce(&names).await?;
+        self.engine.step(
+            3,
+            "prepare",
+            format!("starts at {position}, which the slot still has"),
+        );
+        self.record_start(position, schema, mappings, identity)
+            .await?;
+        self.make_without_rows(mappings).await
+    }
+
+    async fn record_start(
+        &self,
+        position: Position,
+        schema: &SourceSchema,
+        mappings: &[Arc<TableMapping>],
+        identity: crate::checkpoint::SourceIdentity,
+    ) -> Result<()> {
+        let loads = self.engine.options.mode.loads();
+        let state = if loads {
+            TableState::Loading
+        } else {
+            TableState::Streaming
+        };
+        let tables = mappings
+            .iter()
+            .map(|mapping| table_checkpoint(mapping, state))
+            .collect();
+        let phase = if loads {
+            LoadPhase::Loading
+        } else {
+            LoadPhase::Loaded
+        };
+        self.engine
+            .target
+            .start_load(&LoadStart {
+                identity,
+                position,
+                phase,
+                tables,
+            })
+            .await?;
+        self.engine
+            .observer
+            .say(PipelineEvent::LoadPosition(position));
+        if self.engine.options.create_tables {
+            let tables: Vec<TableMapping> = mappings.iter().map(|m| m.as_ref().clone()).collect();
+            self.engine.target.prepare_objects(schema, &tables).await?;
+        }
+        Ok(())
+    }
+
+    /// `cdc_only`: tables that are missing are made, empty, with their keys.
+    async fn make_without_rows(&self, mappings: &[Arc<TableMapping>]) -> Result<()> {
+        for mapping in mappings {
+            let target = &self.engine.target;
+            let prepared = target
+                .prepare(mapping, Existing::SkipLoaded, Place::InPlace, &[])
+                .await?;
+            if !prepared.is_skipped {
+                target.finish(mapping, Place::InPlace).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies what is not in yet at this snapshot, then makes what was deferred.
+    async fn load(
+        &mut self,
+        snapshot: Box<dyn Snapshot>,
+        schema: &SourceSchema,
+        mappings: &[Arc<TableMapping>],
+    ) -> Result<Interrupted<()>> {
+        let engine = Arc::clone(&self.engine);
+        if !engine.options.mode.loads() {
+            drop(snapshot);
+            self.make_without_rows(mappings).await?;
+            return Ok(Interrupted::Done(()));
+        }
+        let checkpoint = self.checkpoint().await?;
+        let tables = tables_to_load(&engine, &checkpoint, mappings);
+        engine
+            .observer
+            .state(PipelineState::Loading, By::Engine, None);
+        engine.step(4, "load", describe_load(&tables, snapshot.as_ref()));
+
+        let began = tokio::time::Instant::now();
+        let loading = load::load(&engine, Arc::from(snapshot), tables, Place::InPlace);
+        let report = tokio::select! {
+            report = loading => report?,
+            () = stop_requested(&mut self.requests) => return Ok(Interrupted::Stopped),
+        };
+        let (rows, took) = (report.rows, began.elapsed());
+        self.record_loaded(&checkpoint, report).await?;
+        engine.target.set_phase(LoadPhase::Finishing).await?;
+        if load_is_one_instant(&self.checkpoint().await?) {
+            finish_load(&engine, schema, mappings).await?;
+        }
+        engine.observer.say(PipelineEvent::Loaded { rows, took });
+        Ok(Interrupted::Done(()))
+    }
+
+    /// Records that tables are in, or why they are not.
+    async fn record_loaded(&mut self, checkpoint: &Checkpoint, report: LoadReport) -> Result<()> {
+        let state = if self.engine.options.mode.streams() {
+            TableState::Streaming
+        } else {
+            TableState::Done
+        };
+        let refused = report.refused.iter().map(|(mapping, err)| {
+            (
+                mapping,
+                TableState::Quarantined,
+                Some(format!("{}: {err}", err.code())),
+            )
+        });
+        let is_refused = |mapping: &Arc<TableMapping>| {
+            report
+                .refused
+                .iter()
+                .any(|(other, _)| other.source() == mapping.source())
+        };
+        let loaded = report
+            .tables
+            .iter()
+            .filter(|(mapping, _)| !is_refused(mapping))
+            .map(|(mapping, _)| (mapping, state, None));
+        for (mapping, state, reason) in refused.chain(loaded) {
+            self.states.push(state_change(mapping, state, reason));
+        }
+        // Tables of an earlier start whose state was not recorded any more.
+        debug_assert!(checkpoint.phase == LoadPhase::Loading);
+        self.record_states().await
+    }
+
+    /// A full load alone: done.
+    async fn complete(&mut self) -> Result<Outcome> {
+        let checkpoint = self.checkpoint().await?;
+        Ok(Outcome {
+            state: PipelineState::Completed,
+            position: checkpoint.position,
+        })
+    }
+
+    async fn checkpoint(&self) -> Result<Checkpoint> {
+        self.engine.target.checkpoint().await?.ok_or_else(|| {
+            Error::definite(
+                codes::CHECKPOINT_MISSING,
+                "the checkpoint that this run wrote is gone from the target",
+            )
+        })
+    }
+
+    async fn record_states(&mut self) -> Result<()> {
+        if self.states.is_empty() {
+            return Ok(());
+        }
+        let update = CheckpointUpdate {
+            states: self.states.clone(),
+            ..CheckpointUpdate::default()
+        };
+        let mut applier = self.engine.target.applier().await?;
+        applier.begin().await?;
+        applier.commit(&update).await?;
+        applier.flush().await.context(|| "record table states")?;
+        for change in self.states.drain(..) {
+            self.engine.observer.say(PipelineEvent::TableState {
+                table: change.table,
+                state: change.state,
+                reason: change.reason,
+            });
+        }
+        Ok(())
+    }
+
+    /// Notes the table of a data error for the next attempt, which parks its changes. `false` where
+    /// the error names no table, so that nothing can be set aside.
+    fn set_aside(&mut self, err: &Error) -> bool {
+        let Some(table) = err.table_name() else {
+            return false;
+        };
+        let Some((schema, name)) = table.split_once('.') else {
+            return false;
+        };
+        let name = crate::schema::TableName::new(schema, name);
+        let is_known = self.states.iter().any(|change| change.table == name);
+        self.states.push(TableStateChange {
+            table: name.clone(),
+            target: name,
+            source_id: 0,
+            state: TableState::Quarantined,
+            reason: Some(format!("{}: {err}", err.code())),
+        });
+        !is_known
+    }
+
+    async fn wait_to_retry(&mut self, error: Error, backoff: &mut Backoff) -> Interrupted<()> {
+        let wait = backoff.next();
+        let attempt = backoff.attempts();
+        self.engine.observer.say(PipelineEvent::Retry {
+            error,
+            wait,
+            attempt,
+        });
+        tokio::select! {
+            () = tokio::time::sleep(wait) => Interrupted::Done(()),
+            () = stop_requested(&mut self.requests) => Interrupted::Stopped,
+        }
+    }
+
+    /// Where a later start goes on; read from the target if it answers.
+    async fn stopped_between_attempts(&self) -> Result<Outcome> {
+        let position = self.checkpoint().await?.position;
+        Ok(Outcome {
+            state: PipelineState::Stopped,
+            position,
+        })
+    }
+}
+
+/// Foreign keys and sequences, then the load is over.
+async fn finish_load(
+    engine: &Engine,
+    schema: &SourceSchema,
+    mappings: &[Arc<TableMapping>],
+) -> Result<()> {
+    let tables: Vec<TableMapping> = mappings.iter().map(|m| m.as_ref().clone()).collect();
+    engine.target.finish_foreign_keys(&tables).await?;
+    let names: Vec<_> = schema
+        .tables
+        .iter()
+        .map(|table| table.name.clone())
+        .collect();
+    let sequences = engine.source.sequences(&names).await?;
+    engine.target.set_sequences(&sequences, &tables).await?;
+    engine.target.set_phase(LoadPhase::Loaded).await
+}
+
+/// Whether all units were read at one instant, so that foreign keys hold already.
+fn load_is_one_instant(checkpoint: &Checkpoint) -> bool {
+    let mut tidemarks = checkpoint
+        .tables
+        .iter()
+        .flat_map(|table| &table.units)
+        .filter_map(|unit| unit.tidemark.as_ref());
+    match tidemarks.next() {
+        Some(first) => tidemarks.all(|other| other.seen == first.seen),
+        None => true,
+    }
+}
+
+/// Tables that are not in yet, with what is recorded of them. Tables that are set aside stay so.
+fn tables_to_load(
+    engine: &Engine,
+    checkpoint: &Checkpoint,
+    mappings: &[Arc<TableMapping>],
+) -> Vec<LoadTable> {
+    let known = |mapping: &TableMapping| {
+        checkpoint
+            .tables
+            .iter()
+            .find(|table| table.source == *mapping.source())
+    };
+    mappings
+        .iter()
+        .filter_map(|mapping| match known(mapping) {
+            Some(table) if table.state != TableState::Loading => None,
+            table => Some(LoadTable {
+                mapping: Arc::clone(mapping),
+                existing: engine.options.existing,
+                recorded: table.map(|table| table.units.clone()).unwrap_or_default(),
+                ranges: None,
+            }),
+        })
+        .collect()
+}
+
+fn table_checkpoint(mapping: &TableMapping, state: TableState) -> TableCheckpoint {
+    TableCheckpoint {
+        source: mapping.source().clone(),
+        target: mapping.target.clone(),
+        source_id: mapping.schema.id,
+        state,
+        reason: None,
+        units: Vec::new(),
+        columns: None,
+    }
+}
+
+fn state_change(
+    mapping: &TableMapping,
+    state: TableState,
+    reason: Option<String>,
+) -> TableStateChange {
+    TableStateChange {
+        table: mapping.source().clone(),
+        target: mapping.target.clone(),
+        source_id: mapping.schema.id,
+        state,
+        reason,
+    }
+}
+
+fn describe_start(start: &Start, checkpoint: Option<&Checkpoint>) -> String {
+    let position = || checkpoint.map_or_else(String::new, |c| c.position.to_string());
+    match start {
+        Start::First { .. } => "first start: the log is opened, then the rows are copied".into(),
+        Start::FromSlot { position } => format!("follows the log from {position}, loads nothing"),
+        Start::ResumeLoad => format!("goes on with the load; the log is kept from {}", position()),
+        Start::ResumeStream {
+            slot_behind_bytes: 0,
+        } => format!("goes on at {}", position()),
+        Start::ResumeStream { slot_behind_bytes } => {
+            format!(
+                "goes on at {}; the slot is {slot_behind_bytes} bytes behind, skipped",
+                position()
+            )
+        }
+    }
+}
+
+fn describe_load(tables: &[LoadTable], snapshot: &dyn Snapshot) -> String {
+    let resumed = tables
+        .iter()
+        .filter(|table| !table.recorded.is_empty())
+        .count();
+    let position = snapshot.tidemark().after;
+    match resumed {
+        0 => format!("{} tables, snapshot taken before {position}", tables.len()),
+        _ => format!(
+            "{} tables ({resumed} of them begun), new snapshot before {position}",
+            tables.len()
+        ),
+    }
+}
+
+/// Answers requests while there is nothing that could serve them; returns when told to stop.
+async fn stop_requested(requests: &mut mpsc::Receiver<Request>) {
+    while let Some(request) = requests.recv().await {
+        match request.command {
+            Command::Stop => {
+                answer(request.reply, accepted("stops"));
+                return;
+            }
+            _ => answer(
+                request.reply,
+                refusal("not while the pipeline loads or connects; try again"),
+            ),
+        }
+    }
+    // Nobody can ask any more: wait for ever, the other branch of the select ends it.
+    std::future::pending::<()>().await;
+}
+
+fn answer(reply: oneshot::Sender<Answer>, answer: Answer) {
+    // Whoever asked may be gone; the command is carried out all the same.
+    drop(reply.send(answer));
+}
+
+fn accepted(text: impl Into<String>) -> Answer {
+    Answer {
+        ok: true,
+        text: text.into(),
+        code: None,
+    }
+}
+
+fn refusal(text: impl Into<String>) -> Answer {
+    Answer {
+        ok: false,
+        text: text.into(),
+        code: None,
+    }
+}
+
+/// A task of ours panicked or was aborted.
+fn task_died(err: JoinError) -> Error {
+    Error::definite(codes::INTERNAL, "a task of the pipeline died").caused_by(err)
+}

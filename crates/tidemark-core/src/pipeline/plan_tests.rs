@@ -47,6 +47,7 @@ fn log(slot: Option<Slot>) -> LogState {
         head: at(1000),
         slot,
         clock_us: 0,
+        running: Vec::new(),
     }
 }
 

@@ -6,7 +6,6 @@
 )]
 
 mod compare;
-mod demo;
 mod proxy;
 mod server;
 mod traffic;

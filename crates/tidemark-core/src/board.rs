@@ -1,0 +1,543 @@
+//! The board: folds the engine's events into the [`Status`] that people see.
+//!
+//! Law 1: say what is true, or say unknown. A value of the source counts for [`STALE_AFTER`]; after
+//! that it is `None`, with the reason and the last known value. Nothing starts as zero.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::checkpoint::TableState;
+use crate::clock;
+use crate::pipeline::observe::{Committed, PipelineEvent, TableOutline};
+use crate::position::Position;
+use crate::schema::TableName;
+use crate::source::LogState;
+use crate::status::{
+    By, Health, LastKnown, PipelineState, SlotStatus, StageLatency, Status, StatusError,
+    TableStatus, TableStatusState, Totals, Trend, Verified,
+};
+
+/// How long a measurement of the source counts.
+const STALE_AFTER: Duration = Duration::from_secs(10);
+
+/// How long a measured latency counts: a little more than a heartbeat takes to come round.
+const LATENCY_COUNTS: Duration = Duration::from_secs(15);
+
+/// How far back the trend looks.
+const TREND_WINDOW: Duration = Duration::from_secs(60);
+
+/// A change of the gap that is worth a word, in bytes.
+const TREND_BYTES: u64 = 256 << 10;
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct Board {
+    status: Status,
+    tables: Vec<Row>,
+    measured: Option<(Instant, LogState)>,
+    measure_error: Option<String>,
+    /// The source's clock minus ours, in microseconds.
+    clock_offset_us: i64,
+    latency: Option<(Instant, f64, StageLatency)>,
+    gaps: VecDeque<(Instant, u64)>,
+    has_warnings: bool,
+}
+
+#[derive(Debug)]
+struct Row {
+    source: TableName,
+    status: TableStatus,
+    state: TableState,
+    is_catching_up: bool,
+    is_copying: bool,
+}
+
+impl Board {
+    /// A board that knows nothing yet.
+    pub fn new(pipeline: impl Into<String>, mode: impl Into<String>) -> Board {
+        let now = clock::now();
+        Board {
+            status: Status {
+                pipeline: pipeline.into(),
+                mode: mode.into(),
+                state: PipelineState::Starting,
+                since: now.clone(),
+                reason: None,
+                by: By::Engine,
+                health: Health::Unknown,
+                trend: Trend::Unknown,
+                position_type: None,
+                full_load_lsn: None,
+                source_lsn: None,
+                received_lsn: None,
+                processed_lsn: None,
+                confirmed_lsn: None,
+                restart_lsn: None,
+                gap_bytes: None,
+                latency_seconds: None,
+                latency_by_stage_seconds: None,
+                slot: None,
+                verified: None,
+                tables: Vec::new(),
+                totals: Totals::default(),
+                error: None,
+                unknown_reason: None,
+                last_known: None,
+                measured_at: now,
+            },
+            tables: Vec::new(),
+            measured: None,
+            measure_error: None,
+            clock_offset_us: 0,
+            latency: None,
+            gaps: VecDeque::new(),
+            has_warnings: false,
+        }
+    }
+
+    /// What is known from an earlier run.
+    pub fn set_checkpoint(&mut self, load_position: Position, position: Position) {
+        self.status.position_type = Some(position.kind().to_owned());
+        self.status.full_load_lsn = Some(load_position);
+        self.status.processed_lsn = Some(position);
+    }
+
+    /// The result of a verification.
+    pub fn set_verified(&mut self, verified: Verified) {
+        self.status.verified = Some(verified);
+    }
+
+    /// Takes an event in.
+    pub fn take(&mut self, event: &PipelineEvent, now: Instant) {
+        match event {
+            PipelineEvent::State { state, reason, by } => {
+                self.state(*state, reason.clone(), *by);
+            }
+            PipelineEvent::LoadPosition(position) => self.set_checkpoint(*position, *position),
+            PipelineEvent::Table(outline) => self.outline(outline),
+            PipelineEvent::LoadProgress { table, rows, bytes } => self.row(table, |row| {
+                row.is_copying = true;
+                row.status.rows_loaded += rows;
+                row.status.bytes_loaded += bytes;
+            }),
+            PipelineEvent::LoadTakenBack { table, rows, bytes } => self.row(table, |row| {
+                row.status.rows_loaded = row.status.rows_loaded.saturating_sub(*rows);
+                row.status.bytes_loaded = row.status.bytes_loaded.saturating_sub(*bytes);
+            }),
+            PipelineEvent::UnitLoaded { table, .. } => {
+                self.row(table, |row| row.status.chunks_loaded += 1);
+            }
+            PipelineEvent::TableFinished { table } => self.row(table, |row| {
+                row.is_copying = false;
+                row.status.rows_estimated = Some(row.status.rows_loaded);
+            }),
+            PipelineEvent::TableState {
+                table,
+                state,
+                reason,
+            } => {
+                self.row(table, |row| {
+                    row.state = *state;
+                    row.is_catching_up = *state == TableState::Streaming;
+                    row.status.reason.clone_from(reason);
+                });
+            }
+            PipelineEvent::TablePassed { table } => {
+                self.row(table, |row| row.is_catching_up = false);
+            }
+            PipelineEvent::Received { position, .. } => {
+                self.status.received_lsn = Some(*position);
+                self.status.error = None;
+            }
+            PipelineEvent::Committed(committed) => self.committed(committed, now),
+            PipelineEvent::Acknowledged(position) => self.status.confirmed_lsn = Some(*position),
+            PipelineEvent::Heartbeat { written_at_us } => {
+                let stages = StageLatency {
+                    read: 0.0,
+                    queue: 0.0,
+                    apply: 0.0,
+                };
+                let stages = self.latency.map_or(stages, |(_, _, stages)| stages);
+                self.latency = Some((now, self.age(*written_at_us), stages));
+            }
+            PipelineEvent::Measured(Ok(log)) => self.measured(log, now),
+            PipelineEvent::Measured(Err(err)) => {
+                self.measure_error = Some(err.code().to_string());
+            }
+            PipelineEvent::Retry { error, .. } | PipelineEvent::Failed(error) => {
+                self.status.totals.retries +=
+                    u64::from(matches!(event, PipelineEvent::Retry { .. }));
+                let since = self
+                    .status
+                    .error
+                    .take()
+                    .map_or_else(clock::now, |known| known.since);
+                self.status.error = Some(StatusError {
+                    code: error.code().to_string(),
+                    message: error.to_string(),
+                    action: error.action(),
+                    since,
+                });
+            }
+            PipelineEvent::Warning { .. } => self.has_warnings = true,
+            PipelineEvent::Step { .. }
+            | PipelineEvent::Checked(_)
+            | PipelineEvent::Loaded { .. }
+            | PipelineEvent::SchemaChanged { .. }
+            | PipelineEvent::NewTable { .. } => {}
+        }
+    }
+
+    /// The status as of now.
+    pub fn status(&self, now: Instant) -> Status {
+        let mut status = self.status.clone();
+        status.measured_at = clock::now();
+        self.source_side(&mut status, now);
+        let latency = self
+            .latency
+            .filter(|(at, ..)| now.duration_since(*at) <= LATENCY_COUNTS);
+        status.latency_seconds = latency.map(|(_, seconds, _)| seconds);
+        status.latency_by_stage_seconds = latency.map(|(_, _, stages)| stages);
+        status.trend = self.trend();
+        status.tables = self.tables.iter().map(Row::status).collect();
+        status
+            .tables
+            .sort_by(|a, b| (urgency(a.state), &a.source).cmp(&(urgency(b.state), &b.source)));
+        status.health = self.health(&status);
+        status
+    }
+
+    fn source_side(&self, status: &mut Status, now: Instant) {
+        let Some((at, log)) = &self.measured else {
+            status.unknown_reason.clone_from(&self.measure_error);
+            return;
+        };
+        let age = now.duration_since(*at);
+        if age > STALE_AFTER {
+            status.unknown_reason.clone_from(&self.measure_error);
+            status.last_known = Some(LastKnown {
+                source_lsn: log.head,
+                seconds_ago: age.as_secs_f64(),
+            });
+            return;
+        }
+        status.source_lsn = Some(log.head);
+        status.position_type = Some(log.head.kind().to_owned());
+        status.gap_bytes = status
+            .processed_lsn
+            .and_then(|done| log.head.bytes_since(done));
+        if let Some(slot) = &log.slot {
+            status.restart_lsn = Some(slot.restart);
+            status.slot = Some(SlotStatus {
+                name: slot.name.clone(),
+                active: slot.holder.is_some(),
+                wal_status: slot.wal_status.clone(),
+                retained_bytes: slot.retained_bytes,
+                safe_bytes: slot.safe_bytes,
+            });
+        }
+    }
+
+    fn health(&self, status: &Status) -> Health {
+        let is_quarantined = |table: &TableStatus| table.state == TableStatusState::Quarantined;
+        let streams = matches!(
+            status.state,
+            PipelineState::Streaming | PipelineState::CatchingUp | PipelineState::Paused
+        );
+        if status.state == PipelineState::Failed || status.tables.iter().any(is_quarantined) {
+            Health::Error
+        } else if streams && status.source_lsn.is_none() {
+            Health::Unknown
+        } else if status.error.is_some() || status.totals.conflicts > 0 {
+            Health::Warning
+        } else if self.has_warnings || status.state == PipelineState::Paused {
+            Health::Notice
+        } else {
+            Health::Ok
+        }
+    }
+
+    fn trend(&self) -> Trend {
+        let (Some((first_at, first)), Some((last_at, last))) =
+            (self.gaps.front(), self.gaps.back())
+        else {
+            return Trend::Unknown;
+        };
+        if last_at.duration_since(*first_at) < Duration::from_secs(5) {
+            return Trend::Unknown;
+        }
+        if *last <= TREND_BYTES || first.abs_diff(*last) <= TREND_BYTES {
+            Trend::Holding
+        } else if last < first {
+            Trend::CatchingUp
+        } else {
+            Trend::FallingBehind
+        }
+    }
+
+    fn state(&mut self, state: PipelineState, reason: Option<String>, by: By) {
+        if state != self.status.state {
+            self.status.since = clock::now();
+        }
+        self.status.state = state;
+        self.status.reason = reason;
+        self.status.by = by;
+    }
+
+    fn measured(&mut self, log: &LogState, now: Instant) {
+        self.clock_offset_us = log.clock_us - clock::now_us();
+        self.measure_error = None;
+        if let Some(gap) = self
+            .status
+            .processed_lsn
+            .and_then(|done| log.head.bytes_since(done))
+        {
+            self.gaps.push_back((now, gap));
+        }
+        while self
+            .gaps
+            .front()
+            .is_some_and(|(at, _)| now.duration_since(*at) > TREND_WINDOW)
+        {
+            self.gaps.pop_front();
+        }
+        self.measured = Some((now, log.clone()));
+    }
+
+    fn committed(&mut self, committed: &Committed, now: Instant) {
+        self.status.processed_lsn = Some(committed.position);
+        let totals = &mut self.status.totals;
+        totals.transactions += committed.transactions;
+        totals.inserts += committed.applied.inserts;
+        totals.updates += committed.applied.updates;
+        totals.deletes += committed.applied.deletes;
+        totals.conflicts += committed
+            .applied
+            .conflicts
+            .iter()
+            .map(|(_, count)| count)
+            .sum::<u64>();
+        if let Some(oldest_us) = committed.oldest_commit_us {
+            let age = self.age(oldest_us);
+            let (queue, apply) = (committed.queued.as_secs_f64(), committed.took.as_secs_f64());
+            let read = (age - queue - apply).max(0.0);
+            self.latency = Some((now, age, StageLatency { read, queue, apply }));
+        }
+        for (table, count) in &committed.changes {
+            self.row(table, |row| row.status.changes += count);
+        }
+        for (table, count) in &committed.parked {
+            self.row(table, |row| row.status.parked += count);
+        }
+        for (table, count) in &committed.applied.conflicts {
+            self.row(table, |row| row.status.conflicts += count);
+        }
+    }
+
+    /// How old a time of the source's clock is, in seconds; never negative.
+    fn age(&self, source_us: i64) -> f64 {
+        let age_us = clock::now_us() + self.clock_offset_us - source_us;
+        (age_us as f64 / 1e6).max(0.0)
+    }
+
+    fn outline(&mut self, outline: &TableOutline) {
+        let status = TableStatus {
+            source: outline.source.to_string(),
+            target: outline.target.to_string(),
+            state: TableStatusState::Queued,
+            reason: None,
+            rows_loaded: outline.rows_loaded,
+            rows_estimated: outline.rows_estimated,
+            bytes_loaded: 0,
+            chunks_loaded: outline.units_loaded,
+            chunks: outline.units,
+            changes: 0,
+            parked: 0,
+            conflicts: 0,
+        };
+        let row = Row {
+            source: outline.source.clone(),
+            status,
+            state: outline.state,
+            is_catching_up: false,
+            is_copying: false,
+        };
+        match self
+            .tables
+            .iter_mut()
+            .find(|known| known.source == outline.source)
+        {
+            // Met again after a reconnect: what this run counted stays.
+            Some(known) if known.state == outline.state && known.status.chunks == outline.units => {
+                known.status.chunks_loaded = outline.units_loaded;
+            }
+            Some(known) => *known = row,
+            None => self.tables.push(row),
+        }
+    }
+
+    fn row(&mut self, table: &TableName, change: impl FnOnce(&mut Row)) {
+        if let Some(row) = self.tables.iter_mut().find(|row| row.source == *table) {
+            change(row);
+        }
+    }
+}
+
+impl Row {
+    fn status(&self) -> TableStatus {
+        let state = match self.state {
+            TableState::Loading if self.is_copying || self.status.chunks_loaded > 0 => {
+                TableStatusState::Loading
+            }
+            TableState::Loading => TableStatusState::Queued,
+            TableState::Streaming if self.is_catching_up => TableStatusState::CatchingUp,
+            TableState::Streaming => TableStatusState::Streaming,
+            TableState::Resyncing => TableStatusState::Resyncing,
+            TableState::Quarantined => TableStatusState::Quarantined,
+            TableState::Paused => TableStatusState::Paused,
+            TableState::Done => TableStatusState::Done,
+        };
+        TableStatus {
+            state,
+            ..self.status.clone()
+        }
+    }
+}
+
+/// Worst first.
+fn urgency(state: TableStatusState) -> u8 {
+    match state {
+        TableStatusState::Quarantined => 0,
+        TableStatusState::Paused => 1,
+        TableStatusState::Resyncing => 2,
+        TableStatusState::Loading => 3,
+        TableStatusState::Queued => 4,
+        TableStatusState::CatchingUp => 5,
+        TableStatusState::Streaming => 6,
+        TableStatusState::Done => 7,
+        TableStatusState::Excluded => 8,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalogue::codes;
+    use crate::checkpoint::SourceIdentity;
+    use crate::error::Error;
+    use crate::position::Lsn;
+
+    fn at(lsn: u64) -> Position {
+        Position::PgLsn(Lsn(lsn))
+    }
+
+    fn log(head: u64) -> LogState {
+        LogState {
+            identity: SourceIdentity {
+                system: "1".into(),
+                timeline: 1,
+                database: "d".into(),
+            },
+            head: at(head),
+            slot: None,
+            clock_us: clock::now_us(),
+            running: Vec::new(),
+        }
+    }
+
+    fn streaming() -> Board {
+        let mut board = Board::new("shop", "full_load_and_cdc");
+        board.set_checkpoint(at(100), at(500));
+        board.state(PipelineState::Streaming, None, By::Engine);
+        board
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_measured_is_unknown_not_zero() {
+        let status = streaming().status(Instant::now());
+        assert_eq!(status.gap_bytes, None);
+        assert_eq!(status.latency_seconds, None);
+        assert_eq!(status.health, Health::Unknown);
+        assert_eq!(status.trend, Trend::Unknown);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_measured_source_gives_a_gap_and_goes_stale() {
+        let mut board = streaming();
+        board.take(&PipelineEvent::Measured(Ok(log(900))), Instant::now());
+        let status = board.status(Instant::now());
+        assert_eq!(status.gap_bytes, Some(400));
+        assert_eq!(status.health, Health::Ok);
+
+        tokio::time::advance(Duration::from_secs(42)).await;
+        let lost = Error::transient(codes::SOURCE_UNREACHABLE, "connection refused");
+        board.take(&PipelineEvent::Measured(Err(lost)), Instant::now());
+        let status = board.status(Instant::now());
+        assert_eq!(status.gap_bytes, None);
+        assert_eq!(status.source_lsn, None);
+        assert_eq!(status.unknown_reason.as_deref(), Some("TM1001"));
+        assert_eq!(status.health, Health::Unknown);
+        let last = status.last_known.unwrap();
+        assert_eq!(
+            (last.source_lsn, last.seconds_ago.round() as i64),
+            (at(900), 42)
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn latency_counts_only_while_it_is_fresh() {
+        let mut board = streaming();
+        let written_at_us = clock::now_us() - 800_000;
+        board.take(&PipelineEvent::Heartbeat { written_at_us }, Instant::now());
+        let latency = board.status(Instant::now()).latency_seconds.unwrap();
+        assert!((0.8..1.5).contains(&latency), "{latency}");
+        tokio::time::advance(Duration::from_secs(16)).await;
+        assert_eq!(board.status(Instant::now()).latency_seconds, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_trend_is_told_from_the_gap() {
+        let mut board = streaming();
+        for (second, head) in [(0, 500 + (10 << 20)), (6, 500 + (5 << 20))] {
+            tokio::time::advance(Duration::from_secs(second)).await;
+            board.take(&PipelineEvent::Measured(Ok(log(head))), Instant::now());
+        }
+        assert_eq!(board.status(Instant::now()).trend, Trend::CatchingUp);
+        tokio::time::advance(Duration::from_secs(10)).await;
+        board.take(
+            &PipelineEvent::Measured(Ok(log(500 + (90 << 20)))),
+            Instant::now(),
+        );
+        assert_eq!(board.status(Instant::now()).trend, Trend::FallingBehind);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tables_that_need_a_person_come_first() {
+        let mut board = streaming();
+        for name in ["a", "b"] {
+            board.take(
+                &PipelineEvent::Table(TableOutline {
+                    source: TableName::new("public", name),
+                    target: TableName::new("public", name),
+                    state: TableState::Streaming,
+                    rows_estimated: Some(7),
+                    units: 1,
+                    units_loaded: 1,
+                    rows_loaded: 7,
+                }),
+                Instant::now(),
+            );
+        }
+        let quarantined = PipelineEvent::TableState {
+            table: TableName::new("public", "b"),
+            state: TableState::Quarantined,
+            reason: Some("TM2041: value does not fit".into()),
+        };
+        board.take(&quarantined, Instant::now());
+        let status = board.status(Instant::now());
+        assert_eq!(status.tables[0].source, "public.b");
+        assert_eq!(status.health, Health::Error);
+    }
+}

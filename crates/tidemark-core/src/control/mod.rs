@@ -1,0 +1,109 @@
+//! The side door: commands to a pipeline that runs elsewhere, and the status it reports.
+//!
+//! Both travel through rows in the target, so `tidemark pause NAME` needs no server and no port.
+//! Nothing here is on the line a row travels.
+
+pub mod door;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::Chunk;
+use crate::error::Result;
+use crate::position::Position;
+use crate::schema::TableName;
+use crate::status::Status;
+
+/// The engine's end of the side door, on a connection of its own.
+#[async_trait]
+pub trait Control: Send {
+    /// Commands that are waiting, oldest first. They stay until answered.
+    async fn commands(&mut self) -> Result<Vec<(CommandId, Command)>>;
+
+    /// Says what became of a command.
+    async fn answer(&mut self, id: CommandId, answer: &Answer) -> Result<()>;
+
+    /// Leaves the status for whoever asks.
+    async fn report(&mut self, status: &Status) -> Result<()>;
+
+    /// Puts a command in the queue (the caller's end) and gives its number.
+    async fn send(&mut self, command: &Command) -> Result<CommandId>;
+
+    /// What became of a command; `None` while nothing has.
+    async fn answer_to(&mut self, id: CommandId) -> Result<Option<Answer>>;
+
+    /// The last reported status and its age in seconds; `None` if there never was one.
+    async fn last_status(&mut self) -> Result<Option<(Status, f64)>>;
+
+    /// Who owns the pipeline now, as told by the lock on the target: host, pid. `None` if nobody
+    /// runs it.
+    async fn owner(&mut self) -> Result<Option<crate::target::Owner>>;
+}
+
+/// A command's number in the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct CommandId(pub i64);
+
+/// What a person can ask of a running pipeline.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Command {
+    /// Apply nothing more until resumed; of some tables only, if any are named.
+    Pause {
+        /// Tables on the source; empty for the whole pipeline.
+        tables: Vec<TableName>,
+    },
+    /// Go on.
+    Resume {
+        /// Tables on the source; empty for the whole pipeline.
+        tables: Vec<TableName>,
+    },
+    /// Finish the batch, write the checkpoint, end.
+    Stop,
+    /// Copy tables anew while the others stream.
+    Resync {
+        /// Tables on the source; empty for all.
+        tables: Vec<TableName>,
+        /// How.
+        strategy: ResyncStrategy,
+    },
+    /// Copy only these ranges of a table anew.
+    Repair {
+        /// The table on the source.
+        table: TableName,
+        /// Key ranges.
+        chunks: Vec<Chunk>,
+    },
+    /// Apply everything before `position`, nothing at or after it, and hold until
+    /// [`Command::Release`] or for at most `seconds_max`.
+    Hold {
+        /// Where to hold; `None` for the next boundary between transactions. Answered with the
+        /// position once everything before it is committed.
+        position: Option<Position>,
+        /// How long at most.
+        seconds_max: u32,
+    },
+    /// Ends a hold.
+    Release,
+}
+
+/// How a table is copied anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResyncStrategy {
+    /// Beside the old table, then rename: readers see the old rows until the switch.
+    Swap,
+    /// Empty the table first.
+    Truncate,
+}
+
+/// What became of a command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// Whether it was done.
+    pub ok: bool,
+    /// In a sentence: what happened, or why not.
+    pub text: String,
+    /// Catalogue code of the refusal.
+    pub code: Option<String>,
+}

@@ -1,0 +1,264 @@
+//! The applier's task: takes work, gives back what became of it. One target transaction at a time.
+//!
+//! It runs beside the stream so that the next batch is assembled while this one is applied. The
+//! channel to it holds one piece of work: more would only make memory and latency larger.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::batch::{Batch, Item};
+use crate::catalogue::codes;
+use crate::checkpoint::CheckpointUpdate;
+use crate::error::{Context, Error, Result};
+use crate::mapping::TableMapping;
+use crate::position::Position;
+use crate::target::{Applied, Applier, Origin};
+
+use super::assemble::{Unseen, Work, key_of, unseen_part};
+use super::router::Router;
+
+/// What the applier is asked to do.
+pub(crate) enum Task {
+    /// Apply (a part of) a batch.
+    Apply(Work),
+    /// Make everything committed durable.
+    Flush,
+    /// Take parked changes of a table back and apply them, up to about `bytes_max`.
+    Drain {
+        mapping: Arc<TableMapping>,
+        /// Knows which tidemarks the table minds; asked for each transaction.
+        router: Box<Router>,
+        bytes_max: usize,
+    },
+}
+
+/// What became of a task.
+#[derive(Debug)]
+pub(crate) struct Done {
+    pub(crate) outcome: DoneOutcome,
+    /// The highest position that is durable now.
+    pub(crate) durable: Option<Position>,
+}
+
+#[derive(Debug)]
+pub(crate) enum DoneOutcome {
+    /// A part is in; the transaction is open.
+    Part(Work),
+    /// Committed.
+    Committed {
+        work: Work,
+        applied: Applied,
+        began: Instant,
+        took: std::time::Duration,
+    },
+    /// Flushed.
+    Flushed,
+    /// Parked changes were applied; `is_empty`: none are left.
+    Drained { is_empty: bool },
+}
+
+/// The stream's end of the applier.
+pub(crate) struct ApplierHandle {
+    tasks: mpsc::Sender<Task>,
+    done: mpsc::Receiver<Result<Done>>,
+    is_busy: bool,
+    _task: JoinSet<()>,
+}
+
+impl ApplierHandle {
+    pub(crate) fn start(applier: Box<dyn Applier>) -> ApplierHandle {
+        let (tasks, tasks_in) = mpsc::channel(1);
+        let (done_out, done) = mpsc::channel(1);
+        let mut task = JoinSet::new();
+        task.spawn(run(applier, tasks_in, done_out));
+        ApplierHandle {
+            tasks,
+            done,
+            is_busy: false,
+            _task: task,
+        }
+    }
+
+    pub(crate) fn is_busy(&self) -> bool {
+        self.is_busy
+    }
+
+    /// Gives it a task; only when it is not busy.
+    pub(crate) fn give(&mut self, task: Task) {
+        debug_assert!(!self.is_busy);
+        self.is_busy = true;
+        // A task that cannot be taken means that the applier is gone; `done` says why.
+        drop(self.tasks.try_send(task));
+    }
+
+    /// What became of the task. Cancel-safe.
+    pub(crate) async fn done(&mut self) -> Result<Done> {
+        let died = || Error::definite(codes::INTERNAL, "the applier died");
+        let done = self.done.recv().await.ok_or_else(died)?;
+        self.is_busy = false;
+        done
+    }
+}
+
+async fn run(
+    mut applier: Box<dyn Applier>,
+    mut tasks: mpsc::Receiver<Task>,
+    done: mpsc::Sender<Result<Done>>,
+) {
+    let mut is_open = false;
+    let mut applied = Applied::default();
+    while let Some(task) = tasks.recv().await {
+        let outcome = match task {
+            Task::Apply(work) => apply(applier.as_mut(), &mut is_open, &mut applied, work).await,
+            Task::Flush => applier.flush().await.map(|()| DoneOutcome::Flushed),
+            Task::Drain {
+                mapping,
+                router,
+                bytes_max,
+            } => drain(applier.as_mut(), &mapping, *router, bytes_max).await,
+        };
+        let outcome = outcome.map(|outcome| Done {
+            outcome,
+            durable: applier.durable(),
+        });
+        let failed = outcome.is_err();
+        if done.send(outcome).await.is_err() || failed {
+            break;
+        }
+    }
+    if is_open {
+        // The stream is over in the middle of a transaction; the connection's end would do it too.
+        drop(applier.rollback().await);
+    }
+}
+
+async fn apply(
+    applier: &mut dyn Applier,
+    is_open: &mut bool,
+    applied: &mut Applied,
+    mut work: Work,
+) -> Result<DoneOutcome> {
+    let began = Instant::now();
+    if !*is_open {
+        applier
+            .begin()
+            .await
+            .context(|| "begin a target transaction")?;
+        *is_open = true;
+    }
+    if !work.batch.is_empty() {
+        add(
+            applied,
+            applier
+                .apply(&work.batch)
+                .await
+                .context(|| "apply a batch")?,
+        );
+    }
+    for park in &work.parks {
+        applier
+            .park(&park.batch, park.origin)
+            .await
+            .context(|| "put changes aside")?;
+    }
+    let Some(update) = &work.end else {
+        work.batch.clear();
+        return Ok(DoneOutcome::Part(work));
+    };
+    add(
+        applied,
+        applier.commit(update).await.context(|| "commit a batch")?,
+    );
+    *is_open = false;
+    let applied = std::mem::take(applied);
+    Ok(DoneOutcome::Committed {
+        work,
+        applied,
+        began,
+        took: began.elapsed(),
+    })
+}
+
+/// Applies parked changes as far as the table has not seen them, oldest first.
+async fn drain(
+    applier: &mut dyn Applier,
+    mapping: &Arc<TableMapping>,
+    mut router: Router,
+    bytes_max: usize,
+) -> Result<DoneOutcome> {
+    applier.begin().await?;
+    let parked = applier
+        .unpark(mapping, bytes_max)
+        .await
+        .context(|| "take changes back")?;
+    let is_empty = parked.is_none();
+    for (origin, batch) in parked.into_iter().flat_map(|parked| parked.batches) {
+        let unseen = unseen_of(&mut router, mapping, origin, batch)?;
+        if !unseen.is_empty() {
+            applier
+                .apply(&unseen)
+                .await
+                .context(|| "apply changes taken back")?;
+        }
+    }
+    applier.commit(&CheckpointUpdate::default()).await?;
+    Ok(DoneOutcome::Drained { is_empty })
+}
+
+/// A parked batch without what the table's load has seen.
+fn unseen_of(
+    router: &mut Router,
+    mapping: &Arc<TableMapping>,
+    origin: Origin,
+    mut batch: Batch,
+) -> Result<Batch> {
+    let begin = crate::event::Begin {
+        xid: origin.xid,
+        commit: origin.commit,
+        committed_at_us: 0,
+    };
+    router.begin(&begin);
+    let Some(index) = router.named(mapping.source()) else {
+        return Ok(batch);
+    };
+    let mut kept = Vec::with_capacity(batch.len());
+    for item in batch.items() {
+        match item {
+            Item::Change(change) => {
+                let key = |row| key_of(&batch, mapping, row);
+                let old = || change.old.map(|old| key(old.row()));
+                let way = router.way(index, old, || change.new.map(key));
+                match unseen_part(&batch, *change, way) {
+                    Unseen::Part(change) => kept.push(Item::Change(change)),
+                    Unseen::Nothing => {}
+                    Unseen::NotInLog => return Err(not_in_log(mapping)),
+                }
+            }
+            Item::Truncate { .. } | Item::Schema { .. } => match router.truncate_seen(index) {
+                Some(false) => kept.push(item.clone()),
+                Some(true) => {}
+                None => return Err(not_in_log(mapping)),
+            },
+        }
+    }
+    batch.replace_items(kept);
+    Ok(batch)
+}
+
+fn not_in_log(mapping: &TableMapping) -> Error {
+    Error::data(
+        codes::VALUE_NOT_IN_LOG,
+        "parts of the table were loaded at different instants, and the log cannot tell them apart",
+    )
+    .table(mapping.source().to_string())
+}
+
+fn add(total: &mut Applied, part: Applied) {
+    total.inserts += part.inserts;
+    total.updates += part.updates;
+    total.deletes += part.deletes;
+    total.conflicts.extend(part.conflicts);
+}

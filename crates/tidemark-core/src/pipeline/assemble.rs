@@ -1,0 +1,594 @@
+//! From events to batches: what the stream brings becomes work for the target.
+//!
+//! The assembler takes one event after the other, decides by the router what becomes of each change
+//! (skipped, applied, parked), copies values through the projection into the present [`Work`], and
+//! notes where it may be cut. Work always ends between two source transactions, except for the parts
+//! of one that is larger than a batch: these go out early, and the target keeps its transaction open
+//! until the last part comes.
+//!
+//! It does no I/O and knows no time but what it is given, so everything here runs in tests as it
+//! runs in production.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::batch::{Batch, Change, Item, SchemaChange};
+use crate::catalogue::codes;
+use crate::checkpoint::{CheckpointUpdate, KnownColumn, TableStateChange};
+use crate::error::{Error, Result};
+use crate::event::{
+    Begin, Block, Cell, Event, OldRow, Op, Row, RowChange, StreamColumn, StreamTable, Truncate,
+};
+use crate::mapping::{Carry, Mismatch, Projection, TableMapping, Unchanged};
+use crate::position::Position;
+use crate::target::Origin;
+use crate::tidemark::low_half;
+
+use super::router::{Router, Way};
+
+/// What goes to the target at once.
+#[derive(Debug, Default)]
+pub(crate) struct Work {
+    /// Changes to apply, in order.
+    pub(crate) batch: Batch,
+    /// Changes to put aside, in order.
+    pub(crate) parks: Vec<Park>,
+    /// What the commit records; `None` for a part of a larger transaction.
+    pub(crate) end: Option<CheckpointUpdate>,
+    /// When its oldest transaction was received.
+    pub(crate) received_at: Option<Instant>,
+    /// Changes by route, for the counters.
+    pub(crate) counts: Vec<(usize, u64)>,
+}
+
+/// Changes of one table and transaction that are put aside.
+#[derive(Debug)]
+pub(crate) struct Park {
+    pub(crate) route: usize,
+    pub(crate) origin: Origin,
+    pub(crate) batch: Batch,
+}
+
+/// What became of an event.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    /// It is in the work (or skipped).
+    Yes,
+    /// A table has another shape than was known: somebody must look before the stream goes on.
+    Reshaped {
+        route: usize,
+        table: Arc<StreamTable>,
+    },
+    /// Ranges of a table have seen different things, and the log cannot tell them apart here: it has
+    /// to be loaded anew.
+    Reload { route: usize },
+    /// A heartbeat of ours came by.
+    Heartbeat { written_at_us: i64 },
+    /// Everything before this is assembled.
+    Ended(Position),
+}
+
+/// See the module's text.
+pub(crate) struct Assembler {
+    pub(crate) router: Router,
+    work: Work,
+    /// Everything before this is in the target or in work that was handed out.
+    applied: Position,
+    /// The transaction whose changes come now.
+    open: Option<Open>,
+    /// Whole transactions in `work` end here.
+    end: Option<Position>,
+    /// State changes that the next commit records.
+    states: Vec<TableStateChange>,
+    columns: Vec<(usize, Vec<KnownColumn>)>,
+    /// Ids of transactions that were assembled lately, for telling whether a snapshot has seen them.
+    recent: VecDeque<u32>,
+    running: Vec<u32>,
+}
+
+struct Open {
+    begin: Begin,
+    /// It committed before the position we start from: nothing of it is new.
+    is_contained: bool,
+    received_at: Instant,
+}
+
+/// More transactions than a source can have between commit record and visibility.
+const RECENT_MAX: usize = 20_000;
+
+impl Assembler {
+    /// `running`: transactions that were running, or not yet visible, when this run began.
+    pub(crate) fn new(router: Router, applied: Position, running: &[u64]) -> Assembler {
+        Assembler {
+            router,
+            work: Work::default(),
+            applied,
+            open: None,
+            end: None,
+            states: Vec::new(),
+            columns: Vec::new(),
+            recent: VecDeque::new(),
+            running: running.iter().copied().map(low_half).collect(),
+        }
+    }
+
+    /// Takes one event in.
+    pub(crate) fn take(&mut self, block: &Block, event: &Event, now: Instant) -> Result<Taken> {
+        match event {
+            Event::Begin(begin) => {
+                self.begin(*begin, now);
+                Ok(Taken::Yes)
+            }
+            Event::Table(table) => self.table(table),
+            Event::Change(change) => self.change(block, change),
+            Event::Truncate(truncate) => self.truncate(truncate),
+            Event::Commit { end } => self.commit(*end),
+            Event::Quiet { position } => Ok(self.quiet(*position)),
+            Event::Heartbeat { written_at_us } => Ok(Taken::Heartbeat {
+                written_at_us: *written_at_us,
+            }),
+        }
+    }
+
+    fn begin(&mut self, begin: Begin, now: Instant) {
+        self.router.begin(&begin);
+        let is_contained = self.applied.contains(begin.commit);
+        self.open = Some(Open {
+            begin,
+            is_contained,
+            received_at: now,
+        });
+        if self.recent.len() == RECENT_MAX {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(begin.xid);
+    }
+
+    /// Ids of the transactions that may be applied without being visible on the source yet.
+    pub(crate) fn maybe_invisible(&self) -> Vec<u32> {
+        self.recent.iter().chain(&self.running).copied().collect()
+    }
+
+    fn table(&mut self, table: &Arc<StreamTable>) -> Result<Taken> {
+        let Some(route) = self.router.bind(table) else {
+            return Ok(Taken::Yes);
+        };
+        let entry = self.router.route(route);
+        let is_renamed = table.name != *entry.mapping.source();
+        if is_renamed || !has_shape(&entry.columns, table) {
+            return Ok(Taken::Reshaped {
+                route,
+                table: Arc::clone(table),
+            });
+        }
+        self.adopt(route, table)?;
+        Ok(Taken::Yes)
+    }
+
+    /// From here on the table's rows come in this shape.
+    pub(crate) fn adopt(&mut self, route: usize, table: &StreamTable) -> Result<()> {
+        let entry = self.router.route_mut(route);
+        let projection = Projection::new(&entry.mapping, table);
+        entry.projection = Some(projection.map_err(|why| mismatch(&entry.mapping, &why))?);
+        if !has_shape(&entry.columns, table) {
+            entry.columns = known_columns(&entry.mapping, table);
+            self.columns.push((route, entry.columns.clone()));
+        }
+        Ok(())
+    }
+
+    /// The table's shape changes on the target too, at this place of the log.
+    pub(crate) fn reshape(
+        &mut self,
+        route: usize,
+        table: &StreamTable,
+        mapping: Arc<TableMapping>,
+        changes: Vec<SchemaChange>,
+    ) -> Result<()> {
+        self.router.route_mut(route).mapping = Arc::clone(&mapping);
+        self.adopt(route, table)?;
+        if !changes.is_empty() && !self.is_contained() {
+            let table = self.work.batch.table(&mapping);
+            self.work.batch.push(Item::Schema { table, changes });
+        }
+        Ok(())
+    }
+
+    fn is_contained(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| open.is_contained)
+    }
+
+    fn change(&mut self, block: &Block, change: &RowChange) -> Result<Taken> {
+        let Some(open) = &self.open else {
+            return Err(protocol("a change outside a transaction"));
+        };
+        if open.is_contained {
+            return Ok(Taken::Yes);
+        }
+        let Some(index) = self.router.find(change.table) else {
+            return Ok(Taken::Yes);
+        };
+        let route = self.router.route(index);
+        let Some(projection) = &route.projection else {
+            return Err(protocol("a change of a table that was not announced"));
+        };
+        let Some(change) = filtered(projection, block, change)? else {
+            return Ok(Taken::Yes);
+        };
+        let batch = if route.state.is_parked() {
+            let origin = Origin {
+                xid: open.begin.xid,
+                commit: open.begin.commit,
+            };
+            park_batch(&mut self.work.parks, index, origin)
+        } else {
+            &mut self.work.batch
+        };
+        let pushed = push_change(batch, &self.router, index, projection, block, &change);
+        if pushed == Pushed::NotInLog {
+            return Ok(Taken::Reload { route: index });
+        }
+        if pushed == Pushed::Yes {
+            let open = self.open.as_ref().expect("checked above");
+            self.work.received_at.get_or_insert(open.received_at);
+            match self
+                .work
+                .counts
+                .iter_mut()
+                .rfind(|(route, _)| *route == index)
+            {
+                Some((_, count)) => *count += 1,
+                None => self.work.counts.push((index, 1)),
+            }
+        }
+        Ok(Taken::Yes)
+    }
+
+    fn truncate(&mut self, truncate: &Truncate) -> Result<Taken> {
+        if self.open.is_none() {
+            return Err(protocol("a truncate outside a transaction"));
+        }
+        if self.is_contained() {
+            return Ok(Taken::Yes);
+        }
+        let mut to_reload = None;
+        let restart_identity = truncate.restart_identity;
+        let mut applied = Vec::new();
+        for id in &truncate.tables {
+            let Some(index) = self.router.find(*id) else {
+                continue;
+            };
+            let route = self.router.route(index);
+            let mapping = Arc::clone(&route.mapping);
+            let is_parked = route.state.is_parked();
+            match self.router.truncate_seen(index) {
+                Some(true) if !is_parked => continue,
+                None if !is_parked => {
+                    to_reload = Some(index);
+                    continue;
+                }
+                _ => {}
+            }
+            if is_parked {
+                let open = self.open.as_ref().expect("checked above");
+                let origin = Origin {
+                    xid: open.begin.xid,
+                    commit: open.begin.commit,
+                };
+                let batch = park_batch(&mut self.work.parks, index, origin);
+                let tables = vec![batch.table(&mapping)];
+                batch.push(Item::Truncate {
+                    tables,
+                    restart_identity,
+                });
+            } else {
+                applied.push(self.work.batch.table(&mapping));
+            }
+        }
+        if !applied.is_empty() {
+            self.work.batch.push(Item::Truncate {
+                tables: applied,
+                restart_identity,
+            });
+        }
+        Ok(to_reload.map_or(Taken::Yes, |route| Taken::Reload { route }))
+    }
+
+    fn commit(&mut self, end: Position) -> Result<Taken> {
+        let Some(open) = self.open.take() else {
+            return Err(protocol("a commit outside a transaction"));
+        };
+        if end < self.applied || self.end.is_some_and(|last| end < last) {
+            // A slot that is behind the checkpoint repeats what is in already; anything else would
+            // be a log that runs backwards.
+            if open.is_contained {
+                return Ok(Taken::Yes);
+            }
+            return Err(protocol("commit positions that do not ascend"));
+        }
+        if !open.is_contained {
+            self.work.batch.transactions += 1;
+            let oldest = &mut self.work.batch.oldest_commit_us;
+            *oldest = Some(oldest.unwrap_or(open.begin.committed_at_us));
+        }
+        self.end = Some(end);
+        Ok(Taken::Ended(end))
+    }
+
+    fn quiet(&mut self, position: Position) -> Taken {
+        let last = self.end.unwrap_or(self.applied);
+        if self.open.is_some() || position <= last {
+            return Taken::Yes;
+        }
+        self.end = Some(position);
+        Taken::Ended(position)
+    }
+
+    /// A table's changes go another way from the next boundary on; the next commit records it.
+    pub(crate) fn set_state(&mut self, route: usize, change: TableStateChange) {
+        self.router.route_mut(route).state = change.state;
+        self.states.push(change);
+    }
+
+    /// Whether changes of a table wait in the present work to be put aside.
+    pub(crate) fn parks(&self, route: usize) -> bool {
+        self.work.parks.iter().any(|park| park.route == route)
+    }
+
+    /// Whether the work stands between two transactions.
+    pub(crate) fn is_at_boundary(&self) -> bool {
+        self.open.is_none()
+    }
+
+    /// How large the work is, in items and bytes.
+    pub(crate) fn size(&self) -> (usize, usize) {
+        let parked: usize = self.work.parks.iter().map(|park| park.batch.bytes()).sum();
+        let items: usize = self.work.parks.iter().map(|park| park.batch.len()).sum();
+        (
+            self.work.batch.len() + items,
+            self.work.batch.bytes() + parked,
+        )
+    }
+
+    /// Whether there is anything that a commit would bring to the target, besides the position.
+    pub(crate) fn has_changes(&self) -> bool {
+        self.size().0 > 0 || !self.states.is_empty() || !self.columns.is_empty()
+    }
+
+    /// Everything before this is in the target once the work handed out so far is.
+    pub(crate) fn applied(&self) -> Position {
+        self.applied
+    }
+
+    /// Everything before this is assembled: what `applied` will be after the next work.
+    pub(crate) fn assembled(&self) -> Position {
+        self.end.unwrap_or(self.applied)
+    }
+
+    /// Hands the work out whole: only between two transactions.
+    pub(crate) fn cut(&mut self) -> Work {
+        debug_assert!(self.is_at_boundary());
+        let mut work = std::mem::take(&mut self.work);
+        let mut update = CheckpointUpdate {
+            position: self.end.take(),
+            states: std::mem::take(&mut self.states),
+            ..CheckpointUpdate::default()
+        };
+        if let Some(position) = update.position {
+            self.applied = position;
+        }
+        for (route, columns) in self.columns.drain(..) {
+            update
+                .columns
+                .push((self.router.route(route).mapping.source().clone(), columns));
+        }
+        for route in self.router.pass(self.applied) {
+            update
+                .passed
+                .push(self.router.route(route).mapping.source().clone());
+        }
+        work.end = Some(update);
+        work
+    }
+
+    /// Hands out what there is of a transaction that is larger than a batch.
+    pub(crate) fn cut_part(&mut self) -> Work {
+        std::mem::take(&mut self.work)
+    }
+}
+
+/// The columns by which a table's shape is told, with the numbers that the catalog has for them.
+fn known_columns(mapping: &TableMapping, table: &StreamTable) -> Vec<KnownColumn> {
+    let number = |name: &str| {
+        mapping
+            .schema
+            .columns
+            .iter()
+            .find(|c| c.name == name)
+            .map_or(0, |column| column.number)
+    };
+    let known = |column: &StreamColumn| KnownColumn {
+        name: column.name.clone(),
+        number: number(&column.name),
+        type_id: column.type_id,
+        type_modifier: column.type_modifier,
+    };
+    table.columns.iter().map(known).collect()
+}
+
+/// Whether a table is announced with the columns that are known, in whatever order.
+fn has_shape(known: &[KnownColumn], table: &StreamTable) -> bool {
+    let is_known = |column: &StreamColumn| {
+        known.iter().any(|known| {
+            known.name == column.name
+                && known.type_id == column.type_id
+                && known.type_modifier == column.type_modifier
+        })
+    };
+    known.len() == table.columns.len() && table.columns.iter().all(is_known)
+}
+
+/// A change as the row filter lets it through: an update that brings a row in is an insert, one that
+/// takes it out is a delete. `None`: the row is outside, before and after.
+fn filtered(
+    projection: &Projection,
+    block: &Block,
+    change: &RowChange,
+) -> Result<Option<RowChange>> {
+    let insert = RowChange {
+        op: Op::Insert,
+        old: None,
+        ..*change
+    };
+    // Where the log has no old row, its key is that of the new one.
+    let old = change.old.or(change.new.map(OldRow::Key));
+    let delete = RowChange {
+        op: Op::Delete,
+        old,
+        new: None,
+        ..*change
+    };
+    Ok(match projection.carry(block, change) {
+        Carry::Skip => None,
+        // A filtered table's update inserts the row where it is not there: see `Applier::apply`.
+        Carry::AsIs | Carry::Upsert => Some(*change),
+        Carry::Insert => Some(insert),
+        Carry::Delete | Carry::DeleteIfThere => Some(delete),
+        Carry::Undecided => {
+            let table = projection.mapping().source().to_string();
+            return Err(Error::data(
+                codes::FILTER_UNDECIDABLE,
+                "an update left a large value out that the row filter or the new row needs",
+            )
+            .table(table));
+        }
+    })
+}
+
+fn park_batch(parks: &mut Vec<Park>, route: usize, origin: Origin) -> &mut Batch {
+    // Changes of one table and transaction stand together; others may stand between them.
+    let known = parks
+        .iter()
+        .rposition(|park| park.route == route && park.origin == origin);
+    let index = known.unwrap_or_else(|| {
+        parks.push(Park {
+            route,
+            origin,
+            batch: Batch::default(),
+        });
+        parks.len() - 1
+    });
+    &mut parks[index].batch
+}
+
+/// What became of a change that was to be copied into a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pushed {
+    Yes,
+    /// The table has seen it.
+    Skipped,
+    /// It is needed, and the log does not hold all of it.
+    NotInLog,
+}
+
+/// Copies a change into a batch, as far as the table has not seen it. Parked changes are kept whole:
+/// their tidemarks are asked when they are taken back.
+fn push_change(
+    batch: &mut Batch,
+    router: &Router,
+    index: usize,
+    projection: &Projection,
+    block: &Block,
+    change: &RowChange,
+) -> Pushed {
+    let route = router.route(index);
+    let table = batch.table(&route.mapping);
+    let old = projection.copy_old(block, change, batch);
+    let new = projection.copy_new(block, change, Unchanged::FromOld, batch);
+    let full = Change {
+        table,
+        op: change.op,
+        old,
+        new,
+    };
+    let way = if route.state.is_parked() {
+        Way::UNSEEN
+    } else {
+        let key = |row: Row| key_of(batch, &route.mapping, row);
+        router.way(index, || old.map(|old| key(old.row())), || new.map(key))
+    };
+    match unseen_part(batch, full, way) {
+        Unseen::Part(change) => {
+            batch.push(Item::Change(change));
+            Pushed::Yes
+        }
+        Unseen::Nothing => Pushed::Skipped,
+        Unseen::NotInLog => Pushed::NotInLog,
+    }
+}
+
+/// What is left of a change when one of its sides has been seen.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Unseen {
+    Part(Change),
+    Nothing,
+    /// An insert is left whose large value the log left out.
+    NotInLog,
+}
+
+/// A key update between two ranges that were read at different instants is the delete or the insert
+/// alone.
+pub(crate) fn unseen_part(batch: &Batch, change: Change, way: Way) -> Unseen {
+    match (way.old_seen, way.new_seen, change.op) {
+        (false, false, _) | (true, false, Op::Insert) | (false, true, Op::Delete) => {
+            Unseen::Part(change)
+        }
+        (_, true, Op::Insert) | (true, _, Op::Delete) | (true, true, Op::Update) => Unseen::Nothing,
+        (false, true, Op::Update) => {
+            let old = change.old.or(change.new.map(OldRow::Key));
+            Unseen::Part(Change {
+                op: Op::Delete,
+                old,
+                new: None,
+                ..change
+            })
+        }
+        (true, false, Op::Update) => {
+            let row = change.new.expect("an update has a new row");
+            if batch.row(row).contains(&Cell::UNCHANGED) {
+                return Unseen::NotInLog;
+            }
+            Unseen::Part(Change {
+                op: Op::Insert,
+                old: None,
+                ..change
+            })
+        }
+    }
+}
+
+/// The text of the mapping's key columns.
+pub(crate) fn key_of<'a>(batch: &'a Batch, mapping: &TableMapping, row: Row) -> Vec<&'a [u8]> {
+    let cells = batch.row(row);
+    mapping
+        .key
+        .iter()
+        .map(|at| batch.value(cells[*at]))
+        .collect()
+}
+
+fn mismatch(mapping: &TableMapping, why: &Mismatch) -> Error {
+    let text = match why {
+        Mismatch::Missing(columns) => format!("its columns {} are gone", columns.join(", ")),
+        Mismatch::Identity(columns) => {
+            format!("old rows are no longer told by {}", columns.join(", "))
+        }
+    };
+    Error::data(codes::SCHEMA_CHANGE_REFUSED, text).table(mapping.source().to_string())
+}
+
+fn protocol(what: &str) -> Error {
+    Error::definite(codes::INTERNAL, format!("the stream brought {what}"))
+}

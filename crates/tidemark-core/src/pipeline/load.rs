@@ -1,0 +1,638 @@
+//! Loading rows: tables cut into units, units copied by workers, keys and indexes made behind them.
+//!
+//! One queue serves first loads, resumed loads, resyncs and repairs. A worker takes the next [`Job`]:
+//! finishing a table whose rows are in comes first (index builds are the long pole, so they start
+//! early and overlap with other tables' rows), then units of tables that are under way, then the
+//! next table. All units of one load are read at one [`Snapshot`]; what was loaded at an earlier one
+//! keeps its own tidemark.
+//!
+//! A unit is copied and recorded in one target transaction, so a unit is in or it is not. After a
+//! transient error a worker connects anew and repeats the unit at the *same* snapshot; only when the
+//! snapshot itself is gone does the load end with an error, and the next start goes on at a new one.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::checkpoint::{Chunk, Unit};
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::mapping::TableMapping;
+use crate::schema::IndexKind;
+use crate::source::{RowBlock, RowFormat, RowStream, Snapshot, SnapshotReader};
+use crate::target::{Existing, LoadUnit, LoadedPart, Loader, Place, Replace};
+
+use super::Engine;
+use super::observe::{PipelineEvent, TableOutline};
+use super::retry::Backoff;
+use super::throttle::Throttle;
+
+/// How often a unit is tried at the same snapshot.
+const UNIT_ATTEMPTS_MAX: u32 = 5;
+
+/// One table to load.
+#[derive(Clone, Debug)]
+pub(crate) struct LoadTable {
+    pub(crate) mapping: Arc<TableMapping>,
+    /// What to do with rows that are on the target.
+    pub(crate) existing: Existing,
+    /// What an earlier start recorded; empty for a table that was never begun.
+    pub(crate) recorded: Vec<Unit>,
+    /// For a repair: only these ranges, replaced.
+    pub(crate) ranges: Option<Vec<Chunk>>,
+}
+
+/// What a load did.
+#[derive(Debug, Default)]
+pub(crate) struct LoadReport {
+    pub(crate) rows: u64,
+    /// Tables that could not be loaded because of their data, with the error.
+    pub(crate) refused: Vec<(Arc<TableMapping>, Error)>,
+    /// Units as they are in now, by table.
+    pub(crate) tables: Vec<(Arc<TableMapping>, Vec<Unit>)>,
+}
+
+/// Loads tables at a snapshot and makes their keys and indexes. On return all units are recorded,
+/// except those of the refused tables.
+pub(crate) async fn load(
+    engine: &Arc<Engine>,
+    snapshot: Arc<dyn Snapshot>,
+    mut tables: Vec<LoadTable>,
+    place: Place,
+) -> Result<LoadReport> {
+    tables.sort_by_key(|table| std::cmp::Reverse(table.mapping.schema.bytes));
+    let workers = worker_count(engine, &tables);
+    let queue = Arc::new(Queue::new(engine, tables));
+    let throttle = Arc::new(Throttle::new(engine.options.source_rows_per_second_max));
+    let mut tasks = JoinSet::new();
+    for _ in 0..workers {
+        let worker = Worker {
+            engine: Arc::clone(engine),
+            snapshot: Arc::clone(&snapshot),
+            queue: Arc::clone(&queue),
+            throttle: Arc::clone(&throttle),
+            place,
+            connections: None,
+        };
+        tasks.spawn(worker.run());
+    }
+    // The first error ends the load: dropping the set aborts the other workers.
+    while let Some(joined) = tasks.join_next().await {
+        joined.map_err(super::task_died)??;
+    }
+    Ok(queue.report())
+}
+
+/// Never more workers than there can be work for: each has a connection on either side.
+fn worker_count(engine: &Engine, tables: &[LoadTable]) -> usize {
+    let options = &engine.options;
+    let by_options = options.parallel_tables.max(1) * options.parallel_chunks.max(1);
+    let chunk_bytes = options.chunk_bytes.max(1);
+    let by_size: u64 = tables
+        .iter()
+        .map(|t| 1 + t.mapping.schema.bytes / chunk_bytes)
+        .sum();
+    by_options
+        .min(usize::try_from(by_size).unwrap_or(usize::MAX))
+        .max(1)
+}
+
+/// Which recorded units may stay, now that rows are read at another snapshot. `None`: the table
+/// starts again.
+///
+/// Physical chunks never survive: a row may have moved from a chunk that is not in to one that is.
+/// Key ranges do, unless a second unique key could meet two instants of one row.
+pub(crate) fn resumable(mapping: &TableMapping, recorded: &[Unit]) -> Option<Vec<Unit>> {
+    if recorded.is_empty() {
+        return None;
+    }
+    let is_complete = recorded.iter().all(|unit| unit.is_loaded);
+    let by_keys = recorded
+        .iter()
+        .all(|unit| matches!(unit.chunk, Chunk::Keys { .. }));
+    let has_second_unique = mapping.schema.indexes.iter().any(|index| {
+        matches!(
+            index.kind,
+            IndexKind::Unique | IndexKind::UniqueConstraint | IndexKind::Exclusion
+        )
+    });
+    (is_complete || (by_keys && !has_second_unique)).then(|| recorded.to_vec())
+}
+
+/// What a worker does next.
+enum Job {
+    Prepare(LoadTable),
+    Copy {
+        table: usize,
+        unit: Unit,
+        format: RowFormat,
+        replace: Replace,
+    },
+    Finish {
+        table: usize,
+    },
+}
+
+/// A table under way.
+struct Active {
+    mapping: Arc<TableMapping>,
+    format: RowFormat,
+    replace: Replace,
+    units: Vec<Unit>,
+    waiting: VecDeque<usize>,
+    copying: usize,
+    state: ActiveState,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ActiveState {
+    Copying,
+    ToFinish,
+    Finishing,
+    Done,
+}
+
+struct Queue {
+    inner: Mutex<Inner>,
+    changed: Notify,
+    tables_max: usize,
+    chunks_max: usize,
+}
+
+#[derive(Default)]
+struct Inner {
+    pending: VecDeque<LoadTable>,
+    preparing: usize,
+    active: Vec<Active>,
+    rows: u64,
+    refused: Vec<(Arc<TableMapping>, Error)>,
+}
+
+impl Queue {
+    fn new(engine: &Engine, tables: Vec<LoadTable>) -> Queue {
+        Queue {
+            inner: Mutex::new(Inner {
+                pending: tables.into(),
+                ..Inner::default()
+            }),
+            changed: Notify::new(),
+            tables_max: engine.options.parallel_tables.max(1),
+            chunks_max: engine.options.parallel_chunks.max(1),
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        // A worker that panicked ends the load anyway; what it held is plain data.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next job; waits while other workers may bring some; `None` when all is done.
+    async fn next(&self) -> Option<Job> {
+        loop {
+            let changed = self.changed.notified();
+            {
+                let mut inner = self.lock();
+                if let Some(job) = inner.take(self.tables_max, self.chunks_max) {
+                    return Some(job);
+                }
+                if inner.is_done() {
+                    return None;
+                }
+            }
+            changed.await;
+        }
+    }
+
+    fn update<T>(&self, change: impl FnOnce(&mut Inner) -> T) -> T {
+        let result = change(&mut self.lock());
+        self.changed.notify_waiters();
+        result
+    }
+
+    fn report(&self) -> LoadReport {
+        let mut inner = self.lock();
+        LoadReport {
+            rows: inner.rows,
+            refused: std::mem::take(&mut inner.refused),
+            tables: inner
+                .active
+                .iter()
+                .map(|active| (Arc::clone(&active.mapping), active.units.clone()))
+                .collect(),
+        }
+    }
+}
+
+impl Inner {
+    fn take(&mut self, tables_max: usize, chunks_max: usize) -> Option<Job> {
+        if let Some(table) = self
+            .active
+            .iter()
+            .position(|active| active.state == ActiveState::ToFinish)
+        {
+            self.active[table].state = ActiveState::Finishing;
+            return Some(Job::Finish { table });
+        }
+        let copying = self
+            .active
+            .iter_mut()
+            .enumerate()
+            .find(|(_, active)| !active.waiting.is_empty() && active.copying < chunks_max);
+        if let Some((table, active)) = copying {
+            let unit = active
+                .waiting
+                .pop_front()
+                .expect("found with a unit waiting");
+            active.copying += 1;
+            return Some(Job::Copy {
+                table,
+                unit: active.units[unit].clone(),
+                format: active.format,
+                replace: active.replace,
+            });
+        }
+        let under_way = self
+            .active
+            .iter()
+            .filter(|active| active.state == ActiveState::Copying)
+            .count();
+        if under_way + self.preparing < tables_max {
+            let table = self.pending.pop_front()?;
+            self.preparing += 1;
+            return Some(Job::Prepare(table));
+        }
+        None
+    }
+
+    fn is_done(&self) -> bool {
+        self.pending.is_empty()
+            && self.preparing == 0
+            && self
+                .active
+                .iter()
+                .all(|active| active.state == ActiveState::Done)
+    }
+}
+
+struct Worker {
+    engine: Arc<Engine>,
+    snapshot: Arc<dyn Snapshot>,
+    queue: Arc<Queue>,
+    throttle: Arc<Throttle>,
+    place: Place,
+    connections: Option<Connections>,
+}
+
+/// A worker's pair of connections; made when first needed, made anew after an error.
+struct Connections {
+    reader: Box<dyn SnapshotReader>,
+    loader: Box<dyn Loader>,
+}
+
+impl Worker {
+    async fn run(mut self) -> Result<()> {
+        while let Some(job) = self.queue.next().await {
+            match job {
+                Job::Prepare(table) => self.prepare(table).await?,
+                Job::Copy {
+                    table,
+                    unit,
+                    format,
+                    replace,
+                } => {
+                    self.copy(table, unit, format, replace).await?;
+                }
+                Job::Finish { table } => self.finish(table).await?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn prepare(&mut self, table: LoadTable) -> Result<()> {
+        let mapping = Arc::clone(&table.mapping);
+        let prepared = self.prepare_table(table).await;
+        let name = mapping.source().to_string();
+        match prepared {
+            Ok(active) => {
+                self.outline(&active);
+                self.queue.update(|inner| {
+                    inner.preparing -= 1;
+                    inner.active.push(active);
+                });
+                Ok(())
+            }
+            Err(err) if self.sets_aside(&err) => {
+                self.queue.update(|inner| {
+                    inner.preparing -= 1;
+                    inner.refused.push((mapping, err));
+                });
+                Ok(())
+            }
+            Err(err) => Err(err.context(format!("prepare {name}"))),
+        }
+    }
+
+    async fn prepare_table(&mut self, table: LoadTable) -> Result<Active> {
+        let mapping = table.mapping;
+        let (existing, units, replace) = match (table.ranges, resumable(&mapping, &table.recorded))
+        {
+            (Some(ranges), _) => (Existing::Resume, units_of(ranges), Replace::Range),
+            (None, Some(units)) => (Existing::Resume, units, Replace::Nothing),
+            (None, None) => {
+                let goal = self.engine.options.chunk_bytes;
+                let chunks = self.snapshot.chunks(&mapping, goal).await?;
+                let began = !table.recorded.is_empty();
+                let existing = if began {
+                    Existing::Truncate
+                } else {
+                    table.existing
+                };
+                (existing, units_of(chunks), Replace::Nothing)
+            }
+        };
+        let prepared = self
+            .engine
+            .target
+            .prepare(&mapping, existing, self.place, &units)
+            .await?;
+        let mut units = units;
+        for unit in &mut units {
+            unit.is_loaded |= prepared.is_skipped || prepared.loaded_units.contains(&unit.number);
+        }
+        let waiting: VecDeque<usize> = (0..units.len())
+            .filter(|index| !units[*index].is_loaded)
+            .collect();
+        let state = if waiting.is_empty() {
+            ActiveState::ToFinish
+        } else {
+            ActiveState::Copying
+        };
+        Ok(Active {
+            mapping,
+            format: prepared.format,
+            replace,
+            units,
+            waiting,
+            copying: 0,
+            state,
+        })
+    }
+
+    fn outline(&self, active: &Active) {
+        let loaded = active.units.iter().filter(|unit| unit.is_loaded);
+        self.engine.observer.say(PipelineEvent::Table(TableOutline {
+            source: active.mapping.source().clone(),
+            target: active.mapping.target.clone(),
+            state: crate::checkpoint::TableState::Loading,
+            rows_estimated: active.mapping.schema.rows,
+            units: u32::try_from(active.units.len()).unwrap_or(u32::MAX),
+            units_loaded: u32::try_from(loaded.clone().count()).unwrap_or(u32::MAX),
+            rows_loaded: loaded.map(|unit| unit.rows).sum(),
+        }));
+    }
+
+    async fn copy(
+        &mut self,
+        table: usize,
+        mut unit: Unit,
+        format: RowFormat,
+        replace: Replace,
+    ) -> Result<()> {
+        let mapping = self
+            .queue
+            .update(|inner| Arc::clone(&inner.active[table].mapping));
+        let what = || format!("load unit {} of {}", unit.number, mapping.source());
+        match self
+            .copy_with_retries(&mapping, &unit, format, replace)
+            .await
+        {
+            Ok(part) => {
+                unit.is_loaded = true;
+                unit.rows = part.rows;
+                unit.tidemark = Some(self.snapshot.tidemark().clone());
+                self.engine.observer.say(PipelineEvent::UnitLoaded {
+                    table: mapping.source().clone(),
+                    unit: unit.number,
+                });
+                self.queue.update(|inner| inner.copied(table, unit));
+                Ok(())
+            }
+            Err(err) if self.sets_aside(&err) => {
+                let err = err.context(what());
+                self.queue.update(|inner| inner.refuse(table, err));
+                Ok(())
+            }
+            Err(err) => Err(err.context(what())),
+        }
+    }
+
+    async fn copy_with_retries(
+        &mut self,
+        mapping: &TableMapping,
+        unit: &Unit,
+        format: RowFormat,
+        replace: Replace,
+    ) -> Result<LoadedPart> {
+        let mut backoff = Backoff::new(&self.engine.options);
+        loop {
+            let copied = self.copy_once(mapping, unit, format, replace).await;
+            match copied {
+                Err(err)
+                    if err.kind() == ErrorKind::Transient
+                        && backoff.attempts() + 1 < UNIT_ATTEMPTS_MAX =>
+                {
+                    self.connections = None;
+                    let wait = backoff.next();
+                    self.engine.observer.say(PipelineEvent::Retry {
+                        error: err.context(format!(
+                            "load unit {} of {}",
+                            unit.number,
+                            mapping.source()
+                        )),
+                        wait,
+                        attempt: backoff.attempts(),
+                    });
+                    tokio::time::sleep(wait).await;
+                    if let Some(rows) = self.rows_recorded(mapping, unit).await? {
+                        return Ok(LoadedPart { rows, bytes: 0 });
+                    }
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// The rows of a unit that is in the target although its commit was not answered.
+    async fn rows_recorded(&mut self, mapping: &TableMapping, unit: &Unit) -> Result<Option<u64>> {
+        let checkpoint = self.engine.target.checkpoint().await?;
+        let units = checkpoint
+            .iter()
+            .flat_map(|checkpoint| &checkpoint.tables)
+            .filter(|table| table.source == *mapping.source())
+            .flat_map(|table| &table.units);
+        Ok(units
+            .filter(|u| u.number == unit.number && u.is_loaded)
+            .map(|u| u.rows)
+            .next())
+    }
+
+    async fn copy_once(
+        &mut self,
+        mapping: &TableMapping,
+        unit: &Unit,
+        format: RowFormat,
+        replace: Replace,
+    ) -> Result<LoadedPart> {
+        let usable = self.connections.take().filter(|c| c.loader.is_usable());
+        let connections = match usable {
+            Some(connections) => connections,
+            None => Connections {
+                reader: self.snapshot.reader().await?,
+                loader: self.engine.target.loader().await?,
+            },
+        };
+        let connections = self.connections.insert(connections);
+        let rows = connections
+            .reader
+            .read(mapping, &unit.chunk, format)
+            .await?;
+        let mut rows = ThrottledRows {
+            rows,
+            throttle: &self.throttle,
+        };
+        let seen = Mutex::new(LoadedPart::default());
+        let observer = &self.engine.observer;
+        let progress = |part: LoadedPart| {
+            let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
+            seen.rows += part.rows;
+            seen.bytes += part.bytes;
+            observer.say(PipelineEvent::LoadProgress {
+                table: mapping.source().clone(),
+                rows: part.rows,
+                bytes: part.bytes,
+            });
+        };
+        let unit = LoadUnit {
+            unit,
+            tidemark: self.snapshot.tidemark(),
+            format,
+            place: self.place,
+            replace,
+        };
+        let loaded = connections
+            .loader
+            .load(mapping, &unit, &mut rows, &progress)
+            .await;
+        if loaded.is_err() {
+            let taken_back = *seen.lock().unwrap_or_else(PoisonError::into_inner);
+            observer.say(PipelineEvent::LoadTakenBack {
+                table: mapping.source().clone(),
+                rows: taken_back.rows,
+                bytes: taken_back.bytes,
+            });
+        }
+        loaded
+    }
+
+    async fn finish(&mut self, table: usize) -> Result<()> {
+        let mapping = self
+            .queue
+            .update(|inner| Arc::clone(&inner.active[table].mapping));
+        let mut backoff = Backoff::new(&self.engine.options);
+        let finished = loop {
+            match self.engine.target.finish(&mapping, self.place).await {
+                Err(err)
+                    if err.kind() == ErrorKind::Transient
+                        && backoff.attempts() + 1 < UNIT_ATTEMPTS_MAX =>
+                {
+                    tokio::time::sleep(backoff.next()).await;
+                }
+                other => break other,
+            }
+        };
+        match finished.context(|| format!("make keys and indexes of {}", mapping.source())) {
+            Ok(()) => {
+                let table_name = mapping.source().clone();
+                self.engine
+                    .observer
+                    .say(PipelineEvent::TableFinished { table: table_name });
+                self.queue
+                    .update(|inner| inner.active[table].state = ActiveState::Done);
+                Ok(())
+            }
+            Err(err) if self.sets_aside(&err) => {
+                self.queue.update(|inner| inner.refuse(table, err));
+                Ok(())
+            }
+            Err(err) => Err(err),
+        }
+    }
+
+    /// Whether an error stops only its table.
+    fn sets_aside(&self, err: &Error) -> bool {
+        err.kind() == ErrorKind::Data && self.engine.quarantines()
+    }
+}
+
+impl Inner {
+    fn copied(&mut self, table: usize, unit: Unit) {
+        self.rows += unit.rows;
+        let active = &mut self.active[table];
+        active.copying -= 1;
+        if let Some(slot) = active
+            .units
+            .iter_mut()
+            .find(|known| known.number == unit.number)
+        {
+            *slot = unit;
+        }
+        let is_complete = active.waiting.is_empty() && active.copying == 0;
+        if is_complete && active.state == ActiveState::Copying {
+            active.state = ActiveState::ToFinish;
+        }
+    }
+
+    /// Gives a table up; its other units are not begun any more.
+    fn refuse(&mut self, table: usize, err: Error) {
+        let active = &mut self.active[table];
+        active.waiting.clear();
+        active.copying = active.copying.saturating_sub(1);
+        if active.state != ActiveState::Done {
+            active.state = ActiveState::Done;
+            let mapping = Arc::clone(&active.mapping);
+            self.refused.push((mapping, err));
+        }
+    }
+}
+
+fn units_of(chunks: Vec<Chunk>) -> Vec<Unit> {
+    (0..)
+        .zip(chunks)
+        .map(|(number, chunk)| Unit {
+            number,
+            chunk,
+            tidemark: None,
+            is_loaded: false,
+            rows: 0,
+        })
+        .collect()
+}
+
+/// Rows that pass no faster than the source may be read.
+struct ThrottledRows<'a> {
+    rows: Box<dyn RowStream + 'a>,
+    throttle: &'a Throttle,
+}
+
+#[async_trait::async_trait]
+impl RowStream for ThrottledRows<'_> {
+    async fn next(&mut self) -> Result<Option<RowBlock>> {
+        let block = self.rows.next().await?;
+        if let Some(block) = &block {
+            self.throttle.pass(block.rows, Instant::now()).await;
+        }
+        Ok(block)
+    }
+}

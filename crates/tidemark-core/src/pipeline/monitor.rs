@@ -1,0 +1,66 @@
+//! Measures from outside of the line: heartbeats into the source's log, and a look at the log's end
+//! and at the slot. What cannot be measured is said to be so; nothing is guessed.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::Engine;
+use super::observe::PipelineEvent;
+
+/// The measuring tasks of a run.
+pub(super) struct Monitor {
+    stop: watch::Sender<bool>,
+    tasks: JoinSet<()>,
+}
+
+impl Monitor {
+    pub(super) fn start(engine: &Arc<Engine>) -> Monitor {
+        let (stop, stopped) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+        if engine.options.mode.streams() {
+            tasks.spawn(measure(Arc::clone(engine), stopped.clone()));
+            tasks.spawn(beat(Arc::clone(engine), stopped));
+        }
+        Monitor { stop, tasks }
+    }
+
+    /// Ends the measuring; returns when nothing of it runs any more.
+    pub(super) async fn stop(mut self) {
+        // Nobody listening means that the tasks are over already.
+        drop(self.stop.send(true));
+        self.tasks.shutdown().await;
+    }
+}
+
+async fn measure(engine: Arc<Engine>, mut stopped: watch::Receiver<bool>) {
+    let mut tick = interval(engine.options.measure_interval);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            _ = stopped.changed() => return,
+        }
+        let measured = engine.source.log_state().await;
+        engine.observer.say(PipelineEvent::Measured(measured));
+    }
+}
+
+async fn beat(engine: Arc<Engine>, mut stopped: watch::Receiver<bool>) {
+    let mut tick = interval(engine.options.heartbeat_interval);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            _ = stopped.changed() => return,
+        }
+        // A source that cannot be written to (a standby) or reached is measured all the same.
+        match engine.source.heartbeat().await {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(err) => tracing::debug!(pipeline = %engine.name, error = %err, "no heartbeat"),
+        }
+    }
+}

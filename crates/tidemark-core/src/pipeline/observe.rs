@@ -1,0 +1,213 @@
+//! What the engine tells the world: one stream of [`PipelineEvent`]s.
+//!
+//! Logs, progress, status, metrics and alerts are readers of this stream; none of them is on the
+//! line a row travels. Sending never waits: the channel is unbounded but what goes in is bounded by
+//! units, commits and state changes, never by rows. [`crate::board::Board`] folds it to a status.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use crate::checkpoint::TableState;
+use crate::error::Error;
+use crate::finding::Finding;
+use crate::position::Position;
+use crate::schema::TableName;
+use crate::source::LogState;
+use crate::status::{By, PipelineState};
+use crate::target::Applied;
+
+/// Everything that the engine says. Closed on purpose.
+#[derive(Debug)]
+pub enum PipelineEvent {
+    /// A start goes through numbered steps, so that a log alone tells what happened.
+    Step {
+        /// From 1.
+        number: u8,
+        /// How many there are.
+        count: u8,
+        /// `check`, `plan`, `prepare`, `load`, `stream`.
+        name: &'static str,
+        /// What it found or does, in a short sentence.
+        text: String,
+    },
+    /// The pipeline's state changed.
+    State {
+        /// To this.
+        state: PipelineState,
+        /// Why.
+        reason: Option<String>,
+        /// Who.
+        by: By,
+    },
+    /// What the prerequisites check found.
+    Checked(Vec<Finding>),
+    /// A table is about to be loaded, or was met again.
+    Table(TableOutline),
+    /// A unit is being copied: rows and bytes since the last such event of any worker.
+    LoadProgress {
+        /// On the source.
+        table: TableName,
+        /// Rows.
+        rows: u64,
+        /// Bytes of the row format.
+        bytes: u64,
+    },
+    /// A unit was given up and will be copied again: its progress is taken back.
+    LoadTakenBack {
+        /// On the source.
+        table: TableName,
+        /// Rows.
+        rows: u64,
+        /// Bytes.
+        bytes: u64,
+    },
+    /// A unit is in.
+    UnitLoaded {
+        /// On the source.
+        table: TableName,
+        /// Its number.
+        unit: u32,
+    },
+    /// Keys and indexes of a table are made.
+    TableFinished {
+        /// On the source.
+        table: TableName,
+    },
+    /// The first load's consistent point.
+    LoadPosition(Position),
+    /// The load is in.
+    Loaded {
+        /// Rows copied by this run.
+        rows: u64,
+        /// How long it took.
+        took: Duration,
+    },
+    /// A table's state changed.
+    TableState {
+        /// On the source.
+        table: TableName,
+        /// To this.
+        state: TableState,
+        /// Why.
+        reason: Option<String>,
+    },
+    /// The stream has passed all that a table's load has seen.
+    TablePassed {
+        /// On the source.
+        table: TableName,
+    },
+    /// The stream received something.
+    Received {
+        /// Up to here.
+        position: Position,
+        /// End of the source's log as the server said with it.
+        head: Position,
+    },
+    /// A target transaction was committed.
+    Committed(Committed),
+    /// The source was told.
+    Acknowledged(Position),
+    /// A heartbeat came back, everything before it is in the target.
+    Heartbeat {
+        /// The source's clock when it was written, microseconds since 1970 UTC.
+        written_at_us: i64,
+    },
+    /// The source's log was looked at. `Err`: it could not be.
+    Measured(Result<LogState, Error>),
+    /// A side was lost; the pipeline tries again.
+    Retry {
+        /// Why.
+        error: Error,
+        /// When.
+        wait: Duration,
+        /// How many times in a row.
+        attempt: u32,
+    },
+    /// A table of the source changed its shape.
+    SchemaChanged {
+        /// On the source.
+        table: TableName,
+        /// In a sentence: what, and what was done about it.
+        text: String,
+    },
+    /// A table appeared that the patterns select.
+    NewTable {
+        /// On the source.
+        table: TableName,
+        /// What is done about it.
+        text: String,
+    },
+    /// Something that worked, but that a person should know.
+    Warning {
+        /// Catalogue code.
+        code: crate::catalogue::Code,
+        /// A sentence.
+        text: String,
+    },
+    /// The pipeline gave up.
+    Failed(Error),
+}
+
+/// A table as progress needs it.
+#[derive(Clone, Debug)]
+pub struct TableOutline {
+    /// On the source.
+    pub source: TableName,
+    /// On the target.
+    pub target: TableName,
+    /// State.
+    pub state: TableState,
+    /// Rows to copy, estimated.
+    pub rows_estimated: Option<u64>,
+    /// Units in all.
+    pub units: u32,
+    /// Units that are in.
+    pub units_loaded: u32,
+    /// Rows that are in.
+    pub rows_loaded: u64,
+}
+
+/// One committed target transaction.
+#[derive(Clone, Debug)]
+pub struct Committed {
+    /// Everything that committed on the source before this is in.
+    pub position: Position,
+    /// Source transactions in it.
+    pub transactions: u64,
+    /// What was done.
+    pub applied: Applied,
+    /// Source clock at commit of its oldest transaction, microseconds since 1970 UTC.
+    pub oldest_commit_us: Option<i64>,
+    /// Time between receiving the oldest transaction and handing the batch to the target.
+    pub queued: Duration,
+    /// Time in the target.
+    pub took: Duration,
+    /// Changes by table.
+    pub changes: Vec<(TableName, u64)>,
+    /// Changes put aside by table.
+    pub parked: Vec<(TableName, u64)>,
+}
+
+/// Where the engine says things. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Observer {
+    sender: mpsc::UnboundedSender<PipelineEvent>,
+}
+
+impl Observer {
+    /// An observer and where its events come out.
+    pub fn new() -> (Observer, mpsc::UnboundedReceiver<PipelineEvent>) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        (Observer { sender }, receiver)
+    }
+
+    /// Says something. Nobody listening is not an error: the line goes on without its readers.
+    pub fn say(&self, event: PipelineEvent) {
+        drop(self.sender.send(event));
+    }
+
+    pub(crate) fn state(&self, state: PipelineState, by: By, reason: Option<String>) {
+        self.say(PipelineEvent::State { state, reason, by });
+    }
+}

@@ -1,0 +1,136 @@
+//! How a pipeline runs: numbers and policies, taken from the pipeline file by the binary.
+
+use std::time::Duration;
+
+use crate::position::Position;
+use crate::target::Existing;
+
+use super::plan::{CdcStart, Mode};
+
+/// Everything about a run that is not source, target or mapping.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What the pipeline does.
+    pub mode: Mode,
+    /// Where `cdc_only` starts.
+    pub cdc_start: CdcStart,
+    /// When the run ends.
+    pub until: Until,
+    /// For tables that are on the target already.
+    pub existing: Existing,
+    /// Whether missing tables are made.
+    pub create_tables: bool,
+    /// What becomes of schema changes.
+    pub on_schema_change: OnSchemaChange,
+    /// What becomes of tables that appear and match the patterns.
+    pub new_tables: NewTables,
+    /// What becomes of a change that the target refuses.
+    pub on_error: OnError,
+    /// What becomes of a change that meets another row than the log implies.
+    pub on_conflict: OnConflict,
+    /// Tables that are loaded at once.
+    pub parallel_tables: usize,
+    /// Chunks of one table that are loaded at once.
+    pub parallel_chunks: usize,
+    /// About how large a chunk is, in bytes on the source.
+    pub chunk_bytes: u64,
+    /// Rows read from the source in a second, all workers together; `None` for no limit.
+    pub source_rows_per_second_max: Option<u64>,
+    /// A batch is closed at this many changes, …
+    pub batch_rows_max: usize,
+    /// … or at this many bytes.
+    pub batch_bytes_max: usize,
+    /// How long a batch may wait for more before it is given to an idle target. Zero: not at all.
+    pub batch_wait: Duration,
+    /// How often a mark is written into the source's log.
+    pub heartbeat_interval: Duration,
+    /// How often the source's log is looked at, and new tables looked for.
+    pub measure_interval: Duration,
+    /// First wait before trying again; doubles up to `retry_wait_max`.
+    pub retry_wait_min: Duration,
+    /// Longest wait before trying again.
+    pub retry_wait_max: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            mode: Mode::FullLoadAndCdc,
+            cdc_start: CdcStart::Now,
+            until: Until::Stopped,
+            existing: Existing::LoadIfEmpty,
+            create_tables: true,
+            on_schema_change: OnSchemaChange::ApplyAdditive,
+            new_tables: NewTables::Notify,
+            on_error: OnError::QuarantineTable,
+            on_conflict: OnConflict::Apply,
+            parallel_tables: 2,
+            parallel_chunks: 2,
+            chunk_bytes: 128 << 20,
+            source_rows_per_second_max: None,
+            batch_rows_max: 20_000,
+            batch_bytes_max: 16 << 20,
+            batch_wait: Duration::ZERO,
+            heartbeat_interval: Duration::from_secs(10),
+            measure_interval: Duration::from_secs(2),
+            retry_wait_min: Duration::from_millis(200),
+            retry_wait_max: Duration::from_secs(30),
+        }
+    }
+}
+
+/// When a run ends by itself.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Until {
+    /// Only when stopped (a full load alone ends when it is done).
+    Stopped,
+    /// When everything that had committed on the source at the end of the load is in the target.
+    CaughtUp,
+    /// When everything that committed before the position is in the target.
+    Position(Position),
+    /// After this long.
+    Elapsed(Duration),
+}
+
+/// What becomes of a table's changed shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnSchemaChange {
+    /// Add, rename, widen and drop columns on the target as on the source.
+    Apply,
+    /// Add columns and widen types; keep dropped columns (NULL from then on, where they may be);
+    /// stop the table on anything else.
+    ApplyAdditive,
+    /// Leave the target as it is: new columns are not carried.
+    Ignore,
+    /// Set the table aside until a person decides.
+    StopTable,
+}
+
+/// What becomes of a table that appears and matches the patterns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NewTables {
+    /// Say so.
+    Notify,
+    /// Load it and follow it.
+    Add,
+    /// Nothing.
+    Ignore,
+}
+
+/// What becomes of a change that the target refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnError {
+    /// Its table is set aside, its changes kept in order; the others go on.
+    QuarantineTable,
+    /// The pipeline stops: strict order over all tables.
+    StopPipeline,
+}
+
+/// What becomes of a change that meets another row than the log implies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnConflict {
+    /// The source wins; counted and shown.
+    Apply,
+    /// The pipeline stops.
+    Fail,
+}

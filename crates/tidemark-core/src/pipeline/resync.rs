@@ -1,0 +1,270 @@
+//! Loading tables anew while the others stream.
+//!
+//! # The problem
+//! While a table is copied again its changes go on. They cannot be applied (the rows are half old,
+//! half missing), and they cannot be dropped.
+//!
+//! # What we do
+//! 1. The table's state becomes `resyncing`, in a commit at position P. Changes before P are applied;
+//!    later ones are *parked*: kept in order in the target, in the same commits as everything else,
+//!    so the pipeline's position moves on and the other tables stream.
+//! 2. A snapshot S is taken *after* that commit, and the rows are loaded at S, beside the table or in
+//!    its place.
+//! 3. Parked changes are taken back in order; those that S has seen are skipped by S's tidemark. When
+//!    none are left the table streams again.
+//!
+//! Everything before P must be visible in S. That is not a matter of course: PostgreSQL writes the
+//! commit record first and makes the transaction visible afterwards (with synchronous replication
+//! much later), so a change may be streamed and applied while a new snapshot still takes its
+//! transaction for running. Such a snapshot would lose the change. So the ids of lately applied
+//! transactions are compared with those that the snapshot holds to be running, and the snapshot is
+//! taken again until they have nothing in common. What an earlier run applied is not known by id;
+//! but what of it is still invisible was running when this run began, so those ids count too.
+//!
+//! A run that is killed meanwhile starts the resync again: the state says so.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::catalogue::codes;
+use crate::checkpoint::{Chunk, Unit};
+use crate::control::ResyncStrategy;
+use crate::error::{Context, Error, ErrorKind, Result};
+use crate::mapping::TableMapping;
+use crate::source::Snapshot;
+use crate::target::{Existing, Place};
+use crate::tidemark::{Seen, low_half};
+
+use super::assemble::Assembler;
+use super::load::{self, LoadTable};
+use super::{Engine, task_died};
+
+/// How long a resync waits for a snapshot that has seen everything that was applied.
+const SNAPSHOT_WAIT_MAX: Duration = Duration::from_secs(300);
+
+/// What is loaded anew.
+#[derive(Clone, Debug)]
+pub(super) enum What {
+    /// The whole table.
+    Table(ResyncStrategy),
+    /// A table that is new to the pipeline.
+    New,
+    /// A table that was dropped and made again on the source.
+    Recreated,
+    /// Only these rows, for a table with a key.
+    Ranges(Vec<Chunk>),
+}
+
+/// The tables that are under way, by route.
+#[derive(Default)]
+pub(super) struct Resyncs {
+    stages: HashMap<usize, Stage>,
+    tasks: JoinSet<Result<Resynced>>,
+}
+
+enum Stage {
+    /// The state change has not been committed yet.
+    Requested(What),
+    /// Rows are being loaded.
+    Loading,
+    /// Rows are in; parked changes wait to be taken back.
+    ToDrain,
+    /// Some are being taken back now.
+    Draining,
+}
+
+/// What a finished load brought.
+#[derive(Debug, Default)]
+pub(super) struct Resynced {
+    pub(super) units: Vec<(usize, Vec<Unit>)>,
+    pub(super) refused: Vec<(usize, Error)>,
+}
+
+impl Resyncs {
+    pub(super) fn request(&mut self, route: usize, what: What) {
+        self.stages.insert(route, Stage::Requested(what));
+    }
+
+    /// Whether a table is under way already: it must not be loaded twice at once.
+    pub(super) fn is_under_way(&self, route: usize) -> bool {
+        self.stages.contains_key(&route)
+    }
+
+    /// The table's state is committed: its load may begin.
+    pub(super) fn recorded(&mut self, route: usize, engine: &Arc<Engine>, assembler: &Assembler) {
+        let Some(stage @ Stage::Requested(_)) = self.stages.get_mut(&route) else {
+            return;
+        };
+        let Stage::Requested(what) = std::mem::replace(stage, Stage::Loading) else {
+            return;
+        };
+        let mapping = Arc::clone(&assembler.router.route(route).mapping);
+        let load = reload(
+            Arc::clone(engine),
+            route,
+            mapping,
+            what,
+            assembler.maybe_invisible(),
+        );
+        self.tasks.spawn(load);
+    }
+
+    /// Whether anything is under way.
+    pub(super) fn is_running(&self) -> bool {
+        !self.stages.is_empty()
+    }
+
+    /// The next finished load; waits for ever if there is none. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Result<Resynced> {
+        match self.tasks.join_next().await {
+            Some(joined) => joined.map_err(task_died)?,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The rows are in; parked changes may be taken back.
+    pub(super) fn loaded(&mut self, route: usize) {
+        self.stages.insert(route, Stage::ToDrain);
+    }
+
+    /// A table whose parked changes wait to be taken back.
+    pub(super) fn to_drain(&self) -> Option<usize> {
+        let waits =
+            |(route, stage): (&usize, &Stage)| matches!(stage, Stage::ToDrain).then_some(*route);
+        self.stages.iter().find_map(waits)
+    }
+
+    pub(super) fn draining(&mut self, route: usize) {
+        self.stages.insert(route, Stage::Draining);
+    }
+
+    /// Some changes were taken back; gives the table, which may have more.
+    pub(super) fn drained(&mut self) -> Option<usize> {
+        let (route, stage) = self
+            .stages
+            .iter_mut()
+            .find(|(_, stage)| matches!(stage, Stage::Draining))?;
+        *stage = Stage::ToDrain;
+        Some(*route)
+    }
+
+    /// Nothing is left to do for a table.
+    pub(super) fn over(&mut self, route: usize) {
+        self.stages.remove(&route);
+    }
+}
+
+/// Loads a table anew; its parked changes are not touched.
+async fn reload(
+    engine: Arc<Engine>,
+    route: usize,
+    mapping: Arc<TableMapping>,
+    what: What,
+    applied: Vec<u32>,
+) -> Result<Resynced> {
+    let name = mapping.source().to_string();
+    let doing = || format!("resync {name}");
+    let (place, existing, ranges) = match what {
+        What::Table(ResyncStrategy::Swap) => (Place::Beside, Existing::Truncate, None),
+        What::Table(ResyncStrategy::Truncate) => (Place::InPlace, Existing::Truncate, None),
+        What::New => {
+            engine
+                .source
+                .announce(std::slice::from_ref(mapping.source()))
+                .await?;
+            (Place::InPlace, engine.options.existing, None)
+        }
+        What::Recreated => {
+            engine
+                .source
+                .announce(std::slice::from_ref(mapping.source()))
+                .await?;
+            (Place::InPlace, Existing::Drop, None)
+        }
+        What::Ranges(ranges) => (Place::InPlace, Existing::Resume, Some(ranges)),
+    };
+    let snapshot = match snapshot_after(&engine, &applied).await {
+        Ok(snapshot) => snapshot,
+        Err(err) if err.kind() == ErrorKind::Data => {
+            return Ok(Resynced {
+                units: Vec::new(),
+                refused: vec![(route, err.context(doing()))],
+            });
+        }
+        Err(err) => return Err(err.context(doing())),
+    };
+    let table = LoadTable {
+        mapping: Arc::clone(&mapping),
+        existing,
+        recorded: Vec::new(),
+        ranges,
+    };
+    let report = load::load(&engine, snapshot, vec![table], place)
+        .await
+        .context(doing)?;
+    let mut resynced = Resynced::default();
+    for (_, err) in report.refused {
+        resynced.refused.push((route, err.context(doing())));
+    }
+    if resynced.refused.is_empty() {
+        if place == Place::Beside {
+            engine.target.swap(&mapping).await.context(doing)?;
+        }
+        resynced
+            .units
+            .extend(report.tables.into_iter().map(|(_, units)| (route, units)));
+    }
+    Ok(resynced)
+}
+
+/// A snapshot that has seen everything that was applied; see the module's text.
+async fn snapshot_after(engine: &Engine, applied: &[u32]) -> Result<Arc<dyn Snapshot>> {
+    let applied: HashSet<u32> = applied.iter().copied().collect();
+    let deadline = Instant::now() + SNAPSHOT_WAIT_MAX;
+    let mut wait = Duration::from_millis(20);
+    loop {
+        let snapshot = engine.source.snapshot().await?;
+        let Seen::PgSnapshot(seen) = &snapshot.tidemark().seen else {
+            return Ok(Arc::from(snapshot));
+        };
+        let unseen = seen
+            .xip
+            .iter()
+            .copied()
+            .find(|xid| applied.contains(&low_half(*xid)));
+        let Some(xid) = unseen else {
+            return Ok(Arc::from(snapshot));
+        };
+        if Instant::now() >= deadline {
+            return Err(Error::data(
+                codes::SNAPSHOT_BEHIND,
+                format!("transaction {xid} may be applied already, and the source still runs it"),
+            ));
+        }
+        drop(snapshot);
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(Duration::from_secs(1));
+    }
+}
+
+/// What a table's recorded reason says about how it is resynced, for a run that starts it again.
+pub(super) fn strategy_of(reason: Option<&str>) -> ResyncStrategy {
+    match reason {
+        Some(reason) if reason == self::reason(ResyncStrategy::Truncate) => {
+            ResyncStrategy::Truncate
+        }
+        _ => ResyncStrategy::Swap,
+    }
+}
+
+/// What is recorded as a resync's reason.
+pub(super) fn reason(strategy: ResyncStrategy) -> &'static str {
+    match strategy {
+        ResyncStrategy::Swap => "resync (swap)",
+        ResyncStrategy::Truncate => "resync (truncate)",
+    }
+}

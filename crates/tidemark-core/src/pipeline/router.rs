@@ -1,0 +1,378 @@
+//! Where a change goes: which mapping, which tidemarks, applied or parked.
+//!
+//! The router knows every table of the pipeline by the source's number for it and answers, for one
+//! change of one transaction, what becomes of it ([`Way`]). Whether a transaction is covered by a
+//! tidemark is asked once per transaction and tidemark, not per row; a table whose tidemarks the
+//! stream has passed asks nothing at all.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::checkpoint::{Chunk, KnownColumn, TableCheckpoint, TableState, Unit};
+use crate::event::{Begin, StreamTable};
+use crate::mapping::{Projection, TableMapping};
+use crate::position::Position;
+use crate::schema::{ColumnDefault, TableName, ValueClass};
+use crate::tidemark::Tidemark;
+
+/// All tables of the pipeline.
+pub(crate) struct Router {
+    routes: Vec<Route>,
+    by_id: HashMap<u32, usize>,
+    marks: Vec<Mark>,
+}
+
+/// One table's way through the pipeline.
+pub(crate) struct Route {
+    pub(crate) mapping: Arc<TableMapping>,
+    /// From the log's columns to the mapping's; made when the log announces the table.
+    pub(crate) projection: Option<Projection>,
+    pub(crate) state: TableState,
+    /// As the log last announced them, or as they were loaded.
+    pub(crate) columns: Vec<KnownColumn>,
+    seen: SeenBy,
+}
+
+/// A tidemark, and whether the present transaction is covered by it.
+struct Mark {
+    tidemark: Tidemark,
+    covers: bool,
+}
+
+/// What has seen how much of a table.
+#[derive(Clone)]
+enum SeenBy {
+    /// Nothing that the stream still brings.
+    Nobody,
+    /// The whole table was read at one instant.
+    All(usize),
+    /// Ranges were read at different instants.
+    Ranges(Vec<(Chunk, Option<usize>)>),
+}
+
+/// What becomes of the old and the new side of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Way {
+    /// The rows have seen the old side's removal already.
+    pub(crate) old_seen: bool,
+    /// The rows have seen the new side already.
+    pub(crate) new_seen: bool,
+}
+
+impl Way {
+    pub(crate) const UNSEEN: Way = Way {
+        old_seen: false,
+        new_seen: false,
+    };
+}
+
+impl Router {
+    pub(crate) fn new(
+        mappings: &[Arc<TableMapping>],
+        tables: &[TableCheckpoint],
+        applied: Position,
+    ) -> Router {
+        let mut router = Router {
+            routes: Vec::new(),
+            by_id: HashMap::new(),
+            marks: Vec::new(),
+        };
+        for mapping in mappings {
+            let known = tables
+                .iter()
+                .find(|table| table.source == *mapping.source());
+            if let Some(table) = known {
+                router.add(mapping, table.state, table.columns.clone());
+                let index = router.routes.len() - 1;
+                // Parked changes lie before the position; they ask all tidemarks when taken back.
+                let applied = (!table.state.is_parked()).then_some(applied);
+                router.set_units(index, &table.units, applied);
+            }
+        }
+        router
+    }
+
+    /// Adds a table; gives its index.
+    pub(crate) fn add(
+        &mut self,
+        mapping: &Arc<TableMapping>,
+        state: TableState,
+        columns: Option<Vec<KnownColumn>>,
+    ) -> usize {
+        let index = self.routes.len();
+        self.by_id.insert(mapping.schema.id, index);
+        self.routes.push(Route {
+            mapping: Arc::clone(mapping),
+            projection: None,
+            state,
+            columns: columns.unwrap_or_else(|| loaded_columns(mapping)),
+            seen: SeenBy::Nobody,
+        });
+        index
+    }
+
+    /// The table was made anew on the source.
+    pub(crate) fn replace(&mut self, index: usize, mapping: &Arc<TableMapping>) {
+        self.by_id.insert(mapping.schema.id, index);
+        let route = &mut self.routes[index];
+        route.mapping = Arc::clone(mapping);
+        route.columns = loaded_columns(mapping);
+        route.projection = None;
+        route.seen = SeenBy::Nobody;
+    }
+
+    /// The table that the log means by this number.
+    pub(crate) fn find(&self, id: u32) -> Option<usize> {
+        self.by_id.get(&id).copied()
+    }
+
+    /// Makes the log's number for a table known: a re-created table has another one, a renamed table
+    /// the same.
+    pub(crate) fn bind(&mut self, table: &StreamTable) -> Option<usize> {
+        let index = self.named(&table.name).or_else(|| self.find(table.id))?;
+        self.by_id.insert(table.id, index);
+        Some(index)
+    }
+
+    pub(crate) fn named(&self, name: &TableName) -> Option<usize> {
+        self.routes
+            .iter()
+            .position(|route| route.mapping.source() == name)
+    }
+
+    pub(crate) fn route(&self, index: usize) -> &Route {
+        &self.routes[index]
+    }
+
+    pub(crate) fn route_mut(&mut self, index: usize) -> &mut Route {
+        &mut self.routes[index]
+    }
+
+    pub(crate) fn routes(&self) -> impl Iterator<Item = (usize, &Route)> {
+        self.routes.iter().enumerate()
+    }
+
+    /// Takes over what a table's units have seen; what the stream has passed at `applied` does not
+    /// count any more.
+    pub(crate) fn set_units(&mut self, index: usize, units: &[Unit], applied: Option<Position>) {
+        let ranges: Vec<(Chunk, Option<usize>)> = units
+            .iter()
+            .map(|unit| {
+                let is_passed = |mark: &Tidemark| applied.is_some_and(|at| mark.is_passed(at));
+                let tidemark = unit.tidemark.as_ref().filter(|mark| !is_passed(mark));
+                (
+                    unit.chunk.clone(),
+                    tidemark.map(|tidemark| self.mark(tidemark)),
+                )
+            })
+            .collect();
+        let first = ranges.first().and_then(|(_, mark)| *mark);
+        let is_whole = !ranges
+            .iter()
+            .any(|(chunk, _)| matches!(chunk, Chunk::Rows { .. }));
+        self.routes[index].seen = if ranges.iter().all(|(_, mark)| mark.is_none()) {
+            SeenBy::Nobody
+        } else if is_whole && ranges.iter().all(|(_, mark)| *mark == first) {
+            first.map_or(SeenBy::Nobody, SeenBy::All)
+        } else {
+            SeenBy::Ranges(ranges)
+        };
+    }
+
+    /// A router that knows one table and its tidemarks, for changes that are taken back elsewhere.
+    pub(crate) fn for_draining(&self, index: usize) -> Router {
+        let route = &self.routes[index];
+        let mut router = Router {
+            routes: Vec::new(),
+            by_id: HashMap::new(),
+            marks: Vec::new(),
+        };
+        router.add(&route.mapping, TableState::Streaming, None);
+        router.marks = self
+            .marks
+            .iter()
+            .map(|mark| Mark {
+                tidemark: mark.tidemark.clone(),
+                covers: false,
+            })
+            .collect();
+        router.routes[0].seen = route.seen.clone();
+        router
+    }
+
+    fn mark(&mut self, tidemark: &Tidemark) -> usize {
+        let known = self
+            .marks
+            .iter()
+            .position(|mark| mark.tidemark == *tidemark);
+        known.unwrap_or_else(|| {
+            self.marks.push(Mark {
+                tidemark: tidemark.clone(),
+                covers: false,
+            });
+            self.marks.len() - 1
+        })
+    }
+
+    /// A transaction begins: asks each tidemark once.
+    pub(crate) fn begin(&mut self, begin: &Begin) {
+        for mark in &mut self.marks {
+            mark.covers = mark.tidemark.covers(begin.xid, begin.commit);
+        }
+    }
+
+    /// Whether any table still minds a tidemark.
+    pub(crate) fn minds_tidemarks(&self) -> bool {
+        self.routes
+            .iter()
+            .any(|route| !matches!(route.seen, SeenBy::Nobody))
+    }
+
+    /// Drops what the stream has passed once everything before `position` is applied; gives the
+    /// tables that mind nothing any more.
+    pub(crate) fn pass(&mut self, position: Position) -> Vec<usize> {
+        if self.marks.is_empty() {
+            return Vec::new();
+        }
+        let passed: Vec<bool> = self
+            .marks
+            .iter()
+            .map(|mark| mark.tidemark.is_passed(position))
+            .collect();
+        let mut freed = Vec::new();
+        for (index, route) in self.routes.iter_mut().enumerate() {
+            let is_free = match &route.seen {
+                SeenBy::Nobody => false,
+                SeenBy::All(mark) => passed[*mark],
+                SeenBy::Ranges(ranges) => ranges
+                    .iter()
+                    .all(|(_, mark)| mark.is_none_or(|mark| passed[mark])),
+            };
+            // A parked table's changes ask its tidemarks when they are taken back.
+            if is_free && !route.state.is_parked() {
+                route.seen = SeenBy::Nobody;
+                freed.push(index);
+            }
+        }
+        if !self.minds_tidemarks() {
+            self.marks.clear();
+        }
+        freed
+    }
+
+    /// What becomes of a change of the present transaction. `old` and `new` are the text of the
+    /// mapping's key columns before and after; asked for only where ranges differ.
+    pub(crate) fn way<'a>(
+        &self,
+        index: usize,
+        old: impl FnOnce() -> Option<Vec<&'a [u8]>>,
+        new: impl FnOnce() -> Option<Vec<&'a [u8]>>,
+    ) -> Way {
+        let route = &self.routes[index];
+        match &route.seen {
+            SeenBy::Nobody => Way::UNSEEN,
+            SeenBy::All(mark) => {
+                let seen = self.marks[*mark].covers;
+                Way {
+                    old_seen: seen,
+                    new_seen: seen,
+                }
+            }
+            SeenBy::Ranges(ranges) => {
+                let new = new();
+                let old = old().or_else(|| new.clone());
+                let seen = |key: &Option<Vec<&[u8]>>| {
+                    key.as_ref()
+                        .is_some_and(|key| self.is_seen(&route.mapping, ranges, key))
+                };
+                Way {
+                    old_seen: seen(&old),
+                    new_seen: seen(&new),
+                }
+            }
+        }
+    }
+
+    /// What has seen a truncate of the present transaction: everything, nothing, or (`None`) some
+    /// ranges and not others.
+    pub(crate) fn truncate_seen(&self, index: usize) -> Option<bool> {
+        match &self.routes[index].seen {
+            SeenBy::Nobody => Some(false),
+            SeenBy::All(mark) => Some(self.marks[*mark].covers),
+            SeenBy::Ranges(ranges) => {
+                let covers =
+                    |mark: &Option<usize>| mark.is_some_and(|mark| self.marks[mark].covers);
+                let is_whole = !ranges
+                    .iter()
+                    .any(|(chunk, _)| matches!(chunk, Chunk::Rows { .. }));
+                let seen = ranges.iter().filter(|(_, mark)| covers(mark)).count();
+                match seen {
+                    0 => Some(false),
+                    _ if is_whole && seen == ranges.len() => Some(true),
+                    _ => None,
+                }
+            }
+        }
+    }
+
+    fn is_seen(
+        &self,
+        mapping: &TableMapping,
+        ranges: &[(Chunk, Option<usize>)],
+        key: &[&[u8]],
+    ) -> bool {
+        ranges
+            .iter()
+            .find(|(chunk, _)| holds(mapping, chunk, key))
+            .and_then(|(_, mark)| *mark)
+            .is_some_and(|mark| self.marks[mark].covers)
+    }
+}
+
+/// The columns that a table was loaded with: what the log announces, if nothing changed meanwhile.
+fn loaded_columns(mapping: &TableMapping) -> Vec<KnownColumn> {
+    mapping
+        .schema
+        .columns
+        .iter()
+        .filter(|column| !matches!(column.default, ColumnDefault::Generated(_)))
+        .map(|column| KnownColumn {
+            name: column.name.clone(),
+            number: column.number,
+            type_id: column.type_id,
+            type_modifier: column.type_modifier,
+        })
+        .collect()
+}
+
+/// Whether a chunk holds the row with this key (text of the mapping's key columns).
+fn holds(mapping: &TableMapping, chunk: &Chunk, key: &[&[u8]]) -> bool {
+    let position = |name: &str| {
+        mapping
+            .key
+            .iter()
+            .position(|at| mapping.source_column(&mapping.columns[*at]) == name)
+    };
+    match chunk {
+        Chunk::Whole | Chunk::Blocks { .. } => true,
+        Chunk::Keys { column, from, to } => {
+            let Some(at) = position(column) else {
+                return false;
+            };
+            let class = mapping.schema.columns[mapping.columns[mapping.key[at]].source].class;
+            let value = key[at];
+            let below = |bound: &String| is_below(class, value, bound.as_bytes());
+            !from.as_ref().is_some_and(below) && to.as_ref().is_none_or(below)
+        }
+        Chunk::Rows { columns, keys } => keys.iter().any(|wanted| {
+            columns.iter().zip(wanted).all(|(column, wanted)| {
+                position(column).is_some_and(|at| key[at] == wanted.as_bytes())
+            })
+        }),
+    }
+}
+
+/// Order of two values in their text form, for the classes whose order is the same everywhere.
+fn is_below(class: ValueClass, value: &[u8], bound: &[u8]) -> bool {
+    crate::filter::compare(class, value, bound).is_some_and(std::cmp::Ordering::is_lt)
+}

@@ -1,0 +1,862 @@
+//! Streaming: the loop that reads the log, assembles batches and hands them to the applier.
+//!
+//! ```text
+//!   ChangeStream ─► Assembler ─► Work ─► applier task ─► commit with checkpoint ─► acknowledge
+//! ```
+//!
+//! The loop gives the applier whatever is assembled as soon as it is free. So a light load is applied
+//! transaction by transaction (latency), and under a backlog work grows while the applier is busy, up
+//! to the configured size (throughput), without any timer deciding between the two. When the work is
+//! full the loop stops reading, and the source feels it.
+//!
+//! Only positions that the applier reports as durable are acknowledged (invariant 2).
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::catalogue::codes;
+use crate::checkpoint::{Checkpoint, LoadPhase, TableState};
+use crate::control::{Answer, Command};
+use crate::error::{Context, Error, Result};
+use crate::event::Block;
+use crate::mapping::TableMapping;
+use crate::position::Position;
+use crate::schema::{SourceSchema, TableName};
+use crate::source::ChangeStream;
+use crate::status::{By, PipelineState};
+
+use super::apply::{ApplierHandle, Done, DoneOutcome, Task};
+use super::assemble::{Assembler, Taken, Work};
+use super::discover::{self, Discovery, Found};
+use super::observe::{Committed, PipelineEvent};
+use super::options::{NewTables, OnConflict, Until};
+use super::resync::Resyncs;
+use super::retry::Backoff;
+use super::router::Router;
+use super::{
+    Engine, Outcome, Request, accepted, answer, finish_load, refusal, schema_change, state_change,
+};
+
+/// How often the loop looks at what is due: positions to flush, holds to end.
+const TICK: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// How long an idle source may move before its position is written to the target.
+const IDLE_CHECKPOINT: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// How long a stop waits for the end of a transaction that is coming in. What is not whole by then
+/// was not committed, and comes again.
+const STOP_GRACE: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// How long after the last commit the loop asks for durability instead of waiting for it.
+const FLUSH_AFTER: std::time::Duration = std::time::Duration::from_millis(300);
+
+/// Parked changes that are taken back in one target transaction.
+const DRAIN_BYTES_MAX: usize = 8 << 20;
+
+/// Streams until the run's end. Transient errors end it with an error; the caller starts anew.
+pub(super) async fn stream(
+    engine: &Arc<Engine>,
+    schema: &SourceSchema,
+    mappings: &[Arc<TableMapping>],
+    requests: &mut mpsc::Receiver<Request>,
+    backoff: &mut Backoff,
+) -> Result<Outcome> {
+    let mut run = Stream::open(engine, schema, mappings, backoff).await?;
+    let ended = run.run(requests).await;
+    let position = run.processed;
+    run.close().await;
+    ended?;
+    Ok(Outcome {
+        state: PipelineState::Stopped,
+        position,
+    })
+}
+
+struct Stream<'a> {
+    engine: &'a Arc<Engine>,
+    schema: &'a SourceSchema,
+    mappings: &'a [Arc<TableMapping>],
+    backoff: &'a mut Backoff,
+    changes: Box<dyn ChangeStream>,
+    assembler: Assembler,
+    applier: ApplierHandle,
+    resyncs: Resyncs,
+    discovery: Discovery,
+    /// A block that is being taken in, and its next event.
+    block: Option<(Block, usize)>,
+    /// Committed in the target.
+    processed: Position,
+    /// Told to the source.
+    acknowledged: Position,
+    /// Where this run ends, once that is known.
+    end_at: Option<Position>,
+    deadline: Option<Instant>,
+    phase: LoadPhase,
+    state: PipelineState,
+    stop: Option<oneshot::Sender<Answer>>,
+    /// Set when the run is to end: a transaction that is not whole by then is left for the next run.
+    stop_by: Option<Instant>,
+    is_paused: bool,
+    hold: Option<Hold>,
+    idle_since: Instant,
+    committed_at: Instant,
+    heartbeat: Option<(i64, Position)>,
+}
+
+/// Somebody wants the target to stand still at a position.
+struct Hold {
+    position: Option<Position>,
+    until: Instant,
+    reply: Option<oneshot::Sender<Answer>>,
+}
+
+impl<'a> Stream<'a> {
+    async fn open(
+        engine: &'a Arc<Engine>,
+        schema: &'a SourceSchema,
+        mappings: &'a [Arc<TableMapping>],
+        backoff: &'a mut Backoff,
+    ) -> Result<Stream<'a>> {
+        let checkpoint = engine.target.checkpoint().await?.ok_or_else(|| {
+            Error::definite(
+                codes::CHECKPOINT_MISSING,
+                "the checkpoint is gone from the target",
+            )
+        })?;
+        let position = checkpoint.position;
+        let known = as_last_known(engine, mappings, &checkpoint)?;
+        let router = Router::new(&known, &checkpoint.tables, position);
+        let log = engine.source.log_state().await?;
+        let changes = engine
+            .source
+            .changes(position)
+            .await
+            .context(|| "open the change stream")?;
+        let applier = ApplierHandle::start(engine.target.applier().await?);
+        let (end_at, deadline) = Stream::end_of(engine).await?;
+        engine.step(5, "stream", format!("follows the log from {position}"));
+        let mut stream = Stream {
+            engine,
+            schema,
+            mappings,
+            backoff,
+            changes,
+            assembler: Assembler::new(router, position, &log.running),
+            applier,
+            resyncs: Resyncs::default(),
+            discovery: Discovery::new(),
+            block: None,
+            processed: position,
+            acknowledged: position,
+            end_at,
+            deadline,
+            phase: checkpoint.phase,
+            state: PipelineState::Starting,
+            stop: None,
+            stop_by: None,
+            is_paused: false,
+            hold: None,
+            idle_since: Instant::now(),
+            committed_at: Instant::now(),
+            heartbeat: None,
+        };
+        stream.show_tables(&checkpoint);
+        stream.begin_recorded_resyncs(&checkpoint);
+        stream.show_state();
+        Ok(stream)
+    }
+
+    async fn end_of(engine: &Engine) -> Result<(Option<Position>, Option<Instant>)> {
+        Ok(match engine.options.until {
+            Until::Stopped => (None, None),
+            Until::CaughtUp => (Some(engine.source.head().await?), None),
+            Until::Position(position) => (Some(position), None),
+            Until::Elapsed(time) => (None, Some(Instant::now() + time)),
+        })
+    }
+
+    async fn run(&mut self, requests: &mut mpsc::Receiver<Request>) -> Result<()> {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            self.take_block().await?;
+            self.give_work();
+            self.finish_deferred().await?;
+            if self.is_over() {
+                return Ok(());
+            }
+            tokio::select! {
+                done = self.applier.done(), if self.applier.is_busy() => self.on_done(done?)?,
+                block = self.changes.next(), if self.may_read() => self.on_block(block?),
+                Some(request) = requests.recv() => self.on_request(request),
+                resynced = self.resyncs.next(), if self.resyncs.is_running() => {
+                    self.on_resynced(resynced)?;
+                }
+                found = self.discovery.next(), if self.discovery.is_looking() => {
+                    self.on_described(found);
+                }
+                _ = tick.tick() => self.on_tick(),
+            }
+        }
+    }
+
+    /// Takes the present block in, as far as nothing stands in the way.
+    async fn take_block(&mut self) -> Result<()> {
+        let now = Instant::now();
+        let is_stopping = self.is_stopping();
+        while let Some((block, next)) = &mut self.block {
+            let Some(event) = block.events.get(*next) else {
+                self.block = None;
+                break;
+            };
+            let holds_here = self
+                .hold
+                .as_ref()
+                .is_some_and(|hold| hold.stops_before(event));
+            if (holds_here || is_stopping) && self.assembler.is_at_boundary() {
+                break;
+            }
+            if self.assembler.size().1 > 2 * self.engine.options.batch_bytes_max {
+                break;
+            }
+            let event = event.clone();
+            *next += 1;
+            match self.assembler.take(block, &event, now)? {
+                Taken::Yes | Taken::Ended(_) => {}
+                Taken::Heartbeat { written_at_us } => {
+                    self.heartbeat = Some((written_at_us, self.assembler.assembled()));
+                }
+                Taken::Reload { route } => self.reload(route),
+                Taken::Reshaped { route, table } => {
+                    let engine = Arc::clone(self.engine);
+                    schema_change::reshape(&engine, &mut self.assembler, route, &table).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A table whose ranges the log cannot tell apart is loaded anew, in place: its rows are not yet
+    /// what the source ever had.
+    fn reload(&mut self, route: usize) {
+        let strategy = crate::control::ResyncStrategy::Truncate;
+        self.resyncs
+            .request(route, super::resync::What::Table(strategy));
+        let mapping = Arc::clone(&self.assembler.router.route(route).mapping);
+        let why = Some(super::resync::reason(strategy).to_owned());
+        self.assembler
+            .set_state(route, state_change(&mapping, TableState::Resyncing, why));
+    }
+
+    /// Hands over what is assembled, if the applier is free.
+    fn give_work(&mut self) {
+        if self.applier.is_busy() || self.is_paused {
+            return;
+        }
+        if self.assembler.is_at_boundary() {
+            let moved = self.assembler.assembled() > self.assembler.applied();
+            if self.assembler.has_changes() || (moved && self.must_record_position()) {
+                self.idle_since = Instant::now();
+                let work = self.assembler.cut();
+                return self.applier.give(Task::Apply(work));
+            }
+        } else if self.is_full() {
+            let part = self.assembler.cut_part();
+            return self.applier.give(Task::Apply(part));
+        }
+        if self.assembler.is_at_boundary()
+            && let Some(route) = self.resyncs.to_drain()
+        {
+            self.drain(route);
+        }
+    }
+
+    /// Whether an idle source's position is worth a commit of its own.
+    fn must_record_position(&self) -> bool {
+        let wanted = [
+            self.end_at,
+            self.hold.as_ref().and_then(|hold| hold.position),
+        ];
+        let reaches =
+            |wanted: &Position| self.processed < *wanted && *wanted <= self.assembler.assembled();
+        self.is_stopping()
+            || wanted.iter().flatten().any(reaches)
+            || self.idle_since.elapsed() >= IDLE_CHECKPOINT
+    }
+
+    fn drain(&mut self, route: usize) {
+        let mapping = Arc::clone(&self.assembler.router.route(route).mapping);
+        let router = Box::new(self.assembler.router.for_draining(route));
+        self.applier.give(Task::Drain {
+            mapping,
+            router,
+            bytes_max: DRAIN_BYTES_MAX,
+        });
+        self.resyncs.draining(route);
+    }
+
+    fn is_full(&self) -> bool {
+        let (items, bytes) = self.assembler.size();
+        let options = &self.engine.options;
+        items >= options.batch_rows_max || bytes >= options.batch_bytes_max
+    }
+
+    fn may_read(&self) -> bool {
+        let wanted = !self.is_stopping() || !self.assembler.is_at_boundary();
+        self.block.is_none() && wanted && !self.is_paused && !self.is_full()
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stop_by.is_some()
+    }
+
+    fn begin_stop(&mut self) {
+        self.stop_by.get_or_insert(Instant::now() + STOP_GRACE);
+    }
+
+    fn on_block(&mut self, block: Block) {
+        self.backoff.reset();
+        let position = block.head;
+        self.engine.observer.say(PipelineEvent::Received {
+            position,
+            head: position,
+        });
+        self.block = Some((block, 0));
+    }
+
+    fn on_done(&mut self, done: Done) -> Result<()> {
+        match done.outcome {
+            DoneOutcome::Part(_) | DoneOutcome::Flushed => {}
+            DoneOutcome::Drained { is_empty } => self.on_drained(is_empty),
+            DoneOutcome::Committed {
+                work,
+                applied,
+                began,
+                took,
+            } => {
+                self.on_committed(work, applied, began, took)?;
+            }
+        }
+        if let Some(durable) = done.durable.filter(|durable| *durable > self.acknowledged) {
+            self.acknowledged = durable;
+            self.changes.acknowledge(durable);
+            self.engine
+                .observer
+                .say(PipelineEvent::Acknowledged(durable));
+        }
+        Ok(())
+    }
+
+    fn on_committed(
+        &mut self,
+        work: Work,
+        applied: crate::target::Applied,
+        began: Instant,
+        took: std::time::Duration,
+    ) -> Result<()> {
+        let update = work.end.unwrap_or_default();
+        self.committed_at = Instant::now();
+        if let Some(position) = update.position {
+            self.processed = position;
+        }
+        let table = |route: usize| self.assembler.router.route(route).mapping.source().clone();
+        let is_refused =
+            self.engine.options.on_conflict == OnConflict::Fail && !applied.conflicts.is_empty();
+        let refusal = is_refused.then(|| conflict_error(&applied.conflicts));
+        self.engine
+            .observer
+            .say(PipelineEvent::Committed(Committed {
+                position: self.processed,
+                transactions: work.batch.transactions,
+                applied,
+                oldest_commit_us: work.batch.oldest_commit_us,
+                queued: work
+                    .received_at
+                    .map_or_else(Default::default, |at| began.duration_since(at)),
+                took,
+                changes: work
+                    .counts
+                    .iter()
+                    .map(|(route, count)| (table(*route), *count))
+                    .collect(),
+                parked: work
+                    .parks
+                    .iter()
+                    .map(|park| (table(park.route), park.batch.len() as u64))
+                    .collect(),
+            }));
+        for change in update.states {
+            if let Some(route) = self.assembler.router.named(&change.table) {
+                self.resyncs.recorded(route, self.engine, &self.assembler);
+            }
+            self.engine.observer.say(PipelineEvent::TableState {
+                table: change.table,
+                state: change.state,
+                reason: change.reason,
+            });
+        }
+        for table in update.passed {
+            self.engine
+                .observer
+                .say(PipelineEvent::TablePassed { table });
+        }
+        if let Some((written_at_us, position)) = self.heartbeat
+            && self.processed >= position
+        {
+            self.heartbeat = None;
+            self.engine
+                .observer
+                .say(PipelineEvent::Heartbeat { written_at_us });
+        }
+        self.show_state();
+        refusal.map_or(Ok(()), Err)
+    }
+
+    /// A table whose parked changes are all in follows the stream again from the next boundary on.
+    fn on_drained(&mut self, is_empty: bool) {
+        let Some(route) = self.resyncs.drained() else {
+            return;
+        };
+        let still_parks = self.assembler.parks(route);
+        if !is_empty || still_parks {
+            return;
+        }
+        self.resyncs.over(route);
+        let mapping = Arc::clone(&self.assembler.router.route(route).mapping);
+        self.assembler
+            .set_state(route, state_change(&mapping, TableState::Streaming, None));
+    }
+
+    fn on_resynced(&mut self, resynced: Result<super::resync::Resynced>) -> Result<()> {
+        let resynced = resynced?;
+        for (route, units) in resynced.units {
+            self.assembler.router.set_units(route, &units, None);
+            self.resyncs.loaded(route);
+        }
+        for (route, err) in resynced.refused {
+            self.resyncs.over(route);
+            let mapping = Arc::clone(&self.assembler.router.route(route).mapping);
+            let reason = Some(format!("{}: {err}", err.code()));
+            let change = state_change(&mapping, TableState::Quarantined, reason);
+            self.assembler.set_state(route, change);
+        }
+        Ok(())
+    }
+
+    /// The catalog was looked at. That it could not be is no reason to end the stream.
+    fn on_described(&mut self, schema: Result<SourceSchema>) {
+        let Ok(schema) = schema else { return };
+        let routes = self.assembler.router.routes();
+        let known: Vec<(TableName, u32)> = routes
+            .map(|(_, r)| (r.mapping.source().clone(), r.mapping.schema.id))
+            .collect();
+        for found in discover::compare(schema, &known) {
+            let (table, text) = match found {
+                Found::New(schema) if self.is_wanted(&schema.name) => {
+                    (schema.name.clone(), self.add_table(&schema))
+                }
+                Found::New(schema) => {
+                    let text = "matches the patterns and is not carried: tables.new_tables says so";
+                    (schema.name, text.to_owned())
+                }
+                Found::Recreated(schema) => (schema.name.clone(), self.load_again(&schema)),
+                Found::Gone(table) => (
+                    table,
+                    "is gone on the source; the target keeps it".to_owned(),
+                ),
+            };
+            if self.discovery.is_news(&table) {
+                self.engine
+                    .observer
+                    .say(PipelineEvent::NewTable { table, text });
+            }
+        }
+    }
+
+    /// A table that is named in full is wanted; one that a pattern happens to match, by policy.
+    fn is_wanted(&self, table: &TableName) -> bool {
+        let include = &self.engine.rules.selection().include;
+        self.engine.options.new_tables == NewTables::Add
+            || include
+                .iter()
+                .any(|p| p.schema == table.schema && p.table == table.name)
+    }
+
+    fn add_table(&mut self, schema: &crate::schema::TableSchema) -> String {
+        let mapping = match self.engine.rules.map_table(schema) {
+            Ok(mapping) => Arc::new(mapping),
+            Err(err) => return format!("cannot be carried: {err}"),
+        };
+        let route = self
+            .assembler
+            .router
+            .add(&mapping, TableState::Resyncing, None);
+        self.resyncs.request(route, super::resync::What::New);
+        let why = Some("new table".to_owned());
+        self.assembler
+            .set_state(route, state_change(&mapping, TableState::Resyncing, why));
+        "is new: it is loaded and followed from now on".to_owned()
+    }
+
+    fn load_again(&mut self, schema: &crate::schema::TableSchema) -> String {
+        let Some(route) = self.assembler.router.named(&schema.name) else {
+            return String::new();
+        };
+        let mapping = match self.engine.rules.map_table(schema) {
+            Ok(mapping) => Arc::new(mapping),
+            Err(err) => return format!("was made anew and cannot be carried: {err}"),
+        };
+        self.assembler.router.replace(route, &mapping);
+        self.resyncs.request(route, super::resync::What::Recreated);
+        let why = Some("made anew on the source".to_owned());
+        self.assembler
+            .set_state(route, state_change(&mapping, TableState::Resyncing, why));
+        "was dropped and made again on the source: it is loaded anew".to_owned()
+    }
+
+    /// What has to wait until the stream has passed all tidemarks: foreign keys of a load that was
+    /// read at several instants.
+    async fn finish_deferred(&mut self) -> Result<()> {
+        let is_due = self.phase == LoadPhase::Finishing
+            && !self.applier.is_busy()
+            && !self.assembler.router.minds_tidemarks()
+            && !self.resyncs.is_running();
+        if is_due {
+            finish_load(self.engine, self.schema, self.mappings).await?;
+            self.phase = LoadPhase::Loaded;
+            self.show_state();
+        }
+        Ok(())
+    }
+
+    fn on_tick(&mut self) {
+        self.discovery.look(self.engine);
+        if self
+            .hold
+            .as_ref()
+            .is_some_and(|hold| hold.until <= Instant::now())
+        {
+            self.hold = None;
+        }
+        self.answer_hold();
+        let unflushed = self.acknowledged < self.processed
+            && (self.is_stopping() || self.committed_at.elapsed() >= FLUSH_AFTER);
+        if unflushed && !self.applier.is_busy() && self.assembler.is_at_boundary() {
+            self.applier.give(Task::Flush);
+        }
+    }
+
+    fn on_request(&mut self, request: Request) {
+        let Request { command, reply } = request;
+        let text = match command {
+            Command::Stop => {
+                self.begin_stop();
+                self.is_paused = false;
+                self.stop = Some(reply);
+                return;
+            }
+            Command::Hold {
+                position,
+                seconds_max,
+            } => return self.on_hold(position, seconds_max, reply),
+            Command::Release => {
+                self.hold = None;
+                Ok("goes on".to_owned())
+            }
+            Command::Pause { tables } if tables.is_empty() => {
+                self.is_paused = true;
+                self.show_state();
+                Ok("paused; the source keeps its log meanwhile".to_owned())
+            }
+            Command::Resume { tables } if tables.is_empty() => {
+                self.is_paused = false;
+                self.show_state();
+                Ok("goes on".to_owned())
+            }
+            Command::Pause { tables } => self.park(&tables, TableState::Paused, "paused"),
+            Command::Resume { tables } => self.resume_tables(&tables),
+            Command::Resync { tables, strategy } => self.begin_resync(&tables, strategy),
+            Command::Repair { table, chunks } => self.begin_repair(&table, chunks),
+        };
+        answer(reply, text.map_or_else(refusal, accepted));
+    }
+
+    fn on_hold(
+        &mut self,
+        position: Option<Position>,
+        seconds_max: u32,
+        reply: oneshot::Sender<Answer>,
+    ) {
+        if position.is_some_and(|position| position < self.assembler.assembled()) {
+            let text = format!("already past it, at {}", self.assembler.assembled());
+            return answer(reply, refusal(text));
+        }
+        let until = Instant::now() + std::time::Duration::from_secs(seconds_max.into());
+        self.hold = Some(Hold {
+            position,
+            until,
+            reply: Some(reply),
+        });
+        self.answer_hold();
+    }
+
+    /// Answers a hold once the target stands where it was asked to.
+    fn answer_hold(&mut self) {
+        let stands = !self.applier.is_busy()
+            && self.assembler.is_at_boundary()
+            && !self.assembler.has_changes();
+        let (processed, assembled) = (self.processed, self.assembler.assembled());
+        let Some(hold) = &mut self.hold else { return };
+        let reached = match hold.position {
+            Some(position) => {
+                assembled >= position || self.block.is_some() && processed == assembled
+            }
+            None => true,
+        };
+        if stands
+            && reached
+            && let Some(reply) = hold.reply.take()
+        {
+            answer(reply, accepted(processed.to_string()));
+        }
+    }
+
+    fn park(
+        &mut self,
+        tables: &[TableName],
+        state: TableState,
+        why: &str,
+    ) -> Result<String, String> {
+        let routes = self.routes_of(tables)?;
+        for route in &routes {
+            let mapping = Arc::clone(&self.assembler.router.route(*route).mapping);
+            self.assembler
+                .set_state(*route, state_change(&mapping, state, Some(why.to_owned())));
+        }
+        Ok(format!(
+            "{} tables {why}; their changes are kept in order",
+            routes.len()
+        ))
+    }
+
+    fn resume_tables(&mut self, tables: &[TableName]) -> Result<String, String> {
+        let routes = self.routes_of(tables)?;
+        for route in &routes {
+            if self.assembler.router.route(*route).state.is_parked() {
+                self.resyncs.loaded(*route);
+            }
+        }
+        Ok(format!(
+            "{} tables go on with the changes that were kept",
+            routes.len()
+        ))
+    }
+
+    fn begin_resync(
+        &mut self,
+        tables: &[TableName],
+        strategy: crate::control::ResyncStrategy,
+    ) -> Result<String, String> {
+        let all: Vec<TableName> = self
+            .assembler
+            .router
+            .routes()
+            .map(|(_, route)| route.mapping.source().clone())
+            .collect();
+        let routes = self.routes_of(if tables.is_empty() { &all } else { tables })?;
+        self.must_be_free(&routes)?;
+        for route in &routes {
+            self.resyncs
+                .request(*route, super::resync::What::Table(strategy));
+            let mapping = Arc::clone(&self.assembler.router.route(*route).mapping);
+            let why = Some(super::resync::reason(strategy).to_owned());
+            self.assembler
+                .set_state(*route, state_change(&mapping, TableState::Resyncing, why));
+        }
+        Ok(format!(
+            "{} tables are loaded anew while the others stream",
+            routes.len()
+        ))
+    }
+
+    fn begin_repair(
+        &mut self,
+        table: &TableName,
+        chunks: Vec<crate::checkpoint::Chunk>,
+    ) -> Result<String, String> {
+        let routes = self.routes_of(std::slice::from_ref(table))?;
+        self.must_be_free(&routes)?;
+        for route in routes {
+            let mapping = Arc::clone(&self.assembler.router.route(route).mapping);
+            if mapping.key.is_empty() {
+                return Err("a table without a key is repaired by a resync".to_owned());
+            }
+            self.resyncs
+                .request(route, super::resync::What::Ranges(chunks.clone()));
+            let why = Some("repair".to_owned());
+            self.assembler
+                .set_state(route, state_change(&mapping, TableState::Resyncing, why));
+        }
+        Ok("the ranges that differ are loaded anew".to_owned())
+    }
+
+    /// Tables that a killed run left in the middle of a resync start it again.
+    fn begin_recorded_resyncs(&mut self, checkpoint: &Checkpoint) {
+        for table in &checkpoint.tables {
+            if table.state != TableState::Resyncing {
+                continue;
+            }
+            if let Some(route) = self.assembler.router.named(&table.source) {
+                let strategy = super::resync::strategy_of(table.reason.as_deref());
+                self.resyncs
+                    .request(route, super::resync::What::Table(strategy));
+                self.resyncs.recorded(route, self.engine, &self.assembler);
+            }
+        }
+    }
+
+    /// A table that is loaded anew already is not loaded twice at once.
+    fn must_be_free(&self, routes: &[usize]) -> Result<(), String> {
+        match routes
+            .iter()
+            .find(|route| self.resyncs.is_under_way(**route))
+        {
+            Some(route) => {
+                let table = self.assembler.router.route(*route).mapping.source();
+                Err(format!(
+                    "{table} is being loaded anew already; wait for it, or stop the pipeline"
+                ))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn routes_of(&self, tables: &[TableName]) -> Result<Vec<usize>, String> {
+        tables
+            .iter()
+            .map(|table| {
+                let route = self.assembler.router.named(table);
+                route.ok_or_else(|| format!("{table} is not a table of this pipeline"))
+            })
+            .collect()
+    }
+
+    /// Whether the run has nothing more to do.
+    fn is_over(&mut self) -> bool {
+        if self
+            .deadline
+            .is_some_and(|deadline| deadline <= Instant::now())
+        {
+            self.begin_stop();
+        }
+        if self.end_at.is_some_and(|end| end <= self.processed) && !self.resyncs.is_running() {
+            self.begin_stop();
+        }
+        let is_idle = !self.applier.is_busy()
+            && self.assembler.is_at_boundary()
+            && !self.assembler.has_changes();
+        let Some(stop_by) = self.stop_by else {
+            return false;
+        };
+        let is_recorded =
+            self.acknowledged >= self.processed && self.assembler.assembled() == self.processed;
+        (is_idle && is_recorded) || (stop_by <= Instant::now() && !self.assembler.is_at_boundary())
+    }
+
+    async fn close(self) {
+        if let Some(reply) = self.stop {
+            answer(reply, accepted(format!("stopped at {}", self.processed)));
+        }
+        if let Err(err) = self.changes.close().await {
+            tracing::debug!(error = %err, "the change stream did not end politely");
+        }
+    }
+
+    fn show_tables(&self, checkpoint: &Checkpoint) {
+        for table in &checkpoint.tables {
+            let mapping = self
+                .mappings
+                .iter()
+                .find(|mapping| *mapping.source() == table.source);
+            let loaded = table.units.iter().filter(|unit| unit.is_loaded);
+            self.engine
+                .observer
+                .say(PipelineEvent::Table(super::observe::TableOutline {
+                    source: table.source.clone(),
+                    target: table.target.clone(),
+                    state: table.state,
+                    rows_estimated: mapping.and_then(|mapping| mapping.schema.rows),
+                    units: u32::try_from(table.units.len()).unwrap_or(u32::MAX),
+                    units_loaded: u32::try_from(loaded.clone().count()).unwrap_or(u32::MAX),
+                    rows_loaded: loaded.map(|unit| unit.rows).sum(),
+                }));
+        }
+    }
+
+    fn show_state(&mut self) {
+        let (state, by) = if self.is_paused {
+            (PipelineState::Paused, By::User)
+        } else if self.phase != LoadPhase::Loaded || self.assembler.router.minds_tidemarks() {
+            (PipelineState::CatchingUp, By::Engine)
+        } else {
+            (PipelineState::Streaming, By::Engine)
+        };
+        if state != self.state {
+            self.state = state;
+            self.engine.observer.state(state, by, None);
+        }
+    }
+}
+
+impl Hold {
+    /// Whether the target would pass the hold by taking this event in.
+    fn stops_before(&self, event: &crate::event::Event) -> bool {
+        let crate::event::Event::Begin(begin) = event else {
+            return false;
+        };
+        self.position
+            .is_none_or(|position| begin.commit >= position)
+    }
+}
+
+/// Mappings for the columns that the target has: where the catalog is ahead of the log, the log will
+/// say what changed, at its place.
+fn as_last_known(
+    engine: &Engine,
+    mappings: &[Arc<TableMapping>],
+    checkpoint: &Checkpoint,
+) -> Result<Vec<Arc<TableMapping>>> {
+    let known = |mapping: &TableMapping| {
+        let table = checkpoint
+            .tables
+            .iter()
+            .find(|table| table.source == *mapping.source())?;
+        table.columns.as_ref()
+    };
+    mappings
+        .iter()
+        .map(|mapping| match known(mapping) {
+            Some(columns) => {
+                let schema = schema_change::as_known(&mapping.schema, columns);
+                engine.rules.map_table(&schema).map(Arc::new)
+            }
+            None => Ok(Arc::clone(mapping)),
+        })
+        .collect()
+}
+
+fn conflict_error(conflicts: &[(TableName, u64)]) -> Error {
+    let tables: Vec<String> = conflicts
+        .iter()
+        .map(|(table, count)| format!("{table} ({count})"))
+        .collect();
+    Error::definite(
+        codes::CONFLICT,
+        format!(
+            "changes met rows that somebody else wrote to the target: {}",
+            tables.join(", ")
+        ),
+    )
+}

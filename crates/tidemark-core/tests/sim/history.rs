@@ -1,0 +1,162 @@
+//! One history: pipelines run, fail, are killed and run again until both sides are equal.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidemark_core::control::{Command, ResyncStrategy};
+use tidemark_core::mapping::Rules;
+use tidemark_core::pipeline::Pipeline;
+use tidemark_core::pipeline::observe::{Observer, PipelineEvent};
+use tidemark_core::pipeline::options::{Options, Until};
+use tidemark_core::schema::TableName;
+use tidemark_core::selection::{Pattern, Selection};
+use tidemark_core::target::Owner;
+
+use crate::source::SimSource;
+use crate::target::SimTarget;
+use crate::world::{Shared, TABLES, at};
+
+/// What may go wrong in a history.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Faults {
+    /// Calls fail, before or after they had their effect.
+    pub(crate) errors: bool,
+    /// The process ends at a call.
+    pub(crate) kills: bool,
+    /// Tables are loaded anew while others stream.
+    pub(crate) resyncs: bool,
+}
+
+impl Faults {
+    pub(crate) const NONE: Faults = Faults {
+        errors: false,
+        kills: false,
+        resyncs: false,
+    };
+}
+
+/// What a history went through.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    pub(crate) kills: u64,
+    pub(crate) retries: u64,
+}
+
+pub(crate) struct History;
+
+impl History {
+    /// Runs a history to its end; panics, naming the seed, where a promise is broken.
+    pub(crate) fn run(seed: u64, faults: Faults) -> Report {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .expect("a runtime");
+        let told = std::panic::AssertUnwindSafe(|| runtime.block_on(live(seed, faults)));
+        match std::panic::catch_unwind(told) {
+            Ok(report) => report,
+            Err(cause) => {
+                println!("seed {seed} with {faults:?} breaks a promise");
+                std::panic::resume_unwind(cause);
+            }
+        }
+    }
+}
+
+async fn live(seed: u64, faults: Faults) -> Report {
+    let world = Shared::new(seed, faults);
+    let target = SimTarget::new(world.clone());
+    let mut report = Report::default();
+    for run in 0.. {
+        assert!(run < 200, "seed {seed} does not come to an end");
+        let is_last = world.lock().to_begin == 0;
+        if is_last {
+            world.lock().settle();
+        }
+        let ended = run_once(&world, &target.reopened(), is_last, &mut report).await;
+        if ended && is_last {
+            break;
+        }
+    }
+    let head = world.lock().head;
+    let expected = world.lock().rows_before(head + 1);
+    let position = target.position().expect("started");
+    let late = world.lock().transactions.iter().any(|t| {
+        t.commit
+            .is_some_and(|(start, _)| !position.contains(at(start)))
+    });
+    assert!(!late, "caught up, but {position} does not cover everything");
+    assert_eq!(target.rows(), expected, "seed {seed}: target differs");
+    assert_eq!(target.parked(), 0, "seed {seed}: parked changes are left");
+    report
+}
+
+/// One process: true if it ended by itself.
+async fn run_once(world: &Shared, target: &SimTarget, is_last: bool, report: &mut Report) -> bool {
+    let (observer, mut events) = Observer::new();
+    let options = Options {
+        until: Until::CaughtUp,
+        parallel_tables: 2,
+        parallel_chunks: 2,
+        batch_rows_max: if world.lock().rng.once_in(2) { 3 } else { 50 },
+        retry_wait_min: Duration::from_millis(10),
+        ..Options::default()
+    };
+    let any = Pattern {
+        schema: "*".into(),
+        table: "*".into(),
+    };
+    let rules = Rules {
+        selection: Selection {
+            include: vec![any],
+            exclude: Vec::new(),
+        },
+        ..Rules::default()
+    };
+    let (pipeline, commander) = Pipeline::new(
+        "sim",
+        Arc::new(SimSource(world.clone())),
+        Arc::new(target.clone()),
+        rules,
+        options,
+        Owner {
+            host: "sim".into(),
+            pid: 1,
+        },
+        observer,
+    );
+    let resync = world.lock().faults.resyncs && !is_last;
+    let commands = async {
+        if resync {
+            let pause = world.lock().rng.below(400);
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            let table = TABLES[world.lock().rng.below(3) as usize];
+            let tables = vec![TableName::new("public", table)];
+            let strategy = if world.lock().rng.once_in(2) {
+                ResyncStrategy::Swap
+            } else {
+                ResyncStrategy::Truncate
+            };
+            commander.ask(Command::Resync { tables, strategy }).await;
+        }
+        std::future::pending::<()>().await;
+    };
+    let ended = tokio::select! {
+        outcome = pipeline.run() => {
+            outcome.expect("no history has an error that needs a person");
+            true
+        }
+        () = tokio::time::sleep(Duration::from_secs(3600)) => panic!("an hour passes and nothing ends"),
+        () = world.killed() => {
+            report.kills += 1;
+            false
+        }
+        () = commands => unreachable!("waits for ever"),
+    };
+    while let Ok(event) = events.try_recv() {
+        if matches!(event, PipelineEvent::Retry { .. }) {
+            report.retries += 1;
+        }
+    }
+    ended
+}

@@ -1,0 +1,491 @@
+//! The in-memory source: snapshots that tell what they have seen, a slot, a stream in commit order.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tidemark_core::checkpoint::Chunk;
+use tidemark_core::error::Result;
+use tidemark_core::event::{
+    Begin, Block, Cell, CellKind, Event, OldRow, Op, Row as CellRow, RowChange, StreamColumn,
+    StreamTable, Truncate,
+};
+use tidemark_core::finding::Finding;
+use tidemark_core::mapping::TableMapping;
+use tidemark_core::position::Position;
+use tidemark_core::schema::{SourceSchema, TableName};
+use tidemark_core::selection::Selection;
+use tidemark_core::source::{
+    ChangeStream, Keep, LogState, RowBlock, RowFormat, RowStream, SequenceValue, Slot, Snapshot,
+    SnapshotReader, Source, StreamedColumn, WillStream,
+};
+use tidemark_core::tidemark::{PgSnapshot, Seen, Tidemark};
+use tidemark_core::verify::View;
+
+use crate::world::{
+    Row, Shared, SimSlot, TABLES, Transaction, Write, at, has_key, identity, lost, lsn, schema,
+};
+
+pub(crate) struct SimSource(pub(crate) Shared);
+
+#[async_trait]
+impl Source for SimSource {
+    async fn check(&self, _: &[TableMapping], _: WillStream) -> Result<Vec<Finding>> {
+        self.0.call("check").await?;
+        Ok(Vec::new())
+    }
+
+    async fn describe(&self, _: &Selection) -> Result<SourceSchema> {
+        self.0.call("describe").await?;
+        Ok(SourceSchema {
+            tables: (0..TABLES.len()).map(schema).collect(),
+            ..Default::default()
+        })
+    }
+
+    async fn log_state(&self) -> Result<LogState> {
+        self.0.call("log state").await?;
+        let world = self.0.lock();
+        let slot = world.slot.as_ref().map(|slot| Slot {
+            name: "sim".into(),
+            database: "sim".into(),
+            foreign: None,
+            holder: None,
+            confirmed: at(slot.confirmed),
+            restart: at(slot.confirmed),
+            retained_bytes: 0,
+            safe_bytes: None,
+            wal_status: "reserved".into(),
+            lost: None,
+        });
+        Ok(LogState {
+            identity: identity(),
+            head: at(world.head),
+            slot,
+            clock_us: 0,
+            running: world.snapshot().xip,
+        })
+    }
+
+    async fn announce(&self, _: &[TableName]) -> Result<()> {
+        self.0.call("announce").await
+    }
+
+    /// A slot is built when every transaction that was running has ended, as PostgreSQL does it; so
+    /// its snapshot has seen exactly what committed before its position.
+    async fn open_log(&self, _: Keep) -> Result<(Position, Box<dyn Snapshot>)> {
+        self.0.call("open log").await?;
+        let snapshot = {
+            let mut world = self.0.lock();
+            let to_begin = std::mem::take(&mut world.to_begin);
+            while world.transactions.iter().any(|t| !t.is_visible) {
+                world.step();
+            }
+            world.to_begin = to_begin;
+            world.head += 1;
+            let position = world.head;
+            assert!(
+                world.slot.is_none(),
+                "a slot must be removed before another is made"
+            );
+            world.slot = Some(SimSlot {
+                confirmed: position,
+                start: position,
+            });
+            SimSnapshot::now(&self.0, &world)
+        };
+        // Killed or cut here, the slot is there and nobody knows.
+        self.0.call("slot made").await?;
+        let start = self.0.lock().slot.as_ref().expect("made above").start;
+        Ok((at(start), Box::new(snapshot)))
+    }
+
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
+        self.0.call("snapshot").await?;
+        let world = self.0.lock();
+        Ok(Box::new(SimSnapshot::now(&self.0, &world)))
+    }
+
+    async fn changes(&self, after: Position) -> Result<Box<dyn ChangeStream>> {
+        self.0.call("changes").await?;
+        let world = self.0.lock();
+        let slot = world
+            .slot
+            .as_ref()
+            .expect("streams from a slot that is there");
+        assert!(
+            slot.confirmed <= lsn(after),
+            "the slot has forgotten what is asked for"
+        );
+        // A server gives everything after what it was told; now and then more, as after a crash of
+        // the source, so what is contained already has to be skipped.
+        let from = if world.transactions.len() % 2 == 0 {
+            slot.confirmed
+        } else {
+            lsn(after)
+        };
+        Ok(Box::new(SimStream {
+            world: self.0.clone(),
+            next: from,
+            announced: false,
+            is_idle: false,
+        }))
+    }
+
+    async fn head(&self) -> Result<Position> {
+        self.0.call("head").await?;
+        Ok(at(self.0.lock().head))
+    }
+
+    async fn columns_of(&self, _: &StreamTable) -> Result<Vec<StreamedColumn>> {
+        Ok(Vec::new())
+    }
+
+    async fn heartbeat(&self) -> Result<bool> {
+        Ok(false)
+    }
+
+    async fn sequences(&self, _: &[TableName]) -> Result<Vec<SequenceValue>> {
+        Ok(Vec::new())
+    }
+
+    async fn release(&self) -> Result<Vec<String>> {
+        self.0.call("release").await?;
+        self.0.lock().slot = None;
+        Ok(vec!["slot".into()])
+    }
+}
+
+/// One instant, by what it has seen.
+struct SimSnapshot {
+    world: Shared,
+    seen: PgSnapshot,
+    tidemark: Tidemark,
+}
+
+impl SimSnapshot {
+    fn now(shared: &Shared, world: &crate::world::World) -> SimSnapshot {
+        let seen = world.snapshot();
+        let tidemark = Tidemark {
+            seen: Seen::PgSnapshot(seen.clone()),
+            after: at(world.head + 1),
+        };
+        SimSnapshot {
+            world: shared.clone(),
+            seen,
+            tidemark,
+        }
+    }
+}
+
+#[async_trait]
+impl Snapshot for SimSnapshot {
+    fn tidemark(&self) -> &Tidemark {
+        &self.tidemark
+    }
+
+    async fn chunks(&self, mapping: &TableMapping, _: u64) -> Result<Vec<Chunk>> {
+        self.world.call("chunks").await?;
+        let keys = |from: Option<&str>, to: Option<&str>| Chunk::Keys {
+            column: "id".into(),
+            from: from.map(str::to_owned),
+            to: to.map(str::to_owned),
+        };
+        let blocks = |from, to| Chunk::Blocks {
+            leaf: None,
+            from,
+            to,
+        };
+        Ok(match mapping.source().name.as_str() {
+            "ranges" => {
+                vec![
+                    keys(None, Some("9")),
+                    keys(Some("9"), Some("31")),
+                    keys(Some("31"), None),
+                ]
+            }
+            "blocks" => vec![blocks(0, Some(1)), blocks(1, None)],
+            _ => vec![Chunk::Whole],
+        })
+    }
+
+    async fn reader(&self) -> Result<Box<dyn SnapshotReader>> {
+        self.world.call("reader").await?;
+        Ok(Box::new(SimReader {
+            world: self.world.clone(),
+            seen: self.seen.clone(),
+        }))
+    }
+
+    async fn view(&self) -> Result<Box<dyn View>> {
+        Err(lost("view"))
+    }
+}
+
+struct SimReader {
+    world: Shared,
+    seen: PgSnapshot,
+}
+
+#[async_trait]
+impl SnapshotReader for SimReader {
+    async fn read(
+        &mut self,
+        mapping: &TableMapping,
+        chunk: &Chunk,
+        _: RowFormat,
+    ) -> Result<Box<dyn RowStream + '_>> {
+        self.world.call("read").await?;
+        let table = table_of(mapping);
+        let world = self.world.lock();
+        let xid = |t: &Transaction| u32::try_from(t.xid & 0xFFFF_FFFF).expect("masked");
+        let rows = world.rows_seen(|t| self.seen.sees(xid(t)))[table].clone();
+        let mut left: Vec<Row> = rows
+            .into_iter()
+            .flat_map(|(row, count)| std::iter::repeat_n(row, count as usize))
+            .filter(|row| in_chunk(row, chunk))
+            .collect();
+        left.reverse();
+        Ok(Box::new(SimRows {
+            world: self.world.clone(),
+            left,
+        }))
+    }
+}
+
+fn in_chunk(row: &Row, chunk: &Chunk) -> bool {
+    let id: u64 = row[0]
+        .as_deref()
+        .expect("ids are set")
+        .parse()
+        .expect("ids are numbers");
+    let number = |bound: &Option<String>| bound.as_ref().map(|b| b.parse::<u64>().expect("number"));
+    match chunk {
+        Chunk::Whole => true,
+        // "Place" has nothing to do with the key here: any fixed rule will do.
+        Chunk::Blocks { from, .. } => u64::from(*from) == id % 2,
+        Chunk::Keys { from, to, .. } => {
+            number(from).is_none_or(|from| id >= from) && number(to).is_none_or(|to| id < to)
+        }
+        Chunk::Rows { keys, .. } => keys.iter().any(|key| key[0] == id.to_string()),
+    }
+}
+
+struct SimRows {
+    world: Shared,
+    left: Vec<Row>,
+}
+
+#[async_trait]
+impl RowStream for SimRows {
+    async fn next(&mut self) -> Result<Option<RowBlock>> {
+        self.world.call("rows").await?;
+        if self.left.is_empty() {
+            return Ok(None);
+        }
+        let count = 1 + self.world.lock().rng.below(8) as usize;
+        let at = self.left.len().saturating_sub(count);
+        let rows = self.left.split_off(at);
+        let json: Vec<String> = rows
+            .iter()
+            .map(|row| serde_json::json!(row).to_string())
+            .collect();
+        Ok(Some(RowBlock {
+            bytes: Bytes::from(json.join("\n") + "\n"),
+            rows: rows.len() as u64,
+        }))
+    }
+}
+
+struct SimStream {
+    world: Shared,
+    next: u64,
+    announced: bool,
+    is_idle: bool,
+}
+
+#[async_trait]
+impl ChangeStream for SimStream {
+    async fn next(&mut self) -> Result<Block> {
+        loop {
+            self.world.call("next").await?;
+            if self.is_idle {
+                // Time passes only while nobody has anything to do.
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
+            let mut world = self.world.lock();
+            let head = at(world.head);
+            let mut due: Vec<&Transaction> = world
+                .transactions
+                .iter()
+                .filter(|t| t.commit.is_some_and(|(start, _)| start >= self.next))
+                .collect();
+            due.sort_by_key(|t| t.commit);
+            let due: Vec<Transaction> = due.into_iter().take(3).cloned().collect();
+            let mut builder = BlockBuilder::default();
+            if !self.announced {
+                builder.announce();
+            }
+            self.is_idle = due.is_empty();
+            if due.is_empty() {
+                // Nothing committed between `next` and the head.
+                if world.head < self.next {
+                    world.step();
+                    continue;
+                }
+                self.next = world.head;
+                builder.events.push(Event::Quiet { position: head });
+            }
+            for transaction in &due {
+                builder.transaction(transaction);
+                self.next = transaction.commit.expect("committed").1;
+            }
+            self.announced = true;
+            return Ok(builder.build(head));
+        }
+    }
+
+    fn acknowledge(&mut self, position: Position) {
+        let mut world = self.world.lock();
+        let slot = world
+            .slot
+            .as_mut()
+            .expect("acknowledges to a slot that is there");
+        slot.confirmed = slot.confirmed.max(lsn(position));
+    }
+
+    async fn close(self: Box<Self>) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct BlockBuilder {
+    bytes: Vec<u8>,
+    cells: Vec<Cell>,
+    events: Vec<Event>,
+}
+
+impl BlockBuilder {
+    fn announce(&mut self) {
+        for table in 0..TABLES.len() {
+            let schema = schema(table);
+            let column = |c: &tidemark_core::schema::Column| StreamColumn {
+                name: c.name.clone(),
+                type_id: c.type_id,
+                type_modifier: c.type_modifier,
+            };
+            self.events.push(Event::Table(Arc::new(StreamTable {
+                id: schema.id,
+                name: schema.name.clone(),
+                columns: schema.columns.iter().map(column).collect(),
+                identity: schema.identity.clone(),
+            })));
+        }
+    }
+
+    fn transaction(&mut self, transaction: &Transaction) {
+        let (start, end) = transaction
+            .commit
+            .expect("only committed transactions are streamed");
+        self.events.push(Event::Begin(Begin {
+            xid: u32::try_from(transaction.xid & 0xFFFF_FFFF).expect("masked"),
+            commit: at(start),
+            committed_at_us: 0,
+        }));
+        for write in &transaction.writes {
+            self.write(write);
+        }
+        self.events.push(Event::Commit { end: at(end) });
+    }
+
+    fn write(&mut self, write: &Write) {
+        let id = |table: usize| 100 + table as u32;
+        let event = match write {
+            Write::Insert { table, new } => {
+                let new = Some(self.row(new, None));
+                Event::Change(RowChange {
+                    table: id(*table),
+                    op: Op::Insert,
+                    old: None,
+                    new,
+                })
+            }
+            Write::Update { table, old, new } => {
+                let old_row = if !has_key(*table) {
+                    Some(OldRow::Full(self.row(old, None)))
+                } else if old[0] != new[0] {
+                    Some(OldRow::Key(self.row(&[old[0].clone(), None, None], None)))
+                } else {
+                    None
+                };
+                // A large value that did not change is left out.
+                let unchanged = (old[2] == new[2] && new[2].is_some()).then_some(2);
+                let new = Some(self.row(new, unchanged));
+                Event::Change(RowChange {
+                    table: id(*table),
+                    op: Op::Update,
+                    old: old_row,
+                    new,
+                })
+            }
+            Write::Delete { table, old } => {
+                let old = if has_key(*table) {
+                    OldRow::Key(self.row(&[old[0].clone(), None, None], None))
+                } else {
+                    OldRow::Full(self.row(old, None))
+                };
+                Event::Change(RowChange {
+                    table: id(*table),
+                    op: Op::Delete,
+                    old: Some(old),
+                    new: None,
+                })
+            }
+            Write::Truncate { table } => Event::Truncate(Truncate {
+                tables: vec![id(*table)],
+                cascade: false,
+                restart_identity: false,
+            }),
+        };
+        self.events.push(event);
+    }
+
+    fn row(&mut self, row: &Row, unchanged: Option<usize>) -> CellRow {
+        let start = self.cells.len() as u32;
+        for (at, value) in row.iter().enumerate() {
+            let cell = match value {
+                _ if unchanged == Some(at) => Cell::UNCHANGED,
+                None => Cell::NULL,
+                Some(text) => {
+                    let start = self.bytes.len() as u32;
+                    self.bytes.extend_from_slice(text.as_bytes());
+                    Cell {
+                        kind: CellKind::Text,
+                        start,
+                        len: text.len() as u32,
+                    }
+                }
+            };
+            self.cells.push(cell);
+        }
+        CellRow { start, len: 3 }
+    }
+
+    fn build(self, head: Position) -> Block {
+        Block {
+            bytes: Bytes::from(self.bytes),
+            cells: self.cells,
+            events: self.events,
+            head,
+        }
+    }
+}
+
+pub(crate) fn table_of(mapping: &TableMapping) -> usize {
+    let name = &mapping.source().name;
+    TABLES
+        .iter()
+        .position(|table| table == name)
+        .expect("a table of the history")
+}

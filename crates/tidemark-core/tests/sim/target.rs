@@ -1,0 +1,729 @@
+//! The in-memory target. At every commit it compares what it holds with what the source held at the
+//! committed position; an insert that finds its row, or a delete that finds none, ends the history.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use tidemark_core::batch::{Batch, Change, Item};
+use tidemark_core::catalogue::codes;
+use tidemark_core::checkpoint::{
+    Checkpoint, CheckpointUpdate, Chunk, Generation, LoadPhase, TableCheckpoint, TableState, Unit,
+};
+use tidemark_core::control::Control;
+use tidemark_core::error::{Error, Result};
+use tidemark_core::event::{Cell, CellKind, OldRow, Op, Row as CellRow};
+use tidemark_core::finding::Finding;
+use tidemark_core::mapping::TableMapping;
+use tidemark_core::position::Position;
+use tidemark_core::schema::{SourceSchema, TableName};
+use tidemark_core::source::{RowFormat, RowStream, SequenceValue};
+use tidemark_core::target::{
+    Applied, Applier, Existing, LoadStart, LoadUnit, LoadedPart, Loader, Origin, Owner, Parked,
+    Place, Prepared, Replace, Target,
+};
+use tidemark_core::verify::View;
+
+use crate::source::table_of;
+use crate::world::{Row, Rows, Shared, TABLES, has_key, lost, lsn};
+
+/// What survives a kill.
+#[derive(Clone, Default)]
+struct State {
+    rows: [Rows; 3],
+    beside: [Rows; 3],
+    checkpoint: Option<Checkpoint>,
+    generation: u64,
+    parked: Vec<(usize, Origin, Vec<SimChange>)>,
+}
+
+/// A change in the target's own words: how parked ones are kept.
+#[derive(Clone, Debug)]
+enum SimChange {
+    Row {
+        op: Op,
+        old: Option<(bool, Vec<SimCell>)>,
+        new: Option<Vec<SimCell>>,
+    },
+    Truncate,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum SimCell {
+    Null,
+    Unchanged,
+    Value(String),
+}
+
+#[derive(Clone)]
+pub(crate) struct SimTarget {
+    pub(crate) world: Shared,
+    state: Arc<Mutex<State>>,
+    generation: Arc<Mutex<u64>>,
+}
+
+impl SimTarget {
+    pub(crate) fn new(world: Shared) -> SimTarget {
+        SimTarget {
+            world,
+            state: Arc::default(),
+            generation: Arc::default(),
+        }
+    }
+
+    /// The same database, another process.
+    pub(crate) fn reopened(&self) -> SimTarget {
+        SimTarget {
+            world: self.world.clone(),
+            state: Arc::clone(&self.state),
+            generation: Arc::default(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn generation(&self) -> u64 {
+        *self
+            .generation
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn rows(&self) -> [Rows; 3] {
+        self.lock().rows.clone()
+    }
+
+    pub(crate) fn parked(&self) -> usize {
+        self.lock().parked.len()
+    }
+
+    pub(crate) fn position(&self) -> Option<Position> {
+        self.lock()
+            .checkpoint
+            .as_ref()
+            .map(|checkpoint| checkpoint.position)
+    }
+
+    /// Makes a new state the state, unless an error comes first; an error may also come after it.
+    async fn commit(&self, what: &str, change: impl FnOnce(&mut State)) -> Result<()> {
+        self.world.call(what).await?;
+        {
+            let mut state = self.lock();
+            let mut new = state.clone();
+            change(&mut new);
+            if state.generation != self.generation() {
+                return Err(Error::definite(
+                    codes::INTERNAL,
+                    "an older generation commits",
+                ));
+            }
+            let before = state.checkpoint.as_ref().map(|c| lsn(c.position));
+            let after = new.checkpoint.as_ref().map(|c| lsn(c.position));
+            assert!(
+                before <= after,
+                "a position went back: {before:?} to {after:?}"
+            );
+            *state = new;
+        }
+        self.check_state();
+        // The answer may be lost.
+        self.world.call(what).await
+    }
+
+    /// Invariant 3 and promise P3, at every commit.
+    fn check_state(&self) {
+        let state = self.lock().clone();
+        let Some(checkpoint) = &state.checkpoint else {
+            return;
+        };
+        let position = checkpoint.position;
+        let world = self.world.lock();
+        if let Some(slot) = &world.slot {
+            assert!(
+                slot.confirmed <= lsn(position),
+                "acknowledged more than is durable"
+            );
+        }
+        let expected = world.rows_before(lsn(position));
+        for table in &checkpoint.tables {
+            let index = TABLES
+                .iter()
+                .position(|t| *t == table.source.name)
+                .expect("known");
+            let is_loaded =
+                !table.units.is_empty() && table.units.iter().all(|unit| unit.is_loaded);
+            let is_passed = table.units.iter().all(|unit| {
+                unit.tidemark
+                    .as_ref()
+                    .is_none_or(|mark| mark.is_passed(position))
+            });
+            if table.state == TableState::Streaming && is_loaded && is_passed {
+                assert_eq!(
+                    state.rows[index], expected[index],
+                    "{} is not what the source held at {position}",
+                    table.source
+                );
+            }
+        }
+    }
+
+    fn table_mut<'a>(state: &'a mut State, name: &TableName) -> &'a mut TableCheckpoint {
+        let checkpoint = state.checkpoint.as_mut().expect("started");
+        checkpoint
+            .tables
+            .iter_mut()
+            .find(|t| t.source == *name)
+            .expect("recorded at the start")
+    }
+}
+
+#[async_trait]
+impl Target for SimTarget {
+    async fn check(&self, _: &[TableMapping]) -> Result<Vec<Finding>> {
+        Ok(Vec::new())
+    }
+
+    async fn checkpoint(&self) -> Result<Option<Checkpoint>> {
+        self.world.call("checkpoint").await?;
+        Ok(self.lock().checkpoint.clone())
+    }
+
+    async fn acquire(&self, _: &Owner) -> Result<Generation> {
+        self.world.call("acquire").await?;
+        let mut state = self.lock();
+        state.generation += 1;
+        *self
+            .generation
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = state.generation;
+        Ok(Generation(state.generation))
+    }
+
+    async fn start_load(&self, start: &LoadStart) -> Result<()> {
+        let checkpoint = Checkpoint {
+            identity: start.identity.clone(),
+            position: start.position,
+            load_position: start.position,
+            phase: start.phase,
+            tables: start.tables.clone(),
+        };
+        self.commit("start load", |new| new.checkpoint = Some(checkpoint))
+            .await
+    }
+
+    async fn prepare_objects(&self, _: &SourceSchema, _: &[TableMapping]) -> Result<()> {
+        self.world.call("prepare objects").await
+    }
+
+    async fn prepare(
+        &self,
+        mapping: &TableMapping,
+        existing: Existing,
+        place: Place,
+        units: &[Unit],
+    ) -> Result<Prepared> {
+        let table = table_of(mapping);
+        self.commit("prepare", |new| {
+            match (place, existing) {
+                (Place::Beside, _) => new.beside[table].clear(),
+                (Place::InPlace, Existing::Truncate) => new.rows[table].clear(),
+                (Place::InPlace, Existing::LoadIfEmpty) => assert!(new.rows[table].is_empty()),
+                _ => {}
+            }
+            let recorded = SimTarget::table_mut(new, mapping.source());
+            recorded.units = units.to_vec();
+        })
+        .await?;
+        let loaded_units = units
+            .iter()
+            .filter(|u| u.is_loaded)
+            .map(|u| u.number)
+            .collect();
+        Ok(Prepared {
+            format: RowFormat::PgCopyText,
+            is_skipped: false,
+            loaded_units,
+        })
+    }
+
+    async fn loader(&self) -> Result<Box<dyn Loader>> {
+        self.world.call("loader").await?;
+        Ok(Box::new(SimLoader {
+            target: self.clone(),
+            usable: true,
+        }))
+    }
+
+    async fn finish(&self, _: &TableMapping, _: Place) -> Result<()> {
+        self.world.call("finish").await
+    }
+
+    async fn finish_foreign_keys(&self, _: &[TableMapping]) -> Result<()> {
+        self.world.call("foreign keys").await
+    }
+
+    async fn set_phase(&self, phase: LoadPhase) -> Result<()> {
+        self.commit("set phase", |new| {
+            new.checkpoint.as_mut().expect("started").phase = phase
+        })
+        .await
+    }
+
+    async fn swap(&self, mapping: &TableMapping) -> Result<()> {
+        let table = table_of(mapping);
+        self.commit("swap", |new| {
+            new.rows[table] = std::mem::take(&mut new.beside[table])
+        })
+        .await
+    }
+
+    async fn set_sequences(&self, _: &[SequenceValue], _: &[TableMapping]) -> Result<()> {
+        Ok(())
+    }
+
+    async fn applier(&self) -> Result<Box<dyn Applier>> {
+        self.world.call("applier").await?;
+        Ok(Box::new(SimApplier {
+            target: self.clone(),
+            open: None,
+            durable: None,
+        }))
+    }
+
+    async fn view(&self) -> Result<Box<dyn View>> {
+        Err(lost("view"))
+    }
+
+    async fn control(&self) -> Result<Box<dyn Control>> {
+        Err(lost("control"))
+    }
+
+    async fn forget(&self) -> Result<()> {
+        self.lock().checkpoint = None;
+        Ok(())
+    }
+}
+
+struct SimLoader {
+    target: SimTarget,
+    usable: bool,
+}
+
+#[async_trait]
+impl Loader for SimLoader {
+    async fn load(
+        &mut self,
+        mapping: &TableMapping,
+        unit: &LoadUnit<'_>,
+        rows: &mut dyn RowStream,
+        progress: &(dyn Fn(LoadedPart) + Send + Sync),
+    ) -> Result<LoadedPart> {
+        self.usable = false;
+        let mut read: Vec<Row> = Vec::new();
+        while let Some(block) = rows.next().await? {
+            let text = std::str::from_utf8(&block.bytes).expect("JSON");
+            read.extend(
+                text.lines()
+                    .map(|line| serde_json::from_str::<Row>(line).expect("a row")),
+            );
+            progress(LoadedPart {
+                rows: block.rows,
+                bytes: block.bytes.len() as u64,
+            });
+        }
+        let count = read.len() as u64;
+        let table = table_of(mapping);
+        // Other workers commit meanwhile: what is changed is changed at the commit.
+        self.target.world.call("unit").await?;
+        let new = {
+            let mut new = self.target.lock().clone();
+            let place = match unit.place {
+                Place::InPlace => &mut new.rows[table],
+                Place::Beside => &mut new.beside[table],
+            };
+            if unit.replace == Replace::Range {
+                let Chunk::Rows { keys, .. } = &unit.unit.chunk else {
+                    panic!("repairs rows")
+                };
+                place.retain(|row, _| !keys.iter().any(|key| Some(&key[0]) == row[0].as_ref()));
+            }
+            for row in read {
+                if has_key(table) {
+                    assert!(
+                        !place.keys().any(|other| other[0] == row[0]),
+                        "a row loaded twice"
+                    );
+                }
+                *place.entry(row).or_default() += 1;
+            }
+            let recorded = SimTarget::table_mut(&mut new, mapping.source());
+            let known = recorded
+                .units
+                .iter_mut()
+                .find(|u| u.number == unit.unit.number);
+            let known = known.expect("units are recorded before they are loaded");
+            assert!(!known.is_loaded, "a unit is loaded again");
+            known.is_loaded = true;
+            known.rows = count;
+            known.tidemark = Some(unit.tidemark.clone());
+            new
+        };
+        self.commit_at_once(new)?;
+        self.target.world.call("unit committed").await?;
+        self.usable = true;
+        Ok(LoadedPart {
+            rows: count,
+            bytes: count * 10,
+        })
+    }
+
+    fn is_usable(&self) -> bool {
+        self.usable
+    }
+}
+
+impl SimLoader {
+    /// Without a pause between reading the state and writing it: workers are concurrent.
+    fn commit_at_once(&self, new: State) -> Result<()> {
+        let mut state = self.target.lock();
+        if state.generation != self.target.generation() {
+            return Err(Error::definite(
+                codes::INTERNAL,
+                "an older generation commits",
+            ));
+        }
+        *state = new;
+        Ok(())
+    }
+}
+
+struct SimApplier {
+    target: SimTarget,
+    open: Option<Open>,
+    durable: Option<Position>,
+}
+
+/// What the open transaction changed so far; put on top of the state at commit, so that units that
+/// were committed meanwhile stay.
+#[derive(Default)]
+struct Open {
+    steps: Vec<Step>,
+}
+
+enum Step {
+    Apply(usize, Vec<SimChange>),
+    Park(usize, Origin, Vec<SimChange>),
+    Unpark(usize, usize),
+}
+
+#[async_trait]
+impl Applier for SimApplier {
+    async fn begin(&mut self) -> Result<()> {
+        assert!(self.open.is_none(), "a transaction is open");
+        self.open = Some(Open::default());
+        Ok(())
+    }
+
+    async fn apply(&mut self, batch: &Batch) -> Result<Applied> {
+        self.target.world.call("apply").await?;
+        for (table, changes) in by_table(batch) {
+            self.open
+                .as_mut()
+                .expect("begun")
+                .steps
+                .push(Step::Apply(table, changes));
+        }
+        Ok(Applied::default())
+    }
+
+    async fn park(&mut self, batch: &Batch, origin: Origin) -> Result<()> {
+        for (table, changes) in by_table(batch) {
+            self.open
+                .as_mut()
+                .expect("begun")
+                .steps
+                .push(Step::Park(table, origin, changes));
+        }
+        Ok(())
+    }
+
+    async fn commit(&mut self, update: &CheckpointUpdate) -> Result<Applied> {
+        let open = self.open.take().expect("begun");
+        self.target.world.call("commit").await?;
+        {
+            let mut state = self.target.lock();
+            if state.generation != self.target.generation() {
+                return Err(Error::definite(
+                    codes::INTERNAL,
+                    "an older generation commits",
+                ));
+            }
+            let mut new = state.clone();
+            for step in open.steps {
+                new.take(step);
+            }
+            new.record(update);
+            let position = new.checkpoint.as_ref().map(|c| c.position);
+            assert!(
+                state.checkpoint.as_ref().map(|c| c.position) <= position,
+                "went back"
+            );
+            *state = new;
+        }
+        self.target.check_state();
+        self.target.world.call("committed").await?;
+        self.durable = self.target.position();
+        Ok(Applied::default())
+    }
+
+    async fn rollback(&mut self) -> Result<()> {
+        self.open = None;
+        Ok(())
+    }
+
+    fn durable(&self) -> Option<Position> {
+        self.durable
+    }
+
+    async fn flush(&mut self) -> Result<()> {
+        self.target.world.call("flush").await?;
+        self.durable = self.target.position();
+        Ok(())
+    }
+
+    async fn unpark(&mut self, table: &TableMapping, _: usize) -> Result<Option<Parked>> {
+        self.target.world.call("unpark").await?;
+        let index = table_of(table);
+        let taken: Vec<(Origin, Vec<SimChange>)> = self
+            .target
+            .lock()
+            .parked
+            .iter()
+            .filter(|(parked, ..)| *parked == index)
+            .take(2)
+            .map(|(_, origin, changes)| (*origin, changes.clone()))
+            .collect();
+        if taken.is_empty() {
+            return Ok(None);
+        }
+        self.open
+            .as_mut()
+            .expect("begun")
+            .steps
+            .push(Step::Unpark(index, taken.len()));
+        let mapping = Arc::new(table.clone());
+        let batches = taken
+            .iter()
+            .map(|(origin, c)| (*origin, to_batch(&mapping, c)))
+            .collect();
+        Ok(Some(Parked { batches }))
+    }
+}
+
+impl State {
+    fn take(&mut self, step: Step) {
+        match step {
+            Step::Apply(table, changes) => {
+                for change in &changes {
+                    apply_change(&mut self.rows[table], table, change);
+                }
+            }
+            Step::Park(table, origin, changes) => self.parked.push((table, origin, changes)),
+            Step::Unpark(table, mut count) => self.parked.retain(|(parked, ..)| {
+                let taken = *parked == table && count > 0;
+                count -= usize::from(taken);
+                !taken
+            }),
+        }
+    }
+
+    fn record(&mut self, update: &CheckpointUpdate) {
+        let Some(checkpoint) = &mut self.checkpoint else {
+            return;
+        };
+        if let Some(position) = update.position {
+            checkpoint.position = position;
+        }
+        for change in &update.states {
+            let known = checkpoint
+                .tables
+                .iter_mut()
+                .find(|t| t.source == change.table);
+            let table = known.expect("tables of the history are known");
+            table.state = change.state;
+            table.reason.clone_from(&change.reason);
+        }
+        for (name, columns) in &update.columns {
+            let table = checkpoint.tables.iter_mut().find(|t| t.source == *name);
+            table.expect("known").columns = Some(columns.clone());
+        }
+        for name in &update.passed {
+            let table = checkpoint
+                .tables
+                .iter_mut()
+                .find(|t| t.source == *name)
+                .expect("known");
+            for unit in &mut table.units {
+                unit.tidemark = None;
+            }
+        }
+    }
+}
+
+/// Applies a change strictly: what the log implies must be there.
+fn apply_change(rows: &mut Rows, table: usize, change: &SimChange) {
+    let SimChange::Row { op, old, new } = change else {
+        rows.clear();
+        return;
+    };
+    let text = |cell: &SimCell| match cell {
+        SimCell::Value(text) => Some(text.clone()),
+        SimCell::Null => None,
+        SimCell::Unchanged => panic!("an unchanged value where a value is needed"),
+    };
+    let find = |rows: &Rows, cells: &[SimCell], full: bool| -> Row {
+        let key = text(&cells[0]);
+        let found = rows.keys().find(|row| {
+            if full {
+                (0..3).all(|at| row[at] == text(&cells[at]))
+            } else {
+                row[0] == key
+            }
+        });
+        found
+            .cloned()
+            .unwrap_or_else(|| panic!("{op:?} finds no row {cells:?} in {}", TABLES[table]))
+    };
+    let take = |rows: &mut Rows, row: &Row| {
+        let count = rows.get_mut(row).expect("found above");
+        *count -= 1;
+        if *count == 0 {
+            rows.remove(row);
+        }
+    };
+    let old_row = match (op, old, new) {
+        (Op::Insert, ..) => None,
+        (_, Some((full, cells)), _) => Some(find(rows, cells, *full)),
+        (_, None, Some(cells)) => Some(find(rows, cells, false)),
+        (_, None, None) => panic!("a change without any row"),
+    };
+    if let Some(old) = &old_row {
+        take(rows, old);
+    }
+    if let Some(cells) = new {
+        let value = |at: usize| match &cells[at] {
+            SimCell::Unchanged => {
+                old_row.as_ref().expect("only updates leave values out")[at].clone()
+            }
+            cell => text(cell),
+        };
+        let row = [value(0), value(1), value(2)];
+        if has_key(table) {
+            let twice = rows.keys().any(|other| other[0] == row[0]);
+            assert!(
+                !twice,
+                "{op:?} finds row {:?} there already in {}",
+                row[0], TABLES[table]
+            );
+        }
+        *rows.entry(row).or_default() += 1;
+    }
+}
+
+fn by_table(batch: &Batch) -> Vec<(usize, Vec<SimChange>)> {
+    let mut changes: BTreeMap<usize, Vec<SimChange>> = BTreeMap::new();
+    for item in batch.items() {
+        match item {
+            Item::Change(change) => {
+                let table = table_of(&batch.tables()[change.table]);
+                changes
+                    .entry(table)
+                    .or_default()
+                    .push(to_change(batch, change));
+            }
+            Item::Truncate { tables, .. } => {
+                for table in tables {
+                    let table = table_of(&batch.tables()[*table]);
+                    changes.entry(table).or_default().push(SimChange::Truncate);
+                }
+            }
+            Item::Schema { .. } => panic!("no history changes the schema"),
+        }
+    }
+    changes.into_iter().collect()
+}
+
+fn to_change(batch: &Batch, change: &Change) -> SimChange {
+    let cells = |row: CellRow| -> Vec<SimCell> {
+        batch
+            .row(row)
+            .iter()
+            .map(|cell| to_cell(batch, *cell))
+            .collect()
+    };
+    let old = change
+        .old
+        .map(|old| (matches!(old, OldRow::Full(_)), cells(old.row())));
+    SimChange::Row {
+        op: change.op,
+        old,
+        new: change.new.map(cells),
+    }
+}
+
+fn to_cell(batch: &Batch, cell: Cell) -> SimCell {
+    match cell.kind {
+        CellKind::Null => SimCell::Null,
+        CellKind::Unchanged => SimCell::Unchanged,
+        CellKind::Text => {
+            SimCell::Value(String::from_utf8(batch.value(cell).to_vec()).expect("UTF-8"))
+        }
+    }
+}
+
+fn to_batch(mapping: &Arc<TableMapping>, changes: &[SimChange]) -> Batch {
+    let mut batch = Batch::default();
+    let table = batch.table(mapping);
+    for change in changes {
+        match change {
+            SimChange::Truncate => {
+                batch.push(Item::Truncate {
+                    tables: vec![table],
+                    restart_identity: false,
+                });
+            }
+            SimChange::Row { op, old, new } => {
+                let old = old.as_ref().map(|(full, cells)| {
+                    let row = push_row(&mut batch, cells);
+                    if *full {
+                        OldRow::Full(row)
+                    } else {
+                        OldRow::Key(row)
+                    }
+                });
+                let new = new.as_ref().map(|cells| push_row(&mut batch, cells));
+                batch.push(Item::Change(Change {
+                    table,
+                    op: *op,
+                    old,
+                    new,
+                }));
+            }
+        }
+    }
+    batch
+}
+
+fn push_row(batch: &mut Batch, cells: &[SimCell]) -> CellRow {
+    let begin = batch.begin_row();
+    for cell in cells {
+        match cell {
+            SimCell::Null => batch.push_cell(CellKind::Null, b""),
+            SimCell::Unchanged => batch.push_cell(CellKind::Unchanged, b""),
+            SimCell::Value(text) => batch.push_cell(CellKind::Text, text.as_bytes()),
+        }
+    }
+    batch.end_row(begin)
+}
