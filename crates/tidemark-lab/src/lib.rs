@@ -5,6 +5,7 @@
 //! client, decoders or appliers.
 //!
 //! - [`compare`]: the oracle, row by row
+//! - [`demo`]: the sample shop of `tidemark demo` and its customers
 //! - [`server`]: a PostgreSQL server of its own in a temporary directory, gone with its owner
 //! - [`proxy`]: a wire between us and a server that can be cut, frozen, slowed
 //! - [`skip`]: what a test says when the machine lacks what it needs
@@ -12,6 +13,7 @@
 //! - [`wait`]: conditions with a deadline, instead of sleeping
 
 pub mod compare;
+pub mod demo;
 mod directory;
 pub mod installation;
 mod process;

@@ -28,6 +28,9 @@ use crate::wire::{Connection, Role, STARTUP_FRAME_MAX, Socket, Stream};
 
 mod startup;
 
+#[cfg(test)]
+mod tests;
+
 /// Idle time before the kernel asks whether the peer is still there, and between its questions.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);

@@ -4,5 +4,6 @@ pub mod config;
 pub mod connect;
 pub mod error;
 pub mod source;
+pub mod target;
 pub mod tls;
 pub mod wire;

@@ -8,6 +8,7 @@ mod invocation;
 mod logging;
 mod output;
 mod problem;
+mod progress;
 mod signals;
 mod surroundings;
 mod verbs;

@@ -39,7 +39,7 @@ pub struct PostgresServerBuilder {
 }
 
 /// Small, quick to start and stop, able to be a source; slots cannot fill the disk.
-const SETTINGS: [(&str, &str); 17] = [
+const SETTINGS: [(&str, &str); 18] = [
     ("wal_level", "logical"),
     ("max_replication_slots", "30"),
     ("max_wal_senders", "30"),
@@ -48,6 +48,7 @@ const SETTINGS: [(&str, &str); 17] = [
     ("max_logical_replication_workers", "10"),
     ("max_connections", "100"),
     ("shared_buffers", "64MB"),
+    ("deadlock_timeout", "100ms"),
     ("fsync", "off"),
     ("full_page_writes", "off"),
     ("max_wal_size", "2GB"),

@@ -6,6 +6,7 @@
 )]
 
 mod compare;
+mod demo;
 mod proxy;
 mod server;
 mod traffic;

@@ -119,6 +119,11 @@ impl Connection {
         self.frame_limit = frame::FRAME_MAX;
     }
 
+    #[cfg(test)]
+    pub(super) fn inbound_capacity(&self) -> usize {
+        self.inbound.capacity()
+    }
+
     /// Which end of the pipeline it belongs to.
     pub fn side(&self) -> Side {
         self.side

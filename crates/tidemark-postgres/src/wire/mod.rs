@@ -34,5 +34,10 @@ pub use rows::{Column, DataRow, ResultSet, Row};
 pub use server_error::ServerError;
 pub use wal::{WalBlock, WalMessage};
 
+#[cfg(test)]
+mod tests;
+
+#[cfg(test)]
+pub(crate) use frame::FRAME_MAX;
 pub(crate) use frame::{Header, STARTUP_FRAME_MAX};
 pub(crate) use socket::{Socket, Stream};

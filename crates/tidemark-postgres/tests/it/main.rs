@@ -5,8 +5,11 @@
     reason = "the functions that tests share fail like tests"
 )]
 
+mod checkpoint;
+mod control;
 mod copy;
 mod login;
 mod replication;
 mod server;
 mod session;
+mod target;

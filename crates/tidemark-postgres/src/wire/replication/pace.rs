@@ -1,30 +1,62 @@
-//! Whether the next read comes after a nap.
+//! Whether the next read comes after a nap, and how long a nap is.
 //!
 //! What "much" means cannot be told from the stream: with logical decoding the header's end of log
 //! repeats the message's own position (PostgreSQL 15, `WalSndPrepareWrite`). So it is the rate of
-//! arrival that decides.
+//! arrival that decides, and naps lengthen or shorten until each finds a good gulp. They stay so
+//! short that the socket's buffer does not fill meanwhile, which would stop the server.
 
 use std::time::{Duration, Instant};
 
-/// Naps begin when so much came within one [`WINDOW`], and end when a nap brought less than
-/// [`BUSY_BYTES_MIN`]. A thousand small transactions a second are far below.
+/// Naps begin when so much came within one [`WINDOW`]. A thousand small transactions a second are
+/// far below.
 const WINDOW: Duration = Duration::from_millis(2);
-const BUSY_BYTES: usize = 32 * 1024;
-const BUSY_BYTES_MIN: usize = 4 * 1024;
+const BUSY_BYTES: usize = 16 * 1024;
+
+/// Naps end when so many of them brought hardly anything. One may be bad luck: on a busy machine
+/// the server gets no CPU for a while.
+const QUIET_NAPS: u32 = 3;
+const QUIET_BYTES: usize = 4 * 1024;
+
+/// What naps may be like, which depends on what the socket can hold.
+#[derive(Clone, Copy)]
+pub(super) struct Naps {
+    min: Duration,
+    max: Duration,
+    /// A gulp smaller than this lengthens the next nap, one larger than the second shortens it.
+    gulp_bytes: (usize, usize),
+}
+
+/// TCP's receive buffer grows to megabytes where the reader keeps up.
+pub(super) const TCP_NAPS: Naps = Naps {
+    min: Duration::from_millis(1),
+    max: Duration::from_millis(4),
+    gulp_bytes: (64 * 1024, 192 * 1024),
+};
+
+/// A Unix socket holds 208 KiB (`net.core.wmem_default`) in which every message is accounted with
+/// its bookkeeping: about 270 small ones.
+pub(super) const UNIX_NAPS: Naps = Naps {
+    min: Duration::from_micros(100),
+    max: Duration::from_micros(400),
+    gulp_bytes: (16 * 1024, 40 * 1024),
+};
 
 pub(super) struct Pace {
-    nap: Duration,
-    busy: bool,
+    naps: Naps,
+    /// Set while much is coming.
+    nap: Option<Duration>,
+    quiet: u32,
     window_start: Instant,
     window_bytes: usize,
 }
 
 impl Pace {
-    /// Naps of the given length, none at first.
-    pub(super) fn new(nap: Duration, now: Instant) -> Pace {
+    /// No naps at first.
+    pub(super) fn new(naps: Naps, now: Instant) -> Pace {
         Pace {
-            nap,
-            busy: false,
+            naps,
+            nap: None,
+            quiet: 0,
             window_start: now,
             window_bytes: 0,
         }
@@ -32,23 +64,40 @@ impl Pace {
 
     /// How long to sleep before the next read; `None`: wait for data instead.
     pub(super) fn nap(&self) -> Option<Duration> {
-        self.busy.then_some(self.nap)
+        self.nap
     }
 
     /// Takes note of what a read brought.
     pub(super) fn note(&mut self, arrived: usize, now: Instant) {
-        if self.busy {
-            if arrived < BUSY_BYTES_MIN {
-                *self = Pace::new(self.nap, now);
+        let Some(nap) = self.nap else {
+            self.note_awake(arrived, now);
+            return;
+        };
+        if arrived < QUIET_BYTES {
+            self.quiet += 1;
+            if self.quiet >= QUIET_NAPS {
+                *self = Pace::new(self.naps, now);
             }
             return;
         }
+        self.quiet = 0;
+        let (small, large) = self.naps.gulp_bytes;
+        if arrived < small {
+            self.nap = Some((nap * 2).min(self.naps.max));
+        } else if arrived > large {
+            self.nap = Some((nap / 2).max(self.naps.min));
+        }
+    }
+
+    fn note_awake(&mut self, arrived: usize, now: Instant) {
         if now.saturating_duration_since(self.window_start) > WINDOW {
             self.window_start = now;
             self.window_bytes = 0;
         }
         self.window_bytes += arrived;
-        self.busy = self.window_bytes >= BUSY_BYTES;
+        if self.window_bytes >= BUSY_BYTES {
+            self.nap = Some(self.naps.min);
+        }
     }
 }
 
@@ -56,12 +105,10 @@ impl Pace {
 mod tests {
     use super::*;
 
-    const NAP: Duration = Duration::from_millis(1);
-
     #[test]
     fn a_thousand_small_transactions_a_second_are_delivered_at_once() {
         let mut now = Instant::now();
-        let mut pace = Pace::new(NAP, now);
+        let mut pace = Pace::new(TCP_NAPS, now);
         for _ in 0..10_000 {
             now += Duration::from_millis(1);
             pace.note(600, now);
@@ -72,16 +119,29 @@ mod tests {
     #[test]
     fn a_backlog_brings_naps_until_it_is_drained() {
         let mut now = Instant::now();
-        let mut pace = Pace::new(NAP, now);
+        let mut pace = Pace::new(TCP_NAPS, now);
         let mut reads = 0;
         while pace.nap().is_none() {
             now += Duration::from_micros(5);
             pace.note(300, now);
             reads += 1;
         }
-        assert!(reads < 200, "{reads}");
-        pace.note(40_000, now);
-        assert_eq!(pace.nap(), Some(NAP));
+        assert!(reads < 100, "{reads}");
+        pace.note(20_000, now);
+        pace.note(20_000, now);
+        assert_eq!(
+            pace.nap(),
+            Some(TCP_NAPS.max),
+            "small gulps lengthen the nap"
+        );
+        pace.note(400_000, now);
+        pace.note(400_000, now);
+        assert_eq!(pace.nap(), Some(TCP_NAPS.min), "large ones shorten it");
+        pace.note(0, now);
+        pace.note(20_000, now);
+        pace.note(0, now);
+        pace.note(0, now);
+        assert!(pace.nap().is_some(), "a pause is not the end");
         pace.note(0, now);
         assert_eq!(pace.nap(), None);
     }

@@ -30,7 +30,7 @@ use super::super::ServerError;
 use super::super::frame::{self, HEADER_LEN};
 use super::super::socket::{Link, LinkSocket};
 use super::super::wal::{self, StatusUpdate, WalBlock, WalMessage};
-use super::pace::Pace;
+use super::pace::{Pace, TCP_NAPS, UNIX_NAPS};
 use super::{
     AWAKE, Queue, RUN, ReplicationOptions, ReplicationReader, STOP_NOW, STOP_POLITELY, Shared,
     WAITS, WAITS_NOT_FOR_ACKNOWLEDGE, died,
@@ -40,11 +40,6 @@ use crate::error::{self, pick};
 
 /// Room for one read; grows only for messages that are larger.
 const BUFFER_BYTES: usize = 256 * 1024;
-
-/// A nap over TCP, whose receive buffer grows to megabytes, and over a Unix socket, which holds
-/// about 270 small messages (each is accounted with its bookkeeping) before the server must wait.
-const NAP_TCP: Duration = Duration::from_millis(1);
-const NAP_UNIX: Duration = Duration::from_micros(300);
 
 /// Between two status updates that are sent only because more was acknowledged.
 const ACKNOWLEDGE_PAUSE: Duration = Duration::from_millis(100);
@@ -83,9 +78,9 @@ pub(super) fn spawn(
     let mut buffer = vec![0; BUFFER_BYTES.max(early.len())];
     buffer[..early.len()].copy_from_slice(early);
     let now = Instant::now();
-    let nap = match link.socket {
-        LinkSocket::Tcp(_) => NAP_TCP,
-        LinkSocket::Unix(_) => NAP_UNIX,
+    let naps = match link.socket {
+        LinkSocket::Tcp(_) => TCP_NAPS,
+        LinkSocket::Unix(_) => UNIX_NAPS,
     };
     let reader = Reader {
         shared: Arc::clone(&shared),
@@ -96,7 +91,7 @@ pub(super) fn spawn(
         filled: early.len(),
         scanned: 0,
         drained: false,
-        pace: Pace::new(nap, now),
+        pace: Pace::new(naps, now),
         heard_at: now,
         asked: false,
         reply_due: true,
@@ -186,11 +181,13 @@ impl Reader {
                 self.heard_at = Instant::now();
                 continue;
             }
-            if let Some(nap) = self.pace.nap() {
-                std::thread::sleep(nap);
-            } else if self.drained {
-                self.check_silence()?;
-                self.wait(WaitFor::Data)?;
+            if self.drained {
+                if let Some(nap) = self.pace.nap() {
+                    std::thread::sleep(nap);
+                } else {
+                    self.check_silence()?;
+                    self.wait(WaitFor::Data)?;
+                }
             }
             let arrived = self.read()?;
             self.pace.note(arrived, Instant::now());

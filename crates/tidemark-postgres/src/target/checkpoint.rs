@@ -1,0 +1,436 @@
+//! What the target remembers of a pipeline, and how no zombie can write it.
+//!
+//! # What is kept
+//! In the schema `tidemark` of the target ([`super::metadata`]):
+//!
+//! | table | holds |
+//! |--|--|
+//! | `checkpoint` | a row per pipeline: generation, owner, source identity, position, phase of the load |
+//! | `table_state` | a row per table: names, state, known columns |
+//! | `unit` | a row per unit of loaded rows: chunk, tidemark, whether it is in |
+//! | `parked` | changes put aside, in order (written by the applier) |
+//! | `command`, `status` | the side door ([`super::control`]) |
+//! | `version` | one row: the version of all this |
+//!
+//! They are written in the transaction of the data they stand for. So after a crash the target
+//! itself tells what is in it, and nobody needs to be believed.
+//!
+//! # The fence
+//! *Problem*: a run that was cut off, or stopped and woken again, still has connections. After
+//! another run took over, its commits would apply changes twice. A lock does not help: a session's
+//! lock says nothing about the other sessions of a zombie. Asking for the generation before a
+//! commit does not help either: what was true before may not be true at the commit, and it costs a
+//! round trip.
+//!
+//! *What we do*: every transaction that writes for a pipeline runs [`ADVANCE`]: it writes the run's own
+//! generation to `written_by` of the pipeline's row. A check constraint, `generation_fence`, demands
+//! `written_by = generation`. So in a zombie's transaction that statement fails, what follows is
+//! refused, and its `COMMIT`, which was sent without waiting, becomes a rollback. The statement
+//! takes the row's lock until the end of the transaction; taking over waits for it, so a commit is
+//! either before the new generation (and seen by the new run) or refused.
+//!
+//! ```text
+//!   old run      BEGIN  rows…  ADVANCE(7) ✗ 23514   COMMIT → ROLLBACK
+//!   new run   acquire: generation 8 ▲
+//! ```
+//!
+//! The row may also be missing (deleted by hand, or the pipeline was forgotten). An `UPDATE` would
+//! then write nothing and say so only after the commit is under way. Hence `INSERT … ON CONFLICT`:
+//! a missing row makes it try generation -1, which the constraint refuses as well. (Constraints
+//! are checked on the proposed row before conflicts are looked for, PostgreSQL 15
+//! `nodeModifyTable.c`, so the proposed row carries the present generation.)
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tidemark_core::catalogue::codes;
+use tidemark_core::checkpoint::{
+    Checkpoint, CheckpointUpdate, Generation, LoadPhase, SourceIdentity, TableCheckpoint, Unit,
+};
+use tidemark_core::position::Position;
+use tidemark_core::schema::TableName;
+use tidemark_core::target::LoadStart;
+use tidemark_core::{Error, ErrorKind, Result};
+
+use super::metadata::{self, Found};
+use crate::error::server_error;
+use crate::wire::{Connection, Format, ResultSet, Row, quote_literal};
+
+/// Checks the generation and moves the position on. Parameters: pipeline, generation, position or
+/// NULL to leave it.
+pub(crate) const ADVANCE: &str = "INSERT INTO tidemark.checkpoint AS c \
+     (pipeline, generation, written_by, position) \
+     VALUES ($1::text, coalesce((SELECT generation FROM tidemark.checkpoint \
+                                 WHERE pipeline = $1::text), -1), $2::int8, $3::text) \
+     ON CONFLICT (pipeline) DO UPDATE SET written_by = excluded.written_by, \
+     position = coalesce(excluded.position, c.position)";
+
+const SET_STATE: &str = "UPDATE tidemark.table_state SET state = $4, reason = $5 \
+     WHERE pipeline = $1 AND source_schema = $2 AND source_name = $3";
+
+const SET_COLUMNS: &str = "UPDATE tidemark.table_state SET columns = $4::jsonb \
+     WHERE pipeline = $1 AND source_schema = $2 AND source_name = $3";
+
+const PASS: &str = "UPDATE tidemark.unit SET tidemark = NULL \
+     WHERE pipeline = $1 AND source_schema = $2 AND source_name = $3 AND tidemark IS NOT NULL";
+
+const RECORD_UNIT: &str = "INSERT INTO tidemark.unit \
+     (pipeline, source_schema, source_name, number, chunk, tidemark, is_loaded, rows) \
+     VALUES ($1, $2, $3, $4::int8, $5::jsonb, $6::jsonb, $7::boolean, $8::int8) \
+     ON CONFLICT (pipeline, source_schema, source_name, number) DO UPDATE SET \
+     chunk = excluded.chunk, tidemark = excluded.tidemark, is_loaded = excluded.is_loaded, \
+     rows = excluded.rows";
+
+const FORGET_UNITS: &str = "DELETE FROM tidemark.unit \
+     WHERE pipeline = $1 AND source_schema = $2 AND source_name = $3";
+
+const RECORD_TABLE: &str = "INSERT INTO tidemark.table_state AS t \
+     (pipeline, source_schema, source_name, target_schema, target_name, source_id, state, reason, \
+      columns) \
+     VALUES ($1, $2, $3, $4, $5, $6::int8, $7, $8, $9::jsonb) \
+     ON CONFLICT (pipeline, source_schema, source_name) DO UPDATE SET \
+     target_schema = excluded.target_schema, target_name = excluded.target_name, \
+     source_id = excluded.source_id";
+
+const START: &str = "UPDATE tidemark.checkpoint SET system = $2, timeline = $3::int8, \
+     database = $4, position_type = $5, position = $6, load_position = $6, phase = $7 \
+     WHERE pipeline = $1";
+
+const SET_PHASE: &str = "UPDATE tidemark.checkpoint SET phase = $2 WHERE pipeline = $1";
+
+/// A statement and its parameters in text form. The text is the same every time, so it may be
+/// prepared once by whoever runs it often.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Write {
+    /// The statement.
+    pub(crate) sql: &'static str,
+    /// `$1`, `$2`, …
+    pub(crate) params: Vec<Option<String>>,
+}
+
+impl Write {
+    fn new<const N: usize>(sql: &'static str, params: [Option<String>; N]) -> Write {
+        Write {
+            sql,
+            params: params.into(),
+        }
+    }
+}
+
+/// Who writes: every transaction is written in the name of a pipeline and a generation of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Writer {
+    /// The pipeline's name.
+    pub(crate) pipeline: String,
+    /// The run's generation; 0 before [`super::PgTarget::acquire`], which no row has.
+    pub(crate) generation: Generation,
+}
+
+impl Writer {
+    /// The fence, moving the position on where there is one. Last in a transaction: it holds the
+    /// pipeline's row until the end.
+    pub(crate) fn advance(&self, position: Option<Position>) -> Write {
+        Write::new(
+            ADVANCE,
+            [
+                Some(self.pipeline.clone()),
+                Some(self.generation.0.to_string()),
+                position.map(|position| position.to_string()),
+            ],
+        )
+    }
+
+    /// All that an update records, the fence last.
+    pub(crate) fn update(&self, update: &CheckpointUpdate) -> Vec<Write> {
+        let mut writes = Vec::new();
+        for change in &update.states {
+            let [pipeline, schema, name] = self.table(&change.table);
+            let state = Some(word(&change.state));
+            let reason = change.reason.clone();
+            writes.push(Write::new(
+                SET_STATE,
+                [pipeline, schema, name, state, reason],
+            ));
+        }
+        for table in &update.passed {
+            writes.push(Write::new(PASS, self.table(table)));
+        }
+        for (table, columns) in &update.columns {
+            let [pipeline, schema, name] = self.table(table);
+            writes.push(Write::new(
+                SET_COLUMNS,
+                [pipeline, schema, name, Some(json(columns))],
+            ));
+        }
+        writes.push(self.advance(update.position));
+        writes
+    }
+
+    /// Records one unit, whether or not it is known.
+    pub(crate) fn unit(&self, table: &TableName, unit: &Unit) -> Write {
+        let [pipeline, schema, name] = self.table(table);
+        Write::new(
+            RECORD_UNIT,
+            [
+                pipeline,
+                schema,
+                name,
+                Some(unit.number.to_string()),
+                Some(json(&unit.chunk)),
+                unit.tidemark.as_ref().map(json),
+                Some(unit.is_loaded.to_string()),
+                Some(unit.rows.to_string()),
+            ],
+        )
+    }
+
+    /// Puts these units in the place of those that are recorded for a table.
+    pub(crate) fn units(&self, table: &TableName, units: &[Unit]) -> Vec<Write> {
+        let mut writes = vec![Write::new(FORGET_UNITS, self.table(table))];
+        writes.extend(units.iter().map(|unit| self.unit(table, unit)));
+        writes
+    }
+
+    /// Records a table; the state of one that is known stays.
+    pub(crate) fn new_table(&self, table: &TableCheckpoint) -> Write {
+        let [pipeline, schema, name] = self.table(&table.source);
+        Write::new(
+            RECORD_TABLE,
+            [
+                pipeline,
+                schema,
+                name,
+                Some(table.target.schema.clone()),
+                Some(table.target.name.clone()),
+                Some(table.source_id.to_string()),
+                Some(word(&table.state)),
+                table.reason.clone(),
+                table.columns.as_ref().map(json),
+            ],
+        )
+    }
+
+    /// The first load's start: everything that was recorded before is gone.
+    pub(super) fn start(&self, start: &LoadStart) -> Vec<Write> {
+        let mut writes = self.forget_tables();
+        for table in &start.tables {
+            writes.push(self.new_table(table));
+            writes.extend(
+                table
+                    .units
+                    .iter()
+                    .map(|unit| self.unit(&table.source, unit)),
+            );
+        }
+        let identity = &start.identity;
+        writes.push(Write::new(
+            START,
+            [
+                Some(self.pipeline.clone()),
+                Some(identity.system.clone()),
+                Some(identity.timeline.to_string()),
+                Some(identity.database.clone()),
+                Some(start.position.kind().to_owned()),
+                Some(start.position.to_string()),
+                Some(word(&start.phase)),
+            ],
+        ));
+        writes.push(self.advance(None));
+        writes
+    }
+
+    pub(super) fn phase(&self, phase: LoadPhase) -> Vec<Write> {
+        let pipeline = Some(self.pipeline.clone());
+        vec![
+            Write::new(SET_PHASE, [pipeline, Some(word(&phase))]),
+            self.advance(None),
+        ]
+    }
+
+    fn forget_tables(&self) -> Vec<Write> {
+        [
+            "DELETE FROM tidemark.unit WHERE pipeline = $1",
+            "DELETE FROM tidemark.parked WHERE pipeline = $1",
+            "DELETE FROM tidemark.table_state WHERE pipeline = $1",
+        ]
+        .map(|sql| Write::new(sql, [Some(self.pipeline.clone())]))
+        .into()
+    }
+
+    /// Everything of the pipeline; the fence first, since afterwards there is no row to ask.
+    pub(super) fn forget(&self) -> Vec<Write> {
+        let mut writes = vec![self.advance(None)];
+        writes.extend(self.forget_tables());
+        for sql in [
+            "DELETE FROM tidemark.command WHERE pipeline = $1",
+            "DELETE FROM tidemark.status WHERE pipeline = $1",
+            "DELETE FROM tidemark.checkpoint WHERE pipeline = $1",
+        ] {
+            writes.push(Write::new(sql, [Some(self.pipeline.clone())]));
+        }
+        writes
+    }
+
+    fn table(&self, table: &TableName) -> [Option<String>; 3] {
+        [
+            Some(self.pipeline.clone()),
+            Some(table.schema.clone()),
+            Some(table.name.clone()),
+        ]
+    }
+}
+
+/// Runs the writes in a transaction of their own: one round trip.
+pub(super) async fn commit(connection: &mut Connection, writes: &[Write]) -> Result<()> {
+    connection.send_query("BEGIN")?;
+    send(connection, writes)?;
+    connection.send_query("COMMIT")?;
+    for _ in 0..3 {
+        connection.expect_ready().await.map_err(explain)?;
+    }
+    Ok(())
+}
+
+/// Runs the writes in the open transaction and commits it: one round trip. After an error the
+/// connection is to be dropped; nothing of the transaction is in.
+pub(super) async fn commit_open(connection: &mut Connection, writes: &[Write]) -> Result<()> {
+    send(connection, writes)?;
+    connection.send_query("COMMIT")?;
+    for _ in 0..2 {
+        connection.expect_ready().await.map_err(explain)?;
+    }
+    Ok(())
+}
+
+/// Queues the writes up to a Sync.
+fn send(connection: &mut Connection, writes: &[Write]) -> Result<()> {
+    for write in writes {
+        connection.send_parse("", write.sql, &[])?;
+        let params = write
+            .params
+            .iter()
+            .map(|param| param.as_deref().map(str::as_bytes));
+        connection.send_bind("", Format::Text, params)?;
+        connection.send_execute()?;
+    }
+    connection.send_sync();
+    Ok(())
+}
+
+/// Tells a refusal of the fence from other errors.
+pub(crate) fn explain(error: Error) -> Error {
+    let is_fence = server_error(&error).is_some_and(|said| {
+        said.sqlstate == "23514" && said.constraint.as_deref() == Some("generation_fence")
+    });
+    if is_fence {
+        return error
+            .with_kind(ErrorKind::Definite)
+            .with_code(codes::TARGET_FENCED)
+            .context("another run took the pipeline over, or it was removed");
+    }
+    error
+}
+
+/// Reads everything at one instant; `None` where the pipeline never started.
+pub(super) async fn read(
+    connection: &mut Connection,
+    pipeline: &str,
+) -> Result<Option<Checkpoint>> {
+    if metadata::find(connection).await? == Found::Nothing {
+        return Ok(None);
+    }
+    let pipeline = quote_literal(pipeline);
+    let sql = format!(
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+         SELECT system, timeline, database, position_type, position, load_position, phase
+           FROM tidemark.checkpoint WHERE pipeline = {pipeline} AND system IS NOT NULL;
+         SELECT source_schema, source_name, target_schema, target_name, source_id, state, reason,
+           columns FROM tidemark.table_state WHERE pipeline = {pipeline} ORDER BY 1, 2;
+         SELECT source_schema, source_name, number, chunk, tidemark, is_loaded, rows
+           FROM tidemark.unit WHERE pipeline = {pipeline} ORDER BY 1, 2, 3;
+         COMMIT"
+    );
+    let sets = connection.simple(&sql).await?;
+    let [_, head, tables, units, _] = &sets[..] else {
+        return Err(unreadable("its tables do not answer"));
+    };
+    let Some(head) = head.rows.first() else {
+        return Ok(None);
+    };
+    let mut checkpoint = read_head(head)?;
+    checkpoint.tables = read_tables(tables, units)?;
+    Ok(Some(checkpoint))
+}
+
+fn read_head(row: &Row) -> Result<Checkpoint> {
+    let kind = row.get_str(3)?;
+    let position = |i| Position::parse(kind, row.get_str(i)?);
+    Ok(Checkpoint {
+        identity: SourceIdentity {
+            system: row.get_str(0)?.to_owned(),
+            timeline: row.get(1)?,
+            database: row.get_str(2)?.to_owned(),
+        },
+        position: position(4)?,
+        load_position: position(5)?,
+        phase: from_word(row.get_str(6)?)?,
+        tables: Vec::new(),
+    })
+}
+
+fn read_tables(tables: &ResultSet, units: &ResultSet) -> Result<Vec<TableCheckpoint>> {
+    let mut found = Vec::with_capacity(tables.rows.len());
+    for row in &tables.rows {
+        found.push(TableCheckpoint {
+            source: TableName::new(row.get_str(0)?, row.get_str(1)?),
+            target: TableName::new(row.get_str(2)?, row.get_str(3)?),
+            source_id: row.get(4)?,
+            state: from_word(row.get_str(5)?)?,
+            reason: row.opt_str(6)?.map(str::to_owned),
+            units: Vec::new(),
+            columns: row.opt_str(7)?.map(from_json).transpose()?,
+        });
+    }
+    // Both are ordered by table.
+    let mut table = found.iter_mut().peekable();
+    for row in &units.rows {
+        let name = TableName::new(row.get_str(0)?, row.get_str(1)?);
+        while table.next_if(|table| table.source != name).is_some() {}
+        let Some(table) = table.peek_mut() else {
+            return Err(unreadable("it has units of an unknown table"));
+        };
+        table.units.push(Unit {
+            number: row.get(2)?,
+            chunk: from_json(row.get_str(3)?)?,
+            tidemark: row.opt_str(4)?.map(from_json).transpose()?,
+            is_loaded: row.get_bool(5)?,
+            rows: row.get(6)?,
+        });
+    }
+    Ok(found)
+}
+
+/// A word of one of core's enums, as it is recorded.
+fn word<T: Serialize>(value: &T) -> String {
+    json(value).trim_matches('"').to_owned()
+}
+
+fn from_word<T: DeserializeOwned>(word: &str) -> Result<T> {
+    from_json(&json(&word))
+}
+
+pub(super) fn json<T: Serialize>(value: &T) -> String {
+    serde_json::to_string(value).expect("core's types have string keys only")
+}
+
+pub(super) fn from_json<T: DeserializeOwned>(text: &str) -> Result<T> {
+    serde_json::from_str(text)
+        .map_err(|error| unreadable("a value is not what this version writes").caused_by(error))
+}
+
+fn unreadable(what: &str) -> Error {
+    Error::definite(
+        codes::TARGET_METADATA_UNREADABLE,
+        format!("what the target remembers of the pipeline cannot be read: {what}"),
+    )
+    .context("read schema tidemark")
+}

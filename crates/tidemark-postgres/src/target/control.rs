@@ -1,0 +1,198 @@
+//! The side door: commands, answers and the reported status, as rows on the target.
+//!
+//! Both ends use it: the engine on a connection of its own, and whoever asks (`tidemark status`),
+//! who may find no schema at all because the pipeline never ran. That is an answer, not an error.
+
+use async_trait::async_trait;
+use tidemark_core::catalogue::codes;
+use tidemark_core::checkpoint::Generation;
+use tidemark_core::control::{Answer, Command, CommandId, Control};
+use tidemark_core::status::Status;
+use tidemark_core::target::Owner;
+use tidemark_core::{Context, Error, Result};
+
+use super::checkpoint::{Writer, from_json, json};
+use super::metadata::{self, Found};
+use super::owner;
+use crate::wire::Connection;
+
+/// Answers are kept this long for whoever sent the command.
+const FORGET_ANSWERED: &str = "DELETE FROM tidemark.command \
+     WHERE pipeline = $1 AND answered_at < now() - interval '1 day'";
+
+/// Either end of the side door.
+#[derive(Debug)]
+pub(super) struct PgControl {
+    connection: Connection,
+    writer: Writer,
+    /// Our tables are there; asked again until they are.
+    is_there: bool,
+}
+
+impl PgControl {
+    /// On a connection of its own. Status and answers need not survive a crash of the target: they
+    /// are told again.
+    pub(super) async fn open(mut connection: Connection, writer: Writer) -> Result<PgControl> {
+        connection.run("SET synchronous_commit = off").await?;
+        Ok(PgControl {
+            connection,
+            writer,
+            is_there: false,
+        })
+    }
+
+    async fn is_there(&mut self) -> Result<bool> {
+        if !self.is_there {
+            // An older version may lack the tables: for us that is nothing.
+            self.is_there = metadata::find(&mut self.connection).await? == Found::CURRENT;
+        }
+        Ok(self.is_there)
+    }
+
+    fn pipeline(&self) -> &str {
+        &self.writer.pipeline
+    }
+
+    fn not_known(&self) -> Error {
+        Error::definite(
+            codes::TARGET_NOT_KNOWN,
+            format!(
+                "no pipeline {} ever ran against this target",
+                self.pipeline()
+            ),
+        )
+    }
+}
+
+#[async_trait]
+impl Control for PgControl {
+    async fn commands(&mut self) -> Result<Vec<(CommandId, Command)>> {
+        if !self.is_there().await? {
+            return Ok(Vec::new());
+        }
+        let answer = self
+            .connection
+            .query(
+                "SELECT id, command FROM tidemark.command \
+                 WHERE pipeline = $1 AND answer IS NULL ORDER BY id",
+                &[Some(&self.writer.pipeline)],
+            )
+            .await?;
+        let read =
+            |row: &crate::wire::Row| Ok((CommandId(row.get(0)?), from_json(row.get_str(1)?)?));
+        answer.rows.iter().map(read).collect()
+    }
+
+    async fn answer(&mut self, id: CommandId, answer: &Answer) -> Result<()> {
+        let id = id.0.to_string();
+        self.connection
+            .execute(
+                "UPDATE tidemark.command SET answer = $3::jsonb, answered_at = now() \
+                 WHERE pipeline = $1 AND id = $2::int8 AND answer IS NULL",
+                &[Some(&self.writer.pipeline), Some(&id), Some(&json(answer))],
+            )
+            .await
+            .context(|| "answer a command")?;
+        Ok(())
+    }
+
+    /// A run that was taken over keeps silent: the newer one reports.
+    async fn report(&mut self, status: &Status) -> Result<()> {
+        let Generation(generation) = self.writer.generation;
+        self.connection
+            .execute(
+                "INSERT INTO tidemark.status AS s (pipeline, generation, status, reported_at) \
+                 VALUES ($1, $2::int8, $3::jsonb, clock_timestamp()) \
+                 ON CONFLICT (pipeline) DO UPDATE SET generation = excluded.generation, \
+                 status = excluded.status, reported_at = excluded.reported_at \
+                 WHERE s.generation <= excluded.generation",
+                &[
+                    Some(&self.writer.pipeline),
+                    Some(&generation.to_string()),
+                    Some(&json(status)),
+                ],
+            )
+            .await
+            .context(|| "report the status")?;
+        Ok(())
+    }
+
+    async fn send(&mut self, command: &Command) -> Result<CommandId> {
+        if !self.is_there().await? {
+            return Err(self.not_known());
+        }
+        let pipeline = self.writer.pipeline.clone();
+        self.connection
+            .execute(FORGET_ANSWERED, &[Some(&pipeline)])
+            .await?;
+        let sent = self
+            .connection
+            .query(
+                "INSERT INTO tidemark.command (pipeline, command) \
+                 SELECT pipeline, $2::jsonb FROM tidemark.checkpoint WHERE pipeline = $1 \
+                 RETURNING id",
+                &[Some(&pipeline), Some(&json(command))],
+            )
+            .await
+            .context(|| "send a command")?;
+        let row = sent.rows.first().ok_or_else(|| self.not_known())?;
+        Ok(CommandId(row.get(0)?))
+    }
+
+    async fn answer_to(&mut self, id: CommandId) -> Result<Option<Answer>> {
+        if !self.is_there().await? {
+            return Ok(None);
+        }
+        let id = id.0.to_string();
+        let found = self
+            .connection
+            .query(
+                "SELECT answer FROM tidemark.command WHERE pipeline = $1 AND id = $2::int8",
+                &[Some(&self.writer.pipeline), Some(&id)],
+            )
+            .await?;
+        let answer = found.rows.first().map(|row| row.opt_str(0)).transpose()?;
+        answer.flatten().map(from_json).transpose()
+    }
+
+    async fn last_status(&mut self) -> Result<Option<(Status, f64)>> {
+        if !self.is_there().await? {
+            return Ok(None);
+        }
+        let found = self
+            .connection
+            .query(
+                "SELECT status, extract(epoch FROM clock_timestamp() - reported_at)::float8 \
+                 FROM tidemark.status WHERE pipeline = $1",
+                &[Some(&self.writer.pipeline)],
+            )
+            .await?;
+        let Some(row) = found.rows.first() else {
+            return Ok(None);
+        };
+        let age: f64 = row.get(1)?;
+        Ok(Some((from_json(row.get_str(0)?)?, age.max(0.0))))
+    }
+
+    async fn owner(&mut self) -> Result<Option<Owner>> {
+        let holder = owner::holder(&mut self.connection, &self.writer.pipeline).await?;
+        if holder.is_none() || !self.is_there().await? {
+            return Ok(None);
+        }
+        let found = self
+            .connection
+            .query(
+                "SELECT owner_host, owner_pid FROM tidemark.checkpoint \
+                 WHERE pipeline = $1 AND owner_host IS NOT NULL",
+                &[Some(&self.writer.pipeline)],
+            )
+            .await?;
+        let Some(row) = found.rows.first() else {
+            return Ok(None);
+        };
+        Ok(Some(Owner {
+            host: row.get_str(0)?.to_owned(),
+            pid: row.get(1)?,
+        }))
+    }
+}

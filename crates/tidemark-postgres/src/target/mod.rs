@@ -1,0 +1,222 @@
+//! PostgreSQL as a target.
+//!
+//! [`PgTarget`] is what all tasks of a pipeline share. It holds the pipeline's lock ([`owner`]),
+//! knows the run's generation, and opens sessions; the work is in the files beside it, named as the
+//! calls of [`tidemark_core::target::Target`] are. What every write has in common, the checkpoint
+//! and its fence, is told in [`checkpoint`].
+//!
+//! Sessions write with `session_replication_role = replica` where the role may set it (superusers,
+//! and from PostgreSQL 15 on whoever has SET on the parameter): triggers and foreign keys of the
+//! target then keep still, since the source's have done their work already.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use tidemark_core::checkpoint::{Checkpoint, Generation, LoadPhase};
+use tidemark_core::control::Control;
+use tidemark_core::target::{LoadStart, Owner};
+use tidemark_core::{Context, Error, Result};
+
+use crate::config::ConnectConfig;
+use crate::wire::{Connection, Role, TransactionStatus};
+use checkpoint::{Write, Writer};
+use control::PgControl;
+
+pub(crate) mod checkpoint;
+mod control;
+mod metadata;
+mod names;
+mod owner;
+
+/// A statement that waits for a lock longer than this gives up, and is tried again later: who
+/// waits for an exclusive lock keeps everybody else from the table.
+const LOCK_TIMEOUT: &str = "SET lock_timeout = '60s'";
+const KEEP_TRIGGERS_STILL: &str = "SET session_replication_role = replica";
+
+/// Idle sessions that are kept for the next call.
+const IDLE_SESSIONS_MAX: usize = 4;
+
+/// A PostgreSQL database that receives. See the module's text.
+#[derive(Debug)]
+pub struct PgTarget {
+    config: ConnectConfig,
+    pipeline: String,
+    /// 0 until [`PgTarget::acquire`].
+    generation: AtomicU64,
+    lock: tokio::sync::Mutex<owner::Lock>,
+    idle: Mutex<Vec<Connection>>,
+    triggers: OnceLock<Triggers>,
+}
+
+/// What triggers and foreign keys of the target do when we write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Triggers {
+    /// Nothing, but for those that are declared `ENABLE REPLICA` or `ENABLE ALWAYS`.
+    KeepStill,
+    /// They fire: the role may not set `session_replication_role`.
+    Fire,
+}
+
+impl PgTarget {
+    /// A target for one pipeline. Connects when it is first asked for something.
+    pub fn new(config: ConnectConfig, pipeline: impl Into<String>) -> PgTarget {
+        PgTarget {
+            config,
+            pipeline: pipeline.into(),
+            generation: AtomicU64::new(0),
+            lock: tokio::sync::Mutex::default(),
+            idle: Mutex::default(),
+            triggers: OnceLock::new(),
+        }
+    }
+
+    /// What the target has; see [`tidemark_core::target::Target::checkpoint`].
+    pub async fn checkpoint(&self) -> Result<Option<Checkpoint>> {
+        let mut session = self.session().await?;
+        let found = checkpoint::read(&mut session, &self.pipeline).await?;
+        session.keep();
+        Ok(found)
+    }
+
+    /// Takes the pipeline over.
+    pub async fn acquire(&self, owner: &Owner) -> Result<Generation> {
+        let mut lock = self.lock.lock().await;
+        let generation = lock.acquire(&self.config, &self.pipeline, owner).await?;
+        self.generation.store(generation.0, Ordering::Release);
+        Ok(generation)
+    }
+
+    /// Waits until the pipeline's lock is lost, and says how.
+    pub async fn lost(&self) -> Error {
+        self.lock.lock().await.lost().await
+    }
+
+    /// Records where a first load starts.
+    pub async fn start_load(&self, start: &LoadStart) -> Result<()> {
+        self.write(&self.writer().start(start), "the start").await
+    }
+
+    /// Records how far the first load is.
+    pub async fn set_phase(&self, phase: LoadPhase) -> Result<()> {
+        self.write(&self.writer().phase(phase), "the load's phase")
+            .await
+    }
+
+    /// The side door.
+    pub async fn control(&self) -> Result<Box<dyn Control>> {
+        let connection = Connection::connect(&self.config, Role::Ordinary).await?;
+        let control = PgControl::open(connection, self.writer()).await?;
+        Ok(Box::new(control))
+    }
+
+    /// Removes what the pipeline keeps in our schema.
+    pub async fn forget(&self) -> Result<()> {
+        self.write(&self.writer().forget(), "that the pipeline is removed")
+            .await
+    }
+
+    /// In whose name transactions are written.
+    pub(crate) fn writer(&self) -> Writer {
+        Writer {
+            pipeline: self.pipeline.clone(),
+            generation: Generation(self.generation.load(Ordering::Acquire)),
+        }
+    }
+
+    /// A connection that is ready to write rows.
+    pub(crate) async fn connect(&self) -> Result<Connection> {
+        let mut connection = Connection::connect(&self.config, Role::Ordinary).await?;
+        connection.run(LOCK_TIMEOUT).await?;
+        self.keep_triggers_still(&mut connection).await?;
+        Ok(connection)
+    }
+
+    /// Asks once whether the role may, and does it wherever it may.
+    pub(crate) async fn keep_triggers_still(
+        &self,
+        connection: &mut Connection,
+    ) -> Result<Triggers> {
+        if self.triggers.get() == Some(&Triggers::Fire) {
+            return Ok(Triggers::Fire);
+        }
+        let found = match connection.run(KEEP_TRIGGERS_STILL).await {
+            Ok(()) => Triggers::KeepStill,
+            Err(error) if error.sqlstate_code() == Some("42501") => Triggers::Fire,
+            Err(error) => return Err(error),
+        };
+        Ok(*self.triggers.get_or_init(|| found))
+    }
+
+    /// A session for a call that does not need one of its own; an idle one if there is one.
+    async fn session(&self) -> Result<Session<'_>> {
+        let idle = self.idle().pop();
+        let connection = match idle {
+            Some(connection) => connection,
+            None => self.connect().await?,
+        };
+        Ok(Session {
+            target: self,
+            connection: Some(connection),
+        })
+    }
+
+    /// Writes in the run's name, in a transaction of their own.
+    async fn write(&self, writes: &[Write], what: &str) -> Result<()> {
+        let mut session = self.session().await?;
+        checkpoint::commit(&mut session, writes)
+            .await
+            .context(|| format!("record {what} on the target"))?;
+        session.keep();
+        Ok(())
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
+        // Connections are pushed and popped whole, so a panic elsewhere leaves nothing half done.
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A session on loan. Given back by [`Session::keep`]; otherwise something went wrong, and it is
+/// dropped together with the idle ones, so that the server undoes what was open and the next call
+/// connects anew.
+struct Session<'a> {
+    target: &'a PgTarget,
+    connection: Option<Connection>,
+}
+
+impl Session<'_> {
+    fn keep(mut self) {
+        let Some(connection) = self.connection.take() else {
+            return;
+        };
+        let is_clean = connection.transaction_status() == TransactionStatus::Idle
+            && connection.ready_expected() == 0;
+        let mut idle = self.target.idle();
+        if is_clean && idle.len() < IDLE_SESSIONS_MAX {
+            idle.push(connection);
+        }
+    }
+}
+
+impl Drop for Session<'_> {
+    fn drop(&mut self) {
+        if self.connection.is_some() {
+            self.target.idle().clear();
+        }
+    }
+}
+
+impl Deref for Session<'_> {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        self.connection.as_ref().expect("taken only by `keep`")
+    }
+}
+
+impl DerefMut for Session<'_> {
+    fn deref_mut(&mut self) -> &mut Connection {
+        self.connection.as_mut().expect("taken only by `keep`")
+    }
+}

@@ -1,0 +1,225 @@
+//! Owning a pipeline: the lock, and what is said to whoever comes second.
+//!
+//! The owner holds a session's advisory lock on the target, keyed by the pipeline's name, on a
+//! connection that does nothing else. It lives as long as the [`PgTarget`](super::PgTarget), and is
+//! gone as soon as the server notices that the process is. The lock is a courtesy: it keeps two
+//! runs from fighting. What keeps a run that lost it from writing is the fence
+//! ([`super::checkpoint`]).
+
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+use tidemark_core::catalogue::codes;
+use tidemark_core::checkpoint::Generation;
+use tidemark_core::target::Owner;
+use tidemark_core::{Context, Error, Result};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::metadata;
+use crate::config::ConnectConfig;
+use crate::wire::{Connection, Role};
+
+/// Lets the server notice within half a minute that the owner's machine is gone; without it a dead
+/// owner keeps the lock for two hours (PostgreSQL 15, 20.3.2; no effect on Unix sockets). Refused
+/// by systems that lack the option, hence on its own.
+const NOTICE_DEATH: &str = "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; \
+     SET tcp_keepalives_count = 3";
+
+/// A connection that does not answer within this is taken for lost.
+const ANSWER_MAX: Duration = Duration::from_secs(3);
+
+/// How long our own former session may take to end.
+const FORMER_SESSION_MAX: Duration = Duration::from_secs(5);
+const FORMER_SESSION_POLL: Duration = Duration::from_millis(50);
+
+/// Tells the present owner from others.
+const OWNER: &str =
+    "SELECT c.owner_host, c.owner_pid FROM tidemark.checkpoint c WHERE pipeline = $1";
+
+/// The owner's connection, while there is one.
+#[derive(Debug, Default)]
+pub(super) struct Lock {
+    held: Option<Connection>,
+    /// The server process of the connection that held the lock last. The server may not have
+    /// noticed its end when we come back.
+    former_pid: Option<u32>,
+}
+
+impl Lock {
+    /// Takes the lock (or keeps it), brings our schema up to date and raises the generation.
+    pub(super) async fn acquire(
+        &mut self,
+        config: &ConnectConfig,
+        pipeline: &str,
+        owner: &Owner,
+    ) -> Result<Generation> {
+        let mut connection = match self.take_alive().await {
+            Some(connection) => connection,
+            None => self.take_lock(config, pipeline).await?,
+        };
+        self.former_pid = Some(connection.pid());
+        metadata::migrate(&mut connection).await?;
+        let generation = raise_generation(&mut connection, pipeline, owner).await?;
+        self.held = Some(connection);
+        Ok(generation)
+    }
+
+    /// Waits until the lock is lost. Cancel-safe.
+    pub(super) async fn lost(&mut self) -> Error {
+        let Some(connection) = &mut self.held else {
+            return Error::transient(
+                codes::TARGET_LOCK_LOST,
+                "target: the pipeline's lock is not held",
+            );
+        };
+        loop {
+            if let Err(error) = connection.notification().await {
+                self.held = None;
+                return Error::transient(
+                    codes::TARGET_LOCK_LOST,
+                    "target: the connection that holds the pipeline's lock broke",
+                )
+                .caused_by(error);
+            }
+        }
+    }
+
+    async fn take_alive(&mut self) -> Option<Connection> {
+        let mut connection = self.held.take()?;
+        let answer = timeout(ANSWER_MAX, connection.run("SELECT 1")).await;
+        matches!(answer, Ok(Ok(()))).then_some(connection)
+    }
+
+    async fn take_lock(&mut self, config: &ConnectConfig, pipeline: &str) -> Result<Connection> {
+        let mut connection = Connection::connect(config, Role::Ordinary).await?;
+        if let Err(error) = connection.run(NOTICE_DEATH).await {
+            tracing::debug!("the server does not take keepalive settings: {error}");
+        }
+        let deadline = Instant::now() + FORMER_SESSION_MAX;
+        while !try_lock(&mut connection, pipeline).await? {
+            let holder = holder(&mut connection, pipeline).await?;
+            let is_ours = holder.is_some() && holder == self.former_pid;
+            if let Some(pid) = holder
+                && (!is_ours || Instant::now() > deadline)
+            {
+                return Err(refusal(&mut connection, pipeline, pid).await?);
+            }
+            if let Some(pid) = holder {
+                let pid = pid.to_string();
+                connection
+                    .query("SELECT pg_terminate_backend($1::int4)", &[Some(&pid)])
+                    .await?;
+                sleep(FORMER_SESSION_POLL).await;
+            }
+        }
+        Ok(connection)
+    }
+}
+
+/// The lock's number: the first 64 bits of a hash of the name.
+pub(super) fn lock_key(pipeline: &str) -> i64 {
+    let hash = Sha256::digest(format!("tidemark pipeline {pipeline}").as_bytes());
+    let first = hash.first_chunk().expect("a SHA-256 hash has 32 bytes");
+    i64::from_be_bytes(*first)
+}
+
+async fn try_lock(connection: &mut Connection, pipeline: &str) -> Result<bool> {
+    let key = lock_key(pipeline).to_string();
+    let answer = connection
+        .query("SELECT pg_try_advisory_lock($1::int8)", &[Some(&key)])
+        .await?;
+    answer.one()?.get_bool(0)
+}
+
+/// The server process that holds the pipeline's lock. The key's halves are `classid` and `objid`
+/// (PostgreSQL 15, 54.13 `pg_locks`).
+pub(super) async fn holder(connection: &mut Connection, pipeline: &str) -> Result<Option<u32>> {
+    let key = lock_key(pipeline).to_string();
+    let answer = connection
+        .query(
+            "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1 \
+             AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
+             AND (classid::int8 << 32) | objid::int8 = $1::int8",
+            &[Some(&key)],
+        )
+        .await?;
+    answer.rows.first().map(|row| row.get(0)).transpose()
+}
+
+/// Who holds the lock, as far as it is recorded.
+async fn refusal(connection: &mut Connection, pipeline: &str, pid: u32) -> Result<Error> {
+    let unknown = || {
+        Error::definite(
+            codes::TARGET_OWNED,
+            format!("{pipeline} is owned by an unknown process (session {pid} of the target)"),
+        )
+    };
+    if metadata::find(connection).await? != metadata::Found::CURRENT {
+        return Ok(unknown());
+    }
+    let answer = connection
+        .query(
+            "SELECT c.owner_host, c.owner_pid, \
+             round(extract(epoch FROM clock_timestamp() \
+                   - greatest(s.reported_at, c.owner_since)))::int8 \
+             FROM tidemark.checkpoint c LEFT JOIN tidemark.status s USING (pipeline) \
+             WHERE c.pipeline = $1 AND c.owner_host IS NOT NULL",
+            &[Some(pipeline)],
+        )
+        .await?;
+    let Some(row) = answer.rows.first() else {
+        return Ok(unknown());
+    };
+    let (host, process) = (row.get_str(0)?, row.get_str(1)?);
+    let seconds: i64 = row.get(2)?;
+    Ok(Error::definite(
+        codes::TARGET_OWNED,
+        format!(
+            "{pipeline} is owned by {host} pid {process}, last seen {} s ago",
+            seconds.max(0)
+        ),
+    ))
+}
+
+/// Raises the generation and records the owner. Waits for a commit of the former generation that
+/// is under way. Commands that nobody will answer any more are answered.
+async fn raise_generation(
+    connection: &mut Connection,
+    pipeline: &str,
+    owner: &Owner,
+) -> Result<Generation> {
+    connection.run("BEGIN").await?;
+    let before = connection.query(OWNER, &[Some(pipeline)]).await?;
+    let mut is_new_owner = true;
+    if let Some(row) = before.rows.first() {
+        is_new_owner =
+            row.opt_str(0)? != Some(owner.host.as_str()) || row.opt(1)? != Some(owner.pid);
+    }
+    let pid = owner.pid.to_string();
+    let raised = connection
+        .query(
+            "INSERT INTO tidemark.checkpoint AS c \
+             (pipeline, generation, written_by, owner_host, owner_pid, owner_since) \
+             VALUES ($1, 1, 1, $2, $3::int8, now()) \
+             ON CONFLICT (pipeline) DO UPDATE SET generation = c.generation + 1, \
+             written_by = c.generation + 1, owner_host = excluded.owner_host, \
+             owner_pid = excluded.owner_pid, owner_since = excluded.owner_since \
+             RETURNING generation",
+            &[Some(pipeline), Some(&owner.host), Some(&pid)],
+        )
+        .await
+        .context(|| "raise the pipeline's generation")?;
+    let generation = Generation(raised.one()?.get(0)?);
+    if is_new_owner {
+        connection
+            .query(
+                "UPDATE tidemark.command SET answered_at = now(), answer = jsonb_build_object(\
+                 'ok', false, 'text', 'the run that it was sent to has ended', 'code', null) \
+                 WHERE pipeline = $1 AND answer IS NULL",
+                &[Some(pipeline)],
+            )
+            .await?;
+    }
+    connection.run("COMMIT").await?;
+    Ok(generation)
+}
