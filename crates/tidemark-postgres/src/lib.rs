@@ -3,6 +3,7 @@
 pub mod config;
 pub mod connect;
 pub mod error;
+pub mod schema;
 pub mod source;
 pub mod target;
 pub mod tls;

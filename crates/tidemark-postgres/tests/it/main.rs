@@ -8,6 +8,8 @@
 mod checkpoint;
 mod control;
 mod copy;
+mod describe;
+mod lab;
 mod login;
 mod replication;
 mod server;

@@ -1,0 +1,170 @@
+//! Columns of tables, and of what the log says about them.
+
+use tidemark_core::Result;
+use tidemark_core::event::StreamTable;
+use tidemark_core::schema::{Column, ColumnDefault};
+use tidemark_core::source::StreamedColumn;
+
+use super::sequences;
+use super::types::Types;
+use super::{Oids, Tables};
+use crate::wire::{Connection, Row};
+
+/// Cells of a row of [`query`], by name.
+mod cell {
+    pub(super) const TABLE: usize = 0;
+    pub(super) const NUMBER: usize = 1;
+    pub(super) const NAME: usize = 2;
+    pub(super) const TYPE_NAME: usize = 3;
+    pub(super) const TYPE: usize = 4;
+    pub(super) const MODIFIER: usize = 5;
+    pub(super) const NOT_NULL: usize = 6;
+    pub(super) const IDENTITY: usize = 7;
+    pub(super) const GENERATED: usize = 8;
+    pub(super) const TOASTABLE: usize = 9;
+    pub(super) const COLLATION: usize = 10;
+    pub(super) const DEFAULT: usize = 11;
+    pub(super) const COMMENT: usize = 12;
+    pub(super) const IDENTITY_OPTIONS: usize = 13;
+    pub(super) const HAS_FILL: usize = 14;
+    pub(super) const FILL: usize = 15;
+}
+
+/// The columns of these tables in catalog order.
+///
+/// Since PostgreSQL 18 `attnotnull` is set for a NOT NULL constraint that is not validated yet, so
+/// that NULLs may be there.
+fn query(server_version: u32) -> String {
+    let not_null = if server_version >= 180_000 {
+        "a.attnotnull AND NOT EXISTS (SELECT FROM pg_constraint nn \
+           WHERE nn.conrelid = a.attrelid AND nn.contype = 'n' AND nn.conkey[1] = a.attnum \
+             AND NOT nn.convalidated)"
+    } else {
+        "a.attnotnull"
+    };
+    let options = sequences::OPTIONS;
+    format!(
+        "SELECT a.attrelid, a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), \
+                a.atttypid, a.atttypmod, {not_null}, a.attidentity, a.attgenerated, \
+                a.attlen = -1 AND a.attstorage IN ('x', 'e', 'm'), \
+                CASE WHEN a.attcollation <> t.typcollation \
+                     THEN quote_ident(cn.nspname) || '.' || quote_ident(co.collname) END, \
+                pg_get_expr(d.adbin, d.adrelid), comment.description, {options}, \
+                a.atthasmissing, {FILL_TEXT} \
+         FROM unnest($1::oid[]) AS wanted \
+         JOIN pg_attribute a ON a.attrelid = wanted \
+         JOIN pg_type t ON t.oid = a.atttypid \
+         LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum \
+         LEFT JOIN pg_collation co ON co.oid = a.attcollation \
+         LEFT JOIN pg_namespace cn ON cn.oid = co.collnamespace \
+         LEFT JOIN pg_description comment ON comment.classoid = 'pg_class'::regclass \
+              AND comment.objoid = a.attrelid AND comment.objsubid = a.attnum \
+         LEFT JOIN pg_depend own ON a.attidentity <> '' AND own.classid = 'pg_class'::regclass \
+              AND own.refclassid = 'pg_class'::regclass AND own.refobjid = a.attrelid \
+              AND own.refobjsubid = a.attnum AND own.deptype = 'i' \
+         LEFT JOIN pg_sequence s ON s.seqrelid = own.objid \
+         WHERE a.attnum > 0 AND NOT a.attisdropped \
+         ORDER BY a.attrelid, a.attnum"
+    )
+}
+
+/// The one element of `attmissingval`, as the type prints it. An array's text is quoted alike for
+/// all types, so `text[]` reads it; but its delimiter is not a comma for `box` (PostgreSQL 15,
+/// 8.15.2), whose one element stands between the braces as it is.
+const FILL_TEXT: &str = "CASE WHEN NOT a.atthasmissing THEN NULL \
+    WHEN t.typdelim <> ',' THEN trim(BOTH '{}' FROM a.attmissingval::text) \
+    ELSE (a.attmissingval::text::text[])[1] END";
+
+pub(super) async fn read(
+    connection: &mut Connection,
+    oids: &Oids,
+    types: &Types,
+    tables: &mut Tables,
+) -> Result<()> {
+    let sql = query(connection.server_version());
+    let set = connection.query(&sql, &[Some(oids.param())]).await?;
+    for row in &set.rows {
+        if let Some(table) = tables.get_mut(&row.get(cell::TABLE)?) {
+            table.columns.push(column(row, types)?);
+        }
+    }
+    Ok(())
+}
+
+fn column(row: &Row, types: &Types) -> Result<Column> {
+    let type_id = row.get(cell::TYPE)?;
+    Ok(Column {
+        name: row.get(cell::NAME)?,
+        number: row.get(cell::NUMBER)?,
+        type_name: row.get(cell::TYPE_NAME)?,
+        type_id,
+        type_modifier: row.get(cell::MODIFIER)?,
+        class: types.class(type_id),
+        is_not_null: row.get_bool(cell::NOT_NULL)?,
+        default: default(row)?,
+        collation: row.opt(cell::COLLATION)?,
+        is_binary_portable: types.is_binary_portable(type_id),
+        is_toastable: row.get_bool(cell::TOASTABLE)?,
+        comment: row.opt(cell::COMMENT)?,
+    })
+}
+
+fn default(row: &Row) -> Result<ColumnDefault> {
+    let expression = row.opt::<String>(cell::DEFAULT)?;
+    let is_generated = !row.get_str(cell::GENERATED)?.is_empty();
+    let identity = row.get_str(cell::IDENTITY)?;
+    Ok(match (identity, expression) {
+        ("a" | "d", _) => ColumnDefault::Identity {
+            always: identity == "a",
+            options: row.opt(cell::IDENTITY_OPTIONS)?.unwrap_or_default(),
+        },
+        (_, Some(expression)) if is_generated => ColumnDefault::Generated(expression),
+        (_, Some(expression)) => ColumnDefault::Expression(expression),
+        (_, None) => ColumnDefault::None,
+    })
+}
+
+/// What the catalog knows of the columns that the log announced for a table, in that order. The
+/// catalog may be ahead of the log: a column that has gone, or has another type or name by now, is
+/// told from its type alone, with number 0.
+///
+/// `fill` is what rows hold that were there before the column: the value of its default when it was
+/// added, which the server keeps until the table is rewritten (PostgreSQL 15, 53.7,
+/// `attmissingval`), and never today's default.
+pub async fn columns_of(
+    connection: &mut Connection,
+    table: &StreamTable,
+) -> Result<Vec<StreamedColumn>> {
+    let announced: Vec<u32> = table.columns.iter().map(|column| column.type_id).collect();
+    let types = super::types::of(connection, &announced).await?;
+    let sql = query(connection.server_version());
+    let oids = Oids::of([table.id]);
+    let set = connection.query(&sql, &[Some(oids.param())]).await?;
+    let mut out = Vec::with_capacity(table.columns.len());
+    for announced in &table.columns {
+        let mut known = None;
+        for row in &set.rows {
+            if row.get_str(cell::NAME)? == announced.name
+                && row.get::<u32>(cell::TYPE)? == announced.type_id
+            {
+                known = Some(StreamedColumn {
+                    column: column(row, &types)?,
+                    fill: fill(row)?,
+                });
+            }
+        }
+        out.push(known.unwrap_or_else(|| StreamedColumn {
+            column: types.bare_column(&announced.name, announced.type_id),
+            fill: None,
+        }));
+    }
+    types.name_bare_columns(connection, table, &mut out).await?;
+    Ok(out)
+}
+
+fn fill(row: &Row) -> Result<Option<String>> {
+    if row.get_bool(cell::HAS_FILL)? {
+        return row.opt(cell::FILL);
+    }
+    Ok(None)
+}

@@ -1,0 +1,148 @@
+//! What the catalog says: tables, and what they need to exist elsewhere.
+//!
+//! A handful of queries over sets, none per table, so that ten thousand tables take seconds. They run
+//! in one read-only transaction (the caller's, where one is open), so that they speak of one instant;
+//! functions that print definitions look at the present catalog, and a definition that is changed
+//! meanwhile gives a transient error.
+//!
+//! Names in definitions are qualified, because every session of ours has `search_path = pg_catalog`.
+//!
+//! - `relations`: what is selected, what is carried, and which partitions belong to it
+//! - `columns`, `indexes`, `constraints`: the parts of a table
+//! - `types`: what kind of values a type holds, and how it is made
+//! - `objects`: extensions, collations, sequences
+//! - `not_carried`: what stands around the tables and stays behind
+
+use std::collections::BTreeMap;
+
+use tidemark_core::Result;
+use tidemark_core::schema::{SourceSchema, TableName, TableSchema};
+use tidemark_core::selection::Selection;
+
+use crate::wire::{Connection, TransactionStatus};
+
+mod columns;
+mod constraints;
+mod indexes;
+mod not_carried;
+mod objects;
+mod relations;
+mod sequences;
+mod types;
+
+pub use columns::columns_of;
+pub use sequences::sequence_values;
+pub use types::{builtin, is_order_safe};
+
+pub(crate) use relations::leaves_of;
+
+use relations::Relation;
+
+/// Tables being put together, by oid.
+type Tables = BTreeMap<u32, TableSchema>;
+
+/// The selected tables and what they need, from the catalog.
+pub async fn describe(connection: &mut Connection, selection: &Selection) -> Result<SourceSchema> {
+    if connection.transaction_status() == TransactionStatus::Open {
+        return read(connection, selection).await;
+    }
+    connection
+        .run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        .await?;
+    let schema = read(connection, selection).await;
+    connection.run("ROLLBACK").await?;
+    schema
+}
+
+async fn read(connection: &mut Connection, selection: &Selection) -> Result<SourceSchema> {
+    let found = relations::read(connection, selection).await?;
+    let mut not_carried = found.not_carried;
+    let mut tables: Tables = found.tables.iter().map(skeleton).collect();
+    let oids = Oids::of(tables.keys().copied());
+
+    relations::add_sizes(connection, &mut tables, &found.parts).await?;
+    let types = types::read(connection, &oids).await?;
+    columns::read(connection, &oids, &types, &mut tables).await?;
+    let indexes = indexes::read(connection, &oids, &mut tables).await?;
+    set_identities(&found.tables, &indexes, &mut tables);
+    not_carried.extend(indexes.not_carried);
+    not_carried.extend(constraints::read(connection, &oids, &mut tables).await?);
+    relations::add_notes(connection, &oids, &mut tables).await?;
+
+    let mut objects = objects::extensions(connection, &oids, &types).await?;
+    objects.extend(objects::collations(connection, &oids, &types).await?);
+    let (made, unmade) = types.definitions(connection).await?;
+    objects.extend(made);
+    not_carried.extend(unmade);
+    objects.extend(sequences::definitions(connection, &oids, &tables).await?);
+    not_carried.extend(not_carried::read(connection, &oids, &tables, &objects).await?);
+
+    let mut named = std::collections::HashSet::new();
+    not_carried.retain(|left| named.insert((left.kind.clone(), left.name.clone())));
+
+    let mut tables: Vec<TableSchema> = tables.into_values().collect();
+    tables.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(SourceSchema {
+        tables,
+        objects,
+        not_carried,
+    })
+}
+
+/// A table of which nothing but its place is known yet.
+fn skeleton(relation: &Relation) -> (u32, TableSchema) {
+    let table = TableSchema {
+        name: relation.name.clone(),
+        id: relation.oid,
+        columns: Vec::new(),
+        primary_key: Vec::new(),
+        identity: tidemark_core::schema::ReplicaIdentity::Nothing,
+        indexes: Vec::new(),
+        checks: Vec::new(),
+        foreign_keys: Vec::new(),
+        rows: None,
+        bytes: 0,
+        is_partitioned: relation.is_partitioned(),
+        notes: Vec::new(),
+    };
+    (relation.oid, table)
+}
+
+/// `relreplident` (PostgreSQL 15, 53.11): what the log says of an old row.
+fn set_identities(relations: &[Relation], found: &indexes::Found, tables: &mut Tables) {
+    use tidemark_core::schema::ReplicaIdentity;
+    for relation in relations {
+        let Some(table) = tables.get_mut(&relation.oid) else {
+            continue;
+        };
+        table.identity = match relation.replica_identity {
+            'f' => ReplicaIdentity::Full,
+            'd' if !table.primary_key.is_empty() => ReplicaIdentity::Key(table.primary_key.clone()),
+            'i' => match found.identities.get(&relation.oid) {
+                Some(columns) => ReplicaIdentity::Key(columns.clone()),
+                // The index was dropped: the server treats this as NOTHING.
+                None => ReplicaIdentity::Nothing,
+            },
+            _ => ReplicaIdentity::Nothing,
+        };
+    }
+}
+
+/// Oids as the text of an `oid[]` parameter.
+pub(crate) struct Oids(String);
+
+impl Oids {
+    pub(crate) fn of(oids: impl IntoIterator<Item = u32>) -> Oids {
+        let list: Vec<String> = oids.into_iter().map(|oid| oid.to_string()).collect();
+        Oids(format!("{{{}}}", list.join(",")))
+    }
+
+    pub(crate) fn param(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A table name out of two cells of a row.
+fn table_name(row: &crate::wire::Row, schema: usize, name: usize) -> Result<TableName> {
+    Ok(TableName::new(row.get_str(schema)?, row.get_str(name)?))
+}
