@@ -157,6 +157,7 @@ fn status(state: PipelineState) -> Status {
         totals: Totals::default(),
         error: None,
         unknown_reason: None,
+        last_known: None,
         measured_at: "2024-05-01T12:00:01Z".to_owned(),
     }
 }
