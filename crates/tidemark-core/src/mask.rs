@@ -86,8 +86,7 @@ impl Mask {
     pub fn kind(&self, kind: CellKind) -> CellKind {
         match (self, kind) {
             (Mask::Null, _) => CellKind::Null,
-            (Mask::Fixed { .. }, _) => CellKind::Text,
-            (Mask::Redact { .. }, CellKind::Unchanged) => CellKind::Text,
+            (Mask::Fixed { .. }, _) | (Mask::Redact { .. }, CellKind::Unchanged) => CellKind::Text,
             (_, kind) => kind,
         }
     }

@@ -174,18 +174,6 @@ impl Choice for Existing {
     ];
 }
 
-/// The words of a choice, for the table of keys.
-pub(crate) const fn words<T: Choice, const N: usize>() -> [&'static str; N] {
-    let mut words = [""; N];
-    let mut at = 0;
-    assert!(N == T::WORDS.len(), "N is the number of words");
-    while at < N {
-        words[at] = T::WORDS[at].0;
-        at += 1;
-    }
-    words
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

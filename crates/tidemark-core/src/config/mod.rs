@@ -21,16 +21,93 @@ use crate::mapping::Rules;
 use crate::pipeline::plan::{CdcStart, Mode};
 use crate::target::Existing;
 
+mod build;
 pub mod choice;
+mod endpoint;
+mod hide;
+mod keys;
 pub mod problem;
+mod read;
 pub mod secret;
+mod settings;
+mod unit;
+mod value;
+
+#[cfg(test)]
+mod tests;
 
 pub use choice::{
     AfterLoad, Create, NewTables, OnConflict, OnError, OnSchemaChange, OnTruncate,
-    Origin as Origins, SlotAhead, SlotBehind, System,
+    Origin as ChangeOrigin, SlotAhead, SlotBehind, System,
 };
 pub use problem::{Document, Located, Place, Problem, Problems};
+pub use read::Override;
 pub use secret::{Secret, Surroundings};
+pub use settings::{Effective, Origin};
+
+use endpoint::Connections;
+use keys::{CONNECTION_KEYS, KEYS};
+
+/// What a pipeline is read from.
+pub struct Input<'a> {
+    /// The pipeline file.
+    pub file: Document,
+    /// `connections.toml` beside it, where there is one.
+    pub connections: Option<Document>,
+    /// What flags and variables say.
+    pub overrides: &'a [Override],
+    /// Where secrets are.
+    pub surroundings: &'a dyn Surroundings,
+}
+
+/// A pipeline, and how each of its values came about.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    /// The pipeline.
+    pub config: PipelineConfig,
+    /// Every key that has a value, with its origin; secrets are `***`.
+    pub effective: Vec<Effective>,
+}
+
+/// Reads a pipeline, or says all that is wrong with it.
+pub fn read(input: Input<'_>) -> Result<Reading, Problems> {
+    let (mut settings, mut problems) = read::read(input.file, &KEYS, input.surroundings);
+    read::apply(
+        &mut settings,
+        input.overrides,
+        &KEYS,
+        input.surroundings,
+        &mut problems,
+    );
+    read::require(&settings, &KEYS, &mut problems);
+    read::add_defaults(&mut settings, &KEYS);
+    let file = input.connections.map(|document| {
+        let (settings, found) = read::read(document, &CONNECTION_KEYS, input.surroundings);
+        problems.append(found);
+        read::require(&settings, &CONNECTION_KEYS, &mut problems);
+        settings
+    });
+    let connections = Connections {
+        settings: file.as_ref(),
+    };
+    let config = build::build(&settings, &connections, &mut problems);
+    match config {
+        Some(config) if problems.is_empty() => Ok(Reading {
+            config,
+            effective: settings.effective(&KEYS),
+        }),
+        _ => Err(problems.sorted()),
+    }
+}
+
+/// What `TIDEMARK_…` variables say about keys of the file: `TIDEMARK_STREAM_BATCH_ROWS` is
+/// `stream.batch_rows`. A variable that begins with a section's name and is none of its keys is a
+/// problem; other variables are not ours to judge.
+pub fn overrides_of(
+    variables: impl IntoIterator<Item = (String, String)>,
+) -> Result<Vec<Override>, Problems> {
+    read::overrides_of(variables, &KEYS)
+}
 
 /// One pipeline, as its file (and what overrides it) says.
 #[derive(Clone, Debug)]
@@ -101,7 +178,7 @@ pub struct PostgresSource {
     /// Stop before the slot keeps more log than this; `None` for no limit.
     pub max_retained_bytes: Option<u64>,
     /// Which changes are read.
-    pub origin: Origins,
+    pub origin: ChangeOrigin,
 }
 
 /// The `[target]`.

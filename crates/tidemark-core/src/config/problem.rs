@@ -20,11 +20,17 @@ use crate::catalogue::Code;
 use crate::error::Error;
 
 /// A text that was read, under the name by which messages speak of it.
-#[derive(Debug)]
 pub struct Document {
     path: String,
     text: String,
     hidden: Vec<Range<usize>>,
+}
+
+/// The text may hold secrets, so it does not show.
+impl fmt::Debug for Document {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.path)
+    }
 }
 
 impl Document {
@@ -286,6 +292,11 @@ impl Problems {
         self.list.extend(problems);
     }
 
+    /// Adds all of another list.
+    pub fn append(&mut self, other: Problems) {
+        self.list.extend(other.list);
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
@@ -418,7 +429,12 @@ mod tests {
         let text = "ä = \"🐘\", password = \"hunter2\"";
         let at = text.find("password").unwrap();
         let secret = text.find("hunter2").unwrap();
-        let shown = problem(place(text, at..at + 8, &[secret..secret + 7])).to_string();
+        let shown = problem(place(
+            text,
+            at..at + 8,
+            std::slice::from_ref(&(secret..secret + 7)),
+        ))
+        .to_string();
         assert!(shown.contains("shop.toml:1:10"), "{shown}");
         assert!(shown.contains("password = \"*******\""), "{shown}");
         assert!(shown.contains("\n  │          ^^^^^^^^ did"), "{shown}");

@@ -122,13 +122,11 @@ impl Binder<'_> {
         else {
             return self.refuse(no_column(self.table, name, operand.span.clone()));
         };
-        let slot = match self.columns.iter().position(|known| *known == index) {
-            Some(slot) => slot,
-            None => {
-                self.columns.push(index);
-                self.columns.len() - 1
-            }
-        };
+        let known = self.columns.iter().position(|known| *known == index);
+        let slot = known.unwrap_or_else(|| {
+            self.columns.push(index);
+            self.columns.len() - 1
+        });
         let kind = kind(&self.table.columns[index], self.objects).unwrap_or(Kind::Opaque);
         Some(Column { index, slot, kind })
     }
@@ -251,18 +249,16 @@ impl Binder<'_> {
         let column = self.comparable(operand)?;
         let literals: Vec<Option<Literal>> = list
             .iter()
-            .map(|item| match item.kind {
-                OperandKind::Column(_) => self.refuse(FilterProblem::new(
-                    item.span.clone(),
-                    "a list holds literals only",
-                )),
-                _ => {
-                    let literal = self.literal(column, CompareOp::Eq, item)?;
-                    in_list(literal, column.kind, list.len()).or_else(|| {
-                        let message = "this number is out of the range of real";
-                        self.refuse(FilterProblem::new(item.span.clone(), message))
-                    })
+            .map(|item| {
+                if let OperandKind::Column(_) = item.kind {
+                    let message = "a list holds literals only";
+                    return self.refuse(FilterProblem::new(item.span.clone(), message));
                 }
+                let literal = self.literal(column, CompareOp::Eq, item)?;
+                in_list(literal, column.kind, list.len()).or_else(|| {
+                    let message = "this number is out of the range of real";
+                    self.refuse(FilterProblem::new(item.span.clone(), message))
+                })
             })
             .collect();
         Some(Expr::In {

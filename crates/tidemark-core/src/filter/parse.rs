@@ -207,12 +207,11 @@ impl Parser {
             let inner = self.disjunction()?;
             self.expect_symbol(")")?;
             self.depth -= 1;
-            if let TokenKind::Word(word) = &self.peek().kind {
-                if matches!(word.as_str(), "is" | "in" | "like" | "between") {
-                    return Err(self.unexpected(
-                        "a condition in parentheses can only be joined with AND or OR",
-                    ));
-                }
+            if let TokenKind::Word(word) = &self.peek().kind
+                && matches!(word.as_str(), "is" | "in" | "like" | "between")
+            {
+                let message = "a condition in parentheses can only be joined with AND or OR";
+                return Err(self.unexpected(message));
             }
             return Ok(inner);
         }
@@ -299,10 +298,10 @@ impl Parser {
     }
 
     fn between(&mut self, operand: Operand, negated: bool) -> Result<Node, FilterProblem> {
-        if let TokenKind::Word(word) = &self.peek().kind {
-            if word == "symmetric" || word == "asymmetric" {
-                return Err(self.unexpected("only plain BETWEEN is possible"));
-            }
+        if let TokenKind::Word(word) = &self.peek().kind
+            && (word == "symmetric" || word == "asymmetric")
+        {
+            return Err(self.unexpected("only plain BETWEEN is possible"));
         }
         let low = self.operand()?;
         self.expect_word("and")?;

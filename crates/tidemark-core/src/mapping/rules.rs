@@ -2,7 +2,7 @@
 
 use crate::config::problem::{Located, Place};
 use crate::config::secret::Secret;
-use crate::selection::{Pattern, Selection};
+use crate::selection::{Glob, Pattern, Selection, split, wrong_count};
 
 /// Which tables are copied, and the exceptions.
 #[derive(Clone, Debug, Default)]
@@ -17,6 +17,8 @@ pub struct Rules {
     pub tables: Vec<TableRule>,
     /// Masks, in file order; the first that fits a column counts.
     pub masks: Vec<MaskRule>,
+    /// Whether source and target are one database, so that no table may go onto itself.
+    pub is_same_database: bool,
 }
 
 /// One `[[table]]`.
@@ -72,5 +74,19 @@ pub struct ColumnPattern {
     /// For the table.
     pub table: Pattern,
     /// For the column.
-    pub column: String,
+    pub column: Glob,
+}
+
+impl ColumnPattern {
+    /// Reads `schema.table.column`; the error says what is wrong.
+    pub fn parse(text: &str) -> Result<ColumnPattern, String> {
+        let parts = split(text)?;
+        match <[Glob; 3]>::try_from(parts) {
+            Ok([schema, table, column]) => Ok(ColumnPattern {
+                table: Pattern { schema, table },
+                column,
+            }),
+            Err(parts) => Err(wrong_count(parts.len(), 3, "schema.table.column")),
+        }
+    }
 }

@@ -1,0 +1,432 @@
+//! The table of keys: everything that a pipeline file may say.
+//!
+//! One entry a key: what values it takes, its default, what it means. Reading, defaults, overrides,
+//! the JSON schema and `docs/reference/config.md` all come from here. A path names nested sections
+//! with dots; `table[]` is a list of sections (`[[table]]` in TOML).
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use super::choice::{
+    AfterLoad, Choice, Create, MaskKind, NewTables, OnConflict, OnError, OnSchemaChange,
+    OnTruncate, Origin, SlotAhead, SlotBehind, System,
+};
+use crate::pipeline::plan::Mode;
+use crate::target::Existing;
+
+/// One key.
+#[derive(Clone, Debug)]
+pub(crate) struct Key {
+    /// Where it stands: `stream.batch_rows`, `table[].source`.
+    pub(crate) path: String,
+    /// What values it takes.
+    pub(crate) kind: Kind,
+    /// Whether it must be there (within its section, where that is a list).
+    pub(crate) is_required: bool,
+    /// What it is without being said, as the file would say it.
+    pub(crate) default: Option<&'static str>,
+    /// What it means, in a sentence or two.
+    pub(crate) doc: &'static str,
+}
+
+/// What values a key takes.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Kind {
+    /// The version of the format.
+    Version,
+    /// Any text.
+    Text,
+    /// A text in which references are resolved.
+    Reference,
+    /// The same, and it is never shown.
+    Secret,
+    /// A text that follows a rule.
+    Name(NameRule),
+    /// One of these words.
+    Choice(Vec<&'static str>),
+    /// `true` or `false`.
+    Flag,
+    /// A whole number.
+    Count { min: u64, max: u64 },
+    /// A size such as `"16 MB"`.
+    Bytes { min: u64, max: u64 },
+    /// A duration such as `"200 ms"`.
+    Time { min: Duration, max: Duration },
+    /// A list of texts.
+    List,
+    /// Texts by text.
+    Map,
+}
+
+/// What a name must look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NameRule {
+    /// A pipeline's.
+    Pipeline,
+    /// A slot's (PostgreSQL 15, 26.2.6.1).
+    Slot,
+    /// Any other name in a database, of at most 63 bytes (PostgreSQL 15, 4.1.1).
+    Identifier,
+}
+
+impl NameRule {
+    /// The rule as a regular expression, for people and for the schema.
+    pub(crate) fn pattern(self) -> &'static str {
+        match self {
+            NameRule::Pipeline => "[a-z0-9_-]{1,40}",
+            NameRule::Slot => "[a-z0-9_]{1,63}",
+            NameRule::Identifier => ".{1,63}",
+        }
+    }
+
+    pub(crate) fn allows(self, name: &str) -> bool {
+        let is_plain =
+            |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+        match self {
+            NameRule::Pipeline => {
+                (1..=40).contains(&name.len())
+                    && name.bytes().all(|byte| is_plain(byte) || byte == b'-')
+            }
+            NameRule::Slot => (1..=63).contains(&name.len()) && name.bytes().all(is_plain),
+            NameRule::Identifier => {
+                (1..=63).contains(&name.len()) && !name.contains(char::is_control)
+            }
+        }
+    }
+}
+
+/// What is known and not in this version: path, and what it needs.
+pub(crate) const LATER: &[(&str, &str)] = &[
+    (
+        "alert",
+        "alerts need the server, which this version does not have",
+    ),
+    (
+        "schedule",
+        "schedules need the server, which this version does not have",
+    ),
+    (
+        "notifier",
+        "notifiers belong to the server, which this version does not have",
+    ),
+    (
+        "transport",
+        "this version reads the source directly; there is no Kafka transport yet",
+    ),
+    ("source.mysql", "this version copies from PostgreSQL only"),
+    (
+        "source.sqlserver",
+        "this version copies from PostgreSQL only",
+    ),
+    ("source.oracle", "this version copies from PostgreSQL only"),
+    (
+        "verify.continuous",
+        "this version compares after the load and when asked, not continuously",
+    ),
+    (
+        "table[].on_row_error",
+        "this version sets tables aside, not single rows: see stream.on_error",
+    ),
+    ("target.bucket", "this version copies to PostgreSQL only"),
+    ("target.prefix", "this version copies to PostgreSQL only"),
+    ("target.format", "this version copies to PostgreSQL only"),
+];
+
+/// Kinds of database that later versions will know.
+pub(crate) const LATER_SYSTEMS: &[&str] =
+    &["mysql", "mariadb", "sqlserver", "oracle", "s3", "kafka"];
+
+const KB: u64 = 1_000;
+const MB: u64 = 1_000 * KB;
+const GB: u64 = 1_000 * MB;
+const TB: u64 = 1_000 * GB;
+
+const fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn choice<T: Choice>() -> Kind {
+    Kind::Choice(T::WORDS.iter().map(|(word, _)| *word).collect())
+}
+
+fn key(path: impl Into<String>, kind: Kind, doc: &'static str) -> Key {
+    Key {
+        path: path.into(),
+        kind,
+        is_required: false,
+        default: None,
+        doc,
+    }
+}
+
+impl Key {
+    fn required(self) -> Key {
+        Key {
+            is_required: true,
+            ..self
+        }
+    }
+
+    fn or(self, default: &'static str) -> Key {
+        Key {
+            default: Some(default),
+            ..self
+        }
+    }
+
+    /// The last part of its path.
+    pub(crate) fn name(&self) -> &str {
+        self.path.rsplit('.').next().unwrap_or(&self.path)
+    }
+}
+
+/// The keys of a pipeline file, section by section in the order in which people read them.
+pub(crate) static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
+    let mut keys = vec![
+        key(
+            "version",
+            Kind::Version,
+            "Version of this file's format; always 1.",
+        )
+        .required(),
+    ];
+    keys.extend(pipeline_keys());
+    keys.extend(endpoint_keys("source"));
+    keys.extend(source_postgres_keys());
+    keys.extend(endpoint_keys("target"));
+    keys.extend(target_keys());
+    keys.extend(table_keys());
+    keys.extend(engine_keys());
+    keys
+});
+
+/// The keys of `connections.toml`.
+pub(crate) static CONNECTION_KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
+    let mut keys = vec![
+        key(
+            "version",
+            Kind::Version,
+            "Version of this file's format; always 1.",
+        )
+        .required(),
+        key(
+            "connection[].name",
+            Kind::Name(NameRule::Pipeline),
+            "By which pipeline files use it.",
+        )
+        .required(),
+    ];
+    let endpoint = endpoint_keys("connection[]");
+    keys.extend(
+        endpoint
+            .into_iter()
+            .filter(|key| key.name() != "connection"),
+    );
+    keys
+});
+
+fn pipeline_keys() -> Vec<Key> {
+    vec![
+        key(
+            "pipeline.name",
+            Kind::Name(NameRule::Pipeline),
+            "Name of the pipeline: lower-case letters, digits, `_` and `-`. Slot, publication and checkpoint bear it.",
+        )
+        .required(),
+        key(
+            "pipeline.mode",
+            choice::<Mode>(),
+            "`full_load_only` copies the rows once; `cdc_only` applies changes from `start` on; `full_load_and_cdc` copies, then applies every change since, with no gap and no duplicate between the two.",
+        )
+        .required(),
+        key(
+            "pipeline.start",
+            Kind::Text,
+            "Where `cdc_only` starts when there is no checkpoint: `now`, or `lsn:16/B374D848` for a position that the slot still has. Only with `cdc_only`, and needed there.",
+        ),
+        key("pipeline.description", Kind::Text, "For people."),
+        key("pipeline.tags", Kind::List, "For people and lists.").or("[]"),
+    ]
+}
+
+fn endpoint_keys(section: &str) -> Vec<Key> {
+    let at = |name: &str| format!("{section}.{name}");
+    vec![
+        key(
+            at("type"),
+            choice::<System>(),
+            "Kind of database; without it, what the `url` begins with.",
+        ),
+        key(
+            at("connection"),
+            Kind::Name(NameRule::Pipeline),
+            "Name of a connection in `connections.toml` beside this file, in place of the keys below.",
+        ),
+        key(
+            at("url"),
+            Kind::Secret,
+            "Where the database is: `postgres://user@host:5432/database?sslmode=verify-full`. Several hosts are separated by commas. A password in it is percent-encoded; better give it as `password`.",
+        ),
+        key(
+            at("host"),
+            Kind::Reference,
+            "Host name, address or directory of a socket; in place of `url`.",
+        ),
+        key(
+            at("port"),
+            Kind::Count {
+                min: 1,
+                max: 65_535,
+            },
+            "Port, with `host`; 5432 if not given.",
+        ),
+        key(at("database"), Kind::Reference, "Database, with `host`."),
+        key(at("user"), Kind::Reference, "Role, with `host`."),
+        key(
+            at("password"),
+            Kind::Secret,
+            "Password. Best a reference: `${env:NAME}`, `${file:path}`, `${cred:NAME}`.",
+        ),
+        key(
+            at("sslmode"),
+            Kind::Choice(vec![
+                "disable",
+                "allow",
+                "prefer",
+                "require",
+                "verify-ca",
+                "verify-full",
+            ]),
+            "As in libpq, with `host`. Without it, `require` for hosts that are not this machine.",
+        ),
+        key(
+            at("sslrootcert"),
+            Kind::Reference,
+            "File of trusted authorities (PEM), or `system`; with `host`.",
+        ),
+        key(
+            at("sslcert"),
+            Kind::Reference,
+            "File of the client's certificate (PEM); with `host`.",
+        ),
+        key(
+            at("sslkey"),
+            Kind::Reference,
+            "File of the client's key (PEM); with `host`.",
+        ),
+    ]
+}
+
+fn source_postgres_keys() -> Vec<Key> {
+    vec![
+        key("source.postgres.slot", Kind::Name(NameRule::Slot), "Replication slot; `tidemark_` and the pipeline's name if not given."),
+        key("source.postgres.publication", Kind::Name(NameRule::Identifier), "Publication; the slot's name if not given."),
+        key("source.postgres.create", choice::<Create>(), "Whether Tidemark makes slot and publication where they are missing.").or("\"if_missing\""),
+        key("source.postgres.slot_behind", choice::<SlotBehind>(), "A slot older than the checkpoint: read on and skip what is applied already, or fail.").or("\"wait\""),
+        key("source.postgres.slot_ahead", choice::<SlotAhead>(), "A slot past the checkpoint means that changes are lost: fail with the way out, or copy the tables anew.").or("\"fail\""),
+        key("source.postgres.slot_creation_timeout", Kind::Time { min: seconds(1), max: seconds(7 * 86_400) }, "How long making the slot waits for transactions that are running on the source.").or("\"10m\""),
+        key("source.postgres.max_retained", Kind::Bytes { min: MB, max: 1_000 * TB }, "Stop, with an error, before the slot keeps more log than this on the source's disk; no limit if not given."),
+        key("source.postgres.origin", choice::<Origin>(), "`none` leaves out changes that replication brought to the source (PostgreSQL 16 and later).").or("\"any\""),
+    ]
+}
+
+fn target_keys() -> Vec<Key> {
+    vec![
+        key("target.schema", Kind::Text, "Schema of the target's tables; may hold `{schema}` for the source's. As on the source if not given."),
+        key("target.create_tables", Kind::Flag, "Make tables and types that are missing.").or("true"),
+        key("target.existing", choice::<Existing>(), "Tables that are there before the first load: `load_if_empty` loads into empty ones and fails at others; `fail` fails if one exists; `append_if_empty` needs them to exist and be empty; `skip_loaded` leaves those that have rows; `truncate` empties them; `drop` makes them anew.").or("\"load_if_empty\""),
+        key("target.on_schema_change", choice::<OnSchemaChange>(), "When a table changes its shape on the source: apply what only adds and stop the table at anything else, stop the table, or go on with the columns that both sides have.").or("\"apply_additive\""),
+        key("target.on_conflict", choice::<OnConflict>(), "When a change meets another row than the log implies, because somebody else wrote to the target: apply, count and warn; apply and count; or stop the table.").or("\"warn\""),
+        key("target.on_truncate", choice::<OnTruncate>(), "When the source empties a table with TRUNCATE: empty the target's too, stop the table, or keep the rows.").or("\"apply\""),
+    ]
+}
+
+fn table_keys() -> Vec<Key> {
+    vec![
+        key("tables.include", Kind::List, "Which tables: patterns `schema.table`, with `*` for any run of characters and `?` for one; upper and lower case differ. A part in double quotes is taken as it stands.").required(),
+        key("tables.exclude", Kind::List, "Which of them not.").or("[]"),
+        key("tables.new_tables", choice::<NewTables>(), "Tables that appear on the source later and match: say so, add them, or nothing.").or("\"notify\""),
+        key("table[].source", Kind::Text, "The table (or pattern of tables) that this section is for.").required(),
+        key("table[].target", Kind::Text, "Its name on the target, `schema.table`; may hold `{schema}` and `{table}`."),
+        key("table[].rename", Kind::Map, "New names of columns: `{ source = \"target\" }`."),
+        key("table[].drop_columns", Kind::List, "Columns that are left out.").or("[]"),
+        key("table[].where", Kind::Text, "Only rows for which this is true, in load and stream. See [row filters](filters.md)."),
+        key("table[].chunk_rows", Kind::Count { min: 1_000, max: 1_000_000_000 }, "Rows in a chunk of the load, in place of `load.chunk_size`."),
+        key("mask[].columns", Kind::List, "Columns whose values are masked: patterns `schema.table.column` of the source.").required(),
+        key("mask[].with", choice::<MaskKind>(), "`hash`: salted SHA-256 in hexadecimal; `redact`: a constant of the column's type; `null`: NULL; `partial`: the domain of an address, or the last 4 of at least 8 characters; `fixed`: `value`. The first mask that fits a column counts.").required(),
+        key("mask[].salt", Kind::Secret, "With `hash`, and needed there: stands before the value."),
+        key("mask[].value", Kind::Text, "With `fixed`, and needed there: the value, as the database prints it."),
+    ]
+}
+
+fn engine_keys() -> Vec<Key> {
+    let rows_per_second = Kind::Count {
+        min: 0,
+        max: 1_000_000_000_000,
+    };
+    vec![
+        key("load.parallel_tables", Kind::Count { min: 1, max: 64 }, "Tables loaded at once.").or("2"),
+        key("load.parallel_chunks", Kind::Count { min: 1, max: 64 }, "Chunks of one table loaded at once.").or("4"),
+        key("load.chunk_size", Kind::Bytes { min: MB, max: TB }, "About how large a chunk is on the source's disk.").or("\"256 MB\""),
+        key("load.max_source_rows_per_second", rows_per_second.clone(), "Rows read from the source in a second, all workers together; 0 for no limit.").or("0"),
+        key("stream.batch_rows", Kind::Count { min: 1, max: 1_000_000 }, "A batch is closed at so many changes.").or("5_000"),
+        key("stream.batch_bytes", Kind::Bytes { min: 64 * KB, max: GB }, "Or at so many bytes.").or("\"16 MB\""),
+        key("stream.batch_wait", Kind::Time { min: Duration::ZERO, max: seconds(60) }, "Or after so long, while the source sends more. Under light load every transaction is applied at once.").or("\"200 ms\""),
+        key("stream.heartbeat_interval", Kind::Time { min: Duration::ZERO, max: seconds(3_600) }, "How often an idle source gets a mark in its log, so that the slot moves and latency is measured; 0 for never.").or("\"10 s\""),
+        key("stream.spool_dir", Kind::Text, "Where transactions larger than memory wait for their commit; the system's place for temporary files if not given."),
+        key("stream.on_error", choice::<OnError>(), "When the target refuses a change: set the table aside and keep its changes in order, or stop.").or("\"quarantine_table\""),
+        key("verify.after_load", choice::<AfterLoad>(), "What is compared once the load is in: every value, row counts, or nothing.").or("\"deep\""),
+        key("verify.max_rows_per_second", rows_per_second, "Rows compared in a second; 0 for no limit.").or("0"),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_unique_and_explained() {
+        for keys in [&*KEYS, &*CONNECTION_KEYS] {
+            for (index, key) in keys.iter().enumerate() {
+                assert!(
+                    keys[..index].iter().all(|other| other.path != key.path),
+                    "{}",
+                    key.path
+                );
+                assert!(key.doc.ends_with('.'), "{}: {}", key.path, key.doc);
+                assert!(!(key.is_required && key.default.is_some()), "{}", key.path);
+            }
+        }
+        for (path, why) in LATER {
+            assert!(
+                KEYS.iter().all(|key| key.path != *path && !why.is_empty()),
+                "{path}"
+            );
+        }
+    }
+
+    #[test]
+    fn names_follow_their_rules() {
+        for (rule, name, allowed) in [
+            (NameRule::Pipeline, "shop-2_x", true),
+            (NameRule::Pipeline, "", false),
+            (NameRule::Pipeline, "Shop", false),
+            (NameRule::Pipeline, "../x", false),
+            (NameRule::Pipeline, "🐘", false),
+            (NameRule::Pipeline, " ", false),
+            (NameRule::Slot, "tidemark_shop", true),
+            (NameRule::Slot, "tide-mark", false),
+            (NameRule::Slot, "Tidemark", false),
+            (NameRule::Identifier, "My \"publication\"", true),
+            (NameRule::Identifier, "a\0b", false),
+        ] {
+            assert_eq!(rule.allows(name), allowed, "{name:?}");
+        }
+        assert!(
+            NameRule::Pipeline.allows(&"x".repeat(40))
+                && !NameRule::Pipeline.allows(&"x".repeat(41))
+        );
+        assert!(NameRule::Slot.allows(&"x".repeat(63)) && !NameRule::Slot.allows(&"x".repeat(64)));
+        assert!(!NameRule::Identifier.allows(&"ä".repeat(32)));
+    }
+}

@@ -1,0 +1,592 @@
+//! Whole files: what they mean, and how their problems look.
+//!
+//! `tests/*.toml` are files with problems, `tests/*.txt` what is said of them, letter by letter.
+
+use super::*;
+
+/// Surroundings that have every variable but `NOPE`, and no files.
+struct World;
+
+impl Surroundings for World {
+    fn env(&self, name: &str) -> Option<String> {
+        (name != "NOPE").then(|| format!("value of {name}"))
+    }
+
+    fn file(&self, _path: &str) -> Result<String, String> {
+        Err("No such file or directory".to_owned())
+    }
+
+    fn credential(&self, _name: &str) -> Result<String, String> {
+        Err("CREDENTIALS_DIRECTORY is not set".to_owned())
+    }
+}
+
+fn reading(
+    text: &str,
+    connections: Option<&str>,
+    overrides: &[Override],
+) -> Result<Reading, Problems> {
+    read(Input {
+        file: Document::new("shop.toml", text),
+        connections: connections.map(|text| Document::new("connections.toml", text)),
+        overrides,
+        surroundings: &World,
+    })
+}
+
+fn config(text: &str) -> PipelineConfig {
+    reading(text, None, &[])
+        .unwrap_or_else(|problems| panic!("{problems}"))
+        .config
+}
+
+const SMALL: &str = r#"
+version = 1
+[pipeline]
+name = "shop-2"
+mode = "full_load_and_cdc"
+[source]
+url = "postgres://tidemark@orders-db/orders"
+[target]
+url = "postgres://loader@dw-db/dw"
+[tables]
+include = ["public.*"]
+"#;
+
+#[test]
+fn a_small_file_gets_the_defaults() {
+    let config = config(SMALL);
+    assert_eq!(config.name, "shop-2");
+    assert_eq!(config.source.postgres.slot, "tidemark_shop_2");
+    assert_eq!(config.source.postgres.publication, "tidemark_shop_2");
+    assert_eq!(
+        config.source.postgres.slot_creation_timeout,
+        Duration::from_mins(10)
+    );
+    assert!(config.target.create_tables);
+    assert_eq!(config.target.existing, Existing::LoadIfEmpty);
+    assert_eq!(config.load.parallel_chunks, 4);
+    assert_eq!(config.load.chunk_bytes, 256_000_000);
+    assert_eq!(config.load.max_source_rows_per_second, None);
+    assert_eq!(config.stream.batch_rows_max, 5_000);
+    assert_eq!(config.stream.batch_wait, Duration::from_millis(200));
+    assert_eq!(
+        config.stream.heartbeat_interval,
+        Some(Duration::from_secs(10))
+    );
+    assert_eq!(config.verify.after_load, AfterLoad::Deep);
+    assert!(!config.rules.is_same_database);
+}
+
+/// Every key of this version.
+const FULL: &str = include_str!("tests/full.toml");
+
+#[test]
+fn every_key_reaches_the_engine() {
+    let config = config(FULL);
+    assert_eq!(config.tags, ["finance", "tier-1"]);
+    assert_eq!(
+        config.source.endpoint.password,
+        Some(Secret::new("value of ORDERS_PASSWORD"))
+    );
+    let postgres = &config.source.postgres;
+    assert_eq!(postgres.slot, "my_slot");
+    assert_eq!(postgres.publication, "My Publication");
+    assert_eq!(
+        (postgres.create, postgres.slot_behind),
+        (Create::Never, SlotBehind::Fail)
+    );
+    assert_eq!(
+        (postgres.slot_ahead, postgres.origin),
+        (SlotAhead::Resync, ChangeOrigin::None)
+    );
+    assert_eq!(postgres.max_retained_bytes, Some(20_000_000_000));
+    assert_eq!(
+        config.target.endpoint.url.value.expose(),
+        "postgres://lo%40der@dw-db:5433/dw%20house?sslmode=verify-full&sslrootcert=%2Fetc%2Fca.pem"
+    );
+    assert_eq!(config.target.on_schema_change, OnSchemaChange::StopTable);
+    assert_eq!(config.target.on_conflict, OnConflict::Fail);
+    assert_eq!(config.target.on_truncate, OnTruncate::Ignore);
+    assert_eq!(config.target.existing, Existing::SkipLoaded);
+    assert_eq!(config.new_tables, NewTables::Add);
+    let rule = &config.rules.tables[0];
+    assert_eq!(rule.target.as_ref().unwrap().value, "dw.order_lines");
+    assert_eq!(rule.rename.len(), 2);
+    assert_eq!(rule.drop_columns[0].value, "internal_note");
+    assert_eq!(rule.chunk_rows, Some(200_000));
+    assert_eq!(
+        config.rules.tables[1].filter.as_ref().unwrap().value,
+        "created_at >= '2024-01-01'"
+    );
+    assert_eq!(config.rules.masks.len(), 5);
+    assert_eq!(config.load.max_source_rows_per_second, Some(1_000_000));
+    assert_eq!(config.stream.heartbeat_interval, None);
+    assert_eq!(
+        config.stream.spool_dir.as_deref(),
+        Some("/var/spool/tidemark")
+    );
+    assert_eq!(config.stream.on_error, OnError::StopPipeline);
+    assert_eq!(config.verify.max_rows_per_second, Some(20_000));
+}
+
+#[test]
+fn every_key_is_in_the_full_file() {
+    let effective = reading(FULL, None, &[]).unwrap().effective;
+    let plain = |path: &str| path.replace(|c: char| c.is_ascii_digit(), "");
+    for key in KEYS.iter() {
+        // Parts stand in the target, the url in the source; a connection excludes both.
+        let is_other = key.path.ends_with(".connection") || key.path == "pipeline.start";
+        let section = key.path.split('.').next().unwrap();
+        let is_endpoint = matches!(section, "source" | "target")
+            && CONNECTION_KEYS
+                .iter()
+                .any(|other| other.name() == key.name());
+        let from_file = |entry: &&Effective| matches!(entry.origin, Origin::File(..));
+        let is_there = effective
+            .iter()
+            .filter(from_file)
+            .any(|entry| plain(&entry.path) == key.path);
+        assert!(
+            is_there || is_other || is_endpoint,
+            "{} is not in full.toml",
+            key.path
+        );
+    }
+}
+
+#[test]
+fn problems_look_as_promised() {
+    let check = |name: &str, text: &str, expected: &str| {
+        let problems = reading(text, None, &[]).map(|_| ()).expect_err(name);
+        assert!(format!("{problems}\n") == expected, "{name}:\n{problems}\n");
+    };
+    check(
+        "typos",
+        include_str!("tests/typos.toml"),
+        include_str!("tests/typos.txt"),
+    );
+    check(
+        "values",
+        include_str!("tests/values.toml"),
+        include_str!("tests/values.txt"),
+    );
+    check(
+        "conflicts",
+        include_str!("tests/conflicts.toml"),
+        include_str!("tests/conflicts.txt"),
+    );
+    check(
+        "syntax",
+        include_str!("tests/syntax.toml"),
+        include_str!("tests/syntax.txt"),
+    );
+    check(
+        "later",
+        include_str!("tests/later.toml"),
+        include_str!("tests/later.txt"),
+    );
+    check(
+        "missing",
+        "version = 1\n",
+        include_str!("tests/missing.txt"),
+    );
+    check("empty", "# nothing here\n", include_str!("tests/empty.txt"));
+}
+
+const URL: &str = "url = \"postgres://tidemark@orders-db/orders\"";
+const MODE: &str = "mode = \"full_load_and_cdc\"";
+
+/// Line to replace, its replacement, the one problem that follows.
+const MISTAKES: &[(&str, &str, &str)] = &[
+    ("version = 1", "", "TM7009 `version` is missing"),
+    ("version = 1", "version = 1.0", "TM7009 `version` must be 1"),
+    (
+        MODE,
+        "mode = \"cdc\"",
+        "TM7005 `pipeline.mode` has a value that it does not know",
+    ),
+    (MODE, "mode = \"FULL_LOAD_ONLY\"", "TM7005 `pipeline.mode`"),
+    (MODE, "mode = \"\"", "TM7005 `pipeline.mode`"),
+    (
+        MODE,
+        "mode = \"cdc_only\"",
+        "TM7002 `cdc_only` needs `pipeline.start`",
+    ),
+    (
+        MODE,
+        "mode = \"cdc_only\"\nstart = \"lsn:-1\"",
+        "TM7005 `pipeline.start`",
+    ),
+    (
+        MODE,
+        "mode = \"cdc_only\"\nstart = \"lsn:0/0\"",
+        "TM7005 `pipeline.start`",
+    ),
+    (
+        MODE,
+        "mode = \"cdc_only\"\nstart = \"slot\"",
+        "TM7005 `pipeline.start`",
+    ),
+    (
+        MODE,
+        "mode = \"full_load_only\"\nstart = \"now\"",
+        "TM7006 `start` is for `cdc_only` alone",
+    ),
+    ("name = \"shop-2\"", "name = \"\"", "TM7012 `pipeline.name`"),
+    (
+        "name = \"shop-2\"",
+        "name = \"../x\"",
+        "TM7012 `pipeline.name`",
+    ),
+    (
+        "name = \"shop-2\"",
+        "name = \"🐘\"",
+        "TM7012 `pipeline.name`",
+    ),
+    (URL, "", "TM7002 [source] says not where it is"),
+    (
+        URL,
+        "url = \"orders-db\"",
+        "TM7010 this is not the URL of a database",
+    ),
+    (
+        URL,
+        "type = \"postgres\"\nurl = \"mysql://x\"",
+        "TM7006 this is the URL of a mysql database",
+    ),
+    (
+        URL,
+        "url = \"postgres://a:b@h/x\"\npassword = \"c\"",
+        "TM7006 `password` contradicts",
+    ),
+    (
+        URL,
+        "url = \"${env:NOPE}\"",
+        "TM7007 `source.url` cannot be resolved",
+    ),
+    (
+        URL,
+        "url = \"${vault:x}\"",
+        "TM7007 `source.url` cannot be resolved",
+    ),
+    (URL, "host = \"\"", "TM7005 this is not a host name"),
+    (URL, "host = \"my host\"", "TM7005 this is not a host name"),
+    (URL, "host = \"db/x\"", "TM7005 this is not a host name"),
+    (URL, "host = \"db:5432\"", "TM7005 this is not a host name"),
+    (
+        URL,
+        "host = \"db\"\nport = 0",
+        "TM7005 `source.port` is out of range",
+    ),
+    (
+        URL,
+        "host = \"db\"\nport = -1",
+        "TM7005 `source.port` is out of range",
+    ),
+    (
+        URL,
+        "host = \"db\"\nport = 99999999999999999999",
+        "TM7005 `source.port` is out of range",
+    ),
+    (
+        URL,
+        "host = \"db\"\nport = 5432.5",
+        "TM7004 `source.port` must be a whole number",
+    ),
+    (
+        URL,
+        "host = \"db\"\nport = \"abc\"",
+        "TM7004 `source.port` must be a whole number",
+    ),
+    (
+        URL,
+        "connection = \"x\"",
+        "TM7013 there is no connections.toml",
+    ),
+    (
+        "[tables]",
+        "[load]\nparallel_tables = 100000\n[tables]",
+        "TM7005 `load.parallel_tables` is out of range",
+    ),
+    (
+        "[tables]",
+        "[load]\nparallel_tables = \"many\"\n[tables]",
+        "TM7004 `load.parallel_tables`",
+    ),
+    (
+        "[tables]",
+        "[load]\nchunk_size = \"0 B\"\n[tables]",
+        "TM7005 `load.chunk_size` is out of range",
+    ),
+    (
+        "[tables]",
+        "[load]\nchunk_size = \"1GBB\"\n[tables]",
+        "TM7005 `load.chunk_size` is not a size",
+    ),
+    (
+        "[tables]",
+        "[stream]\nbatch_wait = \"5\"\n[tables]",
+        "TM7005 `stream.batch_wait` is not a duration",
+    ),
+    (
+        "[tables]",
+        "[stream]\nbatch_wait = \"1000000000d\"\n[tables]",
+        "TM7005 `stream.batch_wait`",
+    ),
+    (
+        "[tables]",
+        "[stream]\nbatch_wait = 5\n[tables]",
+        "TM7004 `stream.batch_wait` must be a duration",
+    ),
+    (
+        "[tables]",
+        "[table]\nsource = \"a.b\"\n[tables]",
+        "TM7004 `table` is a list of sections",
+    ),
+    (
+        "[tables]",
+        "tags = []\n[tables]",
+        "TM7003 unknown key `tags`",
+    ),
+    (
+        "[tables]",
+        "[source.postgres]\nslot = \"\"\n[tables]",
+        "TM7012 `source.postgres.slot`",
+    ),
+    (
+        "[tables]",
+        "[source.postgres]\npublication = \"\"\n[tables]",
+        "TM7012 `source.postgres.publication`",
+    ),
+    (
+        "[tables]",
+        "[source.postgres.deep]\nx = 1\n[tables]",
+        "TM7003 unknown key `deep`",
+    ),
+    (
+        "[tables]",
+        "[[table]]\nsource = \"a.b\"\nwhere = \"\"\n[tables]",
+        "TM7011 this row filter cannot be used",
+    ),
+    (
+        "include = [\"public.*\"]",
+        "",
+        "TM7002 `include` is missing",
+    ),
+    (
+        "include = [\"public.*\"]",
+        "include = \"public.*\"",
+        "TM7004 `tables.include` must be a list of texts",
+    ),
+    (
+        "include = [\"public.*\"]",
+        "include = [\"a.b.c\"]",
+        "TM7012 `a.b.c` does not name a table",
+    ),
+];
+
+#[test]
+fn single_mistakes_have_a_single_problem() {
+    for (from, to, expected) in MISTAKES {
+        assert!(SMALL.contains(from), "{from}");
+        let problems = reading(&SMALL.replace(from, to), None, &[])
+            .map(|_| ())
+            .expect_err(to);
+        let found: Vec<String> = problems
+            .iter()
+            .map(|problem| format!("{} {}", problem.code, problem.message))
+            .collect();
+        assert!(
+            found.len() == 1 && found[0].starts_with(expected),
+            "{to}: {found:?}"
+        );
+    }
+}
+
+#[test]
+fn a_filter_problem_points_into_the_filter() {
+    let with = |filter: &str| format!("{SMALL}[[table]]\nsource = \"a.b\"\nwhere = {filter}\n");
+    for (filter, column) in [
+        ("\"id = now()\"", 15),
+        ("'id = now()'", 15),
+        ("\"\"\"id = now()\"\"\"", 17),
+        // With an escape, text and file differ: the whole value is marked.
+        ("\"\\u0069d = now()\"", 9),
+    ] {
+        let problems = reading(&with(filter), None, &[]).map(|_| ()).unwrap_err();
+        let position = problems.iter().next().unwrap().position().unwrap();
+        assert_eq!(position, format!("shop.toml:14:{column}"), "{filter}");
+    }
+}
+
+#[test]
+fn connections_are_used_by_name() {
+    let file = SMALL.replace(
+        "url = \"postgres://tidemark@orders-db/orders\"",
+        "connection = \"orders\"",
+    );
+    let connections = "version = 1\n[[connection]]\nname = \"orders\"\nurl = \"postgres://x@replica/orders\"\npassword = \"${env:PW}\"\n";
+    let config = reading(&file, Some(connections), &[]).unwrap().config;
+    assert_eq!(config.source.endpoint.connection.as_deref(), Some("orders"));
+    assert_eq!(
+        config.source.endpoint.url.value.expose(),
+        "postgres://x@replica/orders"
+    );
+    assert_eq!(
+        config.source.endpoint.password,
+        Some(Secret::new("value of PW"))
+    );
+
+    let problems = |file: &str, connections: &str| {
+        reading(file, Some(connections), &[])
+            .map(|_| ())
+            .unwrap_err()
+            .to_string()
+    };
+    let wrong = problems(&file.replace("\"orders\"", "\"oders\""), connections);
+    assert!(wrong.contains("did you mean \"orders\"?"), "{wrong}");
+    let wrong = problems(&file, &connections.replace("url", "ulr"));
+    assert!(
+        wrong.contains("connections.toml:4:1") && wrong.contains("did you mean `url`?"),
+        "{wrong}"
+    );
+    let wrong = problems(
+        &file.replace("connection = ", "user = \"x\"\nconnection = "),
+        connections,
+    );
+    assert!(wrong.contains("`user` contradicts `connection`"), "{wrong}");
+}
+
+#[test]
+fn flags_go_before_variables_and_variables_before_the_file() {
+    let variables = [
+        ("TIDEMARK_STREAM_BATCH_ROWS", "70"),
+        ("TIDEMARK_STREAM_BATCH_WAIT", "1s"),
+        ("TIDEMARK_TABLES_EXCLUDE", "public.a, public.b"),
+        ("TIDEMARK_SOURCE_PASSWORD", "hunter2"),
+        ("TIDEMARK_NO_PROGRESS", "1"),
+        ("HOME", "/"),
+    ];
+    let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+    let mut overrides = overrides_of(variables.map(owned)).unwrap();
+    assert_eq!(overrides.len(), 4);
+    overrides.push(Override {
+        path: "stream.batch_rows".to_owned(),
+        text: "90".to_owned(),
+        origin: Origin::Flag("--batch-rows".to_owned()),
+    });
+    overrides.reverse();
+    let file =
+        format!("{SMALL}[stream]\nbatch_rows = 50\nbatch_wait = \"2s\"\nbatch_bytes = \"1 MB\"\n");
+    let reading = reading(&file, None, &overrides).unwrap();
+    assert_eq!(reading.config.stream.batch_rows_max, 90);
+    assert_eq!(reading.config.stream.batch_wait, Duration::from_secs(1));
+    assert_eq!(reading.config.rules.selection.exclude.len(), 2);
+    let shown = |path: &str| {
+        let entry = reading
+            .effective
+            .iter()
+            .find(|entry| entry.path == path)
+            .unwrap();
+        format!("{} ({})", entry.value, entry.origin)
+    };
+    assert_eq!(shown("stream.batch_rows"), "90 (--batch-rows)");
+    assert_eq!(
+        shown("stream.batch_wait"),
+        "\"1s\" (TIDEMARK_STREAM_BATCH_WAIT)"
+    );
+    assert_eq!(shown("stream.batch_bytes"), "\"1 MB\" (shop.toml:15)");
+    assert_eq!(shown("load.chunk_size"), "\"256 MB\" (default)");
+    assert_eq!(shown("source.password"), "*** (TIDEMARK_SOURCE_PASSWORD)");
+    assert_eq!(shown("tables.include"), "[\"public.*\"] (shop.toml:11)");
+}
+
+#[test]
+fn variables_are_checked_like_the_file() {
+    let one = |name: &str, value: &str| {
+        let variables = [(name.to_owned(), value.to_owned())];
+        let problems = match overrides_of(variables) {
+            Ok(overrides) => reading(SMALL, None, &overrides).map(|_| ()).unwrap_err(),
+            Err(problems) => problems,
+        };
+        problems.to_string()
+    };
+    let wrong = one("TIDEMARK_STREAM_BATCH_ROWS", "abc");
+    assert!(wrong.contains("TIDEMARK_STREAM_BATCH_ROWS:1:1"), "{wrong}");
+    let wrong = one("TIDEMARK_STREAM_BATCHROWS", "5");
+    assert!(
+        wrong.contains("did you mean TIDEMARK_STREAM_BATCH_ROWS?"),
+        "{wrong}"
+    );
+    let wrong = one("TIDEMARK_SOURCE_URL", "mysql://u:hunter2@h/x");
+    assert!(
+        wrong.contains("TM7008") && !wrong.contains("hunter2"),
+        "{wrong}"
+    );
+}
+
+#[test]
+fn a_file_may_leave_to_variables_what_they_say() {
+    let file = SMALL.replace(
+        "[source]\nurl = \"postgres://tidemark@orders-db/orders\"\n",
+        "",
+    );
+    let overrides = overrides_of([(
+        "TIDEMARK_SOURCE_URL".to_owned(),
+        "postgres://x@h/db".to_owned(),
+    )]);
+    let config = reading(&file, None, &overrides.unwrap()).unwrap().config;
+    assert_eq!(
+        config.source.endpoint.url.value.expose(),
+        "postgres://x@h/db"
+    );
+}
+
+#[test]
+fn no_secret_is_ever_shown() {
+    let secret = "hunter2";
+    for line in [
+        "password = \"hunter2\" oops",
+        "password = \"hunter2",
+        "passwrd = \"hunter2\"",
+        "password = [\"hunter2\"]",
+        "db_token = \"hunter2\"",
+        "url = \"postgres://u:hunter2@h/x\" oops",
+        "ulr = \"postgres://u:hunter2@h/x\"",
+        "url = \"postgres://u@h/x?sslmode=require&password=hunter2\" oops",
+        "type = \"mysql\"\nurl = \"postgres://u:hunter2@h/x\"",
+        "postgres = { password = \"hunter2\", x = 1 }",
+        "password = \"a${hunter2}\"",
+    ] {
+        let file = SMALL.replace("url = \"postgres://tidemark@orders-db/orders\"", line);
+        let problems = reading(&file, None, &[]).map(|_| ()).expect_err(line);
+        assert!(!problems.to_string().contains(secret), "{line}\n{problems}");
+        let error = problems.into_error();
+        assert!(!format!("{error:?} {error}").contains(secret), "{line}");
+    }
+    let file = SMALL.replace("[target]", "password = \"hunter2\"\n[target]");
+    let reading = reading(&file, None, &[]).unwrap();
+    assert!(!format!("{reading:?}").contains(secret));
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_text_is_read_or_refused(text in "([a-z_]{1,8}( = |=)[\"0-9a-z.\\[\\]{}]{0,8}\n|\\[{1,2}[a-z.]{0,8}\\]{0,2}\n|\\PC{0,10}\n){0,8}") {
+        if let Err(problems) = reading(&text, None, &[]) {
+            proptest::prop_assert!(!problems.to_string().is_empty());
+        }
+    }
+
+    #[test]
+    fn a_file_with_a_line_broken_is_read_or_refused(line in 0_usize..80, at in 0_usize..60, c: char) {
+        let mut lines: Vec<String> = FULL.lines().map(str::to_owned).collect();
+        if let Some(line) = lines.get_mut(line) {
+            let at = line.char_indices().map(|(at, _)| at).nth(at).unwrap_or(line.len());
+            line.insert(at, c);
+        }
+        if let Err(problems) = reading(&lines.join("\n"), None, &[]) {
+            proptest::prop_assert!(!problems.to_string().is_empty());
+        }
+    }
+}
