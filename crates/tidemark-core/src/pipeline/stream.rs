@@ -481,7 +481,7 @@ impl<'a> Stream<'a> {
         self.engine.options.new_tables == NewTables::Add
             || include
                 .iter()
-                .any(|p| p.schema == table.schema && p.table == table.name)
+                .any(|pattern| pattern.exact().as_ref() == Some(table))
     }
 
     fn add_table(&mut self, schema: &crate::schema::TableSchema) -> String {

@@ -102,10 +102,7 @@ async fn run_once(world: &Shared, target: &SimTarget, is_last: bool, report: &mu
         retry_wait_min: Duration::from_millis(10),
         ..Options::default()
     };
-    let any = Pattern {
-        schema: "*".into(),
-        table: "*".into(),
-    };
+    let any = Pattern::parse("*.*").expect("a pattern");
     let rules = Rules {
         selection: Selection {
             include: vec![any],
