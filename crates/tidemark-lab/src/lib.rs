@@ -11,6 +11,7 @@
 //! - [`skip`]: what a test says when the machine lacks what it needs
 //! - [`traffic`]: seeded workloads that change a source while it is copied
 //! - [`wait`]: conditions with a deadline, instead of sleeping
+//! - [`zoo`]: every type with its extremes, and names that must be quoted
 
 pub mod compare;
 pub mod demo;
@@ -23,6 +24,7 @@ pub mod server;
 pub mod skip;
 pub mod traffic;
 pub mod wait;
+pub mod zoo;
 
 pub use compare::Comparison;
 pub use installation::Installation;

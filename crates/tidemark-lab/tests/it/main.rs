@@ -10,3 +10,4 @@ mod demo;
 mod proxy;
 mod server;
 mod traffic;
+mod zoo;
