@@ -1,4 +1,9 @@
-//! What verification asks of either side: one instant of it, digested or row by row.
+//! Verification: both sides compared at one and the same log position, while writes go on.
+//!
+//! [`View`] is what either side is asked: one instant of it, digested or row by row. [`compare`]
+//! holds the algorithm, from the position to the keys that differ.
+
+pub mod compare;
 
 use async_trait::async_trait;
 
@@ -10,6 +15,9 @@ use crate::mapping::TableMapping;
 /// target's reads what is there, so that equal data give equal digests.
 #[async_trait]
 pub trait View: Send {
+    /// How many rows a range has.
+    async fn count(&mut self, mapping: &TableMapping, range: &Chunk) -> Result<u64>;
+
     /// Digest of the rows of a range, computed inside the database, independent of row order.
     async fn digest(&mut self, mapping: &TableMapping, range: &Chunk) -> Result<Digest>;
 
