@@ -319,10 +319,7 @@ mod tests {
     }
 
     fn selecting(patterns: &[&str]) -> Selection {
-        let pattern = |table: &&str| Pattern {
-            schema: "public".to_owned(),
-            table: (*table).to_owned(),
-        };
+        let pattern = |table: &&str| Pattern::parse(&format!("public.{table}")).unwrap();
         Selection {
             include: patterns.iter().map(pattern).collect(),
             exclude: Vec::new(),
