@@ -49,13 +49,7 @@ impl Database {
 pub(crate) fn selecting(patterns: &[&str]) -> Selection {
     let include = patterns
         .iter()
-        .map(|pattern| {
-            let (schema, table) = pattern.split_once('.').unwrap();
-            Pattern {
-                schema: schema.to_owned(),
-                table: table.to_owned(),
-            }
-        })
+        .map(|pattern| Pattern::parse(pattern).unwrap())
         .collect();
     Selection {
         include,
