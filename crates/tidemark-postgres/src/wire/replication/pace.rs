@@ -26,18 +26,20 @@ pub(super) struct Naps {
     gulp_bytes: (usize, usize),
 }
 
-/// TCP's receive buffer grows to megabytes where the reader keeps up.
+/// Where the receive window fills up, TCP joins what the server goes on writing into large segments
+/// on the server's side, which makes its small writes cheap: so rather long, up to what one read
+/// can take (see the buffer of `reader`).
 pub(super) const TCP_NAPS: Naps = Naps {
     min: Duration::from_millis(1),
-    max: Duration::from_millis(4),
-    gulp_bytes: (64 * 1024, 192 * 1024),
+    max: Duration::from_millis(8),
+    gulp_bytes: (128 * 1024, 240 * 1024),
 };
 
-/// A Unix socket holds 208 KiB (`net.core.wmem_default`) in which every message is accounted with
-/// its bookkeeping: about 270 small ones.
+/// A Unix socket joins nothing and holds 208 KiB (`net.core.wmem_default`) in which every message
+/// is accounted with its bookkeeping: about 270 small ones, then the server waits. So short.
 pub(super) const UNIX_NAPS: Naps = Naps {
-    min: Duration::from_micros(100),
-    max: Duration::from_micros(400),
+    min: Duration::from_micros(50),
+    max: Duration::from_micros(150),
     gulp_bytes: (16 * 1024, 40 * 1024),
 };
 
@@ -127,15 +129,17 @@ mod tests {
             reads += 1;
         }
         assert!(reads < 100, "{reads}");
-        pace.note(20_000, now);
-        pace.note(20_000, now);
+        for _ in 0..3 {
+            pace.note(20_000, now);
+        }
         assert_eq!(
             pace.nap(),
             Some(TCP_NAPS.max),
             "small gulps lengthen the nap"
         );
-        pace.note(400_000, now);
-        pace.note(400_000, now);
+        for _ in 0..3 {
+            pace.note(260_000, now);
+        }
         assert_eq!(pace.nap(), Some(TCP_NAPS.min), "large ones shorten it");
         pace.note(0, now);
         pace.note(20_000, now);
