@@ -27,7 +27,10 @@ async fn one_value(connection: &mut Connection, sql: &str) -> String {
 
 #[tokio::test]
 async fn rows_pass_through_unchanged_and_are_counted() {
-    let (mut from, mut to) = (server().connect().await, server().connect().await);
+    let (mut from, mut to) = (
+        server().await.connect().await,
+        server().await.connect().await,
+    );
     to.run("CREATE TEMP TABLE t (n int, s text)").await.unwrap();
     let query = "SELECT g, CASE WHEN g % 3 <> 0 THEN repeat('ä', g % 100) END \
                  FROM generate_series(1, 100000) g";
@@ -53,7 +56,10 @@ async fn rows_pass_through_unchanged_and_are_counted() {
 
 #[tokio::test]
 async fn an_empty_table_is_a_copy_too() {
-    let (mut from, mut to) = (server().connect().await, server().connect().await);
+    let (mut from, mut to) = (
+        server().await.connect().await,
+        server().await.connect().await,
+    );
     to.run("CREATE TEMP TABLE t (n int)").await.unwrap();
     for options in ["(FORMAT binary)", "(FORMAT text)"] {
         let out = format!("COPY (SELECT 1 WHERE false) TO STDOUT {options}");
@@ -68,7 +74,10 @@ async fn an_empty_table_is_a_copy_too() {
 
 #[tokio::test]
 async fn a_value_of_200_megabytes_passes_in_small_blocks() {
-    let (mut from, mut to) = (server().connect().await, server().connect().await);
+    let (mut from, mut to) = (
+        server().await.connect().await,
+        server().await.connect().await,
+    );
     to.run("CREATE TEMP TABLE big (n int, s text)")
         .await
         .unwrap();
@@ -99,7 +108,7 @@ async fn a_value_of_200_megabytes_passes_in_small_blocks() {
 
 #[tokio::test]
 async fn an_error_of_the_reading_side_comes_after_its_rows() {
-    let mut from = server().connect().await;
+    let mut from = server().await.connect().await;
     let sql = "COPY (SELECT 1 / (100000 - g) FROM generate_series(1, 200000) g) TO STDOUT";
     let mut out = from.copy_out(sql).await.unwrap();
     let mut rows = 0;
@@ -118,7 +127,7 @@ async fn an_error_of_the_reading_side_comes_after_its_rows() {
 
 #[tokio::test]
 async fn an_error_of_the_writing_side_comes_while_writing() {
-    let mut to = server().connect().await;
+    let mut to = server().await.connect().await;
     to.run("CREATE TEMP TABLE t (n smallint)").await.unwrap();
     let mut into = to.copy_in("COPY t FROM STDIN").await.unwrap();
     let mut sent = 0_u64;
@@ -142,7 +151,7 @@ async fn an_error_of_the_writing_side_comes_while_writing() {
 
 #[tokio::test]
 async fn a_failed_copy_leaves_nothing() {
-    let mut to = server().connect().await;
+    let mut to = server().await.connect().await;
     to.run("CREATE TEMP TABLE t (n int)").await.unwrap();
     let mut into = to.copy_in("COPY t FROM STDIN").await.unwrap();
     into.write_payload(b"1\n").await.unwrap();
@@ -156,7 +165,7 @@ async fn a_failed_copy_leaves_nothing() {
 #[tokio::test]
 async fn a_long_copy_can_be_cancelled() {
     for parameters in ["sslmode=disable", "sslmode=require"] {
-        let config = server().config("trusted", parameters);
+        let config = server().await.config("trusted", parameters);
         let role = tidemark_postgres::wire::Role::Ordinary;
         let mut from = Connection::connect(&config, role).await.unwrap();
         assert_eq!(from.is_encrypted(), parameters == "sslmode=require");
@@ -193,7 +202,7 @@ async fn outcome(connection: &mut Connection) -> Vec<String> {
 
 #[tokio::test]
 async fn copies_are_pipelined_without_waiting_for_the_server() {
-    let mut c = server().connect().await;
+    let mut c = server().await.connect().await;
     c.run("CREATE TEMP TABLE t (n int)").await.unwrap();
     c.send_query("BEGIN").unwrap();
     for _ in 0..3 {
@@ -213,7 +222,7 @@ async fn copies_are_pipelined_without_waiting_for_the_server() {
 /// PostgreSQL 15, 55.2.6: after an error the server ignores CopyData, CopyDone and CopyFail.
 #[tokio::test]
 async fn data_of_a_pipelined_copy_that_fails_is_ignored() {
-    let mut c = server().connect().await;
+    let mut c = server().await.connect().await;
     c.run("CREATE TEMP TABLE t (n int)").await.unwrap();
     // Refused before it reads: no such table. Refused while it reads: not a number.
     for (copy, sqlstates) in [
@@ -235,7 +244,7 @@ async fn data_of_a_pipelined_copy_that_fails_is_ignored() {
 /// the next Sync is skipped, the transaction has failed, and the connection is usable on.
 #[tokio::test]
 async fn a_failed_copy_among_extended_statements_ends_at_sync() {
-    let mut c = server().connect().await;
+    let mut c = server().await.connect().await;
     c.run("CREATE TEMP TABLE t (n int)").await.unwrap();
     for (data, expected) in [
         (
@@ -273,7 +282,7 @@ async fn a_failed_copy_among_extended_statements_ends_at_sync() {
 
 #[tokio::test]
 async fn what_cannot_be_asked_is_refused_and_the_session_goes_on() {
-    let mut c = server().connect().await;
+    let mut c = server().await.connect().await;
     let error = c.simple("COPY (SELECT 1) TO STDOUT").await.unwrap_err();
     assert!(server_error(&error).is_none());
     assert_eq!(one_value(&mut c, "SELECT 1").await, "1");

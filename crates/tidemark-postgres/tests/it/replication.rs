@@ -12,7 +12,7 @@ use crate::server::server;
 
 /// A slot, and the stream from its beginning.
 async fn start(slot: &str, parameters: &str) -> ReplicationReader {
-    let config = server().config("scram", parameters);
+    let config = server().await.config("scram", parameters);
     let mut connection = Connection::connect(&config, Role::Replication)
         .await
         .unwrap();
@@ -39,7 +39,7 @@ async fn start(slot: &str, parameters: &str) -> ReplicationReader {
 }
 
 async fn prepare(name: &str) -> Connection {
-    let mut connection = server().connect().await;
+    let mut connection = server().await.connect().await;
     let sql = format!(
         "CREATE TABLE public.{name} (n int); CREATE PUBLICATION {name} FOR TABLE public.{name}"
     );
@@ -168,7 +168,7 @@ async fn a_terminated_walsender_is_a_transient_error() {
 
 #[tokio::test]
 async fn a_refused_start_says_why() {
-    let config = server().config("scram", "sslmode=disable");
+    let config = server().await.config("scram", "sslmode=disable");
     let connection = Connection::connect(&config, Role::Replication)
         .await
         .unwrap();

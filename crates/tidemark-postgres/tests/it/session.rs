@@ -10,7 +10,7 @@ use crate::server::server;
 
 #[tokio::test]
 async fn statements_give_rows_tags_and_errors() {
-    let mut connection = server().connect().await;
+    let mut connection = server().await.connect().await;
     assert!(connection.server_version() >= 150_000);
     assert!(!connection.is_pooled());
     let sets = connection
@@ -58,7 +58,7 @@ async fn statements_give_rows_tags_and_errors() {
 
 #[tokio::test]
 async fn settings_make_text_the_same_everywhere() {
-    let mut connection = server().connect().await;
+    let mut connection = server().await.connect().await;
     let set = connection
         .query(
             "SELECT current_setting('DateStyle'), current_setting('TimeZone'), \
@@ -87,7 +87,7 @@ async fn settings_make_text_the_same_everywhere() {
 
 #[tokio::test]
 async fn pipelined_statements_answer_in_order() {
-    let mut connection = server().connect().await;
+    let mut connection = server().await.connect().await;
     connection
         .run("CREATE TEMP TABLE p (n int PRIMARY KEY)")
         .await
@@ -130,7 +130,7 @@ async fn pipelined_statements_answer_in_order() {
 
 #[tokio::test]
 async fn a_pipeline_larger_than_all_socket_buffers_does_not_block() {
-    let mut connection = server().connect().await;
+    let mut connection = server().await.connect().await;
     let wide = "x".repeat(10_000);
     for _ in 0..5000 {
         connection.send_parse("", "SELECT $1::text", &[]).unwrap();
@@ -158,9 +158,9 @@ async fn a_pipeline_larger_than_all_socket_buffers_does_not_block() {
 
 #[tokio::test]
 async fn notifications_arrive_while_waiting() {
-    let mut listener = server().connect().await;
+    let mut listener = server().await.connect().await;
     listener.run("LISTEN tidemark_test").await.unwrap();
-    let mut sender = server().connect().await;
+    let mut sender = server().await.connect().await;
     sender.run("NOTIFY tidemark_test, 'pause'").await.unwrap();
     let notification = listener.notification().await.unwrap();
     assert_eq!(
@@ -172,8 +172,8 @@ async fn notifications_arrive_while_waiting() {
 
 #[tokio::test]
 async fn a_killed_session_is_a_transient_error() {
-    let mut victim = server().connect().await;
-    let mut other = server().connect().await;
+    let mut victim = server().await.connect().await;
+    let mut other = server().await.connect().await;
     let pid = victim.pid().to_string();
     other
         .query("SELECT pg_terminate_backend($1::int)", &[Some(&pid)])
