@@ -23,11 +23,14 @@ use crate::wire::{Connection, Role, TransactionStatus};
 use checkpoint::{Write, Writer};
 use control::PgControl;
 
+mod apply;
 pub(crate) mod checkpoint;
 mod control;
 mod metadata;
 mod names;
 mod owner;
+
+pub use apply::PgApplier;
 
 /// A statement that waits for a lock longer than this gives up, and is tried again later: who
 /// waits for an exclusive lock keeps everybody else from the table.

@@ -5,6 +5,7 @@
     reason = "the functions that tests share fail like tests"
 )]
 
+mod apply;
 mod checkpoint;
 mod control;
 mod copy;

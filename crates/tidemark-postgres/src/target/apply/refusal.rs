@@ -1,0 +1,81 @@
+//! From a refusal of the server to the error that the engine acts on.
+
+use tidemark_core::batch::{Batch, Item};
+use tidemark_core::event::Op;
+use tidemark_core::{Error, ErrorKind};
+
+use super::barrier::explain_truncate;
+use super::session::Step;
+use super::stretch::Work;
+use crate::config::Side;
+use crate::error;
+use crate::target::checkpoint;
+use crate::wire::ServerError;
+
+/// Whether applying again in another way may help: anything that has to do with the data or the
+/// table, and nothing that has to do with the server or other sessions.
+pub(super) fn is_worth_a_replay(said: &ServerError) -> bool {
+    let error = error::classify(Side::Target, said.clone());
+    error.kind() != ErrorKind::Transient && !is_fence(said)
+}
+
+fn is_fence(said: &ServerError) -> bool {
+    said.constraint.as_deref() == Some("generation_fence")
+}
+
+/// A refusal of something of ours: the checkpoint, the queue of parked changes, the commit.
+pub(super) fn of_own(said: ServerError) -> Error {
+    checkpoint::explain(error::classify(Side::Target, said))
+}
+
+impl Work<'_> {
+    /// The error for a refusal: about a table, whatever the server thinks of it, as long as others
+    /// may well go on.
+    pub(super) fn refused(&self, step: Step, said: ServerError) -> Error {
+        let (table, item) = match step {
+            Step::Change { table, item } => (table as usize, Some(item as usize)),
+            Step::Set { table, .. } => (table as usize, None),
+            Step::Own | Step::Rows | Step::Sync => return of_own(said),
+        };
+        let mut error = error::classify(Side::Target, said);
+        if error.kind() == ErrorKind::Transient {
+            return error;
+        }
+        error = error.with_kind(ErrorKind::Data);
+        let mapping = &self.batch.tables()[table];
+        let doing = match item {
+            Some(item) => describe(self.batch, item),
+            None => "changes".to_owned(),
+        };
+        let key = match self.met.get(table) {
+            Some(Some(met)) if !met.table.key.is_empty() => {
+                format!(" (key {})", met.table.key_names())
+            }
+            _ => String::new(),
+        };
+        if item.is_some_and(|item| matches!(self.batch.items()[item], Item::Truncate { .. })) {
+            error = explain_truncate(error);
+        }
+        error
+            .table(mapping.source().to_string())
+            .context(format!("apply {doing} of {}{key}", mapping.target))
+    }
+}
+
+/// What an item does, by its number.
+fn describe(batch: &Batch, item: usize) -> String {
+    let what = match &batch.items()[item] {
+        Item::Change(change) => match change.op {
+            Op::Insert => "insert",
+            Op::Update => "update",
+            Op::Delete => "delete",
+        },
+        Item::Truncate { .. } => "truncate",
+        Item::Schema { .. } => "schema change",
+    };
+    format!(
+        "{what} (change {} of {} in the batch)",
+        item + 1,
+        batch.len()
+    )
+}

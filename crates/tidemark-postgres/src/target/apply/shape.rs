@@ -1,0 +1,451 @@
+//! The statements: what is prepared for a table, as SQL.
+//!
+//! Names are quoted, types are given by their numbers from the target's catalog, values travel as
+//! text. Three choices carry the policy towards rows that are not as the log implies:
+//!
+//! - an update that knows all columns inserts the row if there is none to update, in the same
+//!   statement; so nothing has to be asked in between, and a batch of such statements can be sent
+//!   with its commit;
+//! - an insert that expects surprises ([`Shape::Overwrite`]) updates the row if there is one. Not
+//!   by `ON CONFLICT`: that needs a unique index of exactly the key, which a target need not have;
+//! - every statement's row count tells whether it met what it expected.
+//!
+//! `OVERRIDING SYSTEM VALUE` stands in every insert: it is what lets an identity column keep the
+//! source's value, and means nothing to other columns. Key columns are never in a `SET` unless the
+//! key changes, so that an update can stay within its page (HOT).
+
+use super::table::TargetTable;
+
+/// A statement's text and the types of its parameters.
+pub(super) struct Sql {
+    pub(super) text: String,
+    pub(super) types: Vec<u32>,
+}
+
+/// Which columns a statement carries, by position.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Columns {
+    /// Every one of the table.
+    All,
+    /// These.
+    Some(Box<[u16]>),
+}
+
+impl Columns {
+    /// These positions.
+    pub(super) fn some(places: impl Iterator<Item = usize>) -> Columns {
+        let narrow = |place| u16::try_from(place).expect("a table has at most 1,600 columns");
+        Columns::Some(places.map(narrow).collect())
+    }
+
+    /// The positions, in a table of `count` columns.
+    pub(super) fn places(&self, count: usize) -> Vec<usize> {
+        match self {
+            Columns::All => (0..count).collect(),
+            Columns::Some(places) => places.iter().map(|place| usize::from(*place)).collect(),
+        }
+    }
+}
+
+/// Kinds of statement. Parameters in their order are said at each.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Shape {
+    /// A row that is not there: all columns.
+    Insert,
+    /// A row that may be there: all columns. Counts 1 if it was not.
+    Overwrite,
+    /// The row of a key. All columns (and counts 0, or 1 if the row was missing and came), or these
+    /// and then the key (and counts 1).
+    Update(Columns),
+    /// The row of an old key gets a new one: these columns, the new key among them, then the old
+    /// key. Counts as [`Shape::Update`].
+    Move(Columns),
+    /// As `Update` and `Move` of some columns, by delete and insert: these, then the old key.
+    Rewrite(Columns),
+    /// Removes the row at a new key if there is one at the old: new key, old key. Counts 0.
+    MakeRoom,
+    /// The row of a key: the key. Counts 1.
+    Delete,
+    /// One row like this one: the columns that are not NULL in it, these.
+    DeleteLike(Columns),
+    /// One row like the old one becomes the new one: all columns, then those of the old row that
+    /// are not NULL, these. Counts 0, or 1 if there was none and the new one came.
+    UpdateLike(Columns),
+    /// Rows of many keys: the key's columns as lists.
+    DeleteMany,
+    /// Rows of many keys: the key's columns, then these, as lists.
+    UpdateMany(Columns),
+    /// Those of many rows that are not there: all columns as lists.
+    InsertMissing,
+    /// As many rows like each of these as is said: all columns as lists, then a list of counts.
+    DeleteManyLike,
+    /// `COPY` of whole rows.
+    Copy,
+}
+
+/// Makes the statement of a shape for a table.
+pub(super) fn sql(table: &TargetTable, shape: &Shape) -> Sql {
+    let mut writer = Writer {
+        table,
+        types: Vec::new(),
+    };
+    let text = match shape {
+        Shape::Insert => writer.insert(),
+        Shape::Overwrite | Shape::Update(Columns::All) => writer.update_or_insert(),
+        // The same text: with a new key among the columns, the old one follows all the same.
+        Shape::Update(columns) | Shape::Move(columns @ Columns::Some(_)) => writer.update(columns),
+        Shape::Move(Columns::All) => writer.move_or_insert(),
+        Shape::Rewrite(columns) => writer.rewrite(columns),
+        Shape::MakeRoom => writer.make_room(),
+        Shape::Delete => writer.delete(),
+        Shape::DeleteLike(present) => writer.delete_like(present),
+        Shape::UpdateLike(present) => writer.update_like(present),
+        Shape::DeleteMany => writer.delete_many(),
+        Shape::UpdateMany(columns) => writer.update_many(columns),
+        Shape::InsertMissing => writer.insert_missing(),
+        Shape::DeleteManyLike => writer.delete_many_like(),
+        Shape::Copy => writer.copy(),
+    };
+    Sql {
+        text,
+        types: writer.types,
+    }
+}
+
+/// OID of `int8[]`.
+const COUNTS_OID: u32 = 1016;
+
+struct Writer<'a> {
+    table: &'a TargetTable,
+    types: Vec<u32>,
+}
+
+impl Writer<'_> {
+    fn insert(&mut self) -> String {
+        let name = &self.table.name;
+        if self.table.columns.is_empty() {
+            return format!("INSERT INTO {name} DEFAULT VALUES");
+        }
+        let values = self.all_params();
+        format!("{} VALUES ({})", self.insert_into(), join(&values, ", "))
+    }
+
+    fn update_or_insert(&mut self) -> String {
+        let name = &self.table.name;
+        let params = self.all_params();
+        let insert = format!("{} SELECT {}", self.insert_into(), join(&params, ", "));
+        let of_key = self.is_key(|place| params[place].clone());
+        let set: Vec<String> = self
+            .table
+            .values()
+            .map(|c| self.set(c, &params[c]))
+            .collect();
+        if set.is_empty() {
+            return format!("{insert} WHERE NOT EXISTS (SELECT FROM {name} WHERE {of_key})");
+        }
+        let set = join(&set, ", ");
+        format!(
+            "WITH u AS (UPDATE {name} SET {set} WHERE {of_key} RETURNING 1) \
+             {insert} WHERE NOT EXISTS (SELECT FROM u)"
+        )
+    }
+
+    fn move_or_insert(&mut self) -> String {
+        let name = &self.table.name;
+        let params = self.all_params();
+        let old_key = self.key_params();
+        let insert = format!("{} SELECT {}", self.insert_into(), join(&params, ", "));
+        let set: Vec<String> = (0..params.len()).map(|c| self.set(c, &params[c])).collect();
+        format!(
+            "WITH u AS (UPDATE {name} SET {} WHERE {old_key} RETURNING 1) \
+             {insert} WHERE NOT EXISTS (SELECT FROM u)",
+            join(&set, ", ")
+        )
+    }
+
+    fn update(&mut self, columns: &Columns) -> String {
+        let places = columns.places(self.table.columns.len());
+        let params: Vec<String> = places.iter().map(|place| self.param(*place)).collect();
+        let set = places
+            .iter()
+            .zip(&params)
+            .map(|(place, param)| self.set(*place, param));
+        let set: Vec<String> = set.collect();
+        let of_key = self.key_params();
+        format!(
+            "UPDATE {} SET {} WHERE {of_key}",
+            self.table.name,
+            join(&set, ", ")
+        )
+    }
+
+    fn rewrite(&mut self, columns: &Columns) -> String {
+        let places = columns.places(self.table.columns.len());
+        let mut values: Vec<String> = self
+            .table
+            .columns
+            .iter()
+            .map(|column| format!("d.{}", column.name))
+            .collect();
+        for place in places {
+            values[place] = self.param(place);
+        }
+        let of_key = self.key_params();
+        format!(
+            "WITH d AS (DELETE FROM {} WHERE {of_key} RETURNING *) {} SELECT {} FROM d",
+            self.table.name,
+            self.insert_into(),
+            join(&values, ", ")
+        )
+    }
+
+    fn make_room(&mut self) -> String {
+        let name = &self.table.name;
+        let (new, old) = (self.key_params(), self.key_params());
+        format!("DELETE FROM {name} WHERE {new} AND EXISTS (SELECT FROM {name} WHERE {old})")
+    }
+
+    fn delete(&mut self) -> String {
+        let of_key = self.key_params();
+        format!("DELETE FROM {} WHERE {of_key}", self.table.name)
+    }
+
+    fn delete_like(&mut self, present: &Columns) -> String {
+        let one = self.one_like(present);
+        format!(
+            "WITH {one} DELETE FROM {} AS t USING m WHERE t.ctid = m.c AND t.tableoid = m.o",
+            self.table.name
+        )
+    }
+
+    fn update_like(&mut self, present: &Columns) -> String {
+        let params = self.all_params();
+        let one = self.one_like(present);
+        let set: Vec<String> = (0..params.len()).map(|c| self.set(c, &params[c])).collect();
+        format!(
+            "WITH {one}, u AS (UPDATE {} AS t SET {} FROM m \
+             WHERE t.ctid = m.c AND t.tableoid = m.o RETURNING 1) \
+             {} SELECT {} WHERE NOT EXISTS (SELECT FROM u)",
+            self.table.name,
+            join(&set, ", "),
+            self.insert_into(),
+            join(&params, ", ")
+        )
+    }
+
+    /// The place of one row that has these values where they are given, and NULL elsewhere.
+    /// Equality by which different texts are equal would pick a wrong row, so such types are
+    /// compared by their text, and both sides in the column's own type.
+    fn one_like(&mut self, present: &Columns) -> String {
+        let present = present.places(self.table.columns.len());
+        let mut conditions = Vec::new();
+        for (place, column) in self.table.columns.iter().enumerate() {
+            let name = &column.name;
+            conditions.push(if !present.contains(&place) {
+                format!("{name} IS NULL")
+            } else if column.is_exact {
+                format!("{name} = {}", self.param(place))
+            } else {
+                let param = self.param(place);
+                format!("{name}::text = {param}::{}::text", column.type_name)
+            });
+        }
+        let condition = if conditions.is_empty() {
+            "true".to_owned()
+        } else {
+            join(&conditions, " AND ")
+        };
+        let name = &self.table.name;
+        format!("m AS (SELECT tableoid AS o, ctid AS c FROM {name} WHERE {condition} LIMIT 1)")
+    }
+
+    fn delete_many(&mut self) -> String {
+        let lists = self.lists(&self.table.key).relation();
+        let of_key = self.is_listed();
+        format!(
+            "DELETE FROM {} AS t USING {lists} WHERE {of_key}",
+            self.table.name
+        )
+    }
+
+    fn update_many(&mut self, columns: &Columns) -> String {
+        let columns = match columns {
+            Columns::All => self.table.values().collect(),
+            Columns::Some(_) => columns.places(self.table.columns.len()),
+        };
+        let mut places = self.table.key.clone();
+        places.extend(&columns);
+        let lists = self.lists(&places).relation();
+        let set: Vec<String> = columns
+            .iter()
+            .map(|place| self.set(*place, &self.listed(*place)))
+            .collect();
+        let of_key = self.is_listed();
+        let set = join(&set, ", ");
+        format!(
+            "UPDATE {} AS t SET {set} FROM {lists} WHERE {of_key}",
+            self.table.name
+        )
+    }
+
+    fn insert_missing(&mut self) -> String {
+        let places: Vec<usize> = (0..self.table.columns.len()).collect();
+        let lists = self.lists(&places).relation();
+        let values: Vec<String> = places.iter().map(|place| self.listed(*place)).collect();
+        format!(
+            "{} SELECT {} FROM {lists} WHERE NOT EXISTS (SELECT FROM {} AS t WHERE {})",
+            self.insert_into(),
+            join(&values, ", "),
+            self.table.name,
+            self.is_listed()
+        )
+    }
+
+    /// Whole rows are matched by the text of a composite of them, which can be hashed whatever the
+    /// types are, so that many rows cost one pass over the table.
+    fn delete_many_like(&mut self) -> String {
+        let places: Vec<usize> = (0..self.table.columns.len()).collect();
+        let mut lists = self.lists(&places);
+        self.types.push(COUNTS_OID);
+        lists.add(self.types.len(), "n");
+        let lists = lists.numbered();
+        let theirs: Vec<String> = self
+            .table
+            .columns
+            .iter()
+            .map(|column| format!("r.{}", column.name))
+            .collect();
+        let ours: Vec<String> = places
+            .iter()
+            .map(|place| format!("s.c{place}::{}", self.table.columns[*place].type_name))
+            .collect();
+        let name = &self.table.name;
+        format!(
+            "DELETE FROM {name} AS t USING (\
+             SELECT r.tableoid AS o, r.ctid AS c, s.n, row_number() OVER (PARTITION BY s.i) AS k \
+             FROM {name} AS r JOIN {lists} ON ROW({})::text = ROW({})::text) AS m \
+             WHERE t.ctid = m.c AND t.tableoid = m.o AND m.k <= m.n",
+            join(&theirs, ", "),
+            join(&ours, ", ")
+        )
+    }
+
+    fn copy(&mut self) -> String {
+        format!(
+            "COPY {} ({}) FROM STDIN",
+            self.table.name,
+            self.column_names()
+        )
+    }
+
+    fn insert_into(&self) -> String {
+        format!(
+            "INSERT INTO {} ({}) OVERRIDING SYSTEM VALUE",
+            self.table.name,
+            self.column_names()
+        )
+    }
+
+    fn column_names(&self) -> String {
+        let names: Vec<&str> = self.table.columns.iter().map(|c| c.name.as_str()).collect();
+        names.join(", ")
+    }
+
+    fn set(&self, place: usize, value: &str) -> String {
+        format!("{} = {value}", self.table.columns[place].name)
+    }
+
+    /// A new parameter with one value of a column.
+    fn param(&mut self, place: usize) -> String {
+        self.types.push(self.table.columns[place].type_oid);
+        format!("${}", self.types.len())
+    }
+
+    fn all_params(&mut self) -> Vec<String> {
+        (0..self.table.columns.len())
+            .map(|place| self.param(place))
+            .collect()
+    }
+
+    /// New parameters for a key, as a condition.
+    fn key_params(&mut self) -> String {
+        let key = &self.table.key;
+        let params: Vec<String> = key.iter().map(|place| self.param(*place)).collect();
+        let param = |place: usize| {
+            let at = key.iter().position(|other| *other == place);
+            params[at.expect("asked for key columns only")].clone()
+        };
+        self.is_key(param)
+    }
+
+    fn is_key(&self, value: impl Fn(usize) -> String) -> String {
+        let equal = |place: &usize| {
+            let column = &self.table.columns[*place];
+            format!("{} {} {}", column.name, column.equals, value(*place))
+        };
+        let conditions: Vec<String> = self.table.key.iter().map(equal).collect();
+        join(&conditions, " AND ")
+    }
+
+    /// New parameters with lists of these columns' values.
+    fn lists(&mut self, places: &[usize]) -> Lists {
+        let mut lists = Lists::default();
+        for place in places {
+            self.types.push(self.table.columns[*place].list.array_oid);
+            lists.add(self.types.len(), &format!("c{place}"));
+        }
+        lists
+    }
+
+    /// A value out of the lists, in its own type.
+    fn listed(&self, place: usize) -> String {
+        match &self.table.columns[place].list.cast {
+            None => format!("s.c{place}"),
+            Some(type_name) => format!("s.c{place}::{type_name}"),
+        }
+    }
+
+    /// `t` is the row of `s`, by its key.
+    fn is_listed(&self) -> String {
+        let equal = |place: &usize| {
+            let column = &self.table.columns[*place];
+            format!(
+                "t.{} {} {}",
+                column.name,
+                column.equals,
+                self.listed(*place)
+            )
+        };
+        let conditions: Vec<String> = self.table.key.iter().map(equal).collect();
+        join(&conditions, " AND ")
+    }
+}
+
+/// Parameters that are lists, side by side as the columns of a relation `s`.
+#[derive(Default)]
+struct Lists {
+    params: Vec<String>,
+    names: Vec<String>,
+}
+
+impl Lists {
+    fn add(&mut self, number: usize, name: &str) {
+        self.params.push(format!("${number}"));
+        self.names.push(name.to_owned());
+    }
+
+    fn relation(&self) -> String {
+        let (params, names) = (join(&self.params, ", "), join(&self.names, ", "));
+        format!("unnest({params}) AS s({names})")
+    }
+
+    /// With the number of the row as a last column `i`.
+    fn numbered(&self) -> String {
+        let (params, names) = (join(&self.params, ", "), join(&self.names, ", "));
+        format!("unnest({params}) WITH ORDINALITY AS s({names}, i)")
+    }
+}
+
+fn join(parts: &[String], separator: &str) -> String {
+    parts.join(separator)
+}

@@ -1,0 +1,1 @@
+//! Rows that are not as the log implies, and errors that stay.
