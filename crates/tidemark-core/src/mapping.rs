@@ -7,11 +7,14 @@ use crate::filter::Filter;
 use crate::mask::Mask;
 use crate::schema::{TableName, TableSchema, ValueClass};
 
+mod bind;
 #[cfg(test)]
 pub(crate) mod fixture;
-mod plain;
+mod names;
 mod projection;
 mod rules;
+#[cfg(test)]
+mod tests;
 
 pub use projection::{Carry, Mismatch, Projection, Unchanged};
 pub use rules::{ColumnPattern, MaskRule, MaskWith, Rules, TableRule};

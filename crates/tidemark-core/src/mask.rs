@@ -62,7 +62,7 @@ pub fn redacted(class: ValueClass) -> Option<&'static str> {
         ValueClass::Uuid => Some("00000000-0000-0000-0000-000000000000"),
         ValueClass::Bytes => Some("\\x"),
         ValueClass::Json => Some("{}"),
-        ValueClass::Other => None,
+        ValueClass::Enum | ValueClass::Other => None,
     }
 }
 

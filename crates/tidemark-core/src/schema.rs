@@ -140,6 +140,8 @@ pub enum ValueClass {
     Bytes,
     /// JSON in either form.
     Json,
+    /// Labels of an enumeration; their order is in the catalog.
+    Enum,
     /// Everything else: equality of the text form is all that is known.
     Other,
 }
@@ -245,6 +247,8 @@ pub struct SourceSchema {
     pub objects: Vec<SchemaObject>,
     /// What stands in the selected schemas and is not carried: views, functions, triggers, …
     pub not_carried: Vec<NotCarried>,
+    /// Tables that are not selected, for telling what a misspelt name may have meant.
+    pub unselected: Vec<TableName>,
 }
 
 /// Something other than a table that the target needs, in the source's own words.

@@ -240,8 +240,13 @@ fn table_rule(settings: &Settings, index: usize, problems: &mut Problems) -> Opt
     let target = settings.text(&at("target"));
     if let Some(target) = &target {
         check_template(target, &["schema", "table"], problems);
-        if let Err(why) = Pattern::parse(&target.value) {
-            problems.push(not_a_pattern(target.clone(), why));
+        match Pattern::parse(&target.value) {
+            Ok(pattern) if pattern.exact().is_some() => {}
+            Ok(_) => {
+                let why = "a target has no wildcards; {schema} and {table} stand for the source's";
+                problems.push(not_a_pattern(target.clone(), why.to_owned()));
+            }
+            Err(why) => problems.push(not_a_pattern(target.clone(), why)),
         }
     }
     let rename = settings.map(&at("rename"));

@@ -36,6 +36,8 @@ mod value;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use build::filter_problem;
+
 pub use choice::{
     AfterLoad, Create, NewTables, OnConflict, OnError, OnSchemaChange, OnTruncate,
     Origin as ChangeOrigin, SlotAhead, SlotBehind, System,

@@ -11,17 +11,15 @@ use super::{
     Column, CompareOp, Expr, Filter, FilterProblem, LikePattern, Literal, LiteralForm, Operand,
 };
 use crate::config::problem::suggestion;
-use crate::schema::{Column as SchemaColumn, ObjectKind, SchemaObject, TableSchema, ValueClass};
+use crate::schema::{Column as SchemaColumn, TableSchema, ValueClass};
 
 pub(super) fn bind(
     text: &str,
     node: &Node,
     table: &TableSchema,
-    objects: &[SchemaObject],
 ) -> Result<Filter, Vec<FilterProblem>> {
     let mut binder = Binder {
         table,
-        objects,
         columns: Vec::new(),
         problems: Vec::new(),
     };
@@ -38,7 +36,6 @@ pub(super) fn bind(
 
 struct Binder<'a> {
     table: &'a TableSchema,
-    objects: &'a [SchemaObject],
     columns: Vec<usize>,
     problems: Vec<FilterProblem>,
 }
@@ -127,14 +124,14 @@ impl Binder<'_> {
             self.columns.push(index);
             self.columns.len() - 1
         });
-        let kind = kind(&self.table.columns[index], self.objects).unwrap_or(Kind::Opaque);
+        let kind = kind(&self.table.columns[index]).unwrap_or(Kind::Opaque);
         Some(Column { index, slot, kind })
     }
 
     /// A column of which more is asked than whether it is NULL.
     fn comparable(&mut self, operand: &Side) -> Option<Column> {
         let column = self.column(operand)?;
-        match kind(&self.table.columns[column.index], self.objects) {
+        match kind(&self.table.columns[column.index]) {
             Ok(_) => Some(column),
             Err(why) => {
                 let schema = &self.table.columns[column.index];
@@ -332,7 +329,7 @@ fn no_column(table: &TableSchema, name: &str, span: Range<usize>) -> FilterProbl
 }
 
 /// By which rules a column's values are compared; the error ends a sentence that begins with type.
-fn kind(column: &SchemaColumn, objects: &[SchemaObject]) -> Result<Kind, &'static str> {
+fn kind(column: &SchemaColumn) -> Result<Kind, &'static str> {
     let type_name = column.type_name.as_str();
     match column.class {
         ValueClass::Integer => match type_name {
@@ -352,7 +349,7 @@ fn kind(column: &SchemaColumn, objects: &[SchemaObject]) -> Result<Kind, &'stati
         ValueClass::TimestampTz => Ok(Kind::TimestampTz),
         ValueClass::Uuid => Ok(Kind::Uuid),
         ValueClass::Bytes => Ok(Kind::Bytes),
-        ValueClass::Other if is_enum(type_name, objects) => Ok(Kind::Enum),
+        ValueClass::Enum => Ok(Kind::Enum),
         ValueClass::Decimal | ValueClass::Json | ValueClass::Other => {
             Err("whose equal values can have different texts")
         }
@@ -403,12 +400,17 @@ fn orders_by_bytes(collation: &str) -> bool {
     matches!(collation, "C" | "POSIX" | "ucs_basic")
 }
 
-fn is_enum(type_name: &str, objects: &[SchemaObject]) -> bool {
-    let plain = type_name.replace('"', "");
-    objects
-        .iter()
-        .filter(|object| object.kind == ObjectKind::Enum)
-        .any(|object| plain == object.name.name || plain == object.name.to_string())
+/// See [`Filter::column_value`].
+pub(super) fn column_value(column: &SchemaColumn, text: &str) -> Result<String, String> {
+    let Ok(kind) = kind(column) else {
+        return Ok(text.to_owned());
+    };
+    match quoted(kind, column, CompareOp::Eq, text) {
+        Ok((LiteralForm::Text(canonical), _)) => Ok(canonical),
+        Ok(_) => Ok(text.to_owned()),
+        Err(refusal) if refusal.help.is_empty() => Err(refusal.message),
+        Err(refusal) => Err(refusal.help),
+    }
 }
 
 /// Why a literal does not fit its column.

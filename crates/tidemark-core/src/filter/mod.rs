@@ -41,7 +41,7 @@
 
 use std::ops::Range;
 
-use crate::schema::{SchemaObject, TableSchema};
+use crate::schema::{Column as SchemaColumn, TableSchema};
 
 mod bind;
 mod compare;
@@ -269,15 +269,17 @@ impl Filter {
         parse::parse(text).map(|_| ())
     }
 
-    /// Binds a text to the columns of a table. `objects` tell which types are enumerations. All
-    /// problems are given at once.
-    pub fn bind(
-        text: &str,
-        table: &TableSchema,
-        objects: &[SchemaObject],
-    ) -> Result<Filter, Vec<FilterProblem>> {
+    /// Binds a text to the columns of a table. All problems are given at once.
+    pub fn bind(text: &str, table: &TableSchema) -> Result<Filter, Vec<FilterProblem>> {
         let node = parse::parse(text).map_err(|problem| vec![problem])?;
-        bind::bind(text, &node, table, objects)
+        bind::bind(text, &node, table)
+    }
+
+    /// A value as a literal of a column, in the form that the server prints: what a fixed value of
+    /// the column may be. The error says what is needed instead. Values of types that filters cannot
+    /// compare are taken as they stand.
+    pub fn column_value(column: &SchemaColumn, text: &str) -> Result<String, String> {
+        bind::column_value(column, text)
     }
 
     /// What the filter says of a row whose values are read by their position in

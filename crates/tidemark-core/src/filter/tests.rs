@@ -3,7 +3,7 @@
 //! `answers.tsv` holds what PostgreSQL 15 answered for some 7,800 expressions over one value.
 
 use super::*;
-use crate::mapping::fixture::{mood, table};
+use crate::mapping::fixture::table;
 use crate::schema::TableSchema;
 use proptest::prelude::*;
 
@@ -40,7 +40,7 @@ fn schema() -> TableSchema {
 }
 
 fn bind(text: &str) -> Result<Filter, Vec<FilterProblem>> {
-    Filter::bind(text, &schema(), &[mood()])
+    Filter::bind(text, &schema())
 }
 
 /// Decides over a row given as `column = text`; what is not given is NULL, `?` is left out.
@@ -423,8 +423,8 @@ fn answers_are_those_of_postgresql_15() {
 }
 
 fn compare_answers(schema: &TableSchema, values: &[&str], text: &str, answers: &str) -> usize {
-    let filter = Filter::bind(text, schema, &[mood()])
-        .unwrap_or_else(|problems| panic!("{text}: {problems:?}"));
+    let filter =
+        Filter::bind(text, schema).unwrap_or_else(|problems| panic!("{text}: {problems:?}"));
     assert_eq!(values.len(), answers.len(), "{text}");
     let asked = values
         .iter()

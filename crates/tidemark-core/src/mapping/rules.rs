@@ -1,7 +1,10 @@
 //! What a pipeline file says about tables, before the source's catalog is known.
 
+use std::fmt;
+
 use crate::config::problem::{Located, Place};
 use crate::config::secret::Secret;
+use crate::schema::TableName;
 use crate::selection::{Glob, Pattern, Selection, split, wrong_count};
 
 /// Which tables are copied, and the exceptions.
@@ -87,6 +90,30 @@ impl ColumnPattern {
                 column,
             }),
             Err(parts) => Err(wrong_count(parts.len(), 3, "schema.table.column")),
+        }
+    }
+
+    /// Whether the pattern is for this column.
+    pub fn matches(&self, table: &TableName, column: &str) -> bool {
+        self.table.matches(table) && self.column.matches(column)
+    }
+}
+
+impl fmt::Display for ColumnPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.table, self.column)
+    }
+}
+
+impl MaskWith {
+    /// Its word in files.
+    pub fn word(&self) -> &'static str {
+        match self {
+            MaskWith::Hash { .. } => "hash",
+            MaskWith::Redact => "redact",
+            MaskWith::Null => "null",
+            MaskWith::Partial => "partial",
+            MaskWith::Fixed { .. } => "fixed",
         }
     }
 }

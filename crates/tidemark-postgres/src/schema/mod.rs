@@ -86,6 +86,7 @@ async fn read(connection: &mut Connection, selection: &Selection) -> Result<Sour
         tables,
         objects,
         not_carried,
+        unselected: found.unselected,
     })
 }
 

@@ -43,6 +43,8 @@ pub(super) struct Found {
     /// Leaf partitions of carried partitioned tables: leaf, table.
     pub(super) parts: Vec<(u32, u32)>,
     pub(super) not_carried: Vec<NotCarried>,
+    /// Tables that nobody selected.
+    pub(super) unselected: Vec<TableName>,
 }
 
 pub(super) async fn read(connection: &mut Connection, selection: &Selection) -> Result<Found> {
@@ -101,6 +103,9 @@ fn choose(relations: &BTreeMap<u32, Relation>, selection: &Selection) -> Found {
     }
     for relation in relations.values() {
         let Some(top) = topmost(relation, relations, &verdicts) else {
+            if matches!(relation.kind, 'r' | 'p') {
+                found.unselected.push(relation.name.clone());
+            }
             continue;
         };
         match verdicts.get(&top) {

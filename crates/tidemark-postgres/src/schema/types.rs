@@ -122,6 +122,7 @@ impl Types {
     pub(super) fn class(&self, oid: u32) -> ValueClass {
         match self.by_oid.get(&oid) {
             Some(found) if found.kind == 'd' => self.class(found.base),
+            Some(found) if found.kind == 'e' => ValueClass::Enum,
             Some(found) if found.extension.as_deref() == Some("citext") => ValueClass::Text,
             _ => builtins::class(oid),
         }

@@ -219,7 +219,7 @@ async fn columns_tell_type_default_and_class() {
     );
     let expected: [(&str, &str, ValueClass, bool, bool); 20] = [
         ("id", "integer", ValueClass::Integer, true, false),
-        ("m", "public.mood", ValueClass::Other, true, false),
+        ("m", "public.mood", ValueClass::Enum, true, false),
         ("ms", "public.mood[]", ValueClass::Other, false, true),
         ("d", "public.positive", ValueClass::Integer, true, false),
         ("dm", "public.moody", ValueClass::Other, false, true),

@@ -91,7 +91,7 @@ fn mapping(filter: Option<&str>) -> Arc<TableMapping> {
             column(2, "email", Some(hash)),
         ],
         key: vec![0],
-        filter: filter.map(|text| Filter::bind(text, &schema, &[]).unwrap()),
+        filter: filter.map(|text| Filter::bind(text, &schema).unwrap()),
         schema,
     })
 }
