@@ -1,0 +1,47 @@
+# Everything a person or CI asks of this repository. The work is done by scripts/ and cargo.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo build test check unit it e2e faults bench docs
+
+help: ## this list
+	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+setup: ## install what demo and tests need
+	@scripts/setup test
+
+demo: ## two real PostgreSQL servers, 800 000 rows, live traffic, a verified result
+	@scripts/setup demo
+	@test -x target/demo/tidemark || echo "building, which takes a few minutes the first time ..."
+	@cargo build --quiet --locked --profile demo -p tidemark
+	@target/demo/tidemark demo $(ARGS)
+
+build: ## the program, optimised: target/release/tidemark
+	@cargo build --locked --release -p tidemark
+
+test: ## everything we claim, tested against real servers (STRICT=1: a skip is a failure)
+	@scripts/setup test
+	@scripts/test
+
+check: ## format, lints, scripts, licences, and the rules of the house
+	@scripts/test format lints scripts licences tidy
+
+unit: ## tests beside the code
+	@scripts/test unit
+
+it: ## each crate against real servers
+	@scripts/setup test
+	@scripts/test it
+
+e2e: ## the program as a user runs it
+	@scripts/setup test
+	@scripts/test e2e
+
+faults: ## kill, cut, freeze, fill the disk, and count the rows
+	@scripts/setup test
+	@scripts/test faults
+
+bench: ## speed, beside what a user would take instead
+	@bench/run $(ARGS)
+
+docs: ## the API documents of all crates, warnings denied
+	@RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
