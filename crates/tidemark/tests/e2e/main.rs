@@ -1,0 +1,8 @@
+//! The program as a user runs it, against real servers.
+//!
+//! Each test makes its own databases on servers that the whole run shares (or servers of its own,
+//! where it breaks them), runs the built binary, and asks the lab's oracle whether both sides are
+//! equal, row by row.
+
+mod hand_over;
+mod stage;
