@@ -24,10 +24,13 @@ use crate::target::Existing;
 mod build;
 pub mod choice;
 mod endpoint;
+mod format;
 mod hide;
 mod keys;
 pub mod problem;
 mod read;
+mod reference;
+mod schema;
 pub mod secret;
 mod settings;
 mod unit;
@@ -42,8 +45,11 @@ pub use choice::{
     AfterLoad, Create, NewTables, OnConflict, OnError, OnSchemaChange, OnTruncate,
     Origin as ChangeOrigin, SlotAhead, SlotBehind, System,
 };
+pub use format::format;
 pub use problem::{Document, Located, Place, Problem, Problems};
 pub use read::Override;
+pub use reference::reference;
+pub use schema::schema;
 pub use secret::{Secret, Surroundings};
 pub use settings::{Effective, Origin};
 

@@ -342,6 +342,21 @@ impl Checker<'_> {
     }
 }
 
+/// A default as JSON; sizes, durations and words are texts.
+pub(crate) fn default_json(default: &str) -> serde_json::Value {
+    let value = DeValue::parse(default).map(Spanned::into_inner);
+    match value {
+        Ok(DeValue::Boolean(flag)) => serde_json::Value::Bool(flag),
+        Ok(DeValue::Integer(number)) => number
+            .as_str()
+            .parse::<u64>()
+            .map_or(serde_json::Value::Null, Into::into),
+        Ok(DeValue::String(text)) => serde_json::Value::String(text.into_owned()),
+        Ok(DeValue::Array(_)) => serde_json::Value::Array(Vec::new()),
+        _ => serde_json::Value::Null,
+    }
+}
+
 /// A number as the file may have it, a long one with `_` between groups of three digits.
 pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();

@@ -11,7 +11,7 @@ use super::{
     Column, CompareOp, Expr, Filter, FilterProblem, LikePattern, Literal, LiteralForm, Operand,
 };
 use crate::config::problem::suggestion;
-use crate::schema::{Column as SchemaColumn, TableSchema, ValueClass};
+use crate::schema::{Column as SchemaColumn, ColumnDefault, TableSchema, ValueClass};
 
 pub(super) fn bind(
     text: &str,
@@ -119,6 +119,13 @@ impl Binder<'_> {
         else {
             return self.refuse(no_column(self.table, name, operand.span.clone()));
         };
+        if matches!(
+            self.table.columns[index].default,
+            ColumnDefault::Generated(_)
+        ) {
+            let message = format!("`{name}` is generated, and the log does not hold it");
+            return self.refuse(FilterProblem::new(operand.span.clone(), message));
+        }
         let known = self.columns.iter().position(|known| *known == index);
         let slot = known.unwrap_or_else(|| {
             self.columns.push(index);

@@ -4,7 +4,7 @@
 
 use super::*;
 use crate::mapping::fixture::table;
-use crate::schema::TableSchema;
+use crate::schema::{ColumnDefault, TableSchema};
 use proptest::prelude::*;
 
 const COLUMNS: &[(&str, &str)] = &[
@@ -28,6 +28,7 @@ const COLUMNS: &[(&str, &str)] = &[
     ("Mixed Case", "text"),
     ("nick", "citext"),
     ("loose", "text"),
+    ("made_up", "integer"),
 ];
 
 fn schema() -> TableSchema {
@@ -36,6 +37,7 @@ fn schema() -> TableSchema {
         let column = table.columns.iter_mut().find(|column| column.name == name);
         column.unwrap().collation = Some(collation.to_owned());
     }
+    table.columns[20].default = ColumnDefault::Generated("id + 1".to_owned());
     table
 }
 
@@ -323,6 +325,10 @@ const REFUSED: &[(&str, &str)] = &[
     (
         "loose = 'a'",
         "loose: `loose` is of type text, and its collation may find",
+    ),
+    (
+        "made_up = 1",
+        "made_up: `made_up` is generated, and the log does not hold it",
     ),
     ("id LIKE '1%'", "id: LIKE is for text columns"),
     ("status LIKE 5", "5: expected a pattern in single quotes"),
