@@ -186,3 +186,69 @@ fn remove_leftover(path: &Path) -> Result<()> {
     supervise(path, account, Stdio::null())?.wait()?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::process::{Command, Stdio};
+
+    use super::{LabDirectory, PREFIX, is_leftover, reap};
+    use crate::process;
+
+    /// A directory as an owner and a supervisor leave it that were both killed.
+    fn leftover(root: &Path, pid: u32, started: u64) -> std::path::PathBuf {
+        let path = root.join(format!("{PREFIX}{pid}-{started}-abcdef"));
+        std::fs::create_dir_all(path.join("data")).unwrap();
+        std::fs::write(path.join("owner"), "").unwrap();
+        path
+    }
+
+    #[test]
+    fn what_dead_owners_left_is_removed_with_what_runs_in_it() {
+        let root = tempfile::tempdir().unwrap();
+        let me = std::process::id();
+        let started = process::start_ticks(me).unwrap();
+        // A pid of ours with another start time: the number was given out again.
+        let dead = leftover(root.path(), me, started + 1);
+        let living = leftover(root.path(), me, started);
+        let foreign = root.path().join("tidemark-lab-notes");
+        std::fs::create_dir(&foreign).unwrap();
+        let mut command = Command::new("sleep");
+        let mut left = command
+            .arg("600")
+            .current_dir(dead.join("data"))
+            .spawn()
+            .unwrap();
+        reap(root.path());
+        assert!(!dead.exists() && living.exists() && foreign.exists());
+        assert!(!left.wait().unwrap().success(), "it was not stopped");
+    }
+
+    #[test]
+    fn a_locked_directory_has_an_owner_somewhere() {
+        let root = tempfile::tempdir().unwrap();
+        let path = leftover(root.path(), u32::MAX, 1);
+        assert!(is_leftover(&path));
+        let owner = std::fs::File::open(path.join("owner")).unwrap();
+        owner.lock().unwrap();
+        assert!(!is_leftover(&path));
+    }
+
+    #[test]
+    fn removing_ends_what_ignores_polite_signals() {
+        let mut directory = LabDirectory::create().unwrap();
+        let script = "trap '' INT TERM HUP QUIT; echo ready; sleep 600 & wait; sleep 600";
+        let mut stubborn = crate::installation::command("sh", directory.path());
+        let mut stubborn = stubborn
+            .args(["-c", script])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut ready = [0; 5];
+        let mut stdout = stubborn.stdout.take().unwrap();
+        std::io::Read::read_exact(&mut stdout, &mut ready).unwrap();
+        directory.remove();
+        assert!(!directory.path().exists());
+        assert!(!stubborn.wait().unwrap().success());
+    }
+}
