@@ -11,6 +11,7 @@ mod bind;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod names;
+mod obstacle;
 mod projection;
 mod rules;
 #[cfg(test)]
@@ -56,7 +57,7 @@ pub enum TargetType {
     #[default]
     AsSource,
     /// Unlimited text, because a mask makes text of the values. Load and stream give such columns
-    /// in text form (`col::text` and the mask around it).
+    /// in text form with the mask around it.
     Text,
 }
 

@@ -2,9 +2,11 @@
 //!
 //! A mask is applied in two places that must agree to the byte: here, to the text forms of the
 //! stream, and on the source in SQL, to the rows of the load and of verification. Each mask below
-//! is therefore defined by an SQL expression over `v`, the value's text form (`col::text`, in a
-//! session with `bytea_output = hex`, `DateStyle = ISO`, `TimeZone = UTC`, `extra_float_digits` ≥ 1,
-//! UTF-8 on the wire). Characters are characters of UTF-8, never bytes.
+//! is therefore defined by an SQL expression over `v`, the value's text form as the log has it: what
+//! the type's output function prints (`format('%s', col)`; a cast to text prints booleans, `inet` and
+//! `character(n)` otherwise), in a session with `bytea_output = hex`, `DateStyle = ISO`,
+//! `TimeZone = UTC`, `extra_float_digits` ≥ 1, UTF-8 on the wire. Characters are characters of UTF-8,
+//! never bytes.
 //!
 //! NULL stays NULL for all but [`Mask::Fixed`].
 
@@ -153,13 +155,17 @@ mod tests {
 
     #[test]
     fn hash_is_that_of_salt_and_text() {
-        // SELECT encode(sha256(convert_to('pepper' || 'a@b.example', 'UTF8')), 'hex')
         let mask = |salt: &str| Mask::Hash {
             salt: Secret::new(salt),
         };
         assert_eq!(
             masked(&mask(""), "abc"),
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
+        // SELECT encode(sha256(convert_to('pepper' || 'a@b.example', 'UTF8')), 'hex')
+        assert_eq!(
+            masked(&mask("pepper"), "a@b.example"),
+            "3c8654ce335c5af7365398407b224319d5c4c0d166601b3e7c24dce2e1dca8c2"
         );
         assert_eq!(masked(&mask("ab"), "c"), masked(&mask(""), "abc"));
         assert_ne!(masked(&mask("x"), "abc"), masked(&mask("y"), "abc"));

@@ -23,7 +23,9 @@ async fn load_and_stream_under_traffic_end_equal() {
 
     let run = stage.start(&["run", "FILE"]);
     stage.wait_for_state("streaming").await;
-    let reader = BankReader::start(&stage.target_config(), "public", BANK).await.unwrap();
+    let reader = BankReader::start(&stage.target_config(), "public", BANK)
+        .await
+        .unwrap();
     tokio::time::sleep(Duration::from_secs(5)).await;
 
     let report = bank.stop().await.unwrap();
@@ -32,7 +34,10 @@ async fn load_and_stream_under_traffic_end_equal() {
     stage.wait_until_identical().await;
     let seen = reader.stop().await.unwrap();
     assert!(seen.snapshots > 10, "the reader looked: {seen:?}");
-    assert!(seen.violations.is_empty(), "the sum moved on the target: {seen:?}");
+    assert!(
+        seen.violations.is_empty(),
+        "the sum moved on the target: {seen:?}"
+    );
     assert_eq!(run.terminate().await, Some(0), "a clean stop");
     stage.assert_identical().await;
     stage.clear().await;
@@ -51,7 +56,9 @@ async fn kills_during_load_and_stream_cost_nothing() {
     let bank = Traffic::start(&config, &BANK, Pace::at(150.0, 3));
     let changes = Traffic::start(&config, &mixed, Pace::at(150.0, 4));
     // Pauses that put kills into connecting, loading, finishing and streaming.
-    for pause_ms in [150, 400, 700, 1100, 300, 1600, 900, 2500, 500, 1300, 200, 3000] {
+    for pause_ms in [
+        150, 400, 700, 1100, 300, 1600, 900, 2500, 500, 1300, 200, 3000,
+    ] {
         let run = stage.start(&["run", "FILE"]);
         tokio::time::sleep(Duration::from_millis(pause_ms)).await;
         run.kill9().await;

@@ -93,7 +93,11 @@ impl Stage {
             "version = 1\n\n[pipeline]\nname = \"{name}\"\n{mode}{of_pipeline}\n[source]\ntype = \"postgres\"\n\
              url = \"{source}\"\n\n[target]\ntype = \"postgres\"\nurl = \"{target}\"\n\n{tables}\n{sections}\n",
             name = self.name,
-            mode = if of_pipeline.contains("mode") { "" } else { "mode = \"full_load_and_cdc\"\n" },
+            mode = if of_pipeline.contains("mode") {
+                ""
+            } else {
+                "mode = \"full_load_and_cdc\"\n"
+            },
         );
         std::fs::write(self.file(), text).unwrap();
     }
@@ -116,21 +120,30 @@ impl Stage {
                 other => command.arg(other),
             };
         }
-        command.stdin(Stdio::null()).kill_on_drop(true).current_dir(self.directory.path());
+        command
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .current_dir(self.directory.path());
         command
     }
 
     /// Runs the program to its end.
     pub(crate) async fn run(&self, arguments: &[&str]) -> Ran {
         let ended = tokio::time::timeout(PATIENCE, self.command(arguments).output()).await;
-        let output = ended.unwrap_or_else(|_| panic!("{arguments:?} does not end")).unwrap();
+        let output = ended
+            .unwrap_or_else(|_| panic!("{arguments:?} does not end"))
+            .unwrap();
         Ran::of(arguments, &output)
     }
 
     /// Starts the program and leaves it running, its log in a file.
     pub(crate) fn start(&self, arguments: &[&str]) -> Running {
         let log = self.directory.path().join("run.log");
-        let file = std::fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
+        let file = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .unwrap();
         let child = self
             .command(arguments)
             .stdout(Stdio::null())
@@ -167,8 +180,10 @@ impl Stage {
 
     /// Both sides compared now.
     pub(crate) async fn assert_identical(&self) {
-        let outcome =
-            Comparison::new(&self.source, &self.target).schema("public", "public").run().await;
+        let outcome = Comparison::new(&self.source, &self.target)
+            .schema("public", "public")
+            .run()
+            .await;
         let outcome = outcome.unwrap();
         assert!(outcome.is_identical(), "{outcome}");
     }
@@ -196,8 +211,11 @@ impl Stage {
 }
 
 fn find<'a>(value: &'a Value, key: &str) -> anyhow::Result<&'a str> {
-    let at = value.get(key).or_else(|| value.get("status").and_then(|status| status.get(key)));
-    at.and_then(Value::as_str).ok_or_else(|| anyhow::anyhow!("no {key} in {value}"))
+    let at = value
+        .get(key)
+        .or_else(|| value.get("status").and_then(|status| status.get(key)));
+    at.and_then(Value::as_str)
+        .ok_or_else(|| anyhow::anyhow!("no {key} in {value}"))
 }
 
 /// A run of the program that has ended.
@@ -279,7 +297,10 @@ impl Running {
     /// Waits for its end and gives its exit code.
     pub(crate) async fn ended(&mut self) -> Option<i32> {
         let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
-        ended.unwrap_or_else(|_| panic!("does not end\n{}", self.log())).unwrap().code()
+        ended
+            .unwrap_or_else(|_| panic!("does not end\n{}", self.log()))
+            .unwrap()
+            .code()
     }
 
     /// Whether it still runs.
