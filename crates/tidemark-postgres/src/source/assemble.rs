@@ -291,7 +291,7 @@ impl Assembler {
                     out.events.extend(heartbeat(content));
                 }
             }
-            Message::Logical { .. } | Message::Origin { .. } | Message::Type { .. } => {}
+            Message::Logical { .. } | Message::Origin | Message::Type => {}
             Message::StreamStart { xid, is_first } => {
                 self.expect_between()?;
                 self.stream_start(xid, is_first)?;
@@ -305,7 +305,7 @@ impl Assembler {
                 self.expect_between()?;
                 return self.stream_commit(begin, commit_end).map(Some);
             }
-            Message::Prepared { .. } => {
+            Message::Prepared(_) => {
                 return Err(out_of_place(
                     "two-phase message of a slot without two_phase",
                 ));
