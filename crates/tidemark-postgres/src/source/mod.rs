@@ -136,6 +136,7 @@ impl PgSource {
         Position::PgLsn(head)
     }
 
+    /// See the trait.
     pub async fn log_state(&self) -> Result<LogState> {
         let options = &self.options;
         let identity = slot::identity(&options.connect).await?;
@@ -151,6 +152,7 @@ impl PgSource {
         })
     }
 
+    /// See the trait.
     pub async fn announce(&self, tables: &[TableName]) -> Result<()> {
         let options = &self.options;
         let mut session = self.sessions.borrow(&options.connect).await?;
@@ -178,6 +180,7 @@ impl PgSource {
         exported.await
     }
 
+    /// See the trait.
     pub async fn changes(&self, after: Position) -> Result<Box<dyn ChangeStream>> {
         let Position::PgLsn(after) = after;
         let head = Arc::clone(&self.head);
@@ -185,6 +188,7 @@ impl PgSource {
         Ok(Box::new(stream))
     }
 
+    /// See the trait.
     pub async fn head(&self) -> Result<Position> {
         let mut session = self.sessions.borrow(&self.options.connect).await?;
         let now = slot::now(&mut session).await?;
@@ -192,6 +196,7 @@ impl PgSource {
         Ok(self.saw(now.head))
     }
 
+    /// See the trait.
     pub async fn heartbeat(&self) -> Result<bool> {
         let mut session = self.sessions.borrow(&self.options.connect).await?;
         // A standby cannot write its log; nothing is evaluated for the rows that are not there.
@@ -204,6 +209,7 @@ impl PgSource {
         Ok(!set.rows.is_empty())
     }
 
+    /// See the trait.
     pub async fn sequences(&self, tables: &[TableName]) -> Result<Vec<SequenceValue>> {
         let mut session = self.sessions.borrow(&self.options.connect).await?;
         let values = sequences::read(&mut session, tables).await?;
@@ -211,6 +217,7 @@ impl PgSource {
         Ok(values)
     }
 
+    /// See the trait.
     pub async fn release(&self) -> Result<Vec<String>> {
         let options = &self.options;
         let mut removed = Vec::new();

@@ -14,4 +14,5 @@ mod login;
 mod replication;
 mod server;
 mod session;
+mod source;
 mod target;
