@@ -11,11 +11,12 @@
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tidemark_core::catalogue::codes;
+use tidemark_core::checkpoint::SourceIdentity;
 use tidemark_core::config::{Create, Origins};
 use tidemark_core::position::{Lsn, Position};
 use tidemark_core::schema::TableName;
@@ -25,7 +26,7 @@ use tidemark_core::{Error, Result};
 use crate::config::ConnectConfig;
 use publication::Wanted;
 use session::Sessions;
-use slot::create::{ExportedSnapshot, Lifetime};
+use slot::create::Lifetime;
 
 mod assemble;
 mod blockers;
@@ -40,6 +41,7 @@ mod spool;
 mod stream;
 mod xids;
 
+pub use slot::create::ExportedSnapshot;
 pub use slot::{check_name, list_slots};
 
 /// How a source is read; made from `[source]`, `[source.postgres]` and `[stream]` of a pipeline file.
@@ -80,7 +82,7 @@ impl PgSourceOptions {
             publication: format!("tidemark_{pipeline}"),
             create: Create::IfMissing,
             origin: Origins::Any,
-            slot_creation_timeout: Duration::from_secs(600),
+            slot_creation_timeout: Duration::from_mins(10),
             spool_dir: std::env::temp_dir(),
             status_interval: stream.status_interval,
             silence_timeout: stream.silence_timeout,
@@ -118,6 +120,8 @@ pub struct PgSource {
     /// The farthest end of the log that anybody has seen, for blocks of the stream: the protocol
     /// does not tell it.
     head: Arc<AtomicU64>,
+    /// Who the source is, and since when that holds.
+    known: Mutex<Option<(String, SourceIdentity)>>,
 }
 
 impl PgSource {
@@ -128,7 +132,26 @@ impl PgSource {
             options,
             sessions: Sessions::default(),
             head: Arc::default(),
+            known: Mutex::default(),
         })
+    }
+
+    /// Asked again only when it may have changed: it takes a replication session.
+    async fn identity(&self, incarnation: Option<String>) -> Result<SourceIdentity> {
+        let known = self.known().clone();
+        if let Some((since, identity)) = known
+            && Some(since) == incarnation
+        {
+            return Ok(identity);
+        }
+        let identity = slot::identity(&self.options.connect).await?;
+        *self.known() = incarnation.map(|incarnation| (incarnation, identity.clone()));
+        Ok(identity)
+    }
+
+    fn known(&self) -> MutexGuard<'_, Option<(String, SourceIdentity)>> {
+        // Holds a whole answer or none, whatever panicked.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn saw(&self, head: Lsn) -> Position {
@@ -139,13 +162,12 @@ impl PgSource {
     /// See the trait.
     pub async fn log_state(&self) -> Result<LogState> {
         let options = &self.options;
-        let identity = slot::identity(&options.connect).await?;
         let mut session = self.sessions.borrow(&options.connect).await?;
         let now = slot::now(&mut session).await?;
         let slot = slot::read(&mut session, &options.slot).await?;
         session.give_back();
         Ok(LogState {
-            identity,
+            identity: self.identity(now.incarnation).await?,
             clock_us: now.clock_us,
             head: self.saw(now.head),
             slot,
@@ -162,7 +184,8 @@ impl PgSource {
         Ok(())
     }
 
-    async fn make_slot(&self, keep: Keep) -> Result<ExportedSnapshot> {
+    /// Makes a slot that keeps the log from a snapshot on.
+    pub async fn make_slot(&self, keep: Keep) -> Result<ExportedSnapshot> {
         let options = &self.options;
         let (name, lifetime) = match keep {
             Keep::ForPipeline if options.create == Create::Never => {

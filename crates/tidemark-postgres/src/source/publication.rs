@@ -209,26 +209,24 @@ async fn names(
     Ok(names)
 }
 
-/// Makes the publication cover the tables, as far as it is ours to change; returns when nothing that
-/// was written to newly published tables before is still undecided.
+/// Makes the publication cover the tables, as far as it is ours to change, and waits until nothing
+/// that was written to them before is still undecided. It waits even where nothing had to be changed:
+/// an earlier call may have been cut off in its wait.
 pub(crate) async fn announce(
     connection: &mut Connection,
     wanted: &Wanted<'_>,
     patience: Duration,
 ) -> Result<()> {
-    let added = match read(connection, wanted).await? {
+    match read(connection, wanted).await? {
         Some(publication) => extend(connection, wanted, &publication).await?,
         None => make(connection, wanted).await?,
-    };
-    if added.is_empty() {
-        return Ok(());
     }
-    let oids = oids(connection, &added).await?;
+    let oids = oids(connection, wanted.tables).await?;
     wait_for_writers(connection, &oids, patience).await
 }
 
-/// Makes it, if we may; gives the tables that are new in it.
-async fn make(connection: &mut Connection, wanted: &Wanted<'_>) -> Result<Vec<TableName>> {
+/// Makes it, if we may.
+async fn make(connection: &mut Connection, wanted: &Wanted<'_>) -> Result<()> {
     let name = wanted.name;
     let sql = wanted.create_sql();
     if wanted.create == Create::Never {
@@ -241,17 +239,17 @@ async fn make(connection: &mut Connection, wanted: &Wanted<'_>) -> Result<Vec<Ta
         .await;
     made.map_err(|error| by_hand(error, &sql).context(format!("make publication {name}")))?;
     tracing::info!("publication {name} made for {} tables", wanted.tables.len());
-    Ok(wanted.tables.to_vec())
+    Ok(())
 }
 
-/// Adds the tables that are missing, if it is ours; gives them.
+/// Adds the tables that are missing, if it is ours.
 async fn extend(
     connection: &mut Connection,
     wanted: &Wanted<'_>,
     publication: &Publication,
-) -> Result<Vec<TableName>> {
+) -> Result<()> {
     let Some(lacks) = publication.lacks() else {
-        return Ok(Vec::new());
+        return Ok(());
     };
     let name = &publication.name;
     let sql = publication.repair_sql().join(";\n");
@@ -264,7 +262,7 @@ async fn extend(
     added.map_err(|error| by_hand(error, &sql).context(format!("extend publication {name}")))?;
     let count = publication.unpublished.len();
     tracing::info!("publication {name} extended by {count} tables");
-    Ok(publication.unpublished.clone())
+    Ok(())
 }
 
 /// The same error; where a privilege is missing or the server is a standby, someone else must run

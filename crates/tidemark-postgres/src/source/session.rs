@@ -28,7 +28,8 @@ pub(crate) struct Borrowed<'a> {
 impl Sessions {
     /// The session that is kept, if it still lives, else a new one.
     pub(crate) async fn borrow(&self, config: &ConnectConfig) -> Result<Borrowed<'_>> {
-        if let Some(mut connection) = self.slot().take()
+        let idle = self.slot().take();
+        if let Some(mut connection) = idle
             && is_alive(&mut connection).await
         {
             return Ok(Borrowed {

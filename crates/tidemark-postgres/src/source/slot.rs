@@ -81,21 +81,27 @@ pub(crate) async fn identity(config: &ConnectConfig) -> Result<SourceIdentity> {
 const HEAD: &str = "CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() \
                          ELSE pg_current_wal_insert_lsn() END";
 
-/// The source's clock, and where its log ends.
-#[derive(Clone, Copy, Debug)]
+/// What the source says of itself at this moment.
+#[derive(Clone, Debug)]
 pub(crate) struct Now {
     pub(crate) clock_us: i64,
     pub(crate) head: Lsn,
+    /// As long as this stays the same, so does [`identity`]. `None` on a standby, whose timeline may
+    /// change at any time.
+    pub(crate) incarnation: Option<String>,
 }
 
-/// What the source says of itself at this moment.
 pub(crate) async fn now(connection: &mut Connection) -> Result<Now> {
-    let sql = format!("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8, {HEAD}");
+    let sql = format!(
+        "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8, {HEAD}, \
+                CASE WHEN NOT pg_is_in_recovery() THEN pg_postmaster_start_time() END"
+    );
     let set = connection.query(&sql, &[]).await?;
     let row = set.one()?;
     Ok(Now {
         clock_us: row.get(0)?,
         head: row.get(1)?,
+        incarnation: row.opt_str(2)?.map(str::to_owned),
     })
 }
 
@@ -169,7 +175,12 @@ fn slot(row: &Row) -> Result<Slot> {
         retained_bytes: row.opt(9)?.unwrap_or(0),
         safe_bytes: row.opt(10)?,
         wal_status: wal_status.to_owned(),
-        lost: lost(wal_status, row.opt_bool(12)?, row.opt_str(13)?),
+        lost: lost(Fate {
+            wal_status,
+            is_conflicting: row.opt_bool(12)?.unwrap_or(false),
+            has_restart: row.opt_str(8)?.is_some(),
+            reason: row.opt_str(13)?,
+        }),
     })
 }
 
@@ -203,26 +214,36 @@ fn foreign(kind: &Kind<'_>) -> Option<String> {
     }
 }
 
-/// Why a slot can never be read again, if so. `conflicting` is known since PostgreSQL 16,
-/// `reason` since 17.
-fn lost(wal_status: &str, conflicting: Option<bool>, reason: Option<&str>) -> Option<String> {
-    match (reason, wal_status, conflicting) {
-        (Some("wal_removed"), ..) | (None, "lost", None | Some(false)) => {
-            Some("the log it needs was removed (max_slot_wal_keep_size)".to_owned())
+/// What a server tells about the end of a slot.
+#[derive(Clone, Copy, Debug)]
+struct Fate<'a> {
+    wal_status: &'a str,
+    /// Known since PostgreSQL 16, which says so of every slot that it has given up.
+    is_conflicting: bool,
+    /// Taken away from a slot whose log was removed.
+    has_restart: bool,
+    /// Known since PostgreSQL 17.
+    reason: Option<&'a str>,
+}
+
+/// Why a slot can never be read again, if so.
+fn lost(fate: Fate<'_>) -> Option<String> {
+    let is_lost = fate.wal_status == "lost";
+    let why = match fate.reason {
+        Some("rows_removed") => "rows of the catalog that it needs were removed (rows_removed)",
+        Some("wal_level_insufficient") => {
+            "wal_level was lowered meanwhile (wal_level_insufficient)"
         }
-        (Some("rows_removed"), ..) => {
-            Some("rows of the catalog that it needs were removed (rows_removed)".to_owned())
+        Some("idle_timeout") => "nobody read it for too long (idle_replication_slot_timeout)",
+        Some("wal_removed") => "the log it needs was removed (max_slot_wal_keep_size)",
+        Some(other) => other,
+        None if is_lost && fate.is_conflicting && fate.has_restart => {
+            "it conflicted with recovery on the standby"
         }
-        (Some("wal_level_insufficient"), ..) => {
-            Some("wal_level was lowered meanwhile (wal_level_insufficient)".to_owned())
-        }
-        (Some("idle_timeout"), ..) => {
-            Some("nobody read it for too long (idle_replication_slot_timeout)".to_owned())
-        }
-        (Some(other), ..) => Some(other.to_owned()),
-        (None, _, Some(true)) => Some("it conflicted with recovery on the standby".to_owned()),
-        (None, ..) => None,
-    }
+        None if is_lost => "the log it needs was removed (max_slot_wal_keep_size)",
+        None => return None,
+    };
+    Some(why.to_owned())
 }
 
 /// Removes a slot of ours; says whether there was one. One that somebody reads is waited for a

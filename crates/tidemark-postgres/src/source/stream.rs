@@ -31,6 +31,7 @@ use super::replay::Replay;
 use super::session::{Sessions, command_refused, open_replication};
 use super::slot::{self, create::is_logical};
 use super::spool::{Frames, Spool};
+use crate::error::server_error;
 use crate::wire::{ReplicationOptions, ReplicationReader, quote_ident};
 
 /// How large the blocks are in which a transaction that was put aside goes out.
@@ -193,10 +194,14 @@ async fn refused(options: &PgSourceOptions, sessions: &Sessions, error: Error) -
 /// be able to decode the next time either: the record stays in its log.
 fn broken(error: Error, slot: &str, publication: &str) -> Error {
     let definite = |error: Error, code| error.with_kind(ErrorKind::Definite).with_code(code);
+    let is_warning = server_error(&error).is_some_and(|said| said.severity == "WARNING");
     let error = match error.sqlstate_code() {
-        // "publication … does not exist": found out at the first change that asks for it.
-        Some("42704") => definite(error, codes::PUBLICATION_MISSING)
-            .context(format!("publication {publication}")),
+        // "publication … does not exist": found out at the first change that asks for it. Since
+        // PostgreSQL 18 it is but a warning, which the wire's reader takes for an error.
+        Some(state) if state == "42704" || is_warning => {
+            definite(error, codes::PUBLICATION_MISSING)
+                .context(format!("publication {publication}"))
+        }
         // "requested WAL segment … has already been removed"
         Some("58P01") => definite(error, codes::SLOT_LOST),
         Some(state) if state.starts_with("XX") || state.starts_with("22") => {

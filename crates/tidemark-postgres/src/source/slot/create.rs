@@ -43,17 +43,17 @@ pub(crate) enum Lifetime {
 
 /// What a new slot stands at, and the session that keeps its snapshot alive.
 #[derive(Debug)]
-pub(crate) struct ExportedSnapshot {
+pub struct ExportedSnapshot {
     /// The consistent point: the log after it holds exactly what the snapshot has not seen.
-    pub(crate) position: Lsn,
+    pub position: Lsn,
     /// For `SET TRANSACTION SNAPSHOT`.
-    pub(crate) name: String,
+    pub name: String,
     session: Mutex<Connection>,
 }
 
 impl ExportedSnapshot {
     /// Whether the snapshot can still be adopted, as far as is known here: its session lives.
-    pub(crate) async fn is_alive(&self) -> bool {
+    pub async fn is_alive(&self) -> bool {
         is_alive(&mut *self.session.lock().await).await
     }
 }

@@ -2,8 +2,8 @@ use super::*;
 
 #[test]
 fn names_are_those_that_the_server_takes() {
-    let long = "a".repeat(64);
-    for good in ["a", "tidemark_shop", "1", &long[..63]] {
+    let (longest, long) = ("a".repeat(63), "a".repeat(64));
+    for good in ["a", "tidemark_shop", "1", &longest] {
         check_name(good).unwrap();
     }
     for bad in ["", "Shop", "sh-op", "sh op", "é", "a\"b", &long] {
@@ -77,44 +77,47 @@ fn only_slots_of_our_kind_are_not_foreign() {
 
 #[test]
 fn lost_is_told_with_its_reason_by_every_version() {
-    for (wal_status, conflicting, reason, expected) in [
-        ("reserved", None, None, None),
-        ("extended", Some(false), None, None),
-        ("unreserved", None, None, None),
-        ("lost", None, None, Some("max_slot_wal_keep_size")),
+    let fate = |wal_status, is_conflicting, has_restart, reason| Fate {
+        wal_status,
+        is_conflicting,
+        has_restart,
+        reason,
+    };
+    for (fate, expected) in [
+        (fate("reserved", false, true, None), None),
+        (fate("extended", false, true, None), None),
+        (fate("unreserved", false, true, None), None),
         (
-            "lost",
-            Some(false),
-            Some("wal_removed"),
+            fate("lost", false, false, None),
             Some("max_slot_wal_keep_size"),
         ),
-        ("lost", Some(true), None, Some("recovery")),
         (
-            "lost",
-            Some(true),
-            Some("rows_removed"),
+            fate("lost", true, false, None),
+            Some("max_slot_wal_keep_size"),
+        ),
+        (fate("lost", true, true, None), Some("recovery")),
+        (
+            fate("lost", false, false, Some("wal_removed")),
+            Some("max_slot_wal_keep_size"),
+        ),
+        (
+            fate("lost", true, true, Some("rows_removed")),
             Some("rows_removed"),
         ),
         (
-            "lost",
-            Some(true),
-            Some("wal_level_insufficient"),
+            fate("lost", true, true, Some("wal_level_insufficient")),
             Some("wal_level"),
         ),
         (
-            "lost",
-            Some(false),
-            Some("idle_timeout"),
+            fate("lost", false, true, Some("idle_timeout")),
             Some("idle_replication_slot_timeout"),
         ),
         (
-            "lost",
-            Some(false),
-            Some("something_new"),
+            fate("lost", false, true, Some("something_new")),
             Some("something_new"),
         ),
     ] {
-        let why = lost(wal_status, conflicting, reason);
+        let why = lost(fate);
         match expected {
             None => assert_eq!(why, None),
             Some(part) => assert!(why.as_deref().unwrap().contains(part), "{why:?}"),
