@@ -11,13 +11,13 @@
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tidemark_core::catalogue::codes;
 use tidemark_core::checkpoint::SourceIdentity;
-use tidemark_core::config::{Create, Origins};
+use tidemark_core::config::{ChangeOrigin, Create};
 use tidemark_core::position::{Lsn, Position};
 use tidemark_core::schema::TableName;
 use tidemark_core::source::{ChangeStream, Keep, LogState, SequenceValue};
@@ -58,7 +58,7 @@ pub struct PgSourceOptions {
     /// Whether we make what is missing of the two, and remove it in the end.
     pub create: Create,
     /// Which changes are read.
-    pub origin: Origins,
+    pub origin: ChangeOrigin,
     /// How long making a slot, or publishing a table, waits for transactions that are open.
     pub slot_creation_timeout: Duration,
     /// Where transactions in progress wait for their commit.
@@ -81,7 +81,7 @@ impl PgSourceOptions {
             slot: format!("tidemark_{pipeline}"),
             publication: format!("tidemark_{pipeline}"),
             create: Create::IfMissing,
-            origin: Origins::Any,
+            origin: ChangeOrigin::Any,
             slot_creation_timeout: Duration::from_mins(10),
             spool_dir: std::env::temp_dir(),
             status_interval: stream.status_interval,
@@ -169,6 +169,7 @@ impl PgSource {
         Ok(LogState {
             identity: self.identity(now.incarnation).await?,
             clock_us: now.clock_us,
+            running: now.running,
             head: self.saw(now.head),
             slot,
         })

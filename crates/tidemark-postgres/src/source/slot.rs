@@ -10,6 +10,7 @@ use tidemark_core::catalogue::codes;
 use tidemark_core::checkpoint::SourceIdentity;
 use tidemark_core::position::{Lsn, Position};
 use tidemark_core::source::{Holder, Slot};
+use tidemark_core::tidemark::PgSnapshot;
 use tidemark_core::{Error, ErrorKind, Result};
 use tokio::time::Instant;
 
@@ -89,19 +90,29 @@ pub(crate) struct Now {
     /// As long as this stays the same, so does [`identity`]. `None` on a standby, whose timeline may
     /// change at any time.
     pub(crate) incarnation: Option<String>,
+    /// Top-level ids of the transactions that a snapshot taken now holds to be running.
+    pub(crate) running: Vec<u64>,
 }
 
 pub(crate) async fn now(connection: &mut Connection) -> Result<Now> {
     let sql = format!(
         "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8, {HEAD}, \
-                CASE WHEN NOT pg_is_in_recovery() THEN pg_postmaster_start_time() END"
+                CASE WHEN NOT pg_is_in_recovery() THEN pg_postmaster_start_time() END, \
+                pg_current_snapshot()"
     );
     let set = connection.query(&sql, &[]).await?;
     let row = set.one()?;
+    let snapshot = PgSnapshot::parse(row.get_str(3)?).ok_or_else(|| {
+        crate::error::protocol(
+            crate::config::Side::Source,
+            "a snapshot that cannot be read",
+        )
+    })?;
     Ok(Now {
         clock_us: row.get(0)?,
         head: row.get(1)?,
         incarnation: row.opt_str(2)?.map(str::to_owned),
+        running: snapshot.xip,
     })
 }
 

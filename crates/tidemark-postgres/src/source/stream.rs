@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 use tidemark_core::catalogue::codes;
-use tidemark_core::config::Origins;
+use tidemark_core::config::ChangeOrigin;
 use tidemark_core::event::Block;
 use tidemark_core::position::{Lsn, Position};
 use tidemark_core::source::ChangeStream;
@@ -166,7 +166,7 @@ fn statement(options: &PgSourceOptions, version: u32, after: Lsn) -> String {
          publication_names '{publication}', messages 'true', streaming 'on'",
         quote_ident(&options.slot)
     );
-    if version >= 160_000 && options.origin == Origins::None {
+    if version >= 160_000 && options.origin == ChangeOrigin::None {
         sql.push_str(", origin 'none'");
     }
     sql.push(')');
@@ -383,10 +383,10 @@ mod tests {
         options.publication = "Pu\"b's".to_owned();
         let start = "START_REPLICATION SLOT \"tidemark_shop\" LOGICAL 16/B374D848 ";
         for (version, origin, expected) in [
-            (140_000, Origins::None, "(proto_version '2'"),
-            (150_020, Origins::None, "(proto_version '3'"),
-            (160_000, Origins::Any, "(proto_version '4'"),
-            (180_000, Origins::None, "(proto_version '4'"),
+            (140_000, ChangeOrigin::None, "(proto_version '2'"),
+            (150_020, ChangeOrigin::None, "(proto_version '3'"),
+            (160_000, ChangeOrigin::Any, "(proto_version '4'"),
+            (180_000, ChangeOrigin::None, "(proto_version '4'"),
         ] {
             options.origin = origin;
             let sql = statement(&options, version, Lsn(0x16_B374_D848));
@@ -395,7 +395,7 @@ mod tests {
             let asks_for_origin = sql.ends_with(", origin 'none')");
             assert_eq!(
                 asks_for_origin,
-                version >= 160_000 && origin == Origins::None
+                version >= 160_000 && origin == ChangeOrigin::None
             );
         }
     }

@@ -19,7 +19,8 @@ on_majors! {
     role_that_may_not_gets_the_statement_for_one_who_may
 }
 
-const TABLES: &str = "CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE \"B \"\"x\"\"\" (id int PRIMARY KEY);
+const TABLES: &str =
+    "CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE \"B \"\"x\"\"\" (id int PRIMARY KEY);
     CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id);
     CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10)";
 
@@ -47,10 +48,17 @@ async fn publication_made_by_hand_is_only_checked(server: &PostgresServer) {
     let mut fixture = Fixture::new(server, TABLES).await;
     let source = fixture.source();
     let publication = fixture.options.publication.clone();
-    fixture.run(&format!("CREATE PUBLICATION {publication} FOR TABLE a WITH (publish = 'insert')")).await;
+    fixture
+        .run(&format!(
+            "CREATE PUBLICATION {publication} FOR TABLE a WITH (publish = 'insert')"
+        ))
+        .await;
     let tables = names(&["a", "p"]);
     let error = source.announce(&tables).await.unwrap_err();
-    assert_eq!((error.code(), error.kind()), (codes::PUBLICATION_INCOMPLETE, ErrorKind::Definite));
+    assert_eq!(
+        (error.code(), error.kind()),
+        (codes::PUBLICATION_INCOMPLETE, ErrorKind::Definite)
+    );
     for part in ["update, delete, truncate", "partitions", "public.p"] {
         assert!(error.to_string().contains(part), "{part}: {error}");
     }
@@ -58,10 +66,18 @@ async fn publication_made_by_hand_is_only_checked(server: &PostgresServer) {
     fixture.run(&error.action()).await;
     source.announce(&tables).await.unwrap();
     assert_eq!(source.release().await.unwrap(), Vec::<String>::new());
-    assert_eq!(fixture.ask("SELECT count(*) FROM pg_publication").await.as_deref(), Some("1"));
+    assert_eq!(
+        fixture
+            .ask("SELECT count(*) FROM pg_publication")
+            .await
+            .as_deref(),
+        Some("1")
+    );
     run_alone(&mut fixture.sql, &format!("DROP PUBLICATION {publication}")).await;
     let for_all = "FOR ALL TABLES WITH (publish_via_partition_root = true)";
-    fixture.run(&format!("CREATE PUBLICATION {publication} {for_all}")).await;
+    fixture
+        .run(&format!("CREATE PUBLICATION {publication} {for_all}"))
+        .await;
     source.announce(&tables).await.unwrap();
 }
 
@@ -69,7 +85,8 @@ async fn rows_or_columns_left_out_are_refused(server: &PostgresServer) {
     if server.major() < 15 {
         return;
     }
-    let schema = "CREATE TABLE a (id int PRIMARY KEY, n int); CREATE TABLE b (id int PRIMARY KEY, n int);
+    let schema =
+        "CREATE TABLE a (id int PRIMARY KEY, n int); CREATE TABLE b (id int PRIMARY KEY, n int);
         CREATE TABLE c (id int PRIMARY KEY)";
     let mut fixture = Fixture::new(server, schema).await;
     let source = fixture.source();
@@ -84,7 +101,10 @@ async fn rows_or_columns_left_out_are_refused(server: &PostgresServer) {
     for table in ["a", "b"] {
         let error = source.announce(&names(&[table, "c"])).await.unwrap_err();
         assert_eq!(error.code(), codes::PUBLICATION_INCOMPLETE, "{error}");
-        assert!(error.to_string().contains(&format!("public.{table}")), "{error}");
+        assert!(
+            error.to_string().contains(&format!("public.{table}")),
+            "{error}"
+        );
         fixture.run(&error.action()).await;
         source.announce(&names(&[table, "c"])).await.unwrap();
     }
@@ -103,8 +123,15 @@ async fn table_that_joins_later_waits_for_its_writers(server: &PostgresServer) {
     .unwrap();
     let both = names(&["a", "p"]);
     let error = impatient.announce(&both).await.unwrap_err();
-    assert_eq!((error.code(), error.kind()), (codes::SLOT_WAITS, ErrorKind::Definite), "{error}");
-    assert!(error.to_string().contains(&format!("pid {}", writer.pid())), "{error}");
+    assert_eq!(
+        (error.code(), error.kind()),
+        (codes::SLOT_WAITS, ErrorKind::Definite),
+        "{error}"
+    );
+    assert!(
+        error.to_string().contains(&format!("pid {}", writer.pid())),
+        "{error}"
+    );
     // It is published by now, but what was written before is still undecided.
     let again = impatient.announce(&both).await.unwrap_err();
     assert_eq!(again.code(), codes::SLOT_WAITS, "{again}");
@@ -134,8 +161,14 @@ async fn nothing_is_made_when_we_are_told_not_to(server: &PostgresServer) {
     fixture.options.create = Create::Never;
     let source = fixture.source();
     let error = source.announce(&names(&["a"])).await.unwrap_err();
-    assert_eq!((error.code(), error.kind()), (codes::PUBLICATION_MISSING, ErrorKind::Definite));
-    let slot = source.make_slot(tidemark_core::source::Keep::ForPipeline).await.unwrap_err();
+    assert_eq!(
+        (error.code(), error.kind()),
+        (codes::PUBLICATION_MISSING, ErrorKind::Definite)
+    );
+    let slot = source
+        .make_slot(tidemark_core::source::Keep::ForPipeline)
+        .await
+        .unwrap_err();
     assert_eq!(slot.code(), codes::SLOT_MISSING);
     fixture.run(&error.action()).await;
     source.announce(&names(&["a"])).await.unwrap();
@@ -156,12 +189,28 @@ async fn role_that_may_not_gets_the_statement_for_one_who_may(server: &PostgresS
     .unwrap();
     let source = PgSource::new(options).unwrap();
     let error = source.announce(&names(&["a"])).await.unwrap_err();
-    assert_eq!((error.code(), error.kind()), (codes::SOURCE_PERMISSION, ErrorKind::Definite));
-    assert!(error.action().contains("CREATE PUBLICATION"), "{}", error.action());
+    assert_eq!(
+        (error.code(), error.kind()),
+        (codes::SOURCE_PERMISSION, ErrorKind::Definite)
+    );
+    assert!(
+        error.action().contains("CREATE PUBLICATION"),
+        "{}",
+        error.action()
+    );
     // Neither may it replicate; who it is, it can still tell.
-    let error = source.make_slot(tidemark_core::source::Keep::WhileOpen).await.unwrap_err();
-    assert_eq!((error.code(), error.kind()), (codes::SOURCE_NO_REPLICATION, ErrorKind::Definite));
+    let error = source
+        .make_slot(tidemark_core::source::Keep::WhileOpen)
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (error.code(), error.kind()),
+        (codes::SOURCE_NO_REPLICATION, ErrorKind::Definite)
+    );
     assert!(error.action().contains(&role), "{}", error.action());
     let state = source.log_state().await.unwrap();
-    assert_eq!(state.identity, fixture.source().log_state().await.unwrap().identity);
+    assert_eq!(
+        state.identity,
+        fixture.source().log_state().await.unwrap().identity
+    );
 }

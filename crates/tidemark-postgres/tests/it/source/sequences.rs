@@ -16,18 +16,35 @@ async fn values_of_owned_and_used_sequences_are_told(server: &PostgresServer) {
         CREATE TABLE other (id serial);
         INSERT INTO a (n) VALUES (1), (2); INSERT INTO a (id) VALUES (9)";
     let fixture = Fixture::new(server, schema).await;
-    let values = fixture.source().sequences(&names(&["a", "B \\ \"x\""])).await.unwrap();
+    let values = fixture
+        .source()
+        .sequences(&names(&["a", "B \\ \"x\""]))
+        .await
+        .unwrap();
     let told: Vec<(&str, Option<(String, &str)>, i64, bool)> = values
         .iter()
         .map(|value| {
-            let owner = value.owner.as_ref().map(|(table, column)| (table.name.clone(), column.as_str()));
-            (value.name.name.as_str(), owner, value.last_value, value.is_called)
+            let owner = value
+                .owner
+                .as_ref()
+                .map(|(table, column)| (table.name.clone(), column.as_str()));
+            (
+                value.name.name.as_str(),
+                owner,
+                value.last_value,
+                value.is_called,
+            )
         })
         .collect();
     assert_eq!(
         told,
         [
-            ("B \\ \"x\"_id_seq", Some(("B \\ \"x\"".to_owned(), "id")), 1, false),
+            (
+                "B \\ \"x\"_id_seq",
+                Some(("B \\ \"x\"".to_owned(), "id")),
+                1,
+                false
+            ),
             ("a_id_seq", Some(("a".to_owned(), "id")), 2, true),
             ("shared", None, 5, true),
         ]

@@ -246,6 +246,12 @@ async fn state_tells_who_reads_and_whose_it_is(server: &PostgresServer) {
     );
     let head = fixture.head().await;
     assert!(state.head >= start && state.head <= head);
+    let mut open = fixture.session().await;
+    run(&mut open, "BEGIN; INSERT INTO t VALUES (0, 'open')").await;
+    let xid = open.simple("SELECT pg_current_xact_id()").await.unwrap();
+    let xid: u64 = xid[0].one().unwrap().get(0).unwrap();
+    let running = source.log_state().await.unwrap().running;
+    assert!(running.contains(&xid), "{xid} in {running:?}");
     let slot = state.slot.unwrap();
     assert_eq!(
         (&slot.name, &slot.database),
