@@ -291,7 +291,7 @@ impl Assembler {
                     out.events.extend(heartbeat(content));
                 }
             }
-            Message::Logical { .. } | Message::Origin { .. } | Message::Type { .. } => {}
+            Message::Logical { .. } | Message::Origin | Message::Type => {}
             Message::StreamStart { xid, is_first } => {
                 self.expect_between()?;
                 self.stream_start(xid, is_first)?;
@@ -305,10 +305,9 @@ impl Assembler {
                 self.expect_between()?;
                 return self.stream_commit(begin, commit_end).map(Some);
             }
-            Message::Prepared { .. } => {
-                return Err(out_of_place(
-                    "two-phase message of a slot without two_phase",
-                ));
+            Message::Prepared(step) => {
+                let what = format!("{step:?} of a slot without two_phase");
+                return Err(out_of_place(&what));
             }
         }
         Ok(None)

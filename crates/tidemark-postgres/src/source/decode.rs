@@ -63,14 +63,11 @@ pub(crate) enum Message<'a> {
         commit: Lsn,
         end: Lsn,
     },
-    Origin {
-        name: &'a str,
-    },
+    /// Where a transaction came from first.
+    Origin,
     Table(StreamTable),
-    Type {
-        id: u32,
-        name: TableName,
-    },
+    /// The name of a type that is not built in.
+    Type,
     Change(RowChange),
     Truncate(Truncate),
     Logical {
@@ -91,11 +88,7 @@ pub(crate) enum Message<'a> {
         xid: u32,
         subxid: u32,
     },
-    Prepared {
-        step: TwoPhase,
-        xid: u32,
-        gid: &'a str,
-    },
+    Prepared(TwoPhase),
 }
 
 /// Messages of two-phase transactions; sent only for slots made with `two_phase` (protocol 3).
@@ -335,9 +328,8 @@ impl<'a> Reader<'a> {
 
     fn origin(&mut self) -> Result<Message<'a>, Malformed> {
         self.i64()?;
-        Ok(Message::Origin {
-            name: self.string()?,
-        })
+        self.string()?;
+        Ok(Message::Origin)
     }
 
     fn prepared(&mut self, step: TwoPhase) -> Result<Message<'a>, Malformed> {
@@ -350,18 +342,15 @@ impl<'a> Reader<'a> {
         if step == TwoPhase::RollbackPrepared {
             self.time_us()?;
         }
-        Ok(Message::Prepared {
-            step,
-            xid: self.u32()?,
-            gid: self.string()?,
-        })
+        self.u32()?;
+        self.string()?;
+        Ok(Message::Prepared(step))
     }
 
     fn data_type(&mut self) -> Result<Message<'a>, Malformed> {
-        Ok(Message::Type {
-            id: self.u32()?,
-            name: self.name()?,
-        })
+        self.u32()?;
+        self.name()?;
+        Ok(Message::Type)
     }
 
     fn logical(&mut self) -> Result<Message<'a>, Malformed> {

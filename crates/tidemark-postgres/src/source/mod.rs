@@ -1,8 +1,261 @@
-//! PostgreSQL as a source.
+//! PostgreSQL as a source: what it keeps for a pipeline, and the stream of its changes.
+//!
+//! [`PgSource`] holds no state that matters: what it needs to know it asks the server, each time. Its
+//! methods are in the files named after what they are about; the trait is implemented at the end of
+//! this one.
+//!
+//! What we make on the source bears the pipeline's name and goes with the pipeline: one slot
+//! (`tidemark_<pipeline>`), one publication of the same name, and for a verification a temporary
+//! slot that ends with its session.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tidemark_core::catalogue::codes;
+use tidemark_core::checkpoint::SourceIdentity;
+use tidemark_core::config::{ChangeOrigin, Create};
+use tidemark_core::position::{Lsn, Position};
+use tidemark_core::schema::TableName;
+use tidemark_core::source::{ChangeStream, Keep, LogState, SequenceValue};
+use tidemark_core::{Error, Result};
+
+use crate::config::ConnectConfig;
+use publication::Wanted;
+use session::Sessions;
+use slot::create::Lifetime;
 
 mod assemble;
+mod blockers;
 mod decode;
 mod frames;
+mod publication;
 mod replay;
+mod sequences;
+mod session;
+mod slot;
 mod spool;
+mod stream;
 mod xids;
+
+pub use slot::create::ExportedSnapshot;
+pub use slot::{check_name, list_slots};
+
+/// How a source is read; made from `[source]`, `[source.postgres]` and `[stream]` of a pipeline file.
+#[derive(Clone, Debug)]
+pub struct PgSourceOptions {
+    /// Where it is.
+    pub connect: ConnectConfig,
+    /// The pipeline's name.
+    pub pipeline: String,
+    /// The slot's name.
+    pub slot: String,
+    /// The publication's name.
+    pub publication: String,
+    /// Whether we make what is missing of the two, and remove it in the end.
+    pub create: Create,
+    /// Which changes are read.
+    pub origin: ChangeOrigin,
+    /// How long making a slot, or publishing a table, waits for transactions that are open.
+    pub slot_creation_timeout: Duration,
+    /// Where transactions in progress wait for their commit.
+    pub spool_dir: PathBuf,
+    /// The server is told what we have at least so often.
+    pub status_interval: Duration,
+    /// A server that says nothing for so long is given up.
+    pub silence_timeout: Duration,
+    /// Frames that wait to be decoded hold at most so many bytes.
+    pub queue_bytes_max: usize,
+}
+
+impl PgSourceOptions {
+    /// The defaults for a pipeline.
+    pub fn new(connect: ConnectConfig, pipeline: &str) -> PgSourceOptions {
+        let stream = crate::wire::ReplicationOptions::default();
+        PgSourceOptions {
+            connect,
+            pipeline: pipeline.to_owned(),
+            slot: format!("tidemark_{pipeline}"),
+            publication: format!("tidemark_{pipeline}"),
+            create: Create::IfMissing,
+            origin: ChangeOrigin::Any,
+            slot_creation_timeout: Duration::from_mins(10),
+            spool_dir: std::env::temp_dir(),
+            status_interval: stream.status_interval,
+            silence_timeout: stream.silence_timeout,
+            queue_bytes_max: stream.queue_bytes_max,
+        }
+    }
+
+    /// Our messages in the log bear this.
+    fn heartbeat_prefix(&self) -> String {
+        format!("tidemark:{}", self.pipeline)
+    }
+
+    fn wanted<'a>(&'a self, tables: &'a [TableName]) -> Wanted<'a> {
+        Wanted {
+            name: &self.publication,
+            pipeline: &self.pipeline,
+            create: self.create,
+            tables,
+        }
+    }
+
+    /// A name for a slot that lives as long as a verification; several may run at once.
+    fn temporary_slot(&self) -> String {
+        let salt = RandomState::new().build_hasher().finish();
+        let salt = salt & u64::from(u32::MAX);
+        // 63 characters at most, and only ASCII in a slot's name.
+        format!("{:.50}_v_{salt:08x}", self.slot)
+    }
+}
+
+/// See the module's text.
+pub struct PgSource {
+    options: PgSourceOptions,
+    sessions: Sessions,
+    /// The farthest end of the log that anybody has seen, for blocks of the stream: the protocol
+    /// does not tell it.
+    head: Arc<AtomicU64>,
+    /// Who the source is, and since when that holds.
+    known: Mutex<Option<(String, SourceIdentity)>>,
+}
+
+impl PgSource {
+    /// A source; connects to nothing yet.
+    pub fn new(options: PgSourceOptions) -> Result<PgSource> {
+        slot::check_name(&options.slot)?;
+        Ok(PgSource {
+            options,
+            sessions: Sessions::default(),
+            head: Arc::default(),
+            known: Mutex::default(),
+        })
+    }
+
+    /// Asked again only when it may have changed: it takes a replication session.
+    async fn identity(&self, incarnation: Option<String>) -> Result<SourceIdentity> {
+        let known = self.known().clone();
+        if let Some((since, identity)) = known
+            && Some(since) == incarnation
+        {
+            return Ok(identity);
+        }
+        let identity = slot::identity(&self.options.connect).await?;
+        *self.known() = incarnation.map(|incarnation| (incarnation, identity.clone()));
+        Ok(identity)
+    }
+
+    fn known(&self) -> MutexGuard<'_, Option<(String, SourceIdentity)>> {
+        // Holds a whole answer or none, whatever panicked.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn saw(&self, head: Lsn) -> Position {
+        self.head.fetch_max(head.0, Ordering::Relaxed);
+        Position::PgLsn(head)
+    }
+
+    /// See the trait.
+    pub async fn log_state(&self) -> Result<LogState> {
+        let options = &self.options;
+        let mut session = self.sessions.borrow(&options.connect).await?;
+        let now = slot::now(&mut session).await?;
+        let slot = slot::read(&mut session, &options.slot).await?;
+        session.give_back();
+        Ok(LogState {
+            identity: self.identity(now.incarnation).await?,
+            clock_us: now.clock_us,
+            running: now.running,
+            head: self.saw(now.head),
+            slot,
+        })
+    }
+
+    /// See the trait.
+    pub async fn announce(&self, tables: &[TableName]) -> Result<()> {
+        let options = &self.options;
+        let mut session = self.sessions.borrow(&options.connect).await?;
+        let wanted = options.wanted(tables);
+        publication::announce(&mut session, &wanted, options.slot_creation_timeout).await?;
+        session.give_back();
+        Ok(())
+    }
+
+    /// Makes a slot that keeps the log from a snapshot on.
+    pub async fn make_slot(&self, keep: Keep) -> Result<ExportedSnapshot> {
+        let options = &self.options;
+        let (name, lifetime) = match keep {
+            Keep::ForPipeline if options.create == Create::Never => {
+                let name = &options.slot;
+                let message = format!("slot {name} would have to be made, and we are not to");
+                return Err(Error::definite(codes::SLOT_MISSING, message)
+                    .first_action("set source.postgres.create = \"if_missing\""));
+            }
+            Keep::ForPipeline => (options.slot.clone(), Lifetime::Permanent),
+            Keep::WhileOpen => (options.temporary_slot(), Lifetime::Temporary),
+        };
+        let patience = options.slot_creation_timeout;
+        let exported =
+            slot::create::create(&options.connect, &self.sessions, &name, lifetime, patience);
+        exported.await
+    }
+
+    /// See the trait.
+    pub async fn changes(&self, after: Position) -> Result<Box<dyn ChangeStream>> {
+        let Position::PgLsn(after) = after;
+        let head = Arc::clone(&self.head);
+        let stream = stream::open(&self.options, &self.sessions, head, after).await?;
+        Ok(Box::new(stream))
+    }
+
+    /// See the trait.
+    pub async fn head(&self) -> Result<Position> {
+        let mut session = self.sessions.borrow(&self.options.connect).await?;
+        let now = slot::now(&mut session).await?;
+        session.give_back();
+        Ok(self.saw(now.head))
+    }
+
+    /// See the trait.
+    pub async fn heartbeat(&self) -> Result<bool> {
+        let mut session = self.sessions.borrow(&self.options.connect).await?;
+        // A standby cannot write its log; nothing is evaluated for the rows that are not there.
+        let sql = "SELECT pg_logical_emit_message(false, $1, \
+                          (extract(epoch FROM clock_timestamp()) * 1000000)::int8::text) \
+                   WHERE NOT pg_is_in_recovery()";
+        let prefix = self.options.heartbeat_prefix();
+        let set = session.query(sql, &[Some(&prefix)]).await?;
+        session.give_back();
+        Ok(!set.rows.is_empty())
+    }
+
+    /// See the trait.
+    pub async fn sequences(&self, tables: &[TableName]) -> Result<Vec<SequenceValue>> {
+        let mut session = self.sessions.borrow(&self.options.connect).await?;
+        let values = sequences::read(&mut session, tables).await?;
+        session.give_back();
+        Ok(values)
+    }
+
+    /// See the trait.
+    pub async fn release(&self) -> Result<Vec<String>> {
+        let options = &self.options;
+        let mut removed = Vec::new();
+        if options.create == Create::Never {
+            return Ok(removed);
+        }
+        let mut session = self.sessions.borrow(&options.connect).await?;
+        if slot::drop_ours(&mut session, &options.slot).await? {
+            removed.push(format!("slot {}", options.slot));
+        }
+        if publication::drop_ours(&mut session, &options.wanted(&[])).await? {
+            removed.push(format!("publication {}", options.publication));
+        }
+        session.give_back();
+        Ok(removed)
+    }
+}

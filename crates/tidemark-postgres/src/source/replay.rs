@@ -99,7 +99,7 @@ impl Replay {
                 out.events.push(Event::Table(table));
             }
             Message::Truncate(truncate) => out.events.push(Event::Truncate(truncate)),
-            Message::Logical { .. } | Message::Origin { .. } | Message::Type { .. } => {}
+            Message::Logical { .. } | Message::Origin | Message::Type => {}
             _ => return Err(out_of_place("message that does not belong in a stream")),
         }
         Ok(())

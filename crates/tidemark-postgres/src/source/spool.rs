@@ -244,7 +244,7 @@ fn failed(directory: &Path, what: &str, error: io::Error) -> Error {
         format!("a transaction in progress cannot be {what} in the directory {shown}"),
     )
     .first_action(format!(
-        "free space in {shown}, or set source.postgres.spool_dir to a directory on a larger disk"
+        "free space in {shown}, or set stream.spool_dir to a directory on a larger disk"
     ))
     .caused_by(error)
 }

@@ -15,4 +15,5 @@ mod login;
 mod replication;
 mod server;
 mod session;
+mod source;
 mod target;

@@ -257,7 +257,8 @@ impl Reader {
                 continue;
             }
             let ended = match header.tag {
-                b'N' | b'S' => None,
+                b'S' => None,
+                b'N' => something_skipped(side, body),
                 b'E' => Some(error::classify(side, ServerError::parse(body))),
                 // On shutdown the walsender completes the command without a CopyDone.
                 b'c' | b'C' => Some(Error::transient(
@@ -461,6 +462,14 @@ impl Reader {
             }
         }
     }
+}
+
+/// A warning that changes are left out, as an error. Since PostgreSQL 18 the server warns so, with
+/// `object_not_in_prerequisite_state`, of a publication that is gone, and goes on without it.
+fn something_skipped(side: Side, body: &[u8]) -> Option<Error> {
+    let notice = ServerError::parse(body);
+    let skips = notice.severity == "WARNING" && notice.sqlstate == "55000";
+    skips.then(|| error::classify(side, notice))
 }
 
 /// `poll(2)`. A failed wait is taken for a short one: what is wrong with a socket is seen by the

@@ -1,0 +1,312 @@
+//! The slot: how the source keeps its log for the pipeline, what state it is in, and its removal.
+//!
+//! Making one is in [`create`]: it has to wait for others. The rules for what a slot's state means
+//! for a start are core's (`pipeline::plan`); here is only what the server says, in one read, with
+//! positions as numbers.
+
+use std::time::Duration;
+
+use tidemark_core::catalogue::codes;
+use tidemark_core::checkpoint::SourceIdentity;
+use tidemark_core::position::{Lsn, Position};
+use tidemark_core::source::{Holder, Slot};
+use tidemark_core::tidemark::PgSnapshot;
+use tidemark_core::{Error, ErrorKind, Result};
+use tokio::time::Instant;
+
+use super::session::{command_refused, open_replication};
+use crate::config::ConnectConfig;
+use crate::wire::{Connection, Row};
+
+pub(crate) mod create;
+
+#[cfg(test)]
+mod tests;
+
+/// The only plugin we use: every server has it.
+pub(crate) const PLUGIN: &str = "pgoutput";
+
+/// `NAMEDATALEN - 1`.
+const NAME_LEN_MAX: usize = 63;
+
+/// How long a removal waits for a reader that is just going away.
+const DROP_TIMEOUT: Duration = Duration::from_secs(10);
+const DROP_PAUSE: Duration = Duration::from_millis(200);
+
+/// Refuses names that no slot can have (`ReplicationSlotValidateName`, PostgreSQL 15).
+pub fn check_name(name: &str) -> Result<()> {
+    let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    if (1..=NAME_LEN_MAX).contains(&name.len()) && name.chars().all(is_allowed) {
+        return Ok(());
+    }
+    Err(Error::definite(
+        codes::SLOT_NAME,
+        format!("`{name}` cannot be the name of a replication slot"),
+    ))
+}
+
+/// Who the source is. Needs a replication session, since only `IDENTIFY_SYSTEM` tells the present
+/// timeline; a role that may not replicate gets that of the last checkpoint (which lags behind for a
+/// moment after a failover, and matters only to who streams).
+pub(crate) async fn identity(config: &ConnectConfig) -> Result<SourceIdentity> {
+    match open_replication(config).await {
+        Ok(mut connection) => {
+            let sets = connection.simple("IDENTIFY_SYSTEM").await;
+            let sets = sets.map_err(command_refused)?;
+            connection.close().await;
+            let row = first_row(&sets)?;
+            Ok(SourceIdentity {
+                system: row.get_str(row.index("systemid")?)?.to_owned(),
+                timeline: row.get(row.index("timeline")?)?,
+                database: row.get_str(row.index("dbname")?)?.to_owned(),
+            })
+        }
+        Err(error) if error.code() == codes::SOURCE_NO_REPLICATION => {
+            let mut connection = Connection::connect(config, crate::wire::Role::Ordinary).await?;
+            let sql = "SELECT system_identifier, timeline_id, current_database() \
+                       FROM pg_control_system(), pg_control_checkpoint()";
+            let set = connection.query(sql, &[]).await?;
+            connection.close().await;
+            let row = set.one()?;
+            Ok(SourceIdentity {
+                system: row.get_str(0)?.to_owned(),
+                timeline: row.get(1)?,
+                database: row.get_str(2)?.to_owned(),
+            })
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The end of the log: where the next record goes, or on a standby what has been replayed.
+const HEAD: &str = "CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() \
+                         ELSE pg_current_wal_insert_lsn() END";
+
+/// What the source says of itself at this moment.
+#[derive(Clone, Debug)]
+pub(crate) struct Now {
+    pub(crate) clock_us: i64,
+    pub(crate) head: Lsn,
+    /// As long as this stays the same, so does [`identity`]. `None` on a standby, whose timeline may
+    /// change at any time.
+    pub(crate) incarnation: Option<String>,
+    /// Top-level ids of the transactions that a snapshot taken now holds to be running.
+    pub(crate) running: Vec<u64>,
+}
+
+pub(crate) async fn now(connection: &mut Connection) -> Result<Now> {
+    let sql = format!(
+        "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8, {HEAD}, \
+                CASE WHEN NOT pg_is_in_recovery() THEN pg_postmaster_start_time() END, \
+                pg_current_snapshot()"
+    );
+    let set = connection.query(&sql, &[]).await?;
+    let row = set.one()?;
+    let snapshot = PgSnapshot::parse(row.get_str(3)?).ok_or_else(|| {
+        crate::error::protocol(
+            crate::config::Side::Source,
+            "a snapshot that cannot be read",
+        )
+    })?;
+    Ok(Now {
+        clock_us: row.get(0)?,
+        head: row.get(1)?,
+        incarnation: row.opt_str(2)?.map(str::to_owned),
+        running: snapshot.xip,
+    })
+}
+
+/// One slot by its name.
+pub(crate) async fn read(connection: &mut Connection, name: &str) -> Result<Option<Slot>> {
+    let mut slots = select(connection, "WHERE s.slot_name = $1", &[Some(name)]).await?;
+    Ok(slots.pop())
+}
+
+/// All slots of the server, ours or not.
+pub async fn list_slots(connection: &mut Connection) -> Result<Vec<Slot>> {
+    select(connection, "ORDER BY s.slot_name", &[]).await
+}
+
+async fn select(
+    connection: &mut Connection,
+    clause: &str,
+    params: &[Option<&str>],
+) -> Result<Vec<Slot>> {
+    let version = connection.server_version();
+    let since = |major: u32, column: &'static str, before: &'static str| {
+        if version >= major * 10_000 {
+            column
+        } else {
+            before
+        }
+    };
+    let sql = format!(
+        "SELECT s.slot_name, s.plugin, s.slot_type, s.database, current_database(), s.temporary, \
+                s.two_phase, s.confirmed_flush_lsn, s.restart_lsn, \
+                greatest({HEAD} - s.restart_lsn, 0)::int8, s.safe_wal_size, s.wal_status, \
+                {conflicting}, {invalidation}, {synced}, \
+                s.active_pid, a.application_name, coalesce(a.client_addr::text, 'local'), \
+                to_char(a.backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') \
+         FROM pg_replication_slots s LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid {clause}",
+        conflicting = since(16, "s.conflicting", "NULL::bool"),
+        invalidation = since(17, "s.invalidation_reason", "NULL::text"),
+        synced = since(17, "s.synced", "false"),
+    );
+    let set = connection.query(&sql, params).await?;
+    set.rows.iter().map(slot).collect()
+}
+
+fn slot(row: &Row) -> Result<Slot> {
+    let text = |i: usize| row.opt_str(i).map(Option::unwrap_or_default);
+    let lsn = |i: usize| row.opt::<Lsn>(i).map(Option::unwrap_or_default);
+    let wal_status = text(11)?;
+    Ok(Slot {
+        name: row.get_str(0)?.to_owned(),
+        database: text(3)?.to_owned(),
+        foreign: foreign(&Kind {
+            plugin: text(1)?,
+            slot_type: text(2)?,
+            database: text(3)?,
+            our_database: text(4)?,
+            is_temporary: row.get_bool(5)?,
+            is_two_phase: row.get_bool(6)?,
+            is_synced: row.get_bool(14)?,
+        }),
+        holder: match row.opt::<i32>(15)? {
+            Some(pid) => Some(Holder {
+                pid,
+                application: text(16)?.to_owned(),
+                host: text(17)?.to_owned(),
+                since: text(18)?.to_owned(),
+            }),
+            None => None,
+        },
+        confirmed: Position::PgLsn(lsn(7)?),
+        restart: Position::PgLsn(lsn(8)?),
+        retained_bytes: row.opt(9)?.unwrap_or(0),
+        safe_bytes: row.opt(10)?,
+        wal_status: wal_status.to_owned(),
+        lost: lost(Fate {
+            wal_status,
+            is_conflicting: row.opt_bool(12)?.unwrap_or(false),
+            has_restart: row.opt_str(8)?.is_some(),
+            reason: row.opt_str(13)?,
+        }),
+    })
+}
+
+/// What decides whether a slot is of the kind that we make.
+struct Kind<'a> {
+    plugin: &'a str,
+    slot_type: &'a str,
+    database: &'a str,
+    our_database: &'a str,
+    is_temporary: bool,
+    is_two_phase: bool,
+    is_synced: bool,
+}
+
+/// Why a slot cannot be one of ours, if so.
+fn foreign(kind: &Kind<'_>) -> Option<String> {
+    if kind.slot_type != "logical" {
+        Some(format!("it is {}, not logical", kind.slot_type))
+    } else if kind.plugin != PLUGIN {
+        Some(format!("its plugin is {}, not {PLUGIN}", kind.plugin))
+    } else if kind.database != kind.our_database {
+        Some(format!("it belongs to the database {}", kind.database))
+    } else if kind.is_temporary {
+        Some("it is temporary".to_owned())
+    } else if kind.is_two_phase {
+        Some("it sends prepared transactions (two_phase)".to_owned())
+    } else if kind.is_synced {
+        Some("it is a copy of a slot on the primary (synced)".to_owned())
+    } else {
+        None
+    }
+}
+
+/// What a server tells about the end of a slot.
+#[derive(Clone, Copy, Debug)]
+struct Fate<'a> {
+    wal_status: &'a str,
+    /// Known since PostgreSQL 16, which says so of every slot that it has given up.
+    is_conflicting: bool,
+    /// Taken away from a slot whose log was removed.
+    has_restart: bool,
+    /// Known since PostgreSQL 17.
+    reason: Option<&'a str>,
+}
+
+/// Why a slot can never be read again, if so.
+fn lost(fate: Fate<'_>) -> Option<String> {
+    let is_lost = fate.wal_status == "lost";
+    let why = match fate.reason {
+        Some("rows_removed") => "rows of the catalog that it needs were removed (rows_removed)",
+        Some("wal_level_insufficient") => {
+            "wal_level was lowered meanwhile (wal_level_insufficient)"
+        }
+        Some("idle_timeout") => "nobody read it for too long (idle_replication_slot_timeout)",
+        Some("wal_removed") => "the log it needs was removed (max_slot_wal_keep_size)",
+        Some(other) => other,
+        None if is_lost && fate.is_conflicting && fate.has_restart => {
+            "it conflicted with recovery on the standby"
+        }
+        None if is_lost => "the log it needs was removed (max_slot_wal_keep_size)",
+        None => return None,
+    };
+    Some(why.to_owned())
+}
+
+/// Removes a slot of ours; says whether there was one. One that somebody reads is waited for a
+/// little: it may be our own connection that is just being given up.
+pub(crate) async fn drop_ours(connection: &mut Connection, name: &str) -> Result<bool> {
+    let deadline = Instant::now() + DROP_TIMEOUT;
+    loop {
+        let Some(slot) = read(connection, name).await? else {
+            return Ok(false);
+        };
+        if let Some(why) = slot.foreign {
+            let message = format!("slot {name} is not ours: {why}");
+            return Err(Error::definite(codes::SLOT_FOREIGN, message));
+        }
+        let Some(holder) = slot.holder else {
+            match drop_inactive(connection, name).await {
+                Err(error) if error.sqlstate_code() == Some(IN_USE) => continue,
+                result => return result.map(|()| true),
+            }
+        };
+        if Instant::now() >= deadline {
+            return Err(held(name, &holder));
+        }
+        tokio::time::sleep(DROP_PAUSE).await;
+    }
+}
+
+/// `object_in_use`.
+pub(crate) const IN_USE: &str = "55006";
+
+async fn drop_inactive(connection: &mut Connection, name: &str) -> Result<()> {
+    let sql = "SELECT pg_drop_replication_slot($1)";
+    connection.query(sql, &[Some(name)]).await.map(drop)
+}
+
+/// Somebody else reads the slot.
+fn held(name: &str, holder: &Holder) -> Error {
+    let Holder {
+        pid,
+        application,
+        host,
+        since,
+    } = holder;
+    let message =
+        format!("slot {name} is read by pid {pid} ({application} from {host}, since {since})");
+    Error::new(ErrorKind::Transient, codes::SLOT_ACTIVE, message)
+        .first_action(format!("end it: SELECT pg_terminate_backend({pid})"))
+}
+
+pub(crate) fn first_row(sets: &[crate::wire::ResultSet]) -> Result<&Row> {
+    let set = sets.first().ok_or_else(|| {
+        crate::error::protocol(crate::config::Side::Source, "no answer to a command")
+    })?;
+    set.one()
+}

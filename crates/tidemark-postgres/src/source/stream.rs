@@ -1,0 +1,420 @@
+//! The change stream: from the slot to blocks of whole transactions.
+//!
+//! ```text
+//!   socket ─► wire's reader thread ─► blocks of frames ─► assemble ─► core
+//!                                                   └─► spool ─► replay ─┘
+//! ```
+//!
+//! [`PgChangeStream::next`] does one thing after the other: what is ready goes out first, then work
+//! on the disk is finished, then a transaction that was put aside goes out chunk by chunk, then the
+//! rest of the present block of frames is read, then the next block is waited for. Work on the disk
+//! runs on a thread for that and its handle is kept, so a dropped call loses nothing.
+//!
+//! Invariant: after an error nothing is given out any more. What came before it was whole.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tidemark_core::catalogue::codes;
+use tidemark_core::config::ChangeOrigin;
+use tidemark_core::event::Block;
+use tidemark_core::position::{Lsn, Position};
+use tidemark_core::source::ChangeStream;
+use tidemark_core::{Error, ErrorKind, Result};
+use tokio::task::JoinHandle;
+
+use super::PgSourceOptions;
+use super::assemble::{Aside, Assembler, Output, Stop};
+use super::replay::Replay;
+use super::session::{Sessions, command_refused, open_replication};
+use super::slot::{self, create::is_logical};
+use super::spool::{Frames, Spool};
+use crate::error::server_error;
+use crate::wire::{ReplicationOptions, ReplicationReader, quote_ident};
+
+/// How large the blocks are in which a transaction that was put aside goes out.
+const CHUNK_BYTES: usize = 1024 * 1024;
+
+/// See the module's text.
+pub(crate) struct PgChangeStream {
+    reader: ReplicationReader,
+    slot: String,
+    publication: String,
+    assembler: Assembler,
+    /// The farthest end of the log that anybody has seen.
+    head: Arc<AtomicU64>,
+    ready: Option<Block>,
+    disk: Disk,
+    replay: Option<Box<Replay>>,
+    /// A block of frames, and how much of it has been read.
+    rest: Option<(Bytes, usize)>,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Running,
+    Failed,
+}
+
+/// Who has the spool.
+enum Disk {
+    /// Nobody works on it; frames of the transaction that goes out now.
+    Idle(Spool, Option<Frames>),
+    /// A thread does.
+    Busy(JoinHandle<(Spool, Option<Frames>, Result<Option<Bytes>>)>),
+    /// A thread has died with it.
+    Gone,
+}
+
+/// Opens the stream of what commits at or after `after`.
+pub(crate) async fn open(
+    options: &PgSourceOptions,
+    sessions: &Sessions,
+    head: Arc<AtomicU64>,
+    after: Lsn,
+) -> Result<PgChangeStream> {
+    let doing = || format!("read slot {} from {after}", options.slot);
+    check(options, sessions, after).await?;
+    let connection = open_replication(&options.connect).await?;
+    let sql = statement(options, connection.server_version(), after);
+    let started = connection.start_replication(
+        &sql,
+        ReplicationOptions {
+            acknowledged: after,
+            status_interval: options.status_interval,
+            silence_timeout: options.silence_timeout,
+            queue_bytes_max: options.queue_bytes_max,
+        },
+    );
+    let reader = match started.await {
+        Ok(reader) => reader,
+        Err(error) => {
+            let error = refused(options, sessions, command_refused(error)).await;
+            return Err(error.context(doing()));
+        }
+    };
+    Ok(PgChangeStream {
+        reader,
+        slot: options.slot.clone(),
+        publication: options.publication.clone(),
+        assembler: Assembler::new(after, &options.heartbeat_prefix()),
+        head,
+        ready: None,
+        disk: Disk::Idle(Spool::new(options.spool_dir.clone()), None),
+        replay: None,
+        rest: None,
+        state: State::Running,
+    })
+}
+
+/// What `START_REPLICATION` would pass over in silence: a position before the slot's own is moved up
+/// to it (`CreateDecodingContext`, PostgreSQL 15), and a publication that is missing is skipped since
+/// PostgreSQL 18.
+async fn check(options: &PgSourceOptions, sessions: &Sessions, after: Lsn) -> Result<()> {
+    let mut session = sessions.borrow(&options.connect).await?;
+    let found = slot::read(&mut session, &options.slot).await?;
+    let exists = "SELECT count(*) FROM pg_publication WHERE pubname = $1";
+    let publications = session.query(exists, &[Some(&options.publication)]).await?;
+    session.give_back();
+    let name = &options.slot;
+    let Some(slot) = found else {
+        let message = format!("slot {name} is not on the source");
+        return Err(Error::definite(codes::SLOT_MISSING, message));
+    };
+    if let Some(why) = slot.lost {
+        return Err(Error::definite(
+            codes::SLOT_LOST,
+            format!("slot {name} is lost: {why}"),
+        ));
+    }
+    if let Some(why) = slot.foreign {
+        let message = format!("slot {name} is not ours: {why}");
+        return Err(Error::definite(codes::SLOT_FOREIGN, message));
+    }
+    if slot.confirmed > Position::PgLsn(after) {
+        let confirmed = slot.confirmed;
+        let message = format!("slot {name} is at {confirmed}, past {after} which we have");
+        return Err(Error::definite(codes::SLOT_AHEAD, message));
+    }
+    if publications.one()?.get::<i64>(0)? == 0 {
+        return Err(publication_missing(&options.publication));
+    }
+    Ok(())
+}
+
+fn publication_missing(name: &str) -> Error {
+    Error::definite(
+        codes::PUBLICATION_MISSING,
+        format!("publication {name} does not exist"),
+    )
+}
+
+/// The command. Names inside option values are identifiers inside literals; the replication grammar
+/// knows no `E'…'` (PostgreSQL 15, `repl_scanner.l`).
+fn statement(options: &PgSourceOptions, version: u32, after: Lsn) -> String {
+    let protocol = match version {
+        ..150_000 => 2,
+        150_000..160_000 => 3,
+        _ => 4,
+    };
+    let publication = quote_ident(&options.publication).replace('\'', "''");
+    let mut sql = format!(
+        "START_REPLICATION SLOT {} LOGICAL {after} (proto_version '{protocol}', \
+         publication_names '{publication}', messages 'true', streaming 'on'",
+        quote_ident(&options.slot)
+    );
+    if version >= 160_000 && options.origin == ChangeOrigin::None {
+        sql.push_str(", origin 'none'");
+    }
+    sql.push(')');
+    sql
+}
+
+/// Gives refusals of the command the entry that helps.
+async fn refused(options: &PgSourceOptions, sessions: &Sessions, error: Error) -> Error {
+    let definite = |code| move |error: Error| error.with_kind(ErrorKind::Definite).with_code(code);
+    match error.sqlstate_code() {
+        Some("42704") => definite(codes::SLOT_MISSING)(error),
+        Some(slot::IN_USE) => error
+            .with_kind(ErrorKind::Transient)
+            .with_code(codes::SLOT_ACTIVE),
+        // "can no longer get changes", "requires wal_level >= logical", …
+        Some("55000") if !is_logical(&options.connect, sessions).await => {
+            definite(codes::SOURCE_WAL_LEVEL)(error)
+        }
+        Some("55000" | "58P01") => definite(codes::SLOT_LOST)(error),
+        _ => error,
+    }
+}
+
+/// Gives errors of the running stream the entry that helps. What the server cannot decode it will not
+/// be able to decode the next time either: the record stays in its log.
+fn broken(error: Error, slot: &str, publication: &str) -> Error {
+    let definite = |error: Error, code| error.with_kind(ErrorKind::Definite).with_code(code);
+    let is_warning = server_error(&error).is_some_and(|said| said.severity == "WARNING");
+    let error = match error.sqlstate_code() {
+        // "publication … does not exist": found out at the first change that asks for it. Since
+        // PostgreSQL 18 it is but a warning, which the wire's reader takes for an error.
+        Some(state) if state == "42704" || is_warning => {
+            definite(error, codes::PUBLICATION_MISSING)
+                .context(format!("publication {publication}"))
+        }
+        // "requested WAL segment … has already been removed"
+        Some("58P01") => definite(error, codes::SLOT_LOST),
+        Some(state) if state.starts_with("XX") || state.starts_with("22") => {
+            definite(error, codes::SOURCE_CANNOT_DECODE)
+        }
+        _ => error,
+    };
+    error.context(format!("read slot {slot}"))
+}
+
+#[async_trait]
+impl ChangeStream for PgChangeStream {
+    async fn next(&mut self) -> Result<Block> {
+        if self.state == State::Failed {
+            let message = "a change stream is used after it has failed";
+            return Err(Error::definite(codes::INTERNAL, message));
+        }
+        let result = self.advance().await;
+        if result.is_err() {
+            self.state = State::Failed;
+        }
+        result
+    }
+
+    fn acknowledge(&mut self, position: Position) {
+        let Position::PgLsn(lsn) = position;
+        self.reader.acknowledge(lsn);
+    }
+
+    async fn close(self: Box<Self>) -> Result<()> {
+        self.reader.stop().await
+    }
+}
+
+impl PgChangeStream {
+    /// Cancel-safe: between two points of waiting all that is known is in `self`.
+    async fn advance(&mut self) -> Result<Block> {
+        loop {
+            if let Some(block) = self.ready.take() {
+                return Ok(block);
+            }
+            if let Disk::Busy(_) = self.disk {
+                self.finish_disk().await?;
+            } else if self.replay.is_some() {
+                self.start_chunk()?;
+            } else if let Some((bytes, at)) = self.rest.take() {
+                self.read(bytes, at)?;
+            } else {
+                let block = self.reader.next_block().await;
+                let block = block.map_err(|error| broken(error, &self.slot, &self.publication))?;
+                let block = block.ok_or_else(|| {
+                    Error::definite(codes::INTERNAL, "a change stream is used after its end")
+                })?;
+                self.rest = Some((block.bytes().clone(), 0));
+            }
+        }
+    }
+
+    /// Reads on in a block of frames.
+    fn read(&mut self, bytes: Bytes, mut at: usize) -> Result<()> {
+        let mut out = Output::default();
+        let stop = self.assembler.read(&bytes, &mut at, &mut out)?;
+        let aside = std::mem::take(&mut out.aside);
+        self.give_out(bytes.clone(), out);
+        if let Stop::Replay(replay) = stop {
+            self.replay = Some(replay);
+        }
+        self.put_aside(&bytes, aside)?;
+        if at < bytes.len() {
+            self.rest = Some((bytes, at));
+        }
+        Ok(())
+    }
+
+    fn give_out(&mut self, bytes: Bytes, out: Output) {
+        let heard = self.assembler.heard();
+        let head = self.head.fetch_max(heard.0, Ordering::Relaxed).max(heard.0);
+        if !out.events.is_empty() {
+            self.ready = Some(Block {
+                bytes,
+                cells: out.cells,
+                events: out.events,
+                head: Position::PgLsn(Lsn(head)),
+            });
+        }
+    }
+
+    /// Small pieces go to memory at once, the rest to disk on a thread.
+    fn put_aside(&mut self, bytes: &Bytes, mut aside: Vec<Aside>) -> Result<()> {
+        let (mut spool, frames) = self.idle_disk()?;
+        let done = spool.carry_out_in_memory(bytes, &aside)?;
+        aside.drain(..done);
+        if aside.is_empty() {
+            self.disk = Disk::Idle(spool, frames);
+            return Ok(());
+        }
+        let bytes = bytes.clone();
+        self.disk = Disk::Busy(tokio::task::spawn_blocking(move || {
+            let result = spool.carry_out(&bytes, &aside);
+            (spool, frames, result.map(|()| None))
+        }));
+        Ok(())
+    }
+
+    /// Asks for the next chunk of the transaction that goes out.
+    fn start_chunk(&mut self) -> Result<()> {
+        let (mut spool, frames) = self.idle_disk()?;
+        let xid = self.replay.as_ref().map_or(0, |replay| replay.xid());
+        let mut frames = frames.unwrap_or_else(|| spool.take(xid));
+        self.disk = Disk::Busy(tokio::task::spawn_blocking(move || {
+            let chunk = frames.next_chunk(CHUNK_BYTES);
+            (spool, Some(frames), chunk)
+        }));
+        Ok(())
+    }
+
+    fn idle_disk(&mut self) -> Result<(Spool, Option<Frames>)> {
+        match std::mem::replace(&mut self.disk, Disk::Gone) {
+            Disk::Idle(spool, frames) => Ok((spool, frames)),
+            Disk::Busy(_) | Disk::Gone => Err(spool_died()),
+        }
+    }
+
+    /// Waits for the thread, and gives out what it brought.
+    async fn finish_disk(&mut self) -> Result<()> {
+        let Disk::Busy(task) = &mut self.disk else {
+            return Err(spool_died());
+        };
+        let done = task.await;
+        let Ok((spool, mut frames, result)) = done else {
+            self.disk = Disk::Gone;
+            return Err(spool_died());
+        };
+        let is_replaying = frames.is_some();
+        match result {
+            Ok(Some(chunk)) => {
+                let mut out = Output::default();
+                if let Some(replay) = &mut self.replay {
+                    replay.read(&chunk, &mut out)?;
+                }
+                self.give_out(chunk, out);
+            }
+            Ok(None) if is_replaying => {
+                frames = None;
+                let mut out = Output::default();
+                if let Some(replay) = self.replay.take() {
+                    replay.finish(&mut self.assembler, &mut out);
+                }
+                self.give_out(Bytes::new(), out);
+            }
+            Ok(None) => {}
+            Err(error) => return Err(error),
+        }
+        self.disk = Disk::Idle(spool, frames);
+        Ok(())
+    }
+}
+
+fn spool_died() -> Error {
+    Error::definite(
+        codes::INTERNAL,
+        "the thread that puts transactions in progress aside died",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{ConnectConfig, Side};
+
+    fn options() -> PgSourceOptions {
+        let connect = ConnectConfig::parse("postgres://u@localhost/shop", Side::Source).unwrap();
+        PgSourceOptions::new(connect, "shop")
+    }
+
+    #[test]
+    fn command_asks_for_what_the_version_knows() {
+        let mut options = options();
+        options.publication = "Pu\"b's".to_owned();
+        let start = "START_REPLICATION SLOT \"tidemark_shop\" LOGICAL 16/B374D848 ";
+        for (version, origin, expected) in [
+            (140_000, ChangeOrigin::None, "(proto_version '2'"),
+            (150_020, ChangeOrigin::None, "(proto_version '3'"),
+            (160_000, ChangeOrigin::Any, "(proto_version '4'"),
+            (180_000, ChangeOrigin::None, "(proto_version '4'"),
+        ] {
+            options.origin = origin;
+            let sql = statement(&options, version, Lsn(0x16_B374_D848));
+            assert!(sql.starts_with(&format!("{start}{expected}")), "{sql}");
+            assert!(sql.contains("publication_names '\"Pu\"\"b''s\"'"), "{sql}");
+            let asks_for_origin = sql.ends_with(", origin 'none')");
+            assert_eq!(
+                asks_for_origin,
+                version >= 160_000 && origin == ChangeOrigin::None
+            );
+        }
+    }
+
+    #[test]
+    fn errors_of_the_running_stream_are_told_apart() {
+        for (sqlstate, code, kind) in [
+            ("42704", codes::PUBLICATION_MISSING, ErrorKind::Definite),
+            ("58P01", codes::SLOT_LOST, ErrorKind::Definite),
+            ("XX000", codes::SOURCE_CANNOT_DECODE, ErrorKind::Definite),
+            ("22021", codes::SOURCE_CANNOT_DECODE, ErrorKind::Definite),
+            ("57P01", codes::SOURCE_SHUTDOWN, ErrorKind::Transient),
+        ] {
+            let said = crate::wire::ServerError {
+                sqlstate: sqlstate.to_owned(),
+                ..Default::default()
+            };
+            let error = broken(crate::error::classify(Side::Source, said), "s", "p");
+            assert_eq!((error.code(), error.kind()), (code, kind), "{sqlstate}");
+        }
+    }
+}
