@@ -3,11 +3,16 @@
 //! ```text
 //!   BEGIN; [DELETE of the range;] COPY … FROM STDIN   one message
 //!   CopyData, as the source sent it                   the next block is read while one is written
-//!   unit row, fence; COMMIT                           one message, after the server counted the rows
+//!   unit row, fence                                   after the server has counted the rows
+//!   COMMIT
 //! ```
 //!
 //! So a unit is in together with its record, or neither is. After an error the connection is
 //! given up, which makes the server undo what was open.
+//!
+//! An answer to `COMMIT` may be lost, and the server may come to that `COMMIT` long after we have
+//! looked whether the unit is in and begun to write it again. So whoever records a unit second
+//! finds it in, and gives its own rows up.
 
 use async_trait::async_trait;
 use tidemark_core::catalogue::codes;
@@ -71,7 +76,14 @@ impl PgLoader {
             self.writer.unit(mapping.source(), &loaded),
             self.writer.advance(None),
         ];
-        checkpoint::commit_open(&mut self.connection, &writes).await?;
+        let counts = checkpoint::run(&mut self.connection, &writes).await?;
+        if counts.first() != Some(&1) {
+            return Err(Error::transient(
+                codes::TARGET_CONFLICT,
+                "target: an earlier attempt at this unit was committed after all",
+            ));
+        }
+        self.connection.run("COMMIT").await?;
         Ok(sent)
     }
 }
@@ -146,7 +158,10 @@ fn delete_statement(mapping: &TableMapping, unit: &LoadUnit<'_>) -> Result<Strin
     let table = quoted(&table_at(mapping, unit.place));
     let condition = match &unit.unit.chunk {
         Chunk::Whole => return Ok(format!("DELETE FROM {table}")),
-        Chunk::Keys { column, from, to } => key_range(mapping, column, from.as_deref(), to.as_deref()),
+        Chunk::Keys { column, from, to } => {
+            key_range(mapping, column, from.as_deref(), to.as_deref())
+        }
+        Chunk::Rows { columns, keys } => these_rows(mapping, columns, keys),
         Chunk::Blocks { .. } => None,
     };
     match condition {
@@ -156,6 +171,24 @@ fn delete_statement(mapping: &TableMapping, unit: &LoadUnit<'_>) -> Result<Strin
             "the rows of this chunk cannot be told apart on the target",
         )),
     }
+}
+
+/// Rows by their keys, which have the form that they have on the target; `None` where a column of
+/// the key is not carried. Literals take the columns' types, so that an index serves.
+fn these_rows(mapping: &TableMapping, columns: &[String], keys: &[Vec<String>]) -> Option<String> {
+    if keys.is_empty() {
+        return Some("false".to_owned());
+    }
+    let names: Option<Vec<String>> = columns
+        .iter()
+        .map(|column| mapping.target_column(column).map(quote_ident))
+        .collect();
+    let list = |key: &Vec<String>| {
+        let values: Vec<String> = key.iter().map(|value| quote_literal(value)).collect();
+        format!("({})", values.join(", "))
+    };
+    let keys: Vec<String> = keys.iter().map(list).collect();
+    Some(format!("({}) IN ({})", names?.join(", "), keys.join(", ")))
 }
 
 /// A key range on the target; `None` where its key is not the source's. Text is ordered as it is

@@ -11,7 +11,7 @@
 
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tidemark_core::checkpoint::{Checkpoint, Generation, LoadPhase};
 use tidemark_core::control::Control;
@@ -26,9 +26,11 @@ use control::PgControl;
 mod apply;
 pub(crate) mod checkpoint;
 mod control;
+mod load;
 mod metadata;
 mod names;
 mod owner;
+mod wording;
 
 pub use apply::PgApplier;
 
@@ -46,7 +48,7 @@ pub struct PgTarget {
     config: ConnectConfig,
     pipeline: String,
     /// 0 until [`PgTarget::acquire`].
-    generation: AtomicU64,
+    generation: Arc<AtomicU64>,
     lock: tokio::sync::Mutex<owner::Lock>,
     idle: Mutex<Vec<Connection>>,
     triggers: OnceLock<Triggers>,
@@ -67,7 +69,7 @@ impl PgTarget {
         PgTarget {
             config,
             pipeline: pipeline.into(),
-            generation: AtomicU64::new(0),
+            generation: Arc::default(),
             lock: tokio::sync::Mutex::default(),
             idle: Mutex::default(),
             triggers: OnceLock::new(),
@@ -109,7 +111,7 @@ impl PgTarget {
     /// The side door.
     pub async fn control(&self) -> Result<Box<dyn Control>> {
         let connection = Connection::connect(&self.config, Role::Ordinary).await?;
-        let control = PgControl::open(connection, self.writer()).await?;
+        let control = PgControl::open(connection, &self.pipeline, &self.generation).await?;
         Ok(Box::new(control))
     }
 

@@ -86,9 +86,7 @@ fn next(sql: &str, after_dot: bool) -> (Option<Piece<'_>>, usize) {
     }
     if let Some((first, schema)) = identifier(sql) {
         let behind = sql.get(first..).unwrap_or_default();
-        if !after_dot
-            && let Some((second, name)) = behind.strip_prefix('.').and_then(identifier)
-        {
+        if !after_dot && let Some((second, name)) = behind.strip_prefix('.').and_then(identifier) {
             let len = first + 1 + second;
             let (text, behind) = sql.split_at(len);
             let piece = Piece::Pair(text, TableName::new(schema, name));
