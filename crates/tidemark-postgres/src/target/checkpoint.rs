@@ -9,6 +9,7 @@
 //! | `table_state` | a row per table: names, state, known columns |
 //! | `unit` | a row per unit of loaded rows: chunk, tidemark, whether it is in |
 //! | `parked` | changes put aside, in order (written by the applier) |
+//! | `foreign_key` | foreign keys that were dropped for a load, to be made again ([`super::existing`]) |
 //! | `command`, `status` | the side door ([`super::control`]) |
 //! | `version` | one row: the version of all this |
 //!
@@ -272,6 +273,7 @@ impl Writer {
         let mut writes = vec![self.advance(None)];
         writes.extend(self.forget_tables());
         for sql in [
+            "DELETE FROM tidemark.foreign_key WHERE pipeline = $1",
             "DELETE FROM tidemark.command WHERE pipeline = $1",
             "DELETE FROM tidemark.status WHERE pipeline = $1",
             "DELETE FROM tidemark.checkpoint WHERE pipeline = $1",

@@ -13,23 +13,31 @@ use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use tidemark_core::checkpoint::{Checkpoint, Generation, LoadPhase};
+use tidemark_core::checkpoint::{Checkpoint, Generation, LoadPhase, Unit};
 use tidemark_core::control::Control;
-use tidemark_core::target::{LoadStart, Owner};
+use tidemark_core::mapping::TableMapping;
+use tidemark_core::target::{Existing, LoadStart, Loader, Owner, Place, Prepared};
 use tidemark_core::{Context, Error, Result};
 
 use crate::config::ConnectConfig;
 use crate::wire::{Connection, Role, TransactionStatus};
 use checkpoint::{Write, Writer};
 use control::PgControl;
+use load::PgLoader;
+use prepare::Preparation;
 
 mod apply;
+mod catalog;
 pub(crate) mod checkpoint;
 mod control;
+mod create;
+mod existing;
+mod fit;
 mod load;
 mod metadata;
 mod names;
 mod owner;
+mod prepare;
 mod wording;
 
 pub use apply::PgApplier;
@@ -100,6 +108,34 @@ impl PgTarget {
     /// Records where a first load starts.
     pub async fn start_load(&self, start: &LoadStart) -> Result<()> {
         self.write(&self.writer().start(start), "the start").await
+    }
+
+    /// Makes a table ready for rows.
+    pub async fn prepare(
+        &self,
+        mapping: &TableMapping,
+        existing: Existing,
+        place: Place,
+        units: &[Unit],
+    ) -> Result<Prepared> {
+        let mut session = self.session().await?;
+        let preparation = Preparation {
+            mapping,
+            existing,
+            place,
+            units,
+            writer: self.writer(),
+            triggers: self.keep_triggers_still(&mut session).await?,
+        };
+        let prepared = preparation.run(&mut session).await?;
+        session.keep();
+        Ok(prepared)
+    }
+
+    /// A worker's connection for loading.
+    pub async fn loader(&self) -> Result<Box<dyn Loader>> {
+        let connection = self.connect().await?;
+        Ok(Box::new(PgLoader::new(connection, self.writer())))
     }
 
     /// Records how far the first load is.
