@@ -34,7 +34,7 @@ async fn what_a_start_records_is_read_back() {
     start.tables[0].units = units();
     start.tables[0].columns = Some(vec![KnownColumn {
         name: "it's".to_owned(),
-        number: 3,
+        number: 7,
         type_id: 3_000_000_000,
         type_modifier: -1,
     }]);
