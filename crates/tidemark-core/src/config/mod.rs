@@ -27,6 +27,7 @@ mod endpoint;
 mod format;
 mod hide;
 mod keys;
+mod overrides;
 pub mod problem;
 mod read;
 mod reference;
@@ -46,8 +47,8 @@ pub use choice::{
     Origin as ChangeOrigin, SlotAhead, SlotBehind, System,
 };
 pub use format::format;
+pub use overrides::Override;
 pub use problem::{Document, Located, Place, Problem, Problems};
-pub use read::Override;
 pub use reference::reference;
 pub use schema::schema;
 pub use secret::{Secret, Surroundings};
@@ -80,7 +81,7 @@ pub struct Reading {
 /// Reads a pipeline, or says all that is wrong with it.
 pub fn read(input: Input<'_>) -> Result<Reading, Problems> {
     let (mut settings, mut problems) = read::read(input.file, &KEYS, input.surroundings);
-    read::apply(
+    overrides::apply(
         &mut settings,
         input.overrides,
         &KEYS,
@@ -88,7 +89,7 @@ pub fn read(input: Input<'_>) -> Result<Reading, Problems> {
         &mut problems,
     );
     read::require(&settings, &KEYS, &mut problems);
-    read::add_defaults(&mut settings, &KEYS);
+    overrides::add_defaults(&mut settings, &KEYS);
     let file = input.connections.map(|document| {
         let (settings, found) = read::read(document, &CONNECTION_KEYS, input.surroundings);
         problems.append(found);
@@ -114,7 +115,7 @@ pub fn read(input: Input<'_>) -> Result<Reading, Problems> {
 pub fn overrides_of(
     variables: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Vec<Override>, Problems> {
-    read::overrides_of(variables, &KEYS)
+    overrides::overrides_of(variables, &KEYS)
 }
 
 /// One pipeline, as its file (and what overrides it) says.

@@ -78,6 +78,18 @@ fn a_small_file_gets_the_defaults() {
     assert!(!config.rules.is_same_database);
 }
 
+#[test]
+fn a_file_from_another_editor_is_the_same_file() {
+    let windows = format!("\u{FEFF}{}", SMALL.replace('\n', "\r\n"));
+    assert_eq!(config(&windows).name, "shop-2");
+    let problems = reading(&windows.replace("mode", "modee"), None, &[]).map(|_| ());
+    let shown = problems.unwrap_err().to_string();
+    assert!(
+        shown.contains("shop.toml:5:1\n5 │ modee = \"full_load_and_cdc\"\n"),
+        "{shown:?}"
+    );
+}
+
 /// Every key of this version.
 const FULL: &str = include_str!("tests/full.toml");
 

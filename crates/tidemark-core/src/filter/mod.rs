@@ -48,6 +48,7 @@ mod compare;
 mod datetime;
 mod lex;
 mod like;
+mod literal;
 mod number;
 mod parse;
 
@@ -279,7 +280,7 @@ impl Filter {
     /// the column may be. The error says what is needed instead. Values of types that filters cannot
     /// compare are taken as they stand.
     pub fn column_value(column: &SchemaColumn, text: &str) -> Result<String, String> {
-        bind::column_value(column, text)
+        literal::column_value(column, text)
     }
 
     /// What the filter says of a row whose values are read by their position in

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use futures_util::TryStreamExt;
+use futures_util::future::try_join;
 use tokio_postgres::types::{FromSql, Type};
 use tokio_postgres::{Client, RowStream};
 
@@ -235,10 +236,14 @@ impl<'a> Comparison<'a> {
         let filter = self.filters.get(source).map(String::as_str);
         let of_source = Side::of(self.source).await?;
         let of_target = Side::of(self.target).await?;
-        let sql = of_source.select(source, pairs.iter().map(|(s, _)| s), filter);
-        let mut left = Rows::open(self.source, &sql).await?;
-        let sql = of_target.select(target, pairs.iter().map(|(_, t)| t), None);
-        let mut right = Rows::open(self.target, &sql).await?;
+        let source_sql = of_source.select(source, pairs.iter().map(|(s, _)| s), filter);
+        let target_sql = of_target.select(target, pairs.iter().map(|(_, t)| t), None);
+        // Both at once, since each sorts before its first row.
+        let (left, right) = (
+            Rows::open(self.source, &source_sql),
+            Rows::open(self.target, &target_sql),
+        );
+        let (mut left, mut right) = try_join(left, right).await?;
         let (mut missing, mut surplus) = (Vec::new(), Vec::new());
         loop {
             match (&left.head, &right.head) {
