@@ -6,6 +6,7 @@
 )]
 
 mod checkpoint;
+mod chunks;
 mod control;
 mod copy;
 mod describe;
@@ -14,4 +15,5 @@ mod login;
 mod replication;
 mod server;
 mod session;
+mod snapshot;
 mod target;
