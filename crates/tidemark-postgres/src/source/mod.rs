@@ -30,6 +30,7 @@ use slot::create::Lifetime;
 
 mod assemble;
 mod blockers;
+mod chunks;
 mod decode;
 mod frames;
 mod publication;
@@ -37,6 +38,8 @@ mod replay;
 mod sequences;
 mod session;
 mod slot;
+pub(crate) mod select;
+mod snapshot;
 mod spool;
 mod stream;
 mod xids;
@@ -259,3 +262,4 @@ impl PgSource {
         Ok(removed)
     }
 }
+pub use snapshot::PgSnapshot;

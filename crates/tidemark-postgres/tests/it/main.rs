@@ -7,6 +7,7 @@
 
 mod apply;
 mod checkpoint;
+mod chunks;
 mod control;
 mod copy;
 mod describe;
@@ -16,4 +17,5 @@ mod replication;
 mod server;
 mod session;
 mod source;
+mod snapshot;
 mod target;
