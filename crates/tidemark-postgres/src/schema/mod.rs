@@ -16,7 +16,7 @@
 use std::collections::BTreeMap;
 
 use tidemark_core::Result;
-use tidemark_core::schema::{SourceSchema, TableName, TableSchema};
+use tidemark_core::schema::{SchemaObject, SourceSchema, TableName, TableSchema};
 use tidemark_core::selection::Selection;
 
 use crate::wire::{Connection, TransactionStatus};
@@ -108,6 +108,17 @@ pub(crate) async fn describe_one(
         .into_values()
         .next()
         .filter(|table| !table.columns.is_empty()))
+}
+
+/// How a type is made, `None` for one that comes with a table, an extension or the server.
+pub(crate) async fn type_definition(
+    connection: &mut Connection,
+    name: &TableName,
+    oid: u32,
+) -> Result<Option<SchemaObject>> {
+    let types = types::of(connection, &[oid]).await?;
+    let (made, _) = types.definitions(connection).await?;
+    Ok(made.into_iter().find(|object| object.name == *name))
 }
 
 /// A table of which nothing but its place is known yet.

@@ -190,9 +190,9 @@ impl NewTable<'_> {
             match &column.default {
                 ColumnDefault::Identity { always, options } => {
                     let when = if *always { "ALWAYS" } else { "BY DEFAULT" };
-                    line.push_str(&format!(" GENERATED {when} AS IDENTITY"));
+                    line.extend([" GENERATED ", when, " AS IDENTITY"]);
                     if !options.is_empty() {
-                        line.push_str(&format!(" ({options})"));
+                        line.extend([" (", options, ")"]);
                     }
                 }
                 ColumnDefault::Expression(expression) if extent == Extent::Whole => {

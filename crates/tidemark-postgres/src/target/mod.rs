@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tidemark_core::checkpoint::{Checkpoint, Generation, LoadPhase, Unit};
 use tidemark_core::control::Control;
 use tidemark_core::mapping::TableMapping;
+use tidemark_core::schema::SourceSchema;
 use tidemark_core::target::{Existing, LoadStart, Loader, Owner, Place, Prepared};
 use tidemark_core::{Context, Error, Result};
 
@@ -36,6 +37,7 @@ mod fit;
 mod load;
 mod metadata;
 mod names;
+mod objects;
 mod owner;
 mod prepare;
 mod wording;
@@ -108,6 +110,18 @@ impl PgTarget {
     /// Records where a first load starts.
     pub async fn start_load(&self, start: &LoadStart) -> Result<()> {
         self.write(&self.writer().start(start), "the start").await
+    }
+
+    /// Makes types and sequences that the tables need.
+    pub async fn prepare_objects(
+        &self,
+        schema: &SourceSchema,
+        tables: &[TableMapping],
+    ) -> Result<()> {
+        let mut session = self.session().await?;
+        objects::make(&mut session, schema, tables).await?;
+        session.keep();
+        Ok(())
     }
 
     /// Makes a table ready for rows.

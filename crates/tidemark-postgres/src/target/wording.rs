@@ -55,6 +55,29 @@ pub(super) fn replace(sql: &str, renames: &BTreeMap<TableName, TableName>) -> St
     out
 }
 
+/// The definition with all its qualified names in quotes, for comparing definitions of two servers.
+pub(super) fn quoted_throughout(sql: &str) -> String {
+    let same = names(sql).map(|name| (name.clone(), name)).collect();
+    replace(sql, &same)
+}
+
+/// The content of the string literals in a definition.
+pub(super) fn literals(sql: &str) -> Vec<String> {
+    let mut literals = Vec::new();
+    let mut rest = sql;
+    while !rest.is_empty() {
+        let len = match literal(rest) {
+            Some((text, content)) => {
+                literals.push(content);
+                text.len()
+            }
+            None => next(rest, false).1,
+        };
+        rest = rest.get(len..).unwrap_or_default();
+    }
+    literals
+}
+
 /// Casts after which a literal is a name (PostgreSQL 15, 8.19, without those of functions and
 /// operators, whose form is another).
 const NAME_CASTS: [&str; 3] = ["::regclass", "::regtype", "::regcollation"];
@@ -78,10 +101,9 @@ fn next(sql: &str, after_dot: bool) -> (Option<Piece<'_>>, usize) {
     if let Some((text, content)) = literal(sql) {
         let behind = sql.get(text.len()..).unwrap_or_default();
         let is_name = NAME_CASTS.iter().any(|cast| behind.starts_with(cast));
-        let piece = content.filter(|_| is_name).and_then(|content| {
-            let (schema, name) = whole_pair(&content)?;
-            Some(Piece::NameLiteral(text, TableName::new(schema, name)))
-        });
+        let piece = whole_pair(&content)
+            .filter(|_| is_name)
+            .map(|(schema, name)| Piece::NameLiteral(text, TableName::new(schema, name)));
         return (piece, text.len());
     }
     if let Some((first, schema)) = identifier(sql) {
@@ -106,8 +128,9 @@ fn next(sql: &str, after_dot: bool) -> (Option<Piece<'_>>, usize) {
     (None, first)
 }
 
-/// `'…'` or `E'…'` at the front: as written, and its content where that is plain.
-fn literal(sql: &str) -> Option<(&str, Option<String>)> {
+/// `'…'` or `E'…'` at the front: as written, and its content. Servers write no other escape than
+/// doubled backslashes.
+fn literal(sql: &str) -> Option<(&str, String)> {
     let (prefix, escapes) = match sql.as_bytes() {
         [b'\'', ..] => (1, false),
         [b'E' | b'e', b'\'', ..] => (2, true),
@@ -120,18 +143,16 @@ fn literal(sql: &str) -> Option<(&str, Option<String>)> {
             '\'' => {
                 if characters.next_if(|(_, next)| *next == '\'').is_none() {
                     let text = sql.get(..=at)?;
-                    return Some((text, (!escapes).then_some(content)));
+                    return Some((text, content));
                 }
                 content.push('\'');
             }
-            '\\' if escapes => {
-                characters.next();
-            }
+            '\\' if escapes => content.extend(characters.next().map(|(_, escaped)| escaped)),
             other => content.push(other),
         }
     }
     // Not closed: no definition of a server. Left as it is.
-    Some((sql, None))
+    Some((sql, content))
 }
 
 /// `name` or `"na""me"` at the front: its length as written, and the name.
@@ -207,6 +228,12 @@ mod tests {
         ] {
             assert_eq!(replace(sql, &renames()), expected, "{sql}");
         }
+    }
+
+    #[test]
+    fn literals_are_read() {
+        let sql = "('a', 'it''s', E'back\\\\slash', '') \"'\" 'b'";
+        assert_eq!(literals(sql), ["a", "it's", "back\\slash", "", "b"]);
     }
 
     #[test]
