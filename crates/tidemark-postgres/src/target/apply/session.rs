@@ -19,7 +19,7 @@ use super::shape::{self, Shape, Sql};
 use super::table::TargetTable;
 use crate::config::Side;
 use crate::error;
-use crate::wire::{Connection, DataRow, Format, Reply, ResultSet, ServerError};
+use crate::wire::{Connection, DataRow, Format, Reply, ResultSet, ServerError, TransactionStatus};
 
 /// Queued bytes from which it pays to write.
 const PUMP_BYTES: usize = 128 * 1024;
@@ -120,6 +120,11 @@ impl Session {
     /// Whether an earlier future was dropped in the middle of a flight.
     pub(super) fn is_adrift(&self) -> bool {
         !self.expected.is_empty() || self.connection.ready_expected() > 0
+    }
+
+    /// Whether the server was in a transaction at its last answer.
+    pub(super) fn is_in_transaction(&self) -> bool {
+        self.connection.transaction_status() != TransactionStatus::Idle
     }
 
     /// The number of the prepared statement for this shape of a table, prepared if need be.

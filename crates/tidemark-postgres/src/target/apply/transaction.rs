@@ -296,9 +296,8 @@ impl PgApplier {
 
     /// Gives up whatever is open or queued.
     pub(super) async fn abandon(&mut self) -> Result<()> {
-        let state = std::mem::replace(&mut self.state, State::Idle);
-        let is_open = matches!(state, State::Open(Stage::Begun | Stage::Saved));
-        if !is_open && !self.session.is_adrift() {
+        self.state = State::Idle;
+        if !self.session.is_in_transaction() && !self.session.is_adrift() {
             return Ok(());
         }
         // Without a transaction this is a warning, and ends what is queued all the same.

@@ -1,5 +1,10 @@
 //! Applying changes: whichever way they are applied, the target ends as the source is.
 
+mod barriers;
+mod durability;
 mod histories;
+mod parked;
 mod rig;
 mod surprises;
+mod transactions;
+mod types;

@@ -35,6 +35,11 @@ impl Rig {
         let database = Database::new().await;
         database.run(sql).await;
         let target = database.started("apply", &[]).await;
+        Rig::of(database, target).await
+    }
+
+    /// An applier for a pipeline that has started.
+    pub(crate) async fn of(database: Database, target: PgTarget) -> Rig {
         let applier = target.applier().await.unwrap();
         Rig {
             database,
