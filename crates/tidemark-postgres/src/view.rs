@@ -183,6 +183,14 @@ impl Rows {
 
 #[async_trait]
 impl View for PgView {
+    async fn count(&mut self, mapping: &TableMapping, range: &Chunk) -> Result<u64> {
+        let rows = self.rows_of(mapping, range).await?;
+        let sql = format!("SELECT count(*) {}", rows.all());
+        let doing = self.doing(mapping);
+        let set = self.connection.query(&sql, &[]).await;
+        set.context(|| doing)?.one()?.get(0)
+    }
+
     async fn digest(&mut self, mapping: &TableMapping, range: &Chunk) -> Result<Digest> {
         let rows = self.rows_of(mapping, range).await?;
         let sql = format!(
