@@ -17,10 +17,12 @@ use tidemark_core::checkpoint::{Checkpoint, Generation, LoadPhase, Unit};
 use tidemark_core::control::Control;
 use tidemark_core::mapping::TableMapping;
 use tidemark_core::schema::SourceSchema;
+use tidemark_core::source::SequenceValue;
 use tidemark_core::target::{Existing, LoadStart, Loader, Owner, Place, Prepared};
 use tidemark_core::{Context, Error, Result};
 
 use crate::config::ConnectConfig;
+use crate::view::PgView;
 use crate::wire::{Connection, Role, TransactionStatus};
 use checkpoint::{Write, Writer};
 use control::PgControl;
@@ -29,17 +31,23 @@ use prepare::Preparation;
 
 mod apply;
 mod catalog;
+mod check;
 pub(crate) mod checkpoint;
+mod contract;
 mod control;
 mod create;
 mod existing;
+mod finish;
 mod fit;
+mod foreign_keys;
 mod load;
 mod metadata;
 mod names;
 mod objects;
 mod owner;
 mod prepare;
+mod sequences;
+mod swap;
 mod wording;
 
 pub use apply::PgApplier;
@@ -144,6 +152,52 @@ impl PgTarget {
         let prepared = preparation.run(&mut session).await?;
         session.keep();
         Ok(prepared)
+    }
+
+    /// Makes what was deferred for a table.
+    pub async fn finish(&self, mapping: &TableMapping, place: Place) -> Result<()> {
+        let mut session = self.session().await?;
+        let finish = finish::Finish {
+            mapping,
+            place,
+            pipeline: &self.pipeline,
+        };
+        finish.run(&mut session).await?;
+        session.keep();
+        Ok(())
+    }
+
+    /// Makes the foreign keys.
+    pub async fn finish_foreign_keys(&self, tables: &[TableMapping]) -> Result<()> {
+        let mut session = self.session().await?;
+        foreign_keys::make(&mut session, &self.pipeline, tables).await?;
+        session.keep();
+        Ok(())
+    }
+
+    /// Gives a resynced table its place.
+    pub async fn swap(&self, mapping: &TableMapping) -> Result<()> {
+        let mut session = self.session().await?;
+        swap::run(&mut session, &self.pipeline, mapping).await?;
+        session.keep();
+        Ok(())
+    }
+
+    /// Sets sequences.
+    pub async fn set_sequences(
+        &self,
+        values: &[SequenceValue],
+        tables: &[TableMapping],
+    ) -> Result<()> {
+        let mut session = self.session().await?;
+        sequences::set(&mut session, values, tables).await?;
+        session.keep();
+        Ok(())
+    }
+
+    /// A view of now.
+    pub async fn view(&self) -> Result<PgView> {
+        PgView::of_target(Connection::connect(&self.config, Role::Ordinary).await?).await
     }
 
     /// A worker's connection for loading.

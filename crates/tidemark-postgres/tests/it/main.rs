@@ -18,6 +18,6 @@ mod prepare;
 mod replication;
 mod server;
 mod session;
-mod source;
 mod snapshot;
+mod source;
 mod target;

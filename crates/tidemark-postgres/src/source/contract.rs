@@ -1,0 +1,79 @@
+//! [`PgSource`] as core's [`Source`]: nothing is decided here.
+
+use async_trait::async_trait;
+use tidemark_core::Result;
+use tidemark_core::event::StreamTable;
+use tidemark_core::finding::Finding;
+use tidemark_core::mapping::TableMapping;
+use tidemark_core::position::Position;
+use tidemark_core::schema::{SourceSchema, TableName};
+use tidemark_core::selection::Selection;
+use tidemark_core::source::{
+    ChangeStream, Keep, LogState, SequenceValue, Snapshot, Source, StreamedColumn, WillStream,
+};
+
+use super::{PgSnapshot, PgSource};
+use crate::schema;
+
+#[async_trait]
+impl Source for PgSource {
+    async fn check(&self, _: &[TableMapping], _: WillStream) -> Result<Vec<Finding>> {
+        Ok(Vec::new())
+    }
+
+    async fn describe(&self, selection: &Selection) -> Result<SourceSchema> {
+        let mut session = self.sessions.borrow(&self.options.connect).await?;
+        let described = schema::describe(&mut session, selection).await?;
+        session.give_back();
+        Ok(described)
+    }
+
+    async fn log_state(&self) -> Result<LogState> {
+        self.log_state().await
+    }
+
+    async fn announce(&self, tables: &[TableName]) -> Result<()> {
+        self.announce(tables).await
+    }
+
+    async fn open_log(&self, keep: Keep) -> Result<(Position, Box<dyn Snapshot>)> {
+        let exported = self.make_slot(keep).await?;
+        let (position, name) = (exported.position, exported.name.clone());
+        let connect = self.options.connect.clone();
+        let snapshot = PgSnapshot::adopt(connect, name, Box::new(exported)).await?;
+        Ok((Position::PgLsn(position), Box::new(snapshot)))
+    }
+
+    async fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
+        Ok(Box::new(
+            PgSnapshot::take(self.options.connect.clone()).await?,
+        ))
+    }
+
+    async fn changes(&self, after: Position) -> Result<Box<dyn ChangeStream>> {
+        self.changes(after).await
+    }
+
+    async fn head(&self) -> Result<Position> {
+        self.head().await
+    }
+
+    async fn columns_of(&self, table: &StreamTable) -> Result<Vec<StreamedColumn>> {
+        let mut session = self.sessions.borrow(&self.options.connect).await?;
+        let columns = schema::columns_of(&mut session, table).await?;
+        session.give_back();
+        Ok(columns)
+    }
+
+    async fn heartbeat(&self) -> Result<bool> {
+        self.heartbeat().await
+    }
+
+    async fn sequences(&self, tables: &[TableName]) -> Result<Vec<SequenceValue>> {
+        self.sequences(tables).await
+    }
+
+    async fn release(&self) -> Result<Vec<String>> {
+        self.release().await
+    }
+}

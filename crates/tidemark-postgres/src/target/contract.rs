@@ -1,0 +1,87 @@
+//! [`PgTarget`] as core's [`Target`]: nothing is decided here.
+
+use async_trait::async_trait;
+use tidemark_core::Result;
+use tidemark_core::checkpoint::{Checkpoint, Generation, LoadPhase, Unit};
+use tidemark_core::control::Control;
+use tidemark_core::finding::Finding;
+use tidemark_core::mapping::TableMapping;
+use tidemark_core::schema::SourceSchema;
+use tidemark_core::source::SequenceValue;
+use tidemark_core::target::{Applier, Existing, LoadStart, Loader, Owner, Place, Prepared, Target};
+use tidemark_core::verify::View;
+
+use super::PgTarget;
+
+#[async_trait]
+impl Target for PgTarget {
+    async fn check(&self, tables: &[TableMapping]) -> Result<Vec<Finding>> {
+        self.check_target(tables).await
+    }
+
+    async fn checkpoint(&self) -> Result<Option<Checkpoint>> {
+        self.checkpoint().await
+    }
+
+    async fn acquire(&self, owner: &Owner) -> Result<Generation> {
+        self.acquire(owner).await
+    }
+
+    async fn start_load(&self, start: &LoadStart) -> Result<()> {
+        self.start_load(start).await
+    }
+
+    async fn prepare_objects(&self, schema: &SourceSchema, tables: &[TableMapping]) -> Result<()> {
+        self.prepare_objects(schema, tables).await
+    }
+
+    async fn prepare(
+        &self,
+        mapping: &TableMapping,
+        existing: Existing,
+        place: Place,
+        units: &[Unit],
+    ) -> Result<Prepared> {
+        self.prepare(mapping, existing, place, units).await
+    }
+
+    async fn loader(&self) -> Result<Box<dyn Loader>> {
+        self.loader().await
+    }
+
+    async fn finish(&self, mapping: &TableMapping, place: Place) -> Result<()> {
+        self.finish(mapping, place).await
+    }
+
+    async fn finish_foreign_keys(&self, tables: &[TableMapping]) -> Result<()> {
+        self.finish_foreign_keys(tables).await
+    }
+
+    async fn set_phase(&self, phase: LoadPhase) -> Result<()> {
+        self.set_phase(phase).await
+    }
+
+    async fn swap(&self, mapping: &TableMapping) -> Result<()> {
+        self.swap(mapping).await
+    }
+
+    async fn set_sequences(&self, values: &[SequenceValue], tables: &[TableMapping]) -> Result<()> {
+        self.set_sequences(values, tables).await
+    }
+
+    async fn applier(&self) -> Result<Box<dyn Applier>> {
+        Ok(Box::new(self.applier().await?))
+    }
+
+    async fn view(&self) -> Result<Box<dyn View>> {
+        Ok(Box::new(self.view().await?))
+    }
+
+    async fn control(&self) -> Result<Box<dyn Control>> {
+        self.control().await
+    }
+
+    async fn forget(&self) -> Result<()> {
+        self.forget().await
+    }
+}
