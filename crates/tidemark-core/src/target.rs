@@ -10,7 +10,7 @@ use crate::checkpoint::{
     Checkpoint, CheckpointUpdate, Generation, LoadPhase, SourceIdentity, TableCheckpoint, Unit,
 };
 use crate::control::Control;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::finding::Finding;
 use crate::mapping::TableMapping;
 use crate::position::Position;
@@ -33,6 +33,13 @@ pub trait Target: Send + Sync {
     /// this `Target` lives, raises the generation. Refused (definite) while another owner is alive,
     /// naming it. From then on every commit of an older generation fails.
     async fn acquire(&self, owner: &Owner) -> Result<Generation>;
+
+    /// Waits until the owner's lock is lost, and says how; for ever where it cannot be. Not while
+    /// [`Target::acquire`] runs. Cancel-safe. Commits of a run that was taken over fail in any case;
+    /// this is for noticing it without a commit.
+    async fn lost(&self) -> Error {
+        std::future::pending().await
+    }
 
     /// Records where a first load starts, before any row is copied. Durable on return.
     async fn start_load(&self, start: &LoadStart) -> Result<()>;
@@ -151,6 +158,7 @@ pub struct Prepared {
 #[async_trait]
 pub trait Loader: Send {
     /// Writes the rows of one unit and records the unit with its tidemark, in one transaction.
+    /// `progress` is told what was written since it was told last.
     /// Durable on return. On error nothing of the unit is in, and the loader can be used again
     /// after transient errors only if [`Loader::is_usable`].
     async fn load(

@@ -100,14 +100,18 @@ impl Connection {
         }
     }
 
-    /// Starts a `COPY … FROM STDIN` and waits until the server takes data. Where the round trip
-    /// matters, pipeline `send_query`, `send_copy_data`, `send_copy_done` instead.
+    /// Starts a `COPY … FROM STDIN` and waits until the server takes data. Statements without rows
+    /// may stand before it (`BEGIN; DELETE …; COPY …`). Where the round trip matters, pipeline
+    /// `send_query`, `send_copy_data`, `send_copy_done` instead.
     pub async fn copy_in(&mut self, sql: &str) -> Result<CopyIn<'_>> {
         self.begin_request()?;
         self.send_query(sql)?;
-        match self.next_reply().await? {
-            Reply::CopyIn => Ok(CopyIn { connection: self }),
-            other => Err(self.not_a_copy(other).await),
+        loop {
+            match self.next_reply().await? {
+                Reply::CopyIn => return Ok(CopyIn { connection: self }),
+                Reply::Complete(_) => {}
+                other => return Err(self.not_a_copy(other).await),
+            }
         }
     }
 
