@@ -9,6 +9,7 @@
 //! | `table_state` | a row per table: names, state, known columns |
 //! | `unit` | a row per unit of loaded rows: chunk, tidemark, whether it is in |
 //! | `parked` | changes put aside, in order (written by the applier) |
+//! | `foreign_key` | foreign keys that were dropped for a load, to be made again ([`super::existing`]) |
 //! | `command`, `status` | the side door ([`super::control`]) |
 //! | `version` | one row: the version of all this |
 //!
@@ -52,8 +53,8 @@ use tidemark_core::target::LoadStart;
 use tidemark_core::{Error, ErrorKind, Result};
 
 use super::metadata::{self, Found};
-use crate::error::server_error;
-use crate::wire::{Connection, Format, ResultSet, Row, quote_literal};
+use crate::error::{classify, server_error};
+use crate::wire::{Connection, Format, Reply, ResultSet, Row, quote_literal};
 
 /// Checks the generation and moves the position on. Parameters: pipeline, generation, position or
 /// NULL to leave it.
@@ -64,8 +65,11 @@ pub(crate) const ADVANCE: &str = "INSERT INTO tidemark.checkpoint AS c \
      ON CONFLICT (pipeline) DO UPDATE SET written_by = excluded.written_by, \
      position = coalesce(excluded.position, c.position)";
 
-const SET_STATE: &str = "UPDATE tidemark.table_state SET state = $4, reason = $5 \
-     WHERE pipeline = $1 AND source_schema = $2 AND source_name = $3";
+const SET_STATE: &str = "INSERT INTO tidemark.table_state \
+     (pipeline, source_schema, source_name, target_schema, target_name, source_id, state, reason) \
+     VALUES ($1, $2, $3, $4, $5, $6::int8, $7, $8) \
+     ON CONFLICT (pipeline, source_schema, source_name) DO UPDATE SET \
+     state = excluded.state, reason = excluded.reason";
 
 const SET_COLUMNS: &str = "UPDATE tidemark.table_state SET columns = $4::jsonb \
      WHERE pipeline = $1 AND source_schema = $2 AND source_name = $3";
@@ -73,12 +77,13 @@ const SET_COLUMNS: &str = "UPDATE tidemark.table_state SET columns = $4::jsonb \
 const PASS: &str = "UPDATE tidemark.unit SET tidemark = NULL \
      WHERE pipeline = $1 AND source_schema = $2 AND source_name = $3 AND tidemark IS NOT NULL";
 
-const RECORD_UNIT: &str = "INSERT INTO tidemark.unit \
+/// Writes nothing where the unit is in already.
+const RECORD_UNIT: &str = "INSERT INTO tidemark.unit AS u \
      (pipeline, source_schema, source_name, number, chunk, tidemark, is_loaded, rows) \
      VALUES ($1, $2, $3, $4::int8, $5::jsonb, $6::jsonb, $7::boolean, $8::int8) \
      ON CONFLICT (pipeline, source_schema, source_name, number) DO UPDATE SET \
      chunk = excluded.chunk, tidemark = excluded.tidemark, is_loaded = excluded.is_loaded, \
-     rows = excluded.rows";
+     rows = excluded.rows WHERE NOT u.is_loaded";
 
 const FORGET_UNITS: &str = "DELETE FROM tidemark.unit \
      WHERE pipeline = $1 AND source_schema = $2 AND source_name = $3";
@@ -144,11 +149,18 @@ impl Writer {
         let mut writes = Vec::new();
         for change in &update.states {
             let [pipeline, schema, name] = self.table(&change.table);
-            let state = Some(word(&change.state));
-            let reason = change.reason.clone();
             writes.push(Write::new(
                 SET_STATE,
-                [pipeline, schema, name, state, reason],
+                [
+                    pipeline,
+                    schema,
+                    name,
+                    Some(change.target.schema.clone()),
+                    Some(change.target.name.clone()),
+                    Some(change.source_id.to_string()),
+                    Some(word(&change.state)),
+                    change.reason.clone(),
+                ],
             ));
         }
         for table in &update.passed {
@@ -261,6 +273,7 @@ impl Writer {
         let mut writes = vec![self.advance(None)];
         writes.extend(self.forget_tables());
         for sql in [
+            "DELETE FROM tidemark.foreign_key WHERE pipeline = $1",
             "DELETE FROM tidemark.command WHERE pipeline = $1",
             "DELETE FROM tidemark.status WHERE pipeline = $1",
             "DELETE FROM tidemark.checkpoint WHERE pipeline = $1",
@@ -282,23 +295,32 @@ impl Writer {
 /// Runs the writes in a transaction of their own: one round trip.
 pub(super) async fn commit(connection: &mut Connection, writes: &[Write]) -> Result<()> {
     connection.send_query("BEGIN")?;
+    commit_open(connection, writes).await
+}
+
+/// Runs the writes in the open transaction (or in the one whose `BEGIN` is queued) and commits it:
+/// one round trip. After an error the connection is to be dropped; nothing of the transaction is in.
+pub(super) async fn commit_open(connection: &mut Connection, writes: &[Write]) -> Result<()> {
     send(connection, writes)?;
     connection.send_query("COMMIT")?;
-    for _ in 0..3 {
+    while connection.ready_expected() > 0 {
         connection.expect_ready().await.map_err(explain)?;
     }
     Ok(())
 }
 
-/// Runs the writes in the open transaction and commits it: one round trip. After an error the
-/// connection is to be dropped; nothing of the transaction is in.
-pub(super) async fn commit_open(connection: &mut Connection, writes: &[Write]) -> Result<()> {
+/// Runs the writes in the open transaction; gives how many rows each wrote.
+pub(super) async fn run(connection: &mut Connection, writes: &[Write]) -> Result<Vec<u64>> {
     send(connection, writes)?;
-    connection.send_query("COMMIT")?;
-    for _ in 0..2 {
-        connection.expect_ready().await.map_err(explain)?;
+    let mut counts = Vec::with_capacity(writes.len());
+    loop {
+        match connection.next_reply().await? {
+            Reply::Ready(_) => return Ok(counts),
+            Reply::Error(said) => return Err(explain(classify(connection.side(), *said))),
+            reply @ Reply::Complete(_) => counts.push(reply.affected()),
+            _ => {}
+        }
     }
-    Ok(())
 }
 
 /// Queues the writes up to a Sync.

@@ -3,15 +3,17 @@
 //! Both ends use it: the engine on a connection of its own, and whoever asks (`tidemark status`),
 //! who may find no schema at all because the pipeline never ran. That is an answer, not an error.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use async_trait::async_trait;
 use tidemark_core::catalogue::codes;
-use tidemark_core::checkpoint::Generation;
 use tidemark_core::control::{Answer, Command, CommandId, Control};
 use tidemark_core::status::Status;
 use tidemark_core::target::Owner;
 use tidemark_core::{Context, Error, Result};
 
-use super::checkpoint::{Writer, from_json, json};
+use super::checkpoint::{from_json, json};
 use super::metadata::{self, Found};
 use super::owner;
 use crate::wire::Connection;
@@ -24,7 +26,9 @@ const FORGET_ANSWERED: &str = "DELETE FROM tidemark.command \
 #[derive(Debug)]
 pub(super) struct PgControl {
     connection: Connection,
-    writer: Writer,
+    pipeline: String,
+    /// Of the run that opened the door; 0 until it owns the pipeline, and for whoever asks.
+    generation: Arc<AtomicU64>,
     /// Our tables are there; asked again until they are.
     is_there: bool,
 }
@@ -32,11 +36,16 @@ pub(super) struct PgControl {
 impl PgControl {
     /// On a connection of its own. Status and answers need not survive a crash of the target: they
     /// are told again.
-    pub(super) async fn open(mut connection: Connection, writer: Writer) -> Result<PgControl> {
+    pub(super) async fn open(
+        mut connection: Connection,
+        pipeline: &str,
+        generation: &Arc<AtomicU64>,
+    ) -> Result<PgControl> {
         connection.run("SET synchronous_commit = off").await?;
         Ok(PgControl {
             connection,
-            writer,
+            pipeline: pipeline.to_owned(),
+            generation: Arc::clone(generation),
             is_there: false,
         })
     }
@@ -49,33 +58,34 @@ impl PgControl {
         Ok(self.is_there)
     }
 
-    fn pipeline(&self) -> &str {
-        &self.writer.pipeline
+    fn generation(&self) -> String {
+        self.generation.load(Ordering::Acquire).to_string()
     }
 
     fn not_known(&self) -> Error {
         Error::definite(
             codes::TARGET_NOT_KNOWN,
-            format!(
-                "no pipeline {} ever ran against this target",
-                self.pipeline()
-            ),
+            format!("no pipeline {} ever ran against this target", self.pipeline),
         )
     }
 }
 
 #[async_trait]
 impl Control for PgControl {
+    /// None for a run that does not own the pipeline: they are meant for the one that does.
     async fn commands(&mut self) -> Result<Vec<(CommandId, Command)>> {
         if !self.is_there().await? {
             return Ok(Vec::new());
         }
+        let generation = self.generation();
         let answer = self
             .connection
             .query(
-                "SELECT id, command FROM tidemark.command \
-                 WHERE pipeline = $1 AND answer IS NULL ORDER BY id",
-                &[Some(&self.writer.pipeline)],
+                "SELECT w.id, w.command FROM tidemark.command w \
+                 JOIN tidemark.checkpoint c USING (pipeline) \
+                 WHERE pipeline = $1 AND w.answer IS NULL AND c.generation = $2::int8 \
+                 ORDER BY w.id",
+                &[Some(&self.pipeline), Some(&generation)],
             )
             .await?;
         let read =
@@ -89,28 +99,28 @@ impl Control for PgControl {
             .execute(
                 "UPDATE tidemark.command SET answer = $3::jsonb, answered_at = now() \
                  WHERE pipeline = $1 AND id = $2::int8 AND answer IS NULL",
-                &[Some(&self.writer.pipeline), Some(&id), Some(&json(answer))],
+                &[Some(&self.pipeline), Some(&id), Some(&json(answer))],
             )
             .await
             .context(|| "answer a command")?;
         Ok(())
     }
 
-    /// A run that was taken over keeps silent: the newer one reports.
+    /// Silent while the run does not own the pipeline, and after another took it over.
     async fn report(&mut self, status: &Status) -> Result<()> {
-        let Generation(generation) = self.writer.generation;
+        if !self.is_there().await? {
+            return Ok(());
+        }
+        let generation = self.generation();
         self.connection
             .execute(
                 "INSERT INTO tidemark.status AS s (pipeline, generation, status, reported_at) \
-                 VALUES ($1, $2::int8, $3::jsonb, clock_timestamp()) \
+                 SELECT pipeline, generation, $3::jsonb, clock_timestamp() \
+                 FROM tidemark.checkpoint WHERE pipeline = $1 AND generation = $2::int8 \
                  ON CONFLICT (pipeline) DO UPDATE SET generation = excluded.generation, \
                  status = excluded.status, reported_at = excluded.reported_at \
                  WHERE s.generation <= excluded.generation",
-                &[
-                    Some(&self.writer.pipeline),
-                    Some(&generation.to_string()),
-                    Some(&json(status)),
-                ],
+                &[Some(&self.pipeline), Some(&generation), Some(&json(status))],
             )
             .await
             .context(|| "report the status")?;
@@ -121,7 +131,7 @@ impl Control for PgControl {
         if !self.is_there().await? {
             return Err(self.not_known());
         }
-        let pipeline = self.writer.pipeline.clone();
+        let pipeline = self.pipeline.clone();
         self.connection
             .execute(FORGET_ANSWERED, &[Some(&pipeline)])
             .await?;
@@ -148,7 +158,7 @@ impl Control for PgControl {
             .connection
             .query(
                 "SELECT answer FROM tidemark.command WHERE pipeline = $1 AND id = $2::int8",
-                &[Some(&self.writer.pipeline), Some(&id)],
+                &[Some(&self.pipeline), Some(&id)],
             )
             .await?;
         let answer = found.rows.first().map(|row| row.opt_str(0)).transpose()?;
@@ -164,7 +174,7 @@ impl Control for PgControl {
             .query(
                 "SELECT status, extract(epoch FROM clock_timestamp() - reported_at)::float8 \
                  FROM tidemark.status WHERE pipeline = $1",
-                &[Some(&self.writer.pipeline)],
+                &[Some(&self.pipeline)],
             )
             .await?;
         let Some(row) = found.rows.first() else {
@@ -175,7 +185,7 @@ impl Control for PgControl {
     }
 
     async fn owner(&mut self) -> Result<Option<Owner>> {
-        let holder = owner::holder(&mut self.connection, &self.writer.pipeline).await?;
+        let holder = owner::holder(&mut self.connection, &self.pipeline).await?;
         if holder.is_none() || !self.is_there().await? {
             return Ok(None);
         }
@@ -184,7 +194,7 @@ impl Control for PgControl {
             .query(
                 "SELECT owner_host, owner_pid FROM tidemark.checkpoint \
                  WHERE pipeline = $1 AND owner_host IS NOT NULL",
-                &[Some(&self.writer.pipeline)],
+                &[Some(&self.pipeline)],
             )
             .await?;
         let Some(row) = found.rows.first() else {

@@ -8,7 +8,7 @@ use tidemark_core::checkpoint::{Chunk, KnownColumn, LoadPhase, Unit};
 use tidemark_core::tidemark::{PgSnapshot, Seen, Tidemark};
 use tidemark_lab::{Proxy, wait_for};
 
-use crate::target::{Database, at, known, owner, start};
+use crate::target::{Database, at, known, owner, start, target_at};
 
 #[tokio::test]
 async fn a_target_without_our_schema_has_no_checkpoint() {
@@ -34,7 +34,7 @@ async fn what_a_start_records_is_read_back() {
     start.tables[0].units = units();
     start.tables[0].columns = Some(vec![KnownColumn {
         name: "it's".to_owned(),
-        number: 3,
+        number: 7,
         type_id: 3_000_000_000,
         type_modifier: -1,
     }]);
@@ -111,7 +111,7 @@ async fn an_owner_cut_off_from_its_lock_takes_it_from_its_former_session() {
         "postgres://postgres@{wire},127.0.0.1:{direct}/{}",
         database.name
     );
-    let target = database.target_at(&url, "shop");
+    let target = target_at(&url, "shop");
     let before = target.acquire(&owner(1)).await.unwrap();
     // The server never hears of the end of this session; new ones go the other way.
     proxy.partition();
@@ -242,7 +242,7 @@ async fn a_role_with_a_schema_made_for_it_needs_no_right_on_the_database() {
         ))
         .await;
     let url = database.server.url_with(&role, None, &database.name);
-    let target = database.target_at(&url, "shop");
+    let target = target_at(&url, "shop");
     target.acquire(&owner(1)).await.unwrap();
     target.start_load(&start(&["orders"])).await.unwrap();
     assert!(target.checkpoint().await.unwrap().is_some());
@@ -254,8 +254,7 @@ async fn a_role_with_a_schema_made_for_it_needs_no_right_on_the_database() {
         ))
         .await;
     let url = database.server.url_with(&role, None, &database.name);
-    let refusal = database
-        .target_at(&url, "other")
+    let refusal = target_at(&url, "other")
         .acquire(&owner(1))
         .await
         .unwrap_err();

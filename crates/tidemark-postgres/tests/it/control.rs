@@ -94,41 +94,58 @@ async fn commands_to_a_run_that_ended_are_not_carried_out_by_the_next() {
 #[tokio::test]
 async fn the_status_and_its_age_and_owner_are_told() {
     let database = Database::new().await;
-    let target = database.target("shop");
-    target.acquire(&owner(4711)).await.unwrap();
+    let first = database.target("shop");
+    let mut engine = first.control().await.unwrap();
+    engine
+        .report(&status(PipelineState::Checking))
+        .await
+        .unwrap();
+    first.acquire(&owner(4711)).await.unwrap();
     let mut caller = database.target("shop").control().await.unwrap();
     assert_eq!(caller.owner().await.unwrap(), Some(owner(4711)));
-    assert_eq!(caller.last_status().await.unwrap(), None);
-
-    let mut engine = target.control().await.unwrap();
+    assert_eq!(
+        caller.last_status().await.unwrap(),
+        None,
+        "silent before it owned the pipeline"
+    );
     engine
         .report(&status(PipelineState::Loading))
         .await
         .unwrap();
-    target.acquire(&owner(4711)).await.unwrap();
-    let mut newer = target.control().await.unwrap();
-    newer
-        .report(&status(PipelineState::Streaming))
-        .await
-        .unwrap();
-    engine.report(&status(PipelineState::Failed)).await.unwrap();
     let (told, age) = caller.last_status().await.unwrap().unwrap();
-    assert_eq!(
-        told,
-        status(PipelineState::Streaming),
-        "the newer run reports"
-    );
+    assert_eq!(told, status(PipelineState::Loading));
     assert!((0.0..60.0).contains(&age), "{age}");
 
-    drop(target);
+    drop(first);
     let gone = async { while caller.owner().await.unwrap().is_some() {} };
     tokio::time::timeout(Duration::from_secs(10), gone)
         .await
         .expect("the owner is gone");
     assert!(
         caller.last_status().await.unwrap().is_some(),
-        "what it said last stays"
+        "its last word stays"
     );
+
+    let second = database.target("shop");
+    second.acquire(&owner(2)).await.unwrap();
+    let mut newer = second.control().await.unwrap();
+    newer
+        .report(&status(PipelineState::Streaming))
+        .await
+        .unwrap();
+    engine.report(&status(PipelineState::Failed)).await.unwrap();
+    let (told, _) = caller.last_status().await.unwrap().unwrap();
+    assert_eq!(
+        told,
+        status(PipelineState::Streaming),
+        "only the owner reports"
+    );
+    caller.send(&Command::Stop).await.unwrap();
+    assert!(
+        engine.commands().await.unwrap().is_empty(),
+        "only the owner obeys"
+    );
+    assert_eq!(newer.commands().await.unwrap().len(), 1);
 }
 
 fn status(state: PipelineState) -> Status {
