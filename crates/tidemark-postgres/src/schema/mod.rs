@@ -16,7 +16,7 @@
 use std::collections::BTreeMap;
 
 use tidemark_core::Result;
-use tidemark_core::schema::{SourceSchema, TableName, TableSchema};
+use tidemark_core::schema::{SchemaObject, SourceSchema, TableName, TableSchema};
 use tidemark_core::selection::Selection;
 
 use crate::wire::{Connection, TransactionStatus};
@@ -33,6 +33,8 @@ mod types;
 pub use columns::columns_of;
 pub use sequences::sequence_values;
 pub use types::{builtin, is_order_safe};
+
+pub(crate) use types::FIRST_USER_OID;
 
 pub(crate) use relations::leaves_of;
 
@@ -90,11 +92,47 @@ async fn read(connection: &mut Connection, selection: &Selection) -> Result<Sour
     })
 }
 
+/// One table with its columns, indexes and constraints, whether or not it could be copied: for a
+/// table that is written to. Sizes and notes are left out.
+pub(crate) async fn describe_one(
+    connection: &mut Connection,
+    name: &TableName,
+    oid: u32,
+) -> Result<Option<TableSchema>> {
+    let mut tables: Tables = [skeleton_of(oid, name.clone())].into();
+    let oids = Oids::of([oid]);
+    let types = types::read(connection, &oids).await?;
+    columns::read(connection, &oids, &types, &mut tables).await?;
+    indexes::read(connection, &oids, &mut tables).await?;
+    constraints::read(connection, &oids, &mut tables).await?;
+    Ok(tables
+        .into_values()
+        .next()
+        .filter(|table| !table.columns.is_empty()))
+}
+
+/// How a type is made, `None` for one that comes with a table, an extension or the server.
+pub(crate) async fn type_definition(
+    connection: &mut Connection,
+    name: &TableName,
+    oid: u32,
+) -> Result<Option<SchemaObject>> {
+    let types = types::of(connection, &[oid]).await?;
+    let (made, _) = types.definitions(connection).await?;
+    Ok(made.into_iter().find(|object| object.name == *name))
+}
+
 /// A table of which nothing but its place is known yet.
 fn skeleton(relation: &Relation) -> (u32, TableSchema) {
+    let (oid, mut table) = skeleton_of(relation.oid, relation.name.clone());
+    table.is_partitioned = relation.is_partitioned();
+    (oid, table)
+}
+
+fn skeleton_of(oid: u32, name: TableName) -> (u32, TableSchema) {
     let table = TableSchema {
-        name: relation.name.clone(),
-        id: relation.oid,
+        name,
+        id: oid,
         columns: Vec::new(),
         primary_key: Vec::new(),
         identity: tidemark_core::schema::ReplicaIdentity::Nothing,
@@ -103,10 +141,10 @@ fn skeleton(relation: &Relation) -> (u32, TableSchema) {
         foreign_keys: Vec::new(),
         rows: None,
         bytes: 0,
-        is_partitioned: relation.is_partitioned(),
+        is_partitioned: false,
         notes: Vec::new(),
     };
-    (relation.oid, table)
+    (oid, table)
 }
 
 /// `relreplident` (PostgreSQL 15, 53.11): what the log says of an old row.

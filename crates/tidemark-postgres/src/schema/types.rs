@@ -20,6 +20,8 @@ mod definitions;
 
 pub use builtins::{builtin, is_order_safe};
 
+pub(crate) use builtins::FIRST_USER_OID;
+
 /// One row of `pg_type`.
 #[derive(Clone, Debug)]
 pub(super) struct Type {

@@ -67,7 +67,15 @@ const MIGRATIONS: &[&str] = &[
          payload bytea NOT NULL,
          PRIMARY KEY (pipeline, source_schema, source_name, sequence)
      );
-     ALTER TABLE tidemark.parked ALTER COLUMN payload SET STORAGE EXTERNAL;",
+     ALTER TABLE tidemark.parked ALTER COLUMN payload SET STORAGE EXTERNAL;
+     CREATE TABLE tidemark.foreign_key (
+         pipeline text,
+         target_schema text,
+         target_name text,
+         name text,
+         definition text NOT NULL,
+         PRIMARY KEY (pipeline, target_schema, target_name, name)
+     );",
     // 2: the side door.
     "CREATE TABLE tidemark.command (
          id int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

@@ -11,24 +11,36 @@
 
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use tidemark_core::checkpoint::{Checkpoint, Generation, LoadPhase};
+use tidemark_core::checkpoint::{Checkpoint, Generation, LoadPhase, Unit};
 use tidemark_core::control::Control;
-use tidemark_core::target::{LoadStart, Owner};
+use tidemark_core::mapping::TableMapping;
+use tidemark_core::schema::SourceSchema;
+use tidemark_core::target::{Existing, LoadStart, Loader, Owner, Place, Prepared};
 use tidemark_core::{Context, Error, Result};
 
 use crate::config::ConnectConfig;
 use crate::wire::{Connection, Role, TransactionStatus};
 use checkpoint::{Write, Writer};
 use control::PgControl;
+use load::PgLoader;
+use prepare::Preparation;
 
 mod apply;
+mod catalog;
 pub(crate) mod checkpoint;
 mod control;
+mod create;
+mod existing;
+mod fit;
+mod load;
 mod metadata;
 mod names;
+mod objects;
 mod owner;
+mod prepare;
+mod wording;
 
 pub use apply::PgApplier;
 
@@ -46,7 +58,7 @@ pub struct PgTarget {
     config: ConnectConfig,
     pipeline: String,
     /// 0 until [`PgTarget::acquire`].
-    generation: AtomicU64,
+    generation: Arc<AtomicU64>,
     lock: tokio::sync::Mutex<owner::Lock>,
     idle: Mutex<Vec<Connection>>,
     triggers: OnceLock<Triggers>,
@@ -67,7 +79,7 @@ impl PgTarget {
         PgTarget {
             config,
             pipeline: pipeline.into(),
-            generation: AtomicU64::new(0),
+            generation: Arc::default(),
             lock: tokio::sync::Mutex::default(),
             idle: Mutex::default(),
             triggers: OnceLock::new(),
@@ -100,6 +112,46 @@ impl PgTarget {
         self.write(&self.writer().start(start), "the start").await
     }
 
+    /// Makes types and sequences that the tables need.
+    pub async fn prepare_objects(
+        &self,
+        schema: &SourceSchema,
+        tables: &[TableMapping],
+    ) -> Result<()> {
+        let mut session = self.session().await?;
+        objects::make(&mut session, schema, tables).await?;
+        session.keep();
+        Ok(())
+    }
+
+    /// Makes a table ready for rows.
+    pub async fn prepare(
+        &self,
+        mapping: &TableMapping,
+        existing: Existing,
+        place: Place,
+        units: &[Unit],
+    ) -> Result<Prepared> {
+        let mut session = self.session().await?;
+        let preparation = Preparation {
+            mapping,
+            existing,
+            place,
+            units,
+            writer: self.writer(),
+            triggers: self.keep_triggers_still(&mut session).await?,
+        };
+        let prepared = preparation.run(&mut session).await?;
+        session.keep();
+        Ok(prepared)
+    }
+
+    /// A worker's connection for loading.
+    pub async fn loader(&self) -> Result<Box<dyn Loader>> {
+        let connection = self.connect().await?;
+        Ok(Box::new(PgLoader::new(connection, self.writer())))
+    }
+
     /// Records how far the first load is.
     pub async fn set_phase(&self, phase: LoadPhase) -> Result<()> {
         self.write(&self.writer().phase(phase), "the load's phase")
@@ -109,7 +161,7 @@ impl PgTarget {
     /// The side door.
     pub async fn control(&self) -> Result<Box<dyn Control>> {
         let connection = Connection::connect(&self.config, Role::Ordinary).await?;
-        let control = PgControl::open(connection, self.writer()).await?;
+        let control = PgControl::open(connection, &self.pipeline, &self.generation).await?;
         Ok(Box::new(control))
     }
 

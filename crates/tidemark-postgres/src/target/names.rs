@@ -38,11 +38,10 @@ pub(super) fn beside(table: &TableName) -> TableName {
 
 /// Twelve hexadecimal digits.
 pub(super) fn short_hash(text: &str) -> String {
-    Sha256::digest(text.as_bytes())
-        .iter()
-        .take(6)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    let hash = Sha256::digest(text.as_bytes());
+    let first = hash.first_chunk().expect("a SHA-256 hash has 32 bytes");
+    let number = u64::from_be_bytes(*first) >> 16;
+    format!("{number:012x}")
 }
 
 /// Where schemas of the source lie on the target, for types and sequences.

@@ -3,7 +3,7 @@
 use tidemark_core::schema::ValueClass;
 
 /// `FirstNormalObjectId` (PostgreSQL 15, `transam.h`): lower oids are given out by `initdb` alone.
-pub(super) const FIRST_USER_OID: u32 = 16_384;
+pub(crate) const FIRST_USER_OID: u32 = 16_384;
 
 /// Oids of types that code asks for by name.
 pub mod builtin {

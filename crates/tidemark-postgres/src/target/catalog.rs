@@ -1,0 +1,151 @@
+//! What the target's catalog says about a name, and where names of the source lie on the target.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tidemark_core::Result;
+use tidemark_core::mapping::TableMapping;
+use tidemark_core::schema::TableName;
+
+use super::names::Schemas;
+use super::wording;
+use crate::wire::{Connection, quote_literal};
+
+/// A name that is taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Relation {
+    pub(super) oid: u32,
+    kind: char,
+    persistence: char,
+}
+
+impl Relation {
+    /// Why rows cannot be kept in it; `None` for an ordinary table.
+    pub(super) fn obstacle(&self) -> Option<&'static str> {
+        match (self.kind, self.persistence) {
+            ('r' | 'p', 'p') => None,
+            ('r' | 'p', 'u') => {
+                Some("is unlogged: a crash would empty it while the checkpoint stays")
+            }
+            ('r' | 'p', _) => Some("is temporary"),
+            ('v', _) => Some("is a view"),
+            ('m', _) => Some("is a materialized view"),
+            ('f', _) => Some("is a foreign table"),
+            ('S', _) => Some("is a sequence"),
+            ('i' | 'I', _) => Some("is an index"),
+            ('c', _) => Some("is a composite type"),
+            _ => Some("is not a table"),
+        }
+    }
+
+    pub(super) fn is_sequence(&self) -> bool {
+        self.kind == 'S'
+    }
+
+    /// Whether it is an index, of an ordinary or a partitioned table.
+    pub(super) fn is_index(&self) -> bool {
+        matches!(self.kind, 'i' | 'I')
+    }
+}
+
+/// What a name stands for; `None` where it is free.
+pub(super) async fn relation(
+    connection: &mut Connection,
+    name: &TableName,
+) -> Result<Option<Relation>> {
+    let found = connection
+        .query(
+            "SELECT c.oid, c.relkind, c.relpersistence \
+             FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+             WHERE n.nspname = $1 AND c.relname = $2",
+            &[Some(&name.schema), Some(&name.name)],
+        )
+        .await?;
+    let read = |row: &crate::wire::Row| {
+        Ok(Relation {
+            oid: row.get(0)?,
+            kind: row.get(1)?,
+            persistence: row.get(2)?,
+        })
+    };
+    found.rows.first().map(read).transpose()
+}
+
+/// Whether a table has any row.
+pub(super) async fn has_rows(connection: &mut Connection, table: &str) -> Result<bool> {
+    let found = connection
+        .query(&format!("SELECT EXISTS (SELECT FROM {table})"), &[])
+        .await?;
+    found.one()?.get_bool(0)
+}
+
+/// Where the schemas of the pipeline's tables lie, as recorded, and those of a table that may not be
+/// recorded yet.
+pub(super) async fn schemas(
+    connection: &mut Connection,
+    pipeline: &str,
+    mapping: &TableMapping,
+) -> Result<Schemas> {
+    let found = connection
+        .query(
+            "SELECT DISTINCT source_schema, target_schema FROM tidemark.table_state \
+             WHERE pipeline = $1",
+            &[Some(pipeline)],
+        )
+        .await?;
+    let mut pairs = vec![(
+        mapping.source().schema.clone(),
+        mapping.target.schema.clone(),
+    )];
+    for row in &found.rows {
+        pairs.push((row.get(0)?, row.get(1)?));
+    }
+    Ok(Schemas::of(pairs))
+}
+
+/// Names within definitions that go by another name on the target: those whose schema has moved, if
+/// something of that name has moved with it.
+pub(super) async fn moved(
+    connection: &mut Connection,
+    schemas: &Schemas,
+    definitions: impl IntoIterator<Item = &str>,
+) -> Result<BTreeMap<TableName, TableName>> {
+    let named: BTreeSet<TableName> = definitions.into_iter().flat_map(wording::names).collect();
+    let candidates: Vec<(TableName, TableName)> = named
+        .into_iter()
+        .map(|name| (name.clone(), schemas.target(&name)))
+        .filter(|(source, target)| source != target)
+        .collect();
+    if candidates.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let values: Vec<String> = candidates
+        .iter()
+        .enumerate()
+        .map(|(n, (_, target))| {
+            let (schema, name) = (quote_literal(&target.schema), quote_literal(&target.name));
+            format!("({n}, {schema}, {name})")
+        })
+        .collect();
+    let found = connection
+        .query(
+            &format!(
+                "SELECT v.n FROM (VALUES {}) AS v (n, nsp, obj) \
+                 JOIN pg_namespace s ON s.nspname = v.nsp \
+                 WHERE EXISTS (SELECT FROM pg_type WHERE typnamespace = s.oid AND typname = obj) \
+                    OR EXISTS (SELECT FROM pg_class WHERE relnamespace = s.oid AND relname = obj) \
+                    OR EXISTS (SELECT FROM pg_collation \
+                               WHERE collnamespace = s.oid AND collname = obj) \
+                    OR EXISTS (SELECT FROM pg_proc WHERE pronamespace = s.oid AND proname = obj)",
+                values.join(", ")
+            ),
+            &[],
+        )
+        .await?;
+    let mut moved = BTreeMap::new();
+    for row in &found.rows {
+        if let Some((source, target)) = candidates.get(row.get::<usize>(0)?) {
+            moved.insert(source.clone(), target.clone());
+        }
+    }
+    Ok(moved)
+}

@@ -1,0 +1,220 @@
+//! Writing the rows of a unit: one transaction, bytes passed on as they came.
+//!
+//! ```text
+//!   BEGIN; [DELETE of the range;] COPY … FROM STDIN   one message
+//!   CopyData, as the source sent it                   the next block is read while one is written
+//!   unit row, fence                                   after the server has counted the rows
+//!   COMMIT
+//! ```
+//!
+//! So a unit is in together with its record, or neither is. After an error the connection is
+//! given up, which makes the server undo what was open.
+//!
+//! An answer to `COMMIT` may be lost, and the server may come to that `COMMIT` long after we have
+//! looked whether the unit is in and begun to write it again. So whoever records a unit second
+//! finds it in, and gives its own rows up.
+
+use async_trait::async_trait;
+use tidemark_core::catalogue::codes;
+use tidemark_core::checkpoint::{Chunk, Unit};
+use tidemark_core::mapping::TableMapping;
+use tidemark_core::schema::ValueClass;
+use tidemark_core::source::{RowFormat, RowStream};
+use tidemark_core::target::{LoadUnit, LoadedPart, Loader, Replace};
+use tidemark_core::{Context, Error, Result};
+
+use super::checkpoint::{self, Writer};
+use super::names::{quoted, table_at};
+use crate::wire::{Connection, CopyIn, quote_ident, quote_literal};
+
+/// One worker's connection for loading.
+#[derive(Debug)]
+pub(super) struct PgLoader {
+    connection: Connection,
+    writer: Writer,
+    is_usable: bool,
+}
+
+impl PgLoader {
+    pub(super) fn new(connection: Connection, writer: Writer) -> PgLoader {
+        PgLoader {
+            connection,
+            writer,
+            is_usable: true,
+        }
+    }
+
+    async fn load_unit(
+        &mut self,
+        mapping: &TableMapping,
+        unit: &LoadUnit<'_>,
+        rows: &mut dyn RowStream,
+        progress: &(dyn Fn(LoadedPart) + Send + Sync),
+    ) -> Result<LoadedPart> {
+        let mut sql = "BEGIN; ".to_owned();
+        if unit.replace == Replace::Range {
+            sql.push_str(&delete_statement(mapping, unit)?);
+            sql.push_str("; ");
+        }
+        sql.push_str(&copy_statement(mapping, unit));
+        let mut copy = self.connection.copy_in(&sql).await?;
+        let sent = pass_on(&mut copy, rows, progress).await?;
+        let written = copy.finish().await?;
+        if written != sent.rows {
+            return Err(Error::definite(
+                codes::INTERNAL,
+                format!("{} rows were sent, the target took {written}", sent.rows),
+            ));
+        }
+        let loaded = Unit {
+            tidemark: Some(unit.tidemark.clone()),
+            is_loaded: true,
+            rows: written,
+            ..unit.unit.clone()
+        };
+        let writes = [
+            self.writer.unit(mapping.source(), &loaded),
+            self.writer.advance(None),
+        ];
+        let counts = checkpoint::run(&mut self.connection, &writes).await?;
+        if counts.first() != Some(&1) {
+            return Err(Error::transient(
+                codes::TARGET_CONFLICT,
+                "target: an earlier attempt at this unit was committed after all",
+            ));
+        }
+        self.connection.run("COMMIT").await?;
+        Ok(sent)
+    }
+}
+
+#[async_trait]
+impl Loader for PgLoader {
+    async fn load(
+        &mut self,
+        mapping: &TableMapping,
+        unit: &LoadUnit<'_>,
+        rows: &mut dyn RowStream,
+        progress: &(dyn Fn(LoadedPart) + Send + Sync),
+    ) -> Result<LoadedPart> {
+        // Stays so if the future is dropped on the way.
+        self.is_usable = false;
+        let part = self
+            .load_unit(mapping, unit, rows, progress)
+            .await
+            .context(|| format!("write {} to {}", mapping.source(), mapping.target))
+            .map_err(|error| error.table(mapping.source().to_string()))?;
+        self.is_usable = true;
+        Ok(part)
+    }
+
+    fn is_usable(&self) -> bool {
+        self.is_usable
+    }
+}
+
+/// Passes all blocks on. While one is written the next is read, so that neither server waits for
+/// the other longer than it must.
+async fn pass_on(
+    copy: &mut CopyIn<'_>,
+    rows: &mut dyn RowStream,
+    progress: &(dyn Fn(LoadedPart) + Send + Sync),
+) -> Result<LoadedPart> {
+    let mut total = LoadedPart::default();
+    let mut next = rows.next().await?;
+    while let Some(block) = next {
+        let part = LoadedPart {
+            rows: block.rows,
+            bytes: block.bytes.len() as u64,
+        };
+        let ((), read) = tokio::try_join!(copy.write_frames(&block.bytes), rows.next())?;
+        next = read;
+        total.rows += part.rows;
+        total.bytes += part.bytes;
+        progress(part);
+    }
+    Ok(total)
+}
+
+fn copy_statement(mapping: &TableMapping, unit: &LoadUnit<'_>) -> String {
+    let columns: Vec<String> = mapping
+        .columns
+        .iter()
+        .map(|column| quote_ident(&column.target))
+        .collect();
+    let format = match unit.format {
+        RowFormat::PgCopyBinary => "binary",
+        RowFormat::PgCopyText => "text",
+    };
+    format!(
+        "COPY {} ({}) FROM STDIN (FORMAT {format})",
+        quoted(&table_at(mapping, unit.place)),
+        columns.join(", "),
+    )
+}
+
+/// Removes the rows of the unit's chunk.
+fn delete_statement(mapping: &TableMapping, unit: &LoadUnit<'_>) -> Result<String> {
+    let table = quoted(&table_at(mapping, unit.place));
+    let condition = match &unit.unit.chunk {
+        Chunk::Whole => return Ok(format!("DELETE FROM {table}")),
+        Chunk::Keys { column, from, to } => {
+            key_range(mapping, column, from.as_deref(), to.as_deref())
+        }
+        Chunk::Rows { columns, keys } => these_rows(mapping, columns, keys),
+        Chunk::Blocks { .. } => None,
+    };
+    match condition {
+        Some(condition) => Ok(format!("DELETE FROM {table} WHERE {condition}")),
+        None => Err(Error::definite(
+            codes::INTERNAL,
+            "the rows of this chunk cannot be told apart on the target",
+        )),
+    }
+}
+
+/// Rows by their keys, which have the form that they have on the target; `None` where a column of
+/// the key is not carried. Literals take the columns' types, so that an index serves.
+fn these_rows(mapping: &TableMapping, columns: &[String], keys: &[Vec<String>]) -> Option<String> {
+    if keys.is_empty() {
+        return Some("false".to_owned());
+    }
+    let names: Option<Vec<String>> = columns
+        .iter()
+        .map(|column| mapping.target_column(column).map(quote_ident))
+        .collect();
+    let list = |key: &Vec<String>| {
+        let values: Vec<String> = key.iter().map(|value| quote_literal(value)).collect();
+        format!("({})", values.join(", "))
+    };
+    let keys: Vec<String> = keys.iter().map(list).collect();
+    Some(format!("({}) IN ({})", names?.join(", "), keys.join(", ")))
+}
+
+/// A key range on the target; `None` where its key is not the source's. Text is ordered as it is
+/// when it is cut into chunks: by bytes.
+fn key_range(
+    mapping: &TableMapping,
+    column: &str,
+    from: Option<&str>,
+    to: Option<&str>,
+) -> Option<String> {
+    let mapped = mapping
+        .columns
+        .iter()
+        .find(|candidate| mapping.source_column(candidate) == column)
+        .filter(|mapped| mapped.mask.is_none())?;
+    let mut key = quote_ident(&mapped.target);
+    if mapping.class(mapped) == ValueClass::Text {
+        key.push_str(" COLLATE \"C\"");
+    }
+    let bounds = [(">=", from), ("<", to)];
+    let conditions: Vec<String> = bounds
+        .into_iter()
+        .filter_map(|(operator, bound)| Some(format!("{key} {operator} {}", quote_literal(bound?))))
+        .collect();
+    if conditions.is_empty() {
+        return Some("true".to_owned());
+    }
+    Some(conditions.join(" AND "))
+}

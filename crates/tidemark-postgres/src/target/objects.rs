@@ -1,0 +1,246 @@
+//! Types, collations, sequences and extensions that the tables need, made where they are missing.
+//!
+//! What is there already must be what the source has: an enumeration with other labels would refuse
+//! values later, or sort them otherwise. Definitions are compared as the servers print them, after
+//! names that go by another name on the target have been replaced. Where schemas lie is told in
+//! [`super::names`].
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tidemark_core::catalogue::codes;
+use tidemark_core::mapping::TableMapping;
+use tidemark_core::schema::{ObjectKind, SchemaObject, SourceSchema, TableName};
+use tidemark_core::{Context, Error, Result};
+
+use super::catalog;
+use super::names::{Schemas, quoted};
+use super::prepare::make_schema;
+use super::wording;
+use crate::schema::type_definition;
+use crate::wire::{Connection, quote_literal};
+
+/// What a range type's definition says before the name of its multirange type.
+const MULTIRANGE: &str = "multirange_type_name = ";
+
+/// Makes everything, in one transaction.
+pub(super) async fn make(
+    connection: &mut Connection,
+    schema: &SourceSchema,
+    tables: &[TableMapping],
+) -> Result<()> {
+    let schemas = Schemas::of(
+        tables
+            .iter()
+            .map(|table| (table.source().schema.as_str(), table.target.schema.as_str())),
+    );
+    connection.run("BEGIN").await?;
+    let mut names: BTreeSet<String> = tables
+        .iter()
+        .map(|table| table.target.schema.clone())
+        .collect();
+    names.extend(
+        schema
+            .objects
+            .iter()
+            .map(|object| target_name(object, &schemas).schema),
+    );
+    for name in names {
+        make_schema(connection, &name).await?;
+    }
+    let moved = moved(&schema.objects, &schemas);
+    for object in &schema.objects {
+        let name = target_name(object, &schemas);
+        let made = match object.kind {
+            ObjectKind::Extension => make_extension(connection, object).await,
+            _ => make_object(connection, object, &name, &moved).await,
+        };
+        made.context(|| format!("make {} {name}", kind_name(object.kind)))?;
+    }
+    connection.run("COMMIT").await
+}
+
+fn target_name(object: &SchemaObject, schemas: &Schemas) -> TableName {
+    match object.kind {
+        // The types of an extension are where the extension is, whoever uses them.
+        ObjectKind::Extension => object.name.clone(),
+        _ => schemas.target(&object.name),
+    }
+}
+
+/// Names of objects that are called otherwise on the target.
+fn moved(objects: &[SchemaObject], schemas: &Schemas) -> BTreeMap<TableName, TableName> {
+    let named = objects
+        .iter()
+        .filter(|object| object.kind != ObjectKind::Extension)
+        .flat_map(|object| {
+            let multirange = object.definition.split_once(MULTIRANGE);
+            let multirange = multirange.and_then(|(_, rest)| wording::names(rest).next());
+            [Some(object.name.clone()), multirange]
+        });
+    named
+        .flatten()
+        .map(|name| (name.clone(), schemas.target(&name)))
+        .filter(|(source, target)| source != target)
+        .collect()
+}
+
+fn kind_name(kind: ObjectKind) -> &'static str {
+    match kind {
+        ObjectKind::Extension => "extension",
+        ObjectKind::Collation => "collation",
+        ObjectKind::Enum | ObjectKind::Composite | ObjectKind::Range => "type",
+        ObjectKind::Domain => "domain",
+        ObjectKind::Sequence => "sequence",
+    }
+}
+
+async fn make_extension(connection: &mut Connection, object: &SchemaObject) -> Result<()> {
+    let (schema, name) = (&object.name.schema, &object.name.name);
+    let found = connection
+        .query(
+            "SELECT n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace \
+             WHERE e.extname = $1",
+            &[Some(name)],
+        )
+        .await?;
+    if let Some(row) = found.rows.first() {
+        let there = row.get_str(0)?;
+        if there == schema {
+            return Ok(());
+        }
+        return Err(Error::definite(
+            codes::TARGET_NO_EXTENSION,
+            format!("extension {name} is in schema {there}, on the source in {schema}"),
+        )
+        .first_action(format!("ALTER EXTENSION {name} SET SCHEMA {schema}")));
+    }
+    let offered = connection
+        .query(
+            "SELECT FROM pg_available_extensions WHERE name = $1",
+            &[Some(name)],
+        )
+        .await?;
+    if offered.rows.is_empty() {
+        return Err(Error::definite(
+            codes::TARGET_NO_EXTENSION,
+            format!("the target's server does not have extension {name}"),
+        ));
+    }
+    connection.run(&object.definition).await.map_err(|error| {
+        if error.sqlstate_code() == Some("42501") {
+            return error
+                .with_code(codes::TARGET_NO_EXTENSION)
+                .first_action(format!("as a superuser: {}", object.definition));
+        }
+        error
+    })
+}
+
+async fn make_object(
+    connection: &mut Connection,
+    object: &SchemaObject,
+    name: &TableName,
+    moved: &BTreeMap<TableName, TableName>,
+) -> Result<()> {
+    let definition = wording::replace(&object.definition, moved);
+    match object.kind {
+        ObjectKind::Sequence => {
+            if let Some(found) = catalog::relation(connection, name).await? {
+                return if found.is_sequence() {
+                    Ok(())
+                } else {
+                    Err(taken(name))
+                };
+            }
+        }
+        ObjectKind::Collation => {
+            if is_collation(connection, name).await? {
+                return Ok(());
+            }
+        }
+        _ => {
+            if let Some(oid) = type_oid(connection, name).await? {
+                let found = type_definition(connection, name, oid).await?;
+                let found = found.ok_or_else(|| taken(name))?;
+                return compare(name, &definition, &found.definition);
+            }
+        }
+    }
+    let sql = definition.replacen("{name}", &quoted(name), 1);
+    connection.run(&sql).await
+}
+
+async fn type_oid(connection: &mut Connection, name: &TableName) -> Result<Option<u32>> {
+    let found = connection
+        .query(
+            "SELECT t.oid FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace \
+             WHERE n.nspname = $1 AND t.typname = $2",
+            &[Some(&name.schema), Some(&name.name)],
+        )
+        .await?;
+    found.rows.first().map(|row| row.get(0)).transpose()
+}
+
+async fn is_collation(connection: &mut Connection, name: &TableName) -> Result<bool> {
+    let found = connection
+        .query(
+            "SELECT FROM pg_collation c JOIN pg_namespace n ON n.oid = c.collnamespace \
+             WHERE n.nspname = $1 AND c.collname = $2",
+            &[Some(&name.schema), Some(&name.name)],
+        )
+        .await?;
+    Ok(!found.rows.is_empty())
+}
+
+fn taken(name: &TableName) -> Error {
+    Error::definite(
+        codes::TARGET_NAME_TAKEN,
+        format!("{name} is something else on the target"),
+    )
+}
+
+/// Definitions with the same meaning print the same, but for the quoting of names.
+fn compare(name: &TableName, wanted: &str, found: &str) -> Result<()> {
+    let (wanted, found) = (
+        wording::quoted_throughout(wanted),
+        wording::quoted_throughout(found),
+    );
+    if wanted == found {
+        return Ok(());
+    }
+    let difference = if let (Some(wanted), Some(found)) = (labels(&wanted), labels(&found)) {
+        label_difference(&wanted, &found)
+    } else {
+        let plain = |definition: &str| definition.replacen("{name} ", "", 1);
+        let (wanted, found) = (plain(&wanted), plain(&found));
+        format!("it is `{found}` there, `{wanted}` on the source")
+    };
+    Err(Error::definite(
+        codes::TARGET_TYPE_DIFFERS,
+        format!("type {name} is not the source's: {difference}"),
+    ))
+}
+
+/// The labels of an enumeration, as they are written.
+fn labels(definition: &str) -> Option<Vec<String>> {
+    let (_, list) = definition.split_once("AS ENUM (")?;
+    Some(wording::literals(list))
+}
+
+fn label_difference(wanted: &[String], found: &[String]) -> String {
+    let list = |labels: &[String], others: &[String]| {
+        let only: Vec<String> = labels
+            .iter()
+            .filter(|label| !others.contains(label))
+            .map(|label| quote_literal(label).trim_start().to_owned())
+            .collect();
+        only.join(", ")
+    };
+    let (missing, surplus) = (list(wanted, found), list(found, wanted));
+    match (missing.is_empty(), surplus.is_empty()) {
+        (true, true) => "its labels stand in another order".to_owned(),
+        (false, true) => format!("it lacks {missing}"),
+        (true, false) => format!("the source lacks {surplus}"),
+        (false, false) => format!("it lacks {missing}, the source lacks {surplus}"),
+    }
+}
