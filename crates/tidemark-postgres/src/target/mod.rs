@@ -40,6 +40,7 @@ mod existing;
 mod finish;
 mod fit;
 mod foreign_keys;
+mod fit;
 mod load;
 mod metadata;
 mod names;

@@ -234,7 +234,7 @@ async fn tables_whose_foreign_keys_fire_are_applied_in_source_order() {
         ))
         .await;
     let url = database.server.url_with(&role, None, &database.name);
-    let target: PgTarget = database.target_at(&url, "apply");
+    let target: PgTarget = crate::target::target_at(&url, "apply");
     target.acquire(&owner(1)).await.unwrap();
     target.start_load(&start(&[])).await.unwrap();
     let mut rig = Rig::of(database, target).await;
