@@ -14,6 +14,7 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::logging::LogForm;
 use crate::output::numbers::parse_duration;
+use crate::output::put;
 use crate::verbs;
 
 pub(crate) mod examples;
@@ -35,6 +36,10 @@ pub(crate) struct Cli {
 
 /// What every verb accepts.
 #[derive(Args, Clone, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "one for each flag, as clap wants them"
+)]
 #[command(next_help_heading = "Everywhere")]
 pub(crate) struct Everywhere {
     /// One JSON object per answer on stdout, and nothing else there
@@ -91,8 +96,40 @@ fn log_form(text: &str) -> Result<LogForm, String> {
 /// The verbs, in the order of the first screen.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
+    /// Two real databases, live traffic, a verified result
+    Demo(verbs::demo::DemoArgs),
+    /// Write a pipeline file from two connection strings
+    Init(verbs::init::InitArgs),
+    /// Is everything ready? Prints the SQL to fix what is not
+    Check(verbs::check::CheckArgs),
+    /// What would happen, how long, what does not fit; changes nothing
+    Plan(verbs::plan::PlanArgs),
+    /// One pipeline, here, now
+    Run(verbs::run::RunArgs),
+    /// State, health and what needs you
+    Status(verbs::status::StatusArgs),
+    /// Every table, those that need you first
+    Tables(verbs::tables::TablesArgs),
+    /// Positions, gap, latency and slot
+    Lag(verbs::lag::LagArgs),
+    /// Compare both sides at one position while writes go on; exit 3 if different
+    Verify(verbs::verify::VerifyArgs),
+    /// Apply nothing more until resumed; the source keeps its log
+    Pause(verbs::control::PauseArgs),
+    /// Go on after a pause
+    Resume(verbs::control::PauseArgs),
+    /// Finish the batch, write the checkpoint, end the process that runs it
+    Stop(verbs::control::StopArgs),
+    /// Copy tables anew while the others stream
+    Resync(verbs::resync::ResyncArgs),
+    /// Set the target's sequences to the source's present values
+    Sequences(verbs::sequences::SequencesArgs),
+    /// What holds back the source's log, and for whom
+    Slots(verbs::slots::SlotsArgs),
     /// What an error or check code means, and what to do first
     Explain(verbs::explain::ExplainArgs),
+    /// The pipeline file itself: schema, lint, fmt
+    Config(verbs::config::ConfigArgs),
     /// Completions for a shell
     Completions(verbs::completions::CompletionsArgs),
     /// Manual pages
@@ -105,7 +142,23 @@ impl Verb {
     /// The verb as typed, and as the envelope names it.
     pub(crate) fn name(&self) -> &'static str {
         match self {
+            Verb::Demo(_) => "demo",
+            Verb::Init(_) => "init",
+            Verb::Check(_) => "check",
+            Verb::Plan(_) => "plan",
+            Verb::Run(_) => "run",
+            Verb::Status(_) => "status",
+            Verb::Tables(_) => "tables",
+            Verb::Lag(_) => "lag",
+            Verb::Verify(_) => "verify",
+            Verb::Pause(_) => "pause",
+            Verb::Resume(_) => "resume",
+            Verb::Stop(_) => "stop",
+            Verb::Resync(_) => "resync",
+            Verb::Sequences(_) => "sequences",
+            Verb::Slots(_) => "slots",
             Verb::Explain(_) => "explain",
+            Verb::Config(_) => "config",
             Verb::Completions(_) => "completions",
             Verb::Man(_) => "man",
             Verb::Version => "version",
@@ -189,7 +242,7 @@ fn refusal(err: &clap::Error, arguments: &[OsString]) -> Refusal {
 
 /// The tree with its help in our order.
 pub(crate) fn command() -> clap::Command {
-    let mut command = Cli::command().help_template(format!("{FIRST_SCREEN}\n\n{{options}}",));
+    let mut command = Cli::command().help_template(format!("{FIRST_SCREEN}\n\n{{options}}"));
     for verb in examples::VERBS {
         command = command.mut_subcommand(verb.name, |subcommand| with_examples(subcommand, verb));
     }
@@ -204,11 +257,10 @@ fn with_examples(command: clap::Command, verb: &examples::Verb) -> clap::Command
         .map(|(line, _)| line.len())
         .max()
         .unwrap_or(0);
-    let examples: String = verb
-        .examples
-        .iter()
-        .map(|(line, what)| format!("  {line:width$}   {what}\n"))
-        .collect();
+    let mut examples = String::new();
+    for (line, what) in verb.examples {
+        put!(examples, "  {line:width$}   {what}\n");
+    }
     command.help_template(format!(
         "{{about-with-newline}}\nExamples:\n{examples}\n{{usage-heading}} {{usage}}\n\n{{all-args}}"
     ))
@@ -222,9 +274,18 @@ pub(crate) fn first_screen() -> String {
 const FIRST_SCREEN: &str = "\
 Tidemark copies a database and keeps the copy current.
 
-Also       explain · completions · man · version
+Start      demo        two real databases, live traffic, a verified result
+           init        write a pipeline file from two connection strings
+           check       is everything ready?   (prints the SQL to fix what is not)
+           plan        what would happen, how long, what does not fit
+Run        run         one pipeline, here, now
+Watch      status · lag · tables · verify
+Act        pause · resume · stop · resync · sequences
+Also       explain · slots · config · completions · man · version
 
-Examples   tidemark explain TM1010
+Examples   tidemark check shop.toml --watch
+           tidemark run shop.toml --until verified
+           tidemark lag shop --max 30s || page-me
 More       tidemark help <verb> · man tidemark · tidemark explain TM1010";
 
 #[cfg(test)]

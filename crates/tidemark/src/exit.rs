@@ -76,7 +76,10 @@ impl From<Exit> for ExitCode {
 
 /// What a code says by itself; the rest is decided by the kind of the error.
 pub(crate) fn of_code(code: Code) -> Option<Exit> {
-    const NOT_ALLOWED: [Code; 4] = [
+    const NOT_ALLOWED: [Code; 7] = [
+        codes::SOURCE_NO_REPLICATION,
+        codes::SOURCE_GRANTS,
+        codes::TARGET_GRANTS,
         codes::SOURCE_AUTHENTICATION,
         codes::SOURCE_PERMISSION,
         codes::TARGET_AUTHENTICATION,
@@ -98,17 +101,34 @@ pub(crate) fn of_code(code: Code) -> Option<Exit> {
         codes::TARGET_TLS_EXPIRED,
         codes::TARGET_TLS_WRONG_HOST,
     ];
+    // Going on would overwrite, mix or lose something, or a prerequisite is missing.
+    const REFUSED: [Code; 14] = [
+        codes::CLI_CONSENT,
+        codes::CLI_NOT_RUNNING,
+        codes::CLI_REFUSED,
+        codes::TARGET_OWNED,
+        codes::TARGET_FENCED,
+        codes::TARGET_LOCK_LOST,
+        codes::TARGET_METADATA_NEWER,
+        codes::TARGET_NOT_KNOWN,
+        codes::TARGET_TABLE_EXISTS,
+        codes::TARGET_TABLE_NOT_EMPTY,
+        codes::TARGET_TABLE_MISSING,
+        codes::TARGET_TABLE_UNFIT,
+        codes::TARGET_IS_SOURCE,
+        codes::TARGET_NAME_TAKEN,
+    ];
     let number: u16 = code.to_string().get(2..)?.parse().ok()?;
     match number {
         _ if NOT_ALLOWED.contains(&code) => Some(Exit::NotAllowed),
         _ if UNREACHABLE.contains(&code) => Some(Exit::Unreachable),
-        _ if code == codes::CLI_CONSENT || code == codes::CLI_NOT_RUNNING => Some(Exit::Refused),
+        _ if REFUSED.contains(&code) => Some(Exit::Refused),
         _ if code == codes::CLI_NO_ANSWER || code == codes::DEMO_NO_SERVER => {
             Some(Exit::Unreachable)
         }
         _ if code == codes::POSITION_MALFORMED => Some(Exit::Usage),
-        // Slots and positions: going on would lose changes, or somebody else is at it.
-        4_000..5_000 => Some(Exit::Refused),
+        // What a check found on the source; slots and positions, where going on would lose changes.
+        1_010 | 1_031..1_100 | 4_000..5_000 => Some(Exit::Refused),
         7_000..8_000 => Some(Exit::Usage),
         _ => None,
     }

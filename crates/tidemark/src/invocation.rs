@@ -25,6 +25,8 @@ pub(crate) struct Invocation {
     pub(crate) everywhere: Everywhere,
     /// Ctrl-C and SIGTERM.
     pub(crate) signals: Signals,
+    /// Form of log lines.
+    pub(crate) log_form: LogForm,
 }
 
 /// Runs what the arguments ask for.
@@ -53,27 +55,37 @@ pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
 async fn invoke(talk: Talk, everywhere: Everywhere, verb: Verb) -> Outcome {
     let signals = Signals::listen().map_err(|err| machine("listen for signals", &err))?;
     let is_terminal = talk.screen.is_terminal(Stream::Err);
-    let form = everywhere.log_format.unwrap_or(match is_terminal {
-        true => LogForm::Text,
-        false => LogForm::Json,
+    let form = everywhere.log_format.unwrap_or(if is_terminal {
+        LogForm::Text
+    } else {
+        LogForm::Json
     });
     let _log = logging::start(&talk, form, loudness(&verb), env("TIDEMARK_LOG").as_deref());
     let limit = everywhere.timeout;
+    let care = verb.care();
     let invocation = Invocation {
         talk,
         everywhere,
         signals: signals.clone(),
+        log_form: form,
     };
     let work = dispatch(&invocation, verb);
     let timed_out = async {
         match limit {
-            Some(limit) => tokio::time::sleep(limit).await,
-            None => std::future::pending().await,
+            Some(limit) if care != Care::Own => tokio::time::sleep(limit).await,
+            _ => std::future::pending().await,
+        }
+    };
+    let signalled = async {
+        match care {
+            Care::Own => std::future::pending().await,
+            Care::Answers => Failure::interrupted(signals.stop().await),
+            Care::Watches => Failure::Signalled(signals.stop().await.exit(), String::new()),
         }
     };
     tokio::select! {
         outcome = work => outcome,
-        name = signals.stop() => Err(Failure::Signalled(name.exit())),
+        failure = signalled => Err(failure),
         () = timed_out => Err(Failure::Error(Error::transient(
             codes::CLI_NO_ANSWER,
             "the time given by --timeout is over",
@@ -81,9 +93,48 @@ async fn invoke(talk: Talk, everywhere: Everywhere, verb: Verb) -> Outcome {
     }
 }
 
-async fn dispatch(_invocation: &Invocation, verb: Verb) -> Outcome {
+/// Who cares for signals and time limits while a verb is at work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Care {
+    /// It looks and answers: it is cut off.
+    Answers,
+    /// It watches until it is cut off.
+    Watches,
+    /// The verb itself: it has something to bring to an end.
+    Own,
+}
+
+impl Verb {
+    fn care(&self) -> Care {
+        match self {
+            Verb::Run(_) | Verb::Demo(_) | Verb::Verify(_) => Care::Own,
+            Verb::Status(arguments) if arguments.watch.is_on() => Care::Watches,
+            Verb::Tables(arguments) if arguments.watch.is_on() => Care::Watches,
+            Verb::Lag(arguments) if arguments.watch.is_on() => Care::Watches,
+            _ => Care::Answers,
+        }
+    }
+}
+
+async fn dispatch(invocation: &Invocation, verb: Verb) -> Outcome {
     match verb {
+        Verb::Demo(arguments) => Box::pin(verbs::demo::run(invocation, &arguments)).await,
+        Verb::Init(arguments) => verbs::init::run(invocation, &arguments).await,
+        Verb::Check(arguments) => verbs::check::run(invocation, &arguments).await,
+        Verb::Plan(arguments) => verbs::plan::run(invocation, &arguments).await,
+        Verb::Run(arguments) => Box::pin(verbs::run::run(invocation, &arguments)).await,
+        Verb::Status(arguments) => verbs::status::run(invocation, &arguments).await,
+        Verb::Tables(arguments) => verbs::tables::run(invocation, &arguments).await,
+        Verb::Lag(arguments) => verbs::lag::run(invocation, &arguments).await,
+        Verb::Verify(arguments) => verbs::verify::run(invocation, &arguments).await,
+        Verb::Pause(arguments) => verbs::control::pause(invocation, arguments).await,
+        Verb::Resume(arguments) => verbs::control::resume(invocation, arguments).await,
+        Verb::Stop(arguments) => verbs::control::stop(invocation, &arguments).await,
+        Verb::Resync(arguments) => verbs::resync::run(invocation, &arguments).await,
+        Verb::Sequences(arguments) => verbs::sequences::run(invocation, &arguments).await,
+        Verb::Slots(arguments) => verbs::slots::run(invocation, arguments).await,
         Verb::Explain(arguments) => verbs::explain::run(&arguments),
+        Verb::Config(arguments) => verbs::config::run(invocation, &arguments),
         Verb::Completions(arguments) => verbs::completions::run(&arguments),
         Verb::Man(arguments) => verbs::man::run(&arguments),
         Verb::Version => Ok(verbs::version::run()),
@@ -91,8 +142,10 @@ async fn dispatch(_invocation: &Invocation, verb: Verb) -> Outcome {
 }
 
 fn loudness(verb: &Verb) -> Loudness {
-    match verb {
-        _ => Loudness::Answers,
+    if matches!(verb, Verb::Run(_)) {
+        Loudness::Works
+    } else {
+        Loudness::Answers
     }
 }
 

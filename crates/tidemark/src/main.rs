@@ -3,15 +3,21 @@
 use std::process::ExitCode;
 
 mod cli;
+mod demo;
 mod exit;
 mod invocation;
 mod logging;
 mod output;
+mod pipeline_file;
 mod problem;
 mod progress;
 mod signals;
+mod standing;
 mod surroundings;
+#[path = "systems_tmp.rs"]
+mod systems;
 mod verbs;
+mod watching;
 
 fn main() -> ExitCode {
     invocation::run(std::env::args_os()).into()

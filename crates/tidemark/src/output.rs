@@ -16,6 +16,15 @@ use tidemark_core::catalogue::codes;
 use crate::exit::Exit;
 use crate::problem::{Failure, Problem};
 
+/// Appends formatted text to a `String`.
+macro_rules! put {
+    ($text:expr, $($arguments:tt)*) => {
+        std::fmt::Write::write_fmt(&mut $text, format_args!($($arguments)*))
+            .expect("a String can be written to")
+    };
+}
+pub(crate) use put;
+
 pub(crate) mod numbers;
 pub(crate) mod screen;
 pub(crate) mod style;
@@ -245,6 +254,13 @@ impl Talk {
 
     /// Writes a failure.
     pub(crate) fn failure(&self, failure: &Failure) {
+        if let Failure::Signalled(_, text) = failure {
+            // The exit code says it to a program; whoever ended `--watch` knows.
+            if !text.is_empty() {
+                self.say(text);
+            }
+            return;
+        }
         match self.form {
             Form::Json => self.envelope(false, &Value::Null, &[], failure.problem()),
             Form::Human => {
@@ -274,6 +290,20 @@ impl Talk {
     /// `hint: …` on stderr.
     pub(crate) fn hint(&self, text: &str) {
         self.say(&format!("{} {text}", self.err.paint(Tone::Faint, "hint:")));
+    }
+
+    /// Asks a question that has a good answer already; that one is taken where nobody can be asked.
+    pub(crate) fn ask(&self, question: &str, default: &str) -> String {
+        if self.consent != Consent::Ask {
+            return default.to_owned();
+        }
+        self.screen
+            .write(Stream::Err, &format!("{question} [{default}]:"));
+        let mut typed = String::new();
+        match std::io::stdin().read_line(&mut typed) {
+            Ok(_) if !typed.trim().is_empty() => typed.trim().to_owned(),
+            _ => default.to_owned(),
+        }
     }
 
     /// Asks for a word to be typed; `expected` is the answer that lets us go on. Consent by `--yes`

@@ -12,6 +12,7 @@ use tidemark_core::{Error, ErrorKind};
 use crate::exit::Exit;
 use crate::output::style::{Style, Tone};
 use crate::output::wrap;
+use crate::signals::SignalName;
 
 /// Why a verb could not do its work.
 #[derive(Debug)]
@@ -20,8 +21,8 @@ pub(crate) enum Failure {
     Error(Error),
     /// The pipeline file, all its problems at once.
     Config(Problems),
-    /// A signal ended it.
-    Signalled(Exit),
+    /// A signal ended it; what that means, in a sentence.
+    Signalled(Exit, String),
 }
 
 impl From<Error> for Failure {
@@ -42,12 +43,26 @@ impl Failure {
         Failure::Error(Error::definite(codes::CLI_USAGE, message))
     }
 
+    /// A signal ended something that changes nothing.
+    pub(crate) fn interrupted(name: SignalName) -> Failure {
+        Failure::Signalled(name.exit(), "interrupted; nothing was changed".to_owned())
+    }
+
+    /// Its catalogue code.
+    pub(crate) fn code(&self) -> Option<Code> {
+        match self {
+            Failure::Error(err) => Some(err.code()),
+            Failure::Config(problems) => problems.iter().next().map(|problem| problem.code),
+            Failure::Signalled(..) => None,
+        }
+    }
+
     /// How it ends the invocation.
     pub(crate) fn exit(&self) -> Exit {
         match self {
             Failure::Error(err) => Exit::of(err),
             Failure::Config(_) => Exit::Usage,
-            Failure::Signalled(exit) => *exit,
+            Failure::Signalled(exit, _) => *exit,
         }
     }
 
@@ -66,7 +81,7 @@ impl Failure {
                 });
                 lines.collect::<Vec<_>>().join("\n")
             }
-            Failure::Signalled(_) => "interrupted; nothing was changed".to_owned(),
+            Failure::Signalled(_, text) => text.clone(),
         }
     }
 
@@ -75,7 +90,7 @@ impl Failure {
         match self {
             Failure::Error(err) => Some(Problem::of_error(err)),
             Failure::Config(problems) => Some(Problem::of_config(problems)),
-            Failure::Signalled(_) => None,
+            Failure::Signalled(..) => None,
         }
     }
 }

@@ -139,9 +139,9 @@ impl Progress {
         }
     }
 
-    /// How the stream is.
-    pub(crate) fn stream(&mut self, stream: StreamProgress) {
-        self.stream = Some(stream);
+    /// How the stream is; `None` while there is none.
+    pub(crate) fn stream(&mut self, stream: Option<StreamProgress>) {
+        self.stream = stream;
     }
 
     /// The load is over (or begins anew): what was shown of it is not current any more.

@@ -1,6 +1,20 @@
 //! One file per verb. Each gives an answer or a failure and leaves the talking to `output`.
 
+pub(crate) mod check;
 pub(crate) mod completions;
+pub(crate) mod config;
+pub(crate) mod control;
+pub(crate) mod demo;
 pub(crate) mod explain;
+pub(crate) mod init;
+pub(crate) mod lag;
 pub(crate) mod man;
+pub(crate) mod plan;
+pub(crate) mod resync;
+pub(crate) mod run;
+pub(crate) mod sequences;
+pub(crate) mod slots;
+pub(crate) mod status;
+pub(crate) mod tables;
+pub(crate) mod verify;
 pub(crate) mod version;

@@ -11,6 +11,184 @@ pub(crate) struct Verb {
 /// All verbs, in the order of the tree.
 pub(crate) const VERBS: &[Verb] = &[
     Verb {
+        name: "demo",
+        examples: &[
+            (
+                "tidemark demo",
+                "two servers, a shop with live customers, a pipeline between them",
+            ),
+            (
+                "tidemark demo break kill",
+                "in another terminal: kill -9 the worker, see that nothing is lost",
+            ),
+            ("tidemark demo --once --json", "exit 0 only when verified"),
+        ],
+    },
+    Verb {
+        name: "init",
+        examples: &[
+            (
+                "tidemark init postgres://me@db1/orders postgres://me@db2/dw",
+                "look at both, ask three questions, write orders.toml",
+            ),
+            (
+                "tidemark init postgres://me@db1/orders postgres://me@db2/dw --name shop --yes",
+                "the same without questions, into shop.toml",
+            ),
+        ],
+    },
+    Verb {
+        name: "check",
+        examples: &[
+            ("tidemark check shop.toml", "what is ready and what is not"),
+            (
+                "tidemark check shop --fix-sql > fix.sql",
+                "only the SQL that mends it",
+            ),
+            (
+                "tidemark check shop --watch",
+                "look again until nothing fails",
+            ),
+        ],
+    },
+    Verb {
+        name: "plan",
+        examples: &[
+            (
+                "tidemark plan shop.toml",
+                "tables, sizes, losses, time; changes nothing",
+            ),
+            ("tidemark plan shop --json", "the same for a program"),
+        ],
+    },
+    Verb {
+        name: "run",
+        examples: &[
+            (
+                "tidemark run shop.toml",
+                "load, then follow the source until Ctrl-C",
+            ),
+            (
+                "tidemark run shop.toml --until verified",
+                "end once the copy is proven identical",
+            ),
+            (
+                "tidemark run shop --set load.parallel_tables=4",
+                "with another value for this run",
+            ),
+        ],
+    },
+    Verb {
+        name: "status",
+        examples: &[
+            ("tidemark status shop", "one pipeline"),
+            (
+                "tidemark status",
+                "all pipelines of this directory, worst first",
+            ),
+            (
+                "tidemark status shop --require streaming",
+                "exit 3 unless it streams",
+            ),
+        ],
+    },
+    Verb {
+        name: "tables",
+        examples: &[
+            (
+                "tidemark tables shop",
+                "state, rows and changes of each table",
+            ),
+            ("tidemark tables shop --watch", "again every two seconds"),
+        ],
+    },
+    Verb {
+        name: "lag",
+        examples: &[
+            (
+                "tidemark lag shop --watch",
+                "how far behind, in bytes and in time",
+            ),
+            (
+                "tidemark lag shop --max 30s || page-me",
+                "exit 3 when further behind, or unknown",
+            ),
+        ],
+    },
+    Verb {
+        name: "verify",
+        examples: &[
+            (
+                "tidemark verify shop",
+                "compare every value at one position",
+            ),
+            (
+                "tidemark verify shop --table public.orders --counts",
+                "only numbers of rows, one table",
+            ),
+            (
+                "tidemark verify shop --repair",
+                "copy anew only what differs",
+            ),
+        ],
+    },
+    Verb {
+        name: "pause",
+        examples: &[
+            ("tidemark pause shop", "the whole pipeline"),
+            (
+                "tidemark pause shop --table public.orders",
+                "one table; its changes are kept in order",
+            ),
+        ],
+    },
+    Verb {
+        name: "resume",
+        examples: &[
+            ("tidemark resume shop", "go on"),
+            ("tidemark resume shop --table public.orders", "one table"),
+        ],
+    },
+    Verb {
+        name: "stop",
+        examples: &[("tidemark stop shop", "end it in order, wherever it runs")],
+    },
+    Verb {
+        name: "resync",
+        examples: &[
+            (
+                "tidemark resync shop --table public.orders",
+                "shows the effect, asks, copies one table anew",
+            ),
+            (
+                "tidemark resync shop --table public.orders --strategy truncate",
+                "empty the table first",
+            ),
+            ("tidemark resync shop --yes", "all tables, without asking"),
+        ],
+    },
+    Verb {
+        name: "sequences",
+        examples: &[
+            ("tidemark sequences shop", "before the target takes writes"),
+            ("tidemark sequences shop --dry-run", "only show the values"),
+        ],
+    },
+    Verb {
+        name: "slots",
+        examples: &[
+            ("tidemark slots list shop", "all slots of the source"),
+            (
+                "tidemark slots drop shop --slot old_slot --i-own old_slot",
+                "give its log free",
+            ),
+            (
+                "tidemark slots adopt shop --slot old_slot",
+                "whether the pipeline can go on with it",
+            ),
+        ],
+    },
+    Verb {
         name: "explain",
         examples: &[
             (
@@ -19,6 +197,20 @@ pub(crate) const VERBS: &[Verb] = &[
             ),
             ("tidemark explain", "all codes with their titles"),
             ("tidemark explain 4011 --json", "the same for a program"),
+        ],
+    },
+    Verb {
+        name: "config",
+        examples: &[
+            (
+                "tidemark config lint shop.toml --show-origin",
+                "what is wrong; every value and where it comes from",
+            ),
+            ("tidemark config fmt shop.toml", "the usual layout"),
+            (
+                "tidemark config schema > tidemark.schema.json",
+                "for editors",
+            ),
         ],
     },
     Verb {

@@ -70,6 +70,15 @@ impl Screen {
         self.is_terminal(stream).then(|| size().0)
     }
 
+    /// Columns and rows for a region.
+    pub(crate) fn room(&self) -> (usize, usize) {
+        if self.err_is_terminal {
+            size()
+        } else {
+            SIZE_DEFAULT
+        }
+    }
+
     /// Writes lines, above the region if there is one.
     pub(crate) fn write(&self, stream: Stream, text: &str) {
         let mut state = self.lock();
@@ -119,23 +128,25 @@ impl Screen {
     }
 }
 
+/// What is taken where the terminal does not say.
+const SIZE_DEFAULT: (usize, usize) = (80, 24);
+
 /// Columns and rows of the terminal.
 fn size() -> (usize, usize) {
     match terminal_size::terminal_size() {
         Some((terminal_size::Width(width), terminal_size::Height(height))) if width > 0 => {
             (usize::from(width), usize::from(height))
         }
-        _ => (80, 24),
+        _ => SIZE_DEFAULT,
     }
 }
 
 fn draw(region: &Region) {
-    let text: String = region
-        .lines
-        .iter()
-        .map(|line| format!("{line}\n"))
-        .collect();
-    emit(region.stream, &text);
+    let mut text = region.lines.join("\n");
+    text.push('\n');
+    if !region.lines.is_empty() {
+        emit(region.stream, &text);
+    }
 }
 
 /// Goes up to the region's first line and erases to the end of the screen (ECMA-48: CUU, ED).

@@ -39,6 +39,10 @@ pub(crate) enum Tone {
 
 /// What the environment says about colour.
 #[derive(Clone, Copy, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "one for each flag and variable"
+)]
 pub(crate) struct ColourWishes {
     /// `--no-color`.
     pub(crate) is_flag_off: bool,

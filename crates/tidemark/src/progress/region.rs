@@ -336,10 +336,10 @@ mod tests {
     #[test]
     fn what_was_not_measured_is_unknown() {
         let mut progress = Progress::default();
-        progress.stream(StreamProgress {
+        progress.stream(Some(StreamProgress {
             state: "streaming",
             ..StreamProgress::default()
-        });
+        }));
         let lines = progress.region(Style::PLAIN, ROOM, Instant::now());
         assert!(
             lines[0].contains("gap unknown   latency unknown"),

@@ -1,0 +1,408 @@
+//! How a pipeline stands, seen from outside: what it last reported, who runs it, what the target
+//! has, and what the source says now.
+//!
+//! The running pipeline measures more than anyone outside can, so its report counts while it is
+//! fresh. Without a fresh report the checkpoint in the target and the source's own word are put
+//! together; what only the pipeline could know (latency, the trend) is then unknown, never zero.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::Value;
+use tidemark_core::checkpoint::{Checkpoint, LoadPhase, TableCheckpoint, TableState};
+use tidemark_core::clock;
+use tidemark_core::source::{LogState, Source};
+use tidemark_core::status::{
+    By, Health, PipelineState, SlotStatus, Status, StatusError, TableStatus, TableStatusState,
+    Totals, Trend,
+};
+use tidemark_core::target::{Owner, Target};
+use tidemark_core::{Error, Result};
+
+/// A report that is older than this says nothing about now.
+const REPORT_COUNTS_S: f64 = 10.0;
+
+/// See the module's text.
+#[derive(Clone, Debug)]
+pub(crate) struct Standing {
+    /// In the dictionary's words.
+    pub(crate) status: Status,
+    /// Whether it ever ran against this target: without that the state is `draft`.
+    pub(crate) life: Life,
+    /// Age of the report that `status` was taken from, in seconds.
+    pub(crate) report_age_seconds: Option<f64>,
+}
+
+/// Whether somebody runs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Life {
+    /// It never ran against this target.
+    Draft,
+    /// Nobody runs it now.
+    Still,
+    /// Somebody does.
+    Running(Owner),
+}
+
+/// Looks at both sides. The target must answer, since what counts is there; the source need not.
+pub(crate) async fn look(
+    pipeline: &str,
+    mode: &str,
+    source: &Arc<dyn Source>,
+    target: &Arc<dyn Target>,
+) -> Result<Standing> {
+    let mut control = target.control().await?;
+    let reported = control.last_status().await?;
+    let owner = control.owner().await?;
+    let checkpoint = target.checkpoint().await?;
+    let (report, age) = match reported {
+        Some((status, age)) => (Some(status), Some(age)),
+        None => (None, None),
+    };
+    let life = match owner {
+        Some(owner) => Life::Running(owner),
+        None if checkpoint.is_none() && report.is_none() => Life::Draft,
+        None => Life::Still,
+    };
+    let is_fresh = age.is_some_and(|age| age <= REPORT_COUNTS_S);
+    if let (Life::Running(_), Some(status), true) = (&life, &report, is_fresh) {
+        return Ok(Standing {
+            status: status.clone(),
+            life,
+            report_age_seconds: age,
+        });
+    }
+    let log = source.log_state().await;
+    let mut status = report.unwrap_or_else(|| unknown(pipeline, mode));
+    forget_what_only_a_run_knows(&mut status);
+    if let Some(checkpoint) = &checkpoint {
+        take_checkpoint(&mut status, checkpoint);
+    }
+    take_log(&mut status, &log);
+    settle_state(&mut status, &life, age);
+    settle_health(&mut status, &life);
+    Ok(Standing {
+        status,
+        life,
+        report_age_seconds: age,
+    })
+}
+
+impl Standing {
+    /// The state's word, `draft` included.
+    pub(crate) fn state(&self) -> &'static str {
+        match self.life {
+            Life::Draft => "draft",
+            _ => crate::output::style::of_state(self.status.state).0,
+        }
+    }
+
+    /// The status as a program sees it.
+    pub(crate) fn data(&self) -> Value {
+        #[derive(Serialize)]
+        struct Running<'a> {
+            host: &'a str,
+            pid: u32,
+        }
+        let running = match &self.life {
+            Life::Running(owner) => Some(Running {
+                host: &owner.host,
+                pid: owner.pid,
+            }),
+            Life::Draft | Life::Still => None,
+        };
+        let mut data = serde_json::to_value(&self.status).expect("plain data with text keys");
+        data["state"] = self.state().into();
+        data["stale"] = self.is_stale().into();
+        data["running"] = serde_json::to_value(running).expect("plain data with text keys");
+        data["report_age_seconds"] = self.report_age_seconds.into();
+        data
+    }
+
+    /// Whether the source's side of it is not of now.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.life != Life::Draft && self.status.source_lsn.is_none()
+    }
+}
+
+/// A status in which nothing is known yet.
+fn unknown(pipeline: &str, mode: &str) -> Status {
+    let now = clock::now();
+    Status {
+        pipeline: pipeline.to_owned(),
+        mode: mode.to_owned(),
+        state: PipelineState::Stopped,
+        since: now.clone(),
+        reason: None,
+        by: By::Engine,
+        health: Health::Unknown,
+        trend: Trend::Unknown,
+        position_type: None,
+        full_load_lsn: None,
+        source_lsn: None,
+        received_lsn: None,
+        processed_lsn: None,
+        confirmed_lsn: None,
+        restart_lsn: None,
+        gap_bytes: None,
+        latency_seconds: None,
+        latency_by_stage_seconds: None,
+        slot: None,
+        verified: None,
+        tables: Vec::new(),
+        totals: Totals::default(),
+        error: None,
+        unknown_reason: None,
+        last_known: None,
+        measured_at: now,
+    }
+}
+
+fn forget_what_only_a_run_knows(status: &mut Status) {
+    status.trend = Trend::Unknown;
+    status.received_lsn = None;
+    status.latency_seconds = None;
+    status.latency_by_stage_seconds = None;
+    status.measured_at = clock::now();
+}
+
+fn take_checkpoint(status: &mut Status, checkpoint: &Checkpoint) {
+    status.position_type = Some(checkpoint.position.kind().to_owned());
+    status.full_load_lsn = Some(checkpoint.load_position);
+    status.processed_lsn = Some(checkpoint.position);
+    for table in &checkpoint.tables {
+        let name = table.source.to_string();
+        match status.tables.iter_mut().find(|known| known.source == name) {
+            Some(known) => {
+                known.state = table_state(table, checkpoint.phase);
+                known.reason.clone_from(&table.reason);
+            }
+            None => status.tables.push(table_status(table, checkpoint.phase)),
+        }
+    }
+}
+
+fn table_status(table: &TableCheckpoint, phase: LoadPhase) -> TableStatus {
+    let loaded = table.units.iter().filter(|unit| unit.is_loaded);
+    let (chunks_loaded, rows_loaded) = loaded.fold((0, 0), |(chunks, rows), unit| {
+        (chunks + 1, rows + unit.rows)
+    });
+    TableStatus {
+        source: table.source.to_string(),
+        target: table.target.to_string(),
+        state: table_state(table, phase),
+        reason: table.reason.clone(),
+        rows_loaded,
+        rows_estimated: None,
+        bytes_loaded: 0,
+        chunks_loaded,
+        chunks: u32::try_from(table.units.len()).unwrap_or(u32::MAX),
+        changes: 0,
+        parked: 0,
+        conflicts: 0,
+    }
+}
+
+fn table_state(table: &TableCheckpoint, phase: LoadPhase) -> TableStatusState {
+    match table.state {
+        TableState::Loading if phase == LoadPhase::Loading && table.units.is_empty() => {
+            TableStatusState::Queued
+        }
+        TableState::Loading => TableStatusState::Loading,
+        TableState::Streaming if table.units.iter().any(|unit| unit.tidemark.is_some()) => {
+            TableStatusState::CatchingUp
+        }
+        TableState::Streaming => TableStatusState::Streaming,
+        TableState::Resyncing => TableStatusState::Resyncing,
+        TableState::Quarantined => TableStatusState::Quarantined,
+        TableState::Paused => TableStatusState::Paused,
+        TableState::Done => TableStatusState::Done,
+    }
+}
+
+fn take_log(status: &mut Status, log: &Result<LogState>) {
+    let log = match log {
+        Ok(log) => log,
+        Err(err) => {
+            // What was known before stays as `last_known`; nothing of it is of now.
+            status.source_lsn = None;
+            status.gap_bytes = None;
+            status.restart_lsn = None;
+            status.confirmed_lsn = None;
+            status.slot = None;
+            status.unknown_reason = Some(err.code().to_string());
+            status.error.get_or_insert_with(|| said(err));
+            return;
+        }
+    };
+    status.unknown_reason = None;
+    status.last_known = None;
+    status.source_lsn = Some(log.head);
+    status.position_type = Some(log.head.kind().to_owned());
+    status.gap_bytes = status
+        .processed_lsn
+        .and_then(|done| log.head.bytes_since(done));
+    status.confirmed_lsn = log.slot.as_ref().map(|slot| slot.confirmed);
+    status.restart_lsn = log.slot.as_ref().map(|slot| slot.restart);
+    status.slot = log.slot.as_ref().map(|slot| SlotStatus {
+        name: slot.name.clone(),
+        active: slot.holder.is_some(),
+        wal_status: slot.wal_status.clone(),
+        retained_bytes: slot.retained_bytes,
+        safe_bytes: slot.safe_bytes,
+    });
+}
+
+fn said(err: &Error) -> StatusError {
+    StatusError {
+        code: err.code().to_string(),
+        message: err.to_string(),
+        action: err.action(),
+        since: clock::now(),
+    }
+}
+
+/// The last reported state may be one that only a living process can be in.
+fn settle_state(status: &mut Status, life: &Life, age: Option<f64>) {
+    let ends_by_itself = matches!(
+        status.state,
+        PipelineState::Stopped | PipelineState::Completed | PipelineState::Failed
+    );
+    match (life, age) {
+        (Life::Still, Some(age)) if !ends_by_itself => {
+            let was = crate::output::style::of_state(status.state).0;
+            let ago = crate::output::numbers::seconds(age);
+            status.state = PipelineState::Stopped;
+            status.by = By::Engine;
+            status.reason = Some(format!(
+                "the process that ran it is gone without a word; it was {was} {ago} ago"
+            ));
+        }
+        (Life::Running(_), Some(age)) if age > REPORT_COUNTS_S => {
+            let ago = crate::output::numbers::seconds(age);
+            status.reason = Some(format!("it runs, but has not reported for {ago}"));
+        }
+        (Life::Running(_), None) => {
+            status.state = PipelineState::Starting;
+            status.reason = Some("it runs, and has not reported yet".to_owned());
+        }
+        _ => {}
+    }
+}
+
+fn settle_health(status: &mut Status, life: &Life) {
+    let is_set_aside = |table: &TableStatus| table.state == TableStatusState::Quarantined;
+    let is_lost = status
+        .slot
+        .as_ref()
+        .is_some_and(|slot| slot.wal_status == "lost");
+    status.health = match (life, status.state) {
+        (Life::Draft, _) => Health::Notice,
+        (_, PipelineState::Failed) => Health::Error,
+        _ if is_lost || status.tables.iter().any(is_set_aside) => Health::Error,
+        (Life::Running(_), _) => Health::Unknown,
+        (_, PipelineState::Completed) => Health::Ok,
+        _ if status.source_lsn.is_none() => Health::Unknown,
+        // Not running: the copy falls behind, and the source keeps its log for it.
+        _ => Health::Warning,
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tidemark_core::catalogue::codes;
+    use tidemark_core::checkpoint::SourceIdentity;
+    use tidemark_core::position::{Lsn, Position};
+
+    fn at(lsn: u64) -> Position {
+        Position::PgLsn(Lsn(lsn))
+    }
+
+    fn log(head: u64) -> LogState {
+        LogState {
+            identity: SourceIdentity {
+                system: "1".into(),
+                timeline: 1,
+                database: "d".into(),
+            },
+            head: at(head),
+            slot: None,
+            clock_us: 0,
+            running: Vec::new(),
+        }
+    }
+
+    fn reported(state: PipelineState) -> Status {
+        Status {
+            state,
+            processed_lsn: Some(at(100)),
+            latency_seconds: Some(0.0),
+            health: Health::Ok,
+            ..unknown("shop", "full_load_and_cdc")
+        }
+    }
+
+    fn settled(
+        mut status: Status,
+        life: &Life,
+        log: &Result<LogState>,
+        age: Option<f64>,
+    ) -> Status {
+        forget_what_only_a_run_knows(&mut status);
+        take_log(&mut status, log);
+        settle_state(&mut status, life, age);
+        settle_health(&mut status, life);
+        status
+    }
+
+    #[test]
+    fn a_process_that_is_gone_without_a_word_does_not_stream_any_more() {
+        let status = reported(PipelineState::Streaming);
+        let status = settled(status, &Life::Still, &Ok(log(700)), Some(42.0));
+        assert_eq!(status.state, PipelineState::Stopped);
+        assert_eq!(status.health, Health::Warning);
+        assert_eq!(status.gap_bytes, Some(600));
+        assert_eq!(status.latency_seconds, None, "only a run can measure it");
+        assert!(status.reason.unwrap().contains("it was streaming 42 s ago"));
+    }
+
+    #[test]
+    fn states_that_end_a_run_stay() {
+        for (state, health) in [
+            (PipelineState::Failed, Health::Error),
+            (PipelineState::Completed, Health::Ok),
+            (PipelineState::Stopped, Health::Warning),
+        ] {
+            let status = settled(reported(state), &Life::Still, &Ok(log(700)), Some(42.0));
+            assert_eq!((status.state, status.health), (state, health));
+        }
+    }
+
+    #[test]
+    fn a_source_that_does_not_answer_is_unknown_never_zero() {
+        let lost = || {
+            Err(Error::transient(
+                codes::SOURCE_UNREACHABLE,
+                "connection refused",
+            ))
+        };
+        let status = reported(PipelineState::Stopped);
+        let status = settled(status, &Life::Still, &lost(), Some(42.0));
+        assert_eq!(status.health, Health::Unknown);
+        assert_eq!((status.source_lsn, status.gap_bytes), (None, None));
+        assert_eq!(status.unknown_reason.as_deref(), Some("TM1001"));
+    }
+
+    #[test]
+    fn a_run_that_keeps_silent_is_not_trusted() {
+        let life = Life::Running(Owner {
+            host: "a".into(),
+            pid: 7,
+        });
+        let status = reported(PipelineState::Streaming);
+        let status = settled(status, &life, &Ok(log(700)), Some(42.0));
+        assert_eq!(status.health, Health::Unknown);
+        assert!(status.reason.unwrap().contains("has not reported for 42 s"));
+    }
+}

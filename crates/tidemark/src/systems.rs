@@ -1,0 +1,111 @@
+//! The one place where all systems meet: a pipeline's file becomes a [`Source`] and a [`Target`].
+//!
+//! Nothing outside of this file knows which kinds of databases there are. What a verb needs beyond
+//! the two traits (slots of other pipelines, running a remedy) is here too, by kind.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tidemark_core::config::{Endpoint, PipelineConfig, Problem, Problems, System};
+use tidemark_core::finding::Side;
+use tidemark_core::source::{Slot, Source};
+use tidemark_core::target::Target;
+use tidemark_core::{Context, Result};
+use tidemark_postgres::config::ConnectConfig;
+use tidemark_core::config::Secret;
+use tidemark_postgres::source::{PgSource, PgSourceOptions};
+use tidemark_postgres::target::PgTarget;
+use tidemark_postgres::wire::{Connection, Role};
+
+use crate::problem::Failure;
+
+/// The source of a pipeline. Connects to nothing yet.
+pub(crate) fn source(config: &PipelineConfig, file: &Path) -> Result<Arc<dyn Source>, Failure> {
+    let connect = connect_config(config, Side::Source)?;
+    match config.source.endpoint.system {
+        System::Postgres => {
+            let postgres = &config.source.postgres;
+            let mut options = PgSourceOptions::new(connect, &config.name);
+            options.slot.clone_from(&postgres.slot);
+            options.publication.clone_from(&postgres.publication);
+            options.create = postgres.create;
+            options.origin = postgres.origin;
+            options.slot_creation_timeout = postgres.slot_creation_timeout;
+            if let Some(directory) = &config.stream.spool_dir {
+                options.spool_dir = file.parent().unwrap_or(Path::new("")).join(directory);
+            }
+            Ok(Arc::new(PgSource::new(options)?))
+        }
+    }
+}
+
+/// The target of a pipeline. Connects to nothing yet.
+pub(crate) fn target(config: &PipelineConfig) -> Result<Arc<dyn Target>, Failure> {
+    let connect = connect_config(config, Side::Target)?;
+    match config.target.endpoint.system {
+        System::Postgres => Ok(Arc::new(PgTarget::new(connect, &config.name))),
+    }
+}
+
+/// Where a side is, without any secret: `orders-db:5432/orders as tidemark`.
+pub(crate) fn address(config: &PipelineConfig, side: Side) -> Result<String, Failure> {
+    let connect = connect_config(config, side)?;
+    Ok(format!("{} as {}", connect.address(), connect.user))
+}
+
+/// Runs a statement on a side: a remedy that a person agreed to.
+pub(crate) async fn execute(config: &PipelineConfig, side: Side, sql: &str) -> Result<(), Failure> {
+    let connect = connect_config(config, side)?;
+    let mut connection = Connection::connect(&connect, Role::Ordinary).await?;
+    connection.run(sql).await.context(|| format!("run on the {side}: {sql}"))?;
+    connection.close().await;
+    Ok(())
+}
+
+/// Everything of the kind of a slot on the source, ours or not.
+pub(crate) async fn slots(config: &PipelineConfig) -> Result<Vec<Slot>, Failure> {
+    let connect = connect_config(config, Side::Source)?;
+    let mut connection = Connection::connect(&connect, Role::Ordinary).await?;
+    let slots = tidemark_postgres::source::list_slots(&mut connection).await?;
+    connection.close().await;
+    Ok(slots)
+}
+
+/// Drops a slot of the source by name. The server refuses one that somebody reads.
+pub(crate) async fn drop_slot(config: &PipelineConfig, name: &str) -> Result<(), Failure> {
+    let connect = connect_config(config, Side::Source)?;
+    let mut connection = Connection::connect(&connect, Role::Ordinary).await?;
+    connection
+        .execute("SELECT pg_drop_replication_slot($1)", &[Some(name)])
+        .await
+        .context(|| format!("drop slot {name}"))?;
+    connection.close().await;
+    Ok(())
+}
+
+/// How to connect to a side; what is wrong with the URL is shown where it was written.
+fn connect_config(config: &PipelineConfig, side: Side) -> Result<ConnectConfig, Failure> {
+    let (endpoint, postgres_side) = match side {
+        Side::Source => (&config.source.endpoint, tidemark_postgres::config::Side::Source),
+        Side::Target => (&config.target.endpoint, tidemark_postgres::config::Side::Target),
+    };
+    let mut connect = parse(endpoint, postgres_side)?;
+    if let Some(password) = &endpoint.password {
+        connect.set_password(Secret::new(password.expose()));
+    }
+    connect.set_pipeline(&config.name);
+    Ok(connect)
+}
+
+fn parse(
+    endpoint: &Endpoint,
+    side: tidemark_postgres::config::Side,
+) -> Result<ConnectConfig, Failure> {
+    ConnectConfig::parse(endpoint.url.value.expose(), side).map_err(|err| {
+        let mut problems = Problems::new();
+        problems.push(
+            Problem::new(err.code(), err.message()).at(endpoint.url.place.clone()).label(""),
+        );
+        Failure::Config(problems)
+    })
+}

@@ -1,0 +1,139 @@
+//! `pause`, `resume` and `stop` for a pipeline that runs elsewhere, through the control row in the
+//! target: no server, no port.
+
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use serde_json::json;
+use tidemark_core::Error;
+use tidemark_core::catalogue::{Code, codes};
+use tidemark_core::control::{self, Command};
+use tidemark_core::schema::TableName;
+use tidemark_core::target::Target;
+
+use crate::invocation::Invocation;
+use crate::output::{Answer, Outcome};
+use crate::pipeline_file::{Opened, Which};
+use crate::problem::Failure;
+
+/// How long an answer is waited for when `--timeout` says nothing.
+const ANSWER_WITHIN: Duration = Duration::from_mins(1);
+/// How often it is looked for.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct PauseArgs {
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// Only this table of the source, as schema.table (may be repeated)
+    #[arg(long = "table", value_name = "TABLE", value_parser = parse_table)]
+    pub(crate) tables: Vec<TableName>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct StopArgs {
+    #[command(flatten)]
+    which: Which,
+}
+
+/// A table's name on the command line; without a schema it is `public`'s.
+pub(crate) fn parse_table(text: &str) -> Result<TableName, String> {
+    let (schema, name) = text.split_once('.').unwrap_or(("public", text));
+    if schema.is_empty() || name.is_empty() {
+        return Err("write a table as schema.table".to_owned());
+    }
+    Ok(TableName::new(schema, name))
+}
+
+pub(crate) async fn pause(invocation: &Invocation, arguments: PauseArgs) -> Outcome {
+    let opened = Opened::open(invocation, &arguments.which)?;
+    let tables = arguments.tables;
+    answered(&opened, &ask(&opened, &Command::Pause { tables }).await?)
+}
+
+pub(crate) async fn resume(invocation: &Invocation, arguments: PauseArgs) -> Outcome {
+    let opened = Opened::open(invocation, &arguments.which)?;
+    let tables = arguments.tables;
+    answered(&opened, &ask(&opened, &Command::Resume { tables }).await?)
+}
+
+pub(crate) async fn stop(invocation: &Invocation, arguments: &StopArgs) -> Outcome {
+    let opened = Opened::open(invocation, &arguments.which)?;
+    if opened.target.control().await?.owner().await?.is_none() {
+        let text = format!("{} runs nowhere: nothing to stop", opened.name());
+        return Ok(Answer::new(
+            text.clone(),
+            json!({ "pipeline": opened.name(), "answer": text }),
+        ));
+    }
+    let answer = ask(&opened, &Command::Stop).await?;
+    wait_until_nobody_owns(&opened).await?;
+    answered(&opened, &answer)
+}
+
+/// Sends a command to the pipeline and waits for its answer.
+pub(crate) async fn ask(opened: &Opened, command: &Command) -> Result<control::Answer, Failure> {
+    let mut control = opened.target.control().await?;
+    if control.owner().await?.is_none() {
+        return Err(not_running(opened).into());
+    }
+    let id = control.send(command).await?;
+    let began = Instant::now();
+    while began.elapsed() < ANSWER_WITHIN {
+        if let Some(answer) = control.answer_to(id).await? {
+            return Ok(answer);
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+        if control.owner().await?.is_none() && control.answer_to(id).await?.is_none() {
+            return Err(not_running(opened).into());
+        }
+    }
+    Err(Error::transient(
+        codes::CLI_NO_ANSWER,
+        format!(
+            "{} did not answer within {} s",
+            opened.name(),
+            ANSWER_WITHIN.as_secs()
+        ),
+    )
+    .into())
+}
+
+/// What the pipeline answered; a refusal is a failure with the pipeline's own code.
+pub(crate) fn answered(opened: &Opened, answer: &control::Answer) -> Outcome {
+    if answer.ok {
+        let data = json!({ "pipeline": opened.name(), "answer": answer.text });
+        return Ok(Answer::new(answer.text.clone(), data));
+    }
+    let code = answer
+        .code
+        .as_deref()
+        .and_then(Code::parse)
+        .unwrap_or(codes::CLI_REFUSED);
+    Err(Error::definite(code, answer.text.clone()).into())
+}
+
+fn not_running(opened: &Opened) -> Error {
+    Error::definite(
+        codes::CLI_NOT_RUNNING,
+        format!("nobody runs {}", opened.name()),
+    )
+    .first_action(format!("tidemark run {}", opened.word()))
+}
+
+async fn wait_until_nobody_owns(opened: &Opened) -> Result<(), Failure> {
+    let target: &dyn Target = opened.target.as_ref();
+    let mut control = target.control().await?;
+    let began = Instant::now();
+    while control.owner().await?.is_some() {
+        if began.elapsed() > ANSWER_WITHIN {
+            return Err(Error::transient(
+                codes::CLI_NO_ANSWER,
+                format!("{} agreed to stop and still holds its lock", opened.name()),
+            )
+            .into());
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Ok(())
+}

@@ -1,0 +1,479 @@
+//! The demo from nothing to a verified result, and then until it is told to end.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tidemark_core::Error;
+use tidemark_core::catalogue::codes;
+use tidemark_core::finding::Verdict as CheckVerdict;
+use tidemark_core::status::{PipelineState, Status};
+use tidemark_core::verify::compare::{Depth, Report};
+use tidemark_lab::demo::Shop;
+
+use crate::demo::lab;
+use crate::demo::mark::{Left, Mark, started_ticks};
+use crate::demo::orders;
+use crate::demo::stage::{self, Customers, PIPELINE, Servers};
+use crate::demo::worker::Worker;
+use crate::invocation::Invocation;
+use crate::output::numbers::{bytes, duration, grouped, seconds};
+use crate::output::screen::Stream;
+use crate::output::style::Tone;
+use crate::output::{Answer, Form, Outcome, ProgressForm, Verdict, put};
+use crate::pipeline_file::Opened;
+use crate::problem::Failure;
+use crate::progress::{Progress, Room, TableBegin};
+use crate::signals::SignalName;
+use crate::standing::Standing;
+use crate::verbs::{check, status, verify};
+
+mod breaking;
+
+/// What was asked of the demo.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wishes {
+    pub(super) rows: u64,
+    pub(super) transactions_per_second: u32,
+    pub(super) ends: Ends,
+}
+
+/// When it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ends {
+    OnceVerified,
+    WhenTold,
+}
+
+/// How often the pipeline is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How long anything may take that is waited for.
+const PATIENCE: Duration = Duration::from_mins(10);
+
+/// Everything that is up.
+pub(super) struct Show<'a> {
+    invocation: &'a Invocation,
+    servers: Servers,
+    customers: Option<Customers>,
+    opened: Opened,
+    worker: Option<Worker>,
+    facts: serde_json::Map<String, Value>,
+    _mark: Left,
+}
+
+/// Runs the demo. Whatever happens, servers, worker and files are gone when this returns.
+pub(super) async fn run(invocation: &Invocation, wishes: Wishes) -> Outcome {
+    let began = Instant::now();
+    let outcome = tokio::select! {
+        outcome = all(invocation, wishes, began) => outcome,
+        name = invocation.signals.stop() => Err(ended_by(name)),
+    };
+    invocation.talk.screen.clear();
+    outcome
+}
+
+fn ended_by(name: SignalName) -> Failure {
+    Failure::Signalled(
+        name.exit(),
+        "the demo is over; servers and temporary directory are gone".to_owned(),
+    )
+}
+
+async fn all(invocation: &Invocation, wishes: Wishes, began: Instant) -> Outcome {
+    let shop = Shop::of(wishes.rows).map_err(|err| lab(&err))?;
+    let mut show = Show::set(invocation, &shop, wishes).await?;
+    let outcome = show.play(&shop, wishes, began).await;
+    show.close().await;
+    outcome
+}
+
+impl<'a> Show<'a> {
+    /// Servers, data, file and mark.
+    async fn set(
+        invocation: &'a Invocation,
+        shop: &Shop,
+        wishes: Wishes,
+    ) -> Result<Show<'a>, Failure> {
+        if let Some(mark) = Mark::of_running_demo() {
+            return Err(Error::definite(
+                codes::CLI_REFUSED,
+                format!("a demo runs already, as pid {}", mark.pid),
+            )
+            .first_action("end it with Ctrl-C where it runs")
+            .into());
+        }
+        let installation = stage::installation()?;
+        let major = installation.major;
+        let (source, target) = tokio::join!(
+            timed(stage::source(&installation)),
+            timed(stage::target(&installation))
+        );
+        let (source, source_took) = source?;
+        let ((target, wire), target_took) = target?;
+        let servers = Servers {
+            source,
+            target,
+            wire,
+        };
+        let tick = |name: &str, text: &str, took: Duration| tell(invocation, name, text, took);
+        tick(
+            "source",
+            &format!("PostgreSQL {major}, temporary, private socket, wal_level=logical"),
+            source_took,
+        );
+        tick(
+            "target",
+            &format!("PostgreSQL {major}, temporary"),
+            target_took,
+        );
+
+        let ((), took) = timed(servers.fill(shop)).await?;
+        let file = servers.write_file()?;
+        let opened = Opened::open_file(&file)?;
+        let described = opened
+            .source
+            .describe(opened.config.rules.selection())
+            .await?;
+        let size: u64 = described.tables.iter().map(|table| table.bytes).sum();
+        tick(
+            "data",
+            &format!(
+                "{} tables · {} rows · {} (odd types included on purpose)",
+                described.tables.len(),
+                grouped(shop.rows()),
+                bytes(size)
+            ),
+            took,
+        );
+        let mark = leave_mark(&servers, file)?;
+        let mut facts = serde_json::Map::new();
+        facts.insert("postgres_major".to_owned(), major.into());
+        facts.insert("rows".to_owned(), shop.rows().into());
+        facts.insert("bytes".to_owned(), size.into());
+        facts.insert("tps".to_owned(), wishes.transactions_per_second.into());
+        Ok(Show {
+            invocation,
+            servers,
+            customers: None,
+            opened,
+            worker: None,
+            facts,
+            _mark: mark,
+        })
+    }
+
+    /// Check, traffic, load, stream, verified; then, if wanted, until told to end.
+    async fn play(&mut self, shop: &Shop, wishes: Wishes, began: Instant) -> Outcome {
+        let checked = check::look(&self.opened).await?;
+        let count = |verdict| check::count(&checked.findings, verdict);
+        let (warnings, notes) = (count(CheckVerdict::Warning), count(CheckVerdict::Note));
+        if let Some(failed) = checked
+            .findings
+            .iter()
+            .find(|f| f.verdict == CheckVerdict::Failed)
+        {
+            return Err(Error::definite(failed.code, failed.found.clone()).into());
+        }
+        let mut text = format!("{} passed", count(CheckVerdict::Passed));
+        for (number, one, many) in [(warnings, "warning", "warnings"), (notes, "note", "notes")] {
+            match number {
+                0 => {}
+                1 => put!(text, " · 1 {one}"),
+                _ => put!(text, " · {number} {many}"),
+            }
+        }
+        put!(text, "   (tidemark check {PIPELINE})");
+        tell(self.invocation, "check", &text, checked.took);
+
+        let rate = wishes.transactions_per_second;
+        self.customers = Some(self.servers.open_shop(shop, f64::from(rate)));
+        let text = format!(
+            "{} transactions/s are now changing the source",
+            grouped(rate.into())
+        );
+        tell(self.invocation, "traffic", &text, Duration::ZERO);
+
+        self.worker = Some(Worker::start(&self.opened.file)?);
+        self.load().await?;
+        self.stream().await?;
+        let (report, took) = self.verify().await?;
+        let changes = self.changes();
+        let word = if report.is_identical() {
+            "identical"
+        } else {
+            "different"
+        };
+        let text = format!(
+            "{} rows and {} changes made meanwhile: {word} at {}",
+            grouped(report.rows()),
+            grouped(changes),
+            report.position
+        );
+        self.fact(
+            "verified",
+            json!({
+                "lsn": report.position, "result": word, "rows": report.rows(), "changes": changes,
+                "seconds": took.as_secs_f64(),
+            }),
+        );
+        self.fact("seconds", began.elapsed().as_secs_f64());
+        if !report.is_identical() {
+            let verdict = self.invocation.talk.err.paint(Tone::Bad, "✗ verified");
+            self.invocation.talk.say(&format!("{verdict}  {text}"));
+            return Ok(self.answer(Verdict::Negative));
+        }
+        tell(self.invocation, "verified", &text, took);
+        if wishes.ends == Ends::WhenTold {
+            self.menu();
+            self.until_told().await?;
+        }
+        Ok(self.answer(Verdict::Positive))
+    }
+
+    fn answer(&self, verdict: Verdict) -> Answer {
+        Answer::new("", Value::Object(self.facts.clone())).verdict(verdict)
+    }
+
+    fn fact(&mut self, name: &str, value: impl Into<Value>) {
+        self.facts.insert(name.to_owned(), value.into());
+    }
+
+    fn changes(&self) -> u64 {
+        self.customers
+            .as_ref()
+            .map_or(0, |customers| customers.report().changes)
+    }
+
+    /// Until the rows are in; shows how far they are.
+    async fn load(&mut self) -> Result<(), Failure> {
+        let began = Instant::now();
+        let mut feed = Feed::default();
+        let talk = self.invocation.talk.clone();
+        let is_live = talk.progress == ProgressForm::Live && talk.form == Form::Human;
+        let loaded = self
+            .wait_for("the load", |standing| {
+                feed.take(&standing.status, Instant::now());
+                if is_live {
+                    let (width, lines) = talk.screen.room();
+                    let room = Room { width, lines };
+                    let lines = feed.progress.region(talk.err, room, Instant::now());
+                    let first = lines.first().map(|line| format!("  {line}"));
+                    talk.screen.show(Stream::Err, first.into_iter().collect());
+                }
+                matches!(
+                    standing.status.state,
+                    PipelineState::CatchingUp | PipelineState::Streaming
+                )
+            })
+            .await?
+            .status;
+        talk.screen.clear();
+        let took = began.elapsed();
+        let rows: u64 = loaded.tables.iter().map(|table| table.rows_loaded).sum();
+        let at = loaded
+            .full_load_lsn
+            .map_or_else(|| "unknown".to_owned(), |at| at.to_string());
+        let text = format!(
+            "{} rows in {}, snapshot taken at {at}",
+            grouped(rows),
+            duration(took)
+        );
+        tell(self.invocation, "load", &text, Duration::ZERO);
+        self.fact(
+            "load",
+            json!({
+                "rows": rows, "seconds": took.as_secs_f64(), "full_load_lsn": loaded.full_load_lsn,
+            }),
+        );
+        Ok(())
+    }
+
+    /// Until the stream has caught up.
+    async fn stream(&mut self) -> Result<(), Failure> {
+        let began = Instant::now();
+        let standing = self
+            .wait_for("the stream to catch up", is_caught_up)
+            .await?;
+        let latency = standing.status.latency_seconds.unwrap_or_default();
+        let text = format!(
+            "{} after the load ended the target was {} behind",
+            duration(began.elapsed()),
+            seconds(latency)
+        );
+        tell(self.invocation, "stream", &text, Duration::ZERO);
+        self.fact(
+            "stream",
+            json!({
+                "caught_up_seconds": began.elapsed().as_secs_f64(), "latency_seconds": latency,
+            }),
+        );
+        Ok(())
+    }
+
+    async fn verify(&self) -> Result<(Report, Duration), Failure> {
+        let began = Instant::now();
+        let request = verify::request(&self.opened, &[], Depth::Deep).await?;
+        let report = verify::compare(self.invocation, &self.opened, &request).await?;
+        Ok((report, began.elapsed()))
+    }
+
+    /// Looks again and again until it is as wanted. A worker that ends meanwhile ends the demo, with
+    /// its own words.
+    async fn wait_for(
+        &mut self,
+        what: &str,
+        mut is_reached: impl FnMut(&Standing) -> bool,
+    ) -> Result<Standing, Failure> {
+        let began = Instant::now();
+        loop {
+            // The target may be cut off on purpose.
+            if let Ok(standing) = status::look(&self.opened).await
+                && is_reached(&standing)
+            {
+                return Ok(standing);
+            }
+            if began.elapsed() > PATIENCE {
+                let text = format!("waited {} for {what}", duration(PATIENCE));
+                return Err(Error::transient(codes::CLI_NO_ANSWER, text).into());
+            }
+            let worker = self.worker.as_mut();
+            let ended = async {
+                match worker {
+                    Some(worker) => worker.ended().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+                words = ended => return Err(Error::definite(
+                    codes::CLI_REFUSED,
+                    format!("the pipeline's process ended: {words}"),
+                ).into()),
+            }
+        }
+    }
+
+    fn menu(&self) {
+        const MENU: &str = "
+Watch     tidemark lag shop --watch
+Break it  tidemark demo break kill      kill -9 the worker: see that nothing is lost or doubled
+          tidemark demo break network   cut the target for 10 s
+          tidemark demo break ddl       ALTER TABLE under load
+Look      tidemark demo psql source     (or target)
+Ctrl-C stops everything and removes the temporary directory.";
+        self.invocation.talk.screen.write(Stream::Out, MENU);
+    }
+
+    /// Carries out orders; returns only when the worker ends by itself.
+    async fn until_told(&mut self) -> Result<(), Failure> {
+        let socket = orders::socket(self.servers.directory());
+        let mut orders = orders::listen(&socket)?;
+        loop {
+            let ended = async {
+                match self.worker.as_mut() {
+                    Some(worker) => worker.ended().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                order = orders.recv() => match order {
+                    Some(order) => self.obey(order).await,
+                    None => return Ok(()),
+                },
+                words = ended => {
+                    self.invocation.talk.say(&format!("the pipeline's process ended: {words}"));
+                    self.invocation.talk.say("starting it again, from the checkpoint");
+                    self.worker = Some(Worker::start(&self.opened.file)?);
+                }
+            }
+        }
+    }
+
+    /// Ends all in order: the customers, the worker; the servers go when this is dropped.
+    async fn close(mut self) {
+        if let Some(customers) = self.customers.take()
+            && let Err(err) = customers.leave().await
+        {
+            tracing::debug!(error = %err, "a customer left early");
+        }
+        if let Some(worker) = self.worker.take() {
+            worker.stop().await;
+        }
+    }
+}
+
+pub(super) fn is_caught_up(standing: &Standing) -> bool {
+    let status = &standing.status;
+    status.state == PipelineState::Streaming && status.latency_seconds.is_some()
+}
+
+/// `✓ source    PostgreSQL 15, temporary   0.9 s`.
+fn tell(invocation: &Invocation, name: &str, text: &str, took: Duration) {
+    let talk = &invocation.talk;
+    if talk.form == Form::Json {
+        return;
+    }
+    let tick = talk.out.paint(Tone::Good, "✓");
+    let time = if took.is_zero() {
+        String::new()
+    } else {
+        duration(took)
+    };
+    let line = format!("{tick} {name:<9} {text:<70} {time:>6}");
+    talk.screen.write(Stream::Out, line.trim_end());
+}
+
+async fn timed<T>(work: impl Future<Output = Result<T, Error>>) -> Result<(T, Duration), Error> {
+    let began = Instant::now();
+    let done = work.await?;
+    Ok((done, began.elapsed()))
+}
+
+fn leave_mark(servers: &Servers, file: PathBuf) -> Result<Left, Failure> {
+    let pid = std::process::id();
+    let mark = Mark {
+        pid,
+        started_ticks: started_ticks(pid).unwrap_or_default(),
+        pipeline: PIPELINE.to_owned(),
+        file,
+        source_url: servers.source_url(),
+        target_url: servers.target_url(),
+        socket: orders::socket(servers.directory()),
+    };
+    mark.leave().map_err(|err| {
+        Error::definite(codes::CLI_MACHINE, format!("leave the demo's mark: {err}")).into()
+    })
+}
+
+/// What the pipeline reported, as progress.
+#[derive(Default)]
+struct Feed {
+    progress: Progress,
+    /// Rows and bytes of each table that progress knows of already.
+    known: HashMap<String, (u64, u64)>,
+}
+
+impl Feed {
+    fn take(&mut self, status: &Status, now: Instant) {
+        for table in &status.tables {
+            if !self.known.contains_key(&table.source) {
+                self.progress.begin(TableBegin {
+                    name: table.source.clone(),
+                    rows_estimated: table.rows_estimated,
+                    rows_loaded: 0,
+                    chunks: table.chunks,
+                    chunks_loaded: table.chunks_loaded,
+                });
+            }
+            let (rows, bytes) = self.known.entry(table.source.clone()).or_default();
+            self.progress.advance(
+                &table.source,
+                table.rows_loaded.saturating_sub(*rows),
+                table.bytes_loaded.saturating_sub(*bytes),
+                now,
+            );
+            (*rows, *bytes) = (table.rows_loaded, table.bytes_loaded);
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! `lag [NAME]`: positions, gap, latency, slot. Unknown stays unknown.
+
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::{Value, json};
+use tidemark_core::status::{Health, SlotStatus, Status, Trend};
+
+use crate::invocation::Invocation;
+use crate::output::numbers::{bytes, parse_duration, parse_rfc3339, seconds};
+use crate::output::style::Tone;
+use crate::output::{Answer, Outcome, Verdict, put};
+use crate::pipeline_file::{Opened, Which};
+use crate::standing::{Life, Standing};
+use crate::watching::{self, Watch};
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct LagArgs {
+    #[command(flatten)]
+    which: Which,
+    /// Exit 3 when the latency is above this (30s, 5m), or unknown
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    max: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) watch: Watch,
+}
+
+pub(crate) async fn run(invocation: &Invocation, arguments: &LagArgs) -> Outcome {
+    watching::repeat(invocation, arguments.watch, async || {
+        let opened = Opened::open(invocation, &arguments.which)?;
+        let standing = super::status::look(&opened).await?;
+        let verdict = verdict(&standing.status, arguments.max);
+        Ok(Answer::new(text(&standing, invocation), data(&standing)).verdict(verdict))
+    })
+    .await
+}
+
+/// An unknown latency may be any: it does not pass a limit.
+fn verdict(status: &Status, max: Option<Duration>) -> Verdict {
+    let Some(max) = max else {
+        return Verdict::Positive;
+    };
+    match status.latency_seconds {
+        Some(latency) if latency <= max.as_secs_f64() => Verdict::Positive,
+        _ => Verdict::Negative,
+    }
+}
+
+fn text(standing: &Standing, invocation: &Invocation) -> String {
+    let style = invocation.talk.out;
+    let status = &standing.status;
+    let mut first = super::status::first_line(&status.pipeline, standing, style);
+    match (status.health, &status.unknown_reason) {
+        (Health::Unknown, Some(code)) => {
+            let ago = status
+                .last_known
+                .as_ref()
+                .map(|last| seconds(last.seconds_ago));
+            let ago = ago.map_or_else(String::new, |ago| format!(" for {ago}"));
+            put!(first, "   source unreachable{ago} ({code})");
+        }
+        _ => first.push_str(match status.trend {
+            Trend::CatchingUp => "   catching up",
+            Trend::Holding => "   holding",
+            Trend::FallingBehind => "   falling behind",
+            Trend::Unknown => "",
+        }),
+    }
+    let mut lines = vec![first];
+    if standing.life == Life::Draft {
+        lines.push("  never ran against this target".to_owned());
+        return lines.join("\n");
+    }
+    let unknown = || style.paint(Tone::Caution, "unknown");
+    lines.push(match (status.source_lsn, &status.last_known) {
+        (Some(position), _) => format!("  source      {position}"),
+        (None, Some(last)) => format!(
+            "  source      {}   last {}, {} ago",
+            unknown(),
+            last.source_lsn,
+            seconds(last.seconds_ago)
+        ),
+        (None, None) => format!("  source      {}", unknown()),
+    });
+    let processed = status
+        .processed_lsn
+        .map_or_else(unknown, |position| position.to_string());
+    let gap = status.gap_bytes.map_or_else(unknown, bytes);
+    let latency = latency(status).unwrap_or_else(unknown);
+    lines.push(format!(
+        "  processed   {processed}   gap {gap}    latency {latency}"
+    ));
+    if let Some(slot) = &status.slot {
+        lines.push(format!("  slot        {}", slot_text(slot)));
+    }
+    if let Some(verified) = &status.verified {
+        lines.push(format!(
+            "  verified    {}   {}, {} ago",
+            verified.lsn,
+            verified.result,
+            age(&verified.at)
+        ));
+    }
+    lines.push(format!("  measured {} ago", age(&status.measured_at)));
+    lines.join("\n")
+}
+
+/// `0.8 s   (read 0.1 · queue 0.2 · apply 0.5)`, or the bounds that are known.
+fn latency(status: &Status) -> Option<String> {
+    let Some(latency) = status.latency_seconds else {
+        let at_most = status.last_known.as_ref()?.seconds_ago;
+        return Some(format!("unknown, between 0 s and {}", seconds(at_most)));
+    };
+    let mut text = seconds(latency);
+    if let Some(stages) = status.latency_by_stage_seconds {
+        put!(
+            text,
+            "   (read {:.1} · queue {:.1} · apply {:.1})",
+            stages.read,
+            stages.queue,
+            stages.apply
+        );
+    }
+    Some(text)
+}
+
+/// `tidemark_shop, active, keeps 19 MB, 19.98 GB left before it would be lost`.
+pub(crate) fn slot_text(slot: &SlotStatus) -> String {
+    let active = if slot.active {
+        "active"
+    } else {
+        "nobody reads it"
+    };
+    let safe = match slot.safe_bytes {
+        Some(left) => format!(
+            "{} left before it would be lost",
+            bytes(u64::try_from(left).unwrap_or(0))
+        ),
+        None => "no limit set".to_owned(),
+    };
+    let state = match slot.wal_status.as_str() {
+        "reserved" | "extended" => String::new(),
+        other => format!(", {other}"),
+    };
+    format!(
+        "{}, {active}{state}, keeps {}, {safe}",
+        slot.name,
+        bytes(slot.retained_bytes)
+    )
+}
+
+fn age(instant: &str) -> String {
+    let age = parse_rfc3339(instant).and_then(|at| at.elapsed().ok());
+    crate::output::numbers::duration(age.unwrap_or_default())
+}
+
+/// The body of the API's lag route.
+fn data(standing: &Standing) -> Value {
+    let status = &standing.status;
+    json!({
+        "pipeline_id": status.pipeline,
+        "state": standing.state(),
+        "health": status.health,
+        "trend": status.trend,
+        "position_type": status.position_type,
+        "full_load_lsn": status.full_load_lsn,
+        "source_lsn": status.source_lsn,
+        "received_lsn": status.received_lsn,
+        "processed_lsn": status.processed_lsn,
+        "confirmed_lsn": status.confirmed_lsn,
+        "restart_lsn": status.restart_lsn,
+        "gap_bytes": status.gap_bytes,
+        "latency_seconds": status.latency_seconds,
+        "latency_by_stage_seconds": status.latency_by_stage_seconds,
+        "slot": status.slot,
+        "verified": status.verified,
+        "measured_at": status.measured_at,
+        "stale": standing.is_stale(),
+        "last_known": status.last_known,
+        "unknown_reason": status.unknown_reason,
+    })
+}

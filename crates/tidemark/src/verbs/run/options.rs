@@ -1,0 +1,50 @@
+//! The engine's numbers and policies, from the pipeline file.
+
+use std::time::Duration;
+
+use tidemark_core::config::{self, PipelineConfig};
+use tidemark_core::pipeline::options::{
+    NewTables, OnConflict, OnError, OnSchemaChange, Options, Until,
+};
+
+/// A heartbeat that is switched off: far enough away.
+const NEVER: Duration = Duration::from_hours(100 * 365 * 24);
+
+/// Everything about a run that is not source, target or mapping.
+pub(super) fn of(config: &PipelineConfig, until: Until) -> Options {
+    let (load, stream, target) = (&config.load, &config.stream, &config.target);
+    Options {
+        mode: config.mode,
+        cdc_start: config.start,
+        until,
+        existing: target.existing,
+        create_tables: target.create_tables,
+        on_schema_change: match target.on_schema_change {
+            config::OnSchemaChange::ApplyAdditive => OnSchemaChange::ApplyAdditive,
+            config::OnSchemaChange::StopTable => OnSchemaChange::StopTable,
+            config::OnSchemaChange::Ignore => OnSchemaChange::Ignore,
+        },
+        new_tables: match config.new_tables {
+            config::NewTables::Notify => NewTables::Notify,
+            config::NewTables::Add => NewTables::Add,
+            config::NewTables::Ignore => NewTables::Ignore,
+        },
+        on_error: match stream.on_error {
+            config::OnError::QuarantineTable => OnError::QuarantineTable,
+            config::OnError::StopPipeline => OnError::StopPipeline,
+        },
+        on_conflict: match target.on_conflict {
+            config::OnConflict::Warn | config::OnConflict::Count => OnConflict::Apply,
+            config::OnConflict::Fail => OnConflict::Fail,
+        },
+        parallel_tables: usize::try_from(load.parallel_tables).unwrap_or(usize::MAX),
+        parallel_chunks: usize::try_from(load.parallel_chunks).unwrap_or(usize::MAX),
+        chunk_bytes: load.chunk_bytes,
+        source_rows_per_second_max: load.max_source_rows_per_second,
+        batch_rows_max: stream.batch_rows_max,
+        batch_bytes_max: stream.batch_bytes_max,
+        batch_wait: stream.batch_wait,
+        heartbeat_interval: stream.heartbeat_interval.unwrap_or(NEVER),
+        ..Options::default()
+    }
+}

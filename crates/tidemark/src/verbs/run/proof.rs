@@ -1,0 +1,158 @@
+//! The comparison that follows a load, and the one that `--until verified` waits for.
+
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tidemark_core::clock;
+use tidemark_core::config::AfterLoad;
+use tidemark_core::control::door::SharedBoard;
+use tidemark_core::pipeline::Commander;
+use tidemark_core::status::{PipelineState, Verified};
+use tidemark_core::verify::compare::{self, Depth, Outcome as Compared, Report};
+use tokio::sync::watch;
+
+use super::UntilArg;
+use crate::output::numbers::grouped;
+use crate::output::{Answer, Verdict};
+use crate::pipeline_file::Opened;
+use crate::problem::Failure;
+use crate::verbs::verify;
+
+/// How often it is looked whether the stream has caught up.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// What is compared; `None` for nothing.
+fn depth(opened: &Opened, until: Option<&UntilArg>) -> Option<Depth> {
+    match (opened.config.verify.after_load, until) {
+        (AfterLoad::Deep, _) | (AfterLoad::Off, Some(UntilArg::Verified)) => Some(Depth::Deep),
+        (AfterLoad::Counts, _) => Some(Depth::Counts),
+        (AfterLoad::Off, _) => None,
+    }
+}
+
+/// Compares once the load of this run is in and the stream has caught up; with `--until verified`
+/// also where an earlier run had loaded. Waits for ever where nothing is to be compared.
+pub(super) async fn after_load(
+    opened: &Opened,
+    until: Option<&UntilArg>,
+    commander: &Commander,
+    board: &SharedBoard,
+    mut loaded: watch::Receiver<bool>,
+) -> Result<Report, Failure> {
+    let Some(depth) = depth(opened, until).filter(|_| opened.config.mode.streams()) else {
+        return std::future::pending().await;
+    };
+    if until != Some(&UntilArg::Verified) && loaded.wait_for(|is_loaded| *is_loaded).await.is_err()
+    {
+        return std::future::pending().await;
+    }
+    let state = || {
+        let board = board.lock().unwrap_or_else(PoisonError::into_inner);
+        board.status(tokio::time::Instant::now()).state
+    };
+    while state() != PipelineState::Streaming {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    let began = Instant::now();
+    let request = verify::request(opened, &[], depth).await?;
+    let (source, target) = (opened.source.as_ref(), opened.target.as_ref());
+    let report = compare::verify(source, target, commander, &request).await?;
+    board
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .set_verified(Verified {
+            lsn: report.position,
+            result: word(&report).to_owned(),
+            at: clock::now(),
+        });
+    log(opened, &report, began.elapsed());
+    Ok(report)
+}
+
+/// The same for a full load, which has no log to meet in.
+pub(super) async fn of_full_load(
+    opened: &Opened,
+    until: Option<&UntilArg>,
+) -> Result<Option<Report>, Failure> {
+    let Some(depth) = depth(opened, until) else {
+        return Ok(None);
+    };
+    let began = Instant::now();
+    let request = verify::request(opened, &[], depth).await?;
+    let (source, target) = (opened.source.as_ref(), opened.target.as_ref());
+    let report = compare::verify_still(source, target, &request).await?;
+    log(opened, &report, began.elapsed());
+    Ok(Some(report))
+}
+
+/// The run's answer with what was proven.
+pub(super) fn on_top(
+    mut answer: Answer,
+    report: Option<&Report>,
+    opened: &Opened,
+    until: Option<&UntilArg>,
+) -> Answer {
+    let wanted = until == Some(&UntilArg::Verified);
+    let Some(report) = report else {
+        // Stopped before it could be proven.
+        let verdict = if wanted {
+            Verdict::Negative
+        } else {
+            answer.verdict
+        };
+        return answer.verdict(verdict);
+    };
+    answer.data["verified"] = json!({
+        "lsn": report.position, "result": word(report), "rows": report.rows(),
+    });
+    let glyph = if report.is_identical() { "✓" } else { "✗" };
+    answer.text = format!(
+        "{glyph} verified: {} rows {} at {}\n{}",
+        grouped(report.rows()),
+        word(report),
+        report.position,
+        answer.text
+    );
+    if wanted && !report.is_identical() {
+        return answer
+            .verdict(Verdict::Negative)
+            .notice(format!("which rows: tidemark verify {}", opened.word()));
+    }
+    answer
+}
+
+fn word(report: &Report) -> &'static str {
+    if report.is_identical() {
+        "identical"
+    } else {
+        "different"
+    }
+}
+
+fn log(opened: &Opened, report: &Report, took: Duration) {
+    let (pipeline, rows, lsn) = (opened.name(), report.rows(), report.position);
+    let duration_s = took.as_secs_f64();
+    if report.is_identical() {
+        tracing::info!(
+            pipeline, rows, lsn = %lsn, duration_s, "verified: {} rows identical at {lsn}",
+            grouped(rows)
+        );
+        return;
+    }
+    for table in report
+        .tables
+        .iter()
+        .filter(|table| table.outcome != Compared::Identical)
+    {
+        let name = &table.source;
+        if let Compared::NotCompared(why) = &table.outcome {
+            tracing::warn!(pipeline, table = %name, lsn = %lsn, "not verified: {why}");
+        } else {
+            tracing::error!(
+                pipeline, table = %name, lsn = %lsn, different = table.different,
+                "verified: {} rows differ", grouped(table.different)
+            );
+        }
+    }
+}

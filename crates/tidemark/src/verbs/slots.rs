@@ -1,0 +1,258 @@
+//! `slots list|drop|adopt`: what holds back the source's log, and for whom.
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use tidemark_core::Error;
+use tidemark_core::catalogue::codes;
+use tidemark_core::source::Slot;
+
+use crate::invocation::Invocation;
+use crate::output::numbers::bytes;
+use crate::output::style::Tone;
+use crate::output::table::{Cell, Column, Table};
+use crate::output::{Answer, Outcome};
+use crate::pipeline_file::{Opened, Which};
+use crate::problem::Failure;
+use crate::systems;
+
+#[derive(Args, Clone, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct SlotsArgs {
+    #[command(subcommand)]
+    verb: SlotsVerb,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum SlotsVerb {
+    /// All slots of the source: owner, log kept, log left before each is lost
+    List {
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Drop a slot of the source: the log it keeps is gone, its reader cannot go on
+    Drop {
+        #[command(flatten)]
+        which: Which,
+        /// The slot; without it the pipeline's own
+        #[arg(long, value_name = "SLOT")]
+        slot: Option<String>,
+        /// Say that a slot which is not this pipeline's is yours: its name once more
+        #[arg(long, value_name = "NAME")]
+        i_own: Option<String>,
+    },
+    /// Whether this pipeline can go on with a slot of another name, and the line that makes it so
+    Adopt {
+        #[command(flatten)]
+        which: Which,
+        /// The slot
+        #[arg(long, value_name = "SLOT")]
+        slot: String,
+    },
+}
+
+pub(crate) async fn run(invocation: &Invocation, arguments: SlotsArgs) -> Outcome {
+    match arguments.verb {
+        SlotsVerb::List { which } => list(invocation, &which).await,
+        SlotsVerb::Drop { which, slot, i_own } => {
+            drop_slot(invocation, &which, slot, i_own.as_deref()).await
+        }
+        SlotsVerb::Adopt { which, slot } => adopt(invocation, &which, &slot).await,
+    }
+}
+
+async fn list(invocation: &Invocation, which: &Which) -> Outcome {
+    let opened = Opened::open(invocation, which)?;
+    let slots = systems::slots(&opened.config).await?;
+    let own = &opened.config.source.postgres.slot;
+    let mut table = Table::new([
+        (Column::Name, "SLOT"),
+        (Column::Left, "OWNER"),
+        (Column::Left, "STATE"),
+        (Column::Right, "KEEPS"),
+        (Column::Right, "LEFT"),
+        (Column::Text, "READER"),
+    ]);
+    for slot in &slots {
+        let (state, tone) = state(slot);
+        table.row([
+            slot.name.as_str().into(),
+            owner(slot, own).into(),
+            Cell::toned(state, tone),
+            bytes(slot.retained_bytes).into(),
+            left(slot).into(),
+            reader(slot).into(),
+        ]);
+    }
+    let text = match slots.len() {
+        0 => "the source has no replication slots".to_owned(),
+        _ => table
+            .lines(invocation.talk.out, invocation.talk.out_width())
+            .join("\n"),
+    };
+    let data: Vec<Value> = slots.iter().map(|slot| slot_data(slot, own)).collect();
+    Ok(Answer::new(
+        text,
+        json!({ "pipeline": opened.name(), "slots": data }),
+    ))
+}
+
+async fn drop_slot(
+    invocation: &Invocation,
+    which: &Which,
+    slot: Option<String>,
+    i_own: Option<&str>,
+) -> Outcome {
+    let opened = Opened::open(invocation, which)?;
+    let own = opened.config.source.postgres.slot.clone();
+    let name = slot.unwrap_or_else(|| own.clone());
+    let slot = find(&opened, &name).await?;
+    let refuse = |why: String| Failure::from(Error::definite(codes::CLI_CONSENT, why));
+    if let Some(holder) = &slot.holder {
+        return Err(Error::definite(
+            codes::SLOT_ACTIVE,
+            format!(
+                "slot {name} is read by pid {} ({} from {}) since {}",
+                holder.pid, holder.application, holder.host, holder.since
+            ),
+        )
+        .first_action("stop its reader, then drop it")
+        .into());
+    }
+    if name != own && i_own != Some(name.as_str()) {
+        return Err(refuse(format!(
+            "slot {name} is not {}'s own ({own}); add --i-own {name} to say that it is yours",
+            opened.name()
+        )));
+    }
+    let question = format!(
+        "Drops slot {name}: {} of log kept since {} are given free.\n\
+         Whoever reads it ({}) cannot go on from there and has to start anew.\n\
+         Type the slot's name to continue:",
+        bytes(slot.retained_bytes),
+        slot.restart,
+        owner(&slot, &own)
+    );
+    invocation.talk.confirm(&question, &name)?;
+    systems::drop_slot(&opened.config, &name).await?;
+    let data = json!({ "pipeline": opened.name(), "dropped": name });
+    Ok(Answer::new(format!("slot {name} is gone"), data))
+}
+
+/// A slot can be adopted when the stream can go on from it: ours by kind, of this database, not
+/// read by others, not lost, and not past the checkpoint.
+async fn adopt(invocation: &Invocation, which: &Which, name: &str) -> Outcome {
+    let opened = Opened::open(invocation, which)?;
+    let slot = find(&opened, name).await?;
+    if let Some(why) = slot.foreign.as_ref().or(slot.lost.as_ref()) {
+        return Err(Error::definite(
+            codes::SLOT_FOREIGN,
+            format!("slot {name} cannot be adopted: {why}"),
+        )
+        .into());
+    }
+    let checkpoint = opened.target.checkpoint().await?;
+    let from = match &checkpoint {
+        Some(checkpoint) if slot.confirmed > checkpoint.position => {
+            return Err(Error::definite(
+                codes::SLOT_AHEAD,
+                format!(
+                    "slot {name} has moved to {}, past the checkpoint {}: the changes between are gone",
+                    slot.confirmed, checkpoint.position
+                ),
+            )
+            .into());
+        }
+        Some(checkpoint) => checkpoint.position,
+        None => slot.confirmed,
+    };
+    let mut lines = vec![
+        format!("slot {name} can be adopted: the stream goes on at {from}"),
+        format!("in {}:", opened.file.display()),
+        "    [source.postgres]".to_owned(),
+        format!("    slot = \"{name}\""),
+    ];
+    if checkpoint.is_none() {
+        lines.push("and, as the target has nothing yet:".to_owned());
+        lines.push("    [pipeline]".to_owned());
+        lines.push("    mode = \"cdc_only\"".to_owned());
+        lines.push(format!("    start = \"lsn:{from}\""));
+    }
+    let data = json!({
+        "pipeline": opened.name(), "slot": slot_data(&slot, name), "goes_on_at": from,
+        "set": { "source.postgres.slot": name },
+    });
+    Ok(Answer::new(lines.join("\n"), data))
+}
+
+async fn find(opened: &Opened, name: &str) -> Result<Slot, Failure> {
+    let slots = systems::slots(&opened.config).await?;
+    slots
+        .into_iter()
+        .find(|slot| slot.name == name)
+        .ok_or_else(|| {
+            Error::definite(
+                codes::SLOT_MISSING,
+                format!("the source has no slot {name}"),
+            )
+            .first_action(format!("tidemark slots list {}", opened.word()))
+            .into()
+        })
+}
+
+/// Whose it is, as far as names tell.
+fn owner(slot: &Slot, own: &str) -> String {
+    match slot.name.strip_prefix("tidemark_") {
+        _ if slot.name == own => "this pipeline".to_owned(),
+        Some(pipeline) => format!("pipeline {pipeline}"),
+        None => "somebody else".to_owned(),
+    }
+}
+
+fn state(slot: &Slot) -> (String, Tone) {
+    match (&slot.lost, &slot.holder) {
+        (Some(_), _) => ("✗ lost".to_owned(), Tone::Bad),
+        (None, Some(_)) => ("✓ active".to_owned(), Tone::Good),
+        (None, None) => ("! idle".to_owned(), Tone::Caution),
+    }
+}
+
+fn left(slot: &Slot) -> String {
+    match slot.safe_bytes {
+        Some(left) => bytes(u64::try_from(left).unwrap_or(0)),
+        None => "no limit".to_owned(),
+    }
+}
+
+fn reader(slot: &Slot) -> String {
+    match (&slot.holder, &slot.lost) {
+        (Some(holder), _) => {
+            format!(
+                "pid {} {} from {}",
+                holder.pid, holder.application, holder.host
+            )
+        }
+        (None, Some(why)) => why.clone(),
+        (None, None) => String::new(),
+    }
+}
+
+fn slot_data(slot: &Slot, own: &str) -> Value {
+    json!({
+        "name": slot.name,
+        "database": slot.database,
+        "owner": owner(slot, own),
+        "is_own": slot.name == own,
+        "foreign": slot.foreign,
+        "active": slot.holder.is_some(),
+        "reader": slot.holder.as_ref().map(|holder| json!({
+            "pid": holder.pid, "application": holder.application,
+            "host": holder.host, "since": holder.since,
+        })),
+        "confirmed_lsn": slot.confirmed,
+        "restart_lsn": slot.restart,
+        "retained_bytes": slot.retained_bytes,
+        "safe_bytes": slot.safe_bytes,
+        "wal_status": slot.wal_status,
+        "lost": slot.lost,
+    })
+}

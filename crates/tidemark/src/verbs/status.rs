@@ -1,0 +1,245 @@
+//! `status [NAME]`: state, health and what needs a person. Without a name every pipeline here.
+
+use clap::Args;
+use serde_json::{Value, json};
+use tidemark_core::status::{Health, Status, TableStatusState};
+
+use crate::invocation::Invocation;
+use crate::output::numbers::{bytes, grouped, seconds};
+use crate::output::style::{Style, of_health, of_state, of_table};
+use crate::output::{Answer, Outcome, Verdict, wrap};
+use crate::pipeline_file::{self, Opened, Which};
+use crate::problem::Failure;
+use crate::standing::{self, Life, Standing};
+use crate::watching::{self, Watch};
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    which: Which,
+    /// Exit 3 unless the state is this one (draft, loading, `catching_up`, streaming, completed, …)
+    #[arg(long, value_name = "STATE", value_parser = parse_state)]
+    require: Option<String>,
+    #[command(flatten)]
+    pub(crate) watch: Watch,
+}
+
+fn parse_state(text: &str) -> Result<String, String> {
+    const STATES: [&str; 10] = [
+        "draft",
+        "checking",
+        "starting",
+        "loading",
+        "catching_up",
+        "streaming",
+        "paused",
+        "stopped",
+        "completed",
+        "failed",
+    ];
+    if STATES.contains(&text) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("states are {}", STATES.join(", ")))
+    }
+}
+
+pub(crate) async fn run(invocation: &Invocation, arguments: &StatusArgs) -> Outcome {
+    watching::repeat(invocation, arguments.watch, async || {
+        once(invocation, arguments).await
+    })
+    .await
+}
+
+async fn once(invocation: &Invocation, arguments: &StatusArgs) -> Outcome {
+    if arguments.which.is_named(invocation) {
+        let opened = Opened::open(invocation, &arguments.which)?;
+        let standing = look(&opened).await?;
+        let is_met = arguments
+            .require
+            .as_ref()
+            .is_none_or(|wanted| wanted == standing.state());
+        let answer = Answer::new(text(&standing, invocation), standing.data());
+        return Ok(answer.verdict(if is_met {
+            Verdict::Positive
+        } else {
+            Verdict::Negative
+        }));
+    }
+    all(invocation).await
+}
+
+pub(crate) async fn look(opened: &Opened) -> tidemark_core::Result<Standing> {
+    standing::look(
+        opened.name(),
+        opened.config.mode.name(),
+        &opened.source,
+        &opened.target,
+    )
+    .await
+}
+
+/// Every pipeline of this directory, worst first. One that cannot be looked at is among them.
+async fn all(invocation: &Invocation) -> Outcome {
+    let style = invocation.talk.out;
+    let mut found: Vec<(u8, String, String, Value)> = Vec::new();
+    for file in pipeline_file::all_here() {
+        let opened = Opened::open_file(&file);
+        let name = match &opened {
+            Ok(opened) => opened.name().to_owned(),
+            Err(_) => file.display().to_string(),
+        };
+        let looked = match opened {
+            Ok(opened) => look(&opened).await.map_err(Failure::from),
+            Err(failure) => Err(failure),
+        };
+        found.push(match looked {
+            Ok(standing) => {
+                let line = first_line(&name, &standing, style);
+                (rank(standing.status.health), name, line, standing.data())
+            }
+            Err(failure) => {
+                let code = failure.code().map(|code| code.to_string());
+                let line = format!(
+                    "{name}   ? unknown   {}",
+                    code.as_deref()
+                        .map_or_else(String::new, |code| format!("({code})"))
+                );
+                let data = json!({
+                    "pipeline": name, "health": "unknown", "stale": true, "unknown_reason": code,
+                });
+                (rank(Health::Unknown), name, line, data)
+            }
+        });
+    }
+    found.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+    let lines: Vec<&str> = found.iter().map(|(_, _, line, _)| line.as_str()).collect();
+    let text = if lines.is_empty() {
+        "no pipeline files here".to_owned()
+    } else {
+        lines.join("\n")
+    };
+    let data: Vec<&Value> = found.iter().map(|(_, _, _, data)| data).collect();
+    let is_empty = data.is_empty();
+    let answer = Answer::new(text, json!({ "pipelines": data }));
+    Ok(if is_empty {
+        answer.notice("make one: tidemark init SOURCE-URL TARGET-URL")
+    } else {
+        answer
+    })
+}
+
+/// Worst first.
+fn rank(health: Health) -> u8 {
+    match health {
+        Health::Error => 0,
+        Health::Unknown => 1,
+        Health::Warning => 2,
+        Health::Notice => 3,
+        Health::Ok => 4,
+    }
+}
+
+/// `shop   streaming   ✓ ok`.
+pub(crate) fn first_line(name: &str, standing: &Standing, style: Style) -> String {
+    let (glyph, word, tone) = of_health(standing.status.health);
+    let (_, state_tone) = of_state(standing.status.state);
+    format!(
+        "{name}   {}   {}",
+        style.paint(state_tone, standing.state()),
+        style.paint(tone, &format!("{glyph} {word}"))
+    )
+}
+
+fn text(standing: &Standing, invocation: &Invocation) -> String {
+    let (style, width) = (invocation.talk.out, invocation.talk.out_width());
+    let status = &standing.status;
+    let mut lines = vec![first_line(&status.pipeline, standing, style)];
+    let mut line = |label: &str, body: String| {
+        lines.push(wrap::labelled(label, &body, 2, 12, width));
+    };
+    match &standing.life {
+        Life::Draft => line("runs", "never ran against this target".to_owned()),
+        Life::Still => line("runs", "nowhere now".to_owned()),
+        Life::Running(owner) => line("runs", format!("on {} as pid {}", owner.host, owner.pid)),
+    }
+    if let Some(reason) = &status.reason {
+        line("reason", reason.clone());
+    }
+    line("mode", status.mode.clone());
+    if let Some(position) = status.full_load_lsn {
+        line("loaded at", format!("{position}   (full_load_lsn)"));
+    }
+    if standing.life != Life::Draft {
+        line("position", position(status));
+    }
+    if let Some(verified) = &status.verified {
+        line(
+            "verified",
+            format!("{}   {}", verified.lsn, verified.result),
+        );
+    }
+    if !status.tables.is_empty() {
+        line("tables", tables(status, style));
+    }
+    let totals = status.totals;
+    if totals.transactions > 0 {
+        line(
+            "applied",
+            format!(
+                "{} transactions: {} inserts, {} updates, {} deletes   (this run)",
+                grouped(totals.transactions),
+                grouped(totals.inserts),
+                grouped(totals.updates),
+                grouped(totals.deletes)
+            ),
+        );
+    }
+    if totals.conflicts > 0 {
+        line(
+            "conflicts",
+            format!("{} changes met another row", grouped(totals.conflicts)),
+        );
+    }
+    if let Some(error) = &status.error {
+        line("error", format!("{}  {}", error.code, error.message));
+        line("do first", error.action.clone());
+    }
+    if let Some(age) = standing.report_age_seconds {
+        line("reported", format!("{} ago", seconds(age)));
+    }
+    lines.join("\n")
+}
+
+fn position(status: &Status) -> String {
+    let unknown = || "unknown".to_owned();
+    let show = |position: Option<tidemark_core::position::Position>| {
+        position.map_or_else(unknown, |position| position.to_string())
+    };
+    format!(
+        "{} of {}   gap {}   latency {}",
+        show(status.processed_lsn),
+        show(status.source_lsn),
+        status.gap_bytes.map_or_else(unknown, bytes),
+        status.latency_seconds.map_or_else(unknown, seconds)
+    )
+}
+
+/// `6: 5 streaming, 1 ✗ quarantined`.
+fn tables(status: &Status, style: Style) -> String {
+    let mut counts: Vec<(TableStatusState, usize)> = Vec::new();
+    for table in &status.tables {
+        match counts.iter_mut().find(|(state, _)| *state == table.state) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((table.state, 1)),
+        }
+    }
+    let parts: Vec<String> = counts
+        .iter()
+        .map(|(state, count)| {
+            let (glyph, word, tone) = of_table(*state);
+            style.paint(tone, &format!("{glyph} {count} {word}"))
+        })
+        .collect();
+    parts.join(", ")
+}

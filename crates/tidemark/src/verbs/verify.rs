@@ -1,0 +1,359 @@
+//! `verify NAME`: both sides compared at one log position while writes go on; exit 3 if they differ.
+//!
+//! A pipeline that streams is held for milliseconds by way of the control row, wherever it runs. A
+//! full load has no log to meet in: there both sides are compared as they are now.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use clap::Args;
+use serde_json::{Value, json};
+use tidemark_core::Error;
+use tidemark_core::catalogue::codes;
+use tidemark_core::checkpoint::TableState;
+use tidemark_core::control::{self, Command};
+use tidemark_core::mapping::TableMapping;
+use tidemark_core::schema::TableName;
+use tidemark_core::verify::compare::{
+    self, Ask, Depth, Outcome as Compared, Report, Request, TableReport,
+};
+
+use crate::invocation::Invocation;
+use crate::output::numbers::{duration, grouped};
+use crate::output::style::{Style, Tone};
+use crate::output::table::{Cell, Column, Table};
+use crate::output::{Answer, Outcome, Verdict, put};
+use crate::pipeline_file::{Opened, Which};
+use crate::problem::Failure;
+use crate::verbs::control::{ask, parse_table};
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct VerifyArgs {
+    #[command(flatten)]
+    which: Which,
+    /// Only this table of the source, as schema.table (may be repeated)
+    #[arg(long = "table", value_name = "TABLE", value_parser = parse_table)]
+    tables: Vec<TableName>,
+    /// Compare numbers of rows only
+    #[arg(long, conflicts_with = "deep")]
+    counts: bool,
+    /// Compare every value (what happens without a flag, too)
+    #[arg(long)]
+    deep: bool,
+    /// Copy anew only what differs, then compare again
+    #[arg(long, conflicts_with = "counts")]
+    repair: bool,
+}
+
+/// Differences that are listed for a table; all are counted. More than a repair by key is for.
+const DIFFERENCES_MAX: usize = 10_000;
+/// Differences that a person is shown of one table.
+const DIFFERENCES_SHOWN: usize = 10;
+/// How long a repair may take until the table streams again.
+const REPAIR_WITHIN: Duration = Duration::from_hours(1);
+
+/// A pipeline that runs elsewhere, spoken to by way of the target.
+struct Elsewhere<'a>(&'a Opened);
+
+#[async_trait]
+impl Ask for Elsewhere<'_> {
+    async fn ask(&self, command: Command) -> control::Answer {
+        match ask(self.0, &command).await {
+            Ok(answer) => answer,
+            Err(failure) => control::Answer {
+                ok: false,
+                text: match failure {
+                    Failure::Error(err) => err.to_string(),
+                    other => other.text(Style::PLAIN, None),
+                },
+                code: None,
+            },
+        }
+    }
+}
+
+pub(crate) async fn run(invocation: &Invocation, arguments: &VerifyArgs) -> Outcome {
+    let opened = Opened::open(invocation, &arguments.which)?;
+    let depth = if arguments.counts {
+        Depth::Counts
+    } else {
+        Depth::Deep
+    };
+    let request = request(&opened, &arguments.tables, depth).await?;
+    let began = Instant::now();
+    let mut report = compare(invocation, &opened, &request).await?;
+    if arguments.repair && !report.is_identical() {
+        repair(invocation, &opened, &request, &report).await?;
+        report = compare(invocation, &opened, &request).await?;
+    }
+    Ok(answer(invocation, &opened, &report, depth, began.elapsed()))
+}
+
+/// What is compared: all tables of the pipeline, or those that were named.
+pub(crate) async fn request(
+    opened: &Opened,
+    wanted: &[TableName],
+    depth: Depth,
+) -> Result<Request, Failure> {
+    let schema = opened
+        .source
+        .describe(opened.config.rules.selection())
+        .await?;
+    let mut tables: Vec<Arc<TableMapping>> = opened
+        .config
+        .rules
+        .map(&schema)?
+        .into_iter()
+        .map(Arc::new)
+        .collect();
+    for name in wanted {
+        if !tables.iter().any(|table| table.source() == name) {
+            return Err(Error::definite(
+                codes::MAPPING_NO_TABLE,
+                format!("{name} is not a table of {}", opened.name()),
+            )
+            .into());
+        }
+    }
+    tables.retain(|table| wanted.is_empty() || wanted.contains(table.source()));
+    Ok(Request {
+        tables,
+        depth,
+        differences_max: DIFFERENCES_MAX,
+    })
+}
+
+/// Compares both sides of the pipeline, wherever it runs.
+pub(crate) async fn compare(
+    invocation: &Invocation,
+    opened: &Opened,
+    request: &Request,
+) -> Result<Report, Failure> {
+    if !opened.config.mode.streams() {
+        let (source, target) = (opened.source.as_ref(), opened.target.as_ref());
+        return Ok(compare::verify_still(source, target, request).await?);
+    }
+    let pipeline = Elsewhere(opened);
+    let compared = compare::verify(
+        opened.source.as_ref(),
+        opened.target.as_ref(),
+        &pipeline,
+        request,
+    );
+    if opened.target.control().await?.owner().await?.is_none() {
+        return Err(Error::definite(
+            codes::CLI_NOT_RUNNING,
+            format!(
+                "nobody runs {}, so source and target have no position in common",
+                opened.name()
+            ),
+        )
+        .first_action(format!("tidemark run {} --until verified", opened.word()))
+        .into());
+    }
+    tokio::select! {
+        report = compared => Ok(report?),
+        name = invocation.signals.stop() => {
+            // The pipeline may be held for us.
+            pipeline.ask(Command::Release).await;
+            Err(Failure::interrupted(name))
+        }
+    }
+}
+
+/// Asks the pipeline to copy anew what differs, and waits until it has.
+async fn repair(
+    invocation: &Invocation,
+    opened: &Opened,
+    request: &Request,
+    report: &Report,
+) -> Result<(), Failure> {
+    let commands = compare::repairs(report, &request.tables);
+    let mut question = format!("Repair of {}:", opened.name());
+    let different = report
+        .tables
+        .iter()
+        .filter(|table| table.outcome == Compared::Different);
+    for table in different {
+        put!(
+            question,
+            "\n  {}   {} rows of {} are copied anew to {}",
+            table.source,
+            grouped(table.different),
+            grouped(table.source_rows),
+            table.target
+        );
+    }
+    question.push_str("\n  other tables keep streaming; the position does not move back");
+    question.push_str("\nType the pipeline's name to continue:");
+    invocation.talk.confirm(&question, opened.name())?;
+    for command in commands {
+        let answer = ask(opened, &command).await?;
+        crate::verbs::control::answered(opened, &answer)?;
+    }
+    wait_until_streaming(opened, report).await
+}
+
+async fn wait_until_streaming(opened: &Opened, report: &Report) -> Result<(), Failure> {
+    const LOOK_EVERY: Duration = Duration::from_millis(200);
+    let began = Instant::now();
+    loop {
+        let checkpoint = opened.target.checkpoint().await?;
+        let is_busy = checkpoint.is_some_and(|checkpoint| {
+            checkpoint.tables.iter().any(|table| {
+                table.state == TableState::Resyncing
+                    && report
+                        .tables
+                        .iter()
+                        .any(|other| other.source == table.source)
+            })
+        });
+        if !is_busy {
+            return Ok(());
+        }
+        if began.elapsed() > REPAIR_WITHIN {
+            return Err(
+                Error::transient(codes::CLI_NO_ANSWER, "the repair is not over yet").into(),
+            );
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// What a verification says.
+pub(crate) fn answer(
+    invocation: &Invocation,
+    opened: &Opened,
+    report: &Report,
+    depth: Depth,
+    took: Duration,
+) -> Answer {
+    let is_identical = report.is_identical();
+    let style = invocation.talk.out;
+    let (glyph, tone, word) = if is_identical {
+        ("✓", Tone::Good, "identical")
+    } else {
+        ("✗", Tone::Bad, "different")
+    };
+    let what = match depth {
+        Depth::Deep => "every value",
+        Depth::Counts => "numbers of rows",
+    };
+    let mut lines = vec![format!(
+        "{}  {} rows, {what}: {word} at {} ({})",
+        style.paint(tone, glyph),
+        grouped(report.rows()),
+        report.position,
+        duration(took)
+    )];
+    lines.extend(table_lines(report, invocation));
+    for table in &report.tables {
+        lines.extend(difference_lines(table));
+    }
+    let mut answer = Answer::new(lines.join("\n"), data(opened, report, depth, took));
+    if !is_identical {
+        answer = answer.verdict(Verdict::Negative).notice(format!(
+            "copy anew only what differs: tidemark verify {} --repair",
+            opened.word()
+        ));
+    }
+    answer
+}
+
+fn table_lines(report: &Report, invocation: &Invocation) -> Vec<String> {
+    let mut shown = Table::new([
+        (Column::Name, "TABLE"),
+        (Column::Name, "→ TARGET"),
+        (Column::Right, "SOURCE"),
+        (Column::Right, "TARGET"),
+        (Column::Left, "RESULT"),
+    ])
+    .indented(2);
+    for table in &report.tables {
+        let (result, tone) = match &table.outcome {
+            Compared::Identical => ("✓ identical".to_owned(), Tone::Good),
+            Compared::Different => (
+                format!("✗ {} rows differ", grouped(table.different)),
+                Tone::Bad,
+            ),
+            Compared::NotCompared(why) => (format!("? not compared: {why}"), Tone::Caution),
+        };
+        let is_compared = !matches!(table.outcome, Compared::NotCompared(_));
+        let rows = |rows| {
+            if is_compared {
+                grouped(rows)
+            } else {
+                "unknown".to_owned()
+            }
+        };
+        shown.row([
+            table.source.to_string().into(),
+            format!("→ {}", table.target).into(),
+            rows(table.source_rows).into(),
+            rows(table.target_rows).into(),
+            Cell::toned(result, tone),
+        ]);
+    }
+    shown.lines(invocation.talk.out, invocation.talk.out_width())
+}
+
+/// The first rows that differ, by key: a person asked for them.
+fn difference_lines(table: &TableReport) -> Vec<String> {
+    let mut lines: Vec<String> = table
+        .differences
+        .iter()
+        .take(DIFFERENCES_SHOWN)
+        .map(|difference| {
+            let key = if difference.key.is_empty() {
+                "a row (the table has no key)".to_owned()
+            } else {
+                difference.key.join(", ")
+            };
+            format!("  {}  {key}: {}", table.source, difference.kind.name())
+        })
+        .collect();
+    let more = table.different.saturating_sub(lines.len() as u64);
+    if more > 0 && !lines.is_empty() {
+        lines.push(format!("  {}  and {} more", table.source, grouped(more)));
+    }
+    lines
+}
+
+fn data(opened: &Opened, report: &Report, depth: Depth, took: Duration) -> Value {
+    let tables: Vec<Value> = report
+        .tables
+        .iter()
+        .map(|table| {
+            let (result, reason) = match &table.outcome {
+                Compared::Identical => ("identical", None),
+                Compared::Different => ("different", None),
+                Compared::NotCompared(why) => ("not_compared", Some(why)),
+            };
+            let differences: Vec<Value> = table
+                .differences
+                .iter()
+                .map(|difference| json!({ "key": difference.key, "kind": difference.kind.name() }))
+                .collect();
+            json!({
+                "source": table.source.to_string(),
+                "target": table.target.to_string(),
+                "result": result,
+                "reason": reason,
+                "source_rows": table.source_rows,
+                "target_rows": table.target_rows,
+                "different": table.different,
+                "differences": differences,
+            })
+        })
+        .collect();
+    json!({
+        "pipeline": opened.name(),
+        "lsn": report.position,
+        "result": if report.is_identical() { "identical" } else { "different" },
+        "depth": match depth { Depth::Deep => "deep", Depth::Counts => "counts" },
+        "rows": report.rows(),
+        "seconds": took.as_secs_f64(),
+        "tables": tables,
+    })
+}
