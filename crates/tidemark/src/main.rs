@@ -14,7 +14,6 @@ mod progress;
 mod signals;
 mod standing;
 mod surroundings;
-#[path = "systems_tmp.rs"]
 mod systems;
 mod verbs;
 mod watching;

@@ -40,7 +40,6 @@ mod existing;
 mod finish;
 mod fit;
 mod foreign_keys;
-mod fit;
 mod load;
 mod metadata;
 mod names;
