@@ -7,4 +7,5 @@ pub mod schema;
 pub mod source;
 pub mod target;
 pub mod tls;
+pub mod view;
 pub mod wire;

@@ -30,7 +30,7 @@ pub trait View: Send {
         bucket_count: u32,
     ) -> Result<Vec<Digest>>;
 
-    /// Keys and row hashes of one bucket, ordered by hash and key.
+    /// Keys and row hashes of one bucket, ordered by key and hash as [`RowDigest`] orders.
     async fn bucket_rows(
         &mut self,
         mapping: &TableMapping,
@@ -38,6 +38,19 @@ pub trait View: Send {
         bucket: u32,
         bucket_count: u32,
     ) -> Result<Vec<RowDigest>>;
+
+    /// The rows with these keys, to show what differs; those that are there, in any order. Nothing
+    /// for a table without a key.
+    async fn rows(&mut self, mapping: &TableMapping, keys: &[Vec<String>]) -> Result<Vec<RowText>>;
+}
+
+/// A row as text, for a person; masked where the mapping masks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowText {
+    /// Text of the key columns, as in [`RowDigest`].
+    pub key: Vec<String>,
+    /// The carried columns in the mapping's order; `None` for NULL.
+    pub values: Vec<Option<String>>,
 }
 
 /// Count and order-independent sum of row hashes.

@@ -31,7 +31,6 @@ mod sequences;
 mod types;
 
 pub use columns::columns_of;
-pub use sequences::sequence_values;
 pub use types::{builtin, is_order_safe};
 
 pub(crate) use types::FIRST_USER_OID;

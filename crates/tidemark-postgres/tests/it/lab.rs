@@ -1,7 +1,10 @@
 //! Databases of the lab for these tests, and our own connections to them.
 
+use tidemark_core::checkpoint::Chunk;
+use tidemark_core::mapping::{Rules, TableMapping};
 use tidemark_core::schema::{SourceSchema, TableSchema};
 use tidemark_core::selection::{Pattern, Selection};
+use tidemark_core::source::{RowFormat, SnapshotReader};
 use tidemark_lab::PostgresServer;
 use tidemark_postgres::config::{ConnectConfig, Side};
 use tidemark_postgres::schema::describe;
@@ -63,4 +66,43 @@ pub(crate) fn table<'a>(schema: &'a SourceSchema, name: &str) -> &'a TableSchema
     tables
         .find(|table| table.name.to_string() == name)
         .unwrap_or_else(|| panic!("no table {name}"))
+}
+
+/// The plain mapping of a table: every column that is not generated, under its own name.
+pub(crate) fn mapping(schema: &SourceSchema, name: &str) -> TableMapping {
+    Rules::default().map_table(table(schema, name)).unwrap()
+}
+
+/// The payloads of the `CopyData` messages of a chunk: in text form one for each row.
+pub(crate) async fn read(
+    reader: &mut dyn SnapshotReader,
+    mapping: &TableMapping,
+    chunk: &Chunk,
+    format: RowFormat,
+) -> tidemark_core::Result<Vec<Vec<u8>>> {
+    let mut rows = reader.read(mapping, chunk, format).await?;
+    let mut bytes = Vec::new();
+    while let Some(block) = rows.next().await? {
+        bytes.extend_from_slice(&block.bytes);
+    }
+    let mut payloads = Vec::new();
+    let mut rest = bytes.as_slice();
+    while let Some((head, _)) = rest.split_first_chunk::<5>() {
+        assert_eq!(head[0], b'd');
+        let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
+        payloads.push(rest[5..=length].to_vec());
+        rest = &rest[length + 1..];
+    }
+    Ok(payloads)
+}
+
+/// [`read`] in text form, as lines.
+pub(crate) async fn lines(
+    reader: &mut dyn SnapshotReader,
+    mapping: &TableMapping,
+    chunk: &Chunk,
+) -> Vec<String> {
+    let payloads = read(reader, mapping, chunk, RowFormat::PgCopyText).await;
+    let line = |payload| String::from_utf8(payload).unwrap().trim_end().to_owned();
+    payloads.unwrap().into_iter().map(line).collect()
 }

@@ -7,6 +7,7 @@
 
 mod apply;
 mod checkpoint;
+mod chunks;
 mod control;
 mod copy;
 mod describe;
@@ -17,4 +18,5 @@ mod prepare;
 mod replication;
 mod server;
 mod session;
+mod snapshot;
 mod target;

@@ -1,0 +1,328 @@
+//! The source at one instant, seen by many connections.
+//!
+//! One session holds the snapshot (that of a new slot, or one of our own); every worker adopts it by
+//! `SET TRANSACTION SNAPSHOT`, so all of them read the same rows while writers go on. The snapshot
+//! lives as long as its holder (PostgreSQL 15, 9.27.5): once the holder is gone no further worker
+//! can join, and [`PgSnapshot::reader`] says so with a transient error. Readers that had joined go on.
+//!
+//! # What the rows have seen
+//! [`tidemark_core::tidemark`] explains why this is told by transaction ids. `pg_current_snapshot()`
+//! of a transaction that adopted the snapshot names them. `after` is a position read *after* the
+//! snapshot was taken: a transaction that is visible had its commit record in the log before it left
+//! the list of running ones, so every commit at or after `after` is invisible.
+//!
+//! On a standby `pg_current_snapshot()` names no running transaction at all: there they are kept in
+//! the snapshot's list of subtransactions, which that function leaves out (seen on PostgreSQL 15; see
+//! `GetSnapshotData` and `pg_current_snapshot`). Trusting it would skip transactions that the rows
+//! have not seen. A slot's snapshot is built from the log and has them in the right place, so first
+//! loads from a standby work; a snapshot of our own is refused there.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tidemark_core::catalogue::codes;
+use tidemark_core::checkpoint::Chunk;
+use tidemark_core::mapping::TableMapping;
+use tidemark_core::position::{Lsn, Position};
+use tidemark_core::source::{RowBlock, RowFormat, RowStream, Snapshot, SnapshotReader};
+use tidemark_core::tidemark::{PgSnapshot as SeenIds, Seen, Tidemark};
+use tidemark_core::verify::View;
+use tidemark_core::{Context as _, Error, Result};
+use tokio::sync::Mutex;
+
+use super::chunks;
+use super::select;
+use crate::config::ConnectConfig;
+use crate::error::server_error;
+use crate::view::PgView;
+use crate::wire::{Connection, CopyOut, Role, TransactionStatus, quote_literal};
+
+/// Settings of every session that reads rows: policies raise an error instead of hiding rows, blocks
+/// are read in order, and the parallelism is ours.
+const SETTINGS: &str = "SET row_security = off; SET synchronize_seqscans = off; \
+    SET max_parallel_workers_per_gather = 0";
+/// Verification reads a table by one statement, so the server may use more than one process.
+const VIEW_SETTINGS: &str = "SET row_security = off; SET jit = off";
+
+/// A standby tells how far it has *replayed* a moment after a commit has become visible, so the
+/// commit record of a visible transaction may lie right behind that position (after a page's
+/// header). A page more is always enough, and a later `after` is never wrong.
+const STANDBY_MARGIN_BYTES: u64 = 8192;
+
+/// See the module's text.
+pub struct PgSnapshot {
+    instant: Arc<Instant>,
+    tidemark: Tidemark,
+    /// A session at the instant, for questions about it.
+    desk: Mutex<Connection>,
+    /// What keeps the snapshot alive, where that is not the desk itself.
+    _holder: Option<Box<dyn Any + Send + Sync>>,
+}
+
+/// An instant of a source and the way to it.
+#[derive(Debug)]
+struct Instant {
+    config: ConnectConfig,
+    name: String,
+}
+
+impl PgSnapshot {
+    /// Adopts an exported snapshot; `holder` is what must live for it to live.
+    pub async fn adopt(
+        config: ConnectConfig,
+        name: String,
+        holder: Box<dyn Any + Send + Sync>,
+    ) -> Result<PgSnapshot> {
+        let instant = Instant { config, name };
+        let mut desk = instant.session(SETTINGS).await?;
+        let tidemark = tidemark(&mut desk).await?;
+        Ok(PgSnapshot {
+            instant: Arc::new(instant),
+            tidemark,
+            desk: Mutex::new(desk),
+            _holder: Some(holder),
+        })
+    }
+
+    /// A snapshot of now. Refused on a standby, see the module's text.
+    pub async fn take(config: ConnectConfig) -> Result<PgSnapshot> {
+        let mut desk = Connection::connect(&config, Role::Ordinary).await?;
+        desk.run(&format!(
+            "{SETTINGS}; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+        ))
+        .await?;
+        let set = desk
+            .query("SELECT pg_is_in_recovery(), pg_export_snapshot()", &[])
+            .await
+            .context(|| "export a snapshot")?;
+        let row = set.one()?;
+        if row.get_bool(0)? {
+            return Err(Error::definite(
+                codes::STANDBY_SNAPSHOT,
+                "the source is a standby, which does not tell what a snapshot has seen",
+            ));
+        }
+        let name = row.get(1)?;
+        let tidemark = tidemark(&mut desk).await?;
+        Ok(PgSnapshot {
+            instant: Arc::new(Instant { config, name }),
+            tidemark,
+            desk: Mutex::new(desk),
+            _holder: None,
+        })
+    }
+}
+
+impl Instant {
+    /// A new session at the instant.
+    async fn session(&self, settings: &str) -> Result<Connection> {
+        let mut connection = Connection::connect(&self.config, Role::Ordinary).await?;
+        connection.run(settings).await?;
+        self.adopt(&mut connection).await?;
+        Ok(connection)
+    }
+
+    /// Opens a transaction at the instant.
+    async fn adopt(&self, connection: &mut Connection) -> Result<()> {
+        let name = quote_literal(&self.name);
+        let sql = format!(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {name}"
+        );
+        connection.run(&sql).await.map_err(|error| {
+            let Some(said) = server_error(&error) else {
+                return error;
+            };
+            // 22023: the snapshot's file is gone; 55000: its process is (`ImportSnapshot`).
+            if !matches!(said.sqlstate.as_str(), "22023" | "55000") {
+                return error;
+            }
+            Error::transient(
+                codes::SNAPSHOT_GONE,
+                "the snapshot is gone, because the connection that held it broke",
+            )
+            .caused_by(said.clone())
+        })
+    }
+}
+
+/// What a transaction at the instant has seen.
+async fn tidemark(connection: &mut Connection) -> Result<Tidemark> {
+    let set = connection
+        .query(
+            "SELECT pg_current_snapshot(), pg_is_in_recovery(), \
+                    CASE WHEN pg_is_in_recovery() \
+                         THEN greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()) \
+                         ELSE pg_current_wal_insert_lsn() END",
+            &[],
+        )
+        .await
+        .context(|| "read what the snapshot has seen")?;
+    let row = set.one()?;
+    let seen = SeenIds::parse(row.get_str(0)?)
+        .ok_or_else(|| Error::definite(codes::INTERNAL, "the server's snapshot cannot be read"))?;
+    let Lsn(mut after) = row.get_str(2)?.parse()?;
+    if row.get_bool(1)? {
+        after += STANDBY_MARGIN_BYTES;
+    }
+    Ok(Tidemark {
+        seen: Seen::PgSnapshot(seen),
+        after: Position::PgLsn(Lsn(after)),
+    })
+}
+
+#[async_trait]
+impl Snapshot for PgSnapshot {
+    fn tidemark(&self) -> &Tidemark {
+        &self.tidemark
+    }
+
+    async fn chunks(&self, mapping: &TableMapping, goal_bytes: u64) -> Result<Vec<Chunk>> {
+        let mut desk = self.desk.lock().await;
+        chunks::plan(&mut desk, mapping, goal_bytes)
+            .await
+            .context(|| format!("plan chunks of {}", mapping.source()))
+    }
+
+    async fn reader(&self) -> Result<Box<dyn SnapshotReader>> {
+        let connection = self.instant.session(SETTINGS).await?;
+        Ok(Box::new(PgReader {
+            instant: Arc::clone(&self.instant),
+            connection,
+        }))
+    }
+
+    async fn view(&self) -> Result<Box<dyn View>> {
+        let connection = self.instant.session(VIEW_SETTINGS).await?;
+        Ok(Box::new(PgView::of_source(connection)))
+    }
+}
+
+/// One worker's connection.
+struct PgReader {
+    instant: Arc<Instant>,
+    connection: Connection,
+}
+
+#[async_trait]
+impl SnapshotReader for PgReader {
+    async fn read(
+        &mut self,
+        mapping: &TableMapping,
+        chunk: &Chunk,
+        format: RowFormat,
+    ) -> Result<Box<dyn RowStream + '_>> {
+        let sql = select::copy_out(mapping, chunk, format)?;
+        self.make_ready(chunk).await?;
+        select::set_salts(&mut self.connection, mapping).await?;
+        let from_where = select::from_where(mapping, chunk)?;
+        let copy = self
+            .connection
+            .copy_out(&sql)
+            .await
+            .context(|| format!("read {}", mapping.source()))?;
+        Ok(Box::new(PgRows {
+            copy,
+            instant: Arc::clone(&self.instant),
+            table: mapping.source().to_string(),
+            from_where,
+            rows: 0,
+        }))
+    }
+}
+
+impl PgReader {
+    /// After a stream that was given up the connection is of no use; after an error its transaction
+    /// is not. Either way the instant is adopted anew.
+    async fn make_ready(&mut self, chunk: &Chunk) -> Result<()> {
+        if self.connection.ready_expected() > 0 {
+            self.connection = self.instant.session(SETTINGS).await?;
+        } else if self.connection.transaction_status() != TransactionStatus::Open {
+            self.connection.run("ROLLBACK").await?;
+            self.instant.adopt(&mut self.connection).await?;
+        }
+        // A key range is read through its index: a scan of the whole table for every chunk would
+        // read the table as many times as it has chunks.
+        let seqscan = if matches!(chunk, Chunk::Keys { .. }) {
+            "off"
+        } else {
+            "on"
+        };
+        self.connection
+            .run(&format!("SET LOCAL enable_seqscan = {seqscan}"))
+            .await
+    }
+}
+
+/// The rows of a chunk, as the server sends them.
+struct PgRows<'a> {
+    copy: CopyOut<'a>,
+    instant: Arc<Instant>,
+    table: String,
+    /// For asking where a row is that cannot be read.
+    from_where: String,
+    /// Rows so far.
+    rows: u64,
+}
+
+#[async_trait]
+impl RowStream for PgRows<'_> {
+    async fn next(&mut self) -> Result<Option<RowBlock>> {
+        match self.copy.next_block().await {
+            Ok(Some(block)) => {
+                self.rows += block.rows;
+                Ok(Some(RowBlock {
+                    bytes: block.frames,
+                    rows: block.rows,
+                }))
+            }
+            Ok(None) => Ok(None),
+            Err(error) => Err(self.name_the_row(error).await),
+        }
+    }
+}
+
+/// The server sends text in UTF-8, whatever its database has, and looks at every value on the way,
+/// those of `SQL_ASCII` included, whose bytes it cannot convert (`pg_server_to_any`). 22021: not
+/// valid; 22P05: no such character in UTF-8.
+const NOT_UTF8: [&str; 2] = ["22021", "22P05"];
+
+impl PgRows<'_> {
+    /// Says which row it is whose text is not UTF-8: the server does not. Rows come in the order of
+    /// their places, and again in the same order, since synchronized scans and parallel plans are
+    /// off.
+    async fn name_the_row(&self, error: Error) -> Error {
+        let table = &self.table;
+        let Some(said) = server_error(&error) else {
+            return error.context(format!("read {table}"));
+        };
+        if !NOT_UTF8.contains(&said.sqlstate.as_str()) {
+            return error.context(format!("read {table}"));
+        }
+        let place = match self.place().await {
+            Ok(Some(ctid)) => format!("the row at ctid {ctid}"),
+            Ok(None) | Err(_) => format!("row {} of the chunk", self.rows + 1),
+        };
+        Error::data(
+            codes::SOURCE_TEXT_INVALID,
+            format!("{table}: {place} holds text that is not valid in UTF-8"),
+        )
+        .table(table)
+        .caused_by(said.clone())
+    }
+
+    /// The place of the row after those that came.
+    async fn place(&self) -> Result<Option<String>> {
+        let sql = format!(
+            "SELECT ctid {} OFFSET {} LIMIT 1",
+            self.from_where, self.rows
+        );
+        let set = self
+            .instant
+            .session(SETTINGS)
+            .await?
+            .query(&sql, &[])
+            .await?;
+        set.rows.first().map_or(Ok(None), |row| row.opt(0))
+    }
+}

@@ -1,0 +1,316 @@
+//! One instant of either side, for verification: digests computed inside the database.
+//!
+//! A row's hash is made of its values alone, never of column order, types' oids or physical form, so
+//! that equal data give equal digests on every server (`view/hash.rs` says how). Rows are summed, so
+//! their order does not matter, while a row that is there twice counts twice.
+//!
+//! The source's view reads through the mapping (columns, filter, masks), the target's reads what is
+//! there. Both are one repeatable-read transaction; an error ends it, and with it the view.
+
+use std::collections::HashMap;
+
+use async_trait::async_trait;
+use tidemark_core::checkpoint::Chunk;
+use tidemark_core::mapping::{ColumnMapping, TableMapping};
+use tidemark_core::schema::TableName;
+use tidemark_core::verify::{Digest, RowDigest, RowText, View};
+use tidemark_core::{Context as _, Result};
+
+use crate::source::select;
+use crate::wire::{Connection, Row, quote_ident, quote_qualified};
+
+mod hash;
+
+use hash::{Form, Hashed, Use};
+
+/// See the module's text.
+pub struct PgView {
+    connection: Connection,
+    side: Side,
+}
+
+enum Side {
+    Source,
+    /// With what is known of the target's tables by now.
+    Target(HashMap<TableName, TargetTable>),
+}
+
+/// A table as the target has it.
+struct TargetTable {
+    is_partitioned: bool,
+    /// Base type of each column.
+    types: HashMap<String, u32>,
+}
+
+/// Rows of a table on one side: where they are and what they hold.
+struct Rows {
+    from: String,
+    conditions: Vec<String>,
+    /// In the mapping's order.
+    values: Vec<Hashed>,
+    /// Positions in `values`.
+    key: Vec<usize>,
+}
+
+impl PgView {
+    /// A view of the source; the connection is in a transaction at the instant.
+    pub(crate) fn of_source(connection: Connection) -> PgView {
+        PgView {
+            connection,
+            side: Side::Source,
+        }
+    }
+
+    /// A view of the target as it is now.
+    pub async fn of_target(mut connection: Connection) -> Result<PgView> {
+        connection
+            .run(
+                "SET row_security = off; SET jit = off; \
+                 BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT pg_current_snapshot()",
+            )
+            .await?;
+        Ok(PgView {
+            connection,
+            side: Side::Target(HashMap::new()),
+        })
+    }
+
+    async fn rows_of(&mut self, mapping: &TableMapping, range: &Chunk) -> Result<Rows> {
+        let key = mapping.key.clone();
+        match &mut self.side {
+            Side::Source => {
+                select::set_salts(&mut self.connection, mapping).await?;
+                let value = |carried: &ColumnMapping| Hashed {
+                    sql: select::expression(mapping, carried),
+                    form: Form::of(mapping, carried),
+                };
+                Ok(Rows {
+                    from: select::from(mapping, range),
+                    conditions: select::conditions(mapping, range)?,
+                    values: mapping.columns.iter().map(value).collect(),
+                    key,
+                })
+            }
+            Side::Target(known) => {
+                if !known.contains_key(&mapping.target) {
+                    let table = read_target(&mut self.connection, &mapping.target).await?;
+                    known.insert(mapping.target.clone(), table);
+                }
+                let table = &known[&mapping.target];
+                let value = |carried: &ColumnMapping| {
+                    let name = quote_ident(&carried.target);
+                    let form = Form::of(mapping, carried);
+                    let actual = table.types.get(&carried.target).copied();
+                    Hashed {
+                        sql: form.fitted(&name, actual),
+                        form,
+                    }
+                };
+                let target = quote_qualified(&mapping.target.schema, &mapping.target.name);
+                let only = if table.is_partitioned { "" } else { "ONLY " };
+                let condition = select::target_condition(mapping, range)?;
+                Ok(Rows {
+                    from: format!("FROM {only}{target}"),
+                    conditions: condition.into_iter().collect(),
+                    values: mapping.columns.iter().map(value).collect(),
+                    key,
+                })
+            }
+        }
+    }
+
+    fn doing(&self, mapping: &TableMapping) -> String {
+        match self.side {
+            Side::Source => format!("compare {} on the source", mapping.source()),
+            Side::Target(_) => format!("compare {} on the target", mapping.target),
+        }
+    }
+}
+
+/// Kind and columns of a target table, domains as what they are made of.
+async fn read_target(connection: &mut Connection, name: &TableName) -> Result<TargetTable> {
+    let set = connection
+        .query(
+            "SELECT c.relkind = 'p', a.attname, \
+                    CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END \
+             FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+             LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 \
+                  AND NOT a.attisdropped \
+             LEFT JOIN pg_type t ON t.oid = a.atttypid \
+             WHERE n.nspname = $1 AND c.relname = $2",
+            &[Some(&name.schema), Some(&name.name)],
+        )
+        .await?;
+    let mut table = TargetTable {
+        is_partitioned: false,
+        types: HashMap::new(),
+    };
+    for row in &set.rows {
+        table.is_partitioned = row.get_bool(0)?;
+        if let (Some(column), Some(type_id)) = (row.opt(1)?, row.opt(2)?) {
+            table.types.insert(column, type_id);
+        }
+    }
+    Ok(table)
+}
+
+impl Rows {
+    fn all(&self) -> String {
+        select::where_all(&self.from, &self.conditions)
+    }
+
+    fn limited_by(&self, condition: &str) -> String {
+        let mut conditions = self.conditions.clone();
+        conditions.push(condition.to_owned());
+        select::where_all(&self.from, &conditions)
+    }
+
+    fn row_hash(&self, which: Use) -> String {
+        hash::row(&self.values.iter().collect::<Vec<_>>(), which)
+    }
+
+    /// By the key; by the whole row where there is none.
+    fn bucket(&self, bucket_count: u32) -> String {
+        let hash = if self.key.is_empty() {
+            self.row_hash(Use::Bucket)
+        } else {
+            let key: Vec<&Hashed> = self.key.iter().map(|at| &self.values[*at]).collect();
+            hash::row(&key, Use::Bucket)
+        };
+        format!("({hash} & {}) % {}", i64::MAX, bucket_count.max(1))
+    }
+}
+
+#[async_trait]
+impl View for PgView {
+    async fn count(&mut self, mapping: &TableMapping, range: &Chunk) -> Result<u64> {
+        let rows = self.rows_of(mapping, range).await?;
+        let sql = format!("SELECT count(*) {}", rows.all());
+        let doing = self.doing(mapping);
+        let set = self.connection.query(&sql, &[]).await;
+        set.context(|| doing)?.one()?.get(0)
+    }
+
+    async fn digest(&mut self, mapping: &TableMapping, range: &Chunk) -> Result<Digest> {
+        let rows = self.rows_of(mapping, range).await?;
+        let sql = format!(
+            "SELECT count(*), sum({}), sum({}) {}",
+            rows.row_hash(Use::First),
+            rows.row_hash(Use::Second),
+            rows.all()
+        );
+        let doing = self.doing(mapping);
+        let set = self.connection.query(&sql, &[]).await;
+        let set = set.context(|| doing)?;
+        digest(set.one()?, 0)
+    }
+
+    async fn bucket_digests(
+        &mut self,
+        mapping: &TableMapping,
+        range: &Chunk,
+        bucket_count: u32,
+    ) -> Result<Vec<Digest>> {
+        let rows = self.rows_of(mapping, range).await?;
+        let sql = format!(
+            "SELECT {}, count(*), sum({}), sum({}) {} GROUP BY 1",
+            rows.bucket(bucket_count),
+            rows.row_hash(Use::First),
+            rows.row_hash(Use::Second),
+            rows.all()
+        );
+        let doing = self.doing(mapping);
+        let set = self.connection.query(&sql, &[]).await;
+        let set = set.context(|| doing)?;
+        let mut digests = vec![Digest::default(); bucket_count.max(1) as usize];
+        for row in &set.rows {
+            if let Some(place) = digests.get_mut(row.get::<usize>(0)?) {
+                *place = digest(row, 1)?;
+            }
+        }
+        Ok(digests)
+    }
+
+    async fn bucket_rows(
+        &mut self,
+        mapping: &TableMapping,
+        range: &Chunk,
+        bucket: u32,
+        bucket_count: u32,
+    ) -> Result<Vec<RowDigest>> {
+        let rows = self.rows_of(mapping, range).await?;
+        let key: Vec<String> = rows
+            .key
+            .iter()
+            .map(|at| format!(", {}", rows.values[*at].printed()))
+            .collect();
+        let in_bucket = format!("{} = {bucket}", rows.bucket(bucket_count));
+        let sql = format!(
+            "SELECT {}, {}{} {}",
+            rows.row_hash(Use::First),
+            rows.row_hash(Use::Second),
+            key.join(""),
+            rows.limited_by(&in_bucket),
+        );
+        let doing = self.doing(mapping);
+        let set = self.connection.query(&sql, &[]).await;
+        let set = set.context(|| doing)?;
+        let mut out = Vec::with_capacity(set.rows.len());
+        for row in &set.rows {
+            let key = (2..row.len()).map(|cell| Ok(row.opt(cell)?.unwrap_or_default()));
+            out.push(RowDigest {
+                key: key.collect::<Result<_>>()?,
+                hash: (half(row, 0)?, half(row, 1)?),
+            });
+        }
+        out.sort_unstable();
+        Ok(out)
+    }
+
+    async fn rows(&mut self, mapping: &TableMapping, keys: &[Vec<String>]) -> Result<Vec<RowText>> {
+        if keys.is_empty() || mapping.key.is_empty() {
+            return Ok(Vec::new());
+        }
+        let rows = self.rows_of(mapping, &Chunk::Whole).await?;
+        let key = rows.key.iter().map(|at| rows.values[*at].sql.clone());
+        let wanted = select::these_rows(&key.collect::<Vec<_>>(), keys);
+        let key = rows.key.iter().map(|at| rows.values[*at].printed());
+        let values = rows.values.iter().map(Hashed::shown);
+        let columns: Vec<String> = key.chain(values).collect();
+        let sql = format!("SELECT {} {}", columns.join(", "), rows.limited_by(&wanted));
+        let doing = self.doing(mapping);
+        let set = self.connection.query(&sql, &[]).await;
+        let set = set.context(|| doing)?;
+        let key_len = rows.key.len();
+        set.rows
+            .iter()
+            .map(|row| {
+                let key = (0..key_len).map(|cell| Ok(row.opt(cell)?.unwrap_or_default()));
+                Ok(RowText {
+                    key: key.collect::<Result<_>>()?,
+                    values: (key_len..row.len())
+                        .map(|cell| row.opt(cell))
+                        .collect::<Result<_>>()?,
+                })
+            })
+            .collect()
+    }
+}
+
+/// Count and sums, from a cell on. No row at all gives NULL for a sum.
+fn digest(row: &Row, at: usize) -> Result<Digest> {
+    Ok(Digest {
+        rows: row.get(at)?,
+        sum: (modulo(row.opt(at + 1)?), modulo(row.opt(at + 2)?)),
+    })
+}
+
+/// `sum(int8)` is an exact `numeric`; what counts is its rest modulo 2^64.
+fn modulo(sum: Option<i128>) -> u64 {
+    let rest = sum.unwrap_or(0).rem_euclid(1 << 64);
+    u64::try_from(rest).expect("a rest modulo 2^64 is a u64")
+}
+
+fn half(row: &Row, at: usize) -> Result<u64> {
+    Ok(row.get::<i64>(at)?.cast_unsigned())
+}
