@@ -469,7 +469,7 @@ async fn filters_decide_on_the_source_as_in_the_stream() {
         "TRUE",
         "id = -7",
     ] {
-        let filter = Filter::bind(text, &plain.schema, &schema.objects)
+        let filter = Filter::bind(text, &plain.schema)
             .unwrap_or_else(|problems| panic!("{text}: {problems:?}"));
         let filtered = TableMapping {
             filter: Some(filter.clone()),

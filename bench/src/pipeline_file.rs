@@ -1,0 +1,54 @@
+//! The pipeline file of a measurement: all defaults, but no verification, which no peer does.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use crate::stage::{Database, Stage};
+
+/// See the module's text.
+pub(crate) struct PipelineFile<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) mode: &'a str,
+    pub(crate) source: &'a Database<'a>,
+    pub(crate) target: &'a Database<'a>,
+}
+
+impl PipelineFile<'_> {
+    /// Writes it and tells where.
+    pub(crate) fn write(&self, stage: &Stage) -> Result<PathBuf> {
+        let path = stage.file(&format!("{}.toml", self.name));
+        let (source, target) = (self.source.url(), self.target.url());
+        let text = format!(
+            r#"version = 1
+
+[pipeline]
+name = "{name}"
+mode = "{mode}"
+
+[source]
+type = "postgres"
+url = "{source}"
+
+[target]
+type = "postgres"
+url = "{target}"
+
+[tables]
+include = ["public.*"]
+
+[verify]
+after_load = "off"
+"#,
+            name = self.name,
+            mode = self.mode,
+        );
+        std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// The name of the slot that Tidemark makes for it.
+    pub(crate) fn slot(&self) -> String {
+        format!("tidemark_{}", self.name)
+    }
+}
