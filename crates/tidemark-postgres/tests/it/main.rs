@@ -20,3 +20,4 @@ mod server;
 mod session;
 mod snapshot;
 mod target;
+mod view;
