@@ -44,4 +44,4 @@ bench: ## speed, beside what a user would take instead
 	@bench/run $(ARGS)
 
 docs: ## the API documents of all crates, warnings denied
-	@RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
+	@RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --locked --workspace --no-deps --document-private-items

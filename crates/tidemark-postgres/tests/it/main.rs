@@ -21,3 +21,4 @@ mod session;
 mod snapshot;
 mod source;
 mod target;
+mod view;

@@ -11,6 +11,7 @@ const PATH_LINES_MAX: usize = 2300;
 
 /// Where a thread may sleep, or a test wait for time to pass, and why.
 const SLEEPS: &[(&str, &str)] = &[
+    ("bench/src/", "a meter samples by the clock"),
     (
         "crates/tidemark/tests/e2e/hand_over.rs",
         "kills come at moments that nothing announces",

@@ -110,6 +110,20 @@ fn versions_are_declared_once() {
     none("a version belongs into [workspace.dependencies]", &found);
 }
 
+/// The program speaks to PostgreSQL through our own client alone.
+#[test]
+fn the_oracles_client_is_in_the_lab_only() {
+    let mut found = Vec::new();
+    for (name, manifest) in manifests() {
+        let in_lab = name == "tidemark-lab";
+        let mut names = dependencies(&manifest, "dependencies").into_iter();
+        if !in_lab && names.any(|(dependency, _)| dependency == "tokio-postgres") {
+            found.push(name);
+        }
+    }
+    none("tokio-postgres is the oracle's", &found);
+}
+
 /// The oracle shares no code with what it judges.
 #[test]
 fn the_lab_knows_none_of_our_drivers() {
