@@ -40,15 +40,22 @@ pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Parsed::Refused(refusal) => refuse(&refusal),
         Parsed::Verb(cli, verb) => {
             let talk = Talk::new(verb.name(), wishes(Some(&cli.everywhere)));
-            let runtime = tokio::runtime::Builder::new_multi_thread()
-                .enable_all()
-                .build();
-            let outcome = match runtime {
-                Ok(runtime) => runtime.block_on(invoke(talk.clone(), cli.everywhere, verb)),
-                Err(err) => Err(machine("start the runtime", &err)),
-            };
+            let work = || in_runtime(talk.clone(), cli.everywhere, verb);
+            // What panicked was said on stderr already; it still gets an exit code of the table.
+            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work))
+                .unwrap_or_else(|_| Err(Error::definite(codes::INTERNAL, "a panic").into()));
             finish(&talk, &outcome)
         }
+    }
+}
+
+fn in_runtime(talk: Talk, everywhere: Everywhere, verb: Verb) -> Outcome {
+    match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime.block_on(invoke(talk, everywhere, verb)),
+        Err(err) => Err(machine("start the runtime", &err)),
     }
 }
 

@@ -6,13 +6,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use tidemark_core::config::Secret;
 use tidemark_core::config::{Endpoint, PipelineConfig, Problem, Problems, System};
 use tidemark_core::finding::Side;
 use tidemark_core::source::{Slot, Source};
 use tidemark_core::target::Target;
 use tidemark_core::{Context, Result};
 use tidemark_postgres::config::ConnectConfig;
-use tidemark_core::config::Secret;
 use tidemark_postgres::source::{PgSource, PgSourceOptions};
 use tidemark_postgres::target::PgTarget;
 use tidemark_postgres::wire::{Connection, Role};
@@ -57,7 +57,10 @@ pub(crate) fn address(config: &PipelineConfig, side: Side) -> Result<String, Fai
 pub(crate) async fn execute(config: &PipelineConfig, side: Side, sql: &str) -> Result<(), Failure> {
     let connect = connect_config(config, side)?;
     let mut connection = Connection::connect(&connect, Role::Ordinary).await?;
-    connection.run(sql).await.context(|| format!("run on the {side}: {sql}"))?;
+    connection
+        .run(sql)
+        .await
+        .context(|| format!("run on the {side}: {sql}"))?;
     connection.close().await;
     Ok(())
 }
@@ -86,8 +89,14 @@ pub(crate) async fn drop_slot(config: &PipelineConfig, name: &str) -> Result<(),
 /// How to connect to a side; what is wrong with the URL is shown where it was written.
 fn connect_config(config: &PipelineConfig, side: Side) -> Result<ConnectConfig, Failure> {
     let (endpoint, postgres_side) = match side {
-        Side::Source => (&config.source.endpoint, tidemark_postgres::config::Side::Source),
-        Side::Target => (&config.target.endpoint, tidemark_postgres::config::Side::Target),
+        Side::Source => (
+            &config.source.endpoint,
+            tidemark_postgres::config::Side::Source,
+        ),
+        Side::Target => (
+            &config.target.endpoint,
+            tidemark_postgres::config::Side::Target,
+        ),
     };
     let mut connect = parse(endpoint, postgres_side)?;
     if let Some(password) = &endpoint.password {
@@ -104,7 +113,9 @@ fn parse(
     ConnectConfig::parse(endpoint.url.value.expose(), side).map_err(|err| {
         let mut problems = Problems::new();
         problems.push(
-            Problem::new(err.code(), err.message()).at(endpoint.url.place.clone()).label(""),
+            Problem::new(err.code(), err.message())
+                .at(endpoint.url.place.clone())
+                .label(""),
         );
         Failure::Config(problems)
     })

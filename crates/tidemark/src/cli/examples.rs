@@ -28,12 +28,12 @@ pub(crate) const VERBS: &[Verb] = &[
         name: "init",
         examples: &[
             (
-                "tidemark init postgres://me@db1/orders postgres://me@db2/dw",
-                "look at both, ask three questions, write orders.toml",
+                "tidemark init postgres://me@db1/shop postgres://me@db2/dw",
+                "look at both, ask, write shop.toml",
             ),
             (
-                "tidemark init postgres://me@db1/orders postgres://me@db2/dw --name shop --yes",
-                "the same without questions, into shop.toml",
+                "tidemark init postgres://db1/shop postgres://db2/dw --yes",
+                "the same without questions",
             ),
         ],
     },

@@ -108,7 +108,10 @@ impl Servers {
              [[mask]]\n\
              columns = [\"public.customers.email\", \"*.*.phone\"]\n\
              with = \"hash\"\n\
-             salt = \"demo\"\n",
+             salt = \"demo\"\n\n\
+             # the demo compares by itself\n\
+             [verify]\n\
+             after_load = \"off\"\n",
             source = quoted(&self.source_url()),
             target = quoted(&self.target.url_through(self.wire.address(), "dw")),
         );

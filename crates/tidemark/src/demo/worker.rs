@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use tidemark_core::Error;
 use tidemark_core::catalogue::codes;
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 
 /// How long it may take to stop in order.
 const STOP_WITHIN: Duration = Duration::from_secs(20);
@@ -19,6 +19,8 @@ const STOP_WITHIN: Duration = Duration::from_secs(20);
 /// See the module's text.
 pub(crate) struct Worker {
     child: Child,
+    /// Its standing order to go on. Apart from `child`, which closes it when waited for.
+    _input: Option<ChildStdin>,
     log: PathBuf,
 }
 
@@ -43,10 +45,15 @@ impl Worker {
                 .kill_on_drop(true)
                 .spawn()
         })();
-        let child = started.map_err(|err: std::io::Error| {
+        let mut child: Child = started.map_err(|err: std::io::Error| {
             Error::definite(codes::CLI_MACHINE, format!("start the worker: {err}"))
         })?;
-        Ok(Worker { child, log })
+        let input = child.stdin.take();
+        Ok(Worker {
+            child,
+            _input: input,
+            log,
+        })
     }
 
     /// Its process; `None` once it has ended.

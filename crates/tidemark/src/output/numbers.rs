@@ -68,6 +68,14 @@ pub(crate) fn duration(time: Duration) -> String {
     }
 }
 
+/// An estimate in whole seconds, at least one: `3 s`, `4m 10s`.
+pub(crate) fn about(time: Duration) -> String {
+    match time.as_secs().max(1) {
+        seconds @ 1..60 => format!("{seconds} s"),
+        _ => duration(time),
+    }
+}
+
 /// [`duration`] of a number of seconds; what is negative (clocks differ) counts as none.
 pub(crate) fn seconds(number: f64) -> String {
     duration(Duration::try_from_secs_f64(number).unwrap_or_default())

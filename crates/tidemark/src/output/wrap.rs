@@ -33,30 +33,37 @@ pub(crate) fn labelled(
     out
 }
 
-/// The text in lines of at most `room` columns; line breaks of the text stay.
+/// The text in lines of at most `room` columns; line breaks and runs of spaces of the text stay.
 pub(crate) fn lines(text: &str, room: usize) -> Vec<String> {
-    let mut lines = Vec::new();
-    for paragraph in text.lines() {
-        let lead: String = paragraph.chars().take_while(|c| *c == ' ').collect();
-        let mut line = lead.clone();
-        let mut is_fresh = true;
-        for word in paragraph.split_whitespace() {
-            let needed = usize::from(!is_fresh) + display_width(word);
-            if !is_fresh && display_width(&line) + needed > room {
-                lines.push(std::mem::replace(&mut line, lead.clone()));
-                is_fresh = true;
-            }
-            if !is_fresh {
-                line.push(' ');
-            }
-            line.push_str(word);
-            is_fresh = false;
-        }
-        lines.push(line);
-    }
+    let mut lines: Vec<String> = text
+        .lines()
+        .flat_map(|paragraph| broken(paragraph, room))
+        .collect();
     if lines.is_empty() {
         lines.push(String::new());
     }
+    lines
+}
+
+fn broken(paragraph: &str, room: usize) -> Vec<String> {
+    let body = paragraph.trim_start_matches(' ');
+    let lead = " ".repeat(paragraph.len() - body.len());
+    let mut lines = Vec::new();
+    let mut line = lead.clone();
+    // Pieces that are empty stand for further spaces in a run of them.
+    for (index, word) in body.split(' ').enumerate() {
+        if index > 0 && display_width(&line) + 1 + display_width(word) > room {
+            lines.push(
+                std::mem::replace(&mut line, lead.clone())
+                    .trim_end()
+                    .to_owned(),
+            );
+        } else if index > 0 && line.len() > lead.len() {
+            line.push(' ');
+        }
+        line.push_str(word);
+    }
+    lines.push(line.trim_end().to_owned());
     lines
 }
 
@@ -73,6 +80,8 @@ mod tests {
         );
         assert_eq!(lines("averyverylongword b", 5), ["averyverylongword", "b"]);
         assert_eq!(lines("", 5), [""]);
+        assert_eq!(lines("0/1A   (here)", 40), ["0/1A   (here)"]);
+        assert_eq!(lines("one   two", 5), ["one", "two"]);
     }
 
     #[test]

@@ -8,7 +8,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::output::numbers::{bytes, duration, grouped, seconds, short};
+use crate::output::numbers::{about, bytes, duration, grouped, seconds, short};
 use crate::output::style::{Style, Tone};
 use crate::output::table::{display_width, shorten_middle};
 
@@ -90,11 +90,7 @@ fn overall(progress: &Progress, style: Style, room: Room, now: Instant) -> Strin
 
 /// `3 s to 5 s left`; one figure where both round to the same.
 fn time_left(best: Duration, worst: Duration) -> String {
-    let seconds = |time: Duration| match time.as_secs().max(1) {
-        seconds @ 1..60 => format!("{seconds} s"),
-        _ => duration(time),
-    };
-    let (best, worst) = (seconds(best), seconds(worst + Duration::from_millis(999)));
+    let (best, worst) = (about(best), about(worst + Duration::from_millis(999)));
     if best == worst {
         format!("about {worst} left")
     } else {

@@ -12,7 +12,7 @@ use tidemark_core::mask::Mask;
 use tidemark_core::schema::{ColumnDefault, NotCarried, ObjectKind, ReplicaIdentity, SourceSchema};
 
 use crate::invocation::Invocation;
-use crate::output::numbers::{bytes, duration, grouped};
+use crate::output::numbers::{about, bytes, grouped};
 use crate::output::style::{Style, Tone};
 use crate::output::table::{Column, Table};
 use crate::output::{Answer, Outcome, put, wrap};
@@ -317,7 +317,7 @@ pub(crate) fn load_seconds(size_bytes: u64) -> (u64, u64) {
 }
 
 fn estimate_text(estimate: &Estimate) -> String {
-    let time = |seconds| duration(Duration::from_secs(seconds));
+    let time = |seconds| about(Duration::from_secs(seconds));
     let mut text = format!(
         "load {} to {}, at {} to {} a second",
         time(estimate.load_seconds_best),
@@ -333,6 +333,12 @@ fn estimate_text(estimate: &Estimate) -> String {
         );
     }
     text
+}
+
+/// `1 table`, `6 tables`.
+fn counted(count: usize, what: &str) -> String {
+    let s = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{s}")
 }
 
 /// What a start makes on either side.
@@ -357,14 +363,17 @@ fn creates(opened: &Opened, schema: &SourceSchema, mappings: &[TableMapping]) ->
     };
     let mut made = vec!["schema \"tidemark\" (checkpoints)".to_owned()];
     if config.target.create_tables {
-        made.push(format!("{} tables where they are missing", mappings.len()));
+        made.push(format!(
+            "{} where they are missing",
+            counted(mappings.len(), "table")
+        ));
         for (kind, name) in [
-            (ObjectKind::Extension, "extensions"),
-            (ObjectKind::Enum, "enum types"),
-            (ObjectKind::Domain, "domains"),
-            (ObjectKind::Composite, "composite types"),
-            (ObjectKind::Range, "range types"),
-            (ObjectKind::Sequence, "sequences"),
+            (ObjectKind::Extension, "extension"),
+            (ObjectKind::Enum, "enum type"),
+            (ObjectKind::Domain, "domain"),
+            (ObjectKind::Composite, "composite type"),
+            (ObjectKind::Range, "range type"),
+            (ObjectKind::Sequence, "sequence"),
         ] {
             match schema
                 .objects
@@ -373,7 +382,7 @@ fn creates(opened: &Opened, schema: &SourceSchema, mappings: &[TableMapping]) ->
                 .count()
             {
                 0 => {}
-                count => made.push(format!("{count} {name}")),
+                count => made.push(counted(count, name)),
             }
         }
     }

@@ -12,7 +12,7 @@ use tidemark_core::mapping::TableMapping;
 use tidemark_core::schema::TableName;
 
 use crate::invocation::Invocation;
-use crate::output::numbers::{bytes, duration, grouped};
+use crate::output::numbers::{about, bytes, duration, grouped};
 use crate::output::{Answer, Outcome};
 use crate::pipeline_file::{Opened, Which};
 use crate::problem::Failure;
@@ -149,7 +149,7 @@ fn effect(
     }
     let size: u64 = tables.iter().map(|table| table.schema.bytes).sum();
     let (best, worst) = load_seconds(size);
-    let time = |seconds| duration(Duration::from_secs(seconds));
+    let time = |seconds| about(Duration::from_secs(seconds));
     match strategy {
         Strategy::Swap => {
             lines.push(

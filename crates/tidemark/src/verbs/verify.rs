@@ -134,13 +134,6 @@ pub(crate) async fn compare(
         let (source, target) = (opened.source.as_ref(), opened.target.as_ref());
         return Ok(compare::verify_still(source, target, request).await?);
     }
-    let pipeline = Elsewhere(opened);
-    let compared = compare::verify(
-        opened.source.as_ref(),
-        opened.target.as_ref(),
-        &pipeline,
-        request,
-    );
     if opened.target.control().await?.owner().await?.is_none() {
         return Err(Error::definite(
             codes::CLI_NOT_RUNNING,
@@ -152,12 +145,33 @@ pub(crate) async fn compare(
         .first_action(format!("tidemark run {} --until verified", opened.word()))
         .into());
     }
+    let pipeline = Elsewhere(opened);
     tokio::select! {
-        report = compared => Ok(report?),
+        report = compare_held(opened, &pipeline, request) => Ok(report?),
         name = invocation.signals.stop() => {
             // The pipeline may be held for us.
             pipeline.ask(Command::Release).await;
             Err(Failure::interrupted(name))
+        }
+    }
+}
+
+/// The pipeline may have passed the position before it could hold there; then another one will do.
+async fn compare_held(
+    opened: &Opened,
+    pipeline: &Elsewhere<'_>,
+    request: &Request,
+) -> tidemark_core::Result<Report> {
+    const ATTEMPTS_MAX: u32 = 3;
+    let mut attempt = 1;
+    loop {
+        let (source, target) = (opened.source.as_ref(), opened.target.as_ref());
+        match compare::verify(source, target, pipeline, request).await {
+            Err(err) if err.code() == codes::VERIFY_NO_HOLD && attempt < ATTEMPTS_MAX => {
+                tracing::debug!(pipeline = opened.name(), attempt, error = %err, "compares again");
+                attempt += 1;
+            }
+            compared => return compared,
         }
     }
 }

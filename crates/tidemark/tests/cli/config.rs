@@ -32,7 +32,7 @@ fn all_problems_are_shown_at_once_each_with_a_caret() {
         "error[TM7003]: unknown key `modee`\n  ┌ shop.toml:5:1\n5 │ modee = \"full_load_and_cdc\"\n  \
          │ ^^^^^ did you mean `mode`?",
         "error[TM7004]: `tables.include` must be a list of texts\n   ┌ shop.toml:16:11\n",
-        "did you mean `drop`?",
+        "did you mean \"drop\"?",
         "error[TM7007]: ",
     ] {
         assert!(ran.err.contains(expected), "{expected}\n---\n{}", ran.err);
