@@ -106,8 +106,9 @@ pub struct LogState {
     pub slot: Option<Slot>,
     /// The source's clock, microseconds since 1970 UTC.
     pub clock_us: i64,
-    /// Transactions that a snapshot taken now holds to be running (PostgreSQL: the `xip` list of
-    /// `pg_current_snapshot()`); empty where snapshots are positions.
+    /// Transactions that have an id and have not become visible (PostgreSQL: those whose lock on
+    /// their own id is held, which `pg_current_snapshot()` tells only as far as they are below its
+    /// `xmax`); empty where snapshots are positions.
     pub running: Vec<u64>,
 }
 

@@ -110,7 +110,7 @@ impl PgSnapshot {
     }
 
     /// The 64-bit id nearest to `xmax` whose low half is `xid`.
-    fn widen(&self, xid: u32) -> u64 {
+    pub fn widen(&self, xid: u32) -> u64 {
         let distance = xid.wrapping_sub(low_half(self.xmax)).cast_signed();
         self.xmax.saturating_add_signed(i64::from(distance))
     }

@@ -17,8 +17,8 @@
 //! commit record first and makes the transaction visible afterwards (with synchronous replication
 //! much later), so a change may be streamed and applied while a new snapshot still takes its
 //! transaction for running. Such a snapshot would lose the change. So the ids of lately applied
-//! transactions are compared with those that the snapshot holds to be running, and the snapshot is
-//! taken again until they have nothing in common. What an earlier run applied is not known by id;
+//! transactions are looked up in the snapshot, and the snapshot is taken again until it sees them
+//! all. What an earlier run applied is not known by id;
 //! but what of it is still invisible was running when this run began, so those ids count too.
 //!
 //! A run that is killed meanwhile starts the resync again: the state says so.
@@ -231,11 +231,9 @@ async fn snapshot_after(engine: &Engine, applied: &[u32]) -> Result<Arc<dyn Snap
         let Seen::PgSnapshot(seen) = &snapshot.tidemark().seen else {
             return Ok(Arc::from(snapshot));
         };
-        let unseen = seen
-            .xip
-            .iter()
-            .copied()
-            .find(|xid| applied.contains(&low_half(*xid)));
+        // Not `xip` alone: of a transaction that is not visible yet the id may also be at or above
+        // `xmax`, which is one past the highest that has ended.
+        let unseen = applied.iter().copied().find(|xid| !seen.sees(*xid));
         let Some(xid) = unseen else {
             return Ok(Arc::from(snapshot));
         };
