@@ -90,7 +90,7 @@ pub(crate) struct Now {
     /// As long as this stays the same, so does [`identity`]. `None` on a standby, whose timeline may
     /// change at any time.
     pub(crate) incarnation: Option<String>,
-    /// Top-level ids of the transactions that a snapshot taken now holds to be running.
+    /// Transactions that are not visible yet.
     pub(crate) running: Vec<u64>,
 }
 
@@ -98,7 +98,9 @@ pub(crate) async fn now(connection: &mut Connection) -> Result<Now> {
     let sql = format!(
         "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8, {HEAD}, \
                 CASE WHEN NOT pg_is_in_recovery() THEN pg_postmaster_start_time() END, \
-                pg_current_snapshot()"
+                pg_current_snapshot(), \
+                ARRAY(SELECT transactionid FROM pg_locks \
+                      WHERE locktype = 'transactionid' AND granted)"
     );
     let set = connection.query(&sql, &[]).await?;
     let row = set.one()?;
@@ -112,8 +114,20 @@ pub(crate) async fn now(connection: &mut Connection) -> Result<Now> {
         clock_us: row.get(0)?,
         head: row.get(1)?,
         incarnation: row.opt_str(2)?.map(str::to_owned),
-        running: snapshot.xip,
+        running: running(row.get_str(4)?, &snapshot),
     })
+}
+
+/// Ids of an array's text form, as wide as those of a snapshot taken at the same time. Whoever has an
+/// id holds a lock on it until after it has become visible (`CommitTransaction`, PostgreSQL 15).
+fn running(array: &str, snapshot: &PgSnapshot) -> Vec<u64> {
+    let ids = array.trim_matches(['{', '}']).split(',');
+    let mut ids: Vec<u64> = ids
+        .filter_map(|id| id.parse().ok())
+        .map(|id| snapshot.widen(id))
+        .collect();
+    ids.sort_unstable();
+    ids
 }
 
 /// One slot by its name.

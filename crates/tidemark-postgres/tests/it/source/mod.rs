@@ -374,6 +374,18 @@ fn show(block: &Block, row: Row) -> String {
     values.join(",")
 }
 
+/// Waits until a query answers so.
+pub(crate) async fn wait_for_answer(fixture: &mut Fixture<'_>, sql: &str, expected: &str) {
+    let deadline = tokio::time::Instant::now() + DEADLINE;
+    while fixture.ask(sql).await.as_deref() != Some(expected) {
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "waited in vain for {expected} of {sql}"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// A position some bytes further.
 pub(crate) fn plus(position: Position, bytes: u64) -> Position {
     let Position::PgLsn(lsn) = position;

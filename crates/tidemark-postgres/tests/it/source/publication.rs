@@ -8,7 +8,7 @@ use tidemark_core::config::Create;
 use tidemark_lab::PostgresServer;
 use tidemark_postgres::source::{PgSource, PgSourceOptions};
 
-use super::{Fixture, Tail, names, on_majors, run, run_alone};
+use super::{Fixture, Tail, names, on_majors, run, run_alone, wait_for_answer};
 
 on_majors! {
     publication_is_made_for_the_tables_and_extended
@@ -138,11 +138,16 @@ async fn table_that_joins_later_waits_for_its_writers(server: &PostgresServer) {
     run(&mut writer, "INSERT INTO p1 VALUES (2); COMMIT").await;
     impatient.announce(&both).await.unwrap();
     run(&mut writer, "BEGIN; INSERT INTO \"B \"\"x\"\"\" VALUES (1)").await;
+    drop(impatient);
+    let since = fixture.ask("SELECT clock_timestamp()").await.unwrap();
     let source_too = fixture.source();
     let all = names(&["a", "p", "B \"x\""]);
     let announcing = tokio::spawn(async move { source_too.announce(&all).await });
-    let published = "SELECT count(*) = 3 FROM pg_publication_tables";
-    while fixture.ask(published).await.as_deref() != Some("t") {}
+    let has_looked = format!(
+        "SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = current_database() \
+         AND state = 'idle' AND query LIKE '%virtualtransaction%' AND query_start > '{since}'"
+    );
+    wait_for_answer(&mut fixture, &has_looked, "t").await;
     // Later writers are not waited for.
     let mut later = fixture.session().await;
     run(&mut later, "BEGIN; INSERT INTO \"B \"\"x\"\"\" VALUES (2)").await;

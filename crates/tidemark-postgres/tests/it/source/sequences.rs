@@ -1,6 +1,5 @@
 //! Sequences that belong to tables, and their values.
 
-use tidemark_core::schema::TableName;
 use tidemark_lab::PostgresServer;
 
 use super::{Fixture, names, on_majors};
@@ -21,34 +20,28 @@ async fn values_of_owned_and_used_sequences_are_told(server: &PostgresServer) {
         .sequences(&names(&["a", "B \\ \"x\""]))
         .await
         .unwrap();
-    let told: Vec<(&str, Option<(String, &str)>, i64, bool)> = values
+    let told: Vec<String> = values
         .iter()
         .map(|value| {
-            let owner = value
-                .owner
-                .as_ref()
-                .map(|(table, column)| (table.name.clone(), column.as_str()));
-            (
-                value.name.name.as_str(),
-                owner,
-                value.last_value,
-                value.is_called,
-            )
+            let owner = match &value.owner {
+                Some((table, column)) => format!(" of {table}.{column}"),
+                None => String::new(),
+            };
+            let called = if value.is_called {
+                "called"
+            } else {
+                "not called"
+            };
+            format!("{}{owner} {} {called}", value.name, value.last_value)
         })
         .collect();
     assert_eq!(
         told,
         [
-            (
-                "B \\ \"x\"_id_seq",
-                Some(("B \\ \"x\"".to_owned(), "id")),
-                1,
-                false
-            ),
-            ("a_id_seq", Some(("a".to_owned(), "id")), 2, true),
-            ("shared", None, 5, true),
+            "public.B \\ \"x\"_id_seq of public.B \\ \"x\".id 1 not called",
+            "public.a_id_seq of public.a.id 2 called",
+            "public.shared 5 called",
         ]
     );
-    assert_eq!(values[1].name, TableName::new("public", "a_id_seq"));
     assert!(fixture.source().sequences(&[]).await.unwrap().is_empty());
 }

@@ -13,7 +13,9 @@ use tidemark_lab::wait::wait_for;
 use tidemark_postgres::source::{PgSource, PgSourceOptions, list_slots};
 use tidemark_postgres::wire::Connection;
 
-use super::{DEADLINE, Fixture, Tail, another, config, names, on_majors, run, run_alone};
+use super::{
+    DEADLINE, Fixture, Tail, another, config, names, on_majors, run, run_alone, wait_for_answer,
+};
 
 on_majors! { all
     new_slot_holds_exactly_what_its_snapshot_has_not_seen
@@ -68,7 +70,7 @@ async fn new_slot_holds_exactly_what_its_snapshot_has_not_seen(server: &Postgres
         .ask("SELECT max(xmin::text::int8) FROM public.t")
         .await
         .unwrap();
-    while fixture.ask(&format!("{after}{last}")).await.as_deref() != Some("t") {}
+    wait_for_answer(&mut fixture, &format!("{after}{last}"), "t").await;
     go_on.store(false, Ordering::Relaxed);
     let mut expected: Vec<i32> = Vec::new();
     for writer in writers {
@@ -127,17 +129,6 @@ async fn temporary_slot_goes_with_its_snapshot(server: &PostgresServer) {
         Ok((!made.is_alive().await).then_some(()))
     });
     noticed.await.unwrap();
-}
-
-async fn wait_for_answer(fixture: &mut Fixture<'_>, sql: &str, expected: &str) {
-    let deadline = tokio::time::Instant::now() + DEADLINE;
-    while fixture.ask(sql).await.as_deref() != Some(expected) {
-        assert!(
-            tokio::time::Instant::now() < deadline,
-            "waited in vain for {expected} of {sql}"
-        );
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 fn impatient(fixture: &Fixture<'_>, patience: Duration) -> PgSource {
@@ -252,6 +243,7 @@ async fn state_tells_who_reads_and_whose_it_is(server: &PostgresServer) {
     let xid: u64 = xid[0].one().unwrap().get(0).unwrap();
     let running = source.log_state().await.unwrap().running;
     assert!(running.contains(&xid), "{xid} in {running:?}");
+    run(&mut open, "COMMIT").await;
     let slot = state.slot.unwrap();
     assert_eq!(
         (&slot.name, &slot.database),
