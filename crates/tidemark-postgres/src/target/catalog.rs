@@ -40,11 +40,6 @@ impl Relation {
     pub(super) fn is_sequence(&self) -> bool {
         self.kind == 'S'
     }
-
-    /// Whether it is an index, of an ordinary or a partitioned table.
-    pub(super) fn is_index(&self) -> bool {
-        matches!(self.kind, 'i' | 'I')
-    }
 }
 
 /// What a name stands for; `None` where it is free.

@@ -1,7 +1,6 @@
 //! [`PgTarget`] as core's [`Target`]: nothing is decided here.
 
 use async_trait::async_trait;
-use tidemark_core::Result;
 use tidemark_core::checkpoint::{Checkpoint, Generation, LoadPhase, Unit};
 use tidemark_core::control::Control;
 use tidemark_core::finding::Finding;
@@ -10,6 +9,7 @@ use tidemark_core::schema::SourceSchema;
 use tidemark_core::source::SequenceValue;
 use tidemark_core::target::{Applier, Existing, LoadStart, Loader, Owner, Place, Prepared, Target};
 use tidemark_core::verify::View;
+use tidemark_core::{Error, Result};
 
 use super::PgTarget;
 
@@ -25,6 +25,10 @@ impl Target for PgTarget {
 
     async fn acquire(&self, owner: &Owner) -> Result<Generation> {
         self.acquire(owner).await
+    }
+
+    async fn lost(&self) -> Error {
+        self.lost().await
     }
 
     async fn start_load(&self, start: &LoadStart) -> Result<()> {

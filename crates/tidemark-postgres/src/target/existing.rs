@@ -11,6 +11,7 @@ use tidemark_core::schema::TableName;
 use tidemark_core::{Error, Result};
 
 use super::Triggers;
+use super::foreign_keys::NOT_VALID;
 use super::names::quoted;
 use crate::error::server_error;
 use crate::wire::{Connection, quote_ident, quote_qualified};
@@ -26,14 +27,60 @@ pub(super) struct Table<'a> {
     pub(super) pipeline: &'a str,
 }
 
+/// A foreign key that is gone for a while.
+#[derive(Debug)]
+pub(super) struct ForeignKeyAside {
+    pub(super) table: TableName,
+    pub(super) name: String,
+    /// As it stands behind `ADD CONSTRAINT name`.
+    pub(super) definition: String,
+}
+
 /// A foreign key that points at a table.
 #[derive(Debug)]
 struct Incoming {
-    table: TableName,
-    name: String,
-    definition: String,
+    key: ForeignKeyAside,
     /// Its table is copied by the same pipeline.
     is_ours: bool,
+}
+
+impl ForeignKeyAside {
+    /// Remembers it until it is made and proven again.
+    pub(super) async fn write_down(
+        &self,
+        connection: &mut Connection,
+        pipeline: &str,
+    ) -> Result<()> {
+        connection
+            .execute(
+                "INSERT INTO tidemark.foreign_key \
+                 (pipeline, target_schema, target_name, name, definition) \
+                 VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
+                &[
+                    Some(pipeline),
+                    Some(&self.table.schema),
+                    Some(&self.table.name),
+                    Some(&self.name),
+                    Some(&self.definition),
+                ],
+            )
+            .await?;
+        Ok(())
+    }
+
+    /// Makes it for rows to come; those that are there are not proven.
+    pub(super) async fn make_unproven(&self, connection: &mut Connection) -> Result<()> {
+        let (table, name) = (quoted(&self.table), quote_ident(&self.name));
+        let mut sql = format!(
+            "ALTER TABLE {table} ADD CONSTRAINT {name} {}",
+            self.definition
+        );
+        if !sql.ends_with(NOT_VALID) {
+            sql.push(' ');
+            sql.push_str(NOT_VALID);
+        }
+        connection.run(&sql).await
+    }
 }
 
 impl Table<'_> {
@@ -65,7 +112,12 @@ impl Table<'_> {
             .map_err(|error| self.explain(error))
     }
 
-    async fn set_foreign_keys_aside(&self, connection: &mut Connection) -> Result<()> {
+    /// Drops the foreign keys of the pipeline's other tables and writes them down; gives the
+    /// statements that make them again.
+    pub(super) async fn set_foreign_keys_aside(
+        &self,
+        connection: &mut Connection,
+    ) -> Result<Vec<ForeignKeyAside>> {
         // Several tables are prepared at once, and each of these locks tables of the others.
         let lock = format!("SELECT pg_advisory_xact_lock({ONE_AT_A_TIME})");
         connection.run(&lock).await?;
@@ -73,31 +125,20 @@ impl Table<'_> {
         let foreign: Vec<String> = incoming
             .iter()
             .filter(|key| !key.is_ours)
-            .map(|key| format!("foreign key {} of {}", key.name, key.table))
+            .map(|key| format!("foreign key {} of {}", key.key.name, key.key.table))
             .collect();
         if !foreign.is_empty() {
             return Err(self.refusal(&foreign.join(", ")));
         }
-        for key in &incoming {
-            connection
-                .execute(
-                    "INSERT INTO tidemark.foreign_key \
-                     (pipeline, target_schema, target_name, name, definition) \
-                     VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
-                    &[
-                        Some(self.pipeline),
-                        Some(&key.table.schema),
-                        Some(&key.table.name),
-                        Some(&key.name),
-                        Some(&key.definition),
-                    ],
-                )
-                .await?;
+        let mut aside = Vec::with_capacity(incoming.len());
+        for Incoming { key, .. } in incoming {
+            key.write_down(connection, self.pipeline).await?;
             let (table, name) = (quoted(&key.table), quote_ident(&key.name));
             let sql = format!("ALTER TABLE {table} DROP CONSTRAINT {name}");
             connection.run(&sql).await?;
+            aside.push(key);
         }
-        Ok(())
+        Ok(aside)
     }
 
     /// Foreign keys of other tables. Those that a partitioned table gave its partitions go with it.
@@ -118,9 +159,11 @@ impl Table<'_> {
         let mut incoming = Vec::with_capacity(found.rows.len());
         for row in &found.rows {
             incoming.push(Incoming {
-                table: TableName::new(row.get_str(0)?, row.get_str(1)?),
-                name: row.get(2)?,
-                definition: row.get(3)?,
+                key: ForeignKeyAside {
+                    table: TableName::new(row.get_str(0)?, row.get_str(1)?),
+                    name: row.get(2)?,
+                    definition: row.get(3)?,
+                },
                 is_ours: row.get_bool(4)?,
             });
         }

@@ -1,246 +1,293 @@
-//! What is made behind the rows of one table: primary key, constraints, indexes, checks, statistics.
+//! What is made after the rows: keys, indexes, checks, statistics.
 //!
-//! Everything may be repeated: what is there under its name stays. A name that another relation of
-//! the schema has already (two schemas of the source in one of the target) gets a hash behind it.
-//! Beside the table that it will replace, names are the final ones with a hash, and
-//! [`super::swap`] gives them back.
+//! May be repeated, and is after a crash: what is there by name, or does the same, stays. Each is a
+//! transaction of its own, so nothing that took an hour is lost to what comes after it.
+//!
+//! What needs a column, a function or an operator that is not on the target is left out with a
+//! warning; the table is right without it. A key that the rows do not have is an error of the
+//! table.
 
 use std::collections::BTreeMap;
 
+use tidemark_core::catalogue::codes;
 use tidemark_core::mapping::TableMapping;
-use tidemark_core::schema::{Check, Index, IndexKind, TableName};
+use tidemark_core::schema::{Check, IndexKind, TableName, TableSchema};
 use tidemark_core::target::Place;
-use tidemark_core::{Context, Result};
+use tidemark_core::{Context, Error, Result};
 
-use super::catalog;
-use super::create;
-use super::names::{quoted, short_hash, table_at};
-use super::wording;
+use super::create::{self, rename, renamed};
+use super::indexes::{self, Wanted};
+use super::names::{quoted, table_at};
+use super::{catalog, wording};
+use crate::schema::describe_one;
 use crate::wire::{Connection, quote_ident};
 
-/// Index builds sort; the server's default of 64 MB makes them spill.
-const SETTINGS: &str = "SELECT set_config('maintenance_work_mem', '256MB', false) \
-     WHERE pg_size_bytes(current_setting('maintenance_work_mem')) < 268435456";
+/// What building an index may use before it goes to disk: the server's own setting is for
+/// autovacuum and small (64 MB), and here few builds run, for a short time.
+const MORE_MEMORY: &str = "SELECT set_config('maintenance_work_mem', greatest(\
+     pg_size_bytes(current_setting('maintenance_work_mem')), 268435456)::text || 'B', false)";
 
-/// One table whose rows are in.
-pub(super) struct Finish<'a> {
-    pub(super) mapping: &'a TableMapping,
-    pub(super) place: Place,
-    pub(super) pipeline: &'a str,
+/// One table that is to be finished.
+#[derive(Debug)]
+struct Finish<'a> {
+    mapping: &'a TableMapping,
+    place: Place,
+    name: TableName,
+    have: TableSchema,
+    /// Names within definitions that go by another name here.
+    moved: BTreeMap<TableName, TableName>,
 }
 
-/// What the table has already.
-struct Present {
-    /// Its constraints and indexes.
-    own: Vec<String>,
-    /// Relations of the schema.
-    taken: Vec<String>,
-    has_primary_key: bool,
+/// Makes what was deferred for one table.
+pub(super) async fn finish(
+    connection: &mut Connection,
+    pipeline: &str,
+    mapping: &TableMapping,
+    place: Place,
+) -> Result<()> {
+    let finished = async {
+        connection.query(MORE_MEMORY, &[]).await?;
+        let name = table_at(mapping, place);
+        let have = describe(connection, &name).await?;
+        let schemas = catalog::schemas(connection, pipeline, mapping).await?;
+        let moved = catalog::moved(connection, &schemas, create::texts(mapping)).await?;
+        let finish = Finish {
+            mapping,
+            place,
+            name,
+            have,
+            moved,
+        };
+        finish.make_all(connection).await
+    };
+    finished.await.map_err(|error| {
+        error
+            .context(format!("finish {}", mapping.target))
+            .table(mapping.source().to_string())
+    })
+}
+
+/// The table as it is on the target.
+pub(super) async fn describe(connection: &mut Connection, name: &TableName) -> Result<TableSchema> {
+    let gone = || {
+        Error::data(
+            codes::TARGET_TABLE_MISSING,
+            format!("{name} is gone from the target"),
+        )
+    };
+    let found = catalog::relation(connection, name)
+        .await?
+        .ok_or_else(gone)?;
+    describe_one(connection, name, found.oid)
+        .await?
+        .ok_or_else(gone)
 }
 
 impl Finish<'_> {
-    pub(super) async fn run(&self, connection: &mut Connection) -> Result<()> {
-        connection.simple(SETTINGS).await?;
-        let name = table_at(self.mapping, self.place);
-        let schemas = catalog::schemas(connection, self.pipeline, self.mapping).await?;
-        let moved = catalog::moved(connection, &schemas, create::texts(self.mapping)).await?;
-        let mut present = present(connection, &name).await?;
-        let (keys, others): (Vec<&Index>, Vec<&Index>) = self
-            .mapping
-            .schema
-            .indexes
-            .iter()
-            .partition(|index| index.kind == IndexKind::PrimaryKey);
-        for index in keys.into_iter().chain(others) {
-            if self.mapping.index_obstacle(index).is_some() {
-                continue;
-            }
-            let final_name = self.name_for(&index.name, &present, &name);
-            if present.own.contains(&final_name)
-                || (index.kind == IndexKind::PrimaryKey && present.has_primary_key)
-            {
-                continue;
-            }
-            let sql = self.index_sql(index, &final_name, &name, &moved);
-            connection
-                .run(&sql)
-                .await
-                .context(|| format!("make {}", index.name))?;
-            present.taken.push(final_name);
+    async fn make_all(&self, connection: &mut Connection) -> Result<()> {
+        for wanted in self.wanted_indexes(connection).await? {
+            self.make_index(connection, &wanted).await?;
         }
-        for check in &self.mapping.schema.checks {
-            let is_there = present.own.contains(&check.name);
-            if is_there || self.mapping.check_obstacle(check).is_some() || self.is_renamed(check) {
-                continue;
-            }
-            let definition = wording::replace(&check.definition, &moved);
-            let (table, constraint) = (quoted(&name), quote_ident(&check.name));
-            let sql = format!("ALTER TABLE {table} ADD CONSTRAINT {constraint} {definition}");
-            connection
-                .run(&sql)
-                .await
-                .context(|| format!("make check {}", check.name))?;
-        }
-        connection.run(&format!("ANALYZE {}", quoted(&name))).await
+        self.make_checks(connection).await?;
+        connection
+            .run(&format!("ANALYZE {}", quoted(&self.name)))
+            .await
     }
 
-    /// Expressions name columns as the source does.
-    fn is_renamed(&self, check: &Check) -> bool {
-        check.columns.iter().any(|column| {
-            self.mapping
-                .target_column(column)
-                .is_some_and(|to| to != column)
-        })
+    /// The source's indexes; beside, those of the table that will be replaced come first, since
+    /// somebody may have made some by hand.
+    async fn wanted_indexes(&self, connection: &mut Connection) -> Result<Vec<Wanted>> {
+        let mut wanted = Vec::new();
+        if self.place == Place::Beside
+            && let Some(old) = self.old_table(connection).await?
+        {
+            wanted = indexes::of_target(&old);
+        }
+        for index in indexes::of_source(self.mapping, &self.moved) {
+            match index {
+                Ok(index) => {
+                    let is_known = wanted.iter().any(|other| {
+                        let are_keys = index.index.kind == IndexKind::PrimaryKey
+                            && other.index.kind == IndexKind::PrimaryKey;
+                        are_keys
+                            || other.index.name == index.index.name
+                            || indexes::is_same(&other.index, &index.index)
+                    });
+                    if !is_known {
+                        wanted.push(index);
+                    }
+                }
+                Err((name, why)) => self.leave_out("index", &name, why),
+            }
+        }
+        Ok(wanted)
     }
 
-    /// The name that an index goes by here.
-    fn name_for(&self, wanted: &str, present: &Present, table: &TableName) -> String {
-        let is_foreign = present.taken.iter().any(|name| name == wanted)
-            && !present.own.iter().any(|n| n == wanted);
-        if self.place == Place::InPlace && !is_foreign {
-            return wanted.to_owned();
-        }
-        aliased(wanted, table)
+    async fn old_table(&self, connection: &mut Connection) -> Result<Option<TableSchema>> {
+        let Some(found) = catalog::relation(connection, &self.mapping.target).await? else {
+            return Ok(None);
+        };
+        describe_one(connection, &self.mapping.target, found.oid).await
     }
 
-    fn index_sql(
-        &self,
-        index: &Index,
-        name: &str,
-        table: &TableName,
-        moved: &BTreeMap<TableName, TableName>,
-    ) -> String {
-        let (table, name) = (quoted(table), quote_ident(name));
-        if let Some(exclusion) = &index.exclusion {
-            let definition = wording::replace(exclusion, moved);
-            return format!("ALTER TABLE {table} ADD CONSTRAINT {name} {definition}");
+    async fn make_index(&self, connection: &mut Connection, wanted: &Wanted) -> Result<()> {
+        let own = match self.place {
+            Place::InPlace => wanted.index.name.clone(),
+            Place::Beside => indexes::name_beside(&self.mapping.target, &wanted.index.name),
+        };
+        let other = indexes::other_name(&self.mapping.target, &own);
+        if indexes::is_there(&self.have, &wanted.index, &[&own, &other]) {
+            return Ok(());
         }
-        let keys = self.keys(index, moved);
-        let included = self.included(index);
-        let nulls = if index.is_nulls_not_distinct {
-            " NULLS NOT DISTINCT"
+        let in_schema = TableName::new(&self.name.schema, &own);
+        let name = match catalog::relation(connection, &in_schema).await? {
+            Some(_) => {
+                tracing::info!(table = %self.name, index = own, made_as = other, "name is taken");
+                other
+            }
+            None => own,
+        };
+        let table = quoted(&self.name);
+        let made = if let Some(index) = &wanted.in_source_words {
+            let statement = indexes::statement(&table, index, &name);
+            self.in_source_names(connection, &statement).await
         } else {
-            ""
+            let statement = indexes::statement(&table, &wanted.index, &name);
+            connection.run(&statement).await
         };
-        let constraint = |kind: &str, nulls: &str| {
-            let deferral = &index.deferral;
-            format!(
-                "ALTER TABLE {table} ADD CONSTRAINT {name} {kind}{nulls} ({keys}){included} {deferral}"
-            )
-        };
-        match index.kind {
-            IndexKind::PrimaryKey => constraint("PRIMARY KEY", ""),
-            IndexKind::UniqueConstraint => constraint("UNIQUE", nulls),
-            IndexKind::Unique | IndexKind::Plain | IndexKind::Exclusion => {
-                let unique = if index.kind == IndexKind::Unique {
-                    "UNIQUE "
+        match made {
+            Err(error)
+                if wanted.index.kind != IndexKind::PrimaryKey && is_about_definition(&error) =>
+            {
+                self.leave_out("index", &wanted.index.name, error.to_string());
+                Ok(())
+            }
+            made => made.context(|| format!("make index {}", wanted.index.name)),
+        }
+    }
+
+    /// All that are missing by one statement, which reads the table once.
+    async fn make_checks(&self, connection: &mut Connection) -> Result<()> {
+        let mut checks = Vec::new();
+        if self.place == Place::Beside
+            && let Some(old) = self.old_table(connection).await?
+        {
+            checks = old.checks;
+        }
+        let (mut by_target, mut by_source) = (Vec::new(), Vec::new());
+        for check in &self.mapping.schema.checks {
+            if let Some(why) = self.mapping.check_obstacle(check) {
+                self.leave_out("check", &check.name, why);
+            } else if checks.iter().all(|other| other.name != check.name) {
+                let wanted = if self.is_renamed(check) {
+                    &mut by_source
                 } else {
-                    ""
+                    &mut by_target
                 };
-                let method = quote_ident(&index.method);
-                let predicate = match &index.predicate {
-                    Some(text) => format!(" WHERE {}", wording::replace(text, moved)),
-                    None => String::new(),
-                };
-                format!(
-                    "CREATE {unique}INDEX {name} ON {table} USING {method} \
-                     ({keys}){included}{nulls}{predicate}"
-                )
+                let definition = wording::replace(&check.definition, &self.moved);
+                wanted.push((check.name.clone(), definition));
             }
         }
+        by_target.extend(
+            checks
+                .into_iter()
+                .map(|check| (check.name, check.definition)),
+        );
+        self.add_checks(connection, by_target, false).await?;
+        self.add_checks(connection, by_source, true).await
     }
 
-    fn keys(&self, index: &Index, moved: &BTreeMap<TableName, TableName>) -> String {
-        let key = |key: &tidemark_core::schema::IndexColumn| {
-            let what = match (&key.column, &key.expression) {
-                (Some(column), _) => quote_ident(self.target_name(column)),
-                (None, Some(expression)) => format!("({})", wording::replace(expression, moved)),
-                (None, None) => String::new(),
-            };
-            format!("{what} {}", wording::replace(&key.options, moved))
-                .trim_end()
-                .to_owned()
-        };
-        index.columns.iter().map(key).collect::<Vec<_>>().join(", ")
-    }
-
-    fn included(&self, index: &Index) -> String {
-        if index.included.is_empty() {
-            return String::new();
+    async fn add_checks(
+        &self,
+        connection: &mut Connection,
+        mut checks: Vec<(String, String)>,
+        in_source_words: bool,
+    ) -> Result<()> {
+        checks.retain(|(name, _)| self.have.checks.iter().all(|found| found.name != *name));
+        let all: Vec<&(String, String)> = checks.iter().collect();
+        match self.add(connection, &all, in_source_words).await {
+            // One of them is the reason; the others are to be made all the same.
+            Err(error) if is_about_definition(&error) => {}
+            made => return made,
         }
-        let names: Vec<String> = index
-            .included
+        for check in &checks {
+            match self.add(connection, &[check], in_source_words).await {
+                Err(error) if is_about_definition(&error) => {
+                    self.leave_out("check", &check.0, error.to_string());
+                }
+                made => made?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn add(
+        &self,
+        connection: &mut Connection,
+        checks: &[&(String, String)],
+        in_source_words: bool,
+    ) -> Result<()> {
+        if checks.is_empty() {
+            return Ok(());
+        }
+        let additions: Vec<String> = checks
             .iter()
-            .map(|name| quote_ident(self.target_name(name)))
+            .map(|(name, definition)| format!("ADD CONSTRAINT {} {definition}", quote_ident(name)))
             .collect();
-        format!(" INCLUDE ({})", names.join(", "))
+        let statement = format!(
+            "ALTER TABLE {} {}",
+            quoted(&self.name),
+            additions.join(", ")
+        );
+        let made = if in_source_words {
+            self.in_source_names(connection, &statement).await
+        } else {
+            connection.run(&statement).await
+        };
+        made.context(|| format!("make check {}", checks[0].0))
     }
 
-    /// Generated columns are not carried and keep their name.
-    fn target_name<'a>(&'a self, column: &'a str) -> &'a str {
-        self.mapping.target_column(column).unwrap_or(column)
+    fn is_renamed(&self, check: &Check) -> bool {
+        renamed(self.mapping)
+            .iter()
+            .any(|(source, _)| check.columns.contains(source))
     }
-}
 
-/// A name with a hash of its table behind it.
-pub(super) fn aliased(wanted: &str, table: &TableName) -> String {
-    let hash = short_hash(&format!("{table} {wanted}"));
-    // 63 bytes at most; a name is cut between characters.
-    let end = wanted
-        .char_indices()
-        .map(|(at, c)| at + c.len_utf8())
-        .rfind(|end| *end <= 49);
-    format!(
-        "{}_{hash}",
-        wanted.get(..end.unwrap_or(0)).unwrap_or_default()
-    )
-}
-
-async fn present(connection: &mut Connection, table: &TableName) -> Result<Present> {
-    let found = connection
-        .query(
-            "SELECT i.relname, x.indrelid = t.oid, x.indisprimary AND x.indrelid = t.oid \
-             FROM pg_class t JOIN pg_namespace n ON n.oid = t.relnamespace \
-             JOIN pg_class i ON i.relnamespace = n.oid LEFT JOIN pg_index x ON x.indexrelid = i.oid \
-             WHERE n.nspname = $1 AND t.relname = $2 \
-             UNION ALL \
-             SELECT k.conname, true, k.contype = 'p' FROM pg_class t \
-             JOIN pg_namespace n ON n.oid = t.relnamespace JOIN pg_constraint k ON k.conrelid = t.oid \
-             WHERE n.nspname = $1 AND t.relname = $2",
-            &[Some(&table.schema), Some(&table.name)],
-        )
-        .await?;
-    let mut present = Present {
-        own: Vec::new(),
-        taken: Vec::new(),
-        has_primary_key: false,
-    };
-    for row in &found.rows {
-        let name: String = row.get(0)?;
-        if row.opt::<String>(1)?.as_deref() == Some("t") {
-            present.own.push(name.clone());
+    /// Runs a statement while the columns have their source names. Nobody sees that.
+    async fn in_source_names(&self, connection: &mut Connection, statement: &str) -> Result<()> {
+        let table = quoted(&self.name);
+        let there = renamed(self.mapping);
+        let back: Vec<(String, String)> = there
+            .iter()
+            .map(|(source, target)| (target.clone(), source.clone()))
+            .collect();
+        let names = self.have.columns.iter().map(|column| column.name.clone());
+        let target_names = names.collect();
+        let columns = self.mapping.schema.columns.iter();
+        let source_names = columns.map(|column| column.name.clone()).collect();
+        let mut statements = vec!["BEGIN".to_owned()];
+        statements.extend(rename(&table, &back, &target_names));
+        statements.push(statement.to_owned());
+        statements.extend(rename(&table, &there, &source_names));
+        statements.push("COMMIT".to_owned());
+        let done = connection.run(&statements.join("; ")).await;
+        if done.is_err() {
+            connection.run("ROLLBACK").await?;
         }
-        present.has_primary_key |= row.opt::<String>(2)?.as_deref() == Some("t");
-        present.taken.push(name);
+        done
     }
-    Ok(present)
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_with_a_hash_stay_within_63_bytes() {
-        let table = TableName::new("public", "t");
-        let long = "ü".repeat(31);
-        let name = aliased(&long, &table);
-        assert!(name.len() <= 63, "{name}");
-        assert!(name.starts_with("üüü"));
-        assert_ne!(aliased("a", &table), aliased("b", &table));
-        assert_ne!(
-            aliased("a", &table),
-            aliased("a", &TableName::new("public", "u"))
+    fn leave_out(&self, what: &str, name: &str, why: impl std::fmt::Display) {
+        tracing::warn!(
+            code = %codes::TARGET_NOT_CARRIED,
+            table = %self.name,
+            "{what} {name} is not carried: {why}"
         );
     }
+}
+
+/// Class 42: what a definition refers to is not there or does not fit; 0A: not in this version.
+pub(super) fn is_about_definition(error: &Error) -> bool {
+    let sqlstate = error.sqlstate_code().unwrap_or_default();
+    (sqlstate.starts_with("42") && sqlstate != "42501") || sqlstate.starts_with("0A")
 }

@@ -40,6 +40,7 @@ mod existing;
 mod finish;
 mod fit;
 mod foreign_keys;
+mod indexes;
 mod load;
 mod metadata;
 mod names;
@@ -154,23 +155,18 @@ impl PgTarget {
         Ok(prepared)
     }
 
-    /// Makes what was deferred for a table.
+    /// Makes what was deferred for one table.
     pub async fn finish(&self, mapping: &TableMapping, place: Place) -> Result<()> {
         let mut session = self.session().await?;
-        let finish = finish::Finish {
-            mapping,
-            place,
-            pipeline: &self.pipeline,
-        };
-        finish.run(&mut session).await?;
+        finish::finish(&mut session, &self.pipeline, mapping, place).await?;
         session.keep();
         Ok(())
     }
 
-    /// Makes the foreign keys.
+    /// Makes the foreign keys among the loaded tables.
     pub async fn finish_foreign_keys(&self, tables: &[TableMapping]) -> Result<()> {
         let mut session = self.session().await?;
-        foreign_keys::make(&mut session, &self.pipeline, tables).await?;
+        foreign_keys::finish(&mut session, &self.pipeline, tables).await?;
         session.keep();
         Ok(())
     }
@@ -178,18 +174,19 @@ impl PgTarget {
     /// Gives a resynced table its place.
     pub async fn swap(&self, mapping: &TableMapping) -> Result<()> {
         let mut session = self.session().await?;
-        swap::run(&mut session, &self.pipeline, mapping).await?;
+        swap::swap(&mut session, mapping, &self.writer()).await?;
         session.keep();
         Ok(())
     }
 
-    /// Sets sequences.
+    /// Sets sequences to these values.
     pub async fn set_sequences(
         &self,
         values: &[SequenceValue],
         tables: &[TableMapping],
     ) -> Result<()> {
         let mut session = self.session().await?;
+        checkpoint::commit(&mut session, &[self.writer().advance(None)]).await?;
         sequences::set(&mut session, values, tables).await?;
         session.keep();
         Ok(())

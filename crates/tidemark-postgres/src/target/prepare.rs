@@ -17,10 +17,9 @@ use tidemark_core::{Error, Result};
 use super::catalog::{self, Relation};
 use super::checkpoint::{self, Writer};
 use super::create::{self, Extent, NewTable};
-use super::existing;
 use super::fit::{self, TypeNumbers};
 use super::names::{quoted, table_at};
-use super::{Triggers, names::Schemas};
+use super::{Triggers, existing, finish, names::Schemas, swap};
 use crate::schema::{FIRST_USER_OID, describe_one};
 use crate::wire::{Connection, quote_ident};
 
@@ -73,7 +72,11 @@ impl Preparation<'_> {
                     let drop = format!("DROP TABLE {}", quoted(&name));
                     connection.run(&drop).await?;
                 }
-                self.make(connection, &name).await?
+                let ready = self.make(connection, &name).await?;
+                let new = finish::describe(connection, &name).await?;
+                let pipeline = &self.writer.pipeline;
+                swap::check(connection, pipeline, &self.mapping.target, &new).await?;
+                ready
             }
             (Place::InPlace, None) => self.missing(connection, &name).await?,
             (Place::InPlace, Some(found)) => self.found(connection, &name, &found).await?,

@@ -1,13 +1,18 @@
-//! Sequence values, set to what the source has.
+//! Sequences get the values that the source's have.
+//!
+//! A sequence of the target is found by the column that it belongs to (owned or identity, the
+//! column by its target name), else by its own name. Those of columns that are not carried are left
+//! alone. A sequence that was made for a column and has no owner yet is given to it.
 
+use tidemark_core::Result;
 use tidemark_core::mapping::TableMapping;
+use tidemark_core::schema::TableName;
 use tidemark_core::source::SequenceValue;
-use tidemark_core::{Context, Result};
 
+use super::catalog;
 use super::names::{Schemas, quoted};
-use crate::wire::Connection;
+use crate::wire::{Connection, quote_ident};
 
-/// Sets every sequence that is there: those that a carried column owns by the column, others by name.
 pub(super) async fn set(
     connection: &mut Connection,
     values: &[SequenceValue],
@@ -16,42 +21,88 @@ pub(super) async fn set(
     let schemas = Schemas::of(
         tables
             .iter()
-            .map(|t| (t.source().schema.as_str(), t.target.schema.as_str())),
+            .map(|table| (table.source().schema.as_str(), table.target.schema.as_str())),
     );
     for value in values {
-        let owner = value.owner.as_ref().and_then(|(table, column)| {
-            let mapping = tables.iter().find(|mapping| mapping.source() == table)?;
-            Some((
-                quoted(&mapping.target),
-                mapping.target_column(column)?.to_owned(),
-            ))
-        });
-        let by_column = match &owner {
-            Some((table, column)) => owned(connection, table, column).await?,
-            None => None,
-        };
-        let name = by_column.unwrap_or_else(|| quoted(&schemas.target(&value.name)));
-        let (last, called) = (value.last_value.to_string(), value.is_called.to_string());
-        connection
-            .query(
-                "SELECT setval(to_regclass($1), $2::bigint, $3::boolean) \
-                 WHERE to_regclass($1) IS NOT NULL",
-                &[Some(&name), Some(&last), Some(&called)],
-            )
+        set_one(connection, value, tables, &schemas)
             .await
-            .context(|| format!("set sequence {name}"))?;
+            .map_err(|error| error.context(format!("set sequence {}", value.name)))?;
     }
     Ok(())
 }
 
-/// The sequence behind a column, in quotes.
-async fn owned(connection: &mut Connection, table: &str, column: &str) -> Result<Option<String>> {
+async fn set_one(
+    connection: &mut Connection,
+    value: &SequenceValue,
+    tables: &[TableMapping],
+    schemas: &Schemas,
+) -> Result<()> {
+    let sequence = match &value.owner {
+        None => by_name(connection, &schemas.target(&value.name)).await?,
+        Some((table, column)) => {
+            let Some(table) = tables.iter().find(|candidate| candidate.source() == table) else {
+                return Ok(());
+            };
+            let Some(column) = table.target_column(column) else {
+                return Ok(());
+            };
+            let mut found = of_column(connection, &table.target, column).await?;
+            if found.is_none() {
+                found = by_name(connection, &schemas.target(&value.name)).await?;
+                if let Some(sequence) = &found {
+                    give(connection, sequence, &table.target, column).await?;
+                }
+            }
+            found
+        }
+    };
+    let Some(sequence) = sequence else {
+        return Ok(());
+    };
+    let last_value = value.last_value.to_string();
+    let is_called = value.is_called.to_string();
+    let params = [Some(sequence.as_str()), Some(&last_value), Some(&is_called)];
+    connection
+        .query(
+            "SELECT setval($1::regclass, $2::int8, $3::boolean)",
+            &params,
+        )
+        .await?;
+    Ok(())
+}
+
+/// The sequence behind a column, quoted.
+async fn of_column(
+    connection: &mut Connection,
+    table: &TableName,
+    column: &str,
+) -> Result<Option<String>> {
+    if catalog::relation(connection, table).await?.is_none() {
+        return Ok(None);
+    }
     let found = connection
         .query(
-            "SELECT CASE WHEN EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass($1) \
-               AND attname = $2 AND NOT attisdropped) THEN pg_get_serial_sequence($1, $2) END",
-            &[Some(table), Some(column)],
+            "SELECT pg_get_serial_sequence($1, $2)",
+            &[Some(&quoted(table)), Some(column)],
         )
         .await?;
     found.one()?.opt(0)
+}
+
+async fn by_name(connection: &mut Connection, name: &TableName) -> Result<Option<String>> {
+    let found = catalog::relation(connection, name).await?;
+    Ok(found
+        .filter(catalog::Relation::is_sequence)
+        .map(|_| quoted(name)))
+}
+
+async fn give(
+    connection: &mut Connection,
+    sequence: &str,
+    table: &TableName,
+    column: &str,
+) -> Result<()> {
+    let (table, column) = (quoted(table), quote_ident(column));
+    let sql = format!("ALTER SEQUENCE {sequence} OWNED BY {table}.{column}");
+    connection.run(&sql).await
 }
