@@ -162,17 +162,14 @@ impl Batch {
     /// The position of a table in this batch, added if it is not there yet.
     pub fn table(&mut self, mapping: &Arc<TableMapping>) -> usize {
         // Few tables a batch, and the last one is the likely one.
-        match self
+        let known = self
             .tables
             .iter()
-            .rposition(|known| Arc::ptr_eq(known, mapping))
-        {
-            Some(index) => index,
-            None => {
-                self.tables.push(Arc::clone(mapping));
-                self.tables.len() - 1
-            }
-        }
+            .rposition(|known| Arc::ptr_eq(known, mapping));
+        known.unwrap_or_else(|| {
+            self.tables.push(Arc::clone(mapping));
+            self.tables.len() - 1
+        })
     }
 
     /// Begins a row; cells follow by [`Batch::push_cell`], then [`Batch::end_row`].

@@ -23,7 +23,7 @@ use super::router::Router;
 /// What the applier is asked to do.
 pub(crate) enum Task {
     /// Apply (a part of) a batch.
-    Apply(Work),
+    Apply(Box<Work>),
     /// Make everything committed durable.
     Flush,
     /// Take parked changes of a table back and apply them, up to about `bytes_max`.
@@ -112,7 +112,7 @@ async fn run(
     let mut applied = Applied::default();
     while let Some(task) = tasks.recv().await {
         let outcome = match task {
-            Task::Apply(work) => apply(applier.as_mut(), &mut is_open, &mut applied, work).await,
+            Task::Apply(work) => apply(applier.as_mut(), &mut is_open, &mut applied, *work).await,
             Task::Flush => applier.flush().await.map(|()| DoneOutcome::Flushed),
             Task::Drain {
                 mapping,

@@ -66,8 +66,6 @@ pub(crate) enum Taken {
     Reload { route: usize },
     /// A heartbeat of ours came by.
     Heartbeat { written_at_us: i64 },
-    /// Everything before this is assembled.
-    Ended(Position),
 }
 
 /// See the module's text.
@@ -184,13 +182,13 @@ impl Assembler {
         &mut self,
         route: usize,
         table: &StreamTable,
-        mapping: Arc<TableMapping>,
+        mapping: &Arc<TableMapping>,
         changes: Vec<SchemaChange>,
     ) -> Result<()> {
-        self.router.route_mut(route).mapping = Arc::clone(&mapping);
+        self.router.route_mut(route).mapping = Arc::clone(mapping);
         self.adopt(route, table)?;
         if !changes.is_empty() && !self.is_contained() {
-            let table = self.work.batch.table(&mapping);
+            let table = self.work.batch.table(mapping);
             self.work.batch.push(Item::Schema { table, changes });
         }
         Ok(())
@@ -314,7 +312,7 @@ impl Assembler {
             *oldest = Some(oldest.unwrap_or(open.begin.committed_at_us));
         }
         self.end = Some(end);
-        Ok(Taken::Ended(end))
+        Ok(Taken::Yes)
     }
 
     fn quiet(&mut self, position: Position) -> Taken {
@@ -323,7 +321,7 @@ impl Assembler {
             return Taken::Yes;
         }
         self.end = Some(position);
-        Taken::Ended(position)
+        Taken::Yes
     }
 
     /// A table's changes go another way from the next boundary on; the next commit records it.

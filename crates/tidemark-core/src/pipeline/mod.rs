@@ -316,13 +316,11 @@ impl Pipeline {
                 }
             });
         self.engine.observer.say(PipelineEvent::Checked(findings));
-        match refusal {
-            Some(err) => Err(err),
-            None => {
-                self.is_checked = true;
-                Ok(())
-            }
+        if let Some(err) = refusal {
+            return Err(err);
         }
+        self.is_checked = true;
+        Ok(())
     }
 
     /// A first start: the log is opened *before* the first row is read, and its position recorded

@@ -30,7 +30,7 @@ impl Monitor {
     /// Ends the measuring; returns when nothing of it runs any more.
     pub(super) async fn stop(mut self) {
         // Nobody listening means that the tasks are over already.
-        drop(self.stop.send(true));
+        self.stop.send_replace(true);
         self.tasks.shutdown().await;
     }
 }

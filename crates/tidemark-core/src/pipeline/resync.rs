@@ -44,7 +44,7 @@ use super::load::{self, LoadTable};
 use super::{Engine, task_died};
 
 /// How long a resync waits for a snapshot that has seen everything that was applied.
-const SNAPSHOT_WAIT_MAX: Duration = Duration::from_secs(300);
+const SNAPSHOT_WAIT_MAX: Duration = Duration::from_mins(5);
 
 /// What is loaded anew.
 #[derive(Clone, Debug)]

@@ -49,7 +49,8 @@ pub(super) async fn reshape(
             table.name
         );
         say(engine, old.source(), text.clone());
-        return set_aside(assembler, route, &old, text);
+        set_aside(assembler, route, &old, &text);
+        return Ok(());
     }
     let known = entry.columns.clone();
     let columns = engine
@@ -77,7 +78,8 @@ pub(super) async fn reshape(
             format!("{text}: the table is set aside"),
         );
         assembler.adopt(route, table)?;
-        return set_aside(assembler, route, &old, text);
+        set_aside(assembler, route, &old, &text);
+        return Ok(());
     }
     let schema = reshaped(&old.schema, &columns, &changes);
     let mapping = Arc::new(engine.rules.map_table(&schema)?);
@@ -87,22 +89,16 @@ pub(super) async fn reshape(
         &table.name,
         format!("{text}: done on the target too"),
     );
-    assembler.reshape(route, table, mapping, changes)
+    assembler.reshape(route, table, &mapping, changes)
 }
 
 /// Changes of the table are kept in order until a person decides.
-fn set_aside(
-    assembler: &mut Assembler,
-    route: usize,
-    mapping: &TableMapping,
-    text: String,
-) -> Result<()> {
+fn set_aside(assembler: &mut Assembler, route: usize, mapping: &TableMapping, text: &str) {
     let reason = Some(format!("{}: {text}", codes::SCHEMA_CHANGE_REFUSED));
     assembler.set_state(
         route,
         state_change(mapping, TableState::Quarantined, reason),
     );
-    Ok(())
 }
 
 fn say(engine: &Engine, table: &TableName, text: String) {

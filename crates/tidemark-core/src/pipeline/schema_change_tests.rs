@@ -74,9 +74,9 @@ fn announced(columns: &[Column]) -> (Vec<StreamedColumn>, StreamTable) {
     (streamed, table)
 }
 
-fn compared(before: Vec<Column>, after: &[Column]) -> Vec<ColumnChange> {
+fn compared(before: &[Column], after: &[Column]) -> Vec<ColumnChange> {
     let (columns, table) = announced(after);
-    compare(&known(&before), &columns, &table)
+    compare(&known(before), &columns, &table)
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn added_dropped_and_retyped_columns_are_told() {
     let before = vec![column("id", 1, 20), column("a", 2, 25), column("b", 3, 23)];
     let after = [column("id", 1, 20), column("b", 3, 20), column("c", 4, 25)];
     assert_eq!(
-        compared(before, &after),
+        compared(&before, &after),
         [
             ColumnChange::Retyped { column: 1 },
             ColumnChange::Added { column: 2 },
@@ -97,7 +97,7 @@ fn added_dropped_and_retyped_columns_are_told() {
 fn a_rename_is_told_by_the_columns_number() {
     let before = vec![column("id", 1, 20), column("a", 2, 25)];
     let after = [column("id", 1, 20), column("z", 2, 25)];
-    let changes = compared(before, &after);
+    let changes = compared(&before, &after);
     assert_eq!(
         changes,
         [ColumnChange::Renamed {
@@ -111,7 +111,7 @@ fn a_rename_is_told_by_the_columns_number() {
 fn a_column_gone_from_the_catalog_by_now_is_not_taken_for_a_rename() {
     let before = vec![column("id", 1, 20), column("a", 2, 25)];
     let after = [column("id", 1, 20), column("z", 0, 25)];
-    let changes = compared(before, &after);
+    let changes = compared(&before, &after);
     assert_eq!(
         changes,
         [
@@ -127,7 +127,7 @@ fn swapped_names_are_two_renames_nobody_can_see() {
     // so a swap of columns of different types shows as two changed types.
     let before = vec![column("id", 1, 20), column("a", 2, 25), column("b", 3, 23)];
     let after = [column("id", 1, 20), column("b", 2, 25), column("a", 3, 23)];
-    assert_eq!(compared(before, &after).len(), 2);
+    assert_eq!(compared(&before, &after).len(), 2);
 }
 
 #[test]

@@ -103,6 +103,8 @@ struct Stream<'a> {
     idle_since: Instant,
     committed_at: Instant,
     heartbeat: Option<(i64, Position)>,
+    /// Changes applied since the last commit, by route.
+    counts: Vec<(usize, u64)>,
 }
 
 /// Somebody wants the target to stand still at a position.
@@ -161,6 +163,7 @@ impl<'a> Stream<'a> {
             idle_since: Instant::now(),
             committed_at: Instant::now(),
             heartbeat: None,
+            counts: Vec::new(),
         };
         stream.show_tables(&checkpoint);
         stream.begin_recorded_resyncs(&checkpoint);
@@ -224,7 +227,7 @@ impl<'a> Stream<'a> {
             let event = event.clone();
             *next += 1;
             match self.assembler.take(block, &event, now)? {
-                Taken::Yes | Taken::Ended(_) => {}
+                Taken::Yes => {}
                 Taken::Heartbeat { written_at_us } => {
                     self.heartbeat = Some((written_at_us, self.assembler.assembled()));
                 }
@@ -260,11 +263,11 @@ impl<'a> Stream<'a> {
             if self.assembler.has_changes() || (moved && self.must_record_position()) {
                 self.idle_since = Instant::now();
                 let work = self.assembler.cut();
-                return self.applier.give(Task::Apply(work));
+                return self.applier.give(Task::Apply(Box::new(work)));
             }
         } else if self.is_full() {
             let part = self.assembler.cut_part();
-            return self.applier.give(Task::Apply(part));
+            return self.applier.give(Task::Apply(Box::new(part)));
         }
         if self.assembler.is_at_boundary()
             && let Some(route) = self.resyncs.to_drain()
@@ -328,7 +331,8 @@ impl<'a> Stream<'a> {
 
     fn on_done(&mut self, done: Done) -> Result<()> {
         match done.outcome {
-            DoneOutcome::Part(_) | DoneOutcome::Flushed => {}
+            DoneOutcome::Flushed => {}
+            DoneOutcome::Part(work) => self.add_counts(work.counts),
             DoneOutcome::Drained { is_empty } => self.on_drained(is_empty),
             DoneOutcome::Committed {
                 work,
@@ -356,6 +360,8 @@ impl<'a> Stream<'a> {
         began: Instant,
         took: std::time::Duration,
     ) -> Result<()> {
+        self.add_counts(work.counts);
+        let counts = std::mem::take(&mut self.counts);
         let update = work.end.unwrap_or_default();
         self.committed_at = Instant::now();
         if let Some(position) = update.position {
@@ -376,8 +382,7 @@ impl<'a> Stream<'a> {
                     .received_at
                     .map_or_else(Default::default, |at| began.duration_since(at)),
                 took,
-                changes: work
-                    .counts
+                changes: counts
                     .iter()
                     .map(|(route, count)| (table(*route), *count))
                     .collect(),
@@ -412,6 +417,16 @@ impl<'a> Stream<'a> {
         }
         self.show_state();
         refusal.map_or(Ok(()), Err)
+    }
+
+    /// Changes by table, over all parts of a transaction that is larger than a batch.
+    fn add_counts(&mut self, counts: Vec<(usize, u64)>) {
+        for (route, count) in counts {
+            match self.counts.iter_mut().find(|(known, _)| *known == route) {
+                Some((_, sum)) => *sum += count,
+                None => self.counts.push((route, count)),
+            }
+        }
     }
 
     /// A table whose parked changes are all in follows the stream again from the next boundary on.
@@ -578,7 +593,7 @@ impl<'a> Stream<'a> {
             Command::Pause { tables } => self.park(&tables, TableState::Paused, "paused"),
             Command::Resume { tables } => self.resume_tables(&tables),
             Command::Resync { tables, strategy } => self.begin_resync(&tables, strategy),
-            Command::Repair { table, chunks } => self.begin_repair(&table, chunks),
+            Command::Repair { table, chunks } => self.begin_repair(&table, &chunks),
         };
         answer(reply, text.map_or_else(refusal, accepted));
     }
@@ -684,7 +699,7 @@ impl<'a> Stream<'a> {
     fn begin_repair(
         &mut self,
         table: &TableName,
-        chunks: Vec<crate::checkpoint::Chunk>,
+        chunks: &[crate::checkpoint::Chunk],
     ) -> Result<String, String> {
         let routes = self.routes_of(std::slice::from_ref(table))?;
         self.must_be_free(&routes)?;
@@ -694,7 +709,7 @@ impl<'a> Stream<'a> {
                 return Err("a table without a key is repaired by a resync".to_owned());
             }
             self.resyncs
-                .request(route, super::resync::What::Ranges(chunks.clone()));
+                .request(route, super::resync::What::Ranges(chunks.to_vec()));
             let why = Some("repair".to_owned());
             self.assembler
                 .set_state(route, state_change(&mapping, TableState::Resyncing, why));

@@ -179,19 +179,18 @@ pub async fn verify(
     let mut source_view = snapshot.view().await?;
     let mut tables = Vec::new();
     for mapping in &request.tables {
-        let report = match why_not(checkpoint.as_ref(), mapping) {
-            Some(why) => not_compared(mapping, why),
-            None => {
-                let mut sides = Sides {
-                    source: source_view.as_mut(),
-                    target: target_view.as_mut(),
-                    mapping,
-                    differences_max: request.differences_max,
-                };
-                let ranges = ranges(snapshot.as_ref(), mapping, request.depth).await?;
-                let compared = sides.table(&ranges, request.depth).await;
-                compared.context(|| format!("compare {}", mapping.source()))?
-            }
+        let report = if let Some(why) = why_not(checkpoint.as_ref(), mapping) {
+            not_compared(mapping, why)
+        } else {
+            let mut sides = Sides {
+                source: source_view.as_mut(),
+                target: target_view.as_mut(),
+                mapping,
+                differences_max: request.differences_max,
+            };
+            let ranges = ranges(snapshot.as_ref(), mapping, request.depth).await?;
+            let compared = sides.table(&ranges, request.depth).await;
+            compared.context(|| format!("compare {}", mapping.source()))?
         };
         tables.push(report);
     }

@@ -143,7 +143,7 @@ async fn run_once(world: &Shared, target: &SimTarget, is_last: bool, report: &mu
             outcome.expect("no history has an error that needs a person");
             true
         }
-        () = tokio::time::sleep(Duration::from_secs(3600)) => panic!("an hour passes and nothing ends"),
+        () = tokio::time::sleep(Duration::from_hours(1)) => panic!("an hour passes and nothing ends"),
         () = world.killed() => {
             report.kills += 1;
             false

@@ -7,6 +7,12 @@
 //! ([`target::SimTarget`]); the history ends when both sides are equal. A failing seed is printed and
 //! becomes a named test.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "numbers of a history are small"
+)]
+#![expect(clippy::print_stdout, reason = "a failing seed is told")]
+
 mod history;
 mod rng;
 mod source;

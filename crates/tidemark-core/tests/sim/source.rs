@@ -119,7 +119,7 @@ impl Source for SimSource {
         );
         // A server gives everything after what it was told; now and then more, as after a crash of
         // the source, so what is contained already has to be skipped.
-        let from = if world.transactions.len() % 2 == 0 {
+        let from = if world.transactions.len().is_multiple_of(2) {
             slot.confirmed
         } else {
             lsn(after)

@@ -266,7 +266,7 @@ impl Target for SimTarget {
 
     async fn set_phase(&self, phase: LoadPhase) -> Result<()> {
         self.commit("set phase", |new| {
-            new.checkpoint.as_mut().expect("started").phase = phase
+            new.checkpoint.as_mut().expect("started").phase = phase;
         })
         .await
     }
@@ -274,7 +274,7 @@ impl Target for SimTarget {
     async fn swap(&self, mapping: &TableMapping) -> Result<()> {
         let table = table_of(mapping);
         self.commit("swap", |new| {
-            new.rows[table] = std::mem::take(&mut new.beside[table])
+            new.rows[table] = std::mem::take(&mut new.beside[table]);
         })
         .await
     }
