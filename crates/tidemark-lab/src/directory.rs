@@ -128,10 +128,11 @@ fn supervise(dir: &Path, account: Option<(u32, u32)>, stdin: Stdio) -> Result<Ch
     command.spawn().context("start the lab's supervisor")
 }
 
-/// The directory for temporary files, or `/tmp` where a server's account cannot enter that.
+/// The directory for temporary files, or `/tmp` where a server's account cannot enter that or could
+/// not remove there what it made.
 fn temporary_root() -> PathBuf {
     let root = std::env::temp_dir();
-    if installation::account_can_enter(&root) {
+    if installation::account_can_enter(&root) && installation::account_can_write(&root) {
         root
     } else {
         PathBuf::from("/tmp")

@@ -230,6 +230,12 @@ pub(crate) fn account_can_enter(dir: &Path) -> bool {
     account().is_none() || dir.ancestors().all(others_may_enter)
 }
 
+/// Whether the account may make and remove entries there: what is to go away must be removable.
+pub(crate) fn account_can_write(dir: &Path) -> bool {
+    let others_may_write = |m: std::fs::Metadata| m.permissions().mode() & 0o002 != 0;
+    account().is_none() || std::fs::metadata(dir).is_ok_and(others_may_write)
+}
+
 fn others_may_enter(dir: &Path) -> bool {
     std::fs::metadata(dir).is_ok_and(|m| m.permissions().mode() & 0o001 != 0)
 }

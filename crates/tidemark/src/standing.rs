@@ -66,8 +66,14 @@ pub(crate) async fn look(
     };
     let is_fresh = age.is_some_and(|age| age <= REPORT_COUNTS_S);
     if let (Life::Running(_), Some(status), true) = (&life, &report, is_fresh) {
+        let mut status = status.clone();
+        // A run that went on with an earlier one's load reports what it has seen itself.
+        if let Some(checkpoint) = &checkpoint {
+            status.full_load_lsn.get_or_insert(checkpoint.load_position);
+            status.processed_lsn.get_or_insert(checkpoint.position);
+        }
         return Ok(Standing {
-            status: status.clone(),
+            status,
             life,
             report_age_seconds: age,
         });
@@ -126,7 +132,7 @@ impl Standing {
 }
 
 /// A status in which nothing is known yet.
-fn unknown(pipeline: &str, mode: &str) -> Status {
+pub(crate) fn unknown(pipeline: &str, mode: &str) -> Status {
     let now = clock::now();
     Status {
         pipeline: pipeline.to_owned(),

@@ -228,6 +228,13 @@ impl Router {
             .any(|route| !matches!(route.seen, SeenBy::Nobody))
     }
 
+    /// Whether the stream has passed all that a table's load has seen.
+    pub(crate) fn has_passed(&self, source: &TableName) -> bool {
+        self.routes
+            .iter()
+            .any(|route| route.mapping.source() == source && matches!(route.seen, SeenBy::Nobody))
+    }
+
     /// Drops what the stream has passed once everything before `position` is applied; gives the
     /// tables that mind nothing any more.
     pub(crate) fn pass(&mut self, position: Position) -> Vec<usize> {

@@ -807,6 +807,12 @@ impl<'a> Stream<'a> {
                     units_loaded: u32::try_from(loaded.clone().count()).unwrap_or(u32::MAX),
                     rows_loaded: loaded.map(|unit| unit.rows).sum(),
                 }));
+            // Loaded at the very position where the stream begins, or passed by an earlier run.
+            if self.assembler.router.has_passed(&table.source) {
+                self.engine.observer.say(PipelineEvent::TablePassed {
+                    table: table.source.clone(),
+                });
+            }
         }
     }
 

@@ -180,3 +180,39 @@ fn data(standing: &Standing) -> Value {
         "unknown_reason": status.unknown_reason,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::standing::unknown;
+
+    #[test]
+    fn a_latency_above_the_limit_or_unknown_does_not_pass() {
+        let max = Some(Duration::from_secs(30));
+        for (latency, max, expected) in [
+            (Some(29.9), max, Verdict::Positive),
+            (Some(30.1), max, Verdict::Negative),
+            (None, max, Verdict::Negative),
+            (None, None, Verdict::Positive),
+        ] {
+            let mut status = unknown("shop", "cdc_only");
+            status.latency_seconds = latency;
+            assert_eq!(verdict(&status, max), expected, "{latency:?} {max:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_unknown_is_between_bounds_where_there_are_any() {
+        let mut status = unknown("shop", "cdc_only");
+        assert_eq!(latency(&status), None);
+        let source_lsn = tidemark_core::position::Position::PgLsn(tidemark_core::position::Lsn(1));
+        status.last_known = Some(tidemark_core::status::LastKnown {
+            source_lsn,
+            seconds_ago: 42.0,
+        });
+        assert_eq!(
+            latency(&status).as_deref(),
+            Some("unknown, between 0 s and 42 s")
+        );
+    }
+}

@@ -24,7 +24,20 @@ fn valid(root: &Value, schema: &Value, value: &Value, at: &str) -> Result<(), St
         .ok_or_else(|| format!("{at}: a schema is an object"))?;
     for (word, rule) in rules {
         let holds = match word.as_str() {
-            "$schema" | "$id" | "$defs" | "title" | "description" | "required" => true,
+            "if" => {
+                let applies = valid(root, rule, value, at).is_ok();
+                if applies && let Some(then) = rules.get("then") {
+                    valid(root, then, value, at)?;
+                }
+                true
+            }
+            "allOf" => {
+                for one in rule.as_array().unwrap() {
+                    valid(root, one, value, at)?;
+                }
+                true
+            }
+            "$schema" | "$id" | "$defs" | "title" | "description" | "required" | "then" => true,
             "type" => match rule {
                 Value::Array(types) => types.iter().any(|name| is_type(name, value)),
                 name => is_type(name, value),
@@ -106,18 +119,23 @@ fn is_type(name: &Value, value: &Value) -> bool {
     }
 }
 
-/// The patterns of the schema: literal text, `^`, `$`, and `[0-9]{4}` for digits.
+/// The patterns of the schema: a code, the path of a problem, a log position.
 fn matches(pattern: &str, text: &str) -> bool {
-    let body = pattern.trim_start_matches('^').trim_end_matches('$');
-    let (literal, digits) = body
-        .split_once("[0-9]")
-        .expect("our patterns end in digits");
-    let count: usize = digits
-        .trim_matches(['{', '}'])
-        .parse()
-        .expect("a number of digits");
-    text.strip_prefix(literal)
-        .is_some_and(|rest| rest.len() == count && rest.bytes().all(|byte| byte.is_ascii_digit()))
+    let is_code = |text: &str| {
+        text.strip_prefix("TM")
+            .is_some_and(|rest| rest.len() == 4 && rest.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    match pattern {
+        "^TM[0-9]{4}$" => is_code(text),
+        "^/problems/TM[0-9]{4}$" => text.strip_prefix("/problems/").is_some_and(is_code),
+        "^[0-9A-F]{1,8}/[0-9A-F]{1,8}$" => text.split_once('/').is_some_and(|(high, low)| {
+            [high, low].iter().all(|part| {
+                let is_hex = |byte: u8| byte.is_ascii_digit() || (b'A'..=b'F').contains(&byte);
+                (1..=8).contains(&part.len()) && part.bytes().all(is_hex)
+            })
+        }),
+        other => panic!("this check does not know the pattern {other}"),
+    }
 }
 
 #[test]
@@ -127,6 +145,12 @@ fn the_check_finds_what_breaks_the_schema() {
     });
     let root = published();
     assert_eq!(valid(&root, &root, &good, "$"), Ok(()));
+    let mut bad = good.clone();
+    bad["command"] = "stop".into();
+    assert!(
+        valid(&root, &root, &bad, "$").is_err(),
+        "the data of a known command"
+    );
     for (member, value) in [
         ("schema", Value::from("tidemark/v2")),
         ("ok", Value::from("yes")),

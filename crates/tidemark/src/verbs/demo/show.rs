@@ -403,9 +403,11 @@ Ctrl-C stops everything and removes the temporary directory.";
     }
 }
 
+/// Whether the target is less than a second behind, as measured.
 pub(super) fn is_caught_up(standing: &Standing) -> bool {
     let status = &standing.status;
-    status.state == PipelineState::Streaming && status.latency_seconds.is_some()
+    let is_near = status.latency_seconds.is_some_and(|latency| latency < 1.0);
+    status.state == PipelineState::Streaming && is_near
 }
 
 /// `✓ source    PostgreSQL 15, temporary   0.9 s`.

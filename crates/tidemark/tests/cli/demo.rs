@@ -1,0 +1,290 @@
+//! The demo as a user meets it: every command it prints is run against it, every verb answers in
+//! JSON as published, and nothing is left behind however it ends.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::{TempDir, tempdir};
+
+use crate::program::{Ran, command_in, tidemark_in};
+
+const PATIENCE: Duration = Duration::from_mins(3);
+
+/// A demo that runs, in a directory of its own.
+struct Demo {
+    child: Child,
+    directory: TempDir,
+    lines: std::io::Lines<BufReader<ChildStdout>>,
+    printed: Vec<String>,
+}
+
+impl Demo {
+    fn start(more: &[&str]) -> Demo {
+        let directory = tempdir().unwrap();
+        let arguments = [&["demo", "--rows", "10000", "--tps", "50"], more].concat();
+        let mut child = command_in(directory.path(), &arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Demo {
+            child,
+            directory,
+            lines,
+            printed: Vec::new(),
+        }
+    }
+
+    /// Reads what it prints up to a line with this text.
+    fn read_until(&mut self, text: &str) {
+        for line in self.lines.by_ref() {
+            let line = line.unwrap();
+            let is_it = line.contains(text);
+            self.printed.push(line);
+            if is_it {
+                return;
+            }
+        }
+        panic!("the demo ended before `{text}`: {:#?}", self.printed);
+    }
+
+    fn tidemark(&self, arguments: &[&str]) -> Ran {
+        tidemark_in(self.directory.path(), arguments)
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(pid(&self.child), signal).unwrap();
+    }
+
+    /// What the lab made for it.
+    fn directories(&self) -> Vec<PathBuf> {
+        let prefix = format!("tidemark-lab-{}-", self.child.id());
+        let roots = [self.directory.path(), Path::new("/tmp")];
+        let entries = roots
+            .iter()
+            .flat_map(|root| std::fs::read_dir(root).unwrap().flatten());
+        entries
+            .map(|entry| entry.path())
+            .filter(|path| {
+                path.file_name()
+                    .unwrap()
+                    .to_string_lossy()
+                    .starts_with(&prefix)
+            })
+            .collect()
+    }
+
+    /// Waits until neither directories nor processes nor the mark are left.
+    fn assert_nothing_left(&self) {
+        let began = Instant::now();
+        loop {
+            let left = (self.directories(), processes_in(self.child.id()));
+            if left.0.is_empty() && left.1.is_empty() {
+                break;
+            }
+            assert!(
+                began.elapsed() < Duration::from_secs(30),
+                "left behind: {left:#?}"
+            );
+            std::thread::yield_now();
+        }
+        let is_believed = self.tidemark(&["demo", "psql", "source"]);
+        assert_eq!(
+            is_believed.code, 2,
+            "no command finds a demo that is gone: {is_believed:?}"
+        );
+    }
+}
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        // The lab removes what a killed owner leaves.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn pid(child: &Child) -> Pid {
+    Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap()
+}
+
+/// Processes that work in a directory of the demo of this pid.
+fn processes_in(demo: u32) -> Vec<String> {
+    let prefix = format!("tidemark-lab-{demo}-");
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(directory) = std::fs::read_link(entry.path().join("cwd")) else {
+            continue;
+        };
+        if directory.display().to_string().contains(&prefix) {
+            found.push(std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default());
+        }
+    }
+    found
+}
+
+#[test]
+fn every_command_the_demo_prints_works_and_every_verb_answers_as_published() {
+    let mut demo = Demo::start(&[]);
+    demo.read_until("Ctrl-C stops everything");
+    for name in [
+        "source", "target", "data", "check", "traffic", "load", "stream", "verified",
+    ] {
+        let line = demo
+            .printed
+            .iter()
+            .find(|line| line.starts_with(&format!("✓ {name} ")));
+        assert!(line.is_some(), "{name} in {:#?}", demo.printed);
+    }
+    let printed = demo.printed.join("\n");
+    for command in [
+        "tidemark check shop",
+        "tidemark lag shop --watch",
+        "tidemark demo break kill",
+        "tidemark demo break network",
+        "tidemark demo break ddl",
+        "tidemark demo psql source",
+    ] {
+        assert!(printed.contains(command), "{command} in {printed}");
+    }
+    let others = printed.matches("tidemark ").count();
+    assert_eq!(
+        others, 6,
+        "a command that this test does not know: {printed}"
+    );
+
+    let check = demo.tidemark(&["check", "shop"]);
+    assert_eq!(check.code, 0, "{check:?}");
+    watch_and_interrupt(&demo, &["lag", "shop", "--watch"]);
+    for what in ["kill", "ddl", "network"] {
+        let broken = demo.tidemark(&["demo", "break", what]);
+        assert_eq!(broken.code, 0, "{broken:?}");
+        assert!(broken.out.contains("identical at"), "{broken:?}");
+        broken.assert_no_ansi();
+    }
+    let psql = demo.tidemark(&["demo", "psql", "source", "--", "-Atc", "select 'there'"]);
+    assert_eq!((psql.code, psql.out.trim()), (0, "there"), "{psql:?}");
+    let psql = demo.tidemark(&["demo", "psql", "target", "--", "-Atc", "select 'there'"]);
+    assert_eq!((psql.code, psql.out.trim()), (0, "there"), "{psql:?}");
+
+    every_verb_answers(&demo);
+
+    demo.signal(Signal::INT);
+    assert_eq!(demo.child.wait().unwrap().code(), Some(130));
+    demo.assert_nothing_left();
+}
+
+/// `--watch` prints one answer after the other and ends with Ctrl-C.
+fn watch_and_interrupt(demo: &Demo, arguments: &[&str]) {
+    let mut child = command_in(demo.directory.path(), arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let answers = lines
+        .map_while(Result::ok)
+        .filter(|line| line.contains("processed"));
+    assert_eq!(answers.take(2).count(), 2);
+    kill_process(pid(&child), Signal::INT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+}
+
+/// The verbs that need databases, in both forms, with their exit codes.
+fn every_verb_answers(demo: &Demo) {
+    let json = |arguments: &[&str], code: i32| {
+        let ran = demo.tidemark(&[arguments, &["--json"]].concat());
+        assert_eq!(ran.code, code, "{arguments:?} {ran:?}");
+        ran.assert_no_ansi();
+        ran.envelope()
+    };
+    let text = |arguments: &[&str], code: i32| {
+        let ran = demo.tidemark(arguments);
+        assert_eq!(ran.code, code, "{arguments:?} {ran:?}");
+        ran.assert_no_ansi();
+        ran.out
+    };
+    for arguments in [
+        &["status", "shop"][..],
+        &["status", "shop", "--require", "streaming"],
+        &["tables", "shop"],
+        &["lag", "shop"],
+        &["lag", "shop", "--max", "1h"],
+        &["check", "shop"],
+        &["check", "shop", "--fix-sql"],
+        &["plan", "shop"],
+        &["slots", "list", "shop"],
+        &["slots", "adopt", "shop", "--slot", "tidemark_shop"],
+        &["sequences", "shop", "--dry-run"],
+        &["verify", "shop", "--counts"],
+        &["verify", "shop", "--table", "public.orders"],
+        &["pause", "shop", "--table", "public.orders"],
+        &["resume", "shop", "--table", "public.orders"],
+        &["resync", "shop", "--table", "public.products", "--yes"],
+        &["config", "lint", "shop"],
+    ] {
+        assert_eq!(json(arguments, 0)["command"], arguments[0]);
+    }
+    assert!(text(&["plan", "shop"], 0).contains("Nothing was changed."));
+    assert!(text(&["tables", "shop"], 0).contains("→ dw.order_lines"));
+    // Verdicts, refusals, and what does not exist.
+    json(&["status", "shop", "--require", "paused"], 3);
+    assert_eq!(
+        json(&["resync", "shop", "--table", "public.orders"], 6)["error"]["code"],
+        "TM7041"
+    );
+    assert_eq!(
+        json(&["slots", "drop", "shop", "--yes"], 6)["error"]["code"],
+        "TM4015"
+    );
+    assert_eq!(
+        json(&["slots", "drop", "shop", "--slot", "nope", "--yes"], 6)["error"]["code"],
+        "TM4010"
+    );
+    assert_eq!(
+        json(&["verify", "shop", "--table", "public.nope"], 2)["error"]["code"],
+        "TM7020"
+    );
+    assert_eq!(
+        json(&["run", "shop", "--until", "caught-up"], 6)["error"]["code"],
+        "TM2031"
+    );
+    assert_eq!(
+        json(&["demo", "--rows", "10000"], 6)["error"]["code"],
+        "TM7048"
+    );
+}
+
+#[test]
+fn once_in_json_is_one_envelope_and_leaves_nothing() {
+    let began = Instant::now();
+    let mut demo = Demo::start(&["--once", "--json", "--no-open"]);
+    let lines: Vec<String> = demo.lines.by_ref().map(Result::unwrap).collect();
+    let code = demo.child.wait().unwrap().code().unwrap();
+    let ran = Ran {
+        out: lines.join("\n"),
+        err: String::new(),
+        code,
+    };
+    let envelope = ran.envelope();
+    assert_eq!((code, &envelope["ok"]), (0, &true.into()), "{envelope:#}");
+    assert_eq!(envelope["data"]["verified"]["result"], "identical");
+    assert!(began.elapsed() < PATIENCE);
+    demo.assert_nothing_left();
+}
+
+#[test]
+fn a_killed_demo_leaves_nothing_either() {
+    for (signal, code) in [(Signal::TERM, Some(143)), (Signal::KILL, None)] {
+        let mut demo = Demo::start(&[]);
+        demo.read_until("✓ traffic");
+        demo.signal(signal);
+        assert_eq!(demo.child.wait().unwrap().code(), code);
+        demo.assert_nothing_left();
+    }
+}
