@@ -5,4 +5,5 @@
 //! equal, row by row.
 
 mod hand_over;
+mod slots;
 mod stage;

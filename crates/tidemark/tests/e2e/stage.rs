@@ -308,6 +308,13 @@ impl Running {
         self.child.try_wait().unwrap().is_none()
     }
 
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        let pid = i32::try_from(self.pid()).unwrap();
+        let pid = rustix::process::Pid::from_raw(pid).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
     /// The process's id.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id().expect("runs")
