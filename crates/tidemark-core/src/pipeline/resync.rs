@@ -37,7 +37,7 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::mapping::TableMapping;
 use crate::source::Snapshot;
 use crate::target::{Existing, Place};
-use crate::tidemark::{Seen, low_half};
+use crate::tidemark::Seen;
 
 use super::assemble::Assembler;
 use super::load::{self, LoadTable};

@@ -6,8 +6,9 @@ use std::time::Duration;
 use tidemark_lab::traffic::bank::{Bank, BankReader};
 use tidemark_lab::traffic::mixed::Mixed;
 use tidemark_lab::traffic::{Pace, Traffic};
+use tidemark_lab::wait::wait_for;
 
-use crate::stage::Stage;
+use crate::stage::{PATIENCE, Stage};
 
 const BANK: Bank = Bank { accounts: 500 };
 
@@ -26,10 +27,12 @@ async fn load_and_stream_under_traffic_end_equal() {
     let reader = BankReader::start(&stage.target_config(), "public", BANK)
         .await
         .unwrap();
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    let busy = || async { Ok((bank.report().committed > 1_000).then_some(())) };
+    wait_for(PATIENCE, "a thousand transfers", busy)
+        .await
+        .unwrap();
 
-    let report = bank.stop().await.unwrap();
-    assert!(report.committed > 100, "the bank was busy: {report:?}");
+    bank.stop().await.unwrap();
     changes.stop().await.unwrap();
     stage.wait_until_identical().await;
     let seen = reader.stop().await.unwrap();

@@ -13,7 +13,7 @@ use tokio::process::{Child, Command};
 use tokio_postgres::Client;
 
 /// How long anything may take before a test gives up; generous, because machines are shared.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Two databases and a pipeline file.
 pub(crate) struct Stage {
