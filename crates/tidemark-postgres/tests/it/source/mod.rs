@@ -18,6 +18,7 @@ use tokio::sync::OnceCell;
 
 mod in_progress;
 mod publication;
+mod refusals;
 mod sequences;
 mod slot;
 mod stream;

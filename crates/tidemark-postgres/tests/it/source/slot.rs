@@ -102,6 +102,10 @@ async fn new_slot_holds_exactly_what_its_snapshot_has_not_seen(server: &Postgres
     all.sort_unstable();
     expected.sort_unstable();
     assert_eq!(all, expected);
+    if server.major() >= 17 {
+        let failover = "SELECT failover FROM pg_replication_slots";
+        assert_eq!(fixture.ask(failover).await.as_deref(), Some("t"));
+    }
     let again = source.make_slot(Keep::ForPipeline).await.unwrap_err();
     assert_eq!(
         (again.code(), again.kind()),
