@@ -82,6 +82,10 @@ pub(crate) async fn create(
     let sets = waiting.run(&mut connection, &sql, patience).await;
     let sets = match sets {
         Ok(sets) => sets,
+        Err(error) if is_standby && error.sqlstate_code() == Some("0A000") => {
+            // Before PostgreSQL 16.
+            return Err(error.with_code(codes::SOURCE_STANDBY));
+        }
         Err(error) => return Err(explain(config, sessions, name, error).await),
     };
     let row = first_row(&sets)?;
