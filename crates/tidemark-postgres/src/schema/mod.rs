@@ -16,7 +16,7 @@
 use std::collections::BTreeMap;
 
 use tidemark_core::Result;
-use tidemark_core::schema::{SchemaObject, SourceSchema, TableName, TableSchema};
+use tidemark_core::schema::{IndexKind, SchemaObject, SourceSchema, TableName, TableSchema};
 use tidemark_core::selection::Selection;
 
 use crate::wire::{Connection, TransactionStatus};
@@ -155,7 +155,7 @@ fn set_identities(relations: &[Relation], found: &indexes::Found, tables: &mut T
         };
         table.identity = match relation.replica_identity {
             'f' => ReplicaIdentity::Full,
-            'd' if !table.primary_key.is_empty() => ReplicaIdentity::Key(table.primary_key.clone()),
+            'd' if has_immediate_key(table) => ReplicaIdentity::Key(table.primary_key.clone()),
             'i' => match found.identities.get(&relation.oid) {
                 Some(columns) => ReplicaIdentity::Key(columns.clone()),
                 // The index was dropped: the server treats this as NOTHING.
@@ -164,6 +164,15 @@ fn set_identities(relations: &[Relation], found: &indexes::Found, tables: &mut T
             _ => ReplicaIdentity::Nothing,
         };
     }
+}
+
+/// A deferrable primary key is no identity (`RelationGetIndexList`).
+fn has_immediate_key(table: &TableSchema) -> bool {
+    let is_deferrable = table
+        .indexes
+        .iter()
+        .any(|index| index.kind == IndexKind::PrimaryKey && !index.deferral.is_empty());
+    !table.primary_key.is_empty() && !is_deferrable
 }
 
 /// Oids as the text of an `oid[]` parameter.

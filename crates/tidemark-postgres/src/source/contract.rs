@@ -1,5 +1,7 @@
 //! [`PgSource`] as core's [`Source`]: nothing is decided here.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use tidemark_core::Result;
 use tidemark_core::event::StreamTable;
@@ -13,12 +15,31 @@ use tidemark_core::source::{
 };
 
 use super::{PgSnapshot, PgSource};
+use crate::check::SourceCheck;
 use crate::schema;
+
+/// A check names transactions that have been open for longer.
+const LONG_TRANSACTION: Duration = Duration::from_mins(1);
 
 #[async_trait]
 impl Source for PgSource {
-    async fn check(&self, _: &[TableMapping], _: WillStream) -> Result<Vec<Finding>> {
-        Ok(Vec::new())
+    async fn check(
+        &self,
+        tables: &[TableMapping],
+        will_stream: WillStream,
+    ) -> Result<Vec<Finding>> {
+        let options = &self.options;
+        let check = SourceCheck {
+            connect: &options.connect,
+            pipeline: &options.pipeline,
+            slot: &options.slot,
+            publication: &options.publication,
+            create: options.create,
+            tables,
+            will_stream,
+            long_transaction: LONG_TRANSACTION,
+        };
+        check.run().await
     }
 
     async fn describe(&self, selection: &Selection) -> Result<SourceSchema> {

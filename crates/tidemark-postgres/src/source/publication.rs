@@ -141,7 +141,7 @@ impl Publication {
     }
 
     /// Whether tables are all that is missing.
-    fn lacks_only_tables(&self) -> bool {
+    pub(crate) fn lacks_only_tables(&self) -> bool {
         self.unsent_operations.is_empty() && self.is_via_root && self.restricted.is_empty()
     }
 }

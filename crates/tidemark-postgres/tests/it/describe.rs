@@ -61,6 +61,7 @@ CREATE TABLE lost (a int NOT NULL);
 CREATE UNIQUE INDEX lost_a ON lost (a);
 ALTER TABLE lost REPLICA IDENTITY USING INDEX lost_a;
 DROP INDEX lost_a;
+CREATE TABLE deferred (a int PRIMARY KEY DEFERRABLE);
 CREATE TABLE nodistinct (a int UNIQUE NULLS NOT DISTINCT);
 CREATE TABLE measures (at date NOT NULL, v int, PRIMARY KEY (at, v)) PARTITION BY RANGE (at);
 CREATE TABLE measures_1 PARTITION OF measures FOR VALUES FROM ('2024-01-01') TO ('2024-02-01');
@@ -114,6 +115,7 @@ async fn tables_of_every_kind_are_told_apart() {
             "Odd \"Schema\".Tab.le",
             "public.base",
             "public.child",
+            "public.deferred",
             "public.derived",
             "public.keyless",
             "public.lost",
@@ -129,6 +131,7 @@ async fn tables_of_every_kind_are_told_apart() {
         ("public.keyless", ReplicaIdentity::Full),
         ("public.nothing", ReplicaIdentity::Nothing),
         ("public.lost", ReplicaIdentity::Nothing),
+        ("public.deferred", ReplicaIdentity::Nothing),
         ("public.measures", ReplicaIdentity::Key(vec![0, 1])),
         ("public.parent", ReplicaIdentity::Key(vec![0])),
     ] {

@@ -6,6 +6,7 @@
 )]
 
 mod apply;
+mod check;
 mod checkpoint;
 mod chunks;
 mod control;
@@ -15,6 +16,7 @@ mod finish;
 mod lab;
 mod load;
 mod login;
+mod majors;
 mod prepare;
 mod replication;
 mod server;

@@ -1,0 +1,196 @@
+//! What stands in the way on a source, each with its remedy.
+//!
+//! Asked in a handful of queries, whatever the number of tables, and nothing is changed. Statements
+//! are given with names as the server quotes them, so that they can be run as they are printed. What
+//! is fine is told too: a person sees what was looked at.
+//!
+//! - `server`: version, settings, the role
+//! - `tables`: privileges, policies, how old rows are told apart
+//! - `log`: slot, publication, how much log is kept
+//! - `waiting`: transactions that a new slot has to wait for
+
+use std::time::Duration;
+
+use tidemark_core::catalogue::{Code, codes};
+use tidemark_core::config::Create;
+use tidemark_core::finding::{Finding, Fix, FixKind, Side, Verdict};
+use tidemark_core::mapping::TableMapping;
+use tidemark_core::source::WillStream;
+use tidemark_core::{Error, Result};
+
+use crate::config::{ConnectConfig, SslMode};
+use crate::wire::{Connection, Role};
+
+mod log;
+mod server;
+mod tables;
+mod waiting;
+
+/// What is checked, for whom.
+#[derive(Clone, Copy, Debug)]
+pub struct SourceCheck<'a> {
+    /// Where the source is.
+    pub connect: &'a ConnectConfig,
+    /// The pipeline's name.
+    pub pipeline: &'a str,
+    /// The slot's name.
+    pub slot: &'a str,
+    /// The publication's name.
+    pub publication: &'a str,
+    /// Whether we make what is missing of the two.
+    pub create: Create,
+    /// What is to be copied.
+    pub tables: &'a [TableMapping],
+    /// Whether the log will be read.
+    pub will_stream: WillStream,
+    /// Transactions that have been open for longer are named.
+    pub long_transaction: Duration,
+}
+
+impl SourceCheck<'_> {
+    /// See the module's text. What a person can mend is a finding, an unreachable server too.
+    pub async fn run(&self) -> Result<Vec<Finding>> {
+        let mut report = Report::default();
+        let mut connection = match Connection::connect(self.connect, Role::Ordinary).await {
+            Ok(connection) => connection,
+            Err(error) => return Ok(vec![unreachable(&error)]),
+        };
+        report.pass(codes::SOURCE_UNREACHABLE, self.reached(&connection));
+        if connection.is_pooled() {
+            report.fail(
+                codes::SOURCE_POOLER,
+                "a connection pooler answers in place of the server",
+                "Neither a change stream nor the load's snapshot passes through it.",
+                [Fix::text(
+                    "give the address of the server itself in source.url",
+                )],
+            );
+        } else {
+            report.pass(codes::SOURCE_POOLER, "no pooler in between");
+        }
+        let facts = server::read(&mut connection, self).await?;
+        server::check(&mut report, &facts, self).await?;
+        if facts.is_supported() {
+            let owns = tables::check(&mut connection, &mut report, &facts, self).await?;
+            if self.will_stream == WillStream::Yes {
+                log::check(&mut connection, &mut report, &facts, owns, self).await?;
+                waiting::check(&mut connection, &mut report, self).await?;
+            }
+        }
+        connection.close().await;
+        Ok(report.findings)
+    }
+
+    /// How the source was reached.
+    fn reached(&self, connection: &Connection) -> String {
+        let verified = self.connect.hosts.iter().all(|host| {
+            matches!(
+                self.connect.ssl_mode_for(host),
+                SslMode::VerifyCa | SslMode::VerifyFull
+            )
+        });
+        let how = match (connection.is_encrypted(), verified) {
+            (true, true) => "TLS verified",
+            (true, false) => "TLS, the server's certificate is not verified",
+            (false, _) => "without TLS",
+        };
+        format!("reachable, {how}")
+    }
+}
+
+/// A failure to connect, as a finding.
+fn unreachable(error: &Error) -> Finding {
+    Finding {
+        code: error.code(),
+        verdict: Verdict::Failed,
+        side: Side::Source,
+        found: error.to_string(),
+        why: error.code().entry().effect.clone(),
+        fixes: vec![Fix::text(error.action())],
+    }
+}
+
+/// Findings as they come.
+#[derive(Default)]
+struct Report {
+    findings: Vec<Finding>,
+}
+
+impl Report {
+    fn pass(&mut self, code: Code, found: impl Into<String>) {
+        self.add(code, Verdict::Passed, found.into(), "", []);
+    }
+
+    fn note(&mut self, code: Code, found: impl Into<String>, why: &str) {
+        self.add(code, Verdict::Note, found.into(), why, []);
+    }
+
+    fn warn(
+        &mut self,
+        code: Code,
+        found: impl Into<String>,
+        why: &str,
+        fixes: impl IntoIterator<Item = Fix>,
+    ) {
+        self.add(code, Verdict::Warning, found.into(), why, fixes);
+    }
+
+    fn fail(
+        &mut self,
+        code: Code,
+        found: impl Into<String>,
+        why: &str,
+        fixes: impl IntoIterator<Item = Fix>,
+    ) {
+        self.add(code, Verdict::Failed, found.into(), why, fixes);
+    }
+
+    fn add(
+        &mut self,
+        code: Code,
+        verdict: Verdict,
+        found: String,
+        why: &str,
+        fixes: impl IntoIterator<Item = Fix>,
+    ) {
+        self.findings.push(Finding {
+            code,
+            verdict,
+            side: Side::Source,
+            found,
+            why: why.to_owned(),
+            fixes: fixes.into_iter().collect(),
+        });
+    }
+}
+
+/// Ways to mend, by who may run them.
+trait MakeFix {
+    /// For a person to run.
+    fn sql(text: impl Into<String>) -> Fix;
+    /// A sentence.
+    fn text(text: impl Into<String>) -> Fix;
+}
+
+impl MakeFix for Fix {
+    fn sql(text: impl Into<String>) -> Fix {
+        Fix {
+            text: text.into(),
+            kind: FixKind::Sql,
+        }
+    }
+
+    fn text(text: impl Into<String>) -> Fix {
+        Fix {
+            text: text.into(),
+            kind: FixKind::Text,
+        }
+    }
+}
+
+/// A setting that takes effect when the configuration is read again.
+fn alter_system(name: &str, value: &str) -> Fix {
+    Fix::sql(format!(
+        "ALTER SYSTEM SET {name} = '{value}';\nSELECT pg_reload_conf()"
+    ))
+}

@@ -1,0 +1,637 @@
+//! Every check of a source fails on a real server, its SQL is run as printed, and it passes.
+
+use std::time::Duration;
+
+use tidemark_core::catalogue::{Code, codes};
+use tidemark_core::config::Create;
+use tidemark_core::finding::{Finding, FixKind, Verdict};
+use tidemark_core::mapping::{Rules, TableMapping};
+use tidemark_core::position::Lsn;
+use tidemark_core::source::WillStream;
+use tidemark_lab::{PostgresServer, Shutdown};
+use tidemark_postgres::check::SourceCheck;
+use tidemark_postgres::config::{ConnectConfig, Side};
+use tidemark_postgres::schema::describe;
+use tidemark_postgres::source::PgSnapshot;
+use tidemark_postgres::wire::{Connection, ReplicationOptions, ReplicationReader, Role};
+
+use crate::lab::{Database, database, selecting};
+
+/// What is checked: a database as seen by a role.
+struct Subject {
+    server: &'static PostgresServer,
+    database: String,
+    role: String,
+    create: Create,
+    will_stream: WillStream,
+    long_transaction: Duration,
+}
+
+impl Subject {
+    /// A fresh database on the shared server, and a role that may replicate and nothing else.
+    async fn new(script: &str) -> Subject {
+        let Database { server, name } = database(script).await;
+        let role = format!("reader_{name}");
+        let subject = Subject::of(server, &name, &role);
+        subject
+            .run(&format!("CREATE ROLE {role} LOGIN REPLICATION"))
+            .await;
+        subject
+    }
+
+    /// The database `postgres` of a server of its own, which lives as long as the process.
+    async fn alone(settings: &[(&str, &str)]) -> Subject {
+        let mut builder = PostgresServer::builder();
+        for (name, value) in settings {
+            builder = builder.setting(name, value);
+        }
+        let server = Box::leak(Box::new(builder.start().await.unwrap()));
+        Subject::of(server, "postgres", "postgres")
+    }
+
+    fn of(server: &'static PostgresServer, database: &str, role: &str) -> Subject {
+        Subject {
+            server,
+            database: database.to_owned(),
+            role: role.to_owned(),
+            create: Create::IfMissing,
+            will_stream: WillStream::Yes,
+            long_transaction: Duration::from_hours(1),
+        }
+    }
+
+    async fn run(&self, sql: &str) {
+        self.server.execute_in(&self.database, sql).await.unwrap();
+    }
+
+    fn config(&self) -> ConnectConfig {
+        let url = self.server.url_with(&self.role, None, &self.database);
+        ConnectConfig::parse(&url, Side::Source).unwrap()
+    }
+
+    /// The tables as they are, described by a superuser.
+    async fn tables(&self) -> Vec<TableMapping> {
+        let url = self.server.url_to(&self.database);
+        let config = ConnectConfig::parse(&url, Side::Source).unwrap();
+        let mut connection = Connection::connect(&config, Role::Ordinary).await.unwrap();
+        let schema = describe(&mut connection, &selecting(&["*.*"]))
+            .await
+            .unwrap();
+        Rules::default().map(&schema).unwrap()
+    }
+
+    async fn check(&self) -> Vec<Finding> {
+        self.check_tables(&self.tables().await).await
+    }
+
+    async fn check_tables(&self, tables: &[TableMapping]) -> Vec<Finding> {
+        let name = format!("tidemark_{}", self.database);
+        let check = SourceCheck {
+            connect: &self.config(),
+            pipeline: &self.database,
+            slot: &name,
+            publication: &name,
+            create: self.create,
+            tables,
+            will_stream: self.will_stream,
+            long_transaction: self.long_transaction,
+        };
+        check.run().await.unwrap()
+    }
+
+    /// Runs a fix as it is printed: by psql, with a semicolon behind it.
+    async fn mend(&self, finding: &Finding, fix: usize) {
+        let fix = &finding.fixes[fix];
+        assert_eq!(fix.kind, FixKind::Sql, "{finding:?}");
+        let script = format!("{};\n", fix.text);
+        self.server.psql(&self.database, &script).await.unwrap();
+    }
+
+    /// The finding of a code fails, each of its statements mends it in turn, and it passes.
+    async fn fails_and_is_mended(&self, code: Code, verdict: Verdict) -> Finding {
+        let found = of(&self.check().await, code);
+        let bad: Vec<&Finding> = found.iter().filter(|it| it.verdict == verdict).collect();
+        let first = bad
+            .first()
+            .unwrap_or_else(|| panic!("{code} passes: {found:?}"));
+        for finding in &bad {
+            assert!(!finding.why.is_empty());
+            self.mend(finding, 0).await;
+        }
+        self.passes(code).await;
+        (*first).clone()
+    }
+
+    async fn passes(&self, code: Code) {
+        let found = of(&self.check().await, code);
+        assert!(
+            found.len() == 1 && found[0].verdict == Verdict::Passed,
+            "{found:?}"
+        );
+    }
+}
+
+fn of(findings: &[Finding], code: Code) -> Vec<Finding> {
+    let found = findings.iter().filter(|finding| finding.code == code);
+    found.cloned().collect()
+}
+
+fn worst(findings: &[Finding]) -> Verdict {
+    let verdicts = findings.iter().map(|finding| finding.verdict);
+    verdicts.max().unwrap()
+}
+
+const ALL_WELL: &str = "CREATE TABLE t (id int PRIMARY KEY, n numeric);
+    CREATE TABLE p (id int PRIMARY KEY) PARTITION BY HASH (id);
+    CREATE TABLE p0 PARTITION OF p FOR VALUES WITH (MODULUS 1, REMAINDER 0);";
+
+#[tokio::test]
+async fn a_source_that_is_ready_passes_every_check() {
+    let mut subject = Subject::new(ALL_WELL).await;
+    subject.role = "postgres".to_owned();
+    let findings = subject.check().await;
+    assert_eq!(worst(&findings), Verdict::Passed, "{findings:#?}");
+    assert!(findings.len() > 20);
+    let described = of(&findings, codes::SOURCE_UNREACHABLE);
+    assert_eq!(described[0].found, "reachable, without TLS");
+    subject.will_stream = WillStream::No;
+    let fewer = subject.check().await;
+    assert!(fewer.len() < findings.len());
+    assert!(of(&fewer, codes::SOURCE_WAL_LEVEL).is_empty());
+}
+
+#[tokio::test]
+async fn a_source_that_cannot_be_reached_is_a_finding() {
+    let subject = Subject::new("").await;
+    let config = |url: &str| ConnectConfig::parse(url, Side::Source).unwrap();
+    for (connect, code) in [
+        (
+            config("postgres://x@127.0.0.1:1/x?sslmode=disable"),
+            codes::SOURCE_REFUSED,
+        ),
+        (
+            config(&subject.server.url_to("no_such_database")),
+            codes::SOURCE_NO_DATABASE,
+        ),
+        (
+            config(&subject.server.url_with("no_such_role", None, "postgres")),
+            codes::SOURCE_AUTHENTICATION,
+        ),
+    ] {
+        let check = SourceCheck {
+            connect: &connect,
+            pipeline: "x",
+            slot: "x",
+            publication: "x",
+            create: Create::IfMissing,
+            tables: &[],
+            will_stream: WillStream::Yes,
+            long_transaction: Duration::from_mins(1),
+        };
+        let findings = check.run().await.unwrap();
+        assert_eq!(findings.len(), 1);
+        assert_eq!(findings[0].code, code, "{findings:?}");
+        assert_eq!(findings[0].verdict, Verdict::Failed);
+        assert!(!findings[0].fixes[0].text.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn settings_of_the_server_are_checked_and_mended() {
+    let mut subject = Subject::alone(&[
+        ("wal_level", "replica"),
+        ("max_replication_slots", "1"),
+        ("max_wal_senders", "1"),
+        ("wal_sender_timeout", "2s"),
+        ("logical_decoding_work_mem", "1MB"),
+        ("max_slot_wal_keep_size", "32MB"),
+    ])
+    .await;
+    subject
+        .run(&format!(
+            "CREATE ROLE \"Re ader\" LOGIN; {ALL_WELL} \
+             GRANT SELECT ON ALL TABLES IN SCHEMA public TO \"Re ader\"; \
+             SELECT pg_create_physical_replication_slot('other');"
+        ))
+        .await;
+    let url = subject.server.url_to("postgres");
+    let config = ConnectConfig::parse(&url, Side::Source).unwrap();
+    let sender = Connection::connect(&config, Role::Replication)
+        .await
+        .unwrap();
+    subject.role = "Re ader".to_owned();
+    let findings = subject.check().await;
+    for (code, verdict, found) in [
+        (
+            codes::SOURCE_WAL_LEVEL,
+            Verdict::Failed,
+            "wal_level is \"replica\", must be \"logical\"",
+        ),
+        (
+            codes::SOURCE_NO_FREE_SLOT,
+            Verdict::Failed,
+            "none of 1 replication slots is free",
+        ),
+        (
+            codes::SOURCE_NO_FREE_SENDER,
+            Verdict::Failed,
+            "none of 1 replication connections is free",
+        ),
+        (
+            codes::SENDER_TIMEOUT,
+            Verdict::Warning,
+            "wal_sender_timeout is 2000 ms",
+        ),
+        (
+            codes::DECODING_MEMORY,
+            Verdict::Note,
+            "logical_decoding_work_mem is 1024 kB",
+        ),
+        (
+            codes::LOG_LIMIT,
+            Verdict::Warning,
+            "max_slot_wal_keep_size is 32 MB",
+        ),
+    ] {
+        let finding = &of(&findings, code)[0];
+        assert_eq!(finding.verdict, verdict, "{finding:?}");
+        assert!(finding.found.starts_with(found), "{finding:?}");
+        subject.mend(finding, 0).await;
+    }
+    drop(sender);
+    subject.server.restart().await.unwrap();
+    let lacks = of(&subject.check().await, codes::SOURCE_NO_REPLICATION);
+    assert_eq!(lacks[0].found, "role \"Re ader\" lacks REPLICATION");
+    subject.mend(&lacks[0], 0).await;
+    let after = subject.check().await;
+    for code in [
+        codes::SOURCE_WAL_LEVEL,
+        codes::SOURCE_NO_FREE_SLOT,
+        codes::SOURCE_NO_FREE_SENDER,
+        codes::SENDER_TIMEOUT,
+        codes::DECODING_MEMORY,
+        codes::LOG_LIMIT,
+        codes::SOURCE_NO_REPLICATION,
+    ] {
+        assert_eq!(worst(&of(&after, code)), Verdict::Passed, "{after:#?}");
+    }
+}
+
+#[tokio::test]
+async fn missing_privileges_are_one_list() {
+    let subject = Subject::new(
+        "CREATE SCHEMA \"Hid den\"; CREATE TABLE \"Hid den\".\"T 1\" (id serial PRIMARY KEY);
+         CREATE TABLE p (id int PRIMARY KEY) PARTITION BY HASH (id);
+         CREATE TABLE p0 PARTITION OF p FOR VALUES WITH (MODULUS 1, REMAINDER 0);
+         CREATE TABLE by_column (id int PRIMARY KEY, n int);
+         CREATE ROLE column_reader; GRANT SELECT (id, n) ON by_column TO PUBLIC;
+         DROP ROLE column_reader;",
+    )
+    .await;
+    let finding = subject
+        .fails_and_is_mended(codes::SOURCE_GRANTS, Verdict::Failed)
+        .await;
+    for part in [
+        "USAGE on \"Hid den\"",
+        "SELECT on \"Hid den\".\"T 1\", public.p, public.p0",
+        "SELECT on sequences \"Hid den\".\"T 1_id_seq\"",
+    ] {
+        assert!(finding.found.contains(part), "{part}: {}", finding.found);
+    }
+    assert!(!finding.found.contains("by_column"), "{}", finding.found);
+}
+
+#[tokio::test]
+async fn hidden_rows_unlogged_tables_and_odd_types_are_found() {
+    let subject = Subject::new(
+        "CREATE TABLE secret (id int PRIMARY KEY); ALTER TABLE secret ENABLE ROW LEVEL SECURITY;
+         CREATE TYPE raw;
+         CREATE FUNCTION raw_in(cstring) RETURNS raw AS 'textin' LANGUAGE internal IMMUTABLE STRICT;
+         CREATE FUNCTION raw_out(raw) RETURNS cstring AS 'textout' LANGUAGE internal IMMUTABLE STRICT;
+         CREATE TYPE raw (INPUT = raw_in, OUTPUT = raw_out, LIKE = text);
+         CREATE TABLE odd (id int PRIMARY KEY, r raw[], half int GENERATED ALWAYS AS (id / 2) STORED);
+         GRANT SELECT ON ALL TABLES IN SCHEMA public TO PUBLIC;",
+    )
+    .await;
+    let hidden = subject
+        .fails_and_is_mended(codes::ROW_SECURITY, Verdict::Failed)
+        .await;
+    assert!(hidden.found.contains("public.secret"), "{}", hidden.found);
+
+    let types = &of(&subject.check().await, codes::TYPE_NOT_CARRIED)[0];
+    assert_eq!(types.verdict, Verdict::Warning);
+    assert!(
+        types.found.contains("public.odd.r (public.raw[])"),
+        "{types:?}"
+    );
+    let generated = &of(&subject.check().await, codes::GENERATED_COLUMNS)[0];
+    assert_eq!(generated.verdict, Verdict::Note);
+    assert!(generated.found.contains("public.odd.half"), "{generated:?}");
+    subject.run("DROP TABLE odd").await;
+    subject.passes(codes::TYPE_NOT_CARRIED).await;
+    subject.passes(codes::GENERATED_COLUMNS).await;
+
+    // What was described before it became unlogged, or went.
+    subject.run("CREATE TABLE later (id int PRIMARY KEY)").await;
+    let tables = subject.tables().await;
+    subject.run("ALTER TABLE later SET UNLOGGED").await;
+    let unlogged = &of(
+        &subject.check_tables(&tables).await,
+        codes::TABLE_NOT_CARRIED,
+    )[0];
+    assert_eq!(unlogged.verdict, Verdict::Failed);
+    subject.mend(unlogged, 0).await;
+    let found = of(
+        &subject.check_tables(&tables).await,
+        codes::TABLE_NOT_CARRIED,
+    );
+    assert_eq!(worst(&found), Verdict::Passed);
+    subject.run("DROP TABLE later").await;
+    let gone = of(
+        &subject.check_tables(&tables).await,
+        codes::TABLE_NOT_CARRIED,
+    );
+    assert_eq!(gone[0].found, "public.later is not there any more");
+
+    let nothing = of(&subject.check_tables(&[]).await, codes::NOTHING_SELECTED);
+    assert_eq!(nothing[0].verdict, Verdict::Failed);
+}
+
+#[tokio::test]
+async fn tables_whose_old_rows_cannot_be_told_apart_are_named() {
+    let subject = Subject::new(
+        "CREATE TABLE with_id (id int, t text);
+         CREATE TABLE with_index (a int NOT NULL, b int); CREATE UNIQUE INDEX \"Odd one\" ON with_index (a);
+         CREATE TABLE bare (a int);
+         CREATE TABLE deferred (a int PRIMARY KEY DEFERRABLE);
+         CREATE TABLE fine (a int); ALTER TABLE fine REPLICA IDENTITY FULL;",
+    )
+    .await;
+    let found = of(&subject.check().await, codes::TABLE_WITHOUT_KEY);
+    let told: Vec<(&str, Vec<&str>)> = found
+        .iter()
+        .map(|finding| {
+            let fixes = finding.fixes.iter().map(|fix| fix.text.as_str());
+            (finding.found.as_str(), fixes.collect())
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (
+                "public.bare has no primary key",
+                vec!["ALTER TABLE public.bare REPLICA IDENTITY FULL"]
+            ),
+            (
+                "public.deferred has a primary key that is deferrable",
+                vec!["ALTER TABLE public.deferred REPLICA IDENTITY FULL"]
+            ),
+            (
+                "public.with_id has no primary key",
+                vec![
+                    "ALTER TABLE public.with_id ADD PRIMARY KEY (id)",
+                    "ALTER TABLE public.with_id REPLICA IDENTITY FULL"
+                ]
+            ),
+            (
+                "public.with_index has no primary key",
+                vec![
+                    "ALTER TABLE public.with_index REPLICA IDENTITY USING INDEX \"Odd one\"",
+                    "ALTER TABLE public.with_index REPLICA IDENTITY FULL"
+                ]
+            ),
+        ]
+    );
+    subject
+        .fails_and_is_mended(codes::TABLE_WITHOUT_KEY, Verdict::Warning)
+        .await;
+}
+
+#[tokio::test]
+async fn identities_that_are_of_no_use_are_named() {
+    let subject = Subject::new(
+        "CREATE TABLE nothing (a int PRIMARY KEY); ALTER TABLE nothing REPLICA IDENTITY NOTHING;
+         CREATE TABLE lost (a int NOT NULL); CREATE UNIQUE INDEX lost_a ON lost (a);
+         ALTER TABLE lost REPLICA IDENTITY USING INDEX lost_a; DROP INDEX lost_a;
+         CREATE TABLE p (id int, n int) PARTITION BY HASH (id); ALTER TABLE p REPLICA IDENTITY FULL;
+         CREATE TABLE p0 PARTITION OF p FOR VALUES WITH (MODULUS 1, REMAINDER 0);
+         ALTER TABLE p0 ADD PRIMARY KEY (id);",
+    )
+    .await;
+    let found = of(&subject.check().await, codes::IDENTITY_NOTHING);
+    let told: Vec<&str> = found.iter().map(|finding| finding.found.as_str()).collect();
+    assert_eq!(
+        told,
+        [
+            "the index that was the replica identity of public.lost is gone",
+            "the replica identity of public.nothing is NOTHING",
+            "public.p logs whole old rows, its partition public.p0 does not",
+        ]
+    );
+    subject
+        .fails_and_is_mended(codes::IDENTITY_NOTHING, Verdict::Warning)
+        .await;
+}
+
+#[tokio::test]
+async fn the_publication_must_cover_the_tables() {
+    let subject = Subject::new(ALL_WELL).await;
+    // A reader owns nothing, so somebody else makes it.
+    let finding = subject
+        .fails_and_is_mended_by_other_code(
+            codes::PUBLICATION_PRIVILEGES,
+            codes::PUBLICATION_INCOMPLETE,
+        )
+        .await;
+    assert!(finding.found.contains("may not make it"), "{finding:?}");
+}
+
+#[tokio::test]
+async fn a_publication_that_a_person_made_is_looked_at_closely() {
+    let mut subject = Subject::new(ALL_WELL).await;
+    subject.create = Create::Never;
+    let missing = of(&subject.check().await, codes::PUBLICATION_MISSING);
+    assert_eq!(missing[0].verdict, Verdict::Failed);
+    subject.mend(&missing[0], 0).await;
+    subject.passes(codes::PUBLICATION_INCOMPLETE).await;
+
+    let name = format!("tidemark_{}", subject.database);
+    subject
+        .run(&format!(
+            "ALTER PUBLICATION {name} SET TABLE t (id); \
+             ALTER PUBLICATION {name} SET (publish = 'insert, update', publish_via_partition_root = false)"
+        ))
+        .await;
+    let finding = subject
+        .fails_and_is_mended(codes::PUBLICATION_INCOMPLETE, Verdict::Failed)
+        .await;
+    for part in [
+        "does not send delete, truncate",
+        "partitions under their own names",
+        "lacks public.p",
+        "leaves out rows or columns of public.t",
+    ] {
+        assert!(finding.found.contains(part), "{part}: {}", finding.found);
+    }
+
+    let slot = of(&subject.check().await, codes::SLOT_MISSING);
+    assert_eq!(slot[0].verdict, Verdict::Failed);
+    subject.mend(&slot[0], 1).await;
+    subject.passes(codes::SLOT_ACTIVE).await;
+    subject
+        .run(&format!("SELECT pg_drop_replication_slot('{name}')"))
+        .await;
+}
+
+/// Reads a slot, as another program would.
+async fn hold(subject: &Subject, slot: &str, application: &str) -> ReplicationReader {
+    let url = subject.server.url_to(&subject.database);
+    let mut config = ConnectConfig::parse(&url, Side::Source).unwrap();
+    config.application_name = Some(application.to_owned());
+    let connection = Connection::connect(&config, Role::Replication)
+        .await
+        .unwrap();
+    let sql = format!(
+        "START_REPLICATION SLOT {slot} LOGICAL 0/0 (proto_version '1', publication_names '{slot}')"
+    );
+    let options = ReplicationOptions {
+        acknowledged: Lsn(0),
+        ..ReplicationOptions::default()
+    };
+    connection.start_replication(&sql, options).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_slot_of_another_kind_or_in_other_hands_is_found() {
+    let subject = Subject::new(ALL_WELL).await;
+    let name = format!("tidemark_{}", subject.database);
+    subject.passes(codes::SLOT_MISSING).await;
+    subject.run(&format!("CREATE PUBLICATION {name}")).await;
+    subject
+        .run(&format!(
+            "SELECT pg_create_logical_replication_slot('{name}', 'test_decoding')"
+        ))
+        .await;
+    let foreign = of(&subject.check().await, codes::SLOT_FOREIGN);
+    assert_eq!(foreign[0].verdict, Verdict::Failed);
+    subject.mend(&foreign[0], 1).await;
+    subject.passes(codes::SLOT_MISSING).await;
+
+    subject
+        .run(&format!(
+            "SELECT pg_create_logical_replication_slot('{name}', 'pgoutput')"
+        ))
+        .await;
+    let ours = hold(&subject, &name, "tidemark shop").await;
+    let held = of(&subject.check().await, codes::SLOT_ACTIVE);
+    assert_eq!(held[0].verdict, Verdict::Note, "{held:?}");
+    ours.stop().await.unwrap();
+    let _theirs = hold(&subject, &name, "another program").await;
+    let held = of(&subject.check().await, codes::SLOT_ACTIVE);
+    assert_eq!(held[0].verdict, Verdict::Failed, "{held:?}");
+    assert!(held[0].found.contains("another program"), "{held:?}");
+    subject.mend(&held[0], 0).await;
+    tidemark_lab::wait::wait_until(Duration::from_secs(20), "the slot to be free", || async {
+        let found = of(&subject.check().await, codes::SLOT_ACTIVE);
+        Ok(found[0].verdict == Verdict::Passed)
+    })
+    .await
+    .unwrap();
+    subject
+        .run(&format!("SELECT pg_drop_replication_slot('{name}')"))
+        .await;
+}
+
+#[tokio::test]
+async fn a_slot_that_lost_its_log_is_found() {
+    let subject =
+        Subject::alone(&[("max_slot_wal_keep_size", "1MB"), ("max_wal_size", "32MB")]).await;
+    subject
+        .run("SELECT pg_create_logical_replication_slot('tidemark_postgres', 'pgoutput')")
+        .await;
+    for _ in 0..6 {
+        subject
+            .run("CREATE TABLE IF NOT EXISTS filler (a int); INSERT INTO filler VALUES (1); SELECT pg_switch_wal(); CHECKPOINT")
+            .await;
+        subject.run("CHECKPOINT").await;
+    }
+    let lost = subject
+        .fails_and_is_mended_by_other_code(codes::SLOT_LOST, codes::SLOT_MISSING)
+        .await;
+    assert!(lost.found.contains("max_slot_wal_keep_size"), "{lost:?}");
+}
+
+impl Subject {
+    /// As [`Subject::fails_and_is_mended`], where another code tells that all is well.
+    async fn fails_and_is_mended_by_other_code(&self, code: Code, then: Code) -> Finding {
+        let found = of(&self.check().await, code);
+        assert_eq!(found[0].verdict, Verdict::Failed, "{found:?}");
+        self.mend(&found[0], 0).await;
+        self.passes(then).await;
+        found[0].clone()
+    }
+}
+
+#[tokio::test]
+async fn transactions_that_a_slot_would_wait_for_are_named() {
+    let mut subject = Subject::alone(&[("max_prepared_transactions", "4")]).await;
+    subject.long_transaction = Duration::ZERO;
+    subject.run("CREATE TABLE t (id int PRIMARY KEY)").await;
+    subject.passes(codes::LONG_TRANSACTIONS).await;
+    let reader = subject.server.client().await.unwrap();
+    reader
+        .batch_execute("BEGIN; SELECT * FROM t")
+        .await
+        .unwrap();
+    subject.passes(codes::LONG_TRANSACTIONS).await;
+    let writer = subject.server.client().await.unwrap();
+    writer
+        .batch_execute("SET application_name = 'night job'; BEGIN; INSERT INTO t VALUES (1)")
+        .await
+        .unwrap();
+    subject
+        .run("BEGIN; INSERT INTO t VALUES (2); PREPARE TRANSACTION 'it''s one'")
+        .await;
+    let prepared = subject
+        .fails_and_is_mended(codes::PREPARED_TRANSACTIONS, Verdict::Warning)
+        .await;
+    assert!(prepared.found.contains("'it''s one'"), "{prepared:?}");
+    let found = of(&subject.check().await, codes::LONG_TRANSACTIONS);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].found.contains("night job"), "{found:?}");
+    subject.mend(&found[0], 0).await;
+    tidemark_lab::wait::wait_until(Duration::from_secs(20), "the writer to end", || async {
+        let found = of(&subject.check().await, codes::LONG_TRANSACTIONS);
+        Ok(found[0].verdict == Verdict::Passed)
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn a_standby_and_a_database_without_encoding_are_told() {
+    let server = PostgresServer::builder()
+        .encoding("SQL_ASCII")
+        .start()
+        .await;
+    let server: &'static PostgresServer = Box::leak(Box::new(server.unwrap()));
+    let subject = Subject::of(server, "postgres", "postgres");
+    subject.run(ALL_WELL).await;
+    let encoding = &of(&subject.check().await, codes::SOURCE_ENCODING)[0];
+    assert_eq!(encoding.verdict, Verdict::Warning);
+    subject.passes(codes::SOURCE_STANDBY).await;
+
+    server.stop(Shutdown::Fast).await.unwrap();
+    std::fs::write(server.data_directory().join("standby.signal"), "").unwrap();
+    server.start().await.unwrap();
+    let standby = &of(&subject.check().await, codes::SOURCE_STANDBY)[0];
+    let expected = if server.major() < 16 {
+        Verdict::Failed
+    } else {
+        Verdict::Warning
+    };
+    assert_eq!(standby.verdict, expected, "{standby:?}");
+    // It would not tell which transactions are running.
+    let error = PgSnapshot::take(subject.config()).await.err().unwrap();
+    assert_eq!(error.code(), codes::STANDBY_SNAPSHOT, "{error}");
+}
