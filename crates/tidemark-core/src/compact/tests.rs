@@ -139,6 +139,17 @@ enum Identity {
     Full,
 }
 
+/// Keys that are empty, short, as long as a short one can be, and longer.
+fn name(key: u8) -> String {
+    match key {
+        0 => String::new(),
+        1 => "fifteen bytes 1".to_owned(),
+        2 => "sixteen bytes 22".to_owned(),
+        3 => "sixteen bytes 23".to_owned(),
+        _ => format!("k{key}"),
+    }
+}
+
 /// Rows are: key, small value, large value, second large value.
 fn row(key: u8, payload: u8) -> Vec<Value> {
     let large = |salt: u8| match payload % 5 {
@@ -146,7 +157,7 @@ fn row(key: u8, payload: u8) -> Vec<Value> {
         _ => Some(format!("large {}", payload ^ salt)),
     };
     vec![
-        Some(format!("k{key}")),
+        Some(name(key)),
         Some(payload.to_string()),
         large(0),
         large(0x55),
@@ -194,7 +205,7 @@ fn play(start: &Model, steps: &[Step], identity: Identity) -> (Batch, Model) {
             } => {
                 let Some((_, old)) = pick(at) else { continue };
                 let mut new = old.clone();
-                new[0] = Some(format!("k{key}"));
+                new[0] = Some(name(*key));
                 if source.contains_key(&new[0]) {
                     continue;
                 }
@@ -311,6 +322,8 @@ proptest! {
             prop_assert!(identity == Identity::Key && steps.iter().any(moves));
             return Ok(());
         };
+        let mut net = net;
+        net.sort(&batch, &[0]);
         let mut target = start.clone();
         prop_assert_eq!(apply(&batch, &net, &mut target), 0);
         prop_assert_eq!(target, end);
@@ -453,7 +466,7 @@ fn barriers_cut_and_tables_keep_their_order() {
 
 #[test]
 fn keys_swapped_through_a_third_are_two_updates() {
-    let start = start_model(&[1, 2]);
+    let start = start_model(&[4, 5]);
     let steps = [
         Step::MoveKey {
             at: 0,
@@ -462,12 +475,12 @@ fn keys_swapped_through_a_third_are_two_updates() {
         },
         Step::MoveKey {
             at: 0,
-            key: 1,
+            key: 4,
             keep_large: false,
         },
         Step::MoveKey {
             at: 1,
-            key: 2,
+            key: 5,
             keep_large: false,
         },
     ];
@@ -476,6 +489,30 @@ fn keys_swapped_through_a_third_are_two_updates() {
     assert_eq!((net.deletes.len(), net.inserts.len()), (0, 0));
     assert_eq!(net.updates[0].rows.len(), 2);
     assert_eq!(net.updates[0].columns, [1, 2, 3]);
+}
+
+#[test]
+fn sorted_updates_are_in_the_order_of_their_keys() {
+    let mut batch = Batch::default();
+    let t = batch.table(&table("t"));
+    for key in ["30", "4", "100", "5", "29"] {
+        let new = push_row(&mut batch, &[Logged::Value(Some(key.to_owned()))]);
+        let change = Change {
+            table: t,
+            op: Op::Update,
+            old: None,
+            new: Some(new),
+        };
+        batch.push(Item::Change(change));
+    }
+    let mut net = fold_keyed(&batch, &only_table(&batch), &[0]).unwrap();
+    net.sort(&batch, &[0]);
+    let keys: Vec<&[u8]> = net.updates[0]
+        .rows
+        .iter()
+        .map(|image| batch.value(net.merged.cells(&batch, *image)[0]))
+        .collect();
+    assert_eq!(keys, [b"4".as_slice(), b"5", b"29", b"30", b"100"]);
 }
 
 #[test]

@@ -112,6 +112,9 @@ pub(super) fn sql(table: &TargetTable, shape: &Shape) -> Sql {
     }
 }
 
+/// Columns by which most rows are told from those that are looked for.
+const FIRST_COLUMNS: usize = 2;
+
 /// OID of `int8[]`.
 const COUNTS_OID: u32 = 1016;
 
@@ -302,31 +305,45 @@ impl Writer<'_> {
     }
 
     /// Whole rows are matched by the text of a composite of them, which can be hashed whatever the
-    /// types are, so that many rows cost one pass over the table.
+    /// types are, so that many rows cost one pass over the table: `s` are the wanted rows, `c` those
+    /// of the table that are like one of them, `m` the same numbered within each.
+    ///
+    /// `(… IN (…)) IS TRUE` keeps the planner from making a join of it. It would choose between
+    /// joins of a table that it may only scan at a price so high that all of them look the same.
     fn delete_many_like(&mut self) -> String {
         let places: Vec<usize> = (0..self.table.columns.len()).collect();
         let mut lists = self.lists(&places);
         self.types.push(COUNTS_OID);
         lists.add(self.types.len(), "n");
         let lists = lists.numbered();
-        let theirs: Vec<String> = self
-            .table
-            .columns
+        let columns = &self.table.columns;
+        let wanted: Vec<String> = places
             .iter()
-            .map(|column| format!("r.{}", column.name))
+            .map(|place| format!("s.c{place}::{}", columns[*place].type_name))
             .collect();
-        let ours: Vec<String> = places
+        let theirs: Vec<String> = columns.iter().map(|c| format!("r.{}", c.name)).collect();
+        let (wanted, theirs) = (join(&wanted, ", "), join(&theirs, ", "));
+        // Cheaper to ask, and mostly enough to tell that a row is not wanted.
+        let first = places
             .iter()
-            .map(|place| format!("s.c{place}::{}", self.table.columns[*place].type_name))
+            .filter(|place| columns[**place].is_exact)
+            .take(FIRST_COLUMNS);
+        let first: Vec<String> = first
+            .map(|place| {
+                let name = &columns[*place].name;
+                format!("(r.{name} IN (SELECT s.c{place} FROM s)) IS NOT FALSE AND ")
+            })
             .collect();
+        let first = first.concat();
         let name = &self.table.name;
         format!(
-            "DELETE FROM {name} AS t USING (\
-             SELECT r.tableoid AS o, r.ctid AS c, s.n, row_number() OVER (PARTITION BY s.i) AS k \
-             FROM {name} AS r JOIN {lists} ON ROW({})::text = ROW({})::text) AS m \
-             WHERE t.ctid = m.c AND t.tableoid = m.o AND m.k <= m.n",
-            join(&theirs, ", "),
-            join(&ours, ", ")
+            "WITH s AS MATERIALIZED (SELECT s.*, ROW({wanted})::text AS row FROM {lists}), \
+             c AS MATERIALIZED (SELECT r.tableoid AS o, r.ctid AS c, ROW({theirs})::text AS row \
+             FROM {name} AS r WHERE {first}(ROW({theirs})::text IN (SELECT s.row FROM s)) IS TRUE), \
+             m AS MATERIALIZED (SELECT c.o, c.c, s.n, row_number() OVER (PARTITION BY s.i) AS k \
+             FROM c JOIN s ON c.row = s.row) \
+             DELETE FROM {name} AS t USING m \
+             WHERE t.ctid = m.c AND t.tableoid = m.o AND m.k <= m.n"
         )
     }
 

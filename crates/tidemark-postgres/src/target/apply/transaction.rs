@@ -14,7 +14,7 @@ use super::known::{KnownTables, Went};
 use super::parked::Parcel;
 use super::refusal;
 use super::session::Step;
-use super::stretch::{Ended, Pace, Work};
+use super::stretch::{Ended, LIKE_MIN, Pace, Work};
 use super::{PgApplier, out_of_turn};
 use crate::wire::ServerError;
 
@@ -22,9 +22,6 @@ use crate::wire::ServerError;
 const LIGHT_ITEMS: usize = 32;
 /// The same in bytes, parked changes included.
 const LIGHT_BYTES: usize = 256 * 1024;
-/// Changes of a light batch that look for a row by all its values; each may read the whole table.
-const LIGHT_LIKE: usize = 2;
-
 /// Where the transaction stands.
 #[derive(Debug)]
 pub(super) enum State {
@@ -106,7 +103,7 @@ pub(super) fn is_light(parts: &[Part], batch: &Batch) -> bool {
         && held + batch.bytes() <= LIGHT_BYTES
         && !parts.iter().any(|part| matches!(part, Part::Changes(_)))
         && batch.items().iter().all(is_single)
-        && like <= LIGHT_LIKE
+        && like < LIKE_MIN
 }
 
 impl Part {
