@@ -4,7 +4,7 @@
 //! error{…}` and others with the unit in their name. A line that repeats the one before it is counted
 //! and said once. Values of cells and secrets never get here: the engine does not log them.
 
-use std::fmt::{Debug, Write as _};
+use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -18,7 +18,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::output::numbers::{rfc3339, time_of_day};
 use crate::output::screen::{Screen, Stream};
 use crate::output::style::{Style, Tone};
-use crate::output::{Detail, Talk};
+use crate::output::{Detail, Talk, put};
 
 /// Form of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,7 +167,8 @@ fn json_line(now: SystemTime, level: Level, fields: &Fields, repeated: Option<u6
     line.insert("ts".to_owned(), rfc3339(now).into());
     line.insert("level".to_owned(), level.as_str().to_lowercase().into());
     line.insert("msg".to_owned(), fields.message.clone().into());
-    for (name, value) in &fields.others {
+    let is_empty = |value: &Value| value.as_str() == Some("");
+    for (name, value) in fields.others.iter().filter(|(_, value)| !is_empty(value)) {
         let value = match name.as_str() {
             "error" => serde_json::json!({ "message": value }),
             _ => value.clone(),
@@ -199,17 +200,19 @@ fn text_line(
         other => other.to_string(),
     };
     if let Some(pipeline) = fields.others.get("pipeline") {
-        write!(line, " {}", shown(pipeline)).expect("writing to a String does not fail");
+        put!(line, " {}", shown(pipeline));
     }
-    write!(line, "  {}", fields.message).expect("writing to a String does not fail");
+    put!(line, "  {}", fields.message);
     for (name, value) in &fields.others {
-        if name != "pipeline" {
-            let pair = format!(" {name}={}", shown(value));
-            line.push_str(&style.paint(Tone::Faint, &pair));
+        let value = shown(value);
+        // What the message says already is for programs.
+        let is_said = fields.message.contains(&value);
+        if name != "pipeline" && !value.is_empty() && !is_said {
+            line.push_str(&style.paint(Tone::Faint, &format!(" {name}={value}")));
         }
     }
     if let Some(count) = repeated {
-        write!(line, " (repeated {count} times)").expect("writing to a String does not fail");
+        put!(line, " (repeated {count} times)");
     }
     line
 }

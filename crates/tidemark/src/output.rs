@@ -306,17 +306,17 @@ impl Talk {
         }
     }
 
-    /// Asks for a word to be typed; `expected` is the answer that lets us go on. Consent by `--yes`
-    /// passes; where nobody can be asked it is refused with what to add.
-    pub(crate) fn confirm(&self, question: &str, expected: &str) -> Result<(), Error> {
+    /// Shows what would happen and asks for a word to be typed; `expected` lets us go on. Consent by
+    /// `--yes` passes; where nobody can be asked it is refused, the effect in the refusal.
+    pub(crate) fn confirm(&self, effect: &str, ask: &str, expected: &str) -> Result<(), Error> {
         match self.consent {
             Consent::Given => Ok(()),
             Consent::Unavailable => Err(Error::definite(
                 codes::CLI_CONSENT,
-                "this needs consent, and there is no terminal to ask at",
+                format!("this needs consent, and there is no terminal to ask at\n{effect}"),
             )),
             Consent::Ask => {
-                self.screen.write(Stream::Err, question);
+                self.screen.write(Stream::Err, &format!("{effect}\n{ask}"));
                 let mut typed = String::new();
                 let read = std::io::stdin().read_line(&mut typed);
                 match read {

@@ -93,9 +93,14 @@ impl Opened {
         let by_name = places(&self.config.name)
             .into_iter()
             .find(|place| place.is_file());
-        match by_name {
-            Some(place) if same_file(&place, &self.file) => self.config.name.clone(),
-            _ => self.file.display().to_string(),
+        let is_found = match by_name {
+            Some(place) => same_file(&place, &self.file),
+            None => Mark::of_running_demo().is_some_and(|mark| same_file(&mark.file, &self.file)),
+        };
+        if is_found {
+            self.config.name.clone()
+        } else {
+            self.file.display().to_string()
         }
     }
 }

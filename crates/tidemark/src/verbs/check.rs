@@ -264,12 +264,13 @@ async fn mend(
             .say("nothing to mend that is safe to run without a person");
         return Ok(false);
     }
-    let mut question = "These statements change no data and need no restart:".to_owned();
+    let mut effect = "These statements change no data and need no restart:".to_owned();
     for (side, sql) in &safe {
-        put!(question, "\n    on the {side}: {sql};");
+        put!(effect, "\n    on the {side}: {sql};");
     }
-    question.push_str("\nType yes to run them:");
-    invocation.talk.confirm(&question, "yes")?;
+    invocation
+        .talk
+        .confirm(&effect, "Type yes to run them:", "yes")?;
     for (side, sql) in safe {
         systems::execute(&opened.config, side, sql).await?;
         invocation.talk.say(&format!("✓ {side}: {sql}"));

@@ -9,6 +9,7 @@ use tidemark_core::Error;
 use tidemark_core::catalogue::{Code, codes};
 use tidemark_core::control::{self, Command};
 use tidemark_core::schema::TableName;
+use tidemark_core::status::PipelineState;
 use tidemark_core::target::Target;
 
 use crate::invocation::Invocation;
@@ -48,13 +49,33 @@ pub(crate) fn parse_table(text: &str) -> Result<TableName, String> {
 pub(crate) async fn pause(invocation: &Invocation, arguments: PauseArgs) -> Outcome {
     let opened = Opened::open(invocation, &arguments.which)?;
     let tables = arguments.tables;
-    answered(&opened, &ask(&opened, &Command::Pause { tables }).await?)
+    let answer = ask(
+        &opened,
+        &Command::Pause {
+            tables: tables.clone(),
+        },
+    )
+    .await?;
+    if answer.ok && tables.is_empty() {
+        wait_until_reported(&opened, |state| state == PipelineState::Paused).await?;
+    }
+    answered(&opened, &answer)
 }
 
 pub(crate) async fn resume(invocation: &Invocation, arguments: PauseArgs) -> Outcome {
     let opened = Opened::open(invocation, &arguments.which)?;
     let tables = arguments.tables;
-    answered(&opened, &ask(&opened, &Command::Resume { tables }).await?)
+    let answer = ask(
+        &opened,
+        &Command::Resume {
+            tables: tables.clone(),
+        },
+    )
+    .await?;
+    if answer.ok && tables.is_empty() {
+        wait_until_reported(&opened, |state| state != PipelineState::Paused).await?;
+    }
+    answered(&opened, &answer)
 }
 
 pub(crate) async fn stop(invocation: &Invocation, arguments: &StopArgs) -> Outcome {
@@ -119,6 +140,26 @@ fn not_running(opened: &Opened) -> Error {
         format!("nobody runs {}", opened.name()),
     )
     .first_action(format!("tidemark run {}", opened.word()))
+}
+
+/// Whoever asks for the status next is to see what was just done. The pipeline reports once a second;
+/// one that does not has still done it.
+async fn wait_until_reported(
+    opened: &Opened,
+    is_as_asked: impl Fn(PipelineState) -> bool,
+) -> Result<(), Failure> {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let mut control = opened.target.control().await?;
+    let began = Instant::now();
+    while began.elapsed() < PATIENCE {
+        if let Some((status, _)) = control.last_status().await?
+            && is_as_asked(status.state)
+        {
+            break;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Ok(())
 }
 
 async fn wait_until_nobody_owns(opened: &Opened) -> Result<(), Failure> {

@@ -110,7 +110,8 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &InitArgs) -> Outcom
         .output
         .clone()
         .unwrap_or_else(|| format!("{}.toml", draft.name).into());
-    write_new(&file, &draft.text())?;
+    let text = draft.text();
+    write_new(&file, &config::format(&text).unwrap_or(text))?;
     Ok(answer(&draft, &file, &checked.findings))
 }
 

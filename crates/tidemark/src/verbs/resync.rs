@@ -58,8 +58,8 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &ResyncArgs) -> Outc
     } else {
         "pipeline's"
     };
-    let question = format!("{effect}\nType the {what} name to continue:");
-    invocation.talk.confirm(&question, &word)?;
+    let prompt = format!("Type the {what} name to continue:");
+    invocation.talk.confirm(&effect, &prompt, &word)?;
     let began = Instant::now();
     let command = Command::Resync {
         tables: tables.iter().map(|table| table.source().clone()).collect(),

@@ -82,7 +82,12 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &RunArgs) -> Outcome
     let ended = running
         .wait(invocation, &opened, arguments.until.as_ref())
         .await;
-    running.close(invocation).await;
+    // Whoever asks a second time does not want to wait for the last status either.
+    let patience = match &ended {
+        Err(Failure::Signalled(..)) => Duration::ZERO,
+        _ => LAST_STATUS_WITHIN,
+    };
+    running.close(invocation, patience).await;
     let (ended, report) = ended?;
     let answer = answer(&opened, &ended, &running.status_data(), began.elapsed());
     Ok(proof::on_top(
@@ -107,6 +112,9 @@ fn engine_until(until: Option<&UntilArg>) -> Result<Until, Failure> {
         ),
     })
 }
+
+/// How long the last status may take to reach the target.
+const LAST_STATUS_WITHIN: Duration = Duration::from_secs(5);
 
 /// The engine in its task, and its readers around it.
 struct Running {
@@ -204,8 +212,7 @@ impl Running {
     }
 
     /// Ends the readers, the last status reported.
-    async fn close(&mut self, invocation: &Invocation) {
-        const PATIENCE: Duration = Duration::from_secs(5);
+    async fn close(&mut self, invocation: &Invocation, patience: Duration) {
         self.engine.abort();
         self.stop.send_replace(true);
         let readers = async {
@@ -216,7 +223,7 @@ impl Running {
             }
         };
         // A target that does not answer must not keep us: what counts is committed.
-        if tokio::time::timeout(PATIENCE, readers).await.is_err() {
+        if tokio::time::timeout(patience, readers).await.is_err() {
             tracing::debug!("the last status could not be left in the target in time");
         }
         invocation.talk.screen.clear();

@@ -124,15 +124,16 @@ async fn drop_slot(
             opened.name()
         )));
     }
-    let question = format!(
+    let effect = format!(
         "Drops slot {name}: {} of log kept since {} are given free.\n\
-         Whoever reads it ({}) cannot go on from there and has to start anew.\n\
-         Type the slot's name to continue:",
+         Whoever reads it ({}) cannot go on from there and has to start anew.",
         bytes(slot.retained_bytes),
         slot.restart,
         owner(&slot, &own)
     );
-    invocation.talk.confirm(&question, &name)?;
+    invocation
+        .talk
+        .confirm(&effect, "Type the slot's name to continue:", &name)?;
     systems::drop_slot(&opened.config, &name).await?;
     let data = json!({ "pipeline": opened.name(), "dropped": name });
     Ok(Answer::new(format!("slot {name} is gone"), data))

@@ -184,14 +184,14 @@ async fn repair(
     report: &Report,
 ) -> Result<(), Failure> {
     let commands = compare::repairs(report, &request.tables);
-    let mut question = format!("Repair of {}:", opened.name());
+    let mut effect = format!("Repair of {}:", opened.name());
     let different = report
         .tables
         .iter()
         .filter(|table| table.outcome == Compared::Different);
     for table in different {
         put!(
-            question,
+            effect,
             "\n  {}   {} rows of {} are copied anew to {}",
             table.source,
             grouped(table.different),
@@ -199,9 +199,12 @@ async fn repair(
             table.target
         );
     }
-    question.push_str("\n  other tables keep streaming; the position does not move back");
-    question.push_str("\nType the pipeline's name to continue:");
-    invocation.talk.confirm(&question, opened.name())?;
+    effect.push_str("\n  other tables keep streaming; the position does not move back");
+    invocation.talk.confirm(
+        &effect,
+        "Type the pipeline's name to continue:",
+        opened.name(),
+    )?;
     for command in commands {
         let answer = ask(opened, &command).await?;
         crate::verbs::control::answered(opened, &answer)?;
@@ -267,12 +270,25 @@ pub(crate) fn answer(
     }
     let mut answer = Answer::new(lines.join("\n"), data(opened, report, depth, took));
     if !is_identical {
-        answer = answer.verdict(Verdict::Negative).notice(format!(
-            "copy anew only what differs: tidemark verify {} --repair",
-            opened.word()
-        ));
+        answer = note_what_moves(answer, opened)
+            .verdict(Verdict::Negative)
+            .notice(format!(
+                "copy anew only what differs: tidemark verify {} --repair",
+                opened.word()
+            ));
     }
     answer
+}
+
+/// A full load is compared with the source as it is now.
+pub(crate) fn note_what_moves(answer: Answer, opened: &Opened) -> Answer {
+    if opened.config.mode.streams() {
+        return answer;
+    }
+    answer.notice(
+        "a full load is compared with the source as it is now: rows that changed there since the \
+         load differ",
+    )
 }
 
 fn table_lines(report: &Report, invocation: &Invocation) -> Vec<String> {
@@ -288,7 +304,7 @@ fn table_lines(report: &Report, invocation: &Invocation) -> Vec<String> {
         let (result, tone) = match &table.outcome {
             Compared::Identical => ("✓ identical".to_owned(), Tone::Good),
             Compared::Different => (
-                format!("✗ {} rows differ", grouped(table.different)),
+                format!("✗ {} differ", rows_counted(table.different)),
                 Tone::Bad,
             ),
             Compared::NotCompared(why) => (format!("? not compared: {why}"), Tone::Caution),
@@ -310,6 +326,12 @@ fn table_lines(report: &Report, invocation: &Invocation) -> Vec<String> {
         ]);
     }
     shown.lines(invocation.talk.out, invocation.talk.out_width())
+}
+
+/// `1 row`, `12 rows`.
+fn rows_counted(rows: u64) -> String {
+    let s = if rows == 1 { "" } else { "s" };
+    format!("{} row{s}", grouped(rows))
 }
 
 /// The first rows that differ, by key: a person asked for them.

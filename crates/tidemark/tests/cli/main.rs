@@ -1,11 +1,12 @@
 //! The command line as a contract: help, exit codes, forms of output, errors.
 //!
-//! Only `demo` needs database servers; what the engine does to data is in `tests/e2e`.
+//! Only `demo` and `databases` need servers; what the engine does to data is in `tests/e2e`.
 
 #![expect(clippy::unwrap_used, reason = "what a test cannot do without ends it")]
 
 mod config;
 mod contract;
+mod databases;
 mod demo;
 mod program;
 mod schema;

@@ -70,11 +70,15 @@ pub(super) async fn after_load(
     Ok(report)
 }
 
-/// The same for a full load, which has no log to meet in.
+/// The same for a full load, if it was asked for. It has no log in which both sides could meet, so the
+/// source is read as it is now: one that has changed since would raise a false alarm unasked.
 pub(super) async fn of_full_load(
     opened: &Opened,
     until: Option<&UntilArg>,
 ) -> Result<Option<Report>, Failure> {
+    if until != Some(&UntilArg::Verified) {
+        return Ok(None);
+    }
     let Some(depth) = depth(opened, until) else {
         return Ok(None);
     };
@@ -115,6 +119,7 @@ pub(super) fn on_top(
         answer.text
     );
     if wanted && !report.is_identical() {
+        let answer = verify::note_what_moves(answer, opened);
         return answer
             .verdict(Verdict::Negative)
             .notice(format!("which rows: tidemark verify {}", opened.word()));

@@ -204,11 +204,19 @@ impl Reporter {
         }
         let word = of_state(state).0;
         let by = format!("{by:?}").to_lowercase();
-        if let Some(reason) = reason {
-            tracing::info!(pipeline, state = word, by, reason, "state {word}");
+        let reason = reason.unwrap_or_default();
+        let why = if reason.is_empty() {
+            String::new()
         } else {
-            tracing::info!(pipeline, state = word, by, "state {word}");
-        }
+            format!(": {reason}")
+        };
+        tracing::info!(
+            pipeline,
+            state = word,
+            by,
+            reason,
+            "state {word}, by {by}{why}"
+        );
     }
 
     fn log_table(&self, table: &TableName, state: TableState, reason: Option<&str>) {
