@@ -43,7 +43,10 @@ pub(crate) fn source(config: &PipelineConfig, file: &Path) -> Result<Arc<dyn Sou
 pub(crate) fn target(config: &PipelineConfig) -> Result<Arc<dyn Target>, Failure> {
     let connect = connect_config(config, Side::Target)?;
     match config.target.endpoint.system {
-        System::Postgres => Ok(Arc::new(PgTarget::new(connect, &config.name))),
+        System::Postgres => {
+            let target = PgTarget::new(connect, &config.name).existing(config.target.existing);
+            Ok(Arc::new(target))
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use tidemark_core::schema::TableName;
 
 use super::names::Schemas;
 use super::wording;
-use crate::wire::{Connection, quote_literal};
+use crate::wire::{Connection, Row, quote_literal};
 
 /// A name that is taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +19,15 @@ pub(super) struct Relation {
 }
 
 impl Relation {
+    /// Out of three cells of a row: `oid`, `relkind`, `relpersistence`.
+    pub(super) fn read(row: &Row, first: usize) -> Result<Relation> {
+        Ok(Relation {
+            oid: row.get(first)?,
+            kind: row.get(first + 1)?,
+            persistence: row.get(first + 2)?,
+        })
+    }
+
     /// Why rows cannot be kept in it; `None` for an ordinary table.
     pub(super) fn obstacle(&self) -> Option<&'static str> {
         match (self.kind, self.persistence) {
@@ -55,14 +64,8 @@ pub(super) async fn relation(
             &[Some(&name.schema), Some(&name.name)],
         )
         .await?;
-    let read = |row: &crate::wire::Row| {
-        Ok(Relation {
-            oid: row.get(0)?,
-            kind: row.get(1)?,
-            persistence: row.get(2)?,
-        })
-    };
-    found.rows.first().map(read).transpose()
+    let first = found.rows.first();
+    first.map(|row| Relation::read(row, 0)).transpose()
 }
 
 /// Whether a table has any row.

@@ -1,30 +1,285 @@
-//! Prerequisites of the target.
+//! What stands in the way on a target, each with its remedy. Nothing is changed.
+//!
+//! Statements are given with names as the server quotes them, so that they can be run as they are
+//! printed. What is fine is told too: a person sees what was looked at.
+//!
+//! A start of a pipeline that has been running is checked as well. Tables that the pipeline knows
+//! are then not compared with the source any more: their shape belongs to a position of the log that
+//! the stream has reached, not to the source of now.
+//!
+//! - `tables`: names, privileges, columns, keys, triggers of the tables that are there
 
-use tidemark_core::Result;
-use tidemark_core::catalogue::codes;
-use tidemark_core::finding::{Finding, Side, Verdict};
+use std::collections::BTreeSet;
+
+use tidemark_core::catalogue::{Code, codes};
+use tidemark_core::finding::{Finding, Fix, FixKind, Side, Verdict};
 use tidemark_core::mapping::TableMapping;
+use tidemark_core::{Error, Result};
 
-use super::PgTarget;
+use super::{PgTarget, Triggers};
+use crate::config::SslMode;
+use crate::wire::{Connection, Role, quote_literal};
+
+mod tables;
+
+/// The oldest server that is tested.
+const VERSION_MIN: u32 = 140_000;
 
 impl PgTarget {
-    /// What stands in the way of writing.
-    pub async fn check_target(&self, _tables: &[TableMapping]) -> Result<Vec<Finding>> {
-        let (verdict, found) = match self.session().await {
-            Ok(session) => {
-                session.keep();
-                (Verdict::Passed, "reachable".to_owned())
-            }
-            Err(err) => (Verdict::Failed, err.to_string()),
+    /// See the module's text. What a person can mend is a finding, an unreachable server too.
+    pub async fn check_target(&self, tables: &[TableMapping]) -> Result<Vec<Finding>> {
+        let mut report = Report::default();
+        let mut connection = match Connection::connect(&self.config, Role::Ordinary).await {
+            Ok(connection) => connection,
+            Err(error) => return Ok(vec![unreachable(&error)]),
         };
-        let (why, fixes) = (String::new(), Vec::new());
-        Ok(vec![Finding {
-            code: codes::TARGET_UNREACHABLE,
+        report.pass(codes::TARGET_UNREACHABLE, self.reached(&connection));
+        check_server(&mut report, &connection);
+        if connection.server_version() >= VERSION_MIN {
+            check_writable(&mut report, &mut connection).await?;
+            let triggers = self.keep_triggers_still(&mut connection).await?;
+            check_schemas(&mut report, &mut connection, tables).await?;
+            let role = connection
+                .query("SELECT quote_ident(current_user)", &[])
+                .await?;
+            let tables = tables::Tables {
+                target: self,
+                tables,
+                role: role.one()?.get(0)?,
+                triggers,
+            };
+            tables.check(&mut report, &mut connection).await?;
+        }
+        connection.close().await;
+        Ok(report.findings)
+    }
+
+    /// How the target was reached.
+    fn reached(&self, connection: &Connection) -> String {
+        let verified = self.config.hosts.iter().all(|host| {
+            matches!(
+                self.config.ssl_mode_for(host),
+                SslMode::VerifyCa | SslMode::VerifyFull
+            )
+        });
+        let how = match (connection.is_encrypted(), verified) {
+            (true, true) => "TLS verified",
+            (true, false) => "TLS, the server's certificate is not verified",
+            (false, _) => "without TLS",
+        };
+        format!("reachable, {how}")
+    }
+}
+
+/// A failure to connect, as a finding.
+fn unreachable(error: &Error) -> Finding {
+    Finding {
+        code: error.code(),
+        verdict: Verdict::Failed,
+        side: Side::Target,
+        found: error.to_string(),
+        why: error.code().entry().effect.clone(),
+        fixes: vec![text(error.action())],
+    }
+}
+
+/// What start-up told already.
+fn check_server(report: &mut Report, connection: &Connection) {
+    let version = connection.parameter("server_version").unwrap_or("unknown");
+    if connection.server_version() >= VERSION_MIN {
+        report.pass(codes::TARGET_VERSION, format!("PostgreSQL {version}"));
+    } else {
+        report.fail(
+            codes::TARGET_VERSION,
+            format!("PostgreSQL {version} is older than 14"),
+            "Statements that the target is written with are not known to it.",
+            [text("use a target of PostgreSQL 14 or newer")],
+        );
+    }
+    if connection.is_pooled() {
+        report.warn(
+            codes::TARGET_POOLER,
+            "a connection pooler answers in place of the server",
+            "The pipeline's lock and settings belong to a session. A pooler that shares sessions \
+             lets two runs start; what keeps them apart then is only that the older one's commits \
+             fail.",
+            [text("give the address of the server itself in target.url")],
+        );
+    } else {
+        report.pass(codes::TARGET_POOLER, "no pooler in between");
+    }
+    match connection.parameter("server_encoding") {
+        Some("UTF8") => report.pass(codes::TARGET_ENCODING, "encoding UTF8"),
+        other => report.warn(
+            codes::TARGET_ENCODING,
+            format!("encoding is {}, not UTF8", other.unwrap_or("unknown")),
+            "Characters of the source that the target cannot hold are refused, never changed.",
+            [text("make the target database with ENCODING 'UTF8'")],
+        ),
+    }
+}
+
+async fn check_writable(report: &mut Report, connection: &mut Connection) -> Result<()> {
+    let answer = connection
+        .query(
+            "SELECT pg_is_in_recovery(), current_setting('transaction_read_only')::bool, \
+             quote_ident(current_database())",
+            &[],
+        )
+        .await?;
+    let row = answer.one()?;
+    let (is_standby, is_read_only) = (row.get_bool(0)?, row.get_bool(1)?);
+    let why = "Nothing can be written.";
+    if is_standby {
+        let fixes = [text("give the address of the primary in target.url")];
+        report.fail(
+            codes::TARGET_READ_ONLY,
+            "the server is a standby",
+            why,
+            fixes,
+        );
+    } else if is_read_only {
+        let database = row.get_str(2)?;
+        let fix = format!(
+            "BEGIN READ WRITE;\nALTER DATABASE {database} SET default_transaction_read_only = off;\n\
+             COMMIT"
+        );
+        report.fail(
+            codes::TARGET_READ_ONLY,
+            "transactions are read-only by default",
+            why,
+            [sql(fix)],
+        );
+    } else {
+        report.pass(codes::TARGET_READ_ONLY, "the server takes writes");
+    }
+    Ok(())
+}
+
+/// May schemas be made, and things within those that are there? `tidemark` is one of them.
+async fn check_schemas(
+    report: &mut Report,
+    connection: &mut Connection,
+    tables: &[TableMapping],
+) -> Result<()> {
+    let mut names: BTreeSet<&str> = tables.iter().map(|t| t.target.schema.as_str()).collect();
+    names.insert("tidemark");
+    let values: Vec<String> = names
+        .iter()
+        .map(|name| format!("({})", quote_literal(name)))
+        .collect();
+    let answer = connection
+        .query(
+            &format!(
+                "SELECT quote_ident(w.name), n.oid IS NOT NULL, \
+                   has_schema_privilege(n.oid, 'CREATE') AND has_schema_privilege(n.oid, 'USAGE'), \
+                   has_database_privilege(current_database(), 'CREATE'), \
+                   quote_ident(current_database()), quote_ident(current_user) \
+                 FROM (VALUES {}) AS w (name) LEFT JOIN pg_namespace n ON n.nspname = w.name \
+                 ORDER BY 1",
+                values.join(", ")
+            ),
+            &[],
+        )
+        .await?;
+    let (mut missing, mut fixes) = (Vec::new(), Vec::new());
+    for row in &answer.rows {
+        let (schema, role) = (row.get_str(0)?, row.get_str(5)?);
+        if !row.get_bool(1)? && !row.get_bool(3)? {
+            let database = row.get_str(4)?;
+            missing.push(format!("make schema {schema}"));
+            fixes.push(format!("CREATE SCHEMA {schema} AUTHORIZATION {role}"));
+            fixes.push(format!("GRANT CREATE ON DATABASE {database} TO {role}"));
+        } else if row.opt_bool(2)? == Some(false) {
+            missing.push(format!("make tables in schema {schema}"));
+            fixes.push(format!("GRANT USAGE, CREATE ON SCHEMA {schema} TO {role}"));
+        }
+    }
+    if missing.is_empty() {
+        report.pass(codes::TARGET_GRANTS, "schemas and tables may be made");
+    } else {
+        fixes.dedup();
+        report.fail(
+            codes::TARGET_GRANTS,
+            format!("the role may not {}", missing.join(", ")),
+            "The pipeline keeps its checkpoint in schema tidemark, and makes tables that are missing.",
+            fixes.into_iter().map(sql),
+        );
+    }
+    Ok(())
+}
+
+/// Findings as they come.
+#[derive(Default)]
+struct Report {
+    findings: Vec<Finding>,
+}
+
+impl Report {
+    fn failures(&self) -> usize {
+        let failed = |finding: &&Finding| finding.verdict == Verdict::Failed;
+        self.findings.iter().filter(failed).count()
+    }
+
+    fn pass(&mut self, code: Code, found: impl Into<String>) {
+        self.add(code, Verdict::Passed, found.into(), "", []);
+    }
+
+    fn note(&mut self, code: Code, found: impl Into<String>, why: &str) {
+        self.add(code, Verdict::Note, found.into(), why, []);
+    }
+
+    fn warn(
+        &mut self,
+        code: Code,
+        found: impl Into<String>,
+        why: &str,
+        fixes: impl IntoIterator<Item = Fix>,
+    ) {
+        self.add(code, Verdict::Warning, found.into(), why, fixes);
+    }
+
+    fn fail(
+        &mut self,
+        code: Code,
+        found: impl Into<String>,
+        why: &str,
+        fixes: impl IntoIterator<Item = Fix>,
+    ) {
+        self.add(code, Verdict::Failed, found.into(), why, fixes);
+    }
+
+    fn add(
+        &mut self,
+        code: Code,
+        verdict: Verdict,
+        found: String,
+        why: &str,
+        fixes: impl IntoIterator<Item = Fix>,
+    ) {
+        self.findings.push(Finding {
+            code,
             verdict,
             side: Side::Target,
             found,
-            why,
-            fixes,
-        }])
+            why: why.to_owned(),
+            fixes: fixes.into_iter().collect(),
+        });
+    }
+}
+
+/// A statement for a person to run.
+fn sql(text: impl Into<String>) -> Fix {
+    Fix {
+        text: text.into(),
+        kind: FixKind::Sql,
+    }
+}
+
+/// A sentence.
+fn text(text: impl Into<String>) -> Fix {
+    Fix {
+        text: text.into(),
+        kind: FixKind::Text,
     }
 }

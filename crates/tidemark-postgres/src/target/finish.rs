@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use tidemark_core::catalogue::codes;
 use tidemark_core::mapping::TableMapping;
-use tidemark_core::schema::{Check, IndexKind, TableName, TableSchema};
+use tidemark_core::schema::{Check, Index, IndexKind, TableName, TableSchema};
 use tidemark_core::target::Place;
 use tidemark_core::{Context, Error, Result};
 
@@ -156,9 +156,7 @@ impl Finish<'_> {
             connection.run(&statement).await
         };
         match made {
-            Err(error)
-                if wanted.index.kind != IndexKind::PrimaryKey && is_about_definition(&error) =>
-            {
+            Err(error) if may_go_without(&wanted.index, &error) => {
                 self.leave_out("index", &wanted.index.name, error.to_string());
                 Ok(())
             }
@@ -207,12 +205,12 @@ impl Finish<'_> {
         let all: Vec<&(String, String)> = checks.iter().collect();
         match self.add(connection, &all, in_source_words).await {
             // One of them is the reason; the others are to be made all the same.
-            Err(error) if is_about_definition(&error) => {}
+            Err(error) if is_about_definition(&error) || is_not_owner(&error) => {}
             made => return made,
         }
         for check in &checks {
             match self.add(connection, &[check], in_source_words).await {
-                Err(error) if is_about_definition(&error) => {
+                Err(error) if is_about_definition(&error) || is_not_owner(&error) => {
                     self.leave_out("check", &check.0, error.to_string());
                 }
                 made => made?,
@@ -284,6 +282,17 @@ impl Finish<'_> {
             "{what} {name} is not carried: {why}"
         );
     }
+}
+
+/// Whether a table is right without what was refused. A table of somebody else's is taken with
+/// the keys that it has; one of ours has its primary key.
+fn may_go_without(index: &Index, error: &Error) -> bool {
+    is_not_owner(error) || (index.kind != IndexKind::PrimaryKey && is_about_definition(error))
+}
+
+/// Only a table's owner may add to it.
+pub(super) fn is_not_owner(error: &Error) -> bool {
+    error.sqlstate_code() == Some("42501")
 }
 
 /// Class 42: what a definition refers to is not there or does not fit; 0A: not in this version.

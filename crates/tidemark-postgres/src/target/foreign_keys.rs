@@ -9,7 +9,7 @@ use tidemark_core::mapping::TableMapping;
 use tidemark_core::schema::{ForeignKey, TableName};
 use tidemark_core::{Context, Error, Result};
 
-use super::finish::{describe, is_about_definition};
+use super::finish::{describe, is_about_definition, is_not_owner};
 use super::indexes::target_name;
 use super::names::quoted;
 use crate::wire::{Connection, quote_ident};
@@ -63,7 +63,9 @@ async fn make_of_table(
         };
         match connection.run(&statement).await {
             // `ON DELETE SET NULL (column)` may speak of a column that goes by another name.
-            Err(error) if is_about_definition(&error) => leave_out(table, key, &error),
+            Err(error) if is_about_definition(&error) || is_not_owner(&error) => {
+                leave_out(table, key, &error);
+            }
             made => {
                 made.context(|| format!("make foreign key {} of {}", key.name, table.target))?;
             }

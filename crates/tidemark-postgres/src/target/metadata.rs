@@ -113,9 +113,13 @@ impl Found {
 
 /// Looks, changes nothing. A newer version is an error.
 pub(super) async fn find(connection: &mut Connection) -> Result<Found> {
-    // Names are looked up only where we may look at all; without USAGE `to_regclass` is an error.
+    // In the catalog, which everybody may read: `to_regclass` wants USAGE on the schema.
     let there = connection
-        .query("SELECT to_regclass('tidemark.version') IS NOT NULL", &[])
+        .query(
+            "SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+             WHERE n.nspname = 'tidemark' AND c.relname = 'version')",
+            &[],
+        )
         .await?;
     if !there.one()?.get_bool(0)? {
         return Ok(Found::Nothing);

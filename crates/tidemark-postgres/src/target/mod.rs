@@ -13,6 +13,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use tidemark_core::catalogue::codes;
 use tidemark_core::checkpoint::{Checkpoint, Generation, LoadPhase, Unit};
 use tidemark_core::control::Control;
 use tidemark_core::mapping::TableMapping;
@@ -71,6 +72,7 @@ pub struct PgTarget {
     lock: tokio::sync::Mutex<owner::Lock>,
     idle: Mutex<Vec<Connection>>,
     triggers: OnceLock<Triggers>,
+    existing: Existing,
 }
 
 /// What triggers and foreign keys of the target do when we write.
@@ -92,7 +94,15 @@ impl PgTarget {
             lock: tokio::sync::Mutex::default(),
             idle: Mutex::default(),
             triggers: OnceLock::new(),
+            existing: Existing::default(),
         }
+    }
+
+    /// What will be done with tables that are there, so that the check can tell what will be refused.
+    #[must_use]
+    pub fn existing(mut self, existing: Existing) -> PgTarget {
+        self.existing = existing;
+        self
     }
 
     /// What the target has; see [`tidemark_core::target::Target::checkpoint`].
@@ -118,6 +128,7 @@ impl PgTarget {
 
     /// Records where a first load starts.
     pub async fn start_load(&self, start: &LoadStart) -> Result<()> {
+        self.refuse_self(start).await?;
         self.write(&self.writer().start(start), "the start").await
     }
 
@@ -265,6 +276,34 @@ impl PgTarget {
             target: self,
             connection: Some(connection),
         })
+    }
+
+    /// A table that is copied onto itself would feed itself for ever. The file may name one server
+    /// in two ways, so the server is asked who it is.
+    async fn refuse_self(&self, start: &LoadStart) -> Result<()> {
+        let mut tables = start.tables.iter();
+        let Some(table) = tables.find(|table| table.source == table.target) else {
+            return Ok(());
+        };
+        let mut session = self.session().await?;
+        let identity = session
+            .query(
+                "SELECT (SELECT system_identifier FROM pg_control_system())::text, \
+                 current_database()",
+                &[],
+            )
+            .await?;
+        let row = identity.one()?;
+        let is_same =
+            row.get_str(0)? == start.identity.system && row.get_str(1)? == start.identity.database;
+        session.keep();
+        if is_same {
+            return Err(Error::definite(
+                codes::TARGET_IS_SOURCE,
+                format!("{} would be copied onto itself", table.source),
+            ));
+        }
+        Ok(())
     }
 
     /// Writes in the run's name, in a transaction of their own.

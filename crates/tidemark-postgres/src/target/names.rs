@@ -70,6 +70,13 @@ impl Schemas {
         Schemas { renamed }
     }
 
+    /// By the same rule, from the tables of a pipeline.
+    pub(super) fn of_tables(tables: &[TableMapping]) -> Schemas {
+        let pair =
+            |table: &TableMapping| (table.source().schema.clone(), table.target.schema.clone());
+        Schemas::of(tables.iter().map(pair))
+    }
+
     /// The target name of a type or sequence.
     pub(super) fn target(&self, source: &TableName) -> TableName {
         match self.renamed.get(&source.schema) {

@@ -28,11 +28,7 @@ pub(super) async fn make(
     schema: &SourceSchema,
     tables: &[TableMapping],
 ) -> Result<()> {
-    let schemas = Schemas::of(
-        tables
-            .iter()
-            .map(|table| (table.source().schema.as_str(), table.target.schema.as_str())),
-    );
+    let schemas = Schemas::of_tables(tables);
     connection.run("BEGIN").await?;
     let mut names: BTreeSet<String> = tables
         .iter()

@@ -322,6 +322,15 @@ fn is_about_definition(sqlstate: &str) -> bool {
     sqlstate.starts_with("42") || sqlstate.starts_with("0A")
 }
 
+/// The numbers for a table that is only looked at, by the schemas of all tables to come.
+pub(super) async fn numbers_for(
+    connection: &mut Connection,
+    tables: &[TableMapping],
+    mapping: &TableMapping,
+) -> Result<TypeNumbers> {
+    type_numbers(connection, mapping, &Schemas::of_tables(tables)).await
+}
+
 /// Numbers on the target of the types that are not the same everywhere.
 async fn type_numbers(
     connection: &mut Connection,

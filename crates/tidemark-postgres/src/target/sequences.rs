@@ -18,11 +18,7 @@ pub(super) async fn set(
     values: &[SequenceValue],
     tables: &[TableMapping],
 ) -> Result<()> {
-    let schemas = Schemas::of(
-        tables
-            .iter()
-            .map(|table| (table.source().schema.as_str(), table.target.schema.as_str())),
-    );
+    let schemas = Schemas::of_tables(tables);
     for value in values {
         set_one(connection, value, tables, &schemas)
             .await

@@ -25,4 +25,5 @@ mod snapshot;
 mod source;
 mod swap;
 mod target;
+mod target_check;
 mod view;

@@ -1,0 +1,376 @@
+//! Tables of the target that have the names of those to come, or were made by an earlier start.
+
+use std::collections::HashMap;
+
+use tidemark_core::Result;
+use tidemark_core::catalogue::codes;
+use tidemark_core::finding::Fix;
+use tidemark_core::mapping::TableMapping;
+use tidemark_core::schema::{Index, IndexKind, TableName, TableSchema};
+use tidemark_core::target::Existing;
+
+use super::{Report, Triggers, sql, text};
+use crate::schema::describe_one;
+use crate::target::catalog::{self, Relation};
+use crate::target::metadata::{self, Found};
+use crate::target::names::quoted;
+use crate::target::{PgTarget, fit, prepare};
+use crate::wire::{Connection, Row, quote_ident, quote_literal};
+
+/// So many are named in one sentence.
+const NAMED_MAX: usize = 20;
+
+/// What the catalog says of a name that a table is to have.
+struct There {
+    relation: Relation,
+    /// As the server quotes it.
+    quoted: String,
+    /// Privileges that the role lacks.
+    lacks: String,
+    is_hidden: bool,
+    /// Triggers that fire whatever the session's role, and those that its role keeps still.
+    always: String,
+    normal: String,
+    foreign_keys: String,
+}
+
+/// `tgenabled`: `O` fires unless the session's role is replica, `R` only then, `A` always
+/// (PostgreSQL 15, 53.56).
+const QUERY: &str = "SELECT n.nspname, c.relname, c.oid, c.relkind, c.relpersistence, \
+       quote_ident(n.nspname) || '.' || quote_ident(c.relname), \
+       concat_ws(', ', \
+         CASE WHEN NOT has_table_privilege(c.oid, 'SELECT') THEN 'SELECT' END, \
+         CASE WHEN NOT has_table_privilege(c.oid, 'INSERT') THEN 'INSERT' END, \
+         CASE WHEN NOT has_table_privilege(c.oid, 'UPDATE') THEN 'UPDATE' END, \
+         CASE WHEN NOT has_table_privilege(c.oid, 'DELETE') THEN 'DELETE' END, \
+         CASE WHEN NOT has_table_privilege(c.oid, 'TRUNCATE') THEN 'TRUNCATE' END), \
+       row_security_active(c.oid), \
+       (SELECT coalesce(string_agg(t.tgname, ', ' ORDER BY t.tgname), '') FROM pg_trigger t \
+        WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled IN ('R', 'A')), \
+       (SELECT coalesce(string_agg(t.tgname, ', ' ORDER BY t.tgname), '') FROM pg_trigger t \
+        WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled = 'O'), \
+       (SELECT coalesce(string_agg(k.conname, ', ' ORDER BY k.conname), '') FROM pg_constraint k \
+        WHERE k.conrelid = c.oid AND k.contype = 'f') \
+     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+     WHERE (n.nspname, c.relname) IN ";
+
+/// What is to be copied, by whom.
+pub(super) struct Tables<'a> {
+    pub(super) target: &'a PgTarget,
+    pub(super) tables: &'a [TableMapping],
+    /// The role, quoted.
+    pub(super) role: String,
+    pub(super) triggers: Triggers,
+}
+
+impl Tables<'_> {
+    pub(super) async fn check(
+        &self,
+        report: &mut Report,
+        connection: &mut Connection,
+    ) -> Result<()> {
+        let there = read(connection, self.tables).await?;
+        let known = known(connection, &self.target.pipeline).await?;
+        let failures = report.failures();
+        for mapping in self.tables {
+            let is_known = known.contains(&mapping.target);
+            let Some(found) = there.get(&mapping.target) else {
+                if !is_known {
+                    self.check_missing(report, mapping);
+                }
+                continue;
+            };
+            self.check_found(report, found);
+            if found.relation.obstacle().is_none() && found.lacks.is_empty() {
+                let mut table = Table {
+                    all: self,
+                    report,
+                    connection,
+                    mapping,
+                    found,
+                };
+                table.check(is_known).await?;
+            }
+        }
+        self.check_triggers(report, connection, &there);
+        if report.failures() == failures {
+            let found = format!(
+                "{} tables, {} of them there already",
+                self.tables.len(),
+                there.len()
+            );
+            report.pass(codes::TARGET_TABLE_UNFIT, found);
+        }
+        Ok(())
+    }
+
+    fn check_missing(&self, report: &mut Report, mapping: &TableMapping) {
+        if self.target.existing == Existing::AppendIfEmpty {
+            report.fail(
+                codes::TARGET_TABLE_MISSING,
+                format!("{} is not there", mapping.target),
+                "target.existing = \"append_if_empty\" makes no tables.",
+                [text("make the table, or choose another target.existing")],
+            );
+        }
+    }
+
+    fn check_found(&self, report: &mut Report, found: &There) {
+        let name = &found.quoted;
+        if let Some(obstacle) = found.relation.obstacle() {
+            report.fail(
+                codes::TARGET_NOT_A_TABLE,
+                format!("{name} {obstacle}"),
+                "Rows cannot be kept in it.",
+                [text(
+                    "choose another target name for the table, or rename what is there",
+                )],
+            );
+            return;
+        }
+        if !found.lacks.is_empty() {
+            let (lacks, role) = (&found.lacks, &self.role);
+            report.fail(
+                codes::TARGET_GRANTS,
+                format!("the role lacks {lacks} on {name}"),
+                "Rows cannot be written.",
+                [sql(format!("GRANT {lacks} ON {name} TO {role}"))],
+            );
+        }
+        if found.is_hidden {
+            report.fail(
+                codes::TARGET_ROW_SECURITY,
+                format!("row security is in force on {name}"),
+                "COPY into it is refused, and rows may be hidden from updates.",
+                [text(
+                    "let the table's owner, or a role with BYPASSRLS, write it",
+                )],
+            );
+        }
+    }
+
+    fn check_triggers(
+        &self,
+        report: &mut Report,
+        connection: &Connection,
+        there: &HashMap<TableName, There>,
+    ) {
+        let mut firing = Vec::new();
+        for found in there.values() {
+            let mut add = |kind: &str, names: &str| {
+                if !names.is_empty() {
+                    firing.push(format!("{kind} {names} on {}", found.quoted));
+                }
+            };
+            add("trigger", &found.always);
+            if self.triggers == Triggers::Fire {
+                add("trigger", &found.normal);
+                add("foreign key", &found.foreign_keys);
+            }
+        }
+        firing.sort();
+        let more = firing.len().saturating_sub(NAMED_MAX);
+        firing.truncate(NAMED_MAX);
+        if more > 0 {
+            firing.push(format!("and {more} more"));
+        }
+        match (self.triggers, firing.is_empty()) {
+            (Triggers::KeepStill, true) => {
+                report.pass(codes::TARGET_TRIGGERS, "triggers and foreign keys keep still");
+            }
+            (Triggers::Fire, true) => report.note(
+                codes::TARGET_TRIGGERS,
+                "the role may not set session_replication_role",
+                "Triggers and foreign keys would fire; there are none on the tables.",
+            ),
+            (_, false) => report.warn(
+                codes::TARGET_TRIGGERS,
+                format!("what fires for each row that is written: {}", firing.join("; ")),
+                "Rows that a trigger writes may be doubled, cascades run twice, and rows in another \
+                 order than the foreign keys ask for are refused.",
+                self.ways_to_keep_still(connection),
+            ),
+        }
+    }
+
+    fn ways_to_keep_still(&self, connection: &Connection) -> Vec<Fix> {
+        let mut fixes = Vec::new();
+        if self.triggers == Triggers::Fire && connection.server_version() >= 150_000 {
+            let role = &self.role;
+            fixes.push(sql(format!(
+                "GRANT SET ON PARAMETER session_replication_role TO {role}"
+            )));
+        }
+        fixes.push(text(
+            "drop or disable them while the pipeline runs: ALTER TABLE … DISABLE TRIGGER …",
+        ));
+        fixes
+    }
+}
+
+async fn read(
+    connection: &mut Connection,
+    tables: &[TableMapping],
+) -> Result<HashMap<TableName, There>> {
+    if tables.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let names: Vec<String> = tables
+        .iter()
+        .map(|table| {
+            let (schema, name) = (&table.target.schema, &table.target.name);
+            format!("({}, {})", quote_literal(schema), quote_literal(name))
+        })
+        .collect();
+    let answer = connection
+        .query(&format!("{QUERY} ({})", names.join(", ")), &[])
+        .await?;
+    answer.rows.iter().map(read_one).collect()
+}
+
+fn read_one(row: &Row) -> Result<(TableName, There)> {
+    let there = There {
+        relation: Relation::read(row, 2)?,
+        quoted: row.get(5)?,
+        lacks: row.get(6)?,
+        is_hidden: row.get_bool(7)?,
+        always: row.get(8)?,
+        normal: row.get(9)?,
+        foreign_keys: row.get(10)?,
+    };
+    Ok((TableName::new(row.get_str(0)?, row.get_str(1)?), there))
+}
+
+/// Tables that an earlier start of the pipeline recorded.
+async fn known(connection: &mut Connection, pipeline: &str) -> Result<Vec<TableName>> {
+    match metadata::find(connection).await {
+        Ok(Found::Nothing) => return Ok(Vec::new()),
+        Err(error) if error.sqlstate_code() == Some("42501") => return Ok(Vec::new()),
+        found => found?,
+    };
+    let answer = connection
+        .query(
+            "SELECT target_schema, target_name FROM tidemark.table_state WHERE pipeline = $1",
+            &[Some(pipeline)],
+        )
+        .await;
+    let answer = match answer {
+        // That the role lacks it is told already.
+        Err(error) if error.sqlstate_code() == Some("42501") => return Ok(Vec::new()),
+        answer => answer?,
+    };
+    let name = |row: &Row| Ok(TableName::new(row.get_str(0)?, row.get_str(1)?));
+    answer.rows.iter().map(name).collect()
+}
+
+/// A table that is there and may be written.
+struct Table<'a> {
+    all: &'a Tables<'a>,
+    report: &'a mut Report,
+    connection: &'a mut Connection,
+    mapping: &'a TableMapping,
+    found: &'a There,
+}
+
+impl Table<'_> {
+    async fn check(&mut self, is_known: bool) -> Result<()> {
+        let (name, oid) = (&self.mapping.target, self.found.relation.oid);
+        let Some(have) = describe_one(self.connection, name, oid).await? else {
+            return Ok(());
+        };
+        if is_known {
+            self.check_key(&have);
+            return Ok(());
+        }
+        let existing = self.all.target.existing;
+        if existing == Existing::Fail {
+            self.report.fail(
+                codes::TARGET_TABLE_EXISTS,
+                format!("{name} exists"),
+                "target.existing = \"fail\" wants to make every table.",
+                [text("drop the table, or choose another target.existing")],
+            );
+            return Ok(());
+        }
+        if existing == Existing::Drop {
+            return Ok(());
+        }
+        self.check_fit(&have).await?;
+        let has_rows = catalog::has_rows(self.connection, &quoted(name)).await?;
+        match existing {
+            _ if !has_rows => {}
+            Existing::SkipLoaded => {
+                self.report.note(
+                    codes::TARGET_TABLE_NOT_EMPTY,
+                    format!("{name} has rows and is left as it is"),
+                    "target.existing = \"skip_loaded\" takes it for loaded.",
+                );
+                self.check_key(&have);
+            }
+            Existing::LoadIfEmpty | Existing::AppendIfEmpty => self.report.fail(
+                codes::TARGET_TABLE_NOT_EMPTY,
+                format!("{name} has rows"),
+                "Rows that are there already would be mixed with those of the source.",
+                [text(
+                    codes::TARGET_TABLE_NOT_EMPTY.entry().first_action.clone(),
+                )],
+            ),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    async fn check_fit(&mut self, have: &TableSchema) -> Result<()> {
+        let numbers = prepare::numbers_for(self.connection, self.all.tables, self.mapping).await?;
+        let problems = fit::problems(self.mapping, &numbers, have);
+        if !problems.is_empty() {
+            self.report.fail(
+                codes::TARGET_TABLE_UNFIT,
+                format!(
+                    "{} does not fit: {}",
+                    self.mapping.target,
+                    problems.join("; ")
+                ),
+                "Rows of the source could not be written as they are.",
+                [text(codes::TARGET_TABLE_UNFIT.entry().first_action.clone())],
+            );
+        }
+        Ok(())
+    }
+
+    /// Changes find their row by the key.
+    fn check_key(&mut self, have: &TableSchema) {
+        let key: Vec<&str> = self
+            .mapping
+            .key
+            .iter()
+            .map(|index| self.mapping.columns[*index].target.as_str())
+            .collect();
+        if key.is_empty() {
+            return;
+        }
+        let is_over_key = |index: &Index| {
+            let columns: Vec<&str> = index
+                .columns
+                .iter()
+                .filter_map(|key| key.column.as_deref())
+                .collect();
+            let is_unique = !matches!(index.kind, IndexKind::Plain | IndexKind::Exclusion);
+            is_unique
+                && index.predicate.is_none()
+                && columns.len() == index.columns.len()
+                && columns.iter().all(|column| key.contains(column))
+        };
+        if have.indexes.iter().any(is_over_key) {
+            return;
+        }
+        let columns: Vec<String> = key.iter().map(|column| quote_ident(column)).collect();
+        let (name, columns) = (&self.found.quoted, columns.join(", "));
+        self.report.warn(
+            codes::TARGET_NO_KEY,
+            format!("{name} has no unique index over its key ({columns})"),
+            "Each update and delete reads the whole table.",
+            [sql(format!("CREATE UNIQUE INDEX ON {name} ({columns})"))],
+        );
+    }
+}

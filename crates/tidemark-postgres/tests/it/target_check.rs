@@ -1,0 +1,340 @@
+//! What a check of the target finds, each provoked on a real server.
+
+use tidemark_core::catalogue::{Code, codes};
+use tidemark_core::config::Located;
+use tidemark_core::finding::{Finding, Side, Verdict};
+use tidemark_core::mapping::{Rules, TableMapping};
+use tidemark_core::target::{Existing, Place};
+use tidemark_lab::PostgresServer;
+use tidemark_postgres::schema::describe;
+
+use crate::lab;
+use crate::target::{Database, Pair, start, target_at, whole};
+
+const ORDERS: &str = "CREATE TABLE orders (id int PRIMARY KEY, name varchar(10)); \
+                      CREATE TABLE items (id int PRIMARY KEY, o int REFERENCES orders)";
+
+async fn mappings(script: &str) -> Vec<TableMapping> {
+    let source = lab::database(script).await;
+    let selection = lab::selecting(&["public.*"]);
+    let schema = describe(&mut source.connect().await, &selection)
+        .await
+        .unwrap();
+    let rules = Rules {
+        selection,
+        ..Rules::default()
+    };
+    rules.map(&schema).unwrap()
+}
+
+fn find(findings: &[Finding], code: Code) -> &Finding {
+    findings
+        .iter()
+        .find(|finding| finding.code == code)
+        .unwrap_or_else(|| panic!("{code} is not among {findings:?}"))
+}
+
+fn worst(findings: &[Finding]) -> Verdict {
+    findings
+        .iter()
+        .map(|finding| finding.verdict)
+        .max()
+        .unwrap()
+}
+
+#[tokio::test]
+async fn an_empty_target_passes_and_stays_empty() {
+    let database = Database::new().await;
+    let tables = mappings(ORDERS).await;
+    let findings = database.target("shop").check_target(&tables).await.unwrap();
+    assert_eq!(worst(&findings), Verdict::Passed, "{findings:?}");
+    assert!(findings.iter().all(|finding| finding.side == Side::Target));
+    let version = find(&findings, codes::TARGET_VERSION);
+    assert!(
+        version.found.starts_with("PostgreSQL 1"),
+        "{}",
+        version.found
+    );
+    let made = "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace";
+    assert_eq!(database.value(made).await, "0");
+    let made = "SELECT count(*) FROM pg_namespace WHERE nspname = 'tidemark'";
+    assert_eq!(database.value(made).await, "0");
+}
+
+#[tokio::test]
+async fn an_unreachable_target_is_a_finding() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    let target = target_at(&format!("postgres://x@127.0.0.1:{port}/x"), "shop");
+    let findings = target.check_target(&[]).await.unwrap();
+    assert_eq!(findings.len(), 1);
+    assert_eq!(findings[0].code, codes::TARGET_REFUSED);
+    assert_eq!(findings[0].verdict, Verdict::Failed);
+
+    let server = PostgresServer::shared().await.unwrap();
+    let target = target_at(&server.url_to("not_there"), "shop");
+    let findings = target.check_target(&[]).await.unwrap();
+    assert_eq!(findings[0].code, codes::TARGET_NO_DATABASE);
+}
+
+#[tokio::test]
+async fn missing_privileges_come_with_the_statements_that_grant_them() {
+    let database = Database::new().await;
+    let tables = mappings(ORDERS).await;
+    let role = format!("guest_of_{}", database.name);
+    database
+        .run(&format!(
+            "CREATE ROLE {role} LOGIN; CREATE SCHEMA tidemark; REVOKE ALL ON SCHEMA public FROM PUBLIC; \
+             CREATE TABLE orders (id int PRIMARY KEY, name varchar(10)); \
+             GRANT SELECT ON orders TO {role}"
+        ))
+        .await;
+    let url = database.server.url_with(&role, None, &database.name);
+    let findings = target_at(&url, "shop").check_target(&tables).await.unwrap();
+    let grants: Vec<&Finding> = findings
+        .iter()
+        .filter(|f| f.code == codes::TARGET_GRANTS && f.verdict == Verdict::Failed)
+        .collect();
+    let found: Vec<&str> = grants
+        .iter()
+        .map(|finding| finding.found.as_str())
+        .collect();
+    assert_eq!(
+        found,
+        [
+            "the role may not make tables in schema public, make tables in schema tidemark",
+            "the role lacks INSERT, UPDATE, DELETE, TRUNCATE on public.orders",
+        ]
+    );
+    for fix in grants.iter().flat_map(|finding| &finding.fixes) {
+        database.run(&fix.text).await;
+    }
+    let findings = target_at(&url, "shop").check_target(&tables).await.unwrap();
+    assert_ne!(worst(&findings), Verdict::Failed, "{findings:?}");
+
+    database.run("DROP SCHEMA tidemark").await;
+    let findings = target_at(&url, "shop").check_target(&tables).await.unwrap();
+    let finding = find(&findings, codes::TARGET_GRANTS);
+    assert!(
+        finding.found.contains("make schema tidemark"),
+        "{}",
+        finding.found
+    );
+    database.run(&finding.fixes[0].text).await;
+    let findings = target_at(&url, "shop").check_target(&tables).await.unwrap();
+    assert_ne!(worst(&findings), Verdict::Failed, "{findings:?}");
+}
+
+#[tokio::test]
+async fn tables_that_are_there_are_judged_by_what_will_be_done_with_them() {
+    use Existing::{AppendIfEmpty, Drop, Fail, LoadIfEmpty, SkipLoaded, Truncate};
+    let tables = mappings("CREATE TABLE orders (id int PRIMARY KEY, name varchar(10))").await;
+    let fits = "CREATE TABLE orders (id int PRIMARY KEY, name varchar(10))";
+    let full = format!("{fits}; INSERT INTO orders VALUES (1, 'a')");
+    let unfit = "CREATE TABLE orders (id smallint, name varchar(5), more int NOT NULL)";
+    for (there, existing, expected) in [
+        ("", LoadIfEmpty, None),
+        ("", AppendIfEmpty, Some(codes::TARGET_TABLE_MISSING)),
+        (fits, LoadIfEmpty, None),
+        (fits, Fail, Some(codes::TARGET_TABLE_EXISTS)),
+        (&full, LoadIfEmpty, Some(codes::TARGET_TABLE_NOT_EMPTY)),
+        (&full, AppendIfEmpty, Some(codes::TARGET_TABLE_NOT_EMPTY)),
+        (&full, SkipLoaded, None),
+        (&full, Truncate, None),
+        (&full, Drop, None),
+        (unfit, Truncate, Some(codes::TARGET_TABLE_UNFIT)),
+        (unfit, Drop, None),
+        (
+            "CREATE VIEW orders AS SELECT 1 AS x",
+            Drop,
+            Some(codes::TARGET_NOT_A_TABLE),
+        ),
+        (
+            "CREATE UNLOGGED TABLE orders (x int)",
+            Truncate,
+            Some(codes::TARGET_NOT_A_TABLE),
+        ),
+    ] {
+        let database = Database::new().await;
+        database.run(there).await;
+        let target = database.target("shop").existing(existing);
+        let findings = target.check_target(&tables).await.unwrap();
+        let failed = findings.iter().find(|f| f.verdict == Verdict::Failed);
+        let what = format!("{existing:?} with `{there}`: {findings:?}");
+        assert_eq!(failed.map(|finding| finding.code), expected, "{what}");
+    }
+    let database = Database::new().await;
+    database.run(unfit).await;
+    let findings = database.target("shop").check_target(&tables).await.unwrap();
+    assert_eq!(
+        find(&findings, codes::TARGET_TABLE_UNFIT).found,
+        "public.orders does not fit: column id is smallint, but the source has integer; \
+         column name is character varying(5), but the source has character varying(10); \
+         column more refuses NULL, has no default, and the source has no such column"
+    );
+}
+
+#[tokio::test]
+async fn tables_of_an_earlier_start_are_not_compared_any_more() {
+    let pair = Pair::new(ORDERS, Rules::default()).await;
+    pair.load_all().await;
+    pair.database
+        .run("ALTER TABLE orders DROP COLUMN name; INSERT INTO orders VALUES (1)")
+        .await;
+    let findings = pair.target.check_target(&pair.mappings).await.unwrap();
+    assert_eq!(worst(&findings), Verdict::Warning, "{findings:?}");
+    let finding = find(&findings, codes::TARGET_NO_KEY);
+    let fix = finding.fixes[0].text.clone();
+    assert!(fix.starts_with("CREATE UNIQUE INDEX ON public."), "{fix}");
+    for finding in findings.iter().filter(|f| f.code == codes::TARGET_NO_KEY) {
+        pair.database.run(&finding.fixes[0].text).await;
+    }
+    let findings = pair.target.check_target(&pair.mappings).await.unwrap();
+    assert_eq!(worst(&findings), Verdict::Passed, "{findings:?}");
+}
+
+#[tokio::test]
+async fn what_would_fire_is_listed() {
+    let database = Database::new().await;
+    let tables = mappings(ORDERS).await;
+    let role = format!("writer_of_{}", database.name);
+    let trigger = "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'; \
+                   CREATE TRIGGER note AFTER INSERT ON orders FOR EACH ROW EXECUTE FUNCTION note(); \
+                   CREATE TRIGGER always AFTER INSERT ON orders FOR EACH ROW EXECUTE FUNCTION note(); \
+                   ALTER TABLE orders ENABLE ALWAYS TRIGGER always";
+    database
+        .run(&format!(
+            "{ORDERS}; {trigger}; CREATE ROLE {role} LOGIN; CREATE SCHEMA tidemark; \
+             GRANT CREATE ON SCHEMA public, tidemark TO {role}; GRANT USAGE ON SCHEMA tidemark TO {role}; \
+             GRANT ALL ON orders, items TO {role}"
+        ))
+        .await;
+    let url = database.server.url_with(&role, None, &database.name);
+    let findings = target_at(&url, "shop").check_target(&tables).await.unwrap();
+    let finding = find(&findings, codes::TARGET_TRIGGERS);
+    assert_eq!(finding.verdict, Verdict::Warning);
+    assert_eq!(
+        finding.found,
+        "what fires for each row that is written: foreign key items_o_fkey on public.items; \
+         trigger always on public.orders; trigger note on public.orders"
+    );
+    if database.server.major() >= 15 {
+        database.run(&finding.fixes[0].text).await;
+        let findings = target_at(&url, "shop").check_target(&tables).await.unwrap();
+        let finding = find(&findings, codes::TARGET_TRIGGERS);
+        assert!(
+            finding.found.ends_with(": trigger always on public.orders"),
+            "{}",
+            finding.found
+        );
+    }
+    database.run("DROP TRIGGER always ON orders").await;
+    let findings = database.target("shop").check_target(&tables).await.unwrap();
+    assert_eq!(
+        find(&findings, codes::TARGET_TRIGGERS).verdict,
+        Verdict::Passed
+    );
+}
+
+#[tokio::test]
+async fn row_security_read_only_and_encoding_are_told() {
+    let tables = mappings("CREATE TABLE orders (id int PRIMARY KEY, name varchar(10))").await;
+    let database = Database::new().await;
+    let role = format!("hidden_of_{}", database.name);
+    database
+        .run(&format!(
+            "CREATE TABLE orders (id int PRIMARY KEY, name varchar(10)); \
+             ALTER TABLE orders ENABLE ROW LEVEL SECURITY; CREATE ROLE {role} LOGIN; \
+             GRANT ALL ON orders TO {role}; CREATE SCHEMA tidemark AUTHORIZATION {role}; \
+             GRANT CREATE ON SCHEMA public TO {role}"
+        ))
+        .await;
+    let url = database.server.url_with(&role, None, &database.name);
+    let findings = target_at(&url, "shop").check_target(&tables).await.unwrap();
+    assert_eq!(
+        find(&findings, codes::TARGET_ROW_SECURITY).verdict,
+        Verdict::Failed
+    );
+
+    let name = &database.name;
+    database
+        .run(&format!(
+            "ALTER DATABASE {name} SET default_transaction_read_only = on"
+        ))
+        .await;
+    let findings = database.target("shop").check_target(&tables).await.unwrap();
+    let finding = find(&findings, codes::TARGET_READ_ONLY);
+    assert_eq!(finding.verdict, Verdict::Failed);
+    database.run(&finding.fixes[0].text).await;
+    let findings = database.target("shop").check_target(&[]).await.unwrap();
+    assert_eq!(
+        find(&findings, codes::TARGET_READ_ONLY).verdict,
+        Verdict::Passed
+    );
+
+    let latin = format!("latin_{name}");
+    database
+        .server
+        .execute(&format!(
+            "CREATE DATABASE {latin} TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'"
+        ))
+        .await
+        .unwrap();
+    let target = target_at(&database.server.url_to(&latin), "shop");
+    let findings = target.check_target(&[]).await.unwrap();
+    let finding = find(&findings, codes::TARGET_ENCODING);
+    assert_eq!(finding.verdict, Verdict::Warning);
+    assert!(finding.found.contains("LATIN1"), "{}", finding.found);
+}
+
+#[tokio::test]
+async fn types_that_moved_with_their_schema_are_known_again() {
+    let script = "CREATE TYPE mood AS ENUM ('sad'); CREATE TABLE t (m mood, ms mood[])";
+    let rules = Rules {
+        target_schema: Some(Located::nowhere("dw".to_owned())),
+        ..Rules::default()
+    };
+    let pair = Pair::new(script, rules).await;
+    pair.database
+        .run(
+            "CREATE SCHEMA dw; CREATE TYPE dw.mood AS ENUM ('sad'); \
+             CREATE TABLE dw.t (m dw.mood, ms dw.mood[])",
+        )
+        .await;
+    let target = pair.database.target("another");
+    let findings = target.check_target(&pair.mappings).await.unwrap();
+    assert_eq!(worst(&findings), Verdict::Passed, "{findings:?}");
+    let prepared = pair
+        .target
+        .prepare(
+            &pair.mappings[0],
+            Existing::LoadIfEmpty,
+            Place::InPlace,
+            &[whole()],
+        )
+        .await;
+    prepared.unwrap();
+}
+
+#[tokio::test]
+async fn a_table_is_not_copied_onto_itself() {
+    let database = lab::database("CREATE TABLE orders (id int)").await;
+    let target = target_at(&database.server.url_to(&database.name), "shop");
+    target.acquire(&crate::target::owner(1)).await.unwrap();
+    let client = database.server.client_to(&database.name).await.unwrap();
+    let row = client
+        .query_one(
+            "SELECT system_identifier::text FROM pg_control_system()",
+            &[],
+        )
+        .await
+        .unwrap();
+    let mut start = start(&["orders"]);
+    start.identity.system = row.get(0);
+    start.identity.database.clone_from(&database.name);
+    let refusal = target.start_load(&start).await.unwrap_err();
+    assert_eq!(refusal.code(), codes::TARGET_IS_SOURCE);
+    start.tables[0].target.schema = "elsewhere".to_owned();
+    target.start_load(&start).await.unwrap();
+}
