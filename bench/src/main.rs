@@ -42,6 +42,7 @@ async fn main() -> Result<ExitCode> {
 
 async fn measure() -> Result<()> {
     let settings = Settings::parse(std::env::args().skip(1))?;
+    let load_before = page::load_average();
     let stage = Stage::start(&settings.tidemark).await?;
     let mut contests = Vec::new();
     for (part, tables, against) in [
@@ -79,7 +80,8 @@ async fn measure() -> Result<()> {
     }
     write!(std::io::stdout(), "\n{}", page::tables(&contests))?;
     if let Some(path) = &settings.page {
-        std::fs::write(path, page::page(&stage, &settings, &contests))?;
+        let page = page::page(&stage, &settings, load_before, &contests);
+        std::fs::write(path, page)?;
     }
     Ok(())
 }

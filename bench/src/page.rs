@@ -121,7 +121,13 @@ fn table(text: &mut String, head: &[&str], rows: &[Vec<String>]) {
 }
 
 /// The whole page.
-pub(crate) fn page(stage: &Stage, settings: &Settings, contests: &[Contest]) -> String {
+pub(crate) fn page(
+    stage: &Stage,
+    settings: &Settings,
+    load_before: f64,
+    contests: &[Contest],
+) -> String {
+    let caution = caution(settings, load_before);
     let (machine, date) = (machine(), date());
     let server = &stage.version().version;
     let (runs, scale) = (settings.runs, settings.scale);
@@ -133,8 +139,35 @@ pub(crate) fn page(stage: &Stage, settings: &Settings, contests: &[Contest]) -> 
         .collect();
     format!(
         "{BEFORE}Measured {date} at scale {scale}, medians of {runs} runs, on {machine};\n\
-         PostgreSQL {server} on both sides, {pgcopydb}.\n\n{tables}{METHOD}{settings}"
+         PostgreSQL {server} on both sides, {pgcopydb}.\n\n{caution}{tables}{METHOD}{settings}"
     )
+}
+
+/// What a reader must know before believing the figures.
+fn caution(settings: &Settings, load_before: f64) -> String {
+    let mut reasons = Vec::new();
+    if settings.scale < 1.0 || settings.runs < 3 {
+        reasons.push("it is smaller than what the requirements speak of".to_owned());
+    }
+    if load_before > BUSY {
+        reasons.push(format!(
+            "the machine had other work (a load of {load_before:.1} before it began)"
+        ));
+    }
+    if reasons.is_empty() {
+        return String::new();
+    }
+    format!("**A look, not a result**: {}.\n\n", reasons.join(", and "))
+}
+
+/// More than this was not idle.
+const BUSY: f64 = 1.0;
+
+/// How many programs wanted to run in the last minute (proc(5), `loadavg`).
+pub(crate) fn load_average() -> f64 {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let first = text.split_whitespace().next();
+    first.and_then(|n| n.parse().ok()).unwrap_or(0.0)
 }
 
 fn date() -> String {
