@@ -367,7 +367,7 @@ fn engine_keys() -> Vec<Key> {
     vec![
         key("load.parallel_tables", Kind::Count { min: 1, max: 64 }, "Tables loaded at once.").or("2"),
         key("load.parallel_chunks", Kind::Count { min: 1, max: 64 }, "Chunks of one table loaded at once.").or("4"),
-        key("load.chunk_size", Kind::Bytes { min: MB, max: TB }, "About how large a chunk is on the source's disk.").or("\"256 MB\""),
+        key("load.chunk_size", Kind::Bytes { min: MB, max: TB }, "About how large a chunk is on the source's disk.").or("\"64 MB\""),
         key("load.max_source_rows_per_second", rows_per_second.clone(), "Rows read from the source in a second, all workers together; 0 for no limit.").or("0"),
         key("stream.batch_rows", Kind::Count { min: 1, max: 1_000_000 }, "A batch is closed at so many changes.").or("5_000"),
         key("stream.batch_bytes", Kind::Bytes { min: 64 * KB, max: GB }, "Or at so many bytes.").or("\"16 MB\""),

@@ -158,7 +158,7 @@ mod tests {
         );
         assert_eq!(
             schema["properties"]["load"]["properties"]["chunk_size"]["default"],
-            "256 MB"
+            "64 MB"
         );
     }
 }

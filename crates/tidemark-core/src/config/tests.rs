@@ -66,7 +66,7 @@ fn a_small_file_gets_the_defaults() {
     assert!(config.target.create_tables);
     assert_eq!(config.target.existing, Existing::LoadIfEmpty);
     assert_eq!(config.load.parallel_chunks, 4);
-    assert_eq!(config.load.chunk_bytes, 256_000_000);
+    assert_eq!(config.load.chunk_bytes, 64_000_000);
     assert_eq!(config.load.max_source_rows_per_second, None);
     assert_eq!(config.stream.batch_rows_max, 5_000);
     assert_eq!(config.stream.batch_wait, Duration::from_millis(200));
@@ -509,7 +509,7 @@ fn flags_go_before_variables_and_variables_before_the_file() {
         "\"1s\" (TIDEMARK_STREAM_BATCH_WAIT)"
     );
     assert_eq!(shown("stream.batch_bytes"), "\"1 MB\" (shop.toml:15)");
-    assert_eq!(shown("load.chunk_size"), "\"256 MB\" (default)");
+    assert_eq!(shown("load.chunk_size"), "\"64 MB\" (default)");
     assert_eq!(shown("source.password"), "*** (TIDEMARK_SOURCE_PASSWORD)");
     assert_eq!(shown("tables.include"), "[\"public.*\"] (shop.toml:11)");
 }
