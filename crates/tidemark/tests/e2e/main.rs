@@ -9,6 +9,8 @@
     reason = "a test ends at the first thing it did not expect"
 )]
 
+mod asks;
 mod hand_over;
+mod readme;
 mod slots;
 mod stage;

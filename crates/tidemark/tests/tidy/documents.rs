@@ -19,9 +19,7 @@ const TOP: [&str; 7] = [
 const PLACEHOLDERS: [char; 8] = ['*', '<', '{', '$', ' ', '\u{2026}', ':', '('];
 
 /// Named before they came; the last one to come ends this list.
-const COMING: [&str; 4] = [
-    "examples/",
-    "examples/ome/README.md",
+const COMING: [&str; 2] = [
     "docs/reference/config.md",
     "docs/explanation/performance.md",
 ];

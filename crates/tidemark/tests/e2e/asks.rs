@@ -1,0 +1,105 @@
+//! What tests ask of both sides and of the program, over and over: SQL on either side, a value that
+//! the target has to show in the end, a verdict of `verify`.
+
+use serde_json::Value;
+use tidemark_lab::compare::Comparison;
+use tidemark_lab::wait::wait_for;
+use tokio_postgres::Client;
+
+use crate::stage::{PATIENCE, Ran, Running, Stage};
+
+impl Stage {
+    /// Runs SQL on the source, each piece a transaction of its own unless it says BEGIN.
+    #[track_caller]
+    pub(crate) fn source_sql(&self, sql: &str) -> impl Future<Output = ()> {
+        execute(&self.source, sql)
+    }
+
+    /// Runs SQL on the target.
+    #[track_caller]
+    pub(crate) fn target_sql(&self, sql: &str) -> impl Future<Output = ()> {
+        execute(&self.target, sql)
+    }
+
+    /// Waits until a query on the target answers with this text.
+    pub(crate) async fn wait_for_target(&self, sql: &str, expected: &str) {
+        let waited = wait_for(PATIENCE, &format!("{expected} from {sql}"), || async {
+            let answer = text(&self.target, sql).await?;
+            anyhow::ensure!(answer == expected, "the target says {answer}");
+            Ok(Some(()))
+        })
+        .await;
+        if let Err(err) = waited {
+            panic!("{err:#}\n{}", self.log());
+        }
+    }
+
+    /// What the pipeline has logged, all runs together.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.directory().join("run.log")).unwrap_or_default()
+    }
+
+    /// Starts the pipeline and waits until it streams.
+    pub(crate) async fn start_streaming(&self) -> Running {
+        let run = self.start(&["run", "FILE"]);
+        self.wait_for_state("streaming").await;
+        run
+    }
+
+    /// Waits until both sides are equal under this comparison.
+    pub(crate) async fn wait_for_equal(&self, comparison: Comparison<'_>) {
+        if let Err(err) = comparison.wait_until_identical(PATIENCE).await {
+            panic!("{err:#}\n{}", self.log());
+        }
+    }
+
+    /// All tables of both sides.
+    pub(crate) fn comparison(&self) -> Comparison<'_> {
+        Comparison::new(&self.source, &self.target)
+    }
+
+    /// `verify --deep` says identical.
+    pub(crate) async fn verify_identical(&self) -> Ran {
+        self.run(&["verify", "FILE", "--deep"]).await.expect(0)
+    }
+
+    /// One table as the program reports it.
+    pub(crate) async fn table(&self, name: &str) -> Value {
+        let tables = self.run(&["tables", "FILE", "--json"]).await.expect(0);
+        let tables = tables.json()["data"]["tables"].clone();
+        let found = tables
+            .as_array()
+            .and_then(|all| all.iter().find(|t| t["source"] == name).cloned());
+        found.unwrap_or_else(|| panic!("no {name} in {tables}"))
+    }
+
+    /// Waits until the program reports this state of a table.
+    pub(crate) async fn wait_for_table(&self, name: &str, state: &str) {
+        let what = format!("{name} to be {state}");
+        let waited = wait_for(PATIENCE, &what, || async {
+            let table = self.table(name).await;
+            anyhow::ensure!(table["state"] == state, "it is {table}");
+            Ok(Some(()))
+        })
+        .await;
+        if let Err(err) = waited {
+            panic!("{err:#}\n{}", self.log());
+        }
+    }
+}
+
+/// The first column of the first row, as text.
+pub(crate) async fn text(client: &Client, sql: &str) -> anyhow::Result<String> {
+    use tokio_postgres::SimpleQueryMessage::Row;
+    let messages = client.simple_query(sql).await?;
+    let first = messages.iter().find_map(|message| match message {
+        Row(row) => Some(row.get(0).unwrap_or("NULL").to_owned()),
+        _ => None,
+    });
+    Ok(first.unwrap_or_else(|| "no row".to_owned()))
+}
+
+async fn execute(client: &Client, sql: &str) {
+    let done = client.batch_execute(sql).await;
+    done.unwrap_or_else(|err| panic!("{err:?}: {}", sql.get(..300).unwrap_or(sql)));
+}
