@@ -51,8 +51,10 @@ pub async fn describe(connection: &mut Connection, selection: &Selection) -> Res
         .run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         .await?;
     let schema = read(connection, selection).await;
-    connection.run("ROLLBACK").await?;
-    schema
+    let ended = connection.run("ROLLBACK").await;
+    // What broke first says more than that nothing works on the connection since.
+    let schema = schema?;
+    ended.map(|()| schema)
 }
 
 async fn read(connection: &mut Connection, selection: &Selection) -> Result<SourceSchema> {
