@@ -25,6 +25,12 @@ pub trait Target: Send + Sync {
     /// What stands in the way, each with its remedy. Changes nothing.
     async fn check(&self, tables: &[TableMapping]) -> Result<Vec<Finding>>;
 
+    /// Whether the target is the very database that was read from, so that a table could be copied
+    /// onto itself. Changes nothing.
+    async fn is_source(&self, _source: &SourceIdentity) -> Result<bool> {
+        Ok(false)
+    }
+
     /// What the target has; `None` if the pipeline never started. Changes nothing: a target
     /// without our schema answers `None`.
     async fn checkpoint(&self) -> Result<Option<Checkpoint>>;

@@ -123,8 +123,9 @@ impl Commander {
 pub struct Outcome {
     /// State at the end: `stopped` or `completed`.
     pub state: PipelineState,
-    /// Everything that committed on the source before this is in the target.
-    pub position: Position,
+    /// Everything that committed before it is in the target; `None` where nothing was started yet, or
+    /// the target did not say.
+    pub position: Option<Position>,
 }
 
 /// How an attempt reacts to being told to stop while it does something long.
@@ -319,8 +320,25 @@ impl Pipeline {
         if let Some(err) = refusal {
             return Err(err);
         }
+        self.not_onto_itself(mappings).await?;
         self.is_checked = true;
         Ok(())
+    }
+
+    /// A table that is its own copy would be emptied or made anew by what prepares it, and fed by
+    /// its own changes for ever.
+    async fn not_onto_itself(&self, mappings: &[Arc<TableMapping>]) -> Result<()> {
+        let Some(mapping) = mappings.iter().find(|m| *m.source() == m.target) else {
+            return Ok(());
+        };
+        let identity = self.engine.source.log_state().await?.identity;
+        if !self.engine.target.is_source(&identity).await? {
+            return Ok(());
+        }
+        let database = &identity.database;
+        let message = format!("source and target are both the database {database} of one server");
+        let err = Error::definite(codes::TARGET_IS_SOURCE, message);
+        Err(err.table(mapping.source().to_string()))
     }
 
     /// A first start: the log is opened *before* the first row is read, and its position recorded
@@ -535,7 +553,7 @@ impl Pipeline {
         let checkpoint = self.checkpoint().await?;
         Ok(Outcome {
             state: PipelineState::Completed,
-            position: checkpoint.position,
+            position: Some(checkpoint.position),
         })
     }
 
@@ -607,7 +625,9 @@ impl Pipeline {
 
     /// Where a later start goes on; read from the target if it answers.
     async fn stopped_between_attempts(&self) -> Result<Outcome> {
-        let position = self.checkpoint().await?.position;
+        // Who stops a run that waits for a side must not be told that this side is not there.
+        let checkpoint = self.engine.target.checkpoint().await;
+        let position = checkpoint.ok().flatten().map(|found| found.position);
         Ok(Outcome {
             state: PipelineState::Stopped,
             position,

@@ -70,7 +70,7 @@ pub(super) async fn stream(
     ended?;
     Ok(Outcome {
         state: PipelineState::Stopped,
-        position,
+        position: Some(position),
     })
 }
 

@@ -12,6 +12,7 @@
 use std::collections::BTreeSet;
 
 use tidemark_core::catalogue::{Code, codes};
+use tidemark_core::checkpoint::SourceIdentity;
 use tidemark_core::finding::{Finding, Fix, FixKind, Side, Verdict};
 use tidemark_core::mapping::TableMapping;
 use tidemark_core::{Error, Result};
@@ -52,6 +53,22 @@ impl PgTarget {
         }
         connection.close().await;
         Ok(report.findings)
+    }
+
+    /// Whether this is the very database that the identity names. A server that was copied file by
+    /// file has the system identifier of the first one; a promoted copy has another timeline, which
+    /// the checkpoint record tells soon enough for a first start.
+    pub async fn is_source(&self, source: &SourceIdentity) -> Result<bool> {
+        let mut session = self.session().await?;
+        let sql = "SELECT system_identifier::text, current_database(), timeline_id \
+                   FROM pg_control_system(), pg_control_checkpoint()";
+        let set = session.query(sql, &[]).await?;
+        let row = set.one()?;
+        let is_source = row.get_str(0)? == source.system
+            && row.get_str(1)? == source.database
+            && row.get::<u32>(2)? == source.timeline;
+        session.keep();
+        Ok(is_source)
     }
 
     /// How the target was reached.

@@ -1,7 +1,7 @@
 //! [`PgTarget`] as core's [`Target`]: nothing is decided here.
 
 use async_trait::async_trait;
-use tidemark_core::checkpoint::{Checkpoint, Generation, LoadPhase, Unit};
+use tidemark_core::checkpoint::{Checkpoint, Generation, LoadPhase, SourceIdentity, Unit};
 use tidemark_core::control::Control;
 use tidemark_core::finding::Finding;
 use tidemark_core::mapping::TableMapping;
@@ -17,6 +17,10 @@ use super::PgTarget;
 impl Target for PgTarget {
     async fn check(&self, tables: &[TableMapping]) -> Result<Vec<Finding>> {
         self.check_target(tables).await
+    }
+
+    async fn is_source(&self, source: &SourceIdentity) -> Result<bool> {
+        self.is_source(source).await
     }
 
     async fn checkpoint(&self) -> Result<Option<Checkpoint>> {

@@ -276,12 +276,17 @@ async fn input_closed() {
 
 fn answer(opened: &Opened, ended: &Ended, status: &Value, took: Duration) -> Answer {
     let time = crate::output::numbers::duration(took);
-    let text = match ended.state {
-        PipelineState::Completed => format!("✓ completed in {time}, at {}", ended.position),
-        _ => format!(
-            "✓ stopped after {time}; everything before {} is in the target, and \
+    let text = match (ended.state, &ended.position) {
+        (PipelineState::Completed, Some(position)) => {
+            format!("✓ completed in {time}, at {position}")
+        }
+        (_, Some(position)) => format!(
+            "✓ stopped after {time}; everything before {position} is in the target, and \
              tidemark run {} goes on there",
-            ended.position,
+            opened.word()
+        ),
+        (_, None) => format!(
+            "✓ stopped after {time}, while it waited for a side; tidemark run {} tries again",
             opened.word()
         ),
     };

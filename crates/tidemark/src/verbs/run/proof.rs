@@ -4,12 +4,14 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use tidemark_core::catalogue::codes;
 use tidemark_core::clock;
 use tidemark_core::config::AfterLoad;
 use tidemark_core::control::door::SharedBoard;
 use tidemark_core::pipeline::Commander;
 use tidemark_core::status::{PipelineState, Verified};
 use tidemark_core::verify::compare::{self, Depth, Outcome as Compared, Report};
+use tidemark_core::{Error, ErrorKind};
 use tokio::sync::watch;
 
 use super::UntilArg;
@@ -21,6 +23,9 @@ use crate::verbs::verify;
 
 /// How often it is looked whether the stream has caught up.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// How long a side that was lost is left alone before it is compared again.
+const PAUSE_AFTER_INTERRUPTION: Duration = Duration::from_secs(2);
 
 /// What is compared; `None` for nothing.
 fn depth(opened: &Opened, until: Option<&UntilArg>) -> Option<Depth> {
@@ -51,13 +56,23 @@ pub(super) async fn after_load(
         let board = board.lock().unwrap_or_else(PoisonError::into_inner);
         board.status(tokio::time::Instant::now()).state
     };
-    while state() != PipelineState::Streaming {
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
-    let began = Instant::now();
-    let request = verify::request(opened, &[], depth).await?;
-    let (source, target) = (opened.source.as_ref(), opened.target.as_ref());
-    let report = compare::verify(source, target, commander, &request).await?;
+    let (began, report) = loop {
+        while state() != PipelineState::Streaming {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        let began = Instant::now();
+        match compared(opened, depth, commander).await {
+            // The engine outlives a side that goes away, so a comparison must not end the run.
+            Err(Failure::Error(err)) if is_passing(&err) => {
+                tracing::warn!(
+                    pipeline = opened.name(), code = %err.code(), error = %err,
+                    "the comparison was interrupted and begins again"
+                );
+                tokio::time::sleep(PAUSE_AFTER_INTERRUPTION).await;
+            }
+            ended => break (began, ended?),
+        }
+    };
     board
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
@@ -68,6 +83,17 @@ pub(super) async fn after_load(
         });
     log(opened, &report, began.elapsed());
     Ok(report)
+}
+
+/// Whether a comparison failed for a reason that goes away: a side was lost, and with it the hold.
+fn is_passing(err: &Error) -> bool {
+    err.kind() == ErrorKind::Transient || err.code() == codes::VERIFY_NO_HOLD
+}
+
+async fn compared(opened: &Opened, depth: Depth, commander: &Commander) -> Result<Report, Failure> {
+    let request = verify::request(opened, &[], depth).await?;
+    let (source, target) = (opened.source.as_ref(), opened.target.as_ref());
+    Ok(compare::verify(source, target, commander, &request).await?)
 }
 
 /// The same for a full load, if it was asked for. It has no log in which both sides could meet, so the
