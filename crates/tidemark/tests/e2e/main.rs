@@ -10,6 +10,8 @@
 )]
 
 mod asks;
+mod faults;
+mod fence;
 mod hand_over;
 mod readme;
 mod slots;
