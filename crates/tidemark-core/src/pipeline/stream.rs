@@ -604,7 +604,7 @@ impl<'a> Stream<'a> {
         seconds_max: u32,
         reply: oneshot::Sender<Answer>,
     ) {
-        if position.is_some_and(|position| position < self.assembler.assembled()) {
+        if position.is_some_and(|position| self.assembler.is_past(position)) {
             let text = format!("already past it, at {}", self.assembler.assembled());
             return answer(reply, refusal(text));
         }

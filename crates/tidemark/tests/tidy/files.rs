@@ -11,6 +11,18 @@ const PATH_LINES_MAX: usize = 2300;
 
 /// Where a thread may sleep, or a test wait for time to pass, and why.
 const SLEEPS: &[(&str, &str)] = &[
+    (
+        "crates/tidemark-postgres/src/source/publication.rs",
+        "a server tells nobody when a transaction ends: it is asked again, with a deadline",
+    ),
+    (
+        "crates/tidemark-postgres/src/source/slot.rs",
+        "a server tells nobody when a slot is let go: it is asked again, with a deadline",
+    ),
+    (
+        "crates/tidemark-postgres/tests/it/source/",
+        "polls of a stream that goes on meanwhile, each with a deadline",
+    ),
     ("bench/src/", "a meter samples by the clock"),
     (
         "crates/tidemark/tests/e2e/hand_over.rs",

@@ -45,7 +45,7 @@ async fn slots_and_senders_that_are_used_up_are_told_apart(server: &PostgresServ
     let server = &server.start().await.unwrap();
     let (mut fixture, source, start) = Fixture::streaming(server, KEYED, &["t"]).await;
     // A second pipeline on the same server.
-    fixture.options.slot = "other".to_owned();
+    "other".clone_into(&mut fixture.options.slot);
     let other = fixture.source();
     let expected = (codes::SOURCE_NO_FREE_SLOT, ErrorKind::Definite);
     assert_eq!(refused(&other).await, expected);
