@@ -203,6 +203,8 @@ const OBSTACLES: &str = "\
                                    ON t.oid = c.reltype OR t.typelem = c.reltype \
                                    WHERE c.oid = $1::oid)) \
         AND NOT (d.classid = 'pg_class'::regclass AND d.objid = $1::oid) \
+        AND NOT (d.classid = 'pg_attrdef'::regclass AND d.objid IN ( \
+          SELECT oid FROM pg_attrdef WHERE adrelid = $1::oid)) \
     UNION SELECT 'trigger ' || tgname FROM pg_trigger \
       WHERE tgrelid = $1::oid AND NOT tgisinternal \
     UNION SELECT 'policy ' || polname FROM pg_policy WHERE polrelid = $1::oid \
