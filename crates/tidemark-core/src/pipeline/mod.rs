@@ -301,7 +301,8 @@ impl Pipeline {
         );
         let refusal = findings
             .iter()
-            .find(|f| f.verdict == Verdict::Failed)
+            // What a slot means for a start is decided by `plan`, which may wait for it.
+            .find(|f| f.verdict == Verdict::Failed && !is_about_slot(f.code))
             .map(|finding| {
                 let more = match failed {
                     1 => String::new(),
@@ -633,6 +634,16 @@ impl Pipeline {
             position,
         })
     }
+}
+
+fn is_about_slot(code: crate::catalogue::Code) -> bool {
+    [
+        codes::SLOT_ACTIVE,
+        codes::SLOT_FOREIGN,
+        codes::SLOT_LOST,
+        codes::SLOT_MISSING,
+    ]
+    .contains(&code)
 }
 
 /// Foreign keys and sequences, then the load is over.
