@@ -90,7 +90,7 @@ async fn nothing_is_left(stage: &Stage) {
     let publications = "SELECT pubname FROM pg_publication";
     let publications = stage.source.query(publications, &[]).await.unwrap();
     let publications: Vec<String> = publications.iter().map(|row| row.get(0)).collect();
-    assert_eq!(publications, [name.clone()]);
+    assert_eq!(publications, std::slice::from_ref(&name));
     let slots = "SELECT slot_name FROM pg_replication_slots WHERE database = current_database()";
     let slots = stage.source.query(slots, &[]).await.unwrap();
     let slots: Vec<String> = slots.iter().map(|row| row.get(0)).collect();

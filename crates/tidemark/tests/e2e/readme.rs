@@ -92,7 +92,7 @@ async fn commands_of_the_documents_exist_with_their_flags() {
             };
             let mut arguments = vec![*verb];
             if ["slots", "config"].contains(verb) {
-                arguments.push(words.get(1).unwrap());
+                arguments.push(words[1]);
             }
             arguments.push("--help");
             let help = stage.run(&arguments).await.expect(0).stdout;
