@@ -153,7 +153,10 @@ async fn the_walk_through_the_device_inventory_is_walked() {
         psql.as_ref().unwrap().parent().unwrap(),
     ];
     let path = folders.map(|folder| folder.display().to_string()).join(":");
-    let path = format!("{path}:{}", std::env::var("PATH").unwrap_or_default());
+    let path = format!(
+        "{path}:{}",
+        std::env::var_os("PATH").unwrap_or_default().display()
+    );
     let script = tokio::process::Command::new("bash")
         .args([
             "-c",
