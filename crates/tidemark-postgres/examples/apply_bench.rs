@@ -9,7 +9,11 @@
 //! costs, which is what counts where both share a machine.
 
 #![expect(clippy::print_stdout, reason = "a program that prints a table")]
-#![allow(clippy::string_slice, reason = "the bench makes its own ASCII text")]
+#![allow(
+    clippy::string_slice,
+    clippy::match_bool,
+    reason = "the bench makes its own ASCII text"
+)]
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
