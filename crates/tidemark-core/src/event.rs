@@ -156,8 +156,9 @@ pub struct Row {
     pub len: u16,
 }
 
-/// One value: what it is, and where its bytes are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// One value: what it is, and where its bytes are. Not comparable: two cells of one value stand in
+/// different places.
+#[derive(Clone, Copy, Debug)]
 pub struct Cell {
     /// What it is.
     pub kind: CellKind,

@@ -199,6 +199,6 @@ impl Merged {
 }
 
 /// Whether the log left values of this row out.
-fn is_partial(cells: &[Cell]) -> bool {
+pub(crate) fn is_partial(cells: &[Cell]) -> bool {
     cells.iter().any(|cell| cell.kind == CellKind::Unchanged)
 }

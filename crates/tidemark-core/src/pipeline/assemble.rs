@@ -17,9 +17,10 @@ use tokio::time::Instant;
 use crate::batch::{Batch, Change, Item, SchemaChange};
 use crate::catalogue::codes;
 use crate::checkpoint::{CheckpointUpdate, KnownColumn, TableStateChange};
+use crate::compact::is_partial;
 use crate::error::{Error, Result};
 use crate::event::{
-    Begin, Block, Cell, Event, OldRow, Op, Row, RowChange, StreamColumn, StreamTable, Truncate,
+    Begin, Block, Event, OldRow, Op, Row, RowChange, StreamColumn, StreamTable, Truncate,
 };
 use crate::mapping::{Carry, Mismatch, Projection, TableMapping, Unchanged};
 use crate::position::Position;
@@ -549,7 +550,10 @@ pub(crate) enum Unseen {
 /// A key update between two ranges that were read at different instants is the delete or the insert
 /// alone.
 pub(crate) fn unseen_part(batch: &Batch, change: Change, way: Way) -> Unseen {
+    let is_whole = |row: Option<Row>| row.is_some_and(|row| !is_partial(batch.row(row)));
     match (way.old_seen, way.new_seen, change.op) {
+        (_, false, Op::Insert) if !is_whole(change.new) => Unseen::NotInLog,
+        (true, false, Op::Update) if !is_whole(change.new) => Unseen::NotInLog,
         (false, false, _) | (true, false, Op::Insert) | (false, true, Op::Delete) => {
             Unseen::Part(change)
         }
@@ -563,17 +567,11 @@ pub(crate) fn unseen_part(batch: &Batch, change: Change, way: Way) -> Unseen {
                 ..change
             })
         }
-        (true, false, Op::Update) => {
-            let row = change.new.expect("an update has a new row");
-            if batch.row(row).contains(&Cell::UNCHANGED) {
-                return Unseen::NotInLog;
-            }
-            Unseen::Part(Change {
-                op: Op::Insert,
-                old: None,
-                ..change
-            })
-        }
+        (true, false, Op::Update) => Unseen::Part(Change {
+            op: Op::Insert,
+            old: None,
+            ..change
+        }),
     }
 }
 
