@@ -552,8 +552,9 @@ pub(crate) enum Unseen {
 pub(crate) fn unseen_part(batch: &Batch, change: Change, way: Way) -> Unseen {
     let is_whole = |row: Option<Row>| row.is_some_and(|row| !is_partial(batch.row(row)));
     match (way.old_seen, way.new_seen, change.op) {
-        (_, false, Op::Insert) if !is_whole(change.new) => Unseen::NotInLog,
-        (true, false, Op::Update) if !is_whole(change.new) => Unseen::NotInLog,
+        (_, false, Op::Insert) | (true, false, Op::Update) if !is_whole(change.new) => {
+            Unseen::NotInLog
+        }
         (false, false, _) | (true, false, Op::Insert) | (false, true, Op::Delete) => {
             Unseen::Part(change)
         }
