@@ -18,7 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::catalogue::codes;
 use crate::checkpoint::{Checkpoint, LoadPhase, TableState};
-use crate::control::{Answer, Command};
+use crate::control::Answer;
 use crate::error::{Context, Error, Result};
 use crate::event::Block;
 use crate::mapping::TableMapping;
@@ -29,15 +29,18 @@ use crate::status::{By, PipelineState};
 
 use super::apply::{ApplierHandle, Done, DoneOutcome, Task};
 use super::assemble::{Assembler, Taken, Work};
-use super::discover::{self, Discovery, Found};
+use super::discover::Discovery;
 use super::observe::{Committed, PipelineEvent};
-use super::options::{NewTables, OnConflict, Until};
+use super::options::{OnConflict, Until};
 use super::resync::Resyncs;
 use super::retry::Backoff;
 use super::router::Router;
-use super::{
-    Engine, Outcome, Request, accepted, answer, finish_load, refusal, schema_change, state_change,
-};
+use super::{Engine, Outcome, Request, accepted, answer, finish_load, schema_change, state_change};
+
+mod catalog;
+mod requests;
+
+use requests::Hold;
 
 /// How often the loop looks at what is due: positions to flush, holds to end.
 const TICK: std::time::Duration = std::time::Duration::from_millis(100);
@@ -105,13 +108,6 @@ struct Stream<'a> {
     heartbeat: Option<(i64, Position)>,
     /// Changes applied since the last commit, by route.
     counts: Vec<(usize, u64)>,
-}
-
-/// Somebody wants the target to stand still at a position.
-struct Hold {
-    position: Option<Position>,
-    until: Instant,
-    reply: Option<oneshot::Sender<Answer>>,
 }
 
 impl<'a> Stream<'a> {
@@ -460,77 +456,6 @@ impl<'a> Stream<'a> {
         Ok(())
     }
 
-    /// The catalog was looked at. That it could not be is no reason to end the stream.
-    fn on_described(&mut self, schema: Result<SourceSchema>) {
-        let Ok(schema) = schema else { return };
-        let routes = self.assembler.router.routes();
-        let known: Vec<(TableName, u32)> = routes
-            .map(|(_, r)| (r.mapping.source().clone(), r.mapping.schema.id))
-            .collect();
-        for found in discover::compare(schema, &known) {
-            let (table, text) = match found {
-                Found::New(schema) if self.is_wanted(&schema.name) => {
-                    (schema.name.clone(), self.add_table(&schema))
-                }
-                Found::New(schema) => {
-                    let text = "matches the patterns and is not carried: tables.new_tables says so";
-                    (schema.name, text.to_owned())
-                }
-                Found::Recreated(schema) => (schema.name.clone(), self.load_again(&schema)),
-                Found::Gone(table) => (
-                    table,
-                    "is gone on the source; the target keeps it".to_owned(),
-                ),
-            };
-            if self.discovery.is_news(&table) {
-                self.engine
-                    .observer
-                    .say(PipelineEvent::NewTable { table, text });
-            }
-        }
-    }
-
-    /// A table that is named in full is wanted; one that a pattern happens to match, by policy.
-    fn is_wanted(&self, table: &TableName) -> bool {
-        let include = &self.engine.rules.selection().include;
-        self.engine.options.new_tables == NewTables::Add
-            || include
-                .iter()
-                .any(|pattern| pattern.exact().as_ref() == Some(table))
-    }
-
-    fn add_table(&mut self, schema: &crate::schema::TableSchema) -> String {
-        let mapping = match self.engine.rules.map_table(schema) {
-            Ok(mapping) => Arc::new(mapping),
-            Err(err) => return format!("cannot be carried: {err}"),
-        };
-        let route = self
-            .assembler
-            .router
-            .add(&mapping, TableState::Resyncing, None);
-        self.resyncs.request(route, super::resync::What::New);
-        let why = Some("new table".to_owned());
-        self.assembler
-            .set_state(route, state_change(&mapping, TableState::Resyncing, why));
-        "is new: it is loaded and followed from now on".to_owned()
-    }
-
-    fn load_again(&mut self, schema: &crate::schema::TableSchema) -> String {
-        let Some(route) = self.assembler.router.named(&schema.name) else {
-            return String::new();
-        };
-        let mapping = match self.engine.rules.map_table(schema) {
-            Ok(mapping) => Arc::new(mapping),
-            Err(err) => return format!("was made anew and cannot be carried: {err}"),
-        };
-        self.assembler.router.replace(route, &mapping);
-        self.resyncs.request(route, super::resync::What::Recreated);
-        let why = Some("made anew on the source".to_owned());
-        self.assembler
-            .set_state(route, state_change(&mapping, TableState::Resyncing, why));
-        "was dropped and made again on the source: it is loaded anew".to_owned()
-    }
-
     /// What has to wait until the stream has passed all tidemarks: foreign keys of a load that was
     /// read at several instants.
     async fn finish_deferred(&mut self) -> Result<()> {
@@ -548,214 +473,12 @@ impl<'a> Stream<'a> {
 
     fn on_tick(&mut self) {
         self.discovery.look(self.engine);
-        if self
-            .hold
-            .as_ref()
-            .is_some_and(|hold| hold.until <= Instant::now())
-        {
-            self.hold = None;
-        }
-        self.answer_hold();
+        self.look_at_hold();
         let unflushed = self.acknowledged < self.processed
             && (self.is_stopping() || self.committed_at.elapsed() >= FLUSH_AFTER);
         if unflushed && !self.applier.is_busy() && self.assembler.is_at_boundary() {
             self.applier.give(Task::Flush);
         }
-    }
-
-    fn on_request(&mut self, request: Request) {
-        let Request { command, reply } = request;
-        let text = match command {
-            Command::Stop => {
-                self.begin_stop();
-                self.is_paused = false;
-                self.stop = Some(reply);
-                return;
-            }
-            Command::Hold {
-                position,
-                seconds_max,
-            } => return self.on_hold(position, seconds_max, reply),
-            Command::Release => {
-                self.hold = None;
-                Ok("goes on".to_owned())
-            }
-            Command::Pause { tables } if tables.is_empty() => {
-                self.is_paused = true;
-                self.show_state();
-                Ok("paused; the source keeps its log meanwhile".to_owned())
-            }
-            Command::Resume { tables } if tables.is_empty() => {
-                self.is_paused = false;
-                self.show_state();
-                Ok("goes on".to_owned())
-            }
-            Command::Pause { tables } => self.park(&tables, TableState::Paused, "paused"),
-            Command::Resume { tables } => self.resume_tables(&tables),
-            Command::Resync { tables, strategy } => self.begin_resync(&tables, strategy),
-            Command::Repair { table, chunks } => self.begin_repair(&table, &chunks),
-        };
-        answer(reply, text.map_or_else(refusal, accepted));
-    }
-
-    fn on_hold(
-        &mut self,
-        position: Option<Position>,
-        seconds_max: u32,
-        reply: oneshot::Sender<Answer>,
-    ) {
-        if position.is_some_and(|position| self.assembler.is_past(position)) {
-            let text = format!("already past it, at {}", self.assembler.assembled());
-            return answer(reply, refusal(text));
-        }
-        let until = Instant::now() + std::time::Duration::from_secs(seconds_max.into());
-        self.hold = Some(Hold {
-            position,
-            until,
-            reply: Some(reply),
-        });
-        self.answer_hold();
-    }
-
-    /// Answers a hold once the target stands where it was asked to.
-    fn answer_hold(&mut self) {
-        let stands = !self.applier.is_busy()
-            && self.assembler.is_at_boundary()
-            && !self.assembler.has_changes();
-        let (processed, assembled) = (self.processed, self.assembler.assembled());
-        let Some(hold) = &mut self.hold else { return };
-        let reached = match hold.position {
-            Some(position) => {
-                assembled >= position || self.block.is_some() && processed == assembled
-            }
-            None => true,
-        };
-        if stands
-            && reached
-            && let Some(reply) = hold.reply.take()
-        {
-            answer(reply, accepted(processed.to_string()));
-        }
-    }
-
-    fn park(
-        &mut self,
-        tables: &[TableName],
-        state: TableState,
-        why: &str,
-    ) -> Result<String, String> {
-        let routes = self.routes_of(tables)?;
-        for route in &routes {
-            let mapping = Arc::clone(&self.assembler.router.route(*route).mapping);
-            self.assembler
-                .set_state(*route, state_change(&mapping, state, Some(why.to_owned())));
-        }
-        Ok(format!(
-            "{} tables {why}; their changes are kept in order",
-            routes.len()
-        ))
-    }
-
-    fn resume_tables(&mut self, tables: &[TableName]) -> Result<String, String> {
-        let routes = self.routes_of(tables)?;
-        for route in &routes {
-            if self.assembler.router.route(*route).state.is_parked() {
-                self.resyncs.loaded(*route);
-            }
-        }
-        Ok(format!(
-            "{} tables go on with the changes that were kept",
-            routes.len()
-        ))
-    }
-
-    fn begin_resync(
-        &mut self,
-        tables: &[TableName],
-        strategy: crate::control::ResyncStrategy,
-    ) -> Result<String, String> {
-        let all: Vec<TableName> = self
-            .assembler
-            .router
-            .routes()
-            .map(|(_, route)| route.mapping.source().clone())
-            .collect();
-        let routes = self.routes_of(if tables.is_empty() { &all } else { tables })?;
-        self.must_be_free(&routes)?;
-        for route in &routes {
-            self.resyncs
-                .request(*route, super::resync::What::Table(strategy));
-            let mapping = Arc::clone(&self.assembler.router.route(*route).mapping);
-            let why = Some(super::resync::reason(strategy).to_owned());
-            self.assembler
-                .set_state(*route, state_change(&mapping, TableState::Resyncing, why));
-        }
-        Ok(format!(
-            "{} tables are loaded anew while the others stream",
-            routes.len()
-        ))
-    }
-
-    fn begin_repair(
-        &mut self,
-        table: &TableName,
-        chunks: &[crate::checkpoint::Chunk],
-    ) -> Result<String, String> {
-        let routes = self.routes_of(std::slice::from_ref(table))?;
-        self.must_be_free(&routes)?;
-        for route in routes {
-            let mapping = Arc::clone(&self.assembler.router.route(route).mapping);
-            if mapping.key.is_empty() {
-                return Err("a table without a key is repaired by a resync".to_owned());
-            }
-            self.resyncs
-                .request(route, super::resync::What::Ranges(chunks.to_vec()));
-            let why = Some("repair".to_owned());
-            self.assembler
-                .set_state(route, state_change(&mapping, TableState::Resyncing, why));
-        }
-        Ok("the ranges that differ are loaded anew".to_owned())
-    }
-
-    /// Tables that a killed run left in the middle of a resync start it again.
-    fn begin_recorded_resyncs(&mut self, checkpoint: &Checkpoint) {
-        for table in &checkpoint.tables {
-            if table.state != TableState::Resyncing {
-                continue;
-            }
-            if let Some(route) = self.assembler.router.named(&table.source) {
-                let strategy = super::resync::strategy_of(table.reason.as_deref());
-                self.resyncs
-                    .request(route, super::resync::What::Table(strategy));
-                self.resyncs.recorded(route, self.engine, &self.assembler);
-            }
-        }
-    }
-
-    /// A table that is loaded anew already is not loaded twice at once.
-    fn must_be_free(&self, routes: &[usize]) -> Result<(), String> {
-        match routes
-            .iter()
-            .find(|route| self.resyncs.is_under_way(**route))
-        {
-            Some(route) => {
-                let table = self.assembler.router.route(*route).mapping.source();
-                Err(format!(
-                    "{table} is being loaded anew already; wait for it, or stop the pipeline"
-                ))
-            }
-            None => Ok(()),
-        }
-    }
-
-    fn routes_of(&self, tables: &[TableName]) -> Result<Vec<usize>, String> {
-        tables
-            .iter()
-            .map(|table| {
-                let route = self.assembler.router.named(table);
-                route.ok_or_else(|| format!("{table} is not a table of this pipeline"))
-            })
-            .collect()
     }
 
     /// Whether the run has nothing more to do.
@@ -828,17 +551,6 @@ impl<'a> Stream<'a> {
             self.state = state;
             self.engine.observer.state(state, by, None);
         }
-    }
-}
-
-impl Hold {
-    /// Whether the target would pass the hold by taking this event in.
-    fn stops_before(&self, event: &crate::event::Event) -> bool {
-        let crate::event::Event::Begin(begin) = event else {
-            return false;
-        };
-        self.position
-            .is_none_or(|position| begin.commit >= position)
     }
 }
 

@@ -1,0 +1,87 @@
+//! What a look at the catalog means for the stream: tables that are new, made anew, or gone.
+
+use std::sync::Arc;
+
+use crate::checkpoint::TableState;
+use crate::error::Result;
+use crate::schema::{SourceSchema, TableName, TableSchema};
+
+use super::Stream;
+use crate::pipeline::discover::{self, Found};
+use crate::pipeline::observe::PipelineEvent;
+use crate::pipeline::options::NewTables;
+use crate::pipeline::resync::What;
+use crate::pipeline::state_change;
+
+impl Stream<'_> {
+    /// The catalog was looked at. That it could not be is no reason to end the stream.
+    pub(super) fn on_described(&mut self, schema: Result<SourceSchema>) {
+        let Ok(schema) = schema else { return };
+        let routes = self.assembler.router.routes();
+        let known: Vec<(TableName, u32)> = routes
+            .map(|(_, r)| (r.mapping.source().clone(), r.mapping.schema.id))
+            .collect();
+        for found in discover::compare(schema, &known) {
+            let (table, text) = match found {
+                Found::New(schema) if self.is_wanted(&schema.name) => {
+                    (schema.name.clone(), self.add_table(&schema))
+                }
+                Found::New(schema) => {
+                    let text = "matches the patterns and is not carried: tables.new_tables says so";
+                    (schema.name, text.to_owned())
+                }
+                Found::Recreated(schema) => (schema.name.clone(), self.load_again(&schema)),
+                Found::Gone(table) => (
+                    table,
+                    "is gone on the source; the target keeps it".to_owned(),
+                ),
+            };
+            if self.discovery.is_news(&table) {
+                self.engine
+                    .observer
+                    .say(PipelineEvent::NewTable { table, text });
+            }
+        }
+    }
+
+    /// A table that is named in full is wanted; one that a pattern happens to match, by policy.
+    fn is_wanted(&self, table: &TableName) -> bool {
+        let include = &self.engine.rules.selection().include;
+        self.engine.options.new_tables == NewTables::Add
+            || include
+                .iter()
+                .any(|pattern| pattern.exact().as_ref() == Some(table))
+    }
+
+    fn add_table(&mut self, schema: &TableSchema) -> String {
+        let mapping = match self.engine.rules.map_table(schema) {
+            Ok(mapping) => Arc::new(mapping),
+            Err(err) => return format!("cannot be carried: {err}"),
+        };
+        let route = self
+            .assembler
+            .router
+            .add(&mapping, TableState::Resyncing, None);
+        self.resyncs.request(route, What::New);
+        let why = Some("new table".to_owned());
+        self.assembler
+            .set_state(route, state_change(&mapping, TableState::Resyncing, why));
+        "is new: it is loaded and followed from now on".to_owned()
+    }
+
+    fn load_again(&mut self, schema: &TableSchema) -> String {
+        let Some(route) = self.assembler.router.named(&schema.name) else {
+            return String::new();
+        };
+        let mapping = match self.engine.rules.map_table(schema) {
+            Ok(mapping) => Arc::new(mapping),
+            Err(err) => return format!("was made anew and cannot be carried: {err}"),
+        };
+        self.assembler.router.replace(route, &mapping);
+        self.resyncs.request(route, What::Recreated);
+        let why = Some("made anew on the source".to_owned());
+        self.assembler
+            .set_state(route, state_change(&mapping, TableState::Resyncing, why));
+        "was dropped and made again on the source: it is loaded anew".to_owned()
+    }
+}

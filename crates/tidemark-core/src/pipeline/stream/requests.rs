@@ -1,0 +1,235 @@
+//! What is asked of a pipeline that streams: to stand still for a comparison, to stop, to pause, to load
+//! tables or rows anew. Each request is answered at once, but for a hold and a stop, which are answered
+//! when the target stands where it was asked to.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+use tokio::time::{Duration, Instant};
+
+use crate::checkpoint::{Checkpoint, Chunk, TableState};
+use crate::control::{Answer, Command, ResyncStrategy};
+use crate::event::Event;
+use crate::position::Position;
+use crate::schema::TableName;
+
+use super::Stream;
+use crate::pipeline::resync::{self, What};
+use crate::pipeline::{Request, accepted, answer, refusal, state_change};
+
+/// Somebody wants the target to stand still at a position.
+pub(super) struct Hold {
+    pub(super) position: Option<Position>,
+    until: Instant,
+    reply: Option<oneshot::Sender<Answer>>,
+}
+
+impl Stream<'_> {
+    pub(super) fn on_request(&mut self, request: Request) {
+        let Request { command, reply } = request;
+        let text = match command {
+            Command::Stop => {
+                self.begin_stop();
+                self.is_paused = false;
+                self.stop = Some(reply);
+                return;
+            }
+            Command::Hold {
+                position,
+                seconds_max,
+            } => return self.on_hold(position, seconds_max, reply),
+            Command::Release => {
+                self.hold = None;
+                Ok("goes on".to_owned())
+            }
+            Command::Pause { tables } if tables.is_empty() => {
+                self.is_paused = true;
+                self.show_state();
+                Ok("paused; the source keeps its log meanwhile".to_owned())
+            }
+            Command::Resume { tables } if tables.is_empty() => {
+                self.is_paused = false;
+                self.show_state();
+                Ok("goes on".to_owned())
+            }
+            Command::Pause { tables } => self.park(&tables, TableState::Paused, "paused"),
+            Command::Resume { tables } => self.resume_tables(&tables),
+            Command::Resync { tables, strategy } => self.begin_resync(&tables, strategy),
+            Command::Repair { table, chunks } => self.begin_repair(&table, &chunks),
+        };
+        answer(reply, text.map_or_else(refusal, accepted));
+    }
+
+    fn on_hold(
+        &mut self,
+        position: Option<Position>,
+        seconds_max: u32,
+        reply: oneshot::Sender<Answer>,
+    ) {
+        if position.is_some_and(|position| self.assembler.is_past(position)) {
+            let text = format!("already past it, at {}", self.assembler.assembled());
+            return answer(reply, refusal(text));
+        }
+        let until = Instant::now() + Duration::from_secs(seconds_max.into());
+        self.hold = Some(Hold {
+            position,
+            until,
+            reply: Some(reply),
+        });
+        self.answer_hold();
+    }
+
+    /// A hold ends by itself: whoever asked for it may be gone.
+    pub(super) fn look_at_hold(&mut self) {
+        let is_due = |hold: &Hold| hold.until <= Instant::now();
+        if self.hold.as_ref().is_some_and(is_due) {
+            self.hold = None;
+        }
+        self.answer_hold();
+    }
+
+    /// Answers a hold once the target stands where it was asked to.
+    fn answer_hold(&mut self) {
+        let stands = !self.applier.is_busy()
+            && self.assembler.is_at_boundary()
+            && !self.assembler.has_changes();
+        let (processed, assembled) = (self.processed, self.assembler.assembled());
+        let Some(hold) = &mut self.hold else { return };
+        let reached = match hold.position {
+            Some(position) => {
+                assembled >= position || self.block.is_some() && processed == assembled
+            }
+            None => true,
+        };
+        if stands
+            && reached
+            && let Some(reply) = hold.reply.take()
+        {
+            answer(reply, accepted(processed.to_string()));
+        }
+    }
+
+    fn park(
+        &mut self,
+        tables: &[TableName],
+        state: TableState,
+        why: &str,
+    ) -> Result<String, String> {
+        let routes = self.routes_of(tables)?;
+        for route in &routes {
+            let mapping = Arc::clone(&self.assembler.router.route(*route).mapping);
+            self.assembler
+                .set_state(*route, state_change(&mapping, state, Some(why.to_owned())));
+        }
+        Ok(format!(
+            "{} tables {why}; their changes are kept in order",
+            routes.len()
+        ))
+    }
+
+    fn resume_tables(&mut self, tables: &[TableName]) -> Result<String, String> {
+        let routes = self.routes_of(tables)?;
+        for route in &routes {
+            if self.assembler.router.route(*route).state.is_parked() {
+                self.resyncs.loaded(*route);
+            }
+        }
+        Ok(format!(
+            "{} tables go on with the changes that were kept",
+            routes.len()
+        ))
+    }
+
+    fn begin_resync(
+        &mut self,
+        tables: &[TableName],
+        strategy: ResyncStrategy,
+    ) -> Result<String, String> {
+        let all: Vec<TableName> = self
+            .assembler
+            .router
+            .routes()
+            .map(|(_, route)| route.mapping.source().clone())
+            .collect();
+        let routes = self.routes_of(if tables.is_empty() { &all } else { tables })?;
+        self.must_be_free(&routes)?;
+        for route in &routes {
+            self.resyncs.request(*route, What::Table(strategy));
+            let mapping = Arc::clone(&self.assembler.router.route(*route).mapping);
+            let why = Some(resync::reason(strategy).to_owned());
+            self.assembler
+                .set_state(*route, state_change(&mapping, TableState::Resyncing, why));
+        }
+        Ok(format!(
+            "{} tables are loaded anew while the others stream",
+            routes.len()
+        ))
+    }
+
+    fn begin_repair(&mut self, table: &TableName, chunks: &[Chunk]) -> Result<String, String> {
+        let routes = self.routes_of(std::slice::from_ref(table))?;
+        self.must_be_free(&routes)?;
+        for route in routes {
+            let mapping = Arc::clone(&self.assembler.router.route(route).mapping);
+            if mapping.key.is_empty() {
+                return Err("a table without a key is repaired by a resync".to_owned());
+            }
+            self.resyncs.request(route, What::Ranges(chunks.to_vec()));
+            let why = Some("repair".to_owned());
+            self.assembler
+                .set_state(route, state_change(&mapping, TableState::Resyncing, why));
+        }
+        Ok("the ranges that differ are loaded anew".to_owned())
+    }
+
+    /// Tables that a killed run left in the middle of a resync start it again.
+    pub(super) fn begin_recorded_resyncs(&mut self, checkpoint: &Checkpoint) {
+        for table in &checkpoint.tables {
+            if table.state != TableState::Resyncing {
+                continue;
+            }
+            if let Some(route) = self.assembler.router.named(&table.source) {
+                let strategy = resync::strategy_of(table.reason.as_deref());
+                self.resyncs.request(route, What::Table(strategy));
+                self.resyncs.recorded(route, self.engine, &self.assembler);
+            }
+        }
+    }
+
+    /// A table that is loaded anew already is not loaded twice at once.
+    fn must_be_free(&self, routes: &[usize]) -> Result<(), String> {
+        match routes
+            .iter()
+            .find(|route| self.resyncs.is_under_way(**route))
+        {
+            Some(route) => {
+                let table = self.assembler.router.route(*route).mapping.source();
+                Err(format!(
+                    "{table} is being loaded anew already; wait for it, or stop the pipeline"
+                ))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn routes_of(&self, tables: &[TableName]) -> Result<Vec<usize>, String> {
+        tables
+            .iter()
+            .map(|table| {
+                let route = self.assembler.router.named(table);
+                route.ok_or_else(|| format!("{table} is not a table of this pipeline"))
+            })
+            .collect()
+    }
+}
+
+impl Hold {
+    /// Whether the target would pass the hold by taking this event in.
+    pub(super) fn stops_before(&self, event: &Event) -> bool {
+        let Event::Begin(begin) = event else {
+            return false;
+        };
+        self.position
+            .is_none_or(|position| begin.commit >= position)
+    }
+}
