@@ -116,6 +116,10 @@ impl Board {
                 self.state(*state, reason.clone(), *by);
             }
             PipelineEvent::LoadPosition(position) => self.set_checkpoint(*position, *position),
+            PipelineEvent::Checkpoint {
+                load_position,
+                position,
+            } => self.set_checkpoint(*load_position, *position),
             PipelineEvent::Table(outline) => self.outline(outline),
             PipelineEvent::LoadProgress { table, rows, bytes } => self.row(table, |row| {
                 row.is_copying = true;
@@ -347,7 +351,7 @@ impl Board {
             source: outline.source.to_string(),
             target: outline.target.to_string(),
             state: TableStatusState::Queued,
-            reason: None,
+            reason: outline.reason.clone(),
             rows_loaded: outline.rows_loaded,
             rows_estimated: outline.rows_estimated,
             bytes_loaded: 0,
@@ -522,6 +526,7 @@ mod tests {
                     source: TableName::new("public", name),
                     target: TableName::new("public", name),
                     state: TableState::Streaming,
+                    reason: None,
                     rows_estimated: Some(7),
                     units: 1,
                     units_loaded: 1,

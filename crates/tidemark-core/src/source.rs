@@ -35,6 +35,10 @@ pub trait Source: Send + Sync {
     /// announcement was changed have ended.
     async fn announce(&self, tables: &[TableName]) -> Result<()>;
 
+    /// Those of the tables whose changes the source does not announce: now, or in some of the log that
+    /// it keeps for this pipeline. Changes nothing. Where it cannot be told, a table counts as one.
+    async fn unannounced(&self, tables: &[TableName], within: Within) -> Result<Vec<TableName>>;
+
     /// Makes the source keep its log from a position on, and gives a snapshot of exactly that
     /// position: the log after it holds exactly what the snapshot has not seen.
     /// [`Keep::ForPipeline`]: durable on return, under the pipeline's name; an error if something of
@@ -64,6 +68,15 @@ pub trait Source: Send + Sync {
     /// Removes what was created for the pipeline and is ours by name; says what it removed. May be
     /// repeated.
     async fn release(&self) -> Result<Vec<String>>;
+}
+
+/// For which part of the log [`Source::unannounced`] asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Within {
+    /// What is written from now on.
+    Now,
+    /// All that is kept for the pipeline.
+    KeptLog,
 }
 
 /// A column as the log announced it, with what the catalog adds.

@@ -10,7 +10,7 @@ use tidemark_core::config::Secret;
 use tidemark_core::config::{Endpoint, PipelineConfig, Problem, Problems, System};
 use tidemark_core::finding::Side;
 use tidemark_core::source::{Slot, Source};
-use tidemark_core::target::Target;
+use tidemark_core::target::{Existing, Target};
 use tidemark_core::{Context, Result};
 use tidemark_postgres::config::ConnectConfig;
 use tidemark_postgres::source::{PgSource, PgSourceOptions};
@@ -44,7 +44,13 @@ pub(crate) fn target(config: &PipelineConfig) -> Result<Arc<dyn Target>, Failure
     let connect = connect_config(config, Side::Target)?;
     match config.target.endpoint.system {
         System::Postgres => {
-            let target = PgTarget::new(connect, &config.name).existing(config.target.existing);
+            let existing = if config.mode.loads() {
+                config.target.existing
+            } else {
+                // Nothing is loaded, so rows that are there are the copy whose changes come.
+                Existing::SkipLoaded
+            };
+            let target = PgTarget::new(connect, &config.name).existing(existing);
             Ok(Arc::new(target))
         }
     }

@@ -386,6 +386,7 @@ impl Worker {
             source: active.mapping.source().clone(),
             target: active.mapping.target.clone(),
             state: crate::checkpoint::TableState::Loading,
+            reason: None,
             rows_estimated: active.mapping.schema.rows,
             units: u32::try_from(active.units.len()).unwrap_or(u32::MAX),
             units_loaded: u32::try_from(loaded.clone().count()).unwrap_or(u32::MAX),

@@ -21,15 +21,15 @@ use tokio::task::JoinError;
 
 use crate::catalogue::codes;
 use crate::checkpoint::{
-    Checkpoint, CheckpointUpdate, LoadPhase, TableCheckpoint, TableState, TableStateChange,
+    Checkpoint, CheckpointUpdate, LoadPhase, TableCheckpoint, TableState, TableStateChange, Unit,
 };
 use crate::control::{Answer, Command};
 use crate::error::{Context, Error, Remedy, Result};
 use crate::finding::{Finding, Verdict};
 use crate::mapping::{Rules, TableMapping};
 use crate::position::Position;
-use crate::schema::SourceSchema;
-use crate::source::{Keep, Snapshot, Source, WillStream};
+use crate::schema::{SourceSchema, TableName};
+use crate::source::{Keep, Snapshot, Source, WillStream, Within};
 use crate::status::{By, PipelineState};
 use crate::target::{Existing, LoadStart, Owner, Place, Target};
 
@@ -232,6 +232,13 @@ impl Pipeline {
         engine.target.acquire(&self.owner).await?;
         self.record_states().await?;
         let checkpoint = engine.target.checkpoint().await?;
+        if let Some(found) = &checkpoint {
+            let (load_position, position) = (found.load_position, found.position);
+            engine.observer.say(PipelineEvent::Checkpoint {
+                load_position,
+                position,
+            });
+        }
         let log = engine.source.log_state().await?;
         let start = plan::decide(mode, engine.options.cdc_start, checkpoint.as_ref(), &log)?;
         engine.step(2, "plan", describe_start(&start, checkpoint.as_ref()));
@@ -246,7 +253,12 @@ impl Pipeline {
                     );
                     engine.source.release().await?;
                 }
-                Some(self.open(&schema, &mappings, checkpoint.is_some()).await?)
+                Some(self.open(&schema, &mappings).await?)
+            }
+            Start::LoadOnce => {
+                let was_loaded_before = checkpoint.is_some();
+                let snapshot = self.load_once(&schema, &mappings, log.identity, was_loaded_before);
+                Some(snapshot.await?)
             }
             Start::FromSlot { position } => {
                 self.begin_at(*position, &schema, &mappings, log.identity)
@@ -259,7 +271,11 @@ impl Pipeline {
         backoff.reset();
 
         if let Some(snapshot) = snapshot {
-            match self.load(snapshot, &schema, &mappings).await? {
+            let begun = match &start {
+                Start::LoadOnce => begun(checkpoint.as_ref()),
+                _ => Vec::new(),
+            };
+            match self.load(snapshot, &schema, &mappings, &begun).await? {
                 Interrupted::Stopped => return self.stopped_between_attempts().await,
                 Interrupted::Done(()) => {}
             }
@@ -348,25 +364,8 @@ impl Pipeline {
         &self,
         schema: &SourceSchema,
         mappings: &[Arc<TableMapping>],
-        was_loaded_before: bool,
     ) -> Result<Box<dyn Snapshot>> {
         let engine = &self.engine;
-        let mode = engine.options.mode;
-        if !mode.streams() {
-            let snapshot = engine.source.snapshot().await?;
-            let position = snapshot.tidemark().after;
-            let identity = engine.source.log_state().await?.identity;
-            if was_loaded_before {
-                engine.step(
-                    3,
-                    "prepare",
-                    "loads again at a new snapshot, nothing is resumed",
-                );
-            }
-            self.record_start(position, schema, mappings, identity)
-                .await?;
-            return Ok(snapshot);
-        }
         let names: Vec<_> = mappings
             .iter()
             .map(|mapping| mapping.source().clone())
@@ -386,6 +385,27 @@ impl Pipeline {
             self.remove_unrecorded(&err).await;
             return Err(err);
         }
+        Ok(snapshot)
+    }
+
+    /// A full load alone: no log, and so one snapshot for everything.
+    async fn load_once(
+        &self,
+        schema: &SourceSchema,
+        mappings: &[Arc<TableMapping>],
+        identity: crate::checkpoint::SourceIdentity,
+        was_loaded_before: bool,
+    ) -> Result<Box<dyn Snapshot>> {
+        let snapshot = self.engine.source.snapshot().await?;
+        let position = snapshot.tidemark().after;
+        let text = if was_loaded_before {
+            "loads again at a new snapshot, nothing is resumed"
+        } else {
+            "loads at one snapshot; nothing is made on the source"
+        };
+        self.engine.step(3, "prepare", text);
+        self.record_start(position, schema, mappings, identity)
+            .await?;
         Ok(snapshot)
     }
 
@@ -414,7 +434,19 @@ impl Pipeline {
             .iter()
             .map(|mapping| mapping.source().clone())
             .collect();
-        self.engine.source.announce(&names).await?;
+        // What was written to a table before it was announced never comes.
+        let missing = self.engine.source.unannounced(&names, Within::KeptLog);
+        if let Some(table) = missing.await?.first() {
+            return Err(Error::definite(
+                codes::PUBLICATION_INCOMPLETE,
+                format!("changes of {table} were not announced in all of the log after {position}"),
+            )
+            .first_action(
+                "make the slot anew once no transaction is open that began before the tables were \
+                 published, and start at a position of that slot; or start = \"now\"",
+            )
+            .table(table.to_string()));
+        }
         self.engine.step(
             3,
             "prepare",
@@ -486,6 +518,7 @@ impl Pipeline {
         snapshot: Box<dyn Snapshot>,
         schema: &SourceSchema,
         mappings: &[Arc<TableMapping>],
+        begun: &[TableName],
     ) -> Result<Interrupted<()>> {
         let engine = Arc::clone(&self.engine);
         if !engine.options.mode.loads() {
@@ -494,7 +527,7 @@ impl Pipeline {
             return Ok(Interrupted::Done(()));
         }
         let checkpoint = self.checkpoint().await?;
-        let tables = tables_to_load(&engine, &checkpoint, mappings);
+        let tables = tables_to_load(&engine, &checkpoint, mappings, begun);
         engine
             .observer
             .state(PipelineState::Loading, By::Engine, None);
@@ -677,11 +710,29 @@ fn load_is_one_instant(checkpoint: &Checkpoint) -> bool {
     }
 }
 
+/// Tables that a full load alone had begun when it was cut off: what is in them is ours. One that was
+/// skipped as loaded has its units in, none of which was read.
+fn begun(checkpoint: Option<&Checkpoint>) -> Vec<TableName> {
+    let cut_off = checkpoint.filter(|checkpoint| checkpoint.phase != LoadPhase::Loaded);
+    let is_begun = |table: &&TableCheckpoint| {
+        let is_read = |unit: &Unit| !unit.is_loaded || unit.tidemark.is_some();
+        table.units.iter().any(is_read)
+    };
+    let tables = cut_off
+        .into_iter()
+        .flat_map(|checkpoint| &checkpoint.tables);
+    tables
+        .filter(is_begun)
+        .map(|table| table.source.clone())
+        .collect()
+}
+
 /// Tables that are not in yet, with what is recorded of them. Tables that are set aside stay so.
 fn tables_to_load(
     engine: &Engine,
     checkpoint: &Checkpoint,
     mappings: &[Arc<TableMapping>],
+    begun: &[TableName],
 ) -> Vec<LoadTable> {
     let known = |mapping: &TableMapping| {
         checkpoint
@@ -695,7 +746,11 @@ fn tables_to_load(
             Some(table) if table.state != TableState::Loading => None,
             table => Some(LoadTable {
                 mapping: Arc::clone(mapping),
-                existing: engine.options.existing,
+                existing: if begun.contains(mapping.source()) {
+                    Existing::Truncate
+                } else {
+                    engine.options.existing
+                },
                 recorded: table.map(|table| table.units.clone()).unwrap_or_default(),
                 ranges: None,
             }),
@@ -733,6 +788,7 @@ fn describe_start(start: &Start, checkpoint: Option<&Checkpoint>) -> String {
     let position = || checkpoint.map_or_else(String::new, |c| c.position.to_string());
     match start {
         Start::First { .. } => "first start: the log is opened, then the rows are copied".into(),
+        Start::LoadOnce => "a full load alone: the rows are copied, no log is opened".into(),
         Start::FromSlot { position } => format!("follows the log from {position}, loads nothing"),
         Start::ResumeLoad => format!("goes on with the load; the log is kept from {}", position()),
         Start::ResumeStream {

@@ -76,6 +76,13 @@ pub enum PipelineEvent {
     },
     /// The first load's consistent point.
     LoadPosition(Position),
+    /// What an earlier run has left in the target.
+    Checkpoint {
+        /// The consistent point of its first load.
+        load_position: Position,
+        /// Everything that committed before this is in.
+        position: Position,
+    },
     /// The load is in.
     Loaded {
         /// Rows copied by this run.
@@ -158,6 +165,8 @@ pub struct TableOutline {
     pub target: TableName,
     /// State.
     pub state: TableState,
+    /// Why it is set aside, if it is.
+    pub reason: Option<String>,
     /// Rows to copy, estimated.
     pub rows_estimated: Option<u64>,
     /// Units in all.

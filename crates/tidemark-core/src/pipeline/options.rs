@@ -88,8 +88,6 @@ pub enum Until {
     CaughtUp,
     /// When everything that committed before the position is in the target.
     Position(Position),
-    /// After this long.
-    Elapsed(Duration),
 }
 
 /// What becomes of a table's changed shape.

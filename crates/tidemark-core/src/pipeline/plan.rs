@@ -6,6 +6,8 @@
 //!
 //! | checkpoint in target | slot on source | answer |
 //! |--|--|--|
+//! | any, full load alone | none | load at a snapshot of now |
+//! | any, full load alone | ours by name | refuse: the source would keep its log for nobody |
 //! | none | none | first start |
 //! | none | ours by name, nobody reads it | leftover of a killed start: remove it, first start |
 //! | none | ours by name, somebody reads it | refuse: who |
@@ -59,6 +61,8 @@ pub enum Start {
         /// A leftover slot of a start that was killed before it recorded anything is removed first.
         leftover: Option<String>,
     },
+    /// Load at one snapshot of now; no log is opened, and nothing is resumed.
+    LoadOnce,
     /// Stream from a position that an existing slot still has, loading nothing.
     FromSlot {
         /// From where.
@@ -91,7 +95,10 @@ pub fn decide(
     log: &LogState,
 ) -> Result<Start, Error> {
     if !mode.streams() {
-        return Ok(Start::First { leftover: None });
+        return match &log.slot {
+            None => Ok(Start::LoadOnce),
+            Some(slot) => Err(kept_for_nobody(slot)),
+        };
     }
     match (checkpoint, &log.slot) {
         (None, None) => match (mode, cdc_start) {
@@ -231,6 +238,19 @@ fn not_held(slot: &Slot) -> Result<(), Error> {
             ),
         )),
     }
+}
+
+/// A full load alone writes a checkpoint that no stream can go on from, and reads no log: what the
+/// slot keeps would be kept for ever.
+fn kept_for_nobody(slot: &Slot) -> Error {
+    Error::definite(
+        codes::SLOT_EXISTS,
+        format!(
+            "slot {} keeps the log from {} on for this pipeline, and a full load alone reads none",
+            slot.name, slot.confirmed
+        ),
+    )
+    .first_action("if nothing is to follow the log any more: tidemark slots drop NAME")
 }
 
 fn no_slot_for(position: Position) -> Error {

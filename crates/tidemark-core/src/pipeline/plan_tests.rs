@@ -235,7 +235,17 @@ fn cdc_from_a_position_needs_a_slot_that_has_it() {
 }
 
 #[test]
-fn a_full_load_alone_needs_no_slot() {
-    let start = decide(Mode::FullLoadOnly, CdcStart::Now, None, &log(None)).unwrap();
-    assert_eq!(start, Start::First { leftover: None });
+fn a_full_load_alone_opens_no_log_and_leaves_none_open() {
+    let once = |checkpoint: Option<&Checkpoint>, log: &LogState| {
+        decide(Mode::FullLoadOnly, CdcStart::Now, checkpoint, log)
+    };
+    let before = checkpoint(500, LoadPhase::Loaded);
+    for checkpoint in [None, Some(&before)] {
+        assert_eq!(once(checkpoint, &log(None)).unwrap(), Start::LoadOnce);
+        // Its checkpoint would take the place of the stream's, and the slot keep log for nobody.
+        assert_eq!(
+            code(once(checkpoint, &log(Some(slot(400))))),
+            codes::SLOT_EXISTS
+        );
+    }
 }

@@ -228,6 +228,19 @@ impl Router {
             .any(|route| !matches!(route.seen, SeenBy::Nobody))
     }
 
+    /// Whether any table that follows the stream has a load that the stream has not passed. One that is
+    /// set aside passes nothing, and keeps nobody waiting.
+    pub(crate) fn is_catching_up(&self) -> bool {
+        self.routes
+            .iter()
+            .any(|route| !route.state.is_parked() && !matches!(route.seen, SeenBy::Nobody))
+    }
+
+    /// Whether any table is set aside.
+    pub(crate) fn has_parked(&self) -> bool {
+        self.routes.iter().any(|route| route.state.is_parked())
+    }
+
     /// Whether the stream has passed all that a table's load has seen.
     pub(crate) fn has_passed(&self, source: &TableName) -> bool {
         self.routes

@@ -95,7 +95,6 @@ struct Stream<'a> {
     acknowledged: Position,
     /// Where this run ends, once that is known.
     end_at: Option<Position>,
-    deadline: Option<Instant>,
     phase: LoadPhase,
     state: PipelineState,
     stop: Option<oneshot::Sender<Answer>>,
@@ -133,7 +132,11 @@ impl<'a> Stream<'a> {
             .await
             .context(|| "open the change stream")?;
         let applier = ApplierHandle::start(engine.target.applier().await?);
-        let (end_at, deadline) = Stream::end_of(engine).await?;
+        let end_at = match engine.options.until {
+            Until::Stopped => None,
+            Until::CaughtUp => Some(engine.source.head().await?),
+            Until::Position(position) => Some(position),
+        };
         engine.step(5, "stream", format!("follows the log from {position}"));
         let mut stream = Stream {
             engine,
@@ -149,7 +152,6 @@ impl<'a> Stream<'a> {
             processed: position,
             acknowledged: position,
             end_at,
-            deadline,
             phase: checkpoint.phase,
             state: PipelineState::Starting,
             stop: None,
@@ -165,15 +167,6 @@ impl<'a> Stream<'a> {
         stream.begin_recorded_resyncs(&checkpoint);
         stream.show_state();
         Ok(stream)
-    }
-
-    async fn end_of(engine: &Engine) -> Result<(Option<Position>, Option<Instant>)> {
-        Ok(match engine.options.until {
-            Until::Stopped => (None, None),
-            Until::CaughtUp => (Some(engine.source.head().await?), None),
-            Until::Position(position) => (Some(position), None),
-            Until::Elapsed(time) => (None, Some(Instant::now() + time)),
-        })
     }
 
     async fn run(&mut self, requests: &mut mpsc::Receiver<Request>) -> Result<()> {
@@ -459,9 +452,12 @@ impl<'a> Stream<'a> {
     /// What has to wait until the stream has passed all tidemarks: foreign keys of a load that was
     /// read at several instants.
     async fn finish_deferred(&mut self) -> Result<()> {
+        let router = &self.assembler.router;
+        // A table that is set aside shows another instant than those it points to.
         let is_due = self.phase == LoadPhase::Finishing
             && !self.applier.is_busy()
-            && !self.assembler.router.minds_tidemarks()
+            && !router.minds_tidemarks()
+            && !router.has_parked()
             && !self.resyncs.is_running();
         if is_due {
             finish_load(self.engine, self.schema, self.mappings).await?;
@@ -483,12 +479,6 @@ impl<'a> Stream<'a> {
 
     /// Whether the run has nothing more to do.
     fn is_over(&mut self) -> bool {
-        if self
-            .deadline
-            .is_some_and(|deadline| deadline <= Instant::now())
-        {
-            self.begin_stop();
-        }
         if self.end_at.is_some_and(|end| end <= self.processed) && !self.resyncs.is_running() {
             self.begin_stop();
         }
@@ -525,6 +515,7 @@ impl<'a> Stream<'a> {
                     source: table.source.clone(),
                     target: table.target.clone(),
                     state: table.state,
+                    reason: table.reason.clone(),
                     rows_estimated: mapping.and_then(|mapping| mapping.schema.rows),
                     units: u32::try_from(table.units.len()).unwrap_or(u32::MAX),
                     units_loaded: u32::try_from(loaded.clone().count()).unwrap_or(u32::MAX),
@@ -540,9 +531,11 @@ impl<'a> Stream<'a> {
     }
 
     fn show_state(&mut self) {
+        let router = &self.assembler.router;
+        let is_finishing = self.phase != LoadPhase::Loaded && !router.has_parked();
         let (state, by) = if self.is_paused {
             (PipelineState::Paused, By::User)
-        } else if self.phase != LoadPhase::Loaded || self.assembler.router.minds_tidemarks() {
+        } else if is_finishing || router.is_catching_up() {
             (PipelineState::CatchingUp, By::Engine)
         } else {
             (PipelineState::Streaming, By::Engine)

@@ -17,7 +17,7 @@ use tidemark_core::schema::{SourceSchema, TableName};
 use tidemark_core::selection::Selection;
 use tidemark_core::source::{
     ChangeStream, Keep, LogState, RowBlock, RowFormat, RowStream, SequenceValue, Slot, Snapshot,
-    SnapshotReader, Source, StreamedColumn, WillStream,
+    SnapshotReader, Source, StreamedColumn, WillStream, Within,
 };
 use tidemark_core::tidemark::{PgSnapshot, Seen, Tidemark};
 use tidemark_core::verify::View;
@@ -69,6 +69,11 @@ impl Source for SimSource {
 
     async fn announce(&self, _: &[TableName]) -> Result<()> {
         self.0.call("announce").await
+    }
+
+    async fn unannounced(&self, _: &[TableName], _: Within) -> Result<Vec<TableName>> {
+        self.0.call("unannounced").await?;
+        Ok(Vec::new())
     }
 
     /// A slot is built when every transaction that was running has ended, as PostgreSQL does it; so

@@ -12,6 +12,7 @@ use tidemark_core::schema::{SourceSchema, TableName};
 use tidemark_core::selection::Selection;
 use tidemark_core::source::{
     ChangeStream, Keep, LogState, SequenceValue, Snapshot, Source, StreamedColumn, WillStream,
+    Within,
 };
 
 use super::{PgSnapshot, PgSource};
@@ -55,6 +56,10 @@ impl Source for PgSource {
 
     async fn announce(&self, tables: &[TableName]) -> Result<()> {
         self.announce(tables).await
+    }
+
+    async fn unannounced(&self, tables: &[TableName], within: Within) -> Result<Vec<TableName>> {
+        self.unannounced(tables, within).await
     }
 
     async fn open_log(&self, keep: Keep) -> Result<(Position, Box<dyn Snapshot>)> {

@@ -20,7 +20,7 @@ use tidemark_core::checkpoint::SourceIdentity;
 use tidemark_core::config::{ChangeOrigin, Create};
 use tidemark_core::position::{Lsn, Position};
 use tidemark_core::schema::TableName;
-use tidemark_core::source::{ChangeStream, Keep, LogState, SequenceValue};
+use tidemark_core::source::{ChangeStream, Keep, LogState, SequenceValue, Within};
 use tidemark_core::{Error, Result};
 
 use crate::config::ConnectConfig;
@@ -187,6 +187,21 @@ impl PgSource {
         publication::announce(&mut session, &wanted, options.slot_creation_timeout).await?;
         session.give_back();
         Ok(())
+    }
+
+    /// See the trait.
+    pub async fn unannounced(
+        &self,
+        tables: &[TableName],
+        within: Within,
+    ) -> Result<Vec<TableName>> {
+        let options = &self.options;
+        let mut session = self.sessions.borrow(&options.connect).await?;
+        let wanted = options.wanted(tables);
+        let slot = (within == Within::KeptLog).then_some(options.slot.as_str());
+        let missing = publication::unannounced(&mut session, &wanted, slot).await?;
+        session.give_back();
+        Ok(missing)
     }
 
     /// Makes a slot that keeps the log from a snapshot on.

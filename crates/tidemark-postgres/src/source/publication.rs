@@ -209,6 +209,53 @@ async fn names(
     Ok(names)
 }
 
+/// Tables whose changes the publication does not send; with a slot also those that it may not have
+/// sent in all of the log that the slot keeps.
+pub(crate) async fn unannounced(
+    connection: &mut Connection,
+    wanted: &Wanted<'_>,
+    slot: Option<&str>,
+) -> Result<Vec<TableName>> {
+    let Some(publication) = read(connection, wanted).await? else {
+        return Ok(wanted.tables.to_vec());
+    };
+    if !publication.unsent_operations.is_empty() || !publication.is_via_root {
+        return Ok(wanted.tables.to_vec());
+    }
+    let mut missing = publication.unpublished;
+    missing.extend(publication.restricted);
+    let Some(slot) = slot else {
+        return Ok(missing);
+    };
+    let set = connection
+        .query(CHANGED_SINCE, &[Some(wanted.name), Some(slot)])
+        .await?;
+    for row in &set.rows {
+        let (schema, name) = (row.opt_str(0)?, row.opt_str(1)?);
+        let is_meant = |table: &&TableName| match (schema, name) {
+            (Some(schema), Some(name)) => table.schema == schema && table.name == name,
+            (Some(schema), None) => table.schema == schema,
+            _ => true,
+        };
+        missing.extend(wanted.tables.iter().filter(is_meant).cloned());
+    }
+    missing.sort_unstable();
+    missing.dedup();
+    Ok(missing)
+}
+
+/// What of the publication `$1` may be younger than the log that the slot `$2` keeps: a table, a
+/// schema, or (both NULL) all of it. Decoding looks the catalog up as it was; a row of it that was
+/// written by a transaction before the slot's `catalog_xmin` holds for all that the slot gives.
+const CHANGED_SINCE: &str = "WITH slot AS ( \
+        SELECT age(catalog_xmin) AS age FROM pg_replication_slots WHERE slot_name = $2), \
+      publication AS (SELECT oid, age(xmin) AS age FROM pg_publication WHERE pubname = $1) \
+    SELECT NULL::text, NULL::text FROM publication p, slot WHERE p.age <= slot.age \
+    UNION ALL SELECT n.nspname, c.relname FROM pg_publication_rel r, publication p, slot, \
+        pg_class c, pg_namespace n \
+      WHERE r.prpubid = p.oid AND c.oid = r.prrelid AND n.oid = c.relnamespace \
+        AND age(r.xmin) <= slot.age";
+
 /// Makes the publication cover the tables, as far as it is ours to change, and waits until nothing
 /// that was written to them before is still undecided. It waits even where nothing had to be changed:
 /// an earlier call may have been cut off in its wait.

@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use clap::Args;
-use serde_json::{Value, json};
 use tidemark_core::Error;
 use tidemark_core::board::Board;
 use tidemark_core::catalogue::codes;
@@ -19,17 +18,18 @@ use tidemark_core::pipeline::observe::Observer;
 use tidemark_core::pipeline::options::Until;
 use tidemark_core::pipeline::{Commander, Outcome as Ended, Pipeline};
 use tidemark_core::position::Position;
-use tidemark_core::status::PipelineState;
+use tidemark_core::status::{PipelineState, Status};
 use tidemark_core::target::Owner;
 use tidemark_core::verify::compare::Report;
 use tokio::sync::watch;
 
 use crate::invocation::Invocation;
+use crate::output::Outcome;
 use crate::output::numbers::{parse_duration, parse_rfc3339};
-use crate::output::{Answer, Outcome};
 use crate::pipeline_file::{Opened, Which};
 use crate::problem::Failure;
 
+mod ending;
 mod options;
 mod proof;
 mod report;
@@ -89,7 +89,13 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &RunArgs) -> Outcome
     };
     running.close(invocation, patience).await;
     let (ended, report) = ended?;
-    let answer = answer(&opened, &ended, &running.status_data(), began.elapsed());
+    let answer = ending::answer(
+        &opened,
+        &ended,
+        &running.status(),
+        arguments.until.as_ref(),
+        began.elapsed(),
+    );
     Ok(proof::on_top(
         answer,
         report.as_ref(),
@@ -101,15 +107,9 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &RunArgs) -> Outcome
 /// What the engine itself can watch for; the rest is watched from here.
 fn engine_until(until: Option<&UntilArg>) -> Result<Until, Failure> {
     Ok(match until {
-        None | Some(UntilArg::Verified | UntilArg::Eof) => Until::Stopped,
         Some(UntilArg::CaughtUp) => Until::CaughtUp,
         Some(UntilArg::Position(position)) => Until::Position(Position::parse("pg_lsn", position)?),
-        Some(UntilArg::Elapsed(time)) => Until::Elapsed(*time),
-        Some(UntilArg::At(instant)) => Until::Elapsed(
-            instant
-                .duration_since(SystemTime::now())
-                .unwrap_or_default(),
-        ),
+        _ => Until::Stopped,
     })
 }
 
@@ -229,21 +229,25 @@ impl Running {
         invocation.talk.screen.clear();
     }
 
-    fn status_data(&self) -> Value {
+    fn status(&self) -> Status {
         let board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
-        serde_json::to_value(board.status(tokio::time::Instant::now()))
-            .expect("plain data with text keys")
+        board.status(tokio::time::Instant::now())
     }
 }
 
 /// Asks the engine to stop in order as soon as somebody wants that.
 async fn told_to_stop(invocation: &Invocation, until: Option<&UntilArg>, commander: &Commander) {
-    let limit = async {
-        match invocation.everywhere.timeout {
-            Some(limit) => tokio::time::sleep(limit).await,
-            None => std::future::pending().await,
-        }
-    };
+    let limit = after(invocation.everywhere.timeout);
+    // From here, whatever the run does by then: connecting, loading, streaming.
+    let time = after(match until {
+        Some(UntilArg::Elapsed(time)) => Some(*time),
+        Some(UntilArg::At(instant)) => Some(
+            instant
+                .duration_since(SystemTime::now())
+                .unwrap_or_default(),
+        ),
+        _ => None,
+    });
     let closed = async {
         match until {
             Some(UntilArg::Eof) => input_closed().await,
@@ -253,11 +257,20 @@ async fn told_to_stop(invocation: &Invocation, until: Option<&UntilArg>, command
     let why = tokio::select! {
         _ = invocation.signals.stop() => "finishing the batch; Ctrl-C again stops at once",
         () = limit => "the time is over: finishing the batch",
+        () = time => "the time has come: finishing the batch",
         () = closed => "standard input is closed: finishing the batch",
     };
     invocation.talk.say(why);
     // Whether it was ending already is told by how it ends.
     commander.ask(Command::Stop).await;
+}
+
+/// Returns after a time; without one, never.
+async fn after(time: Option<Duration>) {
+    match time {
+        Some(time) => tokio::time::sleep(time).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Returns when standard input is at its end, or cannot be read. The thread that waits for it ends
@@ -272,32 +285,6 @@ async fn input_closed() {
         closed.send(()).ok();
     });
     is_closed.await.ok();
-}
-
-fn answer(opened: &Opened, ended: &Ended, status: &Value, took: Duration) -> Answer {
-    let time = crate::output::numbers::duration(took);
-    let text = match (ended.state, &ended.position) {
-        (PipelineState::Completed, Some(position)) => {
-            format!("✓ completed in {time}, at {position}")
-        }
-        (_, Some(position)) => format!(
-            "✓ stopped after {time}; everything before {position} is in the target, and \
-             tidemark run {} goes on there",
-            opened.word()
-        ),
-        (_, None) => format!(
-            "✓ stopped after {time}, while it waited for a side; tidemark run {} tries again",
-            opened.word()
-        ),
-    };
-    let data = json!({
-        "pipeline": opened.name(),
-        "state": ended.state,
-        "position": ended.position,
-        "seconds": took.as_secs_f64(),
-        "status": status,
-    });
-    Answer::new(text, data)
 }
 
 /// Who we are, for the message to whoever comes second.

@@ -46,6 +46,12 @@ impl Stage {
         run
     }
 
+    /// Runs the pipeline until everything that is on the source by now is in the target.
+    pub(crate) async fn catch_up(&self) -> Ran {
+        let until = ["run", "FILE", "--until", "caught-up", "--json"];
+        self.run(&until).await.expect(0)
+    }
+
     /// Waits until both sides are equal under this comparison.
     pub(crate) async fn wait_for_equal(&self, comparison: Comparison<'_>) {
         if let Err(err) = comparison.wait_until_identical(PATIENCE).await {
@@ -61,6 +67,29 @@ impl Stage {
     /// `verify --deep` says identical.
     pub(crate) async fn verify_identical(&self) -> Ran {
         self.run(&["verify", "FILE", "--deep"]).await.expect(0)
+    }
+
+    /// Nothing on the source is the pipeline's.
+    pub(crate) async fn assert_nothing_on_the_source(&self) {
+        assert!(self.slots().await.is_empty(), "a slot is left");
+        let publications = "SELECT count(*) FROM pg_publication";
+        let publications = text(&self.source, publications).await.unwrap();
+        assert_eq!(publications, "0", "a publication is left");
+    }
+
+    /// The end of the source's log.
+    pub(crate) async fn head(&self) -> String {
+        let head = "SELECT pg_current_wal_insert_lsn()";
+        text(&self.source, head).await.unwrap()
+    }
+
+    /// A position as a number; the server does the reading.
+    pub(crate) async fn bytes(&self, position: &Value) -> u64 {
+        let position = position
+            .as_str()
+            .unwrap_or_else(|| panic!("a position: {position}"));
+        let sql = format!("SELECT '{position}'::pg_lsn - '0/0'");
+        text(&self.source, &sql).await.unwrap().parse().unwrap()
     }
 
     /// One table as the program reports it.

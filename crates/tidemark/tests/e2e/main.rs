@@ -11,10 +11,14 @@
 
 #[allow(dead_code, reason = "what tests of a running pipeline ask with")]
 mod asks;
+mod existing;
 mod faults;
 mod fence;
 mod hand_over;
+mod modes;
 mod readme;
 mod slots;
 #[allow(dead_code, reason = "what tests of a running pipeline stand on")]
 mod stage;
+mod until;
+mod writing;

@@ -78,12 +78,13 @@ impl Stage {
     }
 
     /// The same with other addresses, for a proxy in between. Lines before the first `[` of `more`
-    /// belong to `[pipeline]`.
+    /// belong to `[pipeline]`, those of a section `[target]` to the target.
     pub(crate) fn write_between(&self, source: &str, target: &str, more: &str) {
         let (of_pipeline, sections) = match more.find('[') {
             Some(at) => more.split_at(at),
             None => (more, ""),
         };
+        let (of_target, sections) = take_section(sections, "[target]\n");
         let tables = if sections.contains("[tables]") {
             ""
         } else {
@@ -91,7 +92,8 @@ impl Stage {
         };
         let text = format!(
             "version = 1\n\n[pipeline]\nname = \"{name}\"\n{mode}{of_pipeline}\n[source]\ntype = \"postgres\"\n\
-             url = \"{source}\"\n\n[target]\ntype = \"postgres\"\nurl = \"{target}\"\n\n{tables}\n{sections}\n",
+             url = \"{source}\"\n\n[target]\ntype = \"postgres\"\nurl = \"{target}\"\n{of_target}\n{tables}\n\
+             {sections}\n",
             name = self.name,
             mode = if of_pipeline.contains("mode") {
                 ""
@@ -208,6 +210,16 @@ impl Stage {
         .await
         .unwrap();
     }
+}
+
+/// The lines of a section, and the text without it.
+fn take_section(text: &str, head: &str) -> (String, String) {
+    let Some((before, after)) = text.split_once(head) else {
+        return (String::new(), text.to_owned());
+    };
+    let end = after.find("\n[").map_or(after.len(), |at| at + 1);
+    let (lines, rest) = after.split_at(end);
+    (lines.to_owned(), format!("{before}{rest}"))
 }
 
 fn find<'a>(value: &'a Value, key: &str) -> anyhow::Result<&'a str> {

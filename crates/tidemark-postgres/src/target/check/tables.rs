@@ -303,7 +303,7 @@ impl Table<'_> {
                 self.report.note(
                     codes::TARGET_TABLE_NOT_EMPTY,
                     format!("{name} has rows and is left as it is"),
-                    "target.existing = \"skip_loaded\" takes it for loaded.",
+                    "It is taken for loaded: changes are applied to the rows that are there.",
                 );
                 self.check_key(&have);
             }

@@ -180,6 +180,7 @@ impl Reporter {
             }
             // Failed comes back as the run's own error, and is said once, there.
             PipelineEvent::Failed(_)
+            | PipelineEvent::Checkpoint { .. }
             | PipelineEvent::Table(_)
             | PipelineEvent::Received { .. }
             | PipelineEvent::Acknowledged(_)

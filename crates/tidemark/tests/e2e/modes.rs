@@ -1,0 +1,330 @@
+//! The three modes of a pipeline: a full load alone, changes alone, and both; and where each begins.
+
+use rustix::process::Signal;
+use tidemark_lab::traffic::bank::BankReader;
+use tidemark_lab::wait_for;
+
+use crate::asks::text;
+use crate::stage::{PATIENCE, Stage};
+use crate::writing::{BANK, CHANGES, TABLES, Writers};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_load_alone_is_one_instant_and_leaves_nothing_on_the_source() {
+    let stage = Stage::new("mode_full").await;
+    stage.write("mode = \"full_load_only\"\n[load]\nchunk_size = \"1 MB\"\n");
+    Writers::set_up(&stage).await;
+    let filler = "CREATE TABLE filler AS SELECT i AS id, repeat(md5(i::text), 4) AS v \
+                  FROM generate_series(1, 60000) i";
+    stage.source_sql(filler).await;
+    let writers = Writers::start(&stage, 101);
+    writers.busy(20).await;
+    let ran = stage.run(&["run", "FILE", "--json"]).await.expect(0);
+    writers.busy(20).await;
+    writers.stop().await;
+    let answer = ran.json()["data"].clone();
+    assert_eq!(answer["state"], "completed", "{answer}");
+    stage.assert_nothing_on_the_source().await;
+
+    // Read while transfers went on: the sum is right only if all was read at one instant.
+    let bank = BankReader::start(&stage.target_config(), "public", BANK).await;
+    let seen = bank.unwrap().stop().await.unwrap();
+    assert!(seen.violations.is_empty(), "{seen:?}");
+    let only = |table| stage.comparison().only("public", table);
+    stage.wait_for_equal(only("filler")).await;
+
+    let status = stage.status().await;
+    assert_eq!(status["state"], "completed", "{status}");
+    assert_eq!(status["health"], "ok", "{status}");
+    assert_eq!(status["full_load_lsn"], answer["position"], "{status}");
+    for table in status["tables"].as_array().unwrap() {
+        assert_eq!(table["state"], "done", "{table}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_load_runs_again_as_the_policy_for_existing_tables_says() {
+    let stage = Stage::new("mode_again").await;
+    stage.write("mode = \"full_load_only\"\n");
+    stage.source_sql(TABLES).await;
+    stage.run(&["run", "FILE"]).await.expect(0);
+    stage.assert_identical().await;
+    stage.source_sql(CHANGES).await;
+
+    let refused = stage.run(&["run", "FILE"]).await.expect(6);
+    for word in ["TM2037", "has rows", "target.existing"] {
+        assert!(
+            refused.stderr.contains(word),
+            "{word} in\n{}",
+            refused.stderr
+        );
+    }
+    let rows = text(&stage.target, "SELECT count(*) FROM notes").await;
+    assert_eq!(rows.unwrap(), "100", "a refusal changes nothing");
+
+    for existing in ["truncate", "drop"] {
+        stage.source_sql("INSERT INTO lines VALUES ('again')").await;
+        let again = format!("target.existing={existing}");
+        let ran = stage.run(&["run", "FILE", "--set", &again]).await.expect(0);
+        assert!(ran.stderr.contains("loads again"), "{}", ran.stderr);
+        stage.assert_identical().await;
+    }
+    stage.assert_nothing_on_the_source().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_full_load_starts_again_without_help() {
+    let stage = Stage::new("mode_full_killed").await;
+    stage.write("mode = \"full_load_only\"\n[load]\nchunk_size = \"1 MB\"\n");
+    let tables = "CREATE TABLE wide AS SELECT i AS id, repeat(md5(i::text), 8) AS v \
+                  FROM generate_series(1, 80000) i; ALTER TABLE wide ADD PRIMARY KEY (id); ANALYZE wide;";
+    stage.source_sql(tables).await;
+    let run = stage.start(&["run", "FILE"]);
+    wait_for(PATIENCE, "some of it to be in", || async {
+        let sql = "SELECT count(*) FROM tidemark.unit WHERE is_loaded";
+        let loaded: i64 = stage.target.query_one(sql, &[]).await?.get(0);
+        Ok((loaded > 1).then_some(()))
+    })
+    .await
+    .unwrap();
+    run.kill9().await;
+    let rows = text(&stage.target, "SELECT count(*) FROM wide")
+        .await
+        .unwrap();
+    assert_ne!(rows, "80000", "the kill hit the load");
+    stage.source_sql("DELETE FROM wide WHERE id % 3 = 0").await;
+    stage.run(&["run", "FILE"]).await.expect(0);
+    stage.assert_identical().await;
+    stage.assert_nothing_on_the_source().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cdc_from_now_brings_every_change_and_no_row_of_before() {
+    let stage = Stage::new("mode_now").await;
+    stage.write("mode = \"cdc_only\"\nstart = \"now\"\n");
+    Writers::set_up(&stage).await;
+    stage.source_sql(TABLES).await;
+    // The target has the rows of before by other means, but for those of `notes`; `late` is made.
+    let copy = format!("{TABLES} DELETE FROM notes;");
+    stage.target_sql(&copy).await;
+    stage
+        .source_sql(
+            "CREATE TABLE late (id int PRIMARY KEY, v text); INSERT INTO late VALUES (1, 'before')",
+        )
+        .await;
+    let dumped = Stage::new("mode_now_copy").await;
+    dumped.write_between(
+        &stage.source_url(),
+        &stage.target_url(),
+        "mode = \"full_load_only\"\n[tables]\ninclude = [\"public.bank*\", \"public.mixed*\"]\n",
+    );
+    dumped.run(&["run", "FILE"]).await.expect(0);
+
+    let run = stage.start_streaming().await;
+    let writers = Writers::start(&stage, 111);
+    writers.busy(100).await;
+    run.kill9().await;
+    writers.busy(50).await;
+    let run = stage.start_streaming().await;
+    let more = "INSERT INTO notes VALUES (7001, 'after'); INSERT INTO late VALUES (2, 'after');
+                INSERT INTO lines VALUES ('after');";
+    stage.source_sql(more).await;
+    writers.busy(50).await;
+    writers.stop().await;
+    let comparison = stage
+        .comparison()
+        .filter(("public", "notes"), "id > 7000")
+        .filter(("public", "late"), "id > 1");
+    stage.wait_for_equal(comparison).await;
+    assert_eq!(run.terminate().await, Some(0));
+    stage.clear().await;
+}
+
+/// Makes what `cdc_only` finds: a publication of all tables, and a slot. Gives where the slot is.
+async fn prepare_by_hand(stage: &Stage) -> String {
+    let name = format!("tidemark_{}", stage.name);
+    let publication = format!(
+        "CREATE PUBLICATION {name} FOR ALL TABLES WITH (publish_via_partition_root = true)"
+    );
+    stage.source_sql(&publication).await;
+    wait_for(PATIENCE, "older transactions to end", || async {
+        let is_oldest = "SELECT 1 FROM pg_publication \
+                         WHERE age(xmin) > age(pg_snapshot_xmin(pg_current_snapshot())::xid)";
+        Ok(stage.source.query_opt(is_oldest, &[]).await?.map(drop))
+    })
+    .await
+    .unwrap();
+    let slot = format!("SELECT pg_create_logical_replication_slot('{name}', 'pgoutput')");
+    stage.source_sql(&slot).await;
+    let sql =
+        format!("SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = '{name}'");
+    text(&stage.source, &sql).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cdc_from_a_position_goes_on_where_another_copy_ended() {
+    let stage = Stage::new("mode_lsn").await;
+    stage.source_sql(TABLES).await;
+    prepare_by_hand(&stage).await;
+    stage.source_sql(CHANGES).await;
+    // The copy: everything before `start` is in it, nothing after.
+    let start = stage.head().await;
+    let copy = Stage::new("mode_lsn_copy").await;
+    copy.write_between(
+        &stage.source_url(),
+        &stage.target_url(),
+        "mode = \"full_load_only\"\n",
+    );
+    copy.run(&["run", "FILE"]).await.expect(0);
+    let more = "INSERT INTO notes SELECT 9000 + i, 'later' FROM generate_series(1, 50) i;
+                INSERT INTO lines SELECT 'later' FROM generate_series(1, 30) i;
+                UPDATE lines SET v = 'first again' WHERE v = 'first';";
+    stage.source_sql(more).await;
+
+    stage.write(&format!("mode = \"cdc_only\"\nstart = \"lsn:{start}\"\n"));
+    let ran = stage
+        .run(&["run", "FILE", "--until", "caught-up", "--json"])
+        .await;
+    let ran = ran.expect(0);
+    assert!(
+        ran.stderr.contains(&format!("from {start}")),
+        "{}",
+        ran.stderr
+    );
+    stage.assert_identical().await;
+    let status = stage.status().await;
+    assert_eq!(status["full_load_lsn"], start.as_str(), "{status}");
+
+    // From its own checkpoint on; the start counts no more.
+    stage.source_sql("INSERT INTO lines VALUES ('last')").await;
+    stage.catch_up().await;
+    stage.assert_identical().await;
+    stage.clear().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cdc_from_a_position_that_the_slot_does_not_have_is_refused() {
+    let stage = Stage::new("mode_gone").await;
+    stage.source_sql(TABLES).await;
+    stage.target_sql(TABLES).await;
+    let first = prepare_by_hand(&stage).await;
+    let at = |start: &str| stage.write(&format!("mode = \"cdc_only\"\nstart = \"lsn:{start}\"\n"));
+    stage.source_sql(CHANGES).await;
+    let advance = "SELECT pg_replication_slot_advance('tidemark_mode_gone', pg_current_wal_lsn())";
+    stage.source_sql(advance).await;
+    at(&first);
+    let refused = stage.run(&["run", "FILE"]).await.expect(6);
+    for word in ["TM4017", &first, "tidemark_mode_gone"] {
+        assert!(
+            refused.stderr.contains(word),
+            "{word} in\n{}",
+            refused.stderr
+        );
+    }
+    // Past the end of the log nothing can be promised either.
+    at("FFFF/0");
+    let refused = stage.run(&["run", "FILE"]).await.expect(6);
+    assert!(refused.stderr.contains("TM4017"), "{}", refused.stderr);
+    stage.clear().await;
+    at(&first);
+    let refused = stage.run(&["run", "FILE"]).await.expect(6);
+    assert!(
+        refused.stderr.contains("TM4017"),
+        "no slot\n{}",
+        refused.stderr
+    );
+    let status = stage.status().await;
+    assert!(
+        status["full_load_lsn"].is_null(),
+        "nothing was begun: {status}"
+    );
+    let rows = text(&stage.target, "SELECT count(*) FROM notes").await;
+    assert_eq!(rows.unwrap(), "100", "nothing was applied");
+}
+
+/// What was written before a table was published never comes by the log, so a start from before then
+/// would be a gap.
+#[tokio::test(flavor = "multi_thread")]
+async fn cdc_from_before_the_tables_were_published_is_refused() {
+    let stage = Stage::new("mode_unpublished").await;
+    stage.source_sql(TABLES).await;
+    stage.target_sql(TABLES).await;
+    let slot = "SELECT pg_create_logical_replication_slot('tidemark_mode_unpublished', 'pgoutput')";
+    stage.source_sql(slot).await;
+    let start = stage.head().await;
+    stage.source_sql(CHANGES).await;
+    stage.write(&format!("mode = \"cdc_only\"\nstart = \"lsn:{start}\"\n"));
+    let until = ["run", "FILE", "--until", "caught-up"];
+    let refused = stage.run(&until).await.expect(6);
+    assert!(refused.stderr.contains("TM1034"), "{}", refused.stderr);
+
+    // That they are published by now does not bring back what was written before.
+    let both = "CREATE PUBLICATION tidemark_mode_unpublished FOR TABLE notes, lines \
+                WITH (publish_via_partition_root = true)";
+    stage.source_sql(both).await;
+    let refused = stage.run(&until).await.expect(6);
+    assert!(refused.stderr.contains("TM1034"), "{}", refused.stderr);
+
+    // Neither of one table: the slot is younger than the publication, which `lines` joins later.
+    let fewer = "ALTER PUBLICATION tidemark_mode_unpublished DROP TABLE lines";
+    stage.source_sql(fewer).await;
+    stage.clear().await;
+    stage.source_sql(slot).await;
+    let start = stage.head().await;
+    stage
+        .source_sql("INSERT INTO lines VALUES ('unseen')")
+        .await;
+    let more = "ALTER PUBLICATION tidemark_mode_unpublished ADD TABLE lines";
+    stage.source_sql(more).await;
+    stage.write(&format!("mode = \"cdc_only\"\nstart = \"lsn:{start}\"\n"));
+    let refused = stage.run(&until).await.expect(6);
+    for word in ["TM1034", "public.lines"] {
+        assert!(
+            refused.stderr.contains(word),
+            "{word} in\n{}",
+            refused.stderr
+        );
+    }
+    let rows = text(&stage.target, "SELECT count(*) FROM lines").await;
+    assert_eq!(rows.unwrap(), "100", "nothing was applied");
+    stage.clear().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_reported_full_load_lsn_is_the_slots_consistent_point() {
+    let stage = Stage::new("mode_point").await;
+    stage.source_sql(TABLES).await;
+    let run = stage.start(&["run", "FILE"]);
+    // Nothing has been acknowledged when the slot appears, so it still stands at its first point.
+    let sql = "SELECT confirmed_flush_lsn::text FROM pg_replication_slots \
+               WHERE slot_name = 'tidemark_mode_point' AND confirmed_flush_lsn IS NOT NULL";
+    let point = wait_for(PATIENCE, "the slot", || async {
+        let found = stage.source.query_opt(sql, &[]).await?;
+        if found.is_some() {
+            run.signal(Signal::STOP);
+        }
+        Ok(found.map(|row| row.get::<_, String>(0)))
+    })
+    .await
+    .unwrap();
+    let again = text(&stage.source, sql).await.unwrap();
+    assert_eq!(again, point, "it stands");
+    run.signal(Signal::CONT);
+    stage.wait_for_state("streaming").await;
+    stage.source_sql(CHANGES).await;
+    stage.wait_until_identical().await;
+    let status = stage.status().await;
+    assert_eq!(status["full_load_lsn"], point.as_str(), "{status}");
+    wait_for(PATIENCE, "the position to be reported", || async {
+        let status = stage.status().await;
+        let at = |key: &str| stage.bytes(&status[key]);
+        Ok((at("processed_lsn").await > at("full_load_lsn").await).then_some(()))
+    })
+    .await
+    .unwrap();
+    assert_eq!(run.terminate().await, Some(0));
+    // The same from outside, when nobody runs it, and after another start.
+    assert_eq!(stage.status().await["full_load_lsn"], point.as_str());
+    stage.catch_up().await;
+    assert_eq!(stage.status().await["full_load_lsn"], point.as_str());
+    stage.clear().await;
+}
