@@ -93,14 +93,11 @@ impl Stream<'_> {
         let stands = !self.applier.is_busy()
             && self.assembler.is_at_boundary()
             && !self.assembler.has_changes();
+        let next = self.block.as_ref();
+        let next = next.and_then(|(block, next)| block.events.get(*next));
         let (processed, assembled) = (self.processed, self.assembler.assembled());
         let Some(hold) = &mut self.hold else { return };
-        let reached = match hold.position {
-            Some(position) => {
-                assembled >= position || self.block.is_some() && processed == assembled
-            }
-            None => true,
-        };
+        let reached = hold.is_reached(next, processed, assembled);
         if stands
             && reached
             && let Some(reply) = hold.reply.take()
@@ -231,5 +228,57 @@ impl Hold {
         };
         self.position
             .is_none_or(|position| begin.commit >= position)
+    }
+
+    /// Whether a target with nothing on its way stands where it was asked to: everything before the
+    /// position is assembled, or what was read already goes on beyond it (`next`). That something was
+    /// read and waits is not enough: an earlier hold may have kept it back.
+    fn is_reached(&self, next: Option<&Event>, processed: Position, assembled: Position) -> bool {
+        let Some(position) = self.position else {
+            return true;
+        };
+        let is_next_beyond = next.is_some_and(|event| self.stops_before(event));
+        assembled >= position || is_next_beyond && processed == assembled
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Begin;
+    use crate::position::Lsn;
+
+    #[test]
+    fn a_hold_is_reached_when_nothing_before_it_is_left() {
+        let at = |lsn| Position::PgLsn(Lsn(lsn));
+        let begin = |commit| {
+            Event::Begin(Begin {
+                xid: 1,
+                commit: at(commit),
+                committed_at_us: 0,
+            })
+        };
+        for (position, next, processed, assembled, expected) in [
+            (None, Some(50), 40, 40, true),
+            (Some(60), None, 40, 40, false),
+            (Some(60), None, 60, 60, true),
+            (Some(60), Some(60), 40, 40, true),
+            (Some(60), Some(70), 40, 40, true),
+            (Some(60), Some(70), 30, 40, false),
+            // Kept back by the hold before this one.
+            (Some(60), Some(50), 40, 40, false),
+        ] {
+            let hold = Hold {
+                position: position.map(at),
+                until: Instant::now(),
+                reply: None,
+            };
+            let next = next.map(begin);
+            let reached = hold.is_reached(next.as_ref(), at(processed), at(assembled));
+            assert_eq!(
+                reached, expected,
+                "{position:?} {next:?} {processed} {assembled}"
+            );
+        }
     }
 }
