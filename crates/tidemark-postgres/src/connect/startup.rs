@@ -12,13 +12,20 @@ use crate::error::{self, pick};
 use crate::tls;
 use crate::wire::{Connection, Role, ServerError, Stream};
 
-/// Values that decide how text looks and when the server gives up, the same on every server.
-/// `idle_session_timeout` came with PostgreSQL 14.
+/// Values that decide how text looks and is read, what may fail, and when the server gives up: the same
+/// on every server, whatever its roles and databases have. Serializable transactions fail for reasons of
+/// their own when many write at once. `idle_session_timeout` came with PostgreSQL 14,
+/// `transaction_timeout` with 17.
 const SETTINGS: &str = "SET client_encoding = 'UTF8'; SET DateStyle = 'ISO'; \
      SET IntervalStyle = 'postgres'; SET TimeZone = 'UTC'; SET extra_float_digits = 3; \
-     SET bytea_output = 'hex'; SET lc_monetary = 'C'; SET statement_timeout = 0; \
+     SET bytea_output = 'hex'; SET lc_monetary = 'C'; SET array_nulls = on; \
+     SET xmloption = content; SET standard_conforming_strings = on; \
+     SET quote_all_identifiers = off; SET transform_null_equals = off; \
+     SET default_transaction_isolation = 'read committed'; \
+     SET default_transaction_deferrable = off; SET statement_timeout = 0; SET lock_timeout = 0; \
      SET idle_in_transaction_session_timeout = 0; SET search_path = pg_catalog;";
 const SETTINGS_SINCE_14: &str = " SET idle_session_timeout = 0;";
+const SETTINGS_SINCE_17: &str = " SET transaction_timeout = 0;";
 
 /// Opens a session on a stream that is ready for the start-up message.
 pub(super) async fn start(
@@ -56,6 +63,9 @@ async fn settle(connection: &mut Connection) -> Result<()> {
     let mut sql = SETTINGS.to_owned();
     if connection.server_version() >= 140_000 {
         sql.push_str(SETTINGS_SINCE_14);
+    }
+    if connection.server_version() >= 170_000 {
+        sql.push_str(SETTINGS_SINCE_17);
     }
     sql.push_str(" SELECT pg_backend_pid()");
     let sets = connection

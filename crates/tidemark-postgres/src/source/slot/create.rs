@@ -4,8 +4,7 @@
 //! was open has ended (`SnapBuildFindSnapshot`, PostgreSQL 15): one forgotten session delays it for
 //! as long as it likes, without a word. So a second session watches who is waited for, says so every
 //! few seconds, and gives up in the end; the half-made slot goes with the command.
-//! `statement_timeout` does not end replication commands, `lock_timeout` does, hence it is switched
-//! off here.
+//! `statement_timeout` does not end replication commands, `lock_timeout` does, hence no session has one.
 //!
 //! The exported snapshot lives as long as the session that made it runs no further command
 //! (PostgreSQL 15, 55.4, `CREATE_REPLICATION_SLOT`); [`ExportedSnapshot`] holds that session.
@@ -98,15 +97,11 @@ pub(crate) async fn create(
 
 /// Settings of the session; says whether the server is a standby.
 async fn prepare(connection: &mut Connection) -> Result<bool> {
-    let mut settings = String::from("SET lock_timeout = 0;");
-    if connection.server_version() >= 170_000 {
-        settings.push_str("SET transaction_timeout = 0;");
-    }
     // If we are killed while the server waits for others it must not make the slot for nobody. The
     // check is armed by an SQL statement and then repeats by itself (`ProcessInterrupts`, PostgreSQL
     // 15), also in the replication command that follows.
-    settings.push_str("SET client_connection_check_interval = '1s';");
-    connection.run(&settings).await?;
+    let setting = "SET client_connection_check_interval = '1s'";
+    connection.run(setting).await?;
     let sets = connection.simple("SELECT pg_is_in_recovery()").await?;
     first_row(&sets)?.get_bool(0)
 }
