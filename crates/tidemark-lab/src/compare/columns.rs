@@ -13,8 +13,10 @@ pub(super) struct Column {
     pub(super) name: String,
     /// Part of the primary key.
     pub(super) is_key: bool,
-    /// Of type `char(n)` or a domain over it, whose cast to text drops trailing spaces.
-    is_padded: bool,
+    /// Of a type, or a domain over one, whose cast to text says something else than its output
+    /// function: for `char(n)` it drops trailing spaces; for `xml` it keeps a declaration that no
+    /// client, log or dump ever sees.
+    is_cast_otherwise: bool,
     /// Of a type without a fixed length, so that a value may be long.
     may_be_long: bool,
 }
@@ -31,7 +33,7 @@ const LONG_BYTES: u32 = 1000;
 const TABLES: &str = "
     SELECT n.nspname, c.relname, a.attname,
            coalesce(a.attnum = ANY (k.indkey), false) AS is_key,
-           base.typname = 'bpchar' AS is_padded,
+           base.typname IN ('bpchar', 'xml') AS is_cast_otherwise,
            t.typlen = -1 AS may_be_long
     FROM pg_catalog.pg_class c
     JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -55,7 +57,7 @@ pub(super) async fn tables(client: &Client) -> Result<BTreeMap<Name, Vec<Column>
             columns.push(Column {
                 name,
                 is_key: row.get(3),
-                is_padded: row.get(4),
+                is_cast_otherwise: row.get(4),
                 may_be_long: row.get(5),
             });
         }
@@ -95,7 +97,7 @@ impl Side {
 
     fn text(&self, column: &Column) -> String {
         let name = quoted(&column.name);
-        let text = if column.is_padded {
+        let text = if column.is_cast_otherwise {
             // concat() calls the output function, but makes '' of NULL.
             format!("CASE WHEN {name} IS NOT NULL THEN concat({name}) END")
         } else {

@@ -185,7 +185,9 @@ pub(super) const KINDS: &[Kind] = &[
     ]),
     kind("xml", "xml", Plain, &[
         "''", "'text'", "'<a b=\"1\">ü&amp;<!-- c --></a>'", "'<?xml version=\"1.0\"?><a/>'",
-        "'<a/><b/>'",
+        "'<a/><b/>'", r"E'\n<a/>\n'", "'<?xml version=\"1.0\" encoding=\"ISO-8859-1\"?><a>ü</a>'",
+        "'<?xml version=\"1.0\" standalone=\"yes\"?><a/>'", "'<?xml version=\"1.1\"?><a/>'",
+        "'<!DOCTYPE a><a/>'",
     ]),
     kind("tsvector", "tsvector", Plain, &[
         "''", "'a:1A b:2 ''quo te'':3C'", "to_tsvector('simple', 'the \\ cat '' sat')",

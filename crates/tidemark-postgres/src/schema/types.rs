@@ -147,7 +147,9 @@ impl Types {
             'b' if found.is_array => {
                 found.element < builtins::FIRST_USER_OID && self.is_binary_portable(found.element)
             }
-            'b' if found.name.schema == "pg_catalog" => !builtins::is_catalog_reference(oid),
+            'b' if found.name.schema == "pg_catalog" => {
+                !builtins::is_catalog_reference(oid) && !builtins::is_receive_faulty(oid)
+            }
             'b' => found
                 .extension
                 .as_deref()

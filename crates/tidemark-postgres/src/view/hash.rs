@@ -25,7 +25,8 @@
 //! partitioned tables. They do depend on byte order, which is little-endian on all that we run on.
 //! Where two values are equal to PostgreSQL but not alike (`numeric` scales, `-0.0`, `interval`,
 //! `jsonb` numbers, arrays with other bounds), or where the function is not to be had from SQL, the
-//! text of the value is hashed.
+//! text of the value is hashed: what its type prints, for that is what load and log carry. Of XML they
+//! carry no declaration without an encoding of its own (`xml_out`, PostgreSQL 15).
 
 use tidemark_core::mapping::{ColumnMapping, TableMapping, TargetType};
 
@@ -79,6 +80,8 @@ pub(super) enum Form {
     Native(&'static str),
     /// Floating point by its shortest text.
     Float,
+    /// XML as it is printed, but for line breaks in front: each printing leaves one out.
+    Xml,
     /// Anything else, as its type prints it.
     Printed,
 }
@@ -101,6 +104,7 @@ impl Form {
             builtin::TIME => Form::Native("time"),
             builtin::BYTEA => Form::Native("bytea"),
             builtin::FLOAT4 | builtin::FLOAT8 => Form::Float,
+            builtin::XML => Form::Xml,
             _ => Form::Printed,
         }
     }
@@ -125,7 +129,7 @@ impl Form {
             Form::Native("time") => (&[builtin::TIME], "time"),
             Form::Native(_) => (&[builtin::BYTEA], "bytea"),
             Form::Float => (&[builtin::FLOAT4, builtin::FLOAT8], "float8"),
-            Form::Printed => return name.to_owned(),
+            Form::Xml | Form::Printed => return name.to_owned(),
         };
         if fits.contains(&actual) {
             name.to_owned()
@@ -160,6 +164,10 @@ impl Hashed {
             Form::TimestampTz => format!("timestamp_hash_extended(({v})::timestamp, {seed})"),
             // A record of NULL has a hash of its own.
             Form::Native(_) => return format!("hash_record_extended(ROW({v}), {seed})"),
+            Form::Xml => {
+                let printed = self.shown();
+                format!("hashtextextended(ltrim({printed}, chr(10)) COLLATE \"C\", {seed})")
+            }
             // A record prints NULL as nothing and an empty text as "".
             Form::Printed => {
                 return format!("hashtextextended(ROW({v})::text COLLATE \"C\", {seed})");

@@ -132,6 +132,30 @@ async fn equal_rows_are_equal_whatever_their_form_and_order() {
     assert_eq!(target_digest(&target, &t).await, ours);
 }
 
+/// Neither dump nor log has a declaration that says nothing, or a first line that is empty.
+#[tokio::test]
+async fn xml_is_equal_as_it_is_printed() {
+    const XML: &str = "CREATE TABLE t (id int PRIMARY KEY, x xml); INSERT INTO t VALUES
+        (1, E'<?xml version=\"1.0\" encoding=\"LATIN1\"?>\\n<a/>'), (2, E'\\n\\n\\n<a/>'), (3, ''),
+        (4, NULL), (5, '<?xml version=\"1.0\" standalone=\"yes\"?><a/>'), (6, E'x\\n');";
+    const CARRIED: &str = "UPDATE t SET x = format('%s', x)::xml WHERE x IS NOT NULL";
+    let source = database(XML).await;
+    let schema = source.describe(&["public.*"]).await;
+    let t = mapping(&schema, "public.t");
+    let ours = target_digest(&source, &t).await;
+    for (change, is_equal) in [
+        ("", true),
+        ("UPDATE t SET x = NULL WHERE id = 3", false),
+        ("UPDATE t SET x = '' WHERE id = 4", false),
+        ("UPDATE t SET x = '<a/>' WHERE id = 5", false),
+        ("UPDATE t SET x = 'x' WHERE id = 6", false),
+    ] {
+        let target = database(&format!("{XML} {CARRIED}; {change}")).await;
+        let theirs = target_digest(&target, &t).await;
+        assert_eq!(theirs == ours, is_equal, "{change}");
+    }
+}
+
 #[tokio::test]
 async fn digests_are_the_same_on_every_major() {
     const TEST: &str = "view::digests_are_the_same_on_every_major";

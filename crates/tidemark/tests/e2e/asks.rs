@@ -41,8 +41,14 @@ impl Stage {
 
     /// Starts the pipeline and waits until it streams.
     pub(crate) async fn start_streaming(&self) -> Running {
-        let run = self.start(&["run", "FILE"]);
-        self.wait_for_state("streaming").await;
+        let mut run = self.start(&["run", "FILE"]);
+        let ended = tokio::select! {
+            () = self.wait_for_state("streaming") => None,
+            code = run.ended() => Some(code),
+        };
+        if let Some(code) = ended {
+            panic!("ended with {code:?} instead\n{}", self.log());
+        }
         run
     }
 

@@ -20,5 +20,6 @@ mod readme;
 mod slots;
 #[allow(dead_code, reason = "what tests of a running pipeline stand on")]
 mod stage;
+mod types;
 mod until;
 mod writing;

@@ -12,7 +12,12 @@ const EVERYTHING: &str = "[tables]\ninclude = [\"*.*\"]\n";
 async fn zoo(name: &str) -> (Stage, Zoo) {
     let stage = Stage::new(name).await;
     let zoo = Zoo::create(&stage.source).await.unwrap();
-    assert!(zoo.kinds() > 100, "{}, without {:?}", zoo.kinds(), zoo.left_out);
+    assert!(
+        zoo.kinds() > 100,
+        "{}, without {:?}",
+        zoo.kinds(),
+        zoo.left_out
+    );
     zoo.prepare_target(&stage.target).await.unwrap();
     stage.write(EVERYTHING);
     (stage, zoo)
@@ -58,6 +63,49 @@ async fn every_type_finds_its_row_without_a_key() {
             EXECUTE format('ALTER TABLE %s REPLICA IDENTITY FULL', t);
           END LOOP; END $$";
     stage.source_sql(keyless).await;
+    let run = stage.start_streaming().await;
+    for change in zoo.changes() {
+        stage.source_sql(&change).await;
+    }
+    stage.wait_for_equal(stage.comparison()).await;
+    assert_both_ways_alike(&stage.target).await;
+    stage.verify_identical().await;
+    assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
+    stage.clear().await;
+}
+
+/// Settings of a role or database that change how values are written, read or quoted.
+const HOSTILE: &[(&str, &str)] = &[
+    ("array_nulls", "off"),
+    ("backslash_quote", "off"),
+    ("bytea_output", "escape"),
+    ("DateStyle", "SQL, DMY"),
+    ("default_transaction_deferrable", "on"),
+    ("default_transaction_isolation", "serializable"),
+    ("extra_float_digits", "-5"),
+    ("IntervalStyle", "sql_standard"),
+    ("lock_timeout", "50ms"),
+    ("quote_all_identifiers", "on"),
+    ("search_path", "zoo"),
+    ("standard_conforming_strings", "off"),
+    ("TimeZone", "Asia/Kathmandu"),
+    ("transform_null_equals", "on"),
+    ("xmlbinary", "hex"),
+    ("xmloption", "document"),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_of_a_database_change_no_value() {
+    let (stage, zoo) = zoo("types_settings").await;
+    for (database, client) in [
+        (&stage.source_name, &stage.source),
+        (&stage.target_name, &stage.target),
+    ] {
+        for (name, value) in HOSTILE {
+            let sql = format!("ALTER DATABASE {database} SET {name} = '{value}'");
+            client.batch_execute(&sql).await.unwrap();
+        }
+    }
     let run = stage.start_streaming().await;
     for change in zoo.changes() {
         stage.source_sql(&change).await;

@@ -56,6 +56,10 @@ const DOMAINS: &[(&str, &str)] = &[
         "the types of a database",
     ),
     (
+        "crates/tidemark/tests/e2e/types.rs",
+        "the types of a database",
+    ),
+    (
         "crates/tidemark-postgres/tests/it/apply/types.rs",
         "the types of a database",
     ),

@@ -16,6 +16,7 @@ pub mod builtin {
     pub const TEXT: u32 = 25;
     pub const OID: u32 = 26;
     pub const JSON: u32 = 114;
+    pub const XML: u32 = 142;
     pub const FLOAT4: u32 = 700;
     pub const FLOAT8: u32 = 701;
     pub const BPCHAR: u32 = 1042;
@@ -26,6 +27,7 @@ pub mod builtin {
     pub const TIMESTAMPTZ: u32 = 1184;
     pub const NUMERIC: u32 = 1700;
     pub const UUID: u32 = 2950;
+    pub const TSQUERY: u32 = 3615;
     pub const JSONB: u32 = 3802;
 }
 
@@ -51,6 +53,12 @@ pub(super) fn class(oid: u32) -> ValueClass {
 /// `regcollation`. Their text is a name.
 pub(super) fn is_catalog_reference(oid: u32) -> bool {
     matches!(oid, 24 | 2202..=2206 | 3734 | 3769 | 4089 | 4096 | 4191)
+}
+
+/// Whether what a type sends is not always what it receives: `tsqueryrecv` refuses the empty query
+/// that `tsquerysend` gives ("operand not found", PostgreSQL 14 to 18).
+pub(super) fn is_receive_faulty(oid: u32) -> bool {
+    oid == builtin::TSQUERY
 }
 
 /// Whether the order of a type's values is the same on every server. For text this also needs the
