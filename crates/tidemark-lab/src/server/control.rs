@@ -94,10 +94,15 @@ impl PostgresServer {
 
     /// Lets every process of it stand still. Its sockets stay open and accept, and nobody answers.
     pub fn freeze(&self) -> Result<()> {
-        // The postmaster first, so that no new process escapes.
-        self.pids()
-            .into_iter()
-            .try_for_each(|pid| kill(pid, Signal::STOP))
+        let Some(postmaster) = self.postmaster_pid() else {
+            return Ok(());
+        };
+        // The postmaster first, and only then a look at its children: so no new one escapes.
+        kill(postmaster, Signal::STOP)?;
+        let children = process::children(postmaster).into_iter();
+        children
+            .map(|pid| kill(pid, Signal::STOP))
+            .try_for_each(unless_ended)
     }
 
     /// Ends [`freeze`](Self::freeze).
@@ -105,7 +110,8 @@ impl PostgresServer {
         self.pids()
             .into_iter()
             .rev()
-            .try_for_each(|pid| kill(pid, Signal::CONT))
+            .map(|pid| kill(pid, Signal::CONT))
+            .try_for_each(unless_ended)
     }
 
     /// Whether its postmaster runs.
@@ -228,6 +234,14 @@ fn kill(pid: u32, signal: Signal) -> Result<()> {
         .and_then(Pid::from_raw)
         .context("no such pid")?;
     kill_process(raw, signal).with_context(|| format!("signal process {pid}"))
+}
+
+/// A session that ended between a look and a signal needs none.
+fn unless_ended(signalled: Result<()>) -> Result<()> {
+    match signalled {
+        Err(error) if error.downcast_ref() == Some(&rustix::io::Errno::SRCH) => Ok(()),
+        other => other,
+    }
 }
 
 /// Ctrl-C at the terminal is for the owner, which then stops the server itself.
