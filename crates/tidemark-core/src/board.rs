@@ -227,11 +227,18 @@ impl Board {
             });
             return;
         }
-        status.source_lsn = Some(log.head);
-        status.position_type = Some(log.head.kind().to_owned());
-        status.gap_bytes = status
-            .processed_lsn
-            .and_then(|done| log.head.bytes_since(done));
+        // What came out of the log since then was in it.
+        let seen = [status.received_lsn, status.processed_lsn];
+        let head =
+            seen.into_iter()
+                .flatten()
+                .fold(log.head, |head, seen| match seen.bytes_since(head) {
+                    Some(more) if more > 0 => seen,
+                    _ => head,
+                });
+        status.source_lsn = Some(head);
+        status.position_type = Some(head.kind().to_owned());
+        status.gap_bytes = status.processed_lsn.and_then(|done| head.bytes_since(done));
         if let Some(slot) = &log.slot {
             status.restart_lsn = Some(slot.restart);
             status.slot = Some(SlotStatus {
@@ -487,6 +494,19 @@ mod tests {
         assert_eq!(
             (last.source_lsn, format!("{:.0}", last.seconds_ago)),
             (at(900), "42".to_owned())
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_source_is_never_behind_what_came_from_it() {
+        let mut board = streaming();
+        board.take(&PipelineEvent::Measured(Ok(log(900))), Instant::now());
+        let (position, head) = (at(1_200), at(1_200));
+        board.take(&PipelineEvent::Received { position, head }, Instant::now());
+        let status = board.status(Instant::now());
+        assert_eq!(
+            (status.source_lsn, status.gap_bytes),
+            (Some(at(1_200)), Some(700))
         );
     }
 
