@@ -46,7 +46,7 @@ pub(crate) struct Everywhere {
     #[arg(long, global = true, env = "TIDEMARK_JSON", hide_env = true,
           value_parser = FalseyValueParser::new())]
     pub(crate) json: bool,
-    /// Errors only
+    /// Only results and errors
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
     /// Say more; twice: everything

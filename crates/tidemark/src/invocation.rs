@@ -68,43 +68,58 @@ async fn invoke(talk: Talk, everywhere: Everywhere, verb: Verb) -> Outcome {
         LogForm::Json
     });
     let _log = logging::start(&talk, form, loudness(&verb), env("TIDEMARK_LOG").as_deref());
-    let limit = everywhere.timeout;
     let care = verb.care();
     let invocation = Invocation {
         talk,
         everywhere,
-        signals: signals.clone(),
+        signals,
         log_form: form,
     };
     let work = dispatch(&invocation, verb);
-    let timed_out = async {
-        match limit {
-            Some(limit) if care != Care::Own => tokio::time::sleep(limit).await,
-            _ => std::future::pending().await,
+    let cut_off = async {
+        if care == Care::Own {
+            return std::future::pending().await;
         }
-    };
-    let signalled = async {
-        match care {
-            Care::Own => std::future::pending().await,
-            Care::Answers => Failure::interrupted(signals.stop().await),
-            Care::Watches => Failure::Signalled(signals.stop().await.exit(), String::new()),
+        tokio::select! {
+            late = invocation.late() => late,
+            name = invocation.signals.stop() => match care {
+                Care::Watches => Failure::Signalled(name.exit(), String::new()),
+                Care::Acts => Failure::Signalled(
+                    name.exit(),
+                    "interrupted; what was agreed to already is done all the same: \
+                     tidemark status tells".to_owned(),
+                ),
+                Care::Answers | Care::Own => Failure::interrupted(name),
+            },
         }
     };
     tokio::select! {
         outcome = work => outcome,
-        failure = signalled => Err(failure),
-        () = timed_out => Err(Failure::Error(Error::transient(
+        failure = cut_off => Err(failure),
+    }
+}
+
+impl Invocation {
+    /// Returns once the time that `--timeout` gives is over; without it never.
+    pub(crate) async fn late(&self) -> Failure {
+        match self.everywhere.timeout {
+            Some(limit) => tokio::time::sleep(limit).await,
+            None => std::future::pending().await,
+        }
+        Failure::Error(Error::transient(
             codes::CLI_NO_ANSWER,
             "the time given by --timeout is over",
-        ))),
+        ))
     }
 }
 
 /// Who cares for signals and time limits while a verb is at work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Care {
-    /// It looks and answers: it is cut off.
+    /// It looks and answers: it is cut off, and nothing was changed.
     Answers,
+    /// It asks for a change and waits for it: it is cut off, the change may come.
+    Acts,
     /// It watches until it is cut off.
     Watches,
     /// The verb itself: it has something to bring to an end.
@@ -118,6 +133,10 @@ impl Verb {
             Verb::Status(arguments) if arguments.watch.is_on() => Care::Watches,
             Verb::Tables(arguments) if arguments.watch.is_on() => Care::Watches,
             Verb::Lag(arguments) if arguments.watch.is_on() => Care::Watches,
+            Verb::Pause(_) | Verb::Resume(_) | Verb::Stop(_) | Verb::Resync(_) => Care::Acts,
+            Verb::Check(arguments) if arguments.fixes() => Care::Acts,
+            Verb::Sequences(arguments) if arguments.sets() => Care::Acts,
+            Verb::Slots(arguments) if arguments.drops() => Care::Acts,
             _ => Care::Answers,
         }
     }

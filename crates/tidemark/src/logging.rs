@@ -1,4 +1,4 @@
-//! Logs on stderr: lines for a person on a terminal, JSON lines everywhere else.
+//! Logs on stderr: lines for a person on a terminal, in local time; JSON lines everywhere else.
 //!
 //! JSON fields are `ts, level, msg` and, where an event has them, `code, pipeline, table, lsn, batch,
 //! error{…}` and others with the unit in their name. A line that repeats the one before it is counted
@@ -18,12 +18,13 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::output::numbers::{rfc3339, time_of_day};
 use crate::output::screen::{Screen, Stream};
 use crate::output::style::{Style, Tone};
+use crate::output::zone::Zone;
 use crate::output::{Detail, Talk, put};
 
 /// Form of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LogForm {
-    /// `14:01:02 info  shop  step 1/5 check`.
+    /// `14:01:02+01 info  shop  step 1/5 check`.
     Text,
     /// One JSON object a line.
     Json,
@@ -156,7 +157,10 @@ impl Lines {
     fn write(&self, level: Level, fields: &Fields, repeated: Option<u64>) {
         let line = match self.form {
             LogForm::Json => json_line(SystemTime::now(), level, fields, repeated),
-            LogForm::Text => text_line(SystemTime::now(), level, fields, repeated, self.style),
+            LogForm::Text => {
+                let time = time_of_day(SystemTime::now(), Zone::local());
+                text_line(&time, level, fields, repeated, self.style)
+            }
         };
         self.screen.write(Stream::Err, &line);
     }
@@ -181,8 +185,9 @@ fn json_line(now: SystemTime, level: Level, fields: &Fields, repeated: Option<u6
     Value::Object(line).to_string()
 }
 
+/// What the message does not say and a person can use: names and words. Numbers are for programs.
 fn text_line(
-    now: SystemTime,
+    time: &str,
     level: Level,
     fields: &Fields,
     repeated: Option<u64>,
@@ -194,20 +199,16 @@ fn text_line(
         Level::INFO => ("info ", Tone::Strong),
         _ => ("debug", Tone::Faint),
     };
-    let mut line = format!("{} {}", time_of_day(now), style.paint(tone, word));
-    let shown = |value: &Value| match value {
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    };
-    if let Some(pipeline) = fields.others.get("pipeline") {
-        put!(line, " {}", shown(pipeline));
+    let mut line = format!("{time} {}", style.paint(tone, word));
+    if let Some(pipeline) = fields.others.get("pipeline").and_then(Value::as_str) {
+        put!(line, " {pipeline}");
     }
     put!(line, "  {}", fields.message);
     for (name, value) in &fields.others {
-        let value = shown(value);
-        // What the message says already is for programs.
-        let is_said = fields.message.contains(&value);
-        if name != "pipeline" && !value.is_empty() && !is_said {
+        let Some(value) = value.as_str().filter(|value| !value.is_empty()) else {
+            continue;
+        };
+        if name != "pipeline" && !fields.message.contains(value) {
             line.push_str(&style.paint(Tone::Faint, &format!(" {name}={value}")));
         }
     }
@@ -292,17 +293,11 @@ mod tests {
     }
 
     #[test]
-    fn text_lines_name_the_pipeline_first() {
-        let line = text_line(
-            SystemTime::UNIX_EPOCH,
-            Level::WARN,
-            &fields(),
-            None,
-            Style::PLAIN,
-        );
+    fn text_lines_name_the_pipeline_first_and_leave_numbers_to_programs() {
+        let line = text_line("14:02:15+01", Level::WARN, &fields(), None, Style::PLAIN);
         assert_eq!(
             line,
-            "00:00:00 warn  shop  step 1/5 check passed=22 error=connection closed"
+            "14:02:15+01 warn  shop  step 1/5 check error=connection closed"
         );
     }
 }

@@ -29,7 +29,9 @@ pub(crate) mod numbers;
 pub(crate) mod screen;
 pub(crate) mod style;
 pub(crate) mod table;
+pub(crate) mod waiting;
 pub(crate) mod wrap;
+pub(crate) mod zone;
 
 use screen::{Screen, Stream};
 use style::{ColourWishes, Style, Tone};
@@ -280,6 +282,17 @@ impl Talk {
         }
     }
 
+    /// Writes a failure in place of the answer before it (`--watch`).
+    pub(crate) fn watch_failure(&self, failure: &Failure) {
+        if self.form == Form::Human && self.screen.is_terminal(Stream::Out) {
+            let text = failure.text(self.out, self.out_width());
+            self.screen
+                .show(Stream::Out, text.lines().map(str::to_owned).collect());
+        } else {
+            self.failure(failure);
+        }
+    }
+
     /// A sentence on stderr; silent with `--quiet` and `--json`.
     pub(crate) fn say(&self, text: &str) {
         if self.form == Form::Human && self.detail > Detail::Quiet {
@@ -298,7 +311,7 @@ impl Talk {
             return default.to_owned();
         }
         self.screen
-            .write(Stream::Err, &format!("{question} [{default}]:"));
+            .prompt(Stream::Err, &format!("{question} [{default}]: "));
         let mut typed = String::new();
         match std::io::stdin().read_line(&mut typed) {
             Ok(_) if !typed.trim().is_empty() => typed.trim().to_owned(),
@@ -316,7 +329,8 @@ impl Talk {
                 format!("this needs consent, and there is no terminal to ask at\n{effect}"),
             )),
             Consent::Ask => {
-                self.screen.write(Stream::Err, &format!("{effect}\n{ask}"));
+                self.screen
+                    .prompt(Stream::Err, &format!("{effect}\n{ask} "));
                 let mut typed = String::new();
                 let read = std::io::stdin().read_line(&mut typed);
                 match read {

@@ -100,7 +100,7 @@ impl Opened {
         if is_found {
             self.config.name.clone()
         } else {
-            self.file.display().to_string()
+            shell_word(&self.file.display().to_string())
         }
     }
 }
@@ -134,6 +134,16 @@ impl Which {
     }
 }
 
+/// A word as a shell reads it.
+pub(crate) fn shell_word(text: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+,:@%=".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
+}
+
 /// The file of a word.
 fn find(word: &str) -> Result<PathBuf, Failure> {
     if word.contains(['/', '.']) {
@@ -157,7 +167,8 @@ fn find(word: &str) -> Result<PathBuf, Failure> {
             looked.join(" and ")
         ),
     );
-    let names = names_here();
+    let mut names = names_here();
+    names.extend(Mark::of_running_demo().map(|mark| mark.pipeline));
     let near = config::problem::suggestion(word, names.iter().map(String::as_str));
     Err(match near {
         Some(near) => err.first_action(format!("did you mean {near}?")),
@@ -266,5 +277,22 @@ fn same_file(a: &Path, b: &Path) -> bool {
     match (a.canonicalize(), b.canonicalize()) {
         (Ok(a), Ok(b)) => a == b,
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shell_word;
+
+    #[test]
+    fn words_can_be_pasted_into_a_shell() {
+        for (text, word) in [
+            ("/etc/shop-1.toml", "/etc/shop-1.toml"),
+            ("my shop.toml", "'my shop.toml'"),
+            ("it's $HOME", "'it'\\''s $HOME'"),
+            ("", "''"),
+        ] {
+            assert_eq!(shell_word(text), word);
+        }
     }
 }

@@ -104,6 +104,14 @@ impl Progress {
         }
     }
 
+    /// More is known of a table than when it came into view.
+    pub(crate) fn outline(&mut self, table: &str, rows_estimated: Option<u64>, chunks: (u32, u32)) {
+        if let Some(table) = self.table(table).filter(|table| table.took.is_none()) {
+            table.rows_estimated = rows_estimated.or(table.rows_estimated);
+            (table.chunks_loaded, table.chunks) = chunks;
+        }
+    }
+
     /// Rows and bytes of a table came in.
     pub(crate) fn advance(&mut self, table: &str, rows: u64, bytes: u64, now: Instant) {
         self.rows.add(rows, now);

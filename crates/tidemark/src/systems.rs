@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use tidemark_core::catalogue::{Code, codes};
 use tidemark_core::config::Secret;
 use tidemark_core::config::{Endpoint, PipelineConfig, Problem, Problems, System};
 use tidemark_core::finding::Side;
@@ -56,10 +57,18 @@ pub(crate) fn target(config: &PipelineConfig) -> Result<Arc<dyn Target>, Failure
     }
 }
 
-/// Where a side is, without any secret: `orders-db:5432/orders as tidemark`.
-pub(crate) fn address(config: &PipelineConfig, side: Side) -> Result<String, Failure> {
+/// Where a side is, without any secret: `orders-db:5432/orders`, and the role there.
+pub(crate) fn address(config: &PipelineConfig, side: Side) -> Result<(String, String), Failure> {
     let connect = connect_config(config, side)?;
-    Ok(format!("{} as {}", connect.address(), connect.user))
+    Ok((connect.address(), connect.user))
+}
+
+/// The check that tells a side's version.
+pub(crate) fn version_check(side: Side) -> Code {
+    match side {
+        Side::Source => codes::SOURCE_VERSION,
+        Side::Target => codes::TARGET_VERSION,
+    }
 }
 
 /// Runs a statement on a side: a remedy that a person agreed to.

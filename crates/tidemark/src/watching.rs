@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use clap::Args;
+use tidemark_core::ErrorKind;
 
 use crate::invocation::Invocation;
-use crate::output::Outcome;
+use crate::output::{Outcome, Verdict};
+use crate::problem::Failure;
 
 /// How often.
 pub(crate) const EVERY: Duration = Duration::from_secs(2);
@@ -17,18 +19,35 @@ pub(crate) struct Watch {
     watch: bool,
 }
 
-/// Once, or until a signal ends the invocation.
+/// What ends a watch besides a signal: an answer with this verdict.
+pub(crate) type EndsAt = Option<Verdict>;
+
+/// Once, or until it is as wanted, or until a signal ends the invocation. A side that cannot be
+/// reached for a while does not end a watch: that is what one watches for.
 pub(crate) async fn repeat(
     invocation: &Invocation,
     watch: Watch,
+    ends_at: EndsAt,
     mut once: impl AsyncFnMut() -> Outcome,
 ) -> Outcome {
     if !watch.watch {
         return once().await;
     }
     loop {
-        let answer = once().await?;
-        invocation.talk.watch(&answer);
+        match once().await {
+            Ok(answer) if Some(answer.verdict) == ends_at => {
+                invocation.talk.screen.clear();
+                return Ok(answer);
+            }
+            Ok(answer) => invocation.talk.watch(&answer),
+            Err(Failure::Error(err)) if err.kind() == ErrorKind::Transient => {
+                invocation.talk.watch_failure(&Failure::Error(err));
+            }
+            failed => {
+                invocation.talk.screen.clear();
+                return failed;
+            }
+        }
         tokio::time::sleep(EVERY).await;
     }
 }

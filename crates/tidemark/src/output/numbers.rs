@@ -2,9 +2,12 @@
 //!
 //! One place, so that a quantity looks the same in every verb. Units are those of the documents:
 //! `MB` is 10^6 bytes and binary units do not occur; durations are `4m 10s`; instants are RFC 3339
-//! in UTC. What was not measured has no form here: callers show `unknown`.
+//! in UTC for programs, and for a person the time of day where they are. What was not measured has no
+//! form here: callers show `unknown`.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::zone::{Zone, civil, days};
 
 /// `823 417`.
 pub(crate) fn grouped(number: u64) -> String {
@@ -17,6 +20,12 @@ pub(crate) fn grouped(number: u64) -> String {
         out.push(digit);
     }
     out
+}
+
+/// `1 table`, `6 tables`, `1 200 rows`.
+pub(crate) fn counted(number: u64, noun: &str) -> String {
+    let s = if number == 1 { "" } else { "s" };
+    format!("{} {noun}{s}", grouped(number))
 }
 
 /// `823k`, `1.2M`: for places where seven characters must do.
@@ -120,26 +129,27 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
 /// `2026-11-21T14:02:15.120Z`.
 pub(crate) fn rfc3339(instant: SystemTime) -> String {
     let since = instant.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let (days, of_day) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
-    let (year, month, day) = civil_from_days(days);
+    let of_day = since.as_secs() % 86_400;
+    let (year, month, day) = civil(i64::try_from(since.as_secs()).unwrap_or_default());
     let (hour, minute, second) = (of_day / 3_600, of_day / 60 % 60, of_day % 60);
     let millis = since.subsec_millis();
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
 }
 
-/// The time of day of an instant, `14:02:15`, UTC.
-pub(crate) fn time_of_day(instant: SystemTime) -> String {
-    let of_day = instant
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs()
-        % 86_400;
-    format!(
-        "{:02}:{:02}:{:02}",
-        of_day / 3_600,
-        of_day / 60 % 60,
-        of_day % 60
-    )
+/// The time of day of an instant with its distance from UTC: `14:02:15+01`, `14:02:15Z`.
+pub(crate) fn time_of_day(instant: SystemTime, zone: &Zone) -> String {
+    let since = instant.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let unix = i64::try_from(since.as_secs()).unwrap_or_default();
+    let offset = zone.offset(unix);
+    let of_day = (unix + i64::from(offset)).rem_euclid(86_400);
+    let (hour, minute, second) = (of_day / 3_600, of_day / 60 % 60, of_day % 60);
+    let sign = if offset < 0 { '-' } else { '+' };
+    let ahead = match (offset.abs() / 3_600, offset.abs() / 60 % 60) {
+        (0, 0) => "Z".to_owned(),
+        (hours, 0) => format!("{sign}{hours:02}"),
+        (hours, minutes) => format!("{sign}{hours:02}:{minutes:02}"),
+    };
+    format!("{hour:02}:{minute:02}:{second:02}{ahead}")
 }
 
 /// Reads an RFC 3339 instant with `Z` or an offset; `None` for anything else.
@@ -166,46 +176,14 @@ pub(crate) fn parse_rfc3339(text: &str) -> Option<SystemTime> {
             }
         }
     };
-    let days = days_from_civil(year, month, day)?;
-    let seconds = i64::try_from(days * 86_400 + hour * 3_600 + minute * 60 + second).ok()?;
-    let whole = u64::try_from(seconds - offset_s).ok()?;
-    Some(UNIX_EPOCH + Duration::from_secs(whole) + Duration::from_secs_f64(fraction))
-}
-
-/// Days since 1970-01-01 to year, month, day (proleptic Gregorian; Howard Hinnant, "chrono-Compatible
-/// Low-Level Date Algorithms", `civil_from_days`, for days that are not negative).
-fn civil_from_days(days: u64) -> (u64, u64, u64) {
-    let shifted = days + 719_468;
-    let era = shifted / 146_097;
-    let of_era = shifted % 146_097;
-    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_index = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * month_index + 2) / 5 + 1;
-    let month = if month_index < 10 {
-        month_index + 3
-    } else {
-        month_index - 9
-    };
-    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
-}
-
-/// The way back, `days_from_civil` of the same text; `None` before 1970 or for no date.
-fn days_from_civil(year: u64, month: u64, day: u64) -> Option<u64> {
-    if !(1..=12).contains(&month) || !(1..=31).contains(&day) {
+    if !(1970..10_000).contains(&year) || !(1..=12).contains(&month) || !(1..=31).contains(&day) {
         return None;
     }
-    let year = if month <= 2 {
-        year.checked_sub(1)?
-    } else {
-        year
-    };
-    let era = year / 400;
-    let year_of_era = year % 400;
-    let month_index = if month > 2 { month - 3 } else { month + 9 };
-    let of_year = (153 * month_index + 2) / 5 + day - 1;
-    let of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + of_year;
-    (era * 146_097 + of_era).checked_sub(719_468)
+    let of_day = i64::try_from(hour * 3_600 + minute * 60 + second).ok()?;
+    let (month, day) = (u32::try_from(month).ok()?, u32::try_from(day).ok()?);
+    let seconds = days(i64::try_from(year).ok()?, month, day) * 86_400 + of_day;
+    let whole = u64::try_from(seconds - offset_s).ok()?;
+    Some(UNIX_EPOCH + Duration::from_secs(whole) + Duration::from_secs_f64(fraction))
 }
 
 #[cfg(test)]
@@ -223,6 +201,10 @@ mod tests {
         ] {
             assert_eq!(grouped(number), expected);
         }
+        assert_eq!(
+            (counted(1, "row").as_str(), counted(1_200, "row").as_str()),
+            ("1 row", "1 200 rows")
+        );
         for (number, expected) in [
             (9_999, "9 999"),
             (148_000, "148k"),
@@ -274,6 +256,18 @@ mod tests {
         }
         for text in ["", "30", "s", "1x", "-1s", "1e99d"] {
             assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_time_of_day_is_local_and_says_so() {
+        let at = UNIX_EPOCH + Duration::from_secs(1_795_269_735);
+        assert_eq!(time_of_day(at, &Zone::default()), "14:02:15Z");
+        for (rule, expected) in [
+            ("CET-1CEST,M3.5.0,M10.5.0/3", "15:02:15+01"),
+            ("<-0930>9:30", "04:32:15-09:30"),
+        ] {
+            assert_eq!(time_of_day(at, &Zone::named(Some(rule)).unwrap()), expected);
         }
     }
 

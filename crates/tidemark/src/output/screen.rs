@@ -93,6 +93,15 @@ impl Screen {
         }
     }
 
+    /// Writes a question; what is typed follows it on the same line.
+    pub(crate) fn prompt(&self, stream: Stream, text: &str) {
+        let mut state = self.lock();
+        if let Some(region) = state.region.take() {
+            erase(&region);
+        }
+        emit(stream, text);
+    }
+
     /// Shows these lines in the region, in place of those that are there. Only for a terminal.
     pub(crate) fn show(&self, stream: Stream, lines: Vec<String>) {
         debug_assert!(self.is_terminal(stream), "a region needs a terminal");
@@ -149,12 +158,13 @@ fn draw(region: &Region) {
     }
 }
 
-/// Goes up to the region's first line and erases to the end of the screen (ECMA-48: CUU, ED).
+/// Goes up to the region's first line and erases to the end of the screen (ECMA-48: CUU, ED). The
+/// cursor may stand anywhere in its line: the terminal itself writes `^C` there.
 fn erase(region: &Region) {
     if !region.lines.is_empty() {
         emit(
             region.stream,
-            &format!("\u{1b}[{}A\u{1b}[0J", region.lines.len()),
+            &format!("\r\u{1b}[{}A\u{1b}[0J", region.lines.len()),
         );
     }
 }

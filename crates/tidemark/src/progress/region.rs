@@ -8,7 +8,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::output::numbers::{about, bytes, duration, grouped, seconds, short};
+use crate::output::numbers::{about, bytes, counted, duration, seconds, short};
 use crate::output::style::{Style, Tone};
 use crate::output::table::{display_width, shorten_middle};
 
@@ -112,7 +112,7 @@ impl Work {
             .iter()
             .fold((0, 0), |(rows, bytes), t| (rows + t.rows, bytes + t.bytes));
         let average = bytes.checked_div(rows).unwrap_or(100).max(1);
-        let (mut done, mut all) = (0, 0);
+        let (mut done, mut all, mut rows_in_all) = (0, 0, 0);
         for table in tables {
             let width = table
                 .bytes
@@ -122,12 +122,16 @@ impl Work {
             let expected = table.rows_estimated.unwrap_or(table.rows).max(table.rows);
             done += table.rows * width;
             all += expected * width;
+            rows_in_all += expected;
         }
         let is_done = tables.iter().all(|table| table.took.is_some());
         let percent = (done * 100).checked_div(all).unwrap_or(0);
         Work {
             percent: if is_done { 100 } else { percent.min(99) },
-            rows: tables.iter().map(|table| table.rows_estimated).sum(),
+            rows: tables
+                .iter()
+                .any(|t| t.rows_estimated.is_some())
+                .then_some(rows_in_all),
             bytes_left: all - done,
         }
     }
@@ -193,9 +197,9 @@ fn table_line(
     };
     let rest = match (table.took, table.began) {
         (Some(took), _) => format!(
-            "{}  {} rows   {}",
+            "{}  {}   {}",
             style.paint(Tone::Good, "done"),
-            grouped(table.rows),
+            counted(table.rows, "row"),
             duration(took)
         ),
         (None, Some(_)) => {
@@ -216,13 +220,13 @@ fn table_line(
 fn stream_line(stream: &StreamProgress, style: Style) -> String {
     let unknown = || "unknown".to_owned();
     format!(
-        "{}  {}   gap {}   latency {}   {} transactions, {} rows applied",
+        "{}  {}   gap {}   latency {}   {}, {} applied",
         style.paint(Tone::Strong, "stream"),
         stream.state,
         stream.gap_bytes.map_or_else(unknown, bytes),
         stream.latency_seconds.map_or_else(unknown, seconds),
-        grouped(stream.transactions),
-        grouped(stream.rows),
+        counted(stream.transactions, "transaction"),
+        counted(stream.rows, "row"),
     )
 }
 

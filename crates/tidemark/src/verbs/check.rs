@@ -32,6 +32,13 @@ pub(crate) struct CheckArgs {
     watch: bool,
 }
 
+impl CheckArgs {
+    /// Whether it may change something.
+    pub(crate) fn fixes(&self) -> bool {
+        self.fix
+    }
+}
+
 /// What a check found, and where it looked.
 pub(crate) struct Checked {
     pub(crate) findings: Vec<Finding>,
@@ -110,11 +117,7 @@ fn answer(invocation: &Invocation, opened: &Opened, checked: &Checked) -> Result
     let talk = &invocation.talk;
     let mut lines = Vec::new();
     for side in [Side::Source, Side::Target] {
-        let address = systems::address(&opened.config, side)?;
-        lines.push(format!(
-            "{}  {address}",
-            talk.out.paint(Tone::Strong, &side.to_string())
-        ));
+        lines.push(heading(invocation, opened, checked, side)?);
         let of_side = checked
             .findings
             .iter()
@@ -144,6 +147,26 @@ fn answer(invocation: &Invocation, opened: &Opened, checked: &Checked) -> Result
         output::Verdict::Negative
     };
     Ok(Answer::new(lines.join("\n"), data(opened, checked)).verdict(verdict))
+}
+
+/// `source  orders-db:5432/orders   PostgreSQL 15.8   as tidemark`.
+fn heading(
+    invocation: &Invocation,
+    opened: &Opened,
+    checked: &Checked,
+    side: Side,
+) -> Result<String, Failure> {
+    let (address, user) = systems::address(&opened.config, side)?;
+    let version = checked.findings.iter().find(|finding| {
+        finding.code == systems::version_check(side) && finding.verdict == Verdict::Passed
+    });
+    // Without what the packager put behind it: `PostgreSQL 15.8 (Debian 15.8-0+deb12u1)`.
+    let version = version.map_or_else(String::new, |finding| {
+        let version = finding.found.split(" (").next().unwrap_or_default();
+        format!("   {version}")
+    });
+    let side = invocation.talk.out.paint(Tone::Strong, &side.to_string());
+    Ok(format!("{side}  {address}{version}   as {user}"))
 }
 
 /// `2 failed · 1 warning · 22 passed in 0.4 s`.
@@ -196,7 +219,8 @@ fn finding_text(invocation: &Invocation, finding: &Finding) -> String {
         lines.push(format!("            {label}"));
         lines.extend(finding.fixes.iter().map(|fix| {
             let semicolon = if is_sql(fix) { ";" } else { "" };
-            format!("                {}{semicolon}", fix.text)
+            let text = fix.text.replace('\n', "\n                ");
+            format!("                {text}{semicolon}")
         }));
     }
     lines.join("\n")

@@ -7,9 +7,11 @@ use clap::Args;
 use serde_json::json;
 use tidemark_core::Error;
 use tidemark_core::catalogue::{Code, codes};
+use tidemark_core::config;
 use tidemark_core::control::{self, Command};
 use tidemark_core::schema::TableName;
-use tidemark_core::status::PipelineState;
+use tidemark_core::selection::Pattern;
+use tidemark_core::status::{PipelineState, Status, TableStatus, TableStatusState};
 use tidemark_core::target::Target;
 
 use crate::invocation::Invocation;
@@ -37,13 +39,33 @@ pub(crate) struct StopArgs {
     which: Which,
 }
 
-/// A table's name on the command line; without a schema it is `public`'s.
+/// A table's name on the command line, as a pattern file writes it; without a schema it is
+/// `public`'s.
 pub(crate) fn parse_table(text: &str) -> Result<TableName, String> {
-    let (schema, name) = text.split_once('.').unwrap_or(("public", text));
-    if schema.is_empty() || name.is_empty() {
-        return Err("write a table as schema.table".to_owned());
-    }
-    Ok(TableName::new(schema, name))
+    let pattern = Pattern::parse(text)
+        .or_else(|wrong| Pattern::parse(&format!("public.{text}")).map_err(|_| wrong))?;
+    pattern
+        .exact()
+        .ok_or_else(|| "name one table, without * and ?".to_owned())
+}
+
+/// A table that the pipeline does not have, with the nearest that it has.
+pub(crate) fn no_table<'a>(
+    opened: &Opened,
+    name: &TableName,
+    known: impl Iterator<Item = &'a TableName>,
+) -> Error {
+    let known: Vec<String> = known.map(ToString::to_string).collect();
+    let name = name.to_string();
+    let near = config::problem::suggestion(&name, known.iter().map(String::as_str));
+    Error::definite(
+        codes::MAPPING_NO_TABLE,
+        format!("{name} is not a table of {}", opened.name()),
+    )
+    .first_action(match near {
+        Some(near) => format!("did you mean {near}?"),
+        None => format!("see which there are: tidemark plan {}", opened.word()),
+    })
 }
 
 pub(crate) async fn pause(invocation: &Invocation, arguments: PauseArgs) -> Outcome {
@@ -56,8 +78,13 @@ pub(crate) async fn pause(invocation: &Invocation, arguments: PauseArgs) -> Outc
         },
     )
     .await?;
-    if answer.ok && tables.is_empty() {
-        wait_until_reported(&opened, |state| state == PipelineState::Paused).await?;
+    if answer.ok {
+        let is_paused = |table: &TableStatus| table.state == TableStatusState::Paused;
+        wait_until_reported(&opened, |status| match tables.as_slice() {
+            [] => status.state == PipelineState::Paused,
+            tables => among(status, tables).all(is_paused),
+        })
+        .await?;
     }
     answered(&opened, &answer)
 }
@@ -72,8 +99,13 @@ pub(crate) async fn resume(invocation: &Invocation, arguments: PauseArgs) -> Out
         },
     )
     .await?;
-    if answer.ok && tables.is_empty() {
-        wait_until_reported(&opened, |state| state != PipelineState::Paused).await?;
+    if answer.ok {
+        let goes_on = |table: &TableStatus| table.state != TableStatusState::Paused;
+        wait_until_reported(&opened, |status| match tables.as_slice() {
+            [] => status.state != PipelineState::Paused,
+            tables => among(status, tables).all(goes_on),
+        })
+        .await?;
     }
     answered(&opened, &answer)
 }
@@ -142,18 +174,25 @@ fn not_running(opened: &Opened) -> Error {
     .first_action(format!("tidemark run {}", opened.word()))
 }
 
+/// The status of these tables of the source.
+fn among<'a>(status: &'a Status, tables: &'a [TableName]) -> impl Iterator<Item = &'a TableStatus> {
+    let names: Vec<String> = tables.iter().map(ToString::to_string).collect();
+    let is_one = move |table: &&TableStatus| names.contains(&table.source);
+    status.tables.iter().filter(is_one)
+}
+
 /// Whoever asks for the status next is to see what was just done. The pipeline reports once a second;
 /// one that does not has still done it.
 async fn wait_until_reported(
     opened: &Opened,
-    is_as_asked: impl Fn(PipelineState) -> bool,
+    is_as_asked: impl Fn(&Status) -> bool,
 ) -> Result<(), Failure> {
     const PATIENCE: Duration = Duration::from_secs(5);
     let mut control = opened.target.control().await?;
     let began = Instant::now();
     while began.elapsed() < PATIENCE {
         if let Some((status, _)) = control.last_status().await?
-            && is_as_asked(status.state)
+            && is_as_asked(&status)
         {
             break;
         }

@@ -15,11 +15,12 @@ use tidemark_core::Error;
 use tidemark_core::catalogue::codes;
 use tidemark_core::config::{self, Document, Input, PipelineConfig, Surroundings};
 use tidemark_core::finding::{Finding, Verdict};
+use tidemark_core::selection::Glob;
 
 use crate::invocation::Invocation;
-use crate::output::numbers::{bytes, grouped};
+use crate::output::numbers::{bytes, counted};
 use crate::output::{Answer, Outcome};
-use crate::pipeline_file::Opened;
+use crate::pipeline_file::{Opened, shell_word};
 use crate::problem::Failure;
 use crate::verbs::check;
 
@@ -80,19 +81,23 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &InitArgs) -> Outcom
         *size += table.bytes;
     }
     for (schema, (count, size)) in &by_schema {
-        let count = grouped(*count as u64);
-        talk.say(&format!("  {schema}: {count} tables, {}", bytes(*size)));
+        let tables = counted(*count as u64, "table");
+        talk.say(&format!("  {schema}: {tables}, {}", bytes(*size)));
     }
     if arguments.name.is_none() {
         draft.name = talk.ask("Name of the pipeline", &draft.name);
     }
     let all: Vec<&str> = by_schema.keys().copied().collect();
-    let schemas = talk.ask("Schemas to copy, separated by commas", &all.join(", "));
-    let chosen = schemas
-        .split(',')
-        .map(str::trim)
-        .filter(|schema| !schema.is_empty());
-    draft.include = chosen.map(|schema| format!("{schema}.*")).collect();
+    if all.is_empty() {
+        talk.say("  the source has no tables yet");
+    }
+    let suggested = if all.is_empty() {
+        "public".to_owned()
+    } else {
+        all.join(", ")
+    };
+    let schemas = talk.ask("Schemas to copy, separated by commas", &suggested);
+    draft.include = patterns(&schemas, &all)?;
     let mode = talk.ask(&format!("Mode ({})", MODES.join(", ")), MODES[0]);
     draft.mode = MODES
         .into_iter()
@@ -115,11 +120,37 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &InitArgs) -> Outcom
     Ok(answer(&draft, &file, &checked.findings))
 }
 
+/// Patterns of the schemas that were typed: names as they are, or with `*` and `?`.
+fn patterns(typed: &str, known: &[&str]) -> Result<Vec<String>, Failure> {
+    let typed = typed.split(',').map(str::trim);
+    typed
+        .filter(|schema| !schema.is_empty())
+        .map(|schema| {
+            let glob = if known.contains(&schema) || !schema.contains(['*', '?']) {
+                Glob::Name(schema.to_owned())
+            } else {
+                Glob::Wild(schema.to_owned())
+            };
+            if known.is_empty() || known.iter().any(|known| glob.matches(known)) {
+                return Ok(format!("{glob}.*"));
+            }
+            let near = config::problem::suggestion(schema, known.iter().copied());
+            let near = near.map_or_else(
+                || format!("schemas are {}", known.join(", ")),
+                |near| format!("did you mean {near}?"),
+            );
+            Err(Failure::usage(format!(
+                "the source has no schema `{schema}` with tables; {near}"
+            )))
+        })
+        .collect()
+}
+
 fn answer(draft: &Draft, file: &Path, findings: &[Finding]) -> Answer {
-    let shown = file.display();
+    let shown = shell_word(&file.display().to_string());
     let failed = check::count(findings, Verdict::Failed);
     let data = json!({
-        "pipeline": draft.name, "file": shown.to_string(), "include": draft.include,
+        "pipeline": draft.name, "file": file.display().to_string(), "include": draft.include,
         "mode": draft.mode, "failed_checks": failed,
     });
     let mut answer = Answer::new(format!("✓ wrote {shown}"), data);
@@ -351,6 +382,20 @@ mod tests {
         assert!(!draft.text().contains("word@") && draft.text().contains("${env:SOURCE_PASSWORD}"));
         assert_eq!(name_of(&draft.source), "orders");
         assert_eq!(name_of(&Url::of("nonsense")), "pipeline");
+    }
+
+    #[test]
+    fn schemas_are_names_patterns_or_mistakes() {
+        let known = ["public", "sales_eu", "sales_us", "Odd.One", "a*b"];
+        let chosen = |typed: &str| patterns(typed, &known).map_err(|failure| failure.exit());
+        assert_eq!(
+            chosen("public, sales_*,, Odd.One, a*b"),
+            Ok(["public.*", "sales_*.*", "\"Odd.One\".*", "\"a*b\".*"]
+                .map(str::to_owned)
+                .to_vec())
+        );
+        assert_eq!(chosen("publik"), Err(crate::exit::Exit::Usage));
+        assert_eq!(chosen("x*"), Err(crate::exit::Exit::Usage));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tidemark_core::status::{Health, SlotStatus, Status, Trend};
 
 use crate::invocation::Invocation;
-use crate::output::numbers::{bytes, parse_duration, parse_rfc3339, seconds};
+use crate::output::numbers::{bytes, duration, parse_duration, parse_rfc3339, seconds};
 use crate::output::style::Tone;
 use crate::output::{Answer, Outcome, Verdict, put};
 use crate::pipeline_file::{Opened, Which};
@@ -18,7 +18,7 @@ use crate::watching::{self, Watch};
 pub(crate) struct LagArgs {
     #[command(flatten)]
     which: Which,
-    /// Exit 3 when the latency is above this (30s, 5m), or unknown
+    /// Exit 3 when the latency is above this (30s, 5m), or unknown; with --watch as soon as it is
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     max: Option<Duration>,
     #[command(flatten)]
@@ -26,11 +26,24 @@ pub(crate) struct LagArgs {
 }
 
 pub(crate) async fn run(invocation: &Invocation, arguments: &LagArgs) -> Outcome {
-    watching::repeat(invocation, arguments.watch, async || {
+    // With a limit a watch waits for the day when it is exceeded.
+    let ends_at = arguments.max.map(|_| Verdict::Negative);
+    watching::repeat(invocation, arguments.watch, ends_at, async || {
         let opened = Opened::open(invocation, &arguments.which)?;
         let standing = super::status::look(&opened).await?;
+        let answer = Answer::new(text(&standing, invocation), data(&standing));
         let verdict = verdict(&standing.status, arguments.max);
-        Ok(Answer::new(text(&standing, invocation), data(&standing)).verdict(verdict))
+        Ok(match (verdict, arguments.max) {
+            (Verdict::Negative, Some(max)) => {
+                let latency = standing.status.latency_seconds;
+                let latency = latency.map_or("unknown".to_owned(), seconds);
+                answer.verdict(verdict).notice(format!(
+                    "the latency is {latency}, the limit {}",
+                    duration(max)
+                ))
+            }
+            _ => answer,
+        })
     })
     .await
 }
@@ -105,7 +118,7 @@ fn text(standing: &Standing, invocation: &Invocation) -> String {
     lines.join("\n")
 }
 
-/// `0.8 s   (read 0.1 · queue 0.2 · apply 0.5)`, or the bounds that are known.
+/// `0.8 s   (read 0.1 s · queue 0.2 s · apply 0.5 s)`, or the bounds that are known.
 fn latency(status: &Status) -> Option<String> {
     let Some(latency) = status.latency_seconds else {
         let at_most = status.last_known.as_ref()?.seconds_ago;
@@ -115,10 +128,10 @@ fn latency(status: &Status) -> Option<String> {
     if let Some(stages) = status.latency_by_stage_seconds {
         put!(
             text,
-            "   (read {:.1} · queue {:.1} · apply {:.1})",
-            stages.read,
-            stages.queue,
-            stages.apply
+            "   (read {} · queue {} · apply {})",
+            seconds(stages.read),
+            seconds(stages.queue),
+            seconds(stages.apply)
         );
     }
     Some(text)
@@ -151,7 +164,7 @@ pub(crate) fn slot_text(slot: &SlotStatus) -> String {
 
 fn age(instant: &str) -> String {
     let age = parse_rfc3339(instant).and_then(|at| at.elapsed().ok());
-    crate::output::numbers::duration(age.unwrap_or_default())
+    duration(age.unwrap_or_default())
 }
 
 /// The body of the API's lag route.

@@ -12,7 +12,7 @@ use tidemark_core::mask::Mask;
 use tidemark_core::schema::{ColumnDefault, NotCarried, ObjectKind, ReplicaIdentity, SourceSchema};
 
 use crate::invocation::Invocation;
-use crate::output::numbers::{about, bytes, grouped};
+use crate::output::numbers::{about, bytes, counted, grouped};
 use crate::output::style::{Style, Tone};
 use crate::output::table::{Column, Table};
 use crate::output::{Answer, Outcome, put, wrap};
@@ -325,20 +325,16 @@ fn estimate_text(estimate: &Estimate) -> String {
         bytes(BYTES_PER_SECOND_WORST),
         bytes(BYTES_PER_SECOND_BEST),
     );
-    if let Some(log) = estimate.log_bytes_during_load {
-        put!(
+    match estimate.log_bytes_during_load {
+        None => {}
+        Some(0) => text.push_str(" · nothing is written on the source now"),
+        Some(log) => put!(
             text,
             " · log kept on the source meanwhile up to {}, as it grows now",
             bytes(log)
-        );
+        ),
     }
     text
-}
-
-/// `1 table`, `6 tables`.
-fn counted(count: usize, what: &str) -> String {
-    let s = if count == 1 { "" } else { "s" };
-    format!("{count} {what}{s}")
 }
 
 /// What a start makes on either side.
@@ -365,7 +361,7 @@ fn creates(opened: &Opened, schema: &SourceSchema, mappings: &[TableMapping]) ->
     if config.target.create_tables {
         made.push(format!(
             "{} where they are missing",
-            counted(mappings.len(), "table")
+            counted(mappings.len() as u64, "table")
         ));
         for (kind, name) in [
             (ObjectKind::Extension, "extension"),
@@ -382,7 +378,7 @@ fn creates(opened: &Opened, schema: &SourceSchema, mappings: &[TableMapping]) ->
                 .count()
             {
                 0 => {}
-                count => made.push(counted(count, name)),
+                count => made.push(counted(count as u64, name)),
             }
         }
     }

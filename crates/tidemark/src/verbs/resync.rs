@@ -12,11 +12,12 @@ use tidemark_core::mapping::TableMapping;
 use tidemark_core::schema::TableName;
 
 use crate::invocation::Invocation;
-use crate::output::numbers::{about, bytes, duration, grouped};
+use crate::output::numbers::{about, bytes, counted, duration, grouped};
+use crate::output::waiting::during;
 use crate::output::{Answer, Outcome};
 use crate::pipeline_file::{Opened, Which};
 use crate::problem::Failure;
-use crate::verbs::control::{answered, ask, parse_table};
+use crate::verbs::control::{answered, ask, no_table, parse_table};
 use crate::verbs::plan::load_seconds;
 
 #[derive(Args, Clone, Debug)]
@@ -73,16 +74,16 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &ResyncArgs) -> Outc
     if arguments.no_wait {
         return Ok(agreed);
     }
-    let rows = wait(&opened, &tables).await?;
+    let rows = during(&invocation.talk, "copying", wait(&opened, &tables)).await?;
     let names: Vec<String> = tables
         .iter()
         .map(|table| table.source().to_string())
         .collect();
     let text = format!(
-        "✓ resynced {} in {}: {} rows",
+        "✓ resynced {} in {}: {}",
         names.join(", "),
         duration(began.elapsed()),
-        grouped(rows)
+        counted(rows, "row")
     );
     let data = json!({
         "pipeline": opened.name(), "tables": names, "rows": rows,
@@ -101,11 +102,8 @@ async fn chosen(opened: &Opened, wanted: &[TableName]) -> Result<Vec<TableMappin
         .iter()
         .find(|name| !tables.iter().any(|table| table.source() == *name));
     if let Some(name) = unknown {
-        return Err(Error::definite(
-            codes::MAPPING_NO_TABLE,
-            format!("{name} is not a table of {}", opened.name()),
-        )
-        .into());
+        let known = tables.iter().map(TableMapping::source);
+        return Err(no_table(opened, name, known).into());
     }
     tables.retain(|table| wanted.is_empty() || wanted.contains(table.source()));
     Ok(tables)

@@ -21,6 +21,13 @@ pub(crate) struct SequencesArgs {
     dry_run: bool,
 }
 
+impl SequencesArgs {
+    /// Whether it changes the target.
+    pub(crate) fn sets(&self) -> bool {
+        !self.dry_run
+    }
+}
+
 pub(crate) async fn run(invocation: &Invocation, arguments: &SequencesArgs) -> Outcome {
     let opened = Opened::open(invocation, &arguments.which)?;
     let rules = &opened.config.rules;

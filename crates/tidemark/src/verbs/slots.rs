@@ -50,6 +50,13 @@ enum SlotsVerb {
     },
 }
 
+impl SlotsArgs {
+    /// Whether it may drop a slot.
+    pub(crate) fn drops(&self) -> bool {
+        matches!(self.verb, SlotsVerb::Drop { .. })
+    }
+}
+
 pub(crate) async fn run(invocation: &Invocation, arguments: SlotsArgs) -> Outcome {
     match arguments.verb {
         SlotsVerb::List { which } => list(invocation, &which).await,

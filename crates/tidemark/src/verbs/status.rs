@@ -17,7 +17,8 @@ use crate::watching::{self, Watch};
 pub(crate) struct StatusArgs {
     #[command(flatten)]
     which: Which,
-    /// Exit 3 unless the state is this one (draft, loading, `catching_up`, streaming, completed, …)
+    /// Exit 3 unless the state is this one (draft, loading, `catching_up`, streaming, completed, …);
+    /// with --watch wait until it is
     #[arg(long, value_name = "STATE", value_parser = parse_state)]
     require: Option<String>,
     #[command(flatten)]
@@ -45,7 +46,8 @@ fn parse_state(text: &str) -> Result<String, String> {
 }
 
 pub(crate) async fn run(invocation: &Invocation, arguments: &StatusArgs) -> Outcome {
-    watching::repeat(invocation, arguments.watch, async || {
+    let ends_at = arguments.require.as_ref().map(|_| Verdict::Positive);
+    watching::repeat(invocation, arguments.watch, ends_at, async || {
         once(invocation, arguments).await
     })
     .await
@@ -60,13 +62,14 @@ async fn once(invocation: &Invocation, arguments: &StatusArgs) -> Outcome {
             .as_ref()
             .is_none_or(|wanted| wanted == standing.state());
         let answer = Answer::new(text(&standing, invocation), standing.data());
-        return Ok(answer.verdict(if is_met {
-            Verdict::Positive
-        } else {
-            Verdict::Negative
-        }));
+        return Ok(match &arguments.require {
+            Some(wanted) if !is_met => answer
+                .verdict(Verdict::Negative)
+                .notice(format!("the state is {}, not {wanted}", standing.state())),
+            _ => answer,
+        });
     }
-    all(invocation).await
+    all(invocation, arguments.require.as_deref()).await
 }
 
 pub(crate) async fn look(opened: &Opened) -> tidemark_core::Result<Standing> {
@@ -80,7 +83,7 @@ pub(crate) async fn look(opened: &Opened) -> tidemark_core::Result<Standing> {
 }
 
 /// Every pipeline of this directory, worst first. One that cannot be looked at is among them.
-async fn all(invocation: &Invocation) -> Outcome {
+async fn all(invocation: &Invocation, required: Option<&str>) -> Outcome {
     let style = invocation.talk.out;
     let mut found: Vec<(u8, String, String, Value)> = Vec::new();
     for file in pipeline_file::all_here() {
@@ -121,11 +124,20 @@ async fn all(invocation: &Invocation) -> Outcome {
     };
     let data: Vec<&Value> = found.iter().map(|(_, _, _, data)| data).collect();
     let is_empty = data.is_empty();
+    let others: Vec<&str> = found
+        .iter()
+        .filter(|(_, _, _, data)| required.is_some_and(|wanted| data["state"] != wanted))
+        .map(|(_, name, ..)| name.as_str())
+        .collect();
     let answer = Answer::new(text, json!({ "pipelines": data }));
-    Ok(if is_empty {
-        answer.notice("make one: tidemark init SOURCE-URL TARGET-URL")
-    } else {
-        answer
+    Ok(match required {
+        // Nothing is in the state that was asked for: the wrong directory must not pass.
+        Some(_) if is_empty => answer.verdict(Verdict::Negative),
+        None if is_empty => answer.notice("make one: tidemark init SOURCE-URL TARGET-URL"),
+        Some(wanted) if !others.is_empty() => answer
+            .verdict(Verdict::Negative)
+            .notice(format!("not {wanted}: {}", others.join(", "))),
+        _ => answer,
     })
 }
 

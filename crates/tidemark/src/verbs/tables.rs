@@ -22,7 +22,7 @@ pub(crate) struct TablesArgs {
 }
 
 pub(crate) async fn run(invocation: &Invocation, arguments: &TablesArgs) -> Outcome {
-    watching::repeat(invocation, arguments.watch, async || {
+    watching::repeat(invocation, arguments.watch, None, async || {
         let opened = Opened::open(invocation, &arguments.which)?;
         let standing = super::status::look(&opened).await?;
         if standing.life == Life::Draft {
@@ -32,7 +32,7 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &TablesArgs) -> Outc
             )
             .notice(format!(
                 "what it would copy: tidemark plan {}",
-                opened.name()
+                opened.word()
             )));
         }
         let data = json!({

@@ -4,6 +4,7 @@
 //! full load has no log to meet in: there both sides are compared as they are now.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -20,13 +21,14 @@ use tidemark_core::verify::compare::{
 };
 
 use crate::invocation::Invocation;
-use crate::output::numbers::{duration, grouped};
+use crate::output::numbers::{counted, duration, grouped};
 use crate::output::style::{Style, Tone};
 use crate::output::table::{Cell, Column, Table};
+use crate::output::waiting::during;
 use crate::output::{Answer, Outcome, Verdict, put};
 use crate::pipeline_file::{Opened, Which};
 use crate::problem::Failure;
-use crate::verbs::control::{ask, parse_table};
+use crate::verbs::control::{ask, no_table, parse_table};
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct VerifyArgs {
@@ -50,6 +52,10 @@ pub(crate) struct VerifyArgs {
 const DIFFERENCES_MAX: usize = 10_000;
 /// Differences that a person is shown of one table.
 const DIFFERENCES_SHOWN: usize = 10;
+/// How long a pipeline that is held may take to hear that it need not be.
+const RELEASE_WITHIN: Duration = Duration::from_secs(5);
+/// What takes the time.
+const COMPARING: &str = "comparing both sides";
 /// How long a repair may take until the table streams again.
 const REPAIR_WITHIN: Duration = Duration::from_hours(1);
 
@@ -75,19 +81,52 @@ impl Ask for Elsewhere<'_> {
 
 pub(crate) async fn run(invocation: &Invocation, arguments: &VerifyArgs) -> Outcome {
     let opened = Opened::open(invocation, &arguments.which)?;
+    let repairs = AtomicBool::new(false);
+    let failure = tokio::select! {
+        outcome = verify(invocation, &opened, arguments, &repairs) => return outcome,
+        late = invocation.late() => late,
+        name = invocation.signals.stop() => if repairs.load(Ordering::Relaxed) {
+            Failure::Signalled(
+                name.exit(),
+                format!("interrupted; the repair goes on: tidemark tables {}", opened.word()),
+            )
+        } else {
+            Failure::interrupted(name)
+        },
+    };
+    // The pipeline may be held for us; where it does not hear us it goes on by itself.
+    let pipeline = Elsewhere(&opened);
+    let release = pipeline.ask(Command::Release);
+    if opened.config.mode.streams() && tokio::time::timeout(RELEASE_WITHIN, release).await.is_err()
+    {
+        tracing::debug!(
+            pipeline = opened.name(),
+            "no answer to the release of the hold"
+        );
+    }
+    Err(failure)
+}
+
+/// The work; `repairs` tells whether a repair was asked for by then.
+async fn verify(
+    invocation: &Invocation,
+    opened: &Opened,
+    arguments: &VerifyArgs,
+    repairs: &AtomicBool,
+) -> Outcome {
     let depth = if arguments.counts {
         Depth::Counts
     } else {
         Depth::Deep
     };
-    let request = request(&opened, &arguments.tables, depth).await?;
+    let request = request(opened, &arguments.tables, depth).await?;
     let began = Instant::now();
-    let mut report = compare(invocation, &opened, &request).await?;
+    let mut report = compare(invocation, opened, &request).await?;
     if arguments.repair && !report.is_identical() {
-        repair(invocation, &opened, &request, &report).await?;
-        report = compare(invocation, &opened, &request).await?;
+        repair(invocation, opened, &request, &report, repairs).await?;
+        report = compare(invocation, opened, &request).await?;
     }
-    Ok(answer(invocation, &opened, &report, depth, began.elapsed()))
+    Ok(answer(invocation, opened, &report, depth, began.elapsed()))
 }
 
 /// What is compared: all tables of the pipeline, or those that were named.
@@ -109,11 +148,8 @@ pub(crate) async fn request(
         .collect();
     for name in wanted {
         if !tables.iter().any(|table| table.source() == name) {
-            return Err(Error::definite(
-                codes::MAPPING_NO_TABLE,
-                format!("{name} is not a table of {}", opened.name()),
-            )
-            .into());
+            let known = tables.iter().map(|table| table.source());
+            return Err(no_table(opened, name, known).into());
         }
     }
     tables.retain(|table| wanted.is_empty() || wanted.contains(table.source()));
@@ -132,7 +168,8 @@ pub(crate) async fn compare(
 ) -> Result<Report, Failure> {
     if !opened.config.mode.streams() {
         let (source, target) = (opened.source.as_ref(), opened.target.as_ref());
-        return Ok(compare::verify_still(source, target, request).await?);
+        let compared = compare::verify_still(source, target, request);
+        return Ok(during(&invocation.talk, COMPARING, compared).await?);
     }
     if opened.target.control().await?.owner().await?.is_none() {
         return Err(Error::definite(
@@ -146,14 +183,8 @@ pub(crate) async fn compare(
         .into());
     }
     let pipeline = Elsewhere(opened);
-    tokio::select! {
-        report = compare_held(opened, &pipeline, request) => Ok(report?),
-        name = invocation.signals.stop() => {
-            // The pipeline may be held for us.
-            pipeline.ask(Command::Release).await;
-            Err(Failure::interrupted(name))
-        }
-    }
+    let compared = compare_held(opened, &pipeline, request);
+    Ok(during(&invocation.talk, COMPARING, compared).await?)
 }
 
 /// The pipeline may have passed the position before it could hold there; then another one will do.
@@ -182,6 +213,7 @@ async fn repair(
     opened: &Opened,
     request: &Request,
     report: &Report,
+    repairs: &AtomicBool,
 ) -> Result<(), Failure> {
     let commands = compare::repairs(report, &request.tables);
     let mut effect = format!("Repair of {}:", opened.name());
@@ -192,9 +224,9 @@ async fn repair(
     for table in different {
         put!(
             effect,
-            "\n  {}   {} rows of {} are copied anew to {}",
+            "\n  {}   {} of {} are copied anew to {}",
             table.source,
-            grouped(table.different),
+            counted(table.different, "row"),
             grouped(table.source_rows),
             table.target
         );
@@ -205,11 +237,13 @@ async fn repair(
         "Type the pipeline's name to continue:",
         opened.name(),
     )?;
+    repairs.store(true, Ordering::Relaxed);
     for command in commands {
         let answer = ask(opened, &command).await?;
         crate::verbs::control::answered(opened, &answer)?;
     }
-    wait_until_streaming(opened, report).await
+    let streaming = wait_until_streaming(opened, report);
+    during(&invocation.talk, "copying anew what differs", streaming).await
 }
 
 async fn wait_until_streaming(opened: &Opened, report: &Report) -> Result<(), Failure> {
@@ -258,9 +292,9 @@ pub(crate) fn answer(
         Depth::Counts => "numbers of rows",
     };
     let mut lines = vec![format!(
-        "{}  {} rows, {what}: {word} at {} ({})",
+        "{} {}, {what}: {word} at {} ({})",
         style.paint(tone, glyph),
-        grouped(report.rows()),
+        counted(report.rows(), "row"),
         report.position,
         duration(took)
     )];
@@ -304,7 +338,7 @@ fn table_lines(report: &Report, invocation: &Invocation) -> Vec<String> {
         let (result, tone) = match &table.outcome {
             Compared::Identical => ("✓ identical".to_owned(), Tone::Good),
             Compared::Different => (
-                format!("✗ {} differ", rows_counted(table.different)),
+                format!("✗ {} differ", counted(table.different, "row")),
                 Tone::Bad,
             ),
             Compared::NotCompared(why) => (format!("? not compared: {why}"), Tone::Caution),
@@ -326,12 +360,6 @@ fn table_lines(report: &Report, invocation: &Invocation) -> Vec<String> {
         ]);
     }
     shown.lines(invocation.talk.out, invocation.talk.out_width())
-}
-
-/// `1 row`, `12 rows`.
-fn rows_counted(rows: u64) -> String {
-    let s = if rows == 1 { "" } else { "s" };
-    format!("{} row{s}", grouped(rows))
 }
 
 /// The first rows that differ, by key: a person asked for them.

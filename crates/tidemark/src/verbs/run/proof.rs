@@ -15,7 +15,7 @@ use tidemark_core::{Error, ErrorKind};
 use tokio::sync::watch;
 
 use super::UntilArg;
-use crate::output::numbers::grouped;
+use crate::output::numbers::counted;
 use crate::output::{Answer, Verdict};
 use crate::pipeline_file::Opened;
 use crate::problem::Failure;
@@ -138,8 +138,8 @@ pub(super) fn on_top(
     });
     let glyph = if report.is_identical() { "✓" } else { "✗" };
     answer.text = format!(
-        "{glyph} verified: {} rows {} at {}\n{}",
-        grouped(report.rows()),
+        "{glyph} verified: {} {} at {}\n{}",
+        counted(report.rows(), "row"),
         word(report),
         report.position,
         answer.text
@@ -166,8 +166,8 @@ fn log(opened: &Opened, report: &Report, took: Duration) {
     let duration_s = took.as_secs_f64();
     if report.is_identical() {
         tracing::info!(
-            pipeline, rows, lsn = %lsn, duration_s, "verified: {} rows identical at {lsn}",
-            grouped(rows)
+            pipeline, rows, lsn = %lsn, duration_s, "verified: {} identical at {lsn}",
+            counted(rows, "row")
         );
         return;
     }
@@ -182,7 +182,7 @@ fn log(opened: &Opened, report: &Report, took: Duration) {
         } else {
             tracing::error!(
                 pipeline, table = %name, lsn = %lsn, different = table.different,
-                "verified: {} rows differ", grouped(table.different)
+                "verified: {} different", counted(table.different, "row")
             );
         }
     }

@@ -16,9 +16,10 @@ use tokio::sync::watch;
 
 use crate::invocation::Invocation;
 use crate::logging::LogForm;
-use crate::output::numbers::{duration, grouped, short, time_of_day};
+use crate::output::numbers::{counted, duration, grouped, short, time_of_day};
 use crate::output::screen::Stream;
 use crate::output::style::of_state;
+use crate::output::zone::Zone;
 use crate::output::{ProgressForm, Talk};
 use crate::progress::{Progress, Room, StreamProgress, TableBegin, TableLine};
 
@@ -135,8 +136,8 @@ impl Reporter {
                     pipeline,
                     rows,
                     duration_s = took.as_secs_f64(),
-                    "loaded {} rows in {time}",
-                    grouped(rows)
+                    "loaded {} in {time}",
+                    counted(rows, "row")
                 );
             }
             PipelineEvent::TableState {
@@ -265,7 +266,7 @@ impl Reporter {
         let text = plain(&line);
         match self.log_form {
             LogForm::Text => {
-                let time = time_of_day(SystemTime::now());
+                let time = time_of_day(SystemTime::now(), Zone::local());
                 self.talk
                     .screen
                     .write(Stream::Err, &format!("{time} {text}"));
