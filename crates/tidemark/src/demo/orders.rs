@@ -18,8 +18,12 @@ pub(crate) enum Break {
     Kill,
     /// Cut the target off for 10 s
     Network,
+    /// Stop every process of the target for 10 s
+    Freeze,
     /// ALTER TABLE under load
     Ddl,
+    /// A row that the target refuses: one table goes aside, the others stream on
+    Poison,
 }
 
 /// One line of an answer.

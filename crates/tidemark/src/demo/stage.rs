@@ -132,6 +132,24 @@ impl Servers {
             .map_err(|err| lab(&err))
     }
 
+    /// Changes a table of the target, as somebody might who should not.
+    pub(crate) async fn change_target(&self, sql: &str) -> Result<(), Error> {
+        self.target
+            .execute_in("dw", sql)
+            .await
+            .map_err(|err| lab(&err))
+    }
+
+    /// Every process of the target stands still.
+    pub(crate) fn freeze_target(&self) -> Result<(), Error> {
+        self.target.freeze().map_err(|err| lab(&err))
+    }
+
+    /// And goes on.
+    pub(crate) fn thaw_target(&self) -> Result<(), Error> {
+        self.target.thaw().map_err(|err| lab(&err))
+    }
+
     /// One value of the target, as text; for seeing that something arrived.
     pub(crate) async fn ask_target(&self, sql: &str) -> Result<String, Error> {
         let client = self.target.client_to("dw").await.map_err(|err| lab(&err))?;

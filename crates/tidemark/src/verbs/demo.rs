@@ -34,9 +34,6 @@ pub(crate) struct DemoArgs {
     #[arg(long, value_name = "NUMBER", default_value_t = 300,
           value_parser = clap::value_parser!(u32).range(1..=20_000))]
     tps: u32,
-    /// Open no browser (this version has no page to open)
-    #[arg(long)]
-    no_open: bool,
 }
 
 #[derive(Clone, Debug, Subcommand)]
@@ -99,7 +96,7 @@ async fn break_it(invocation: &Invocation, what: Break) -> Outcome {
         }
     };
     let given = orders::give(&mark.socket, what, said);
-    let (is_identical, data) = tokio::select! {
+    let (is_identical, mut data) = tokio::select! {
         given = given => given?,
         name = invocation.signals.stop() => return Err(Failure::Signalled(
             name.exit(),
@@ -111,11 +108,9 @@ async fn break_it(invocation: &Invocation, what: Break) -> Outcome {
     } else {
         Verdict::Negative
     };
-    Ok(Answer::new(
-        "",
-        json!({ "break": what, "is_identical": is_identical, "seen": data }),
-    )
-    .verdict(verdict))
+    data["break"] = json!(what);
+    data["is_identical"] = json!(is_identical);
+    Ok(Answer::new("", data).verdict(verdict))
 }
 
 /// Becomes psql: terminal, signals and exit code are psql's own.

@@ -147,26 +147,45 @@ fn every_command_the_demo_prints_works_and_every_verb_answers_as_published() {
         "tidemark lag shop --watch",
         "tidemark demo break kill",
         "tidemark demo break network",
+        "tidemark demo break freeze",
         "tidemark demo break ddl",
+        "tidemark demo break poison",
         "tidemark demo psql source",
     ] {
         assert!(printed.contains(command), "{command} in {printed}");
     }
     let others = printed.matches("tidemark ").count();
     assert_eq!(
-        others, 6,
+        others, 8,
         "a command that this test does not know: {printed}"
     );
 
     let check = demo.tidemark(&["check", "shop"]);
     assert_eq!(check.code, 0, "{check:?}");
     watch_and_interrupt(&demo, &["lag", "shop", "--watch"]);
-    for what in ["kill", "ddl", "network"] {
+    for what in ["kill", "ddl", "poison", "freeze"] {
         let broken = demo.tidemark(&["demo", "break", what]);
         assert_eq!(broken.code, 0, "{broken:?}");
-        assert!(broken.out.contains("identical at"), "{broken:?}");
+        for part in [
+            "✓ verified",
+            "written on the source",
+            "lost 0 · doubled 0 · different 0",
+        ] {
+            assert!(broken.out.contains(part), "{part} in {broken:?}");
+        }
         broken.assert_no_ansi();
     }
+    let broken = demo.tidemark(&["demo", "break", "network", "--json"]);
+    let report = broken.envelope()["data"].clone();
+    assert_eq!(
+        (&report["break"], &report["lost"], &report["doubled"]),
+        (&"network".into(), &0.into(), &0.into())
+    );
+    assert_eq!(report["source_rows"], report["target_rows"]);
+    assert!(
+        report["source_rows"].as_u64() > Some(10_000) && report["changes"].as_u64() > Some(0),
+        "{report}"
+    );
     let psql = demo.tidemark(&["demo", "psql", "source", "--", "-Atc", "select 'there'"]);
     assert_eq!((psql.code, psql.out.trim()), (0, "there"), "{psql:?}");
     let psql = demo.tidemark(&["demo", "psql", "target", "--", "-Atc", "select 'there'"]);
@@ -263,7 +282,7 @@ fn every_verb_answers(demo: &Demo) {
 #[test]
 fn once_in_json_is_one_envelope_and_leaves_nothing() {
     let began = Instant::now();
-    let mut demo = Demo::start(&["--once", "--json", "--no-open"]);
+    let mut demo = Demo::start(&["--once", "--json"]);
     let lines: Vec<String> = demo.lines.by_ref().map(Result::unwrap).collect();
     let code = demo.child.wait().unwrap().code().unwrap();
     let ran = Ran {

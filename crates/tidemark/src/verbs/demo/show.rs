@@ -1,6 +1,5 @@
 //! The demo from nothing to a verified result, and then until it is told to end.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -8,9 +7,10 @@ use serde_json::{Value, json};
 use tidemark_core::Error;
 use tidemark_core::catalogue::codes;
 use tidemark_core::finding::Verdict as CheckVerdict;
-use tidemark_core::status::{PipelineState, Status};
+use tidemark_core::status::PipelineState;
 use tidemark_core::verify::compare::{Depth, Report};
 use tidemark_lab::demo::Shop;
+use tidemark_lab::traffic::TrafficReport;
 
 use crate::demo::lab;
 use crate::demo::mark::{Left, Mark, started_ticks};
@@ -18,18 +18,22 @@ use crate::demo::orders;
 use crate::demo::stage::{self, Customers, PIPELINE, Servers};
 use crate::demo::worker::Worker;
 use crate::invocation::Invocation;
-use crate::output::numbers::{bytes, duration, grouped, seconds};
+use crate::output::numbers::{bytes, counted, duration, grouped, seconds};
 use crate::output::screen::Stream;
 use crate::output::style::Tone;
+use crate::output::waiting::during;
 use crate::output::{Answer, Form, Outcome, ProgressForm, Verdict, put};
 use crate::pipeline_file::Opened;
 use crate::problem::Failure;
-use crate::progress::{Progress, Room, TableBegin};
+use crate::progress::Room;
 use crate::signals::SignalName;
 use crate::standing::Standing;
 use crate::verbs::{check, status, verify};
 
 mod breaking;
+mod feed;
+
+use feed::Feed;
 
 /// What was asked of the demo.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +62,8 @@ pub(super) struct Show<'a> {
     customers: Option<Customers>,
     opened: Opened,
     worker: Option<Worker>,
+    /// How often a table was altered.
+    altered: u32,
     facts: serde_json::Map<String, Value>,
     _mark: Left,
 }
@@ -105,10 +111,14 @@ impl<'a> Show<'a> {
         }
         let installation = stage::installation()?;
         let major = installation.major;
-        let (source, target) = tokio::join!(
-            timed(stage::source(&installation)),
-            timed(stage::target(&installation))
-        );
+        let talk = &invocation.talk;
+        let both = async {
+            tokio::join!(
+                timed(stage::source(&installation)),
+                timed(stage::target(&installation))
+            )
+        };
+        let (source, target) = during(talk, "servers   starting", both).await;
         let (source, source_took) = source?;
         let ((target, wire), target_took) = target?;
         let servers = Servers {
@@ -128,7 +138,8 @@ impl<'a> Show<'a> {
             target_took,
         );
 
-        let ((), took) = timed(servers.fill(shop)).await?;
+        let filled = timed(servers.fill(shop));
+        let ((), took) = during(talk, "data      filling the shop", filled).await?;
         let file = servers.write_file()?;
         let opened = Opened::open_file(&file)?;
         let described = opened
@@ -139,9 +150,9 @@ impl<'a> Show<'a> {
         tick(
             "data",
             &format!(
-                "{} tables · {} rows · {} (odd types included on purpose)",
-                described.tables.len(),
-                grouped(shop.rows()),
+                "{} · {} · {} (odd types included on purpose)",
+                counted(described.tables.len() as u64, "table"),
+                counted(shop.rows(), "row"),
                 bytes(size)
             ),
             took,
@@ -158,6 +169,7 @@ impl<'a> Show<'a> {
             customers: None,
             opened,
             worker: None,
+            altered: 0,
             facts,
             _mark: mark,
         })
@@ -165,7 +177,8 @@ impl<'a> Show<'a> {
 
     /// Check, traffic, load, stream, verified; then, if wanted, until told to end.
     async fn play(&mut self, shop: &Shop, wishes: Wishes, began: Instant) -> Outcome {
-        let checked = check::look(&self.opened).await?;
+        let looked = check::look(&self.opened);
+        let checked = during(&self.invocation.talk, "check     looking", looked).await?;
         let count = |verdict| check::count(&checked.findings, verdict);
         let (warnings, notes) = (count(CheckVerdict::Warning), count(CheckVerdict::Note));
         if let Some(failed) = checked
@@ -198,7 +211,7 @@ impl<'a> Show<'a> {
         self.load().await?;
         self.stream().await?;
         let (report, took) = self.verify().await?;
-        let changes = self.changes();
+        let changes = self.written().changes;
         let word = if report.is_identical() {
             "identical"
         } else {
@@ -239,10 +252,10 @@ impl<'a> Show<'a> {
         self.facts.insert(name.to_owned(), value.into());
     }
 
-    fn changes(&self) -> u64 {
-        self.customers
-            .as_ref()
-            .map_or(0, |customers| customers.report().changes)
+    /// What the customers wrote so far.
+    fn written(&self) -> TrafficReport {
+        let customers = self.customers.as_ref();
+        customers.map_or_else(TrafficReport::default, Customers::report)
     }
 
     /// Until the rows are in; shows how far they are.
@@ -359,7 +372,9 @@ impl<'a> Show<'a> {
 Watch     tidemark lag shop --watch
 Break it  tidemark demo break kill      kill -9 the worker: see that nothing is lost or doubled
           tidemark demo break network   cut the target for 10 s
+          tidemark demo break freeze    stop every process of the target for 10 s
           tidemark demo break ddl       ALTER TABLE under load
+          tidemark demo break poison    a row that the target refuses
 Look      tidemark demo psql source     (or target)
 Ctrl-C stops everything and removes the temporary directory.";
         self.invocation.talk.screen.write(Stream::Out, MENU);
@@ -446,36 +461,4 @@ fn leave_mark(servers: &Servers, file: PathBuf) -> Result<Left, Failure> {
     mark.leave().map_err(|err| {
         Error::definite(codes::CLI_MACHINE, format!("leave the demo's mark: {err}")).into()
     })
-}
-
-/// What the pipeline reported, as progress.
-#[derive(Default)]
-struct Feed {
-    progress: Progress,
-    /// Rows and bytes of each table that progress knows of already.
-    known: HashMap<String, (u64, u64)>,
-}
-
-impl Feed {
-    fn take(&mut self, status: &Status, now: Instant) {
-        for table in &status.tables {
-            if !self.known.contains_key(&table.source) {
-                self.progress.begin(TableBegin {
-                    name: table.source.clone(),
-                    rows_estimated: table.rows_estimated,
-                    rows_loaded: 0,
-                    chunks: table.chunks,
-                    chunks_loaded: table.chunks_loaded,
-                });
-            }
-            let (rows, bytes) = self.known.entry(table.source.clone()).or_default();
-            self.progress.advance(
-                &table.source,
-                table.rows_loaded.saturating_sub(*rows),
-                table.bytes_loaded.saturating_sub(*bytes),
-                now,
-            );
-            (*rows, *bytes) = (table.rows_loaded, table.bytes_loaded);
-        }
-    }
 }
