@@ -406,7 +406,7 @@ impl Row {
             TableState::Streaming if self.is_catching_up => TableStatusState::CatchingUp,
             TableState::Streaming => TableStatusState::Streaming,
             TableState::Resyncing => TableStatusState::Resyncing,
-            TableState::Quarantined => TableStatusState::Quarantined,
+            TableState::Quarantined | TableState::Unloaded => TableStatusState::Quarantined,
             TableState::Paused => TableStatusState::Paused,
             TableState::Done => TableStatusState::Done,
         };

@@ -83,6 +83,9 @@ pub enum TableState {
     Resyncing,
     /// A change could not be applied: it and all later ones are parked in order.
     Quarantined,
+    /// Its rows could not be loaded, or not all of them: changes are parked in order, and only loading
+    /// it anew brings it back.
+    Unloaded,
     /// A person paused it: changes are parked in order.
     Paused,
     /// Loaded, and nothing more to come (full load only).
@@ -94,7 +97,19 @@ impl TableState {
     pub fn is_parked(self) -> bool {
         matches!(
             self,
-            TableState::Resyncing | TableState::Quarantined | TableState::Paused
+            TableState::Resyncing
+                | TableState::Quarantined
+                | TableState::Unloaded
+                | TableState::Paused
+        )
+    }
+
+    /// Whether its rows are those of some state of the source, so that its parked changes bring it up
+    /// to date. While a table is loaded they are not.
+    pub fn has_rows(self) -> bool {
+        !matches!(
+            self,
+            TableState::Loading | TableState::Resyncing | TableState::Unloaded
         )
     }
 }
@@ -159,6 +174,16 @@ pub enum Chunk {
         /// Their values, a list for each row.
         keys: Vec<Vec<String>>,
     },
+}
+
+impl Chunk {
+    /// Source names of the columns by which it tells its rows one by one.
+    pub fn key_columns(&self) -> Option<&[String]> {
+        match self {
+            Chunk::Rows { columns, .. } => Some(columns),
+            _ => None,
+        }
+    }
 }
 
 /// What a commit records besides the data.

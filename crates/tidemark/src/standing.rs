@@ -220,7 +220,7 @@ fn table_state(table: &TableCheckpoint, phase: LoadPhase) -> TableStatusState {
         }
         TableState::Streaming => TableStatusState::Streaming,
         TableState::Resyncing => TableStatusState::Resyncing,
-        TableState::Quarantined => TableStatusState::Quarantined,
+        TableState::Quarantined | TableState::Unloaded => TableStatusState::Quarantined,
         TableState::Paused => TableStatusState::Paused,
         TableState::Done => TableStatusState::Done,
     }

@@ -58,6 +58,17 @@ pub(crate) enum DoneOutcome {
     Flushed,
     /// Parked changes were applied; `is_empty`: none are left.
     Drained { is_empty: bool },
+    /// Nothing was taken back: the log does not hold what is needed.
+    NotInLog(NotInLog),
+}
+
+/// What the log does not hold of a table of which only some rows have seen a change.
+#[derive(Debug)]
+pub(crate) enum NotInLog {
+    /// A row that has moved out of those rows, its large value left out: by its key.
+    Row(Vec<String>),
+    /// Which rows a truncate has left.
+    Rows,
 }
 
 /// The stream's end of the applier.
@@ -196,7 +207,13 @@ async fn drain(
         .context(|| "take changes back")?;
     let is_empty = parked.is_none();
     for (origin, batch) in parked.into_iter().flat_map(|parked| parked.batches) {
-        let unseen = unseen_of(&mut router, mapping, origin, batch)?;
+        let unseen = match unseen_of(&mut router, mapping, origin, batch) {
+            Ok(unseen) => unseen,
+            Err(missing) => {
+                applier.rollback().await?;
+                return Ok(DoneOutcome::NotInLog(missing));
+            }
+        };
         if !unseen.is_empty() {
             applier
                 .apply(&unseen)
@@ -214,7 +231,7 @@ fn unseen_of(
     mapping: &Arc<TableMapping>,
     origin: Origin,
     mut batch: Batch,
-) -> Result<Batch> {
+) -> std::result::Result<Batch, NotInLog> {
     let begin = crate::event::Begin {
         xid: origin.xid,
         commit: origin.commit,
@@ -234,26 +251,22 @@ fn unseen_of(
                 match unseen_part(&batch, *change, way) {
                     Unseen::Part(change) => kept.push(Item::Change(change)),
                     Unseen::Nothing => {}
-                    Unseen::NotInLog => return Err(not_in_log(mapping)),
+                    Unseen::NotInLog => {
+                        let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
+                        let key = change.new.map(key).unwrap_or_default();
+                        return Err(NotInLog::Row(key.into_iter().map(text).collect()));
+                    }
                 }
             }
             Item::Truncate { .. } | Item::Schema { .. } => match router.truncate_seen(index) {
                 Some(false) => kept.push(item.clone()),
                 Some(true) => {}
-                None => return Err(not_in_log(mapping)),
+                None => return Err(NotInLog::Rows),
             },
         }
     }
     batch.replace_items(kept);
     Ok(batch)
-}
-
-fn not_in_log(mapping: &TableMapping) -> Error {
-    Error::data(
-        codes::VALUE_NOT_IN_LOG,
-        "parts of the table were loaded at different instants, and the log cannot tell them apart",
-    )
-    .table(mapping.source().to_string())
 }
 
 fn add(total: &mut Applied, part: Applied) {

@@ -111,10 +111,11 @@ impl Commander {
     pub async fn ask(&self, command: Command) -> Answer {
         let (reply, answer) = oneshot::channel();
         let ended = || refusal("the pipeline has ended");
+        let interrupted = || refusal("the pipeline was interrupted before it had done that");
         if self.sender.send(Request { command, reply }).await.is_err() {
             return ended();
         }
-        answer.await.unwrap_or_else(|_| ended())
+        answer.await.unwrap_or_else(|_| interrupted())
     }
 }
 
@@ -559,7 +560,7 @@ impl Pipeline {
         let refused = report.refused.iter().map(|(mapping, err)| {
             (
                 mapping,
-                TableState::Quarantined,
+                TableState::Unloaded,
                 Some(format!("{}: {err}", err.code())),
             )
         });
@@ -603,6 +604,17 @@ impl Pipeline {
     async fn record_states(&mut self) -> Result<()> {
         if self.states.is_empty() {
             return Ok(());
+        }
+        // A table that was being loaded when it was set aside is not whole.
+        let recorded = self.engine.target.checkpoint().await?;
+        for change in &mut self.states {
+            let mut tables = recorded.iter().flat_map(|recorded| &recorded.tables);
+            let known = tables.find(|table| table.source == change.table);
+            if change.state == TableState::Quarantined
+                && known.is_some_and(|table| !table.state.has_rows())
+            {
+                change.state = TableState::Unloaded;
+            }
         }
         let update = CheckpointUpdate {
             states: self.states.clone(),

@@ -23,7 +23,7 @@
 //!
 //! A run that is killed meanwhile starts the resync again: the state says so.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,38 +55,86 @@ pub(super) enum What {
     New,
     /// A table that was dropped and made again on the source.
     Recreated,
-    /// Only these rows, for a table with a key.
-    Ranges(Vec<Chunk>),
+    /// Only these rows, by their keys.
+    Rows(Vec<Chunk>),
+}
+
+impl What {
+    /// What is recorded as the reason why a table is loaded anew: a run that begins with it knows how.
+    pub(super) fn reason(&self) -> &'static str {
+        match self {
+            What::Table(ResyncStrategy::Swap) => "resync (swap)",
+            What::Table(ResyncStrategy::Truncate) => "resync (truncate)",
+            What::New => "new table",
+            What::Recreated => "made anew on the source",
+            What::Rows(_) => "repair",
+        }
+    }
+
+    /// How a run goes on with what a killed one had begun: the whole table is loaded.
+    pub(super) fn recorded(reason: Option<&str>) -> What {
+        let truncate = What::Table(ResyncStrategy::Truncate);
+        if reason == Some(truncate.reason()) {
+            return truncate;
+        }
+        What::Table(ResyncStrategy::Swap)
+    }
 }
 
 /// The tables that are under way, by route.
 #[derive(Default)]
 pub(super) struct Resyncs {
-    stages: HashMap<usize, Stage>,
+    stages: BTreeMap<usize, Stage>,
     tasks: JoinSet<Result<Resynced>>,
 }
 
 enum Stage {
     /// The state change has not been committed yet.
     Requested(What),
-    /// Rows are being loaded.
-    Loading,
+    /// Rows are being loaded; `then` they are to be loaded again, for what became known meanwhile.
+    Loading { then: Option<What> },
     /// Rows are in; parked changes wait to be taken back.
     ToDrain,
     /// Some are being taken back now.
     Draining,
 }
 
-/// What a finished load brought.
-#[derive(Debug, Default)]
+/// A load that is over.
+#[derive(Debug)]
 pub(super) struct Resynced {
-    pub(super) units: Vec<(usize, Vec<Unit>)>,
-    pub(super) refused: Vec<(usize, Error)>,
+    pub(super) route: usize,
+    pub(super) outcome: Reloaded,
+}
+
+/// What a finished load brought.
+#[derive(Debug)]
+pub(super) enum Reloaded {
+    /// The rows are in.
+    Loaded(Vec<Unit>),
+    /// They could not be loaded, or not all of them.
+    Refused {
+        was: What,
+        /// Whether the table's rows, or what is recorded of them, are touched.
+        is_begun: bool,
+        error: Error,
+    },
 }
 
 impl Resyncs {
+    /// Never two loads of one table at once.
     pub(super) fn request(&mut self, route: usize, what: What) {
-        self.stages.insert(route, Stage::Requested(what));
+        match self.stages.get_mut(&route) {
+            Some(Stage::Loading { then }) => *then = Some(what),
+            _ => drop(self.stages.insert(route, Stage::Requested(what))),
+        }
+    }
+
+    /// A load is over; gives what is to be loaded after it.
+    pub(super) fn ended(&mut self, route: usize) -> Option<What> {
+        match self.stages.remove(&route) {
+            Some(Stage::Loading { then }) => then,
+            _ => None,
+        }
     }
 
     /// Whether a table is under way already: it must not be loaded twice at once.
@@ -99,7 +147,7 @@ impl Resyncs {
         let Some(stage @ Stage::Requested(_)) = self.stages.get_mut(&route) else {
             return;
         };
-        let Stage::Requested(what) = std::mem::replace(stage, Stage::Loading) else {
+        let Stage::Requested(what) = std::mem::replace(stage, Stage::Loading { then: None }) else {
             return;
         };
         let mapping = Arc::clone(&assembler.router.route(route).mapping);
@@ -126,8 +174,8 @@ impl Resyncs {
         }
     }
 
-    /// The rows are in; parked changes may be taken back.
-    pub(super) fn loaded(&mut self, route: usize) {
+    /// Parked changes may be taken back.
+    pub(super) fn take_back(&mut self, route: usize) {
         self.stages.insert(route, Stage::ToDrain);
     }
 
@@ -168,33 +216,28 @@ async fn reload(
 ) -> Result<Resynced> {
     let name = mapping.source().to_string();
     let doing = || format!("resync {name}");
-    let (place, existing, ranges) = match what {
+    let refused = |is_begun: bool, error: Error| Resynced {
+        route,
+        outcome: Reloaded::Refused {
+            was: what.clone(),
+            is_begun,
+            error: error.context(doing()),
+        },
+    };
+    let (place, existing, ranges) = match &what {
         What::Table(ResyncStrategy::Swap) => (Place::Beside, Existing::Truncate, None),
         What::Table(ResyncStrategy::Truncate) => (Place::InPlace, Existing::Truncate, None),
-        What::New => {
-            engine
-                .source
-                .announce(std::slice::from_ref(mapping.source()))
-                .await?;
-            (Place::InPlace, engine.options.existing, None)
-        }
-        What::Recreated => {
-            engine
-                .source
-                .announce(std::slice::from_ref(mapping.source()))
-                .await?;
-            (Place::InPlace, Existing::Drop, None)
-        }
-        What::Ranges(ranges) => (Place::InPlace, Existing::Resume, Some(ranges)),
+        What::New => (Place::InPlace, engine.options.existing, None),
+        What::Recreated => (Place::InPlace, Existing::Drop, None),
+        What::Rows(chunks) => (Place::InPlace, Existing::Resume, Some(chunks.clone())),
     };
+    if matches!(what, What::New | What::Recreated) {
+        let tables = std::slice::from_ref(mapping.source());
+        engine.source.announce(tables).await?;
+    }
     let snapshot = match snapshot_after(&engine, &applied).await {
         Ok(snapshot) => snapshot,
-        Err(err) if err.kind() == ErrorKind::Data => {
-            return Ok(Resynced {
-                units: Vec::new(),
-                refused: vec![(route, err.context(doing()))],
-            });
-        }
+        Err(err) if err.kind() == ErrorKind::Data => return Ok(refused(false, err)),
         Err(err) => return Err(err.context(doing())),
     };
     let table = LoadTable {
@@ -203,22 +246,26 @@ async fn reload(
         recorded: Vec::new(),
         ranges,
     };
-    let report = load::load(&engine, snapshot, vec![table], place)
+    let mut report = load::load(&engine, snapshot, vec![table], place)
         .await
         .context(doing)?;
-    let mut resynced = Resynced::default();
-    for (_, err) in report.refused {
-        resynced.refused.push((route, err.context(doing())));
+    // A table that could not even be prepared is as it was.
+    let units = report.tables.pop().map(|(_, units)| units);
+    if let Some((_, error)) = report.refused.pop() {
+        return Ok(refused(units.is_some(), error));
     }
-    if resynced.refused.is_empty() {
-        if place == Place::Beside {
-            engine.target.swap(&mapping).await.context(doing)?;
+    if place == Place::Beside {
+        match engine.target.swap(&mapping).await {
+            Err(error) if error.kind() == ErrorKind::Data && engine.quarantines() => {
+                return Ok(refused(true, error));
+            }
+            swapped => swapped.context(doing)?,
         }
-        resynced
-            .units
-            .extend(report.tables.into_iter().map(|(_, units)| (route, units)));
     }
-    Ok(resynced)
+    Ok(Resynced {
+        route,
+        outcome: Reloaded::Loaded(units.unwrap_or_default()),
+    })
 }
 
 /// A snapshot that has seen everything that was applied; see the module's text.
@@ -246,23 +293,5 @@ async fn snapshot_after(engine: &Engine, applied: &[u32]) -> Result<Arc<dyn Snap
         drop(snapshot);
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(Duration::from_secs(1));
-    }
-}
-
-/// What a table's recorded reason says about how it is resynced, for a run that starts it again.
-pub(super) fn strategy_of(reason: Option<&str>) -> ResyncStrategy {
-    match reason {
-        Some(reason) if reason == self::reason(ResyncStrategy::Truncate) => {
-            ResyncStrategy::Truncate
-        }
-        _ => ResyncStrategy::Swap,
-    }
-}
-
-/// What is recorded as a resync's reason.
-pub(super) fn reason(strategy: ResyncStrategy) -> &'static str {
-    match strategy {
-        ResyncStrategy::Swap => "resync (swap)",
-        ResyncStrategy::Truncate => "resync (truncate)",
     }
 }

@@ -28,6 +28,8 @@ pub(crate) struct Route {
     /// From the log's columns to the mapping's; made when the log announces the table.
     pub(crate) projection: Option<Projection>,
     pub(crate) state: TableState,
+    /// Whether its rows are those of some state of the source: see [`TableState::has_rows`].
+    pub(crate) has_rows: bool,
     /// As the log last announced them, or as they were loaded.
     pub(crate) columns: Vec<KnownColumn>,
     seen: SeenBy,
@@ -105,6 +107,7 @@ impl Router {
             mapping: Arc::clone(mapping),
             projection: None,
             state,
+            has_rows: state.has_rows(),
             columns: columns.unwrap_or_else(|| loaded_columns(mapping)),
             seen: SeenBy::Nobody,
         });
@@ -118,6 +121,7 @@ impl Router {
         route.mapping = Arc::clone(mapping);
         route.columns = loaded_columns(mapping);
         route.projection = None;
+        route.has_rows = false;
         route.seen = SeenBy::Nobody;
     }
 
@@ -177,6 +181,17 @@ impl Router {
         } else {
             SeenBy::Ranges(ranges)
         };
+    }
+
+    /// The chunks of a table of which only some rows have seen more than the others; `None` where
+    /// it is not cut by rows.
+    pub(crate) fn rows_apart(&self, index: usize) -> Option<Vec<Chunk>> {
+        let SeenBy::Ranges(ranges) = &self.routes[index].seen else {
+            return None;
+        };
+        let is_rows = |chunk: &Chunk| matches!(chunk, Chunk::Rows { .. });
+        let chunks: Vec<Chunk> = ranges.iter().map(|(chunk, _)| chunk.clone()).collect();
+        chunks.iter().all(is_rows).then_some(chunks)
     }
 
     /// A router that knows one table and its tidemarks, for changes that are taken back elsewhere.

@@ -17,8 +17,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::catalogue::codes;
-use crate::checkpoint::{Checkpoint, LoadPhase, TableState};
+use crate::checkpoint::{Checkpoint, Chunk, LoadPhase, TableState};
 use crate::control::Answer;
+use crate::control::ResyncStrategy::{self, Truncate};
 use crate::error::{Context, Error, Result};
 use crate::event::Block;
 use crate::mapping::TableMapping;
@@ -27,12 +28,12 @@ use crate::schema::{SourceSchema, TableName};
 use crate::source::ChangeStream;
 use crate::status::{By, PipelineState};
 
-use super::apply::{ApplierHandle, Done, DoneOutcome, Task};
+use super::apply::{ApplierHandle, Done, DoneOutcome, NotInLog, Task};
 use super::assemble::{Assembler, Taken, Work};
 use super::discover::Discovery;
 use super::observe::{Committed, PipelineEvent};
 use super::options::{OnConflict, Until};
-use super::resync::Resyncs;
+use super::resync::{Reloaded, Resynced, Resyncs, What};
 use super::retry::Backoff;
 use super::router::Router;
 use super::{Engine, Outcome, Request, accepted, answer, finish_load, schema_change, state_change};
@@ -40,7 +41,7 @@ use super::{Engine, Outcome, Request, accepted, answer, finish_load, schema_chan
 mod catalog;
 mod requests;
 
-use requests::Hold;
+use requests::{Hold, Unrecorded};
 
 /// How often the loop looks at what is due: positions to flush, holds to end.
 const TICK: std::time::Duration = std::time::Duration::from_millis(100);
@@ -102,6 +103,8 @@ struct Stream<'a> {
     stop_by: Option<Instant>,
     is_paused: bool,
     hold: Option<Hold>,
+    /// Requests that are answered once the states that they ask for are recorded.
+    unrecorded: Vec<Unrecorded>,
     idle_since: Instant,
     committed_at: Instant,
     heartbeat: Option<(i64, Position)>,
@@ -158,6 +161,7 @@ impl<'a> Stream<'a> {
             stop_by: None,
             is_paused: false,
             hold: None,
+            unrecorded: Vec::new(),
             idle_since: Instant::now(),
             committed_at: Instant::now(),
             heartbeat: None,
@@ -220,7 +224,8 @@ impl<'a> Stream<'a> {
                 Taken::Heartbeat { written_at_us } => {
                     self.heartbeat = Some((written_at_us, self.assembler.assembled()));
                 }
-                Taken::Reload { route } => self.reload(route),
+                // Its rows are not yet what the source ever had: they may as well go.
+                Taken::Reload { route } => self.load_anew(route, What::Table(Truncate)),
                 Taken::Reshaped { route, table } => {
                     let engine = Arc::clone(self.engine);
                     schema_change::reshape(&engine, &mut self.assembler, route, &table).await?;
@@ -230,14 +235,11 @@ impl<'a> Stream<'a> {
         Ok(())
     }
 
-    /// A table whose ranges the log cannot tell apart is loaded anew, in place: its rows are not yet
-    /// what the source ever had.
-    fn reload(&mut self, route: usize) {
-        let strategy = crate::control::ResyncStrategy::Truncate;
-        self.resyncs
-            .request(route, super::resync::What::Table(strategy));
+    /// A table, or some of its rows, is loaded anew as soon as its state is recorded.
+    fn load_anew(&mut self, route: usize, what: What) {
+        let why = Some(what.reason().to_owned());
+        self.resyncs.request(route, what);
         let mapping = Arc::clone(&self.assembler.router.route(route).mapping);
-        let why = Some(super::resync::reason(strategy).to_owned());
         self.assembler
             .set_state(route, state_change(&mapping, TableState::Resyncing, why));
     }
@@ -323,6 +325,7 @@ impl<'a> Stream<'a> {
             DoneOutcome::Flushed => {}
             DoneOutcome::Part(work) => self.add_counts(work.counts),
             DoneOutcome::Drained { is_empty } => self.on_drained(is_empty),
+            DoneOutcome::NotInLog(missing) => self.on_not_in_log(missing),
             DoneOutcome::Committed {
                 work,
                 applied,
@@ -385,6 +388,7 @@ impl<'a> Stream<'a> {
             if let Some(route) = self.assembler.router.named(&change.table) {
                 self.resyncs.recorded(route, self.engine, &self.assembler);
             }
+            self.answer_recorded(&change.table, change.state);
             self.engine.observer.say(PipelineEvent::TableState {
                 table: change.table,
                 state: change.state,
@@ -433,18 +437,64 @@ impl<'a> Stream<'a> {
             .set_state(route, state_change(&mapping, TableState::Streaming, None));
     }
 
-    fn on_resynced(&mut self, resynced: Result<super::resync::Resynced>) -> Result<()> {
-        let resynced = resynced?;
-        for (route, units) in resynced.units {
-            self.assembler.router.set_units(route, &units, None);
-            self.resyncs.loaded(route);
+    /// The log does not hold a row that moved out of the rows that were loaded anew: it is loaded with
+    /// them. Where that does not help the table is.
+    fn on_not_in_log(&mut self, missing: NotInLog) {
+        let Some(route) = self.resyncs.drained() else {
+            return;
+        };
+        let apart = self.assembler.router.rows_apart(route);
+        let what = match (missing, apart) {
+            (NotInLog::Row(key), Some(mut chunks)) => {
+                let columns = chunks
+                    .first()
+                    .and_then(Chunk::key_columns)
+                    .unwrap_or_default();
+                chunks.push(Chunk::Rows {
+                    columns: columns.to_vec(),
+                    keys: vec![key],
+                });
+                What::Rows(chunks)
+            }
+            _ => What::Table(Truncate),
+        };
+        self.load_anew(route, what);
+    }
+
+    fn on_resynced(&mut self, resynced: Result<Resynced>) -> Result<()> {
+        let Resynced { route, outcome } = resynced?;
+        if let Some(what) = self.resyncs.ended(route) {
+            self.assembler.router.route_mut(route).has_rows = false;
+            self.load_anew(route, what);
+            return Ok(());
         }
-        for (route, err) in resynced.refused {
-            self.resyncs.over(route);
-            let mapping = Arc::clone(&self.assembler.router.route(route).mapping);
-            let reason = Some(format!("{}: {err}", err.code()));
-            let change = state_change(&mapping, TableState::Quarantined, reason);
-            self.assembler.set_state(route, change);
+        match outcome {
+            Reloaded::Loaded(units) => {
+                self.assembler.router.set_units(route, &units, None);
+                self.assembler.router.route_mut(route).has_rows = true;
+                self.resyncs.take_back(route);
+            }
+            // Some rows can stand in the way of others where a second key is unique.
+            Reloaded::Refused {
+                was: What::Rows(_), ..
+            } => {
+                self.load_anew(route, What::Table(ResyncStrategy::Swap));
+            }
+            Reloaded::Refused {
+                is_begun, error, ..
+            } => {
+                let entry = self.assembler.router.route_mut(route);
+                entry.has_rows &= !is_begun;
+                let state = if entry.has_rows {
+                    TableState::Quarantined
+                } else {
+                    TableState::Unloaded
+                };
+                let mapping = Arc::clone(&entry.mapping);
+                let reason = Some(format!("{}: {error}", error.code()));
+                let change = state_change(&mapping, state, reason);
+                self.assembler.set_state(route, change);
+            }
         }
         Ok(())
     }

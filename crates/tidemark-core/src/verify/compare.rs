@@ -279,7 +279,7 @@ fn why_not(checkpoint: Option<&Checkpoint>, mapping: &TableMapping) -> Option<St
             TableState::Loading => Some("being loaded".into()),
             TableState::Resyncing => Some("being loaded anew".into()),
             TableState::Paused => Some("paused".into()),
-            TableState::Quarantined => {
+            TableState::Quarantined | TableState::Unloaded => {
                 let reason = table.reason.as_deref().unwrap_or("no reason recorded");
                 Some(format!("quarantined: {reason}"))
             }

@@ -1,17 +1,20 @@
 //! One history: pipelines run, fail, are killed and run again until both sides are equal.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidemark_core::checkpoint::Chunk;
 use tidemark_core::control::{Command, ResyncStrategy};
 use tidemark_core::mapping::Rules;
-use tidemark_core::pipeline::Pipeline;
 use tidemark_core::pipeline::observe::{Observer, PipelineEvent};
 use tidemark_core::pipeline::options::{Options, Until};
+use tidemark_core::pipeline::{Commander, Pipeline};
 use tidemark_core::schema::TableName;
 use tidemark_core::selection::{Pattern, Selection};
 use tidemark_core::target::Owner;
 
+use crate::rng::Rng;
 use crate::source::SimSource;
 use crate::target::SimTarget;
 use crate::world::{Shared, TABLES, at};
@@ -23,15 +26,15 @@ pub(crate) struct Faults {
     pub(crate) errors: bool,
     /// The process ends at a call.
     pub(crate) kills: bool,
-    /// Tables are loaded anew while others stream.
-    pub(crate) resyncs: bool,
+    /// Tables are loaded anew, some of their rows are, and tables are paused, while others stream.
+    pub(crate) requests: bool,
 }
 
 impl Faults {
     pub(crate) const NONE: Faults = Faults {
         errors: false,
         kills: false,
-        resyncs: false,
+        requests: false,
     };
 }
 
@@ -40,6 +43,8 @@ impl Faults {
 pub(crate) struct Report {
     pub(crate) kills: u64,
     pub(crate) retries: u64,
+    /// Repairs that had to load a row more, because it moved out of those that they load.
+    pub(crate) repairs_extended: u64,
 }
 
 pub(crate) struct History;
@@ -74,7 +79,7 @@ async fn live(seed: u64, faults: Faults) -> Report {
             world.lock().settle();
         }
         let ended = run_once(&world, &target.reopened(), is_last, &mut report).await;
-        if ended && is_last {
+        if ended && is_last && target.is_following() {
             break;
         }
     }
@@ -122,19 +127,12 @@ async fn run_once(world: &Shared, target: &SimTarget, is_last: bool, report: &mu
         },
         observer,
     );
-    let resync = world.lock().faults.resyncs && !is_last;
+    let asks = world.lock().faults.requests;
     let commands = async {
-        if resync {
-            let pause = world.lock().rng.below(400);
-            tokio::time::sleep(Duration::from_millis(pause)).await;
-            let table = TABLES[world.lock().rng.below(3) as usize];
-            let tables = vec![TableName::new("public", table)];
-            let strategy = if world.lock().rng.once_in(2) {
-                ResyncStrategy::Swap
-            } else {
-                ResyncStrategy::Truncate
-            };
-            commander.ask(Command::Resync { tables, strategy }).await;
+        if asks && is_last {
+            resume_all(&commander).await;
+        } else if asks {
+            ask_at_random(world, &commander).await;
         }
         std::future::pending::<()>().await;
     };
@@ -150,10 +148,78 @@ async fn run_once(world: &Shared, target: &SimTarget, is_last: bool, report: &mu
         }
         () = commands => unreachable!("waits for ever"),
     };
+    let mut under_repair = HashSet::new();
     while let Ok(event) = events.try_recv() {
-        if matches!(event, PipelineEvent::Retry { .. }) {
-            report.retries += 1;
+        match event {
+            PipelineEvent::Retry { .. } => report.retries += 1,
+            PipelineEvent::TableState { table, reason, .. } => {
+                if reason.as_deref() != Some("repair") {
+                    under_repair.remove(&table);
+                } else if !under_repair.insert(table) {
+                    report.repairs_extended += 1;
+                }
+            }
+            _ => {}
         }
     }
     ended
+}
+
+/// What people and `verify --repair` ask of a pipeline, at any moment; it may refuse.
+async fn ask_at_random(world: &Shared, commander: &Commander) {
+    let count = 1 + world.lock().rng.below(8);
+    for _ in 0..count {
+        // Time stands still while anything is done: what passes is turns.
+        let turns = world.lock().rng.below(200);
+        for _ in 0..turns {
+            tokio::task::yield_now().await;
+        }
+        let command = {
+            let rng = &mut world.lock().rng;
+            let named = |number: u64| TableName::new("public", TABLES[number as usize]);
+            let tables = vec![named(rng.below(3))];
+            match rng.below(8) {
+                0 | 1 => Command::Resync {
+                    tables,
+                    strategy: ResyncStrategy::Swap,
+                },
+                2 => Command::Resync {
+                    tables,
+                    strategy: ResyncStrategy::Truncate,
+                },
+                3..6 => Command::Repair {
+                    table: named(rng.below(2)),
+                    chunks: (0..=rng.below(2))
+                        .map(|part| some_rows(rng, part))
+                        .collect(),
+                },
+                6 => Command::Pause { tables },
+                _ => Command::Resume { tables },
+            }
+        };
+        commander.ask(command).await;
+    }
+}
+
+/// Rows by key, as `verify` names them; different ones for each part.
+fn some_rows(rng: &mut Rng, part: u64) -> Chunk {
+    let keys = (0..60).filter(|id| id % 2 == part && rng.once_in(4));
+    Chunk::Rows {
+        columns: vec!["id".into()],
+        keys: keys.map(|id| vec![id.to_string()]).collect(),
+    }
+}
+
+/// Nothing may stay paused at the end.
+async fn resume_all(commander: &Commander) {
+    let tables: Vec<TableName> = TABLES.map(|name| TableName::new("public", name)).into();
+    while !commander
+        .ask(Command::Resume {
+            tables: tables.clone(),
+        })
+        .await
+        .ok
+    {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }

@@ -107,7 +107,11 @@ impl Source for SimSource {
 
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>> {
         self.0.call("snapshot").await?;
-        let world = self.0.lock();
+        let mut world = self.0.lock();
+        // Between what was asked for and the snapshot for it the source may have done much.
+        for _ in 0..world.rng.below(30) {
+            world.step();
+        }
         Ok(Box::new(SimSnapshot::now(&self.0, &world)))
     }
 

@@ -99,6 +99,13 @@ impl SimTarget {
         self.lock().parked.len()
     }
 
+    /// Whether every table follows the stream.
+    pub(crate) fn is_following(&self) -> bool {
+        let state = self.lock();
+        let mut tables = state.checkpoint.iter().flat_map(|c| &c.tables);
+        tables.all(|table| table.state == TableState::Streaming)
+    }
+
     pub(crate) fn position(&self) -> Option<Position> {
         self.lock()
             .checkpoint

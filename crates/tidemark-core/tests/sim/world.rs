@@ -290,7 +290,7 @@ impl World {
                 if self.rng.once_in(3) {
                     new[2] = self.value("L");
                 }
-                if self.rng.once_in(4) {
+                if self.rng.once_in(2) {
                     let id = Some(self.rng.below(60).to_string());
                     let taken = keyed && self.live[table].keys().any(|row| row[0] == id);
                     if free(self, &id) && !taken {

@@ -192,7 +192,7 @@ async fn wait(opened: &Opened, tables: &[TableMapping]) -> Result<u64, Failure> 
             .collect();
         if let Some(aside) = ours
             .iter()
-            .find(|table| table.state == TableState::Quarantined)
+            .find(|table| matches!(table.state, TableState::Quarantined | TableState::Unloaded))
         {
             let reason = aside
                 .reason

@@ -11,7 +11,6 @@ use crate::pipeline::discover::{self, Found};
 use crate::pipeline::observe::PipelineEvent;
 use crate::pipeline::options::NewTables;
 use crate::pipeline::resync::What;
-use crate::pipeline::state_change;
 
 impl Stream<'_> {
     /// The catalog was looked at. That it could not be is no reason to end the stream.
@@ -58,14 +57,9 @@ impl Stream<'_> {
             Ok(mapping) => Arc::new(mapping),
             Err(err) => return format!("cannot be carried: {err}"),
         };
-        let route = self
-            .assembler
-            .router
-            .add(&mapping, TableState::Resyncing, None);
-        self.resyncs.request(route, What::New);
-        let why = Some("new table".to_owned());
-        self.assembler
-            .set_state(route, state_change(&mapping, TableState::Resyncing, why));
+        let router = &mut self.assembler.router;
+        let route = router.add(&mapping, TableState::Resyncing, None);
+        self.load_anew(route, What::New);
         "is new: it is loaded and followed from now on".to_owned()
     }
 
@@ -78,10 +72,7 @@ impl Stream<'_> {
             Err(err) => return format!("was made anew and cannot be carried: {err}"),
         };
         self.assembler.router.replace(route, &mapping);
-        self.resyncs.request(route, What::Recreated);
-        let why = Some("made anew on the source".to_owned());
-        self.assembler
-            .set_state(route, state_change(&mapping, TableState::Resyncing, why));
+        self.load_anew(route, What::Recreated);
         "was dropped and made again on the source: it is loaded anew".to_owned()
     }
 }

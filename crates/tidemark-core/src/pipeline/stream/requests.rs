@@ -14,7 +14,7 @@ use crate::position::Position;
 use crate::schema::TableName;
 
 use super::Stream;
-use crate::pipeline::resync::{self, What};
+use crate::pipeline::resync::What;
 use crate::pipeline::{Request, accepted, answer, refusal, state_change};
 
 /// Somebody wants the target to stand still at a position.
@@ -22,6 +22,18 @@ pub(super) struct Hold {
     pub(super) position: Option<Position>,
     until: Instant,
     reply: Option<oneshot::Sender<Answer>>,
+}
+
+/// What was asked of tables: their states, once recorded, are the answer.
+pub(super) struct Asked {
+    states: Vec<(TableName, TableState)>,
+    text: String,
+}
+
+/// A request whose answer waits for a commit.
+pub(super) struct Unrecorded {
+    asked: Asked,
+    reply: oneshot::Sender<Answer>,
 }
 
 impl Stream<'_> {
@@ -40,24 +52,43 @@ impl Stream<'_> {
             } => return self.on_hold(position, seconds_max, reply),
             Command::Release => {
                 self.hold = None;
-                Ok("goes on".to_owned())
+                "goes on"
             }
             Command::Pause { tables } if tables.is_empty() => {
                 self.is_paused = true;
                 self.show_state();
-                Ok("paused; the source keeps its log meanwhile".to_owned())
+                "paused; the source keeps its log meanwhile"
             }
             Command::Resume { tables } if tables.is_empty() => {
                 self.is_paused = false;
                 self.show_state();
-                Ok("goes on".to_owned())
+                "goes on"
             }
-            Command::Pause { tables } => self.park(&tables, TableState::Paused, "paused"),
-            Command::Resume { tables } => self.resume_tables(&tables),
-            Command::Resync { tables, strategy } => self.begin_resync(&tables, strategy),
-            Command::Repair { table, chunks } => self.begin_repair(&table, &chunks),
+            Command::Pause { tables } => return self.on_tables(reply, |s| s.pause_tables(&tables)),
+            Command::Resume { tables } => {
+                return self.on_tables(reply, |s| s.resume_tables(&tables));
+            }
+            Command::Resync { tables, strategy } => {
+                return self.on_tables(reply, |s| s.begin_resync(&tables, strategy));
+            }
+            Command::Repair { table, chunks } => {
+                return self.on_tables(reply, |s| s.begin_repair(&table, &chunks));
+            }
         };
-        answer(reply, text.map_or_else(refusal, accepted));
+        answer(reply, accepted(text));
+    }
+
+    /// Answers now what is refused or done, and later what has to be recorded first.
+    fn on_tables(
+        &mut self,
+        reply: oneshot::Sender<Answer>,
+        request: impl FnOnce(&mut Self) -> Result<Asked, String>,
+    ) {
+        match request(self) {
+            Err(why) => answer(reply, refusal(why)),
+            Ok(asked) if asked.states.is_empty() => answer(reply, accepted(asked.text)),
+            Ok(asked) => self.unrecorded.push(Unrecorded { asked, reply }),
+        }
     }
 
     fn on_hold(
@@ -106,42 +137,62 @@ impl Stream<'_> {
         }
     }
 
-    fn park(
-        &mut self,
-        tables: &[TableName],
-        state: TableState,
-        why: &str,
-    ) -> Result<String, String> {
+    /// Table by table: a table that is set aside already stays so, for its own reason.
+    fn pause_tables(&mut self, tables: &[TableName]) -> Result<Asked, String> {
         let routes = self.routes_of(tables)?;
+        self.must_be_free(&routes)?;
+        for route in &routes {
+            let route = self.assembler.router.route(*route);
+            if !matches!(route.state, TableState::Streaming | TableState::Paused) {
+                let table = route.mapping.source();
+                return Err(format!(
+                    "{table} is set aside already, its changes are kept in order"
+                ));
+            }
+        }
         for route in &routes {
             let mapping = Arc::clone(&self.assembler.router.route(*route).mapping);
+            let why = Some("paused".to_owned());
             self.assembler
-                .set_state(*route, state_change(&mapping, state, Some(why.to_owned())));
+                .set_state(*route, state_change(&mapping, TableState::Paused, why));
         }
-        Ok(format!(
-            "{} tables {why}; their changes are kept in order",
-            routes.len()
+        Ok(self.asked(
+            &routes,
+            format!(
+                "{} tables paused; their changes are kept in order",
+                routes.len()
+            ),
         ))
     }
 
-    fn resume_tables(&mut self, tables: &[TableName]) -> Result<String, String> {
+    /// A table whose rows are not whole is loaded anew: its changes alone would not bring it back.
+    fn resume_tables(&mut self, tables: &[TableName]) -> Result<Asked, String> {
         let routes = self.routes_of(tables)?;
+        self.must_be_free(&routes)?;
+        let mut loaded = Vec::new();
         for route in &routes {
-            if self.assembler.router.route(*route).state.is_parked() {
-                self.resyncs.loaded(*route);
+            let entry = self.assembler.router.route(*route);
+            if entry.state.is_parked() && entry.has_rows {
+                self.resyncs.take_back(*route);
+            } else if entry.state.is_parked() {
+                self.load_anew(*route, What::Table(ResyncStrategy::Truncate));
+                loaded.push(*route);
             }
         }
-        Ok(format!(
-            "{} tables go on with the changes that were kept",
-            routes.len()
-        ))
+        let going_on = routes.len() - loaded.len();
+        let mut text = format!("{going_on} tables go on with the changes that were kept");
+        if !loaded.is_empty() {
+            let count = loaded.len();
+            text = format!("{text}, {count} are loaded anew: their rows were not all in");
+        }
+        Ok(self.asked(&loaded, text))
     }
 
     fn begin_resync(
         &mut self,
         tables: &[TableName],
         strategy: ResyncStrategy,
-    ) -> Result<String, String> {
+    ) -> Result<Asked, String> {
         let all: Vec<TableName> = self
             .assembler
             .router
@@ -151,32 +202,63 @@ impl Stream<'_> {
         let routes = self.routes_of(if tables.is_empty() { &all } else { tables })?;
         self.must_be_free(&routes)?;
         for route in &routes {
-            self.resyncs.request(*route, What::Table(strategy));
-            let mapping = Arc::clone(&self.assembler.router.route(*route).mapping);
-            let why = Some(resync::reason(strategy).to_owned());
-            self.assembler
-                .set_state(*route, state_change(&mapping, TableState::Resyncing, why));
+            self.load_anew(*route, What::Table(strategy));
         }
-        Ok(format!(
-            "{} tables are loaded anew while the others stream",
-            routes.len()
+        Ok(self.asked(
+            &routes,
+            format!(
+                "{} tables are loaded anew while the others stream",
+                routes.len()
+            ),
         ))
     }
 
-    fn begin_repair(&mut self, table: &TableName, chunks: &[Chunk]) -> Result<String, String> {
+    fn begin_repair(&mut self, table: &TableName, chunks: &[Chunk]) -> Result<Asked, String> {
         let routes = self.routes_of(std::slice::from_ref(table))?;
         self.must_be_free(&routes)?;
-        for route in routes {
-            let mapping = Arc::clone(&self.assembler.router.route(route).mapping);
-            if mapping.key.is_empty() {
+        for route in &routes {
+            let entry = self.assembler.router.route(*route);
+            if entry.mapping.key.is_empty() {
                 return Err("a table without a key is repaired by a resync".to_owned());
             }
-            self.resyncs.request(route, What::Ranges(chunks.to_vec()));
-            let why = Some("repair".to_owned());
-            self.assembler
-                .set_state(route, state_change(&mapping, TableState::Resyncing, why));
+            if chunks.iter().any(|chunk| chunk.key_columns().is_none()) {
+                return Err("a repair names its rows by their keys".to_owned());
+            }
+            // The rows that are not repaired must have nothing more to ask of their own load.
+            if entry.state != TableState::Streaming || !self.assembler.router.has_passed(table) {
+                return Err(format!(
+                    "{table} does not stream yet; verify it again when it does"
+                ));
+            }
+            self.load_anew(*route, What::Rows(chunks.to_vec()));
         }
-        Ok("the ranges that differ are loaded anew".to_owned())
+        Ok(self.asked(&routes, "the rows that differ are loaded anew".to_owned()))
+    }
+
+    /// What is asked counts once the tables' states are recorded.
+    fn asked(&self, routes: &[usize], text: String) -> Asked {
+        let state = |route: &usize| {
+            let route = self.assembler.router.route(*route);
+            (route.mapping.source().clone(), route.state)
+        };
+        Asked {
+            states: routes.iter().map(state).collect(),
+            text,
+        }
+    }
+
+    /// A table's state is recorded: whoever asked for it is told.
+    pub(super) fn answer_recorded(&mut self, table: &TableName, state: TableState) {
+        for waiting in &mut self.unrecorded {
+            waiting
+                .asked
+                .states
+                .retain(|asked| *asked != (table.clone(), state));
+        }
+        let is_recorded = |waiting: &mut Unrecorded| waiting.asked.states.is_empty();
+        for waiting in self.unrecorded.extract_if(.., is_recorded) {
+            answer(waiting.reply, accepted(waiting.asked.text));
+        }
     }
 
     /// Tables that a killed run left in the middle of a resync start it again.
@@ -186,14 +268,15 @@ impl Stream<'_> {
                 continue;
             }
             if let Some(route) = self.assembler.router.named(&table.source) {
-                let strategy = resync::strategy_of(table.reason.as_deref());
-                self.resyncs.request(route, What::Table(strategy));
+                self.resyncs
+                    .request(route, What::recorded(table.reason.as_deref()));
                 self.resyncs.recorded(route, self.engine, &self.assembler);
             }
         }
     }
 
-    /// A table that is loaded anew already is not loaded twice at once.
+    /// A table that is loaded anew already is not loaded twice at once, and nobody may take it for
+    /// whole before it is.
     fn must_be_free(&self, routes: &[usize]) -> Result<(), String> {
         match routes
             .iter()
@@ -202,7 +285,7 @@ impl Stream<'_> {
             Some(route) => {
                 let table = self.assembler.router.route(*route).mapping.source();
                 Err(format!(
-                    "{table} is being loaded anew already; wait for it, or stop the pipeline"
+                    "{table} is being loaded anew, or goes on with what was kept; ask again when it streams"
                 ))
             }
             None => Ok(()),

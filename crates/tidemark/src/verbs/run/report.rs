@@ -225,7 +225,7 @@ impl Reporter {
         let pipeline = self.pipeline.as_str();
         let reason = reason.unwrap_or_default();
         match state {
-            TableState::Quarantined => {
+            TableState::Quarantined | TableState::Unloaded => {
                 tracing::error!(pipeline, table = %table, reason, "table quarantined");
             }
             TableState::Streaming | TableState::Loading | TableState::Done => {
