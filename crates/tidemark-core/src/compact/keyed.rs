@@ -204,8 +204,7 @@ impl Fold<'_> {
         if self.is_key_unknown(image) {
             return None;
         }
-        self.change(image, is_partial(self.batch.row(row)));
-        Some(())
+        self.change(image, is_partial(self.batch.row(row)))
     }
 
     fn update_with_old(&mut self, row: Row, old: OldRow) -> Option<()> {
@@ -224,8 +223,7 @@ impl Fold<'_> {
             is_partial_now = is_partial(self.merged.cells(self.batch, image));
         }
         if self.is_same_key(image, old_image) {
-            self.change(image, is_partial_now);
-            return Some(());
+            return self.change(image, is_partial_now);
         }
         let before = self.delete(old_image);
         if is_partial_now {
@@ -239,23 +237,24 @@ impl Fold<'_> {
     }
 
     /// A row changes and stays at its key.
-    fn change(&mut self, image: Image, is_partial_now: bool) {
+    fn change(&mut self, image: Image, is_partial_now: bool) -> Option<()> {
         let (index, is_new) = self.entry(image);
         let before = self.entries[index].now;
         let now = match before {
             None if is_new => image,
+            // There is no row any more, and this is no whole one: what becomes of it is for whoever
+            // applies it in its turn.
+            None if is_partial_now => return None,
             None => {
-                // There is no row any more. The target's policy: insert it if that is possible.
+                // The target's policy: insert it.
                 self.conflicts += 1;
-                if is_partial_now {
-                    return;
-                }
                 image
             }
             Some(before) if is_partial_now => self.fill_from(image, before),
             Some(_) => image,
         };
         self.entries[index].now = Some(now);
+        Some(())
     }
 
     /// The number of the key's entry, and whether it was made just now (as one that existed).

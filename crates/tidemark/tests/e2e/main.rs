@@ -15,6 +15,7 @@ mod existing;
 mod faults;
 mod fence;
 mod hand_over;
+mod mapping;
 mod modes;
 mod readme;
 mod slots;

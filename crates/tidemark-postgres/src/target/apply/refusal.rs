@@ -1,6 +1,7 @@
 //! From a refusal of the server to the error that the engine acts on.
 
 use tidemark_core::batch::{Batch, Item};
+use tidemark_core::catalogue::codes;
 use tidemark_core::event::Op;
 use tidemark_core::{Error, ErrorKind};
 
@@ -11,6 +12,9 @@ use crate::config::Side;
 use crate::error;
 use crate::target::checkpoint;
 use crate::wire::ServerError;
+
+/// How a row is missed that must be there ([`super::shape::Shape::Must`]).
+const DIVISION_BY_ZERO: &str = "22012";
 
 /// Whether applying again in another way may help: anything that has to do with the data or the
 /// table, and nothing that has to do with the server or other sessions.
@@ -43,6 +47,13 @@ impl Work<'_> {
         }
         error = error.with_kind(ErrorKind::Data);
         let mapping = &self.batch.tables()[table];
+        if error.sqlstate_code() == Some(DIVISION_BY_ZERO) && mapping.filter.is_some() {
+            error = Error::data(
+                codes::FILTER_UNDECIDABLE,
+                "a row came into the row filter, and the log left its large values out",
+            )
+            .caused_by(error);
+        }
         let doing = match item {
             Some(item) => describe(self.batch, item),
             None => "changes".to_owned(),

@@ -121,7 +121,7 @@ impl Rows<'_> {
             .values()
             .filter(|place| !new.is_unchanged(*place))
             .collect();
-        if columns.is_empty() {
+        if columns.is_empty() && !table.expects_surprises() {
             return Ok(());
         }
         let carried = Columns::some(columns.iter().copied());
@@ -241,7 +241,13 @@ impl Rows<'_> {
         key: Values<'_>,
     ) -> Result<()> {
         let table = &*self.met.table;
-        let statement = self.session.statement(table, shape)?;
+        // Behind a filter the row may be one that comes in, which cannot be made up from a part.
+        let must = table
+            .expects_surprises()
+            .then(|| Shape::Must(Box::new(shape.clone())));
+        let statement = self
+            .session
+            .statement(table, must.as_ref().unwrap_or(shape))?;
         let mut bind = self
             .session
             .bind(statement, columns.len() + table.key.len());

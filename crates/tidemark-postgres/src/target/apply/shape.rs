@@ -62,6 +62,9 @@ pub(super) enum Shape {
     Move(Columns),
     /// As `Update` and `Move` of some columns, by delete and insert: these, then the old key.
     Rewrite(Columns),
+    /// As `Update`, `Move` or `Rewrite` of some columns (of none: nothing is changed), of a row that
+    /// must be there: fails with `division_by_zero` where it is not. Counts 1.
+    Must(Box<Shape>),
     /// Removes the row at a new key if there is one at the old: new key, old key. Counts 0.
     MakeRoom,
     /// The row of a key: the key. Counts 1.
@@ -95,7 +98,8 @@ pub(super) fn sql(table: &TargetTable, shape: &Shape) -> Sql {
         // The same text: with a new key among the columns, the old one follows all the same.
         Shape::Update(columns) | Shape::Move(columns @ Columns::Some(_)) => writer.update(columns),
         Shape::Move(Columns::All) => writer.move_or_insert(),
-        Shape::Rewrite(columns) => writer.rewrite(columns),
+        Shape::Rewrite(columns) => writer.rewrite(columns, ""),
+        Shape::Must(shape) => writer.must(shape),
         Shape::MakeRoom => writer.make_room(),
         Shape::Delete => writer.delete(),
         Shape::DeleteLike(present) => writer.delete_like(present),
@@ -182,7 +186,26 @@ impl Writer<'_> {
         )
     }
 
-    fn rewrite(&mut self, columns: &Columns) -> String {
+    /// The count is asked for in the same statement, so that it need not be looked at before the
+    /// commit that is sent behind it.
+    fn must(&mut self, shape: &Shape) -> String {
+        let ask = "SELECT 1 / count(*) FROM";
+        match shape {
+            Shape::Rewrite(columns) => {
+                let rewritten = self.rewrite(columns, ", m AS (");
+                format!("{rewritten} RETURNING 1) {ask} m")
+            }
+            Shape::Update(columns) | Shape::Move(columns)
+                if *columns != Columns::some(std::iter::empty()) =>
+            {
+                format!("WITH m AS ({} RETURNING 1) {ask} m", self.update(columns))
+            }
+            _ => format!("{ask} {} WHERE {}", self.table.name, self.key_params()),
+        }
+    }
+
+    /// `before` stands before the insert.
+    fn rewrite(&mut self, columns: &Columns, before: &str) -> String {
         let places = columns.places(self.table.columns.len());
         let mut values: Vec<String> = self
             .table
@@ -195,7 +218,7 @@ impl Writer<'_> {
         }
         let of_key = self.key_params();
         format!(
-            "WITH d AS (DELETE FROM {} WHERE {of_key} RETURNING *) {} SELECT {} FROM d",
+            "WITH d AS (DELETE FROM {} WHERE {of_key} RETURNING *){before} {} SELECT {} FROM d",
             self.table.name,
             self.insert_into(),
             join(&values, ", ")

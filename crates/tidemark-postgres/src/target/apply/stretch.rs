@@ -249,7 +249,9 @@ impl<'b> Work<'b> {
         }
         for group in &net.updates {
             let rows = set(&group.rows);
-            if group.rows.len() < SET_MIN {
+            // A set does not tell which of its rows is missing.
+            let must_be_there = !group.is_complete && met.table.expects_surprises();
+            if group.rows.len() < SET_MIN || must_be_there {
                 self.each(&met, step, rows, Each::Update)?;
             } else if !group.columns.is_empty() {
                 let mut sets = self.sets(&met, table);

@@ -129,6 +129,52 @@ async fn rows_that_move_through_a_filter_are_no_conflicts() {
     }
 }
 
+/// A row that comes in cannot be made up from the values that changed.
+#[tokio::test]
+async fn a_row_that_comes_through_a_filter_without_its_large_value_is_refused() {
+    let made = "CREATE TABLE t (id int PRIMARY KEY, note text, large text);
+        INSERT INTO t SELECT i, 'was here', 'large' FROM generate_series(1, 100) i";
+    for count in FEW_AND_MANY {
+        for missing in 0..5 {
+            let mut rig = Rig::new(made).await;
+            let mut t = table("t", &["id*", "note", "large"]);
+            t.filter = Some(Filter::bind("note is not null", &t.schema).unwrap());
+            let t = Arc::new(t);
+            let mut log = Log::new();
+            for id in 1..=count {
+                log.update(&t, &[&id.to_string(), "again", UNCHANGED]);
+            }
+            let (gone, new) = ("500", "501");
+            let old: &[&str] = &[gone, NULL, NULL];
+            match missing {
+                0 => {}
+                1 => log.update(&t, &[gone, "came", UNCHANGED]),
+                2 => log.update(&t, &[gone, UNCHANGED, UNCHANGED]),
+                3 => log.replace(&t, (Old::Key, old), &[new, "came", UNCHANGED]),
+                // It was here, went, and comes again: the large value went with it.
+                _ => {
+                    log.delete(&t, (Old::Key, &["99", NULL, NULL]));
+                    log.update(&t, &["99", "came", UNCHANGED]);
+                }
+            }
+            let applied = rig.apply(&log.batch).await;
+            let again = "SELECT count(*) FROM t WHERE note = 'again'";
+            if missing == 0 {
+                assert_eq!(applied.unwrap().conflicts, []);
+                assert_eq!(rig.rows(again).await, [count.to_string()]);
+                continue;
+            }
+            let error = applied.unwrap_err();
+            assert_eq!(
+                (error.code(), error.kind(), error.table_name()),
+                (codes::FILTER_UNDECIDABLE, ErrorKind::Data, Some("public.t")),
+                "{missing}: {error}"
+            );
+            assert_eq!(rig.rows(again).await, ["0"], "nothing of it is in");
+        }
+    }
+}
+
 /// Row order is legal on the source, set order is not: values of a unique column change hands.
 #[tokio::test]
 async fn unique_values_may_change_hands() {
