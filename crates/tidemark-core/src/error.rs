@@ -11,6 +11,7 @@
 use std::fmt;
 
 use crate::catalogue::Code;
+use crate::config::Problems;
 
 /// What the engine does about an error. [`ErrorKind::remedy`] is the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -185,10 +186,12 @@ impl fmt::Display for Error {
             write!(f, "{doing}: ")?;
         }
         f.write_str(&self.inner.message)?;
-        if let Some(source) = &self.inner.source {
-            write!(f, ": {source}")?;
+        match &self.inner.source {
+            // The message has a sentence for each of them.
+            Some(source) if source.is::<Problems>() => Ok(()),
+            Some(source) => write!(f, ": {source}"),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 

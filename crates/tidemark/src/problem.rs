@@ -27,7 +27,11 @@ pub(crate) enum Failure {
 
 impl From<Error> for Failure {
     fn from(err: Error) -> Failure {
-        Failure::Error(err)
+        let source = std::error::Error::source(&err);
+        match source.and_then(|source| source.downcast_ref::<Problems>()) {
+            Some(problems) => Failure::Config(problems.clone()),
+            None => Failure::Error(err),
+        }
     }
 }
 
@@ -175,12 +179,7 @@ impl Problem {
             .map(|problem| Fault {
                 pointer: problem.position(),
                 code: problem.code.to_string(),
-                detail: [&problem.message, &problem.label, &problem.help]
-                    .into_iter()
-                    .filter(|part| !part.is_empty())
-                    .cloned()
-                    .collect::<Vec<_>>()
-                    .join("; "),
+                detail: problem.detail(),
             })
             .collect();
         let code = problems

@@ -157,6 +157,19 @@ impl Problem {
         self
     }
 
+    /// In a line: `shop.toml:6:1: unknown key `modee`; did you mean `mode`?`.
+    fn sentence(&self) -> String {
+        let position = self.position().map(|position| format!("{position}: "));
+        format!("{}{}", position.unwrap_or_default(), self.detail())
+    }
+
+    /// What it says, without its place.
+    pub fn detail(&self) -> String {
+        let parts = [&self.message, &self.label, &self.help];
+        let said = parts.into_iter().filter(|part| !part.is_empty());
+        said.cloned().collect::<Vec<_>>().join("; ")
+    }
+
     /// `shop.toml:6:1`, where it is in a document.
     pub fn position(&self) -> Option<String> {
         let place = self.place.as_ref()?;
@@ -332,16 +345,20 @@ impl Problems {
         self
     }
 
-    /// As one [`Error`]: the code of the first, the text of all.
+    /// As one [`Error`]: the code of the first, a sentence for each. Its source are the problems, for
+    /// who has room to show them in their file.
     pub fn into_error(self) -> Error {
         let sorted = self.sorted();
         let code = sorted
             .list
             .first()
             .map_or(crate::catalogue::codes::INTERNAL, |problem| problem.code);
-        Error::definite(code, sorted.to_string())
+        let sentences: Vec<String> = sorted.list.iter().map(Problem::sentence).collect();
+        Error::definite(code, sentences.join("; ")).caused_by(sorted)
     }
 }
+
+impl std::error::Error for Problems {}
 
 /// One under the other, with an empty line between them.
 impl fmt::Display for Problems {
