@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::catalogue::Code;
+use crate::error::Error;
 
 /// One result of a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +20,23 @@ pub struct Finding {
     pub why: String,
     /// Statements or commands that mend it; alternatives one after the other.
     pub fixes: Vec<Fix>,
+}
+
+impl Finding {
+    /// That a side could not be asked, as a finding.
+    pub fn of_error(side: Side, error: &Error) -> Finding {
+        Finding {
+            code: error.code(),
+            verdict: Verdict::Failed,
+            side,
+            found: error.to_string(),
+            why: error.code().entry().effect.clone(),
+            fixes: vec![Fix {
+                text: error.action(),
+                kind: FixKind::Text,
+            }],
+        }
+    }
 }
 
 /// How a check went.

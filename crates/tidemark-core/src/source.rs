@@ -18,8 +18,8 @@ use crate::verify::View;
 /// connection of its own and may be repeated.
 #[async_trait]
 pub trait Source: Send + Sync {
-    /// What stands in the way, each with its remedy. Changes nothing. Never an error for what a
-    /// person can mend: an unreachable server is a finding too.
+    /// What stands in the way, each with its remedy. Changes nothing. An error only where the source
+    /// cannot be asked: whoever asked knows whether to show it ([`Finding::of_error`]) or to wait.
     async fn check(&self, tables: &[TableMapping], will_stream: WillStream)
     -> Result<Vec<Finding>>;
 
@@ -64,6 +64,10 @@ pub trait Source: Send + Sync {
 
     /// Present values of the sequences that belong to the selected tables.
     async fn sequences(&self, tables: &[TableName]) -> Result<Vec<SequenceValue>>;
+
+    /// Removes what this very `Source` has made for the pipeline, and nothing that was there before;
+    /// says what it removed. For a start that ends before the target has recorded it. May be repeated.
+    async fn take_back(&self) -> Result<Vec<String>>;
 
     /// Removes what was created for the pipeline and is ours by name; says what it removed. May be
     /// repeated.

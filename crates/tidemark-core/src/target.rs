@@ -22,7 +22,8 @@ use crate::verify::View;
 /// A database that receives. Shared by all tasks of a pipeline.
 #[async_trait]
 pub trait Target: Send + Sync {
-    /// What stands in the way, each with its remedy. Changes nothing.
+    /// What stands in the way, each with its remedy. Changes nothing. An error only where the target
+    /// cannot be asked: whoever asked knows whether to show it ([`Finding::of_error`]) or to wait.
     async fn check(&self, tables: &[TableMapping]) -> Result<Vec<Finding>>;
 
     /// Whether the target is the very database that was read from, so that a table could be copied

@@ -8,17 +8,21 @@
 //! - `tables`: privileges, policies, how old rows are told apart
 //! - `log`: slot, publication, how much log is kept
 //! - `waiting`: transactions that a new slot has to wait for
+//!
+//! One thing is looked at on this machine: the directory that large transactions will need later.
 
+use std::path::Path;
 use std::time::Duration;
 
+use tidemark_core::Result;
 use tidemark_core::catalogue::{Code, codes};
 use tidemark_core::config::Create;
 use tidemark_core::finding::{Finding, Fix, FixKind, Side, Verdict};
 use tidemark_core::mapping::TableMapping;
 use tidemark_core::source::WillStream;
-use tidemark_core::{Error, Result};
 
 use crate::config::{ConnectConfig, SslMode};
+use crate::source::spool;
 use crate::wire::{Connection, Role};
 
 mod log;
@@ -45,16 +49,15 @@ pub struct SourceCheck<'a> {
     pub will_stream: WillStream,
     /// Transactions that have been open for longer are named.
     pub long_transaction: Duration,
+    /// Where transactions in progress will be put aside.
+    pub spool_dir: &'a Path,
 }
 
 impl SourceCheck<'_> {
-    /// See the module's text. What a person can mend is a finding, an unreachable server too.
+    /// See the module's text.
     pub async fn run(&self) -> Result<Vec<Finding>> {
         let mut report = Report::default();
-        let mut connection = match Connection::connect(self.connect, Role::Ordinary).await {
-            Ok(connection) => connection,
-            Err(error) => return Ok(vec![unreachable(&error)]),
-        };
+        let mut connection = Connection::connect(self.connect, Role::Ordinary).await?;
         report.pass(codes::SOURCE_UNREACHABLE, self.reached(&connection));
         if connection.is_pooled() {
             report.fail(
@@ -75,6 +78,7 @@ impl SourceCheck<'_> {
             if self.will_stream == WillStream::Yes {
                 log::check(&mut connection, &mut report, &facts, owns, self).await?;
                 waiting::check(&mut connection, &mut report, self).await?;
+                spool_dir(&mut report, self.spool_dir).await;
             }
         }
         connection.close().await;
@@ -98,15 +102,19 @@ impl SourceCheck<'_> {
     }
 }
 
-/// A failure to connect, as a finding.
-fn unreachable(error: &Error) -> Finding {
-    Finding {
-        code: error.code(),
-        verdict: Verdict::Failed,
-        side: Side::Source,
-        found: error.to_string(),
-        why: error.code().entry().effect.clone(),
-        fixes: vec![Fix::text(error.action())],
+/// A large transaction must not be the first to find out.
+async fn spool_dir(report: &mut Report, directory: &Path) {
+    match spool::try_directory(directory.to_path_buf()).await {
+        Ok(()) => report.pass(
+            codes::SPOOL_FAILED,
+            format!("{} can be written", directory.display()),
+        ),
+        Err(error) => report.fail(
+            codes::SPOOL_FAILED,
+            error.to_string(),
+            "Large transactions wait there for their commit.",
+            [Fix::text(error.action())],
+        ),
     }
 }
 

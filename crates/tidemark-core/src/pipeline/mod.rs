@@ -6,7 +6,7 @@
 //!                                     └─ tidemarks ─► decide which changes a table has seen
 //! ```
 //!
-//! [`Pipeline::run`] reads like that line. One *attempt* goes from connecting to the end; a
+//! `Run::attempt` reads like that line. One *attempt* goes from connecting to the end; a
 //! transient error ends the attempt and the next one starts from the checkpoint in the target,
 //! never from memory. That is also what happens after a crash, so there is one way to go on, and it
 //! is taken often.
@@ -56,12 +56,19 @@ mod throttle;
 
 /// One source, one target, a mode and table mappings.
 pub struct Pipeline {
+    run: Run,
+    requests: mpsc::Receiver<Request>,
+}
+
+/// What goes from one attempt to the next.
+struct Run {
     engine: Arc<Engine>,
     owner: Owner,
-    requests: mpsc::Receiver<Request>,
     /// States to record at the next attempt, before anything is read.
     states: Vec<TableStateChange>,
     is_checked: bool,
+    /// Something may have been made on the source that nothing in the target points at yet.
+    is_unrecorded: bool,
 }
 
 /// What all tasks of a pipeline share.
@@ -129,6 +136,16 @@ pub struct Outcome {
     pub position: Option<Position>,
 }
 
+/// What an attempt goes on with.
+struct Ready {
+    schema: SourceSchema,
+    mappings: Vec<Arc<TableMapping>>,
+    /// Where rows are to be loaded.
+    snapshot: Option<Box<dyn Snapshot>>,
+    /// Tables whose rows on the target are ours.
+    begun: Vec<TableName>,
+}
+
 /// How an attempt reacts to being told to stop while it does something long.
 enum Interrupted<T> {
     Done(T),
@@ -156,33 +173,39 @@ impl Pipeline {
             options,
             observer,
         });
-        let states = Vec::new();
-        (
-            Pipeline {
-                engine,
-                owner,
-                requests,
-                states,
-                is_checked: false,
-            },
-            Commander { sender },
-        )
+        let run = Run {
+            engine,
+            owner,
+            states: Vec::new(),
+            is_checked: false,
+            is_unrecorded: false,
+        };
+        (Pipeline { run, requests }, Commander { sender })
     }
 
     /// Runs until stopped, done, or an error that needs a person. Transient errors are retried for
     /// ever, with backoff, from the checkpoint. A data error sets its table aside, if the options
     /// say so. On return everything that was reported as committed is durable.
-    pub async fn run(mut self) -> Result<Outcome> {
+    pub async fn run(self) -> Result<Outcome> {
+        let Pipeline { run, requests } = self;
+        run.until_the_end(requests).await
+    }
+}
+
+impl Run {
+    /// See [`Pipeline::run`].
+    async fn until_the_end(mut self, mut requests: mpsc::Receiver<Request>) -> Result<Outcome> {
         let mut backoff = Backoff::new(&self.engine.options);
         let monitor = monitor::Monitor::start(&self.engine);
         let ended = loop {
-            let err = match self.attempt(&mut backoff).await {
+            let err = match self.attempt(&mut requests, &mut backoff).await {
                 Ok(outcome) => break Ok(outcome),
                 Err(err) => err,
             };
             match err.kind().remedy() {
                 Remedy::Retry => {
-                    if let Interrupted::Stopped = self.wait_to_retry(err, &mut backoff).await {
+                    let waited = self.wait_to_retry(err, &mut requests, &mut backoff);
+                    if let Interrupted::Stopped = waited.await {
                         break self.stopped_between_attempts().await;
                     }
                 }
@@ -191,6 +214,9 @@ impl Pipeline {
             }
         };
         monitor.stop().await;
+        if self.is_unrecorded {
+            self.take_back().await;
+        }
         match &ended {
             Ok(outcome) => {
                 let by = if outcome.state == PipelineState::Stopped {
@@ -211,7 +237,38 @@ impl Pipeline {
     }
 
     /// From connecting to the end, straight down.
-    async fn attempt(&mut self, backoff: &mut Backoff) -> Result<Outcome> {
+    async fn attempt(
+        &mut self,
+        requests: &mut mpsc::Receiver<Request>,
+        backoff: &mut Backoff,
+    ) -> Result<Outcome> {
+        let ready = tokio::select! {
+            ready = Box::pin(self.prepare()) => ready?,
+            () = stop_requested(requests) => return self.stopped_between_attempts().await,
+        };
+        let Ready {
+            schema,
+            mappings,
+            snapshot,
+            begun,
+        } = ready;
+        backoff.reset();
+
+        if let Some(snapshot) = snapshot {
+            let loaded = self.load(snapshot, &schema, &mappings, &begun, requests);
+            match loaded.await? {
+                Interrupted::Stopped => return self.stopped_between_attempts().await,
+                Interrupted::Done(()) => {}
+            }
+        }
+        if !self.engine.options.mode.streams() {
+            return self.complete().await;
+        }
+        stream::stream(&self.engine, &schema, &mappings, requests, backoff).await
+    }
+
+    /// From connecting to where rows and changes can be read. May be given up at any point.
+    async fn prepare(&mut self) -> Result<Ready> {
         let engine = Arc::clone(&self.engine);
         let mode = engine.options.mode;
 
@@ -269,22 +326,16 @@ impl Pipeline {
             Start::ResumeLoad => Some(engine.source.snapshot().await?),
             Start::ResumeStream { .. } => None,
         };
-        backoff.reset();
-
-        if let Some(snapshot) = snapshot {
-            let begun = match &start {
-                Start::LoadOnce => begun(checkpoint.as_ref()),
-                _ => Vec::new(),
-            };
-            match self.load(snapshot, &schema, &mappings, &begun).await? {
-                Interrupted::Stopped => return self.stopped_between_attempts().await,
-                Interrupted::Done(()) => {}
-            }
-        }
-        if !mode.streams() {
-            return self.complete().await;
-        }
-        stream::stream(&engine, &schema, &mappings, &mut self.requests, backoff).await
+        let begun = match &start {
+            Start::LoadOnce => begun(checkpoint.as_ref()),
+            _ => Vec::new(),
+        };
+        Ok(Ready {
+            schema,
+            mappings,
+            snapshot,
+            begun,
+        })
     }
 
     /// Looks for what stands in the way, once a run.
@@ -362,15 +413,16 @@ impl Pipeline {
     /// A first start: the log is opened *before* the first row is read, and its position recorded
     /// in the target before the first row is written.
     async fn open(
-        &self,
+        &mut self,
         schema: &SourceSchema,
         mappings: &[Arc<TableMapping>],
     ) -> Result<Box<dyn Snapshot>> {
-        let engine = &self.engine;
+        let engine = Arc::clone(&self.engine);
         let names: Vec<_> = mappings
             .iter()
             .map(|mapping| mapping.source().clone())
             .collect();
+        self.is_unrecorded = true;
         engine.source.announce(&names).await?;
         let identity = engine.source.log_state().await?.identity;
         let (position, snapshot) = engine.source.open_log(Keep::ForPipeline).await?;
@@ -379,19 +431,14 @@ impl Pipeline {
             "prepare",
             format!("the source keeps its log from {position} on"),
         );
-        let recorded = self
-            .record_start(position, schema, mappings, identity)
-            .await;
-        if let Err(err) = recorded {
-            self.remove_unrecorded(&err).await;
-            return Err(err);
-        }
+        self.record_start(position, schema, mappings, identity)
+            .await?;
         Ok(snapshot)
     }
 
     /// A full load alone: no log, and so one snapshot for everything.
     async fn load_once(
-        &self,
+        &mut self,
         schema: &SourceSchema,
         mappings: &[Arc<TableMapping>],
         identity: crate::checkpoint::SourceIdentity,
@@ -410,22 +457,36 @@ impl Pipeline {
         Ok(snapshot)
     }
 
-    /// The log was opened, but nothing in the target may point at it. A person has to look at the
-    /// error, so nothing of it may stay on the source meanwhile. After a transient error the next
-    /// attempt decides by what the target has: the answer may be lost, and the record there.
-    async fn remove_unrecorded(&self, err: &Error) {
-        let is_recorded = !matches!(self.engine.target.checkpoint().await, Ok(None));
-        if err.kind().remedy() == Remedy::Retry || is_recorded {
-            return;
-        }
-        if let Err(left) = self.engine.source.release().await {
-            tracing::warn!(pipeline = %self.engine.name, error = %left, "cannot remove the slot");
+    /// A start that ends before the target has recorded it leaves nothing on the source: a slot would
+    /// keep log for nobody, and a publication lets the source refuse updates of tables without a key.
+    /// Whether it was recorded is asked again, as the pipeline's owner: the answer may have been lost.
+    async fn take_back(&self) {
+        let engine = &self.engine;
+        let taken_back = async {
+            engine.target.acquire(&self.owner).await?;
+            match engine.target.checkpoint().await? {
+                Some(_) => Ok(Vec::new()),
+                None => engine.source.take_back().await,
+            }
+        };
+        let pipeline = engine.name.as_str();
+        match taken_back.await {
+            Ok(removed) if removed.is_empty() => {}
+            Ok(removed) => tracing::info!(
+                pipeline,
+                "nothing was recorded, so this is removed from the source again: {}",
+                removed.join(", ")
+            ),
+            Err(err) => tracing::warn!(
+                pipeline, code = %err.code(), error = %err,
+                "what was made on the source is still there; the next start goes on with it"
+            ),
         }
     }
 
     /// A first start from a position that an existing slot still has.
     async fn begin_at(
-        &self,
+        &mut self,
         position: Position,
         schema: &SourceSchema,
         mappings: &[Arc<TableMapping>],
@@ -459,7 +520,7 @@ impl Pipeline {
     }
 
     async fn record_start(
-        &self,
+        &mut self,
         position: Position,
         schema: &SourceSchema,
         mappings: &[Arc<TableMapping>],
@@ -489,6 +550,7 @@ impl Pipeline {
                 tables,
             })
             .await?;
+        self.is_unrecorded = false;
         self.engine
             .observer
             .say(PipelineEvent::LoadPosition(position));
@@ -520,6 +582,7 @@ impl Pipeline {
         schema: &SourceSchema,
         mappings: &[Arc<TableMapping>],
         begun: &[TableName],
+        requests: &mut mpsc::Receiver<Request>,
     ) -> Result<Interrupted<()>> {
         let engine = Arc::clone(&self.engine);
         if !engine.options.mode.loads() {
@@ -538,7 +601,7 @@ impl Pipeline {
         let loading = load::load(&engine, Arc::from(snapshot), tables, Place::InPlace);
         let report = tokio::select! {
             report = loading => report?,
-            () = stop_requested(&mut self.requests) => return Ok(Interrupted::Stopped),
+            () = stop_requested(requests) => return Ok(Interrupted::Stopped),
         };
         let (rows, took) = (report.rows, began.elapsed());
         self.record_loaded(&checkpoint, report).await?;
@@ -655,7 +718,12 @@ impl Pipeline {
         !is_known
     }
 
-    async fn wait_to_retry(&mut self, error: Error, backoff: &mut Backoff) -> Interrupted<()> {
+    async fn wait_to_retry(
+        &mut self,
+        error: Error,
+        requests: &mut mpsc::Receiver<Request>,
+        backoff: &mut Backoff,
+    ) -> Interrupted<()> {
         let wait = backoff.next();
         let attempt = backoff.attempts();
         self.engine.observer.say(PipelineEvent::Retry {
@@ -665,7 +733,7 @@ impl Pipeline {
         });
         tokio::select! {
             () = tokio::time::sleep(wait) => Interrupted::Done(()),
-            () = stop_requested(&mut self.requests) => Interrupted::Stopped,
+            () = stop_requested(requests) => Interrupted::Stopped,
         }
     }
 

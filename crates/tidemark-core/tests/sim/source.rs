@@ -158,6 +158,12 @@ impl Source for SimSource {
         Ok(Vec::new())
     }
 
+    async fn take_back(&self) -> Result<Vec<String>> {
+        self.0.call("take back").await?;
+        self.0.lock().slot = None;
+        Ok(vec!["slot".into()])
+    }
+
     async fn release(&self) -> Result<Vec<String>> {
         self.0.call("release").await?;
         self.0.lock().slot = None;

@@ -2,7 +2,7 @@
 
 use tidemark_core::Result;
 use tidemark_core::catalogue::codes;
-use tidemark_core::finding::Fix;
+use tidemark_core::finding::{Fix, Verdict};
 use tidemark_core::source::WillStream;
 
 use super::{MakeFix as _, Report, SourceCheck, alter_system};
@@ -268,8 +268,16 @@ fn senders(report: &mut Report, facts: &Facts) {
         );
         return;
     }
-    report.fail(
+    // A pipeline that has started before may hold one itself, by a connection that just ends; the
+    // stream waits for it.
+    let verdict = if facts.slot_exists {
+        Verdict::Warning
+    } else {
+        Verdict::Failed
+    };
+    report.add(
         codes::SOURCE_NO_FREE_SENDER,
+        verdict,
         format!("none of {max} replication connections is free"),
         "The stream needs one. Raising the limit needs a superuser and a restart of the source.",
         [
@@ -333,7 +341,7 @@ fn decoding_memory(report: &mut Report, facts: &Facts) {
     }
     report.add(
         codes::DECODING_MEMORY,
-        tidemark_core::finding::Verdict::Note,
+        Verdict::Note,
         format!(
             "logical_decoding_work_mem is {} kB",
             facts.decoding_memory_kb
@@ -378,8 +386,6 @@ fn log_limit(report: &mut Report, facts: &Facts, check: &SourceCheck<'_>) {
 
 #[cfg(test)]
 mod tests {
-    use tidemark_core::finding::Verdict;
-
     use super::*;
 
     /// A primary of version 15 with nothing to complain about.
@@ -447,6 +453,22 @@ mod tests {
                 expected,
                 "{number} {sends_feedback}"
             );
+        }
+    }
+
+    #[test]
+    fn a_pipeline_that_has_started_waits_for_a_sender() {
+        for (used, slot_exists, expected) in [
+            (9, false, Verdict::Passed),
+            (10, false, Verdict::Failed),
+            (10, true, Verdict::Warning),
+        ] {
+            let facts = Facts {
+                senders_used: used,
+                slot_exists,
+                ..fine()
+            };
+            assert_eq!(verdict(senders, &facts), expected, "{used} {slot_exists}");
         }
     }
 

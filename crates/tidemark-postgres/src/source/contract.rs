@@ -39,6 +39,7 @@ impl Source for PgSource {
             tables,
             will_stream,
             long_transaction: LONG_TRANSACTION,
+            spool_dir: &options.spool_dir,
         };
         check.run().await
     }
@@ -97,6 +98,10 @@ impl Source for PgSource {
 
     async fn sequences(&self, tables: &[TableName]) -> Result<Vec<SequenceValue>> {
         self.sequences(tables).await
+    }
+
+    async fn take_back(&self) -> Result<Vec<String>> {
+        self.take_back().await
     }
 
     async fn release(&self) -> Result<Vec<String>> {

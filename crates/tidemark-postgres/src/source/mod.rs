@@ -11,7 +11,7 @@
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ use tidemark_core::source::{ChangeStream, Keep, LogState, SequenceValue, Within}
 use tidemark_core::{Error, Result};
 
 use crate::config::ConnectConfig;
+use crate::wire::Connection;
 use publication::Wanted;
 use session::Sessions;
 use slot::create::Lifetime;
@@ -41,7 +42,7 @@ mod sequences;
 mod session;
 pub(crate) mod slot;
 mod snapshot;
-mod spool;
+pub(crate) mod spool;
 mod stream;
 mod xids;
 
@@ -126,6 +127,14 @@ pub struct PgSource {
     head: Arc<AtomicU64>,
     /// Who the source is, and since when that holds.
     known: Mutex<Option<(String, SourceIdentity)>>,
+    made: Made,
+}
+
+/// What of the pipeline's things was not there before; for [`PgSource::take_back`].
+#[derive(Debug, Default)]
+struct Made {
+    slot: AtomicBool,
+    publication: AtomicBool,
 }
 
 impl PgSource {
@@ -137,6 +146,7 @@ impl PgSource {
             sessions: Sessions::default(),
             head: Arc::default(),
             known: Mutex::default(),
+            made: Made::default(),
         })
     }
 
@@ -184,7 +194,8 @@ impl PgSource {
         let options = &self.options;
         let mut session = self.sessions.borrow(&options.connect).await?;
         let wanted = options.wanted(tables);
-        publication::announce(&mut session, &wanted, options.slot_creation_timeout).await?;
+        let (patience, is_made) = (options.slot_creation_timeout, &self.made.publication);
+        publication::announce(&mut session, &wanted, patience, is_made).await?;
         session.give_back();
         Ok(())
     }
@@ -220,7 +231,13 @@ impl PgSource {
         let patience = options.slot_creation_timeout;
         let exported =
             slot::create::create(&options.connect, &self.sessions, &name, lifetime, patience);
-        exported.await
+        let exported = exported.await;
+        // Where the answer was lost it may be there.
+        let is_anothers = matches!(&exported, Err(err) if err.code() == codes::SLOT_EXISTS);
+        if keep == Keep::ForPipeline && !is_anothers {
+            self.made.slot.store(true, Ordering::Relaxed);
+        }
+        exported
     }
 
     /// See the trait.
@@ -268,14 +285,39 @@ impl PgSource {
             return Ok(removed);
         }
         let mut session = self.sessions.borrow(&options.connect).await?;
-        if slot::drop_ours(&mut session, &options.slot).await? {
-            removed.push(format!("slot {}", options.slot));
+        removed.extend(self.remove_slot(&mut session).await?);
+        removed.extend(self.remove_publication(&mut session).await?);
+        session.give_back();
+        Ok(removed)
+    }
+
+    /// See the trait.
+    pub async fn take_back(&self) -> Result<Vec<String>> {
+        let is_made = |what: &AtomicBool| what.load(Ordering::Relaxed);
+        let mut session = self.sessions.borrow(&self.options.connect).await?;
+        let mut removed = Vec::new();
+        if is_made(&self.made.slot) {
+            removed.extend(self.remove_slot(&mut session).await?);
         }
-        if publication::drop_ours(&mut session, &options.wanted(&[])).await? {
-            removed.push(format!("publication {}", options.publication));
+        if is_made(&self.made.publication) {
+            removed.extend(self.remove_publication(&mut session).await?);
         }
         session.give_back();
         Ok(removed)
+    }
+
+    async fn remove_slot(&self, session: &mut Connection) -> Result<Option<String>> {
+        let name = &self.options.slot;
+        let is_gone = slot::drop_ours(session, name).await?;
+        self.made.slot.store(false, Ordering::Relaxed);
+        Ok(is_gone.then(|| format!("slot {name}")))
+    }
+
+    async fn remove_publication(&self, session: &mut Connection) -> Result<Option<String>> {
+        let wanted = self.options.wanted(&[]);
+        let is_gone = publication::drop_ours(session, &wanted).await?;
+        self.made.publication.store(false, Ordering::Relaxed);
+        Ok(is_gone.then(|| format!("publication {}", wanted.name)))
     }
 }
 pub use snapshot::PgSnapshot;

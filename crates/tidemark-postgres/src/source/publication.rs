@@ -9,6 +9,7 @@
 //! see it. Nothing may be loaded until such transactions have ended: [`announce`] waits for them. It
 //! asks who holds a writer's lock on the tables, so transactions elsewhere do not matter.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tidemark_core::catalogue::codes;
@@ -258,15 +259,19 @@ const CHANGED_SINCE: &str = "WITH slot AS ( \
 
 /// Makes the publication cover the tables, as far as it is ours to change, and waits until nothing
 /// that was written to them before is still undecided. It waits even where nothing had to be changed:
-/// an earlier call may have been cut off in its wait.
+/// an earlier call may have been cut off in its wait. `is_made` is set where it was not there before.
 pub(crate) async fn announce(
     connection: &mut Connection,
     wanted: &Wanted<'_>,
     patience: Duration,
+    is_made: &AtomicBool,
 ) -> Result<()> {
-    match read(connection, wanted).await? {
-        Some(publication) => extend(connection, wanted, &publication).await?,
-        None => make(connection, wanted).await?,
+    if let Some(publication) = read(connection, wanted).await? {
+        extend(connection, wanted, &publication).await?;
+    } else {
+        // Before: where the answer is lost it may be there.
+        is_made.store(true, Ordering::Relaxed);
+        make(connection, wanted).await?;
     }
     let oids = oids(connection, wanted.tables).await?;
     wait_for_writers(connection, &oids, patience).await

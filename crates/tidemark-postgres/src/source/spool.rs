@@ -61,6 +61,17 @@ pub(crate) struct Frames {
     buffer: Vec<u8>,
 }
 
+/// Whether transactions could be put aside there: makes a file as they would, and writes to it.
+pub(crate) async fn try_directory(directory: PathBuf) -> Result<()> {
+    let tried = tokio::task::spawn_blocking(move || {
+        let written = tempfile::tempfile_in(&directory).and_then(|mut file| file.write_all(b"."));
+        written.map_err(|error| failed(&directory, "written", error))
+    });
+    tried.await.unwrap_or_else(|died| {
+        Err(Error::definite(codes::INTERNAL, "a blocking task died").caused_by(died))
+    })
+}
+
 impl Spool {
     pub(crate) fn new(directory: PathBuf) -> Spool {
         Spool {
@@ -234,17 +245,27 @@ fn notable(bytes: u64) -> u32 {
 /// directory that is missing or closed to us needs another configuration.
 fn failed(directory: &Path, what: &str, error: io::Error) -> Error {
     let shown = directory.display();
-    let kind = match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::Transient,
-        _ => ErrorKind::Definite,
+    let elsewhere = "set stream.spool_dir to another directory";
+    let (kind, action) = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => (
+            ErrorKind::Transient,
+            format!("free space in {shown}, or {elsewhere}, on a larger disk"),
+        ),
+        io::ErrorKind::NotFound => (
+            ErrorKind::Definite,
+            format!("make the directory {shown}, or {elsewhere}"),
+        ),
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => (
+            ErrorKind::Definite,
+            format!("see that tidemark's user may write in {shown}, or {elsewhere}"),
+        ),
+        _ => (ErrorKind::Definite, elsewhere.to_owned()),
     };
     Error::new(
         kind,
         codes::SPOOL_FAILED,
         format!("a transaction in progress cannot be {what} in the directory {shown}"),
     )
-    .first_action(format!(
-        "free space in {shown}, or set stream.spool_dir to a directory on a larger disk"
-    ))
+    .first_action(action)
     .caused_by(error)
 }

@@ -11,11 +11,11 @@
 
 use std::collections::BTreeSet;
 
+use tidemark_core::Result;
 use tidemark_core::catalogue::{Code, codes};
 use tidemark_core::checkpoint::SourceIdentity;
 use tidemark_core::finding::{Finding, Fix, FixKind, Side, Verdict};
 use tidemark_core::mapping::TableMapping;
-use tidemark_core::{Error, Result};
 
 use super::{PgTarget, Triggers};
 use crate::config::SslMode;
@@ -27,15 +27,13 @@ mod tables;
 const VERSION_MIN: u32 = 140_000;
 
 impl PgTarget {
-    /// See the module's text. What a person can mend is a finding, an unreachable server too.
+    /// See the module's text.
     pub async fn check_target(&self, tables: &[TableMapping]) -> Result<Vec<Finding>> {
         let mut report = Report::default();
-        let mut connection = match Connection::connect(&self.config, Role::Ordinary).await {
-            Ok(connection) => connection,
-            Err(error) => return Ok(vec![unreachable(&error)]),
-        };
+        let mut connection = Connection::connect(&self.config, Role::Ordinary).await?;
         report.pass(codes::TARGET_UNREACHABLE, self.reached(&connection));
         check_server(&mut report, &connection);
+        self.check_pooler(&mut report, &mut connection).await?;
         if connection.server_version() >= VERSION_MIN {
             check_writable(&mut report, &mut connection).await?;
             let triggers = self.keep_triggers_still(&mut connection).await?;
@@ -71,6 +69,46 @@ impl PgTarget {
         Ok(is_source)
     }
 
+    /// Does each of our sessions have a server process of its own?
+    async fn check_pooler(&self, report: &mut Report, connection: &mut Connection) -> Result<()> {
+        if !connection.is_pooled() {
+            report.pass(codes::TARGET_POOLER, "no pooler in between");
+        } else if self.shares_sessions(connection).await? {
+            report.fail(
+                codes::TARGET_POOLER,
+                "a connection pooler shares sessions between clients",
+                "The pipeline's lock and settings belong to a session. Without them two runs could \
+                 write at once, and the target's triggers fire a second time for each row.",
+                [text(
+                    "give the address of the server itself in target.url, or let the pooler lend \
+                     whole sessions (pool_mode = session)",
+                )],
+            );
+        } else {
+            report.warn(
+                codes::TARGET_POOLER,
+                "a connection pooler answers in place of the server",
+                "It lends whole sessions, as the pipeline needs it; when it ends them, the pipeline \
+                 connects anew.",
+                [text("give the address of the server itself in target.url")],
+            );
+        }
+        Ok(())
+    }
+
+    /// Whether a pooler gives a session away as soon as no transaction is open in it. Each of two
+    /// clients is then served by the session that the other has just left.
+    async fn shares_sessions(&self, one: &mut Connection) -> Result<bool> {
+        let mut other = Connection::connect(&self.config, Role::Ordinary).await?;
+        let mut pids = Vec::new();
+        for client in [&mut *one, &mut other] {
+            let answer = client.query("SELECT pg_backend_pid()", &[]).await?;
+            pids.push(answer.one()?.get::<u32>(0)?);
+        }
+        other.close().await;
+        Ok(pids[0] == pids[1])
+    }
+
     /// How the target was reached.
     fn reached(&self, connection: &Connection) -> String {
         let verified = self.config.hosts.iter().all(|host| {
@@ -88,18 +126,6 @@ impl PgTarget {
     }
 }
 
-/// A failure to connect, as a finding.
-fn unreachable(error: &Error) -> Finding {
-    Finding {
-        code: error.code(),
-        verdict: Verdict::Failed,
-        side: Side::Target,
-        found: error.to_string(),
-        why: error.code().entry().effect.clone(),
-        fixes: vec![text(error.action())],
-    }
-}
-
 /// What start-up told already.
 fn check_server(report: &mut Report, connection: &Connection) {
     let version = connection.parameter("server_version").unwrap_or("unknown");
@@ -112,18 +138,6 @@ fn check_server(report: &mut Report, connection: &Connection) {
             "Statements that the target is written with are not known to it.",
             [text("use a target of PostgreSQL 14 or newer")],
         );
-    }
-    if connection.is_pooled() {
-        report.warn(
-            codes::TARGET_POOLER,
-            "a connection pooler answers in place of the server",
-            "The pipeline's lock and settings belong to a session. A pooler that shares sessions \
-             lets two runs start; what keeps them apart then is only that the older one's commits \
-             fail.",
-            [text("give the address of the server itself in target.url")],
-        );
-    } else {
-        report.pass(codes::TARGET_POOLER, "no pooler in between");
     }
     match connection.parameter("server_encoding") {
         Some("UTF8") => report.pass(codes::TARGET_ENCODING, "encoding UTF8"),
@@ -199,29 +213,34 @@ async fn check_schemas(
             &[],
         )
         .await?;
-    let (mut missing, mut fixes) = (Vec::new(), Vec::new());
+    let mut is_fine = true;
     for row in &answer.rows {
         let (schema, role) = (row.get_str(0)?, row.get_str(5)?);
-        if !row.get_bool(1)? && !row.get_bool(3)? {
+        let (found, fixes) = if !row.get_bool(1)? && !row.get_bool(3)? {
             let database = row.get_str(4)?;
-            missing.push(format!("make schema {schema}"));
-            fixes.push(format!("CREATE SCHEMA {schema} AUTHORIZATION {role}"));
-            fixes.push(format!("GRANT CREATE ON DATABASE {database} TO {role}"));
+            (
+                format!("the role may not make schema {schema}"),
+                vec![
+                    sql(format!("CREATE SCHEMA {schema} AUTHORIZATION {role}")),
+                    sql(format!("GRANT CREATE ON DATABASE {database} TO {role}")),
+                ],
+            )
         } else if row.opt_bool(2)? == Some(false) {
-            missing.push(format!("make tables in schema {schema}"));
-            fixes.push(format!("GRANT USAGE, CREATE ON SCHEMA {schema} TO {role}"));
-        }
+            (
+                format!("the role may not make tables in schema {schema}"),
+                vec![sql(format!(
+                    "GRANT USAGE, CREATE ON SCHEMA {schema} TO {role}"
+                ))],
+            )
+        } else {
+            continue;
+        };
+        is_fine = false;
+        let why = "The pipeline keeps its checkpoint in schema tidemark, and makes tables that are missing.";
+        report.fail(codes::TARGET_GRANTS, found, why, fixes);
     }
-    if missing.is_empty() {
+    if is_fine {
         report.pass(codes::TARGET_GRANTS, "schemas and tables may be made");
-    } else {
-        fixes.dedup();
-        report.fail(
-            codes::TARGET_GRANTS,
-            format!("the role may not {}", missing.join(", ")),
-            "The pipeline keeps its checkpoint in schema tidemark, and makes tables that are missing.",
-            fixes.into_iter().map(sql),
-        );
     }
     Ok(())
 }

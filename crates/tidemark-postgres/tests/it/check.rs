@@ -1,7 +1,9 @@
 //! Every check of a source fails on a real server, its SQL is run as printed, and it passes.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+use tidemark_core::ErrorKind;
 use tidemark_core::catalogue::{Code, codes};
 use tidemark_core::config::Create;
 use tidemark_core::finding::{Finding, FixKind, Verdict};
@@ -25,6 +27,7 @@ struct Subject {
     create: Create,
     will_stream: WillStream,
     long_transaction: Duration,
+    spool_dir: PathBuf,
 }
 
 impl Subject {
@@ -57,6 +60,7 @@ impl Subject {
             create: Create::IfMissing,
             will_stream: WillStream::Yes,
             long_transaction: Duration::from_hours(1),
+            spool_dir: std::env::temp_dir(),
         }
     }
 
@@ -95,6 +99,7 @@ impl Subject {
             tables,
             will_stream: self.will_stream,
             long_transaction: self.long_transaction,
+            spool_dir: &self.spool_dir,
         };
         check.run().await.unwrap()
     }
@@ -167,21 +172,24 @@ async fn a_source_that_is_ready_passes_every_check() {
 }
 
 #[tokio::test]
-async fn a_source_that_cannot_be_reached_is_a_finding() {
+async fn a_source_that_cannot_be_asked_is_an_error_with_its_kind() {
     let subject = Subject::new("").await;
     let config = |url: &str| ConnectConfig::parse(url, Side::Source).unwrap();
-    for (connect, code) in [
+    for (connect, code, kind) in [
         (
             config("postgres://x@127.0.0.1:1/x?sslmode=disable"),
             codes::SOURCE_REFUSED,
+            ErrorKind::Transient,
         ),
         (
             config(&subject.server.url_to("no_such_database")),
             codes::SOURCE_NO_DATABASE,
+            ErrorKind::Definite,
         ),
         (
             config(&subject.server.url_with("no_such_role", None, "postgres")),
             codes::SOURCE_AUTHENTICATION,
+            ErrorKind::Definite,
         ),
     ] {
         let check = SourceCheck {
@@ -193,13 +201,37 @@ async fn a_source_that_cannot_be_reached_is_a_finding() {
             tables: &[],
             will_stream: WillStream::Yes,
             long_transaction: Duration::from_mins(1),
+            spool_dir: &std::env::temp_dir(),
         };
-        let findings = check.run().await.unwrap();
-        assert_eq!(findings.len(), 1);
-        assert_eq!(findings[0].code, code, "{findings:?}");
-        assert_eq!(findings[0].verdict, Verdict::Failed);
-        assert!(!findings[0].fixes[0].text.is_empty());
+        let error = check.run().await.unwrap_err();
+        assert_eq!((error.code(), error.kind()), (code, kind), "{error}");
+        let shown = Finding::of_error(tidemark_core::finding::Side::Source, &error);
+        assert_eq!((shown.code, shown.verdict), (code, Verdict::Failed));
+        assert!(!shown.why.is_empty() && !shown.fixes[0].text.is_empty());
     }
+}
+
+#[tokio::test]
+async fn a_directory_that_cannot_be_written_is_found_before_it_is_needed() {
+    let mut subject = Subject::new("").await;
+    subject.passes(codes::SPOOL_FAILED).await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    for (directory, word) in [
+        (std::env::temp_dir().join("not_there"), "make the directory"),
+        (file.path().to_path_buf(), "Not a directory"),
+        // Even root may not write there.
+        (PathBuf::from("/sys"), "may write"),
+    ] {
+        subject.spool_dir = directory;
+        let found = of(&subject.check().await, codes::SPOOL_FAILED).remove(0);
+        assert_eq!(found.verdict, Verdict::Failed, "{found:?}");
+        let text = format!("{} {}", found.found, found.fixes[0].text);
+        assert!(text.contains(word), "{word} in {text}");
+        let shown = subject.spool_dir.display().to_string();
+        assert!(found.found.contains(&shown), "{text}");
+    }
+    subject.will_stream = WillStream::No;
+    assert!(of(&subject.check().await, codes::SPOOL_FAILED).is_empty());
 }
 
 #[tokio::test]

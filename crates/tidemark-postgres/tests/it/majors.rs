@@ -136,7 +136,9 @@ async fn read(config: &ConnectConfig, schema: &SourceSchema) {
 
 async fn checked(major: u32, config: &ConnectConfig, schema: &SourceSchema) {
     let tables = Rules::default().map(schema).unwrap();
+    let spool_dir = std::env::temp_dir();
     let check = SourceCheck {
+        spool_dir: &spool_dir,
         connect: config,
         pipeline: "majors",
         slot: "tidemark_majors",

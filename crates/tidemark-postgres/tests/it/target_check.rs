@@ -1,5 +1,6 @@
 //! What a check of the target finds, each provoked on a real server.
 
+use tidemark_core::ErrorKind;
 use tidemark_core::catalogue::{Code, codes};
 use tidemark_core::config::Located;
 use tidemark_core::finding::{Finding, Side, Verdict};
@@ -62,20 +63,24 @@ async fn an_empty_target_passes_and_stays_empty() {
 }
 
 #[tokio::test]
-async fn an_unreachable_target_is_a_finding() {
+async fn a_target_that_cannot_be_asked_is_an_error_with_its_kind() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = free.local_addr().unwrap().port();
     drop(free);
     let target = target_at(&format!("postgres://x@127.0.0.1:{port}/x"), "shop");
-    let findings = target.check_target(&[]).await.unwrap();
-    assert_eq!(findings.len(), 1);
-    assert_eq!(findings[0].code, codes::TARGET_REFUSED);
-    assert_eq!(findings[0].verdict, Verdict::Failed);
+    let error = target.check_target(&[]).await.unwrap_err();
+    assert_eq!(
+        (error.code(), error.kind()),
+        (codes::TARGET_REFUSED, ErrorKind::Transient)
+    );
 
     let server = PostgresServer::shared().await.unwrap();
     let target = target_at(&server.url_to("not_there"), "shop");
-    let findings = target.check_target(&[]).await.unwrap();
-    assert_eq!(findings[0].code, codes::TARGET_NO_DATABASE);
+    let error = target.check_target(&[]).await.unwrap_err();
+    assert_eq!(
+        (error.code(), error.kind()),
+        (codes::TARGET_NO_DATABASE, ErrorKind::Definite)
+    );
 }
 
 #[tokio::test]
@@ -103,7 +108,8 @@ async fn missing_privileges_come_with_the_statements_that_grant_them() {
     assert_eq!(
         found,
         [
-            "the role may not make tables in schema public, make tables in schema tidemark",
+            "the role may not make tables in schema public",
+            "the role may not make tables in schema tidemark",
             "the role lacks INSERT, UPDATE, DELETE, TRUNCATE on public.orders",
         ]
     );

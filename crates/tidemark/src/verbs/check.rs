@@ -99,11 +99,12 @@ pub(crate) async fn look(opened: &Opened) -> Result<Checked, Failure> {
         Ok(schema) => (rules.map(schema)?, true),
         Err(_) => (Vec::new(), false),
     };
-    let mut findings = opened.source.check(&tables, will_stream).await?;
+    let of_source = opened.source.check(&tables, will_stream).await;
+    let mut findings = found(Side::Source, of_source);
     let source_failed = findings
         .iter()
         .any(|finding| finding.verdict == Verdict::Failed);
-    findings.extend(opened.target.check(&tables).await?);
+    findings.extend(found(Side::Target, opened.target.check(&tables).await));
     match described {
         Err(err) if !mapped && !source_failed => Err(err.into()),
         _ => Ok(Checked {
@@ -111,6 +112,11 @@ pub(crate) async fn look(opened: &Opened) -> Result<Checked, Failure> {
             took: began.elapsed(),
         }),
     }
+}
+
+/// A side that cannot be asked is itself a finding: a person sees what is wrong with the other too.
+fn found(side: Side, checked: tidemark_core::Result<Vec<Finding>>) -> Vec<Finding> {
+    checked.unwrap_or_else(|err| vec![Finding::of_error(side, &err)])
 }
 
 fn answer(invocation: &Invocation, opened: &Opened, checked: &Checked) -> Result<Answer, Failure> {
