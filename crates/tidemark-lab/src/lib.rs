@@ -7,6 +7,7 @@
 //! - [`compare`]: the oracle, row by row
 //! - [`demo`]: the sample shop of `tidemark demo` and its customers
 //! - [`server`]: a PostgreSQL server of its own in a temporary directory, gone with its owner
+//! - [`pooler`]: what shares sessions between clients, as PgBouncer does
 //! - [`proxy`]: a wire between us and a server that can be cut, frozen, slowed
 //! - [`skip`]: what a test says when the machine lacks what it needs
 //! - [`traffic`]: seeded workloads that change a source while it is copied
@@ -17,6 +18,7 @@ pub mod compare;
 pub mod demo;
 mod directory;
 pub mod installation;
+pub mod pooler;
 mod process;
 pub mod proxy;
 mod random;

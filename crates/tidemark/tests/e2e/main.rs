@@ -11,6 +11,7 @@
 
 #[allow(dead_code, reason = "what tests of a running pipeline ask with")]
 mod asks;
+mod bad_input;
 mod existing;
 mod faults;
 mod fence;
