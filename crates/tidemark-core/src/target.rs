@@ -83,7 +83,8 @@ pub trait Target: Send + Sync {
     /// table, in one transaction; readers see the old rows until then.
     async fn swap(&self, mapping: &TableMapping) -> Result<()>;
 
-    /// Sets sequences to these values.
+    /// Sets sequences to these values. Called by a load at its end, and for a person while another
+    /// process runs the pipeline: it must not be refused to an older generation.
     async fn set_sequences(&self, values: &[SequenceValue], tables: &[TableMapping]) -> Result<()>;
 
     /// The one connection that applies changes.

@@ -12,8 +12,12 @@ use crate::wire::{Connection, quote_literal};
 const NAMED_MAX: usize = 20;
 const NAMED_OF_MANY: usize = 3;
 
-/// Kind, name. `$1` are the carried tables; the schemas are `{schemas}`.
-const QUERY: &str = "WITH mine AS (SELECT c.* FROM pg_class c WHERE c.oid = ANY ($1::oid[])), \
+/// Kind, name. `$1` are the carried tables, whose partitions belong to them; the schemas are
+/// `{schemas}`.
+const QUERY: &str = "WITH RECURSIVE parts AS (SELECT unnest($1::oid[]) AS oid \
+      UNION SELECT i.inhrelid FROM parts JOIN pg_inherits i ON i.inhparent = parts.oid \
+            JOIN pg_class c ON c.oid = i.inhrelid AND c.relispartition), \
+    mine AS (SELECT c.* FROM pg_class c JOIN parts ON parts.oid = c.oid), \
     nsp AS (SELECT oid, nspname FROM pg_namespace WHERE nspname IN ({schemas})), \
     extension AS (SELECT classid, objid FROM pg_depend WHERE deptype = 'e') \
     SELECT CASE c.relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view' \
@@ -29,14 +33,14 @@ const QUERY: &str = "WITH mine AS (SELECT c.* FROM pg_class c WHERE c.oid = ANY 
                         AND d.objid = c.oid AND d.deptype IN ('a', 'i', 'e')) \
     UNION ALL \
     SELECT 'trigger', t.tgname || ' on ' || nsp.nspname || '.' || mine.relname \
-      FROM pg_trigger t JOIN mine ON mine.oid = t.tgrelid JOIN nsp ON nsp.oid = mine.relnamespace \
-      WHERE NOT t.tgisinternal \
+      FROM pg_trigger t JOIN mine ON mine.oid = t.tgrelid JOIN pg_namespace nsp ON nsp.oid = mine.relnamespace \
+      WHERE NOT t.tgisinternal AND t.tgparentid = 0 \
     UNION ALL \
     SELECT 'rule', r.rulename || ' on ' || nsp.nspname || '.' || mine.relname \
-      FROM pg_rewrite r JOIN mine ON mine.oid = r.ev_class JOIN nsp ON nsp.oid = mine.relnamespace \
+      FROM pg_rewrite r JOIN mine ON mine.oid = r.ev_class JOIN pg_namespace nsp ON nsp.oid = mine.relnamespace \
     UNION ALL \
     SELECT 'row level security policy', p.polname || ' on ' || nsp.nspname || '.' || mine.relname \
-      FROM pg_policy p JOIN mine ON mine.oid = p.polrelid JOIN nsp ON nsp.oid = mine.relnamespace \
+      FROM pg_policy p JOIN mine ON mine.oid = p.polrelid JOIN pg_namespace nsp ON nsp.oid = mine.relnamespace \
     UNION ALL \
     SELECT CASE p.prokind WHEN 'p' THEN 'procedure' WHEN 'a' THEN 'aggregate' ELSE 'function' END, \
            nsp.nspname || '.' || p.proname \
@@ -48,13 +52,13 @@ const QUERY: &str = "WITH mine AS (SELECT c.* FROM pg_class c WHERE c.oid = ANY 
       FROM pg_statistic_ext s JOIN mine ON mine.oid = s.stxrelid JOIN nsp ON nsp.oid = s.stxnamespace \
     UNION ALL \
     SELECT 'grant', nsp.nspname || '.' || mine.relname \
-      FROM mine JOIN nsp ON nsp.oid = mine.relnamespace \
+      FROM mine JOIN pg_namespace nsp ON nsp.oid = mine.relnamespace \
       WHERE EXISTS (SELECT FROM aclexplode(mine.relacl) a WHERE a.grantee <> mine.relowner) \
          OR EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = mine.oid AND a.attacl IS NOT NULL) \
     UNION ALL \
     SELECT 'inheritance', nsp.nspname || '.' || mine.relname || ' inherits ' || p.relname \
       FROM pg_inherits i JOIN mine ON mine.oid = i.inhrelid AND NOT mine.relispartition \
-      JOIN nsp ON nsp.oid = mine.relnamespace JOIN pg_class p ON p.oid = i.inhparent \
+      JOIN pg_namespace nsp ON nsp.oid = mine.relnamespace JOIN pg_class p ON p.oid = i.inhparent \
     UNION ALL \
     SELECT 'event trigger', evtname FROM pg_event_trigger e \
       WHERE NOT EXISTS (SELECT FROM extension x \

@@ -190,14 +190,13 @@ impl PgTarget {
         Ok(())
     }
 
-    /// Sets sequences to these values.
+    /// Sets sequences to these values; no position depends on it, so whoever asks may.
     pub async fn set_sequences(
         &self,
         values: &[SequenceValue],
         tables: &[TableMapping],
     ) -> Result<()> {
         let mut session = self.session().await?;
-        checkpoint::commit(&mut session, &[self.writer().advance(None)]).await?;
         sequences::set(&mut session, values, tables).await?;
         session.keep();
         Ok(())

@@ -12,12 +12,14 @@
 #[allow(dead_code, reason = "what tests of a running pipeline ask with")]
 mod asks;
 mod bad_input;
+mod carried;
 mod existing;
 mod faults;
 mod fence;
 mod hand_over;
 mod mapping;
 mod modes;
+mod partitions;
 mod readme;
 mod slots;
 #[allow(dead_code, reason = "what tests of a running pipeline stand on")]

@@ -1,0 +1,107 @@
+//! Partitioned tables: leaf by leaf into the target's root, whatever is below it there.
+
+use crate::asks::text;
+use crate::stage::Stage;
+
+/// Ranges with lists below them, lists, hashes; a leaf whose columns stand otherwise than its root's.
+const TABLES: &str = r#"
+    CREATE TABLE sale (id int, at date NOT NULL, region text, note text, total numeric,
+      twice numeric GENERATED ALWAYS AS (total * 2) STORED, PRIMARY KEY (id, at, region)) PARTITION BY RANGE (at);
+    CREATE TABLE "sale 2023" PARTITION OF sale FOR VALUES FROM ('2023-01-01') TO ('2024-01-01');
+    CREATE TABLE sale_2024 PARTITION OF sale FOR VALUES FROM ('2024-01-01') TO ('2025-01-01')
+      PARTITION BY LIST (region);
+    CREATE TABLE sale_2024_north PARTITION OF sale_2024 FOR VALUES IN ('north', 'no"rth');
+    CREATE TABLE sale_2024_rest PARTITION OF sale_2024 DEFAULT PARTITION BY HASH (id);
+    CREATE TABLE sale_2024_rest_0 PARTITION OF sale_2024_rest FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+    CREATE TABLE sale_2024_rest_1 PARTITION OF sale_2024_rest FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+    CREATE TABLE old_sale (gone int, total numeric, region text NOT NULL, note text, also_gone text,
+      at date NOT NULL, id int NOT NULL, twice numeric GENERATED ALWAYS AS (total * 2) STORED);
+    ALTER TABLE old_sale DROP COLUMN gone, DROP COLUMN also_gone;
+    ALTER TABLE sale ATTACH PARTITION old_sale FOR VALUES FROM (MINVALUE) TO ('2023-01-01');
+    CREATE INDEX ON sale (total DESC);
+    CREATE TABLE by_list (id int, kind text, body text) PARTITION BY LIST (kind);
+    CREATE TABLE by_list_null PARTITION OF by_list FOR VALUES IN (NULL, 'a');
+    CREATE TABLE by_list_b PARTITION OF by_list FOR VALUES IN ('b');
+    CREATE TABLE by_list_other PARTITION OF by_list DEFAULT;
+    ALTER TABLE by_list REPLICA IDENTITY FULL; ALTER TABLE by_list_null REPLICA IDENTITY FULL;
+    ALTER TABLE by_list_b REPLICA IDENTITY FULL; ALTER TABLE by_list_other REPLICA IDENTITY FULL;
+    CREATE TABLE by_hash (id int PRIMARY KEY, body text) PARTITION BY HASH (id);
+    CREATE TABLE by_hash_0 PARTITION OF by_hash FOR VALUES WITH (MODULUS 3, REMAINDER 0);
+    CREATE TABLE by_hash_1 PARTITION OF by_hash FOR VALUES WITH (MODULUS 3, REMAINDER 1);
+    CREATE TABLE by_hash_2 PARTITION OF by_hash FOR VALUES WITH (MODULUS 3, REMAINDER 2);
+    CREATE TABLE empty (id int PRIMARY KEY) PARTITION BY RANGE (id);
+    INSERT INTO sale (id, at, region, note, total)
+      SELECT i, date '2022-01-01' + i % 1000, (ARRAY['north', 'south', '', 'no"rth'])[1 + i % 4],
+        CASE WHEN i % 3 > 0 THEN repeat(md5(i::text), 1 + i % 90) END, i FROM generate_series(1, 3000) i;
+    INSERT INTO by_list SELECT i, (ARRAY['a', 'b', NULL, 'x'])[1 + i % 4], 'row ' || i FROM generate_series(1, 400) i;
+    INSERT INTO by_hash SELECT i, repeat(i::text, 3000) FROM generate_series(1, 300) i;
+"#;
+
+/// Rows move within a table: between leaves of one level and of others, to and from partitions that
+/// came later, one by one and many at once; large values stay as they are meanwhile.
+const CHANGES: &[&str] = &[
+    "CREATE TABLE sale_2025 PARTITION OF sale FOR VALUES FROM ('2025-01-01') TO (MAXVALUE); \
+     CREATE TABLE empty_1 PARTITION OF empty FOR VALUES FROM (1) TO (100)",
+    "UPDATE sale SET at = at + 365 WHERE id % 10 = 0",
+    "UPDATE sale SET region = 'north' WHERE id % 10 = 1; UPDATE sale SET region = 'elsewhere' WHERE id % 10 = 2",
+    "UPDATE sale SET id = id + 100000, total = NULL WHERE id % 10 = 3",
+    "DELETE FROM sale WHERE id % 10 = 4; INSERT INTO old_sale (id, at, region, total) VALUES (7, '1999-01-01', '', 1)",
+    "UPDATE sale SET at = '2022-05-05' WHERE id = 7 AND at = '1999-01-01'",
+    "UPDATE by_list SET kind = CASE kind WHEN 'a' THEN 'b' WHEN 'b' THEN 'x' WHEN 'x' THEN NULL ELSE 'a' END",
+    "UPDATE by_hash SET id = id + 1000; DELETE FROM by_hash WHERE id % 7 = 0",
+    "UPDATE sale SET at = at + 800 WHERE id % 10 = 5; INSERT INTO empty VALUES (1), (2)",
+    "BEGIN; INSERT INTO by_hash VALUES (1, 'new'); SAVEPOINT s; UPDATE by_hash SET id = 2 WHERE id = 1; \
+     ROLLBACK TO s; UPDATE by_hash SET id = 3 WHERE id = 1; COMMIT",
+];
+
+async fn stream_changes(stage: &Stage) {
+    let run = stage.start_streaming().await;
+    for change in CHANGES {
+        stage.source_sql(change).await;
+    }
+    let outcome = stage.wait_until_identical().await;
+    assert!(outcome.rows() > 3000, "{outcome:?}");
+    let twice = "SELECT count(*) > 1000 AND count(*) = count(*) FILTER (WHERE twice = total * 2) \
+                 FROM sale WHERE total IS NOT NULL";
+    assert_eq!(text(&stage.target, twice).await.unwrap(), "t");
+    stage.verify_identical().await;
+    assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
+    stage.clear().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitioned_tables_become_one_and_follow_moves() {
+    let stage = Stage::new("partitions_one").await;
+    stage.source_sql(TABLES).await;
+    stream_changes(&stage).await;
+    let keys = "SELECT string_agg(conrelid::regclass || ' ' || pg_get_constraintdef(oid), ', ' ORDER BY conname) \
+                FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND contype = 'p'";
+    assert_eq!(
+        text(&stage.target, keys).await.unwrap(),
+        "by_hash PRIMARY KEY (id), empty PRIMARY KEY (id), sale PRIMARY KEY (id, at, region)"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitioned_tables_fill_a_target_that_is_cut_otherwise() {
+    let stage = Stage::new("partitions_other").await;
+    stage.source_sql(TABLES).await;
+    stage
+        .target_sql(
+            "CREATE TABLE sale (region text, total numeric, at date NOT NULL, id int, note text,
+               twice numeric GENERATED ALWAYS AS (total * 2) STORED, PRIMARY KEY (id, at, region))
+               PARTITION BY HASH (region);
+             CREATE TABLE s0 PARTITION OF sale FOR VALUES WITH (MODULUS 2, REMAINDER 0) PARTITION BY RANGE (id);
+             CREATE TABLE s0_low PARTITION OF s0 FOR VALUES FROM (MINVALUE) TO (2000);
+             CREATE TABLE s0_high PARTITION OF s0 FOR VALUES FROM (2000) TO (MAXVALUE);
+             CREATE TABLE s1 PARTITION OF sale FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+             CREATE TABLE by_list (id int, kind text, body text) PARTITION BY RANGE (id);
+             CREATE TABLE by_list_low PARTITION OF by_list FOR VALUES FROM (MINVALUE) TO (100);
+             CREATE TABLE by_list_high PARTITION OF by_list FOR VALUES FROM (100) TO (MAXVALUE)",
+        )
+        .await;
+    stream_changes(&stage).await;
+    let leaves =
+        "SELECT count(*) FROM (SELECT tableoid FROM sale UNION SELECT tableoid FROM by_list) t";
+    assert_eq!(text(&stage.target, leaves).await.unwrap(), "5");
+}
