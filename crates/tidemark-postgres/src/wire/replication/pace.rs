@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 const WINDOW: Duration = Duration::from_millis(2);
 const BUSY_BYTES: usize = 16 * 1024;
 
-/// Naps end when so many of them brought hardly anything. One may be bad luck: on a busy machine
-/// the server gets no CPU for a while.
+/// Naps end when so many of them brought hardly anything, by the rate at which they began. One may
+/// be bad luck: on a busy machine the server gets no CPU for a while.
 const QUIET_NAPS: u32 = 3;
-const QUIET_BYTES: usize = 4 * 1024;
+const QUIET_SHARE: u128 = 4;
 
 /// What naps may be like, which depends on what the socket can hold.
 #[derive(Clone, Copy)]
@@ -26,13 +26,24 @@ pub(super) struct Naps {
     gulp_bytes: (usize, usize),
 }
 
-/// Where the receive window fills up, TCP joins what the server goes on writing into large segments
-/// on the server's side, which makes its small writes cheap: so rather long, up to what one read
-/// can take (see the buffer of `reader`).
+/// Between machines: up to what one read can take (see the buffer of `reader`).
 pub(super) const TCP_NAPS: Naps = Naps {
     min: Duration::from_millis(1),
     max: Duration::from_millis(8),
     gulp_bytes: (128 * 1024, 240 * 1024),
+};
+
+/// On one machine a small write of the server is carried through TCP to our receive queue before
+/// `send` returns, which costs it more than decoding did. Unless the receive window is shut: then it
+/// is appended to what waits at the server, which is next to nothing, and goes out in large segments
+/// when we read. So the window is kept small, lest it never shuts, and naps are so long that far
+/// more than a window gathers at the server, but less than its send buffer holds (a megabyte and
+/// more on a loopback device, `tcp_sndbuf_expand`, Linux 6).
+pub(super) const LOOPBACK_WINDOW_BYTES: usize = 64 * 1024;
+pub(super) const LOOPBACK_NAPS: Naps = Naps {
+    min: Duration::from_millis(1),
+    max: Duration::from_millis(20),
+    gulp_bytes: (512 * 1024, 1024 * 1024),
 };
 
 /// A Unix socket joins nothing and holds 208 KiB (`net.core.wmem_default`) in which every message
@@ -75,7 +86,9 @@ impl Pace {
             self.note_awake(arrived, now);
             return;
         };
-        if arrived < QUIET_BYTES {
+        // What the rate at which naps begin would have brought meanwhile.
+        let busy = BUSY_BYTES as u128 * nap.as_nanos() / WINDOW.as_nanos();
+        if arrived as u128 * QUIET_SHARE < busy {
             self.quiet += 1;
             if self.quiet >= QUIET_NAPS {
                 *self = Pace::new(self.naps, now);
@@ -84,10 +97,10 @@ impl Pace {
         }
         self.quiet = 0;
         let (small, large) = self.naps.gulp_bytes;
-        if arrived < small {
-            self.nap = Some((nap * 2).min(self.naps.max));
-        } else if arrived > large {
+        if arrived > large || (arrived as u128) < busy {
             self.nap = Some((nap / 2).max(self.naps.min));
+        } else if arrived < small {
+            self.nap = Some((nap * 2).min(self.naps.max));
         }
     }
 
@@ -130,7 +143,7 @@ mod tests {
         }
         assert!(reads < 100, "{reads}");
         for _ in 0..3 {
-            pace.note(20_000, now);
+            pace.note(80_000, now);
         }
         assert_eq!(
             pace.nap(),
@@ -148,5 +161,18 @@ mod tests {
         assert!(pace.nap().is_some(), "a pause is not the end");
         pace.note(0, now);
         assert_eq!(pace.nap(), None);
+    }
+
+    #[test]
+    fn a_steady_load_that_is_no_backlog_does_not_lengthen_naps() {
+        let now = Instant::now();
+        let mut pace = Pace::new(LOOPBACK_NAPS, now);
+        pace.note(BUSY_BYTES, now);
+        // A third of the rate at which naps begin: short naps, for whoever waits for the changes.
+        for _ in 0..10 {
+            let nap = pace.nap().expect("not quiet");
+            assert_eq!(nap, LOOPBACK_NAPS.min);
+            pace.note(BUSY_BYTES / 6, now);
+        }
     }
 }

@@ -13,6 +13,7 @@
 //! deadline (status update, silence).
 
 use std::io::{self, Read};
+use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::sockopt::set_socket_recv_buffer_size;
 use tidemark_core::catalogue::codes;
 use tidemark_core::position::Lsn;
 use tidemark_core::{Error, Result};
@@ -30,7 +32,7 @@ use super::super::ServerError;
 use super::super::frame::{self, HEADER_LEN};
 use super::super::socket::{Link, LinkSocket};
 use super::super::wal::{self, StatusUpdate, WalBlock, WalMessage};
-use super::pace::{Pace, TCP_NAPS, UNIX_NAPS};
+use super::pace::{LOOPBACK_NAPS, LOOPBACK_WINDOW_BYTES, Pace, TCP_NAPS, UNIX_NAPS};
 use super::{
     AWAKE, Queue, RUN, ReplicationOptions, ReplicationReader, STOP_NOW, STOP_POLITELY, Shared,
     WAITS, WAITS_NOT_FOR_ACKNOWLEDGE, died,
@@ -78,7 +80,12 @@ pub(super) fn spawn(
     let mut buffer = vec![0; BUFFER_BYTES.max(early.len())];
     buffer[..early.len()].copy_from_slice(early);
     let now = Instant::now();
-    let naps = match link.socket {
+    let naps = match &link.socket {
+        LinkSocket::Tcp(socket) if is_same_machine(socket) => {
+            set_socket_recv_buffer_size(socket, LOOPBACK_WINDOW_BYTES)
+                .map_err(|error| system(error.into()))?;
+            LOOPBACK_NAPS
+        }
         LinkSocket::Tcp(_) => TCP_NAPS,
         LinkSocket::Unix(_) => UNIX_NAPS,
     };
@@ -92,6 +99,7 @@ pub(super) fn spawn(
         scanned: 0,
         drained: false,
         pace: Pace::new(naps, now),
+        gulp: 0,
         heard_at: now,
         asked: false,
         reply_due: true,
@@ -107,6 +115,14 @@ pub(super) fn spawn(
         shared,
         queue_bytes_max: options.queue_bytes_max,
     })
+}
+
+/// Whether what the server sends stays on this machine, so that its `send` does our kernel's work.
+fn is_same_machine(socket: &TcpStream) -> bool {
+    match (socket.local_addr(), socket.peer_addr()) {
+        (Ok(here), Ok(there)) => here.ip() == there.ip(),
+        _ => false,
+    }
 }
 
 /// Tells the async side that the thread has ended, whatever ended it.
@@ -147,6 +163,8 @@ struct Reader {
     /// The last read took all that was there.
     drained: bool,
     pace: Pace,
+    /// Bytes that came since the last nap or wait.
+    gulp: usize,
     heard_at: Instant,
     /// The silent server has been asked for a sign of life.
     asked: bool,
@@ -189,8 +207,11 @@ impl Reader {
                     self.wait(WaitFor::Data)?;
                 }
             }
-            let arrived = self.read()?;
-            self.pace.note(arrived, Instant::now());
+            self.gulp += self.read()?;
+            if self.drained {
+                self.pace
+                    .note(std::mem::take(&mut self.gulp), Instant::now());
+            }
         }
     }
 
@@ -207,8 +228,10 @@ impl Reader {
                 Ok(0) => return Err(error::closed(self.shared.side)),
                 Ok(count) => {
                     self.filled += count;
-                    // A short read has emptied a plain socket; asking again would say so.
-                    if self.filled < self.buffer.len() && self.link.reads_all() {
+                    // A short read has emptied a plain socket; asking again would say so. During
+                    // naps it has also made room for what waits at the server.
+                    let is_all = self.link.reads_all() && self.pace.nap().is_none();
+                    if self.filled < self.buffer.len() && is_all {
                         break;
                     }
                 }
