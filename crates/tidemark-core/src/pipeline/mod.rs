@@ -29,9 +29,9 @@ use crate::finding::{Finding, Verdict};
 use crate::mapping::{Rules, TableMapping};
 use crate::position::Position;
 use crate::schema::{SourceSchema, TableName};
-use crate::source::{Keep, Snapshot, Source, WillStream, Within};
+use crate::source::{Snapshot, Source, WillStream};
 use crate::status::{By, PipelineState};
-use crate::target::{Existing, LoadStart, Owner, Place, Target};
+use crate::target::{Existing, Owner, Place, Target};
 
 use load::{LoadReport, LoadTable};
 use observe::{Observer, PipelineEvent};
@@ -51,6 +51,7 @@ mod resync;
 mod retry;
 mod router;
 mod schema_change;
+mod start;
 mod stream;
 mod throttle;
 
@@ -410,171 +411,6 @@ impl Run {
         Err(err.table(mapping.source().to_string()))
     }
 
-    /// A first start: the log is opened *before* the first row is read, and its position recorded
-    /// in the target before the first row is written.
-    async fn open(
-        &mut self,
-        schema: &SourceSchema,
-        mappings: &[Arc<TableMapping>],
-    ) -> Result<Box<dyn Snapshot>> {
-        let engine = Arc::clone(&self.engine);
-        let names: Vec<_> = mappings
-            .iter()
-            .map(|mapping| mapping.source().clone())
-            .collect();
-        self.is_unrecorded = true;
-        engine.source.announce(&names).await?;
-        let identity = engine.source.log_state().await?.identity;
-        let (position, snapshot) = engine.source.open_log(Keep::ForPipeline).await?;
-        engine.step(
-            3,
-            "prepare",
-            format!("the source keeps its log from {position} on"),
-        );
-        self.record_start(position, schema, mappings, identity)
-            .await?;
-        Ok(snapshot)
-    }
-
-    /// A full load alone: no log, and so one snapshot for everything.
-    async fn load_once(
-        &mut self,
-        schema: &SourceSchema,
-        mappings: &[Arc<TableMapping>],
-        identity: crate::checkpoint::SourceIdentity,
-        was_loaded_before: bool,
-    ) -> Result<Box<dyn Snapshot>> {
-        let snapshot = self.engine.source.snapshot().await?;
-        let position = snapshot.tidemark().after;
-        let text = if was_loaded_before {
-            "loads again at a new snapshot, nothing is resumed"
-        } else {
-            "loads at one snapshot; nothing is made on the source"
-        };
-        self.engine.step(3, "prepare", text);
-        self.record_start(position, schema, mappings, identity)
-            .await?;
-        Ok(snapshot)
-    }
-
-    /// A start that ends before the target has recorded it leaves nothing on the source: a slot would
-    /// keep log for nobody, and a publication lets the source refuse updates of tables without a key.
-    /// Whether it was recorded is asked again, as the pipeline's owner: the answer may have been lost.
-    async fn take_back(&self) {
-        let engine = &self.engine;
-        let taken_back = async {
-            engine.target.acquire(&self.owner).await?;
-            match engine.target.checkpoint().await? {
-                Some(_) => Ok(Vec::new()),
-                None => engine.source.take_back().await,
-            }
-        };
-        let pipeline = engine.name.as_str();
-        match taken_back.await {
-            Ok(removed) if removed.is_empty() => {}
-            Ok(removed) => tracing::info!(
-                pipeline,
-                "nothing was recorded, so this is removed from the source again: {}",
-                removed.join(", ")
-            ),
-            Err(err) => tracing::warn!(
-                pipeline, code = %err.code(), error = %err,
-                "what was made on the source is still there; the next start goes on with it"
-            ),
-        }
-    }
-
-    /// A first start from a position that an existing slot still has.
-    async fn begin_at(
-        &mut self,
-        position: Position,
-        schema: &SourceSchema,
-        mappings: &[Arc<TableMapping>],
-        identity: crate::checkpoint::SourceIdentity,
-    ) -> Result<()> {
-        let names: Vec<_> = mappings
-            .iter()
-            .map(|mapping| mapping.source().clone())
-            .collect();
-        // What was written to a table before it was announced never comes.
-        let missing = self.engine.source.unannounced(&names, Within::KeptLog);
-        if let Some(table) = missing.await?.first() {
-            return Err(Error::definite(
-                codes::PUBLICATION_INCOMPLETE,
-                format!("changes of {table} were not announced in all of the log after {position}"),
-            )
-            .first_action(
-                "make the slot anew once no transaction is open that began before the tables were \
-                 published, and start at a position of that slot; or start = \"now\"",
-            )
-            .table(table.to_string()));
-        }
-        self.engine.step(
-            3,
-            "prepare",
-            format!("starts at {position}, which the slot still has"),
-        );
-        self.record_start(position, schema, mappings, identity)
-            .await?;
-        self.make_without_rows(mappings).await
-    }
-
-    async fn record_start(
-        &mut self,
-        position: Position,
-        schema: &SourceSchema,
-        mappings: &[Arc<TableMapping>],
-        identity: crate::checkpoint::SourceIdentity,
-    ) -> Result<()> {
-        let loads = self.engine.options.mode.loads();
-        let state = if loads {
-            TableState::Loading
-        } else {
-            TableState::Streaming
-        };
-        let tables = mappings
-            .iter()
-            .map(|mapping| table_checkpoint(mapping, state))
-            .collect();
-        let phase = if loads {
-            LoadPhase::Loading
-        } else {
-            LoadPhase::Loaded
-        };
-        self.engine
-            .target
-            .start_load(&LoadStart {
-                identity,
-                position,
-                phase,
-                tables,
-            })
-            .await?;
-        self.is_unrecorded = false;
-        self.engine
-            .observer
-            .say(PipelineEvent::LoadPosition(position));
-        if self.engine.options.create_tables {
-            let tables: Vec<TableMapping> = mappings.iter().map(|m| m.as_ref().clone()).collect();
-            self.engine.target.prepare_objects(schema, &tables).await?;
-        }
-        Ok(())
-    }
-
-    /// `cdc_only`: tables that are missing are made, empty, with their keys.
-    async fn make_without_rows(&self, mappings: &[Arc<TableMapping>]) -> Result<()> {
-        for mapping in mappings {
-            let target = &self.engine.target;
-            let prepared = target
-                .prepare(mapping, Existing::SkipLoaded, Place::InPlace, &[])
-                .await?;
-            if !prepared.is_skipped {
-                target.finish(mapping, Place::InPlace).await?;
-            }
-        }
-        Ok(())
-    }
-
     /// Copies what is not in yet at this snapshot, then makes what was deferred.
     async fn load(
         &mut self,
@@ -836,18 +672,6 @@ fn tables_to_load(
             }),
         })
         .collect()
-}
-
-fn table_checkpoint(mapping: &TableMapping, state: TableState) -> TableCheckpoint {
-    TableCheckpoint {
-        source: mapping.source().clone(),
-        target: mapping.target.clone(),
-        source_id: mapping.schema.id,
-        state,
-        reason: None,
-        units: Vec::new(),
-        columns: None,
-    }
 }
 
 fn state_change(
