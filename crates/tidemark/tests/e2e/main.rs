@@ -17,6 +17,7 @@ mod existing;
 mod faults;
 mod fence;
 mod hand_over;
+mod identity;
 mod mapping;
 mod modes;
 mod partitions;
