@@ -5,7 +5,7 @@ use tempfile::tempdir;
 use crate::program::{Ran, tidemark, tidemark_in};
 
 /// The verbs, from the first screen's own subcommand list.
-fn verbs() -> Vec<String> {
+pub(crate) fn verbs() -> Vec<String> {
     let completions = tidemark(&["completions", "bash"]);
     let line = completions
         .out

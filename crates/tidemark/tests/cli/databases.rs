@@ -1,128 +1,15 @@
 //! Verbs that need databases, beside the demo: ends of a run, signals, `init`, and what is said when
 //! a side cannot be reached or refuses.
 
-use std::path::PathBuf;
-use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
-use tempfile::{TempDir, tempdir};
 use tidemark_lab::server::PostgresServer;
 use tidemark_lab::wait::wait_for;
 
-use crate::program::{Ran, command_in, tidemark_in};
-
-const PATIENCE: Duration = Duration::from_mins(2);
-
-/// Two databases, a table, a pipeline file.
-struct Stage {
-    directory: TempDir,
-    server: &'static PostgresServer,
-    source: String,
-    target: String,
-    name: String,
-}
-
-impl Stage {
-    async fn new(name: &str, mode: &str) -> Stage {
-        let server = PostgresServer::shared().await.unwrap();
-        let source = server.fresh_database("source").await.unwrap();
-        let target = server.fresh_database("target").await.unwrap();
-        server
-            .execute_in(
-                &source,
-                "CREATE TABLE t (id int PRIMARY KEY, v text);
-                 INSERT INTO t SELECT i, 'row ' || i FROM generate_series(1, 1000) i; ANALYZE",
-            )
-            .await
-            .unwrap();
-        let stage = Stage {
-            directory: tempdir().unwrap(),
-            server,
-            source,
-            target,
-            name: name.to_owned(),
-        };
-        stage.write(mode, &stage.source_url(), &stage.target_url());
-        stage
-    }
-
-    fn source_url(&self) -> String {
-        self.server.url_to(&self.source)
-    }
-
-    fn target_url(&self) -> String {
-        self.server.url_to(&self.target)
-    }
-
-    fn write(&self, mode: &str, source: &str, target: &str) {
-        let name = &self.name;
-        let text = format!(
-            "version = 1\n[pipeline]\nname = \"{name}\"\nmode = \"{mode}\"\n[source]\nurl = \"{source}\"\n\
-             [target]\nurl = \"{target}\"\n[tables]\ninclude = [\"public.*\"]\n"
-        );
-        std::fs::write(self.file(), text).unwrap();
-    }
-
-    fn file(&self) -> PathBuf {
-        self.directory.path().join(format!("{}.toml", self.name))
-    }
-
-    fn tidemark(&self, arguments: &[&str]) -> Ran {
-        tidemark_in(self.directory.path(), arguments)
-    }
-
-    fn json(&self, arguments: &[&str], code: i32) -> Value {
-        let ran = self.tidemark(&[arguments, &["--json"]].concat());
-        assert_eq!(ran.code, code, "{arguments:?} {ran:?}");
-        ran.envelope()
-    }
-
-    fn start(&self, arguments: &[&str]) -> Child {
-        let log = std::fs::File::create(self.directory.path().join("run.log")).unwrap();
-        command_in(self.directory.path(), arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap()
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.directory.path().join("run.log")).unwrap()
-    }
-
-    async fn wait_for_state(&self, state: &str) {
-        wait_for(PATIENCE, state, || async {
-            let status = self.json(&["status", &self.name], 0);
-            Ok((status["data"]["state"] == state).then_some(()))
-        })
-        .await
-        .unwrap_or_else(|err| panic!("{err}: {}", self.log()));
-    }
-
-    async fn drop_slot(&self) {
-        let sql = format!("SELECT pg_drop_replication_slot('tidemark_{}')", self.name);
-        self.server.execute_in(&self.source, &sql).await.unwrap();
-    }
-}
-
-fn signal(child: &Child, signal: Signal) {
-    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
-    kill_process(pid, signal).unwrap();
-}
-
-fn ended(child: &mut Child) -> Option<i32> {
-    let began = Instant::now();
-    loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            return status.code();
-        }
-        assert!(began.elapsed() < PATIENCE, "it does not end");
-        std::thread::yield_now();
-    }
-}
+use crate::program::{Ran, command_in};
+use crate::stage::{PATIENCE, Stage, ended, signal};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_ends_when_it_was_told_to() {

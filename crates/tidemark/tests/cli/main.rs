@@ -1,6 +1,6 @@
 //! The command line as a contract: help, exit codes, forms of output, errors.
 //!
-//! Only `demo` and `databases` need servers; what the engine does to data is in `tests/e2e`.
+//! Only `demo`, `databases` and `verbs` need servers; what the engine does to data is in `tests/e2e`.
 
 #![expect(clippy::unwrap_used, reason = "what a test cannot do without ends it")]
 
@@ -11,4 +11,6 @@ mod demo;
 mod program;
 mod schema;
 mod shells;
+mod stage;
 mod terminal;
+mod verbs;

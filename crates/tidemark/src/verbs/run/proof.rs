@@ -125,8 +125,14 @@ pub(super) fn on_top(
 ) -> Answer {
     let wanted = until == Some(&UntilArg::Verified);
     let Some(report) = report else {
-        // Stopped before it could be proven.
-        let verdict = if wanted {
+        // Stopped before it could be proven, or before it was where it was to go.
+        let is_told = answer.data["status"]["by"] == "user";
+        let is_short = match until {
+            Some(UntilArg::Verified) => true,
+            Some(UntilArg::CaughtUp | UntilArg::Position(_)) => is_told,
+            None | Some(UntilArg::Elapsed(_) | UntilArg::At(_) | UntilArg::Eof) => false,
+        };
+        let verdict = if is_short {
             Verdict::Negative
         } else {
             answer.verdict

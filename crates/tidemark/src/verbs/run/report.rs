@@ -3,6 +3,7 @@
 //! Steps and changes of state are logged with the pipeline's name, so that a log alone tells what
 //! happened. Rows in flight are progress: a live region on a terminal, elsewhere a line now and then.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -33,6 +34,8 @@ pub(super) struct Reporter {
     log_form: LogForm,
     progress: Arc<Mutex<Progress>>,
     loaded: watch::Sender<bool>,
+    /// Tables whose changes are put aside at present.
+    aside: HashSet<TableName>,
 }
 
 impl Reporter {
@@ -48,6 +51,7 @@ impl Reporter {
             log_form: invocation.log_form,
             progress: Arc::default(),
             loaded,
+            aside: HashSet::new(),
         };
         (reporter, is_loaded)
     }
@@ -154,8 +158,7 @@ impl Reporter {
             } => {
                 tracing::warn!(
                     pipeline, code = %error.code(), attempt, wait_s = wait.as_secs_f64(),
-                    error = %error, "a side was lost; goes on from the checkpoint in {}",
-                    duration(wait)
+                    error = %error, "{error}; tries again in {}", duration(wait)
                 );
             }
             PipelineEvent::SchemaChanged { table, text } => {
@@ -221,18 +224,29 @@ impl Reporter {
         );
     }
 
-    fn log_table(&self, table: &TableName, state: TableState, reason: Option<&str>) {
+    fn log_table(&mut self, table: &TableName, state: TableState, reason: Option<&str>) {
+        let was_aside = if state.is_parked() {
+            !self.aside.insert(table.clone())
+        } else {
+            self.aside.remove(table)
+        };
         let pipeline = self.pipeline.as_str();
         let reason = reason.unwrap_or_default();
         match state {
             TableState::Quarantined | TableState::Unloaded => {
-                tracing::error!(pipeline, table = %table, reason, "table quarantined");
+                tracing::error!(pipeline, table = %table, reason, "table quarantined: {reason}");
             }
             TableState::Streaming | TableState::Loading | TableState::Done => {
-                tracing::debug!(pipeline, table = %table, "table {state:?}");
+                let word = format!("{state:?}").to_lowercase();
+                if was_aside {
+                    tracing::info!(pipeline, table = %table, "table {word} again");
+                } else {
+                    tracing::debug!(pipeline, table = %table, "table {word}");
+                }
             }
             TableState::Resyncing | TableState::Paused => {
-                tracing::info!(pipeline, table = %table, reason, "table {state:?}");
+                let word = format!("{state:?}").to_lowercase();
+                tracing::info!(pipeline, table = %table, reason, "table {word}");
             }
         }
     }
