@@ -106,10 +106,16 @@ pub(crate) async fn describe_one(
     columns::read(connection, &oids, &types, &mut tables).await?;
     indexes::read(connection, &oids, &mut tables).await?;
     constraints::read(connection, &oids, &mut tables).await?;
-    Ok(tables
-        .into_values()
-        .next()
-        .filter(|table| !table.columns.is_empty()))
+    let Some(table) = tables.into_values().next() else {
+        return Ok(None);
+    };
+    // A table may have no columns, or be gone.
+    if table.columns.is_empty() {
+        let sql = "SELECT FROM pg_class WHERE oid = ANY ($1::oid[])";
+        let found = connection.query(sql, &[Some(oids.param())]).await?;
+        return Ok((!found.rows.is_empty()).then_some(table));
+    }
+    Ok(Some(table))
 }
 
 /// How a type is made, `None` for one that comes with a table, an extension or the server.

@@ -146,11 +146,13 @@ fn copy_statement(mapping: &TableMapping, unit: &LoadUnit<'_>) -> String {
         RowFormat::PgCopyBinary => "binary",
         RowFormat::PgCopyText => "text",
     };
-    format!(
-        "COPY {} ({}) FROM STDIN (FORMAT {format})",
-        quoted(&table_at(mapping, unit.place)),
-        columns.join(", "),
-    )
+    // An empty list of columns cannot be written; a table of which none is carried has no others.
+    let columns = match columns.as_slice() {
+        [] => String::new(),
+        _ => format!(" ({})", columns.join(", ")),
+    };
+    let table = quoted(&table_at(mapping, unit.place));
+    format!("COPY {table}{columns} FROM STDIN (FORMAT {format})")
 }
 
 /// Removes the rows of the unit's chunk.

@@ -22,6 +22,7 @@ mod mapping;
 mod modes;
 mod partitions;
 mod readme;
+mod rows;
 mod slots;
 #[allow(dead_code, reason = "what tests of a running pipeline stand on")]
 mod stage;
