@@ -18,6 +18,7 @@ mod faults;
 mod fence;
 mod hand_over;
 mod identity;
+mod majors;
 mod mapping;
 mod modes;
 mod partitions;
