@@ -11,6 +11,9 @@ use std::sync::LazyLock;
 
 use serde::Deserialize;
 
+#[cfg(test)]
+mod reference;
+
 /// The number of a catalogue entry, shown as `TM1010`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Code(u16);

@@ -18,6 +18,8 @@ use crate::output::put;
 use crate::verbs;
 
 pub(crate) mod examples;
+#[cfg(test)]
+mod reference;
 
 /// The whole command line.
 #[derive(Debug, Parser)]
