@@ -49,6 +49,10 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &ResyncArgs) -> Outc
     let opened = Opened::open(invocation, &arguments.which)?;
     let tables = chosen(&opened, &arguments.tables).await?;
     let checkpoint = opened.target.checkpoint().await?;
+    let is_still = opened.target.control().await?.owner().await?.is_none();
+    if is_still && checkpoint.is_some() && arguments.tables.is_empty() {
+        return anew(invocation, &opened, &tables).await;
+    }
     let word = match tables.as_slice() {
         [only] => only.source().to_string(),
         _ => opened.name().to_owned(),
@@ -90,6 +94,29 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &ResyncArgs) -> Outc
         "seconds": began.elapsed().as_secs_f64(),
     });
     Ok(Answer::new(text, data))
+}
+
+/// Nobody runs it, and perhaps nobody can: a slot that is gone keeps the next run from going on. The
+/// checkpoint is forgotten, so that the next run begins from the beginning.
+async fn anew(invocation: &Invocation, opened: &Opened, tables: &[TableMapping]) -> Outcome {
+    let (name, word) = (opened.name(), opened.word());
+    let size: u64 = tables.iter().map(|table| table.schema.bytes).sum();
+    let next = format!("tidemark run {word} --set target.existing=truncate");
+    let effect = format!(
+        "Resync of {name}, which nobody runs now: {}, {} on the source\n  \
+         its checkpoint on the target is forgotten; the rows stay until the next run\n  \
+         that run makes a new slot, empties the tables and copies them: {next}",
+        counted(tables.len() as u64, "table"),
+        bytes(size),
+    );
+    let prompt = "Type the pipeline's name to continue:";
+    invocation.talk.confirm(&effect, prompt, name)?;
+    // Whoever starts it at this moment has it, or comes after us.
+    opened.target.acquire(&super::run::owner()).await?;
+    opened.target.forget().await?;
+    let text = format!("✓ the checkpoint of {name} is forgotten; nothing is copied yet");
+    let data = json!({ "pipeline": name, "answer": text });
+    Ok(Answer::new(text, data).notice(format!("copy the tables anew: {next}")))
 }
 
 async fn chosen(opened: &Opened, wanted: &[TableName]) -> Result<Vec<TableMapping>, Failure> {

@@ -178,6 +178,56 @@ async fn differences_are_found_and_mended_with_consent() {
     stage.drop_slot().await;
 }
 
+/// The way out that the message names leads out.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipeline_that_lost_its_slot_is_loaded_anew() {
+    let stage = Stage::new("lostslot", "full_load_and_cdc").await;
+    stage.json(&["run", "lostslot", "--until", "verified"], 0);
+    stage.drop_slot().await;
+    let change = "DELETE FROM t WHERE id <= 100; UPDATE t SET v = 'unseen' WHERE id = 500";
+    stage
+        .server
+        .execute_in(&stage.source, change)
+        .await
+        .unwrap();
+    let refused = stage.json(&["run", "lostslot"], 6);
+    assert_eq!(refused["error"]["code"], "TM4010");
+    let action = refused["error"]["fix"][0]["text"].as_str().unwrap();
+    assert!(action.contains("tidemark resync"), "{action}");
+
+    let asked = stage.tidemark(&["resync", "lostslot"]);
+    assert_eq!(asked.code, 6, "{asked:?}");
+    assert!(
+        asked.err.contains("the rows stay until the next run"),
+        "{asked:?}"
+    );
+    let still = stage.json(&["run", "lostslot"], 6);
+    assert_eq!(
+        still["error"]["code"], "TM4010",
+        "nothing was done without consent"
+    );
+    let one = stage.json(&["resync", "lostslot", "--table", "t", "--yes"], 6);
+    assert_eq!(
+        one["error"]["code"], "TM7042",
+        "a single table needs a pipeline that runs"
+    );
+
+    let forgotten = stage.json(&["resync", "lostslot", "--yes"], 0);
+    let next = forgotten["notices"][0]["text"].as_str().unwrap();
+    let next = next.split_once("tidemark ").unwrap().1;
+    assert_eq!(
+        stage.json(&["status", "lostslot"], 0)["data"]["state"],
+        "draft"
+    );
+    let words: Vec<&str> = next.split(' ').chain(["--until", "verified"]).collect();
+    let verified = stage.json(&words, 0)["data"]["verified"].clone();
+    assert_eq!(
+        (&verified["result"], &verified["rows"]),
+        (&"identical".into(), &900.into())
+    );
+    stage.drop_slot().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn init_writes_a_file_without_passwords_that_works() {
     let stage = Stage::new("unused", "full_load_only").await;
