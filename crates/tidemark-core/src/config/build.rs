@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use super::choice::{Choice, MaskKind};
 use super::endpoint::{self, Connections};
+use super::keys::LATER_VALUES;
 use super::problem::{Located, Place, Problem, Problems, suggestion};
 use super::secret::Secret;
-use super::settings::Settings;
+use super::settings::{Settings, Value};
 use super::{
     LoadConfig, PipelineConfig, PostgresSource, SourceConfig, StreamConfig, TargetConfig,
     VerifyConfig,
@@ -28,6 +29,7 @@ pub(super) fn build(
     let target = endpoint::endpoint("target", settings, connections, problems);
     let mode: Option<Mode> = choice(settings, "pipeline.mode");
     let start = start(settings, mode, problems);
+    refuse_what_nobody_minds(settings, problems);
     let mut rules = rules(settings, problems);
     let name = settings.text("pipeline.name").map(|name| name.value);
     let (source, target, name, mode) = (source?, target?, name?, mode?);
@@ -64,6 +66,30 @@ pub(super) fn build(
         },
         name,
     })
+}
+
+/// A value that the engine would pass over is an error: going on would not be what was asked for.
+fn refuse_what_nobody_minds(settings: &Settings, problems: &mut Problems) {
+    for (path, minded, why) in LATER_VALUES {
+        let Some(setting) = settings.get(path) else {
+            continue;
+        };
+        let is_minded = match &setting.value {
+            Value::Text(word) => word == minded,
+            Value::Count(number) | Value::Bytes(number) => number.to_string() == *minded,
+            _ => false,
+        };
+        if !is_minded {
+            problems.push(
+                Problem::new(
+                    codes::CONFIG_LATER,
+                    format!("this value of `{path}` is not in this version"),
+                )
+                .at(setting.place.clone())
+                .label(*why),
+            );
+        }
+    }
 }
 
 fn choice<T: Choice>(settings: &Settings, path: &str) -> Option<T> {

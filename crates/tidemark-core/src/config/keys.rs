@@ -132,6 +132,36 @@ pub(crate) const LATER: &[(&str, &str)] = &[
     ("target.format", "this version copies to PostgreSQL only"),
 ];
 
+/// Keys that the engine minds only at one value so far, and why another is refused; `""` where every
+/// value is. To take one away, make the engine mind it.
+pub(crate) const LATER_VALUES: &[(&str, &str, &str)] = &[
+    (
+        "source.postgres.slot_behind",
+        "wait",
+        "this version reads on and skips what is applied already",
+    ),
+    (
+        "source.postgres.slot_ahead",
+        "fail",
+        "this version stops and names the way out: tidemark resync",
+    ),
+    (
+        "source.postgres.max_retained",
+        "",
+        "this version does not stop by itself; limit the log on the source: max_slot_wal_keep_size",
+    ),
+    (
+        "target.on_truncate",
+        "apply",
+        "this version empties the target's table when the source empties its own",
+    ),
+    (
+        "verify.max_rows_per_second",
+        "0",
+        "this version compares as fast as both sides answer",
+    ),
+];
+
 /// Kinds of database that later versions will know.
 pub(crate) const LATER_SYSTEMS: &[&str] =
     &["mysql", "mariadb", "sqlserver", "oracle", "s3", "kafka"];

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::keys::{CONNECTION_KEYS, KEYS, Key, Kind, LATER};
+use super::keys::{CONNECTION_KEYS, KEYS, Key, Kind, LATER, LATER_VALUES};
 use super::unit::{show_bytes, show_duration};
 use super::value::grouped;
 
@@ -46,6 +46,13 @@ pub fn reference() -> String {
             &mut page,
             format_args!("- `{}`: {why}", path.replace("[]", "")),
         );
+    }
+    for (path, minded, why) in LATER_VALUES {
+        let other = match *minded {
+            "" => String::new(),
+            minded => format!(" other than `{minded}`"),
+        };
+        line(&mut page, format_args!("- `{path}`{other}: {why}"));
     }
     page
 }
@@ -120,6 +127,13 @@ mod tests {
     fn the_reference_is_current() {
         let page = include_str!("../../../../docs/reference/config.md");
         let made = reference();
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            let path = concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../../docs/reference/config.md"
+            );
+            std::fs::write(path, &made).unwrap();
+        }
         for (written, made) in page.lines().zip(made.lines()) {
             assert_eq!(
                 written, made,

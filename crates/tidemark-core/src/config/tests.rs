@@ -2,6 +2,7 @@
 //!
 //! `tests/*.toml` are files with problems, `tests/*.txt` what is said of them, letter by letter.
 
+use super::keys::LATER_VALUES;
 use super::*;
 
 /// Surroundings that have every variable but `NOPE`, and no files.
@@ -106,20 +107,20 @@ fn every_key_reaches_the_engine() {
     assert_eq!(postgres.publication, "My Publication");
     assert_eq!(
         (postgres.create, postgres.slot_behind),
-        (Create::Never, SlotBehind::Fail)
+        (Create::Never, SlotBehind::Wait)
     );
     assert_eq!(
         (postgres.slot_ahead, postgres.origin),
-        (SlotAhead::Resync, ChangeOrigin::None)
+        (SlotAhead::Fail, ChangeOrigin::None)
     );
-    assert_eq!(postgres.max_retained_bytes, Some(20_000_000_000));
+    assert_eq!(postgres.max_retained_bytes, None);
     assert_eq!(
         config.target.endpoint.url.value.expose(),
         "postgres://lo%40der@dw-db:5433/dw%20house?sslmode=verify-full&sslrootcert=%2Fetc%2Fca.pem"
     );
     assert_eq!(config.target.on_schema_change, OnSchemaChange::StopTable);
     assert_eq!(config.target.on_conflict, OnConflict::Fail);
-    assert_eq!(config.target.on_truncate, OnTruncate::Ignore);
+    assert_eq!(config.target.on_truncate, OnTruncate::Apply);
     assert_eq!(config.target.existing, Existing::SkipLoaded);
     assert_eq!(config.new_tables, NewTables::Add);
     let rule = &config.rules.tables[0];
@@ -139,7 +140,28 @@ fn every_key_reaches_the_engine() {
         Some("/var/spool/tidemark")
     );
     assert_eq!(config.stream.on_error, OnError::StopPipeline);
-    assert_eq!(config.verify.max_rows_per_second, Some(20_000));
+    assert_eq!(config.verify.max_rows_per_second, None);
+}
+
+/// Nothing that was asked for is passed over in silence.
+#[test]
+fn values_that_the_engine_does_not_mind_are_refused() {
+    for (minded, refused) in [
+        ("slot_behind = \"wait\"", "slot_behind = \"fail\""),
+        ("slot_ahead = \"fail\"", "slot_ahead = \"resync\""),
+        ("origin = \"none\"", "max_retained = \"20 GB\""),
+        ("on_truncate = \"apply\"", "on_truncate = \"stop_table\""),
+        ("\nmax_rows_per_second = 0", "\nmax_rows_per_second = 5"),
+    ] {
+        assert!(FULL.contains(minded), "{minded}");
+        let problems = reading(&FULL.replace(minded, refused), None, &[]).map(|_| ());
+        let shown = problems.expect_err(refused).to_string();
+        assert!(
+            shown.contains("TM7008") && shown.contains(refused.trim()),
+            "{shown}"
+        );
+        assert_eq!(shown.matches("error[").count(), 1, "{shown}");
+    }
 }
 
 #[test]
@@ -148,7 +170,11 @@ fn every_key_is_in_the_full_file() {
     let plain = |path: &str| path.replace(|c: char| c.is_ascii_digit(), "");
     for key in KEYS.iter() {
         // Parts stand in the target, the url in the source; a connection excludes both.
-        let is_other = key.path.ends_with(".connection") || key.path == "pipeline.start";
+        let is_refused = LATER_VALUES
+            .iter()
+            .any(|(path, minded, _)| key.path == *path && minded.is_empty());
+        let is_other =
+            is_refused || key.path.ends_with(".connection") || key.path == "pipeline.start";
         let section = key.path.split('.').next().unwrap();
         let is_endpoint = matches!(section, "source" | "target")
             && CONNECTION_KEYS
