@@ -80,7 +80,8 @@ impl Drop for LabDirectory {
 }
 
 /// What the supervisor does. `$1` is the directory. Processes are known by their working
-/// directory: `postgres` and all it starts work in the data directory, `initdb` in ours.
+/// directory: `postgres` and all it starts work in the data directory, `initdb` in ours. `continue`
+/// of a zombie goes on with the next directory, which is none of its own.
 /// An immediate shutdown lets the postmaster give back its shared memory; what does not follow in
 /// three seconds is killed and its segment removed by the id in line 7 of postmaster.pid.
 const SUPERVISOR: &str = r#"
@@ -90,10 +91,11 @@ dir=$1
 each() {
   found=1
   for p in /proc/[0-9]*; do
-    if [ "$p/cwd" -ef "$dir/data" ] || [ "$p/cwd" -ef "$dir" ]; then
+    for d in "$dir" "$dir"/*/; do
+      [ "$p/cwd" -ef "$d" ] || continue
       case $(sed -n 's/^State:[[:space:]]*//p' "$p/status" 2>/dev/null) in Z*) continue ;; esac
       kill -"$1" "${p#/proc/}" 2>/dev/null && found=0
-    fi
+    done
   done
   return $found
 }

@@ -12,6 +12,7 @@
 //! - [`skip`]: what a test says when the machine lacks what it needs
 //! - [`traffic`]: seeded workloads that change a source while it is copied
 //! - [`wait`]: conditions with a deadline, instead of sleeping
+//! - [`workplace`]: a directory to work in as somebody who is not root
 //! - [`zoo`]: every type with its extremes, and names that must be quoted
 
 pub mod compare;
@@ -26,6 +27,7 @@ pub mod server;
 pub mod skip;
 pub mod traffic;
 pub mod wait;
+pub mod workplace;
 pub mod zoo;
 
 pub use compare::Comparison;
@@ -34,3 +36,4 @@ pub use proxy::Proxy;
 pub use random::Random;
 pub use server::{PostgresServer, Shutdown};
 pub use wait::wait_for;
+pub use workplace::Workplace;

@@ -21,6 +21,7 @@ mod identity;
 mod majors;
 mod mapping;
 mod modes;
+mod pages;
 mod partitions;
 mod readme;
 mod rows;
