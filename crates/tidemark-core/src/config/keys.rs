@@ -151,11 +151,6 @@ pub(crate) const LATER_VALUES: &[(&str, &str, &str)] = &[
         "this version does not stop by itself; limit the log on the source: max_slot_wal_keep_size",
     ),
     (
-        "target.on_truncate",
-        "apply",
-        "this version empties the target's table when the source empties its own",
-    ),
-    (
         "verify.max_rows_per_second",
         "0",
         "this version compares as fast as both sides answer",

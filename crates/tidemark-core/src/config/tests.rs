@@ -120,7 +120,7 @@ fn every_key_reaches_the_engine() {
     );
     assert_eq!(config.target.on_schema_change, OnSchemaChange::StopTable);
     assert_eq!(config.target.on_conflict, OnConflict::Fail);
-    assert_eq!(config.target.on_truncate, OnTruncate::Apply);
+    assert_eq!(config.target.on_truncate, OnTruncate::Ignore);
     assert_eq!(config.target.existing, Existing::SkipLoaded);
     assert_eq!(config.new_tables, NewTables::Add);
     let rule = &config.rules.tables[0];
@@ -150,7 +150,6 @@ fn values_that_the_engine_does_not_mind_are_refused() {
         ("slot_behind = \"wait\"", "slot_behind = \"fail\""),
         ("slot_ahead = \"fail\"", "slot_ahead = \"resync\""),
         ("origin = \"none\"", "max_retained = \"20 GB\""),
-        ("on_truncate = \"apply\"", "on_truncate = \"stop_table\""),
         ("\nmax_rows_per_second = 0", "\nmax_rows_per_second = 5"),
     ] {
         assert!(FULL.contains(minded), "{minded}");

@@ -27,6 +27,7 @@ use crate::position::Position;
 use crate::target::Origin;
 use crate::tidemark::low_half;
 
+use super::options::OnTruncate;
 use super::router::{Router, Way};
 
 /// What goes to the target at once.
@@ -62,9 +63,15 @@ pub(crate) enum Taken {
         route: usize,
         table: Arc<StreamTable>,
     },
-    /// Ranges of a table have seen different things, and the log cannot tell them apart here: it has
+    /// Ranges of tables have seen different things, and the log cannot tell them apart here: they have
     /// to be loaded anew.
-    Reload { route: usize },
+    Reload { routes: Vec<usize> },
+    /// Tables were emptied; not those on the target, as [`OnTruncate::Ignore`] has it. `reload` as in
+    /// [`Taken::Reload`].
+    Kept {
+        routes: Vec<usize>,
+        reload: Vec<usize>,
+    },
     /// A heartbeat of ours came by.
     Heartbeat { written_at_us: i64 },
 }
@@ -87,6 +94,7 @@ pub(crate) struct Assembler {
     /// Ids of transactions that were assembled lately, for telling whether a snapshot has seen them.
     recent: VecDeque<u32>,
     running: Vec<u32>,
+    on_truncate: OnTruncate,
 }
 
 struct Open {
@@ -101,8 +109,14 @@ const RECENT_MAX: usize = 20_000;
 
 impl Assembler {
     /// `running`: transactions that were running, or not yet visible, when this run began.
-    pub(crate) fn new(router: Router, applied: Position, running: &[u64]) -> Assembler {
+    pub(crate) fn new(
+        router: Router,
+        applied: Position,
+        running: &[u64],
+        on_truncate: OnTruncate,
+    ) -> Assembler {
         Assembler {
+            on_truncate,
             router,
             work: Work::default(),
             applied,
@@ -230,7 +244,9 @@ impl Assembler {
         };
         let pushed = push_change(batch, &self.router, index, projection, block, &change);
         if pushed == Pushed::NotInLog {
-            return Ok(Taken::Reload { route: index });
+            return Ok(Taken::Reload {
+                routes: vec![index],
+            });
         }
         if pushed == Pushed::Yes {
             let open = self.open.as_ref().expect("checked above");
@@ -255,7 +271,7 @@ impl Assembler {
         if self.is_contained() {
             return Ok(Taken::Yes);
         }
-        let mut to_reload = None;
+        let (mut reload, mut kept) = (Vec::new(), Vec::new());
         let restart_identity = truncate.restart_identity;
         let mut applied = Vec::new();
         for id in &truncate.tables {
@@ -268,10 +284,18 @@ impl Assembler {
             match self.router.truncate_seen(index) {
                 Some(true) if !is_parked => continue,
                 None if !is_parked => {
-                    to_reload = Some(index);
+                    reload.push(index);
                     continue;
                 }
                 _ => {}
+            }
+            match self.on_truncate {
+                OnTruncate::StopTable if !is_parked => return Err(not_truncated(&mapping)),
+                OnTruncate::Ignore => {
+                    kept.push(index);
+                    continue;
+                }
+                OnTruncate::Apply | OnTruncate::StopTable => {}
             }
             if is_parked {
                 let open = self.open.as_ref().expect("checked above");
@@ -295,7 +319,14 @@ impl Assembler {
                 restart_identity,
             });
         }
-        Ok(to_reload.map_or(Taken::Yes, |route| Taken::Reload { route }))
+        Ok(if !kept.is_empty() {
+            let routes = kept;
+            Taken::Kept { routes, reload }
+        } else if !reload.is_empty() {
+            Taken::Reload { routes: reload }
+        } else {
+            Taken::Yes
+        })
     }
 
     fn commit(&mut self, end: Position) -> Result<Taken> {
@@ -594,6 +625,11 @@ fn mismatch(mapping: &TableMapping, why: &Mismatch) -> Error {
         }
     };
     Error::data(codes::SCHEMA_CHANGE_REFUSED, text).table(mapping.source().to_string())
+}
+
+fn not_truncated(mapping: &TableMapping) -> Error {
+    let text = "the source emptied the table, and target.on_truncate is \"stop_table\"";
+    Error::data(codes::TRUNCATE_NOT_APPLIED, text).table(mapping.source().to_string())
 }
 
 fn protocol(what: &str) -> Error {

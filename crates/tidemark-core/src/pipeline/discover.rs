@@ -12,16 +12,24 @@ use tokio::time::Instant;
 
 use crate::error::Result;
 use crate::schema::{SourceSchema, TableName, TableSchema};
+use crate::source::Within;
 
-use super::options::NewTables;
 use super::{Engine, task_died};
 
 /// How often the catalog is looked at.
 const INTERVAL: Duration = Duration::from_secs(20);
 
+/// What the source says of the selected tables.
+#[derive(Clone, Debug)]
+pub(super) struct Look {
+    pub(super) schema: SourceSchema,
+    /// Tables of the pipeline whose changes are not announced.
+    pub(super) unannounced: Vec<TableName>,
+}
+
 /// Looks at the catalog beside the stream.
 pub(super) struct Discovery {
-    task: JoinSet<Result<SourceSchema>>,
+    task: JoinSet<Result<Look>>,
     due: Instant,
     /// What was said already.
     said: Vec<TableName>,
@@ -36,32 +44,38 @@ pub(super) enum Found {
     Recreated(TableSchema),
     /// A table of the pipeline is not there any more.
     Gone(TableName),
+    /// Changes of a table of the pipeline are not announced any more.
+    Unannounced(TableName),
 }
 
 impl Discovery {
     pub(super) fn new() -> Discovery {
-        // The first look comes at once: the pipeline file may name more tables than it did before.
         Discovery {
             task: JoinSet::new(),
-            due: Instant::now(),
+            due: Instant::now() + INTERVAL,
             said: Vec::new(),
         }
     }
 
-    /// Starts to look, when it is time.
-    pub(super) fn look(&mut self, engine: &Arc<Engine>) {
-        let wanted = engine.options.new_tables != NewTables::Ignore;
-        if !wanted || !self.task.is_empty() || self.due > Instant::now() {
+    /// Starts to look, when it is time. `known`: the tables of the pipeline.
+    pub(super) fn look(&mut self, engine: &Arc<Engine>, known: impl FnOnce() -> Vec<TableName>) {
+        if !self.task.is_empty() || self.due > Instant::now() {
             return;
         }
         self.due = Instant::now() + INTERVAL;
-        let engine = Arc::clone(engine);
-        self.task
-            .spawn(async move { engine.source.describe(engine.rules.selection()).await });
+        let (engine, known) = (Arc::clone(engine), known());
+        self.task.spawn(async move {
+            let schema = engine.source.describe(engine.rules.selection()).await?;
+            let unannounced = engine.source.unannounced(&known, Within::Now).await?;
+            Ok(Look {
+                schema,
+                unannounced,
+            })
+        });
     }
 
     /// What the catalog says; waits for ever if nobody looks. Cancel-safe.
-    pub(super) async fn next(&mut self) -> Result<SourceSchema> {
+    pub(super) async fn next(&mut self) -> Result<Look> {
         match self.task.join_next().await {
             Some(joined) => joined.map_err(task_died)?,
             None => std::future::pending().await,
@@ -83,17 +97,20 @@ impl Discovery {
 }
 
 /// Compares the catalog with the tables of the pipeline (name and the source's number).
-pub(super) fn compare(schema: SourceSchema, known: &[(TableName, u32)]) -> Vec<Found> {
+pub(super) fn compare(look: Look, known: &[(TableName, u32)]) -> Vec<Found> {
     let mut found = Vec::new();
     for (name, _) in known {
-        if !schema.tables.iter().any(|table| table.name == *name) {
+        if !look.schema.tables.iter().any(|table| table.name == *name) {
             found.push(Found::Gone(name.clone()));
         }
     }
-    for table in schema.tables {
+    for table in look.schema.tables {
         match known.iter().find(|(name, _)| *name == table.name) {
             None => found.push(Found::New(table)),
             Some((_, id)) if *id != table.id => found.push(Found::Recreated(table)),
+            Some((name, _)) if look.unannounced.contains(name) => {
+                found.push(Found::Unannounced(table.name));
+            }
             Some(_) => {}
         }
     }
@@ -124,18 +141,34 @@ mod tests {
 
     #[test]
     fn new_recreated_and_gone_tables_are_told_apart() {
-        let schema = SourceSchema {
-            tables: vec![table("same", 1), table("again", 20), table("new", 3)],
-            ..SourceSchema::default()
-        };
         let name = |name| TableName::new("public", name);
-        let known = [(name("same"), 1), (name("again"), 2), (name("gone"), 4)];
+        let tables = vec![
+            table("same", 1),
+            table("again", 20),
+            table("new", 3),
+            table("silent", 5),
+        ];
+        let look = Look {
+            schema: SourceSchema {
+                tables,
+                ..SourceSchema::default()
+            },
+            // What is made anew is announced with its load.
+            unannounced: vec![name("again"), name("silent"), name("gone")],
+        };
+        let known = [
+            (name("same"), 1),
+            (name("again"), 2),
+            (name("gone"), 4),
+            (name("silent"), 5),
+        ];
         assert_eq!(
-            compare(schema, &known),
+            compare(look, &known),
             [
                 Found::Gone(name("gone")),
                 Found::Recreated(table("again", 20)),
                 Found::New(table("new", 3)),
+                Found::Unannounced(name("silent")),
             ]
         );
     }

@@ -256,7 +256,7 @@ impl Run {
         backoff.reset();
 
         if let Some(snapshot) = snapshot {
-            let loaded = self.load(snapshot, &schema, &mappings, &begun, requests);
+            let loaded = self.load(snapshot, &mappings, &begun, requests);
             match loaded.await? {
                 Interrupted::Stopped => return self.stopped_between_attempts().await,
                 Interrupted::Done(()) => {}
@@ -415,7 +415,6 @@ impl Run {
     async fn load(
         &mut self,
         snapshot: Box<dyn Snapshot>,
-        schema: &SourceSchema,
         mappings: &[Arc<TableMapping>],
         begun: &[TableName],
         requests: &mut mpsc::Receiver<Request>,
@@ -443,7 +442,7 @@ impl Run {
         self.record_loaded(&checkpoint, report).await?;
         engine.target.set_phase(LoadPhase::Finishing).await?;
         if load_is_one_instant(&self.checkpoint().await?) {
-            finish_load(&engine, schema, mappings).await?;
+            finish_load(&engine, mappings).await?;
         }
         engine.observer.say(PipelineEvent::Loaded { rows, took });
         Ok(Interrupted::Done(()))
@@ -596,18 +595,17 @@ fn is_about_slot(code: crate::catalogue::Code) -> bool {
 }
 
 /// Foreign keys and sequences, then the load is over.
-async fn finish_load(
-    engine: &Engine,
-    schema: &SourceSchema,
-    mappings: &[Arc<TableMapping>],
-) -> Result<()> {
+async fn finish_load(engine: &Engine, mappings: &[Arc<TableMapping>]) -> Result<()> {
     let tables: Vec<TableMapping> = mappings.iter().map(|m| m.as_ref().clone()).collect();
-    engine.target.finish_foreign_keys(&tables).await?;
-    let names: Vec<_> = schema
-        .tables
-        .iter()
-        .map(|table| table.name.clone())
-        .collect();
+    // Tables that nobody loaded have the foreign keys that whoever made them gave them; what was
+    // taken off is made again in any case.
+    let made = if engine.options.mode.loads() {
+        tables.as_slice()
+    } else {
+        &[]
+    };
+    engine.target.finish_foreign_keys(made).await?;
+    let names: Vec<_> = tables.iter().map(|table| table.source().clone()).collect();
     let sequences = engine.source.sequences(&names).await?;
     engine.target.set_sequences(&sequences, &tables).await?;
     engine.target.set_phase(LoadPhase::Loaded).await

@@ -28,6 +28,8 @@ pub struct Options {
     pub on_error: OnError,
     /// What becomes of a change that meets another row than the log implies.
     pub on_conflict: OnConflict,
+    /// What becomes of a truncate.
+    pub on_truncate: OnTruncate,
     /// Tables that are loaded at once.
     pub parallel_tables: usize,
     /// Chunks of one table that are loaded at once.
@@ -64,6 +66,7 @@ impl Default for Options {
             new_tables: NewTables::Notify,
             on_error: OnError::QuarantineTable,
             on_conflict: OnConflict::Apply,
+            on_truncate: OnTruncate::Apply,
             parallel_tables: 2,
             parallel_chunks: 2,
             chunk_bytes: 128 << 20,
@@ -131,4 +134,15 @@ pub enum OnConflict {
     Apply,
     /// The pipeline stops.
     Fail,
+}
+
+/// What becomes of a table when the source empties it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnTruncate {
+    /// It is emptied on the target too.
+    Apply,
+    /// It is set aside.
+    StopTable,
+    /// The target keeps its rows.
+    Ignore,
 }

@@ -31,7 +31,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::catalogue::codes;
-use crate::checkpoint::{Chunk, Unit};
+use crate::checkpoint::{Chunk, LoadPhase, TableCheckpoint, Unit};
 use crate::control::ResyncStrategy;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::mapping::TableMapping;
@@ -51,10 +51,12 @@ const SNAPSHOT_WAIT_MAX: Duration = Duration::from_mins(5);
 pub(super) enum What {
     /// The whole table.
     Table(ResyncStrategy),
-    /// A table that is new to the pipeline.
-    New,
+    /// A table that is new to the pipeline; what becomes of rows that the target has.
+    New(Existing),
     /// A table that was dropped and made again on the source.
     Recreated,
+    /// A table whose changes the source did not announce any more.
+    Unannounced(ResyncStrategy),
     /// Only these rows, by their keys.
     Rows(Vec<Chunk>),
 }
@@ -65,19 +67,38 @@ impl What {
         match self {
             What::Table(ResyncStrategy::Swap) => "resync (swap)",
             What::Table(ResyncStrategy::Truncate) => "resync (truncate)",
-            What::New => "new table",
+            What::New(_) => "new table",
             What::Recreated => "made anew on the source",
+            What::Unannounced(ResyncStrategy::Swap) => "not announced (swap)",
+            What::Unannounced(ResyncStrategy::Truncate) => "not announced (truncate)",
             What::Rows(_) => "repair",
         }
     }
 
-    /// How a run goes on with what a killed one had begun: the whole table is loaded.
-    pub(super) fn recorded(reason: Option<&str>) -> What {
-        let truncate = What::Table(ResyncStrategy::Truncate);
-        if reason == Some(truncate.reason()) {
-            return truncate;
-        }
-        What::Table(ResyncStrategy::Swap)
+    /// How a run goes on with what a killed one had begun: the whole table is loaded. Units of a new
+    /// table are recorded when it is prepared, so where there are some its rows are ours.
+    pub(super) fn recorded(table: &TableCheckpoint, existing: Existing) -> What {
+        let is_begun = !table.units.is_empty();
+        let known = [
+            What::Table(ResyncStrategy::Truncate),
+            What::New(if is_begun {
+                Existing::Truncate
+            } else {
+                existing
+            }),
+            What::Recreated,
+            What::Unannounced(ResyncStrategy::Swap),
+            What::Unannounced(ResyncStrategy::Truncate),
+        ];
+        known
+            .into_iter()
+            .find(|what| table.reason.as_deref() == Some(what.reason()))
+            .unwrap_or(What::Table(ResyncStrategy::Swap))
+    }
+
+    /// Whether the source has to be told to announce the table.
+    fn must_announce(&self) -> bool {
+        matches!(self, What::New(_) | What::Recreated | What::Unannounced(_))
     }
 }
 
@@ -225,13 +246,21 @@ async fn reload(
         },
     };
     let (place, existing, ranges) = match &what {
-        What::Table(ResyncStrategy::Swap) => (Place::Beside, Existing::Truncate, None),
-        What::Table(ResyncStrategy::Truncate) => (Place::InPlace, Existing::Truncate, None),
-        What::New => (Place::InPlace, engine.options.existing, None),
+        What::Table(ResyncStrategy::Swap) | What::Unannounced(ResyncStrategy::Swap) => {
+            (Place::Beside, Existing::Truncate, None)
+        }
+        What::Table(ResyncStrategy::Truncate) | What::Unannounced(ResyncStrategy::Truncate) => {
+            (Place::InPlace, Existing::Truncate, None)
+        }
+        What::New(existing) => (Place::InPlace, *existing, None),
         What::Recreated => (Place::InPlace, Existing::Drop, None),
         What::Rows(chunks) => (Place::InPlace, Existing::Resume, Some(chunks.clone())),
     };
-    if matches!(what, What::New | What::Recreated) {
+    if !matches!(what, What::Rows(_)) {
+        // Foreign keys to and from the table are taken off, and are to be made again.
+        engine.target.set_phase(LoadPhase::Finishing).await?;
+    }
+    if what.must_announce() {
         let tables = std::slice::from_ref(mapping.source());
         engine.source.announce(tables).await?;
     }

@@ -25,6 +25,8 @@ pub(crate) struct Router {
 /// One table's way through the pipeline.
 pub(crate) struct Route {
     pub(crate) mapping: Arc<TableMapping>,
+    /// The source's number for the table whose rows the target has.
+    pub(crate) source_id: u32,
     /// From the log's columns to the mapping's; made when the log announces the table.
     pub(crate) projection: Option<Projection>,
     pub(crate) state: TableState,
@@ -84,8 +86,8 @@ impl Router {
                 .iter()
                 .find(|table| table.source == *mapping.source());
             if let Some(table) = known {
-                router.add(mapping, table.state, table.columns.clone());
-                let index = router.routes.len() - 1;
+                let index = router.add(mapping, table.state, table.columns.clone());
+                router.routes[index].source_id = table.source_id;
                 // Parked changes lie before the position; they ask all tidemarks when taken back.
                 let applied = (!table.state.is_parked()).then_some(applied);
                 router.set_units(index, &table.units, applied);
@@ -105,6 +107,7 @@ impl Router {
         self.by_id.insert(mapping.schema.id, index);
         self.routes.push(Route {
             mapping: Arc::clone(mapping),
+            source_id: mapping.schema.id,
             projection: None,
             state,
             has_rows: state.has_rows(),
@@ -119,6 +122,7 @@ impl Router {
         self.by_id.insert(mapping.schema.id, index);
         let route = &mut self.routes[index];
         route.mapping = Arc::clone(mapping);
+        route.source_id = mapping.schema.id;
         route.columns = loaded_columns(mapping);
         route.projection = None;
         route.has_rows = false;
@@ -150,6 +154,12 @@ impl Router {
 
     pub(crate) fn route_mut(&mut self, index: usize) -> &mut Route {
         &mut self.routes[index]
+    }
+
+    /// The tables' names on the source.
+    pub(crate) fn names(&self) -> Vec<TableName> {
+        let name = |route: &Route| route.mapping.source().clone();
+        self.routes.iter().map(name).collect()
     }
 
     pub(crate) fn routes(&self) -> impl Iterator<Item = (usize, &Route)> {

@@ -25,12 +25,12 @@ use crate::event::Block;
 use crate::mapping::TableMapping;
 use crate::position::Position;
 use crate::schema::{SourceSchema, TableName};
-use crate::source::ChangeStream;
+use crate::source::{ChangeStream, Within};
 use crate::status::{By, PipelineState};
 
 use super::apply::{ApplierHandle, Done, DoneOutcome, NotInLog, Task};
 use super::assemble::{Assembler, Taken, Work};
-use super::discover::Discovery;
+use super::discover::{Discovery, Look};
 use super::observe::{Committed, PipelineEvent};
 use super::options::{OnConflict, Until};
 use super::resync::{Reloaded, Resynced, Resyncs, What};
@@ -80,7 +80,6 @@ pub(super) async fn stream(
 
 struct Stream<'a> {
     engine: &'a Arc<Engine>,
-    schema: &'a SourceSchema,
     mappings: &'a [Arc<TableMapping>],
     backoff: &'a mut Backoff,
     changes: Box<dyn ChangeStream>,
@@ -115,7 +114,7 @@ struct Stream<'a> {
 impl<'a> Stream<'a> {
     async fn open(
         engine: &'a Arc<Engine>,
-        schema: &'a SourceSchema,
+        schema: &SourceSchema,
         mappings: &'a [Arc<TableMapping>],
         backoff: &'a mut Backoff,
     ) -> Result<Stream<'a>> {
@@ -126,8 +125,8 @@ impl<'a> Stream<'a> {
             )
         })?;
         let position = checkpoint.position;
-        let known = as_last_known(engine, mappings, &checkpoint)?;
-        let router = Router::new(&known, &checkpoint.tables, position);
+        let last_known = as_last_known(engine, mappings, &checkpoint)?;
+        let router = Router::new(&last_known, &checkpoint.tables, position);
         let log = engine.source.log_state().await?;
         let changes = engine
             .source
@@ -143,11 +142,10 @@ impl<'a> Stream<'a> {
         engine.step(5, "stream", format!("follows the log from {position}"));
         let mut stream = Stream {
             engine,
-            schema,
             mappings,
             backoff,
             changes,
-            assembler: Assembler::new(router, position, &log.running),
+            assembler: Assembler::new(router, position, &log.running, engine.options.on_truncate),
             applier,
             resyncs: Resyncs::default(),
             discovery: Discovery::new(),
@@ -169,6 +167,13 @@ impl<'a> Stream<'a> {
         };
         stream.show_tables(&checkpoint);
         stream.begin_recorded_resyncs(&checkpoint);
+        let tables = stream.assembler.router.names();
+        let unannounced = engine.source.unannounced(&tables, Within::Now);
+        let look = Look {
+            schema: schema.clone(),
+            unannounced: unannounced.await?,
+        };
+        stream.compare(look);
         stream.show_state();
         Ok(stream)
     }
@@ -191,7 +196,7 @@ impl<'a> Stream<'a> {
                     self.on_resynced(resynced)?;
                 }
                 found = self.discovery.next(), if self.discovery.is_looking() => {
-                    self.on_described(found);
+                    self.on_looked(found);
                 }
                 _ = tick.tick() => self.on_tick(),
             }
@@ -225,7 +230,11 @@ impl<'a> Stream<'a> {
                     self.heartbeat = Some((written_at_us, self.assembler.assembled()));
                 }
                 // Its rows are not yet what the source ever had: they may as well go.
-                Taken::Reload { route } => self.load_anew(route, What::Table(Truncate)),
+                Taken::Reload { routes } => self.load_all_anew(&routes),
+                Taken::Kept { routes, reload } => {
+                    self.say_kept(&routes);
+                    self.load_all_anew(&reload);
+                }
                 Taken::Reshaped { route, table } => {
                     let engine = Arc::clone(self.engine);
                     schema_change::reshape(&engine, &mut self.assembler, route, &table).await?;
@@ -235,8 +244,29 @@ impl<'a> Stream<'a> {
         Ok(())
     }
 
+    fn load_all_anew(&mut self, routes: &[usize]) {
+        for route in routes {
+            self.load_anew(*route, What::Table(Truncate));
+        }
+    }
+
+    fn say_kept(&self, routes: &[usize]) {
+        for route in routes {
+            let table = self.assembler.router.route(*route).mapping.source();
+            self.engine.observer.say(PipelineEvent::Warning {
+                code: codes::TRUNCATE_NOT_APPLIED,
+                text: format!(
+                    "{table} was emptied on the source, and keeps its rows on the target"
+                ),
+            });
+        }
+    }
+
     /// A table, or some of its rows, is loaded anew as soon as its state is recorded.
     fn load_anew(&mut self, route: usize, what: What) {
+        if !matches!(what, What::Rows(_)) {
+            self.phase = LoadPhase::Finishing;
+        }
         let why = Some(what.reason().to_owned());
         self.resyncs.request(route, what);
         let mapping = Arc::clone(&self.assembler.router.route(route).mapping);
@@ -389,11 +419,20 @@ impl<'a> Stream<'a> {
                 self.resyncs.recorded(route, self.engine, &self.assembler);
             }
             self.answer_recorded(&change.table, change.state);
+            // One that had passed its load before it was set aside has nothing to catch up with.
+            let is_through = change.state == TableState::Streaming
+                && self.assembler.router.has_passed(&change.table);
+            let table = change.table.clone();
             self.engine.observer.say(PipelineEvent::TableState {
                 table: change.table,
                 state: change.state,
                 reason: change.reason,
             });
+            if is_through {
+                self.engine
+                    .observer
+                    .say(PipelineEvent::TablePassed { table });
+            }
         }
         for table in update.passed {
             self.engine
@@ -500,7 +539,7 @@ impl<'a> Stream<'a> {
     }
 
     /// What has to wait until the stream has passed all tidemarks: foreign keys of a load that was
-    /// read at several instants.
+    /// read at several instants, and those of tables that were loaded anew.
     async fn finish_deferred(&mut self) -> Result<()> {
         let router = &self.assembler.router;
         // A table that is set aside shows another instant than those it points to.
@@ -510,7 +549,9 @@ impl<'a> Stream<'a> {
             && !router.has_parked()
             && !self.resyncs.is_running();
         if is_due {
-            finish_load(self.engine, self.schema, self.mappings).await?;
+            let routes = self.assembler.router.routes();
+            let mappings: Vec<_> = routes.map(|(_, r)| Arc::clone(&r.mapping)).collect();
+            finish_load(self.engine, &mappings).await?;
             self.phase = LoadPhase::Loaded;
             self.show_state();
         }
@@ -518,7 +559,8 @@ impl<'a> Stream<'a> {
     }
 
     fn on_tick(&mut self) {
-        self.discovery.look(self.engine);
+        let router = &self.assembler.router;
+        self.discovery.look(self.engine, || router.names());
         self.look_at_hold();
         let unflushed = self.acknowledged < self.processed
             && (self.is_stopping() || self.committed_at.elapsed() >= FLUSH_AFTER);

@@ -233,6 +233,16 @@ pub(crate) async fn unannounced(
         .await?;
     for row in &set.rows {
         let (schema, name) = (row.opt_str(0)?, row.opt_str(1)?);
+        if !row.get_bool(2)? {
+            tracing::warn!(
+                code = %codes::PUBLICATION_INCOMPLETE,
+                table = name,
+                "it cannot be told whether publication {} is older than all of the log that slot \
+                 {slot} keeps; what it left out is found by tidemark verify",
+                wanted.name
+            );
+            continue;
+        }
         let is_meant = |table: &&TableName| match (schema, name) {
             (Some(schema), Some(name)) => table.schema == schema && table.name == name,
             (Some(schema), None) => table.schema == schema,
@@ -248,11 +258,17 @@ pub(crate) async fn unannounced(
 /// What of the publication `$1` may be younger than the log that the slot `$2` keeps: a table, a
 /// schema, or (both NULL) all of it. Decoding looks the catalog up as it was; a row of it that was
 /// written by a transaction before the slot's `catalog_xmin` holds for all that the slot gives.
+///
+/// The third column says whether that can be held against it: a new slot's `catalog_xmin` is that of
+/// an older slot of the server, if there is one (PostgreSQL 15, `GetOldestSafeDecodingTransactionId`),
+/// and then tells nothing. Without one it is the oldest transaction that was open when it was made.
 const CHANGED_SINCE: &str = "WITH slot AS ( \
-        SELECT age(catalog_xmin) AS age FROM pg_replication_slots WHERE slot_name = $2), \
+        SELECT age(s.catalog_xmin) AS age, NOT EXISTS (SELECT FROM pg_replication_slots o \
+          WHERE o.slot_name <> s.slot_name AND age(o.catalog_xmin) >= age(s.catalog_xmin)) AS tells \
+        FROM pg_replication_slots s WHERE s.slot_name = $2), \
       publication AS (SELECT oid, age(xmin) AS age FROM pg_publication WHERE pubname = $1) \
-    SELECT NULL::text, NULL::text FROM publication p, slot WHERE p.age <= slot.age \
-    UNION ALL SELECT n.nspname, c.relname FROM pg_publication_rel r, publication p, slot, \
+    SELECT NULL::text, NULL::text, slot.tells FROM publication p, slot WHERE p.age <= slot.age \
+    UNION ALL SELECT n.nspname, c.relname, slot.tells FROM pg_publication_rel r, publication p, slot, \
         pg_class c, pg_namespace n \
       WHERE r.prpubid = p.oid AND c.oid = r.prrelid AND n.oid = c.relnamespace \
         AND age(r.xmin) <= slot.age";

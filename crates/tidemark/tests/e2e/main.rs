@@ -13,6 +13,7 @@
 mod asks;
 mod bad_input;
 mod carried;
+mod catalog;
 mod existing;
 mod faults;
 mod fence;
@@ -24,10 +25,12 @@ mod modes;
 mod pages;
 mod partitions;
 mod readme;
+mod resync;
 mod rows;
 mod slots;
 #[allow(dead_code, reason = "what tests of a running pipeline stand on")]
 mod stage;
+mod truncate;
 mod types;
 mod until;
 mod writing;

@@ -1,6 +1,7 @@
 //! The three modes of a pipeline: a full load alone, changes alone, and both; and where each begins.
 
 use rustix::process::Signal;
+use tidemark_lab::server::PostgresServer;
 use tidemark_lab::traffic::bank::BankReader;
 use tidemark_lab::wait_for;
 
@@ -162,7 +163,9 @@ async fn prepare_by_hand(stage: &Stage) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cdc_from_a_position_goes_on_where_another_copy_ended() {
-    let stage = Stage::new("mode_lsn").await;
+    // A server of its own: nobody else's slot or transaction keeps this one's catalog old.
+    let server = Box::leak(Box::new(PostgresServer::builder().start().await.unwrap()));
+    let stage = Stage::on(server, server, "mode_lsn").await;
     stage.source_sql(TABLES).await;
     prepare_by_hand(&stage).await;
     stage.source_sql(CHANGES).await;
@@ -245,7 +248,9 @@ async fn cdc_from_a_position_that_the_slot_does_not_have_is_refused() {
 /// would be a gap.
 #[tokio::test(flavor = "multi_thread")]
 async fn cdc_from_before_the_tables_were_published_is_refused() {
-    let stage = Stage::new("mode_unpublished").await;
+    // A server of its own: where there is another slot it cannot be told, and is only warned of.
+    let server = Box::leak(Box::new(PostgresServer::builder().start().await.unwrap()));
+    let stage = Stage::on(server, server, "mode_unpublished").await;
     stage.source_sql(TABLES).await;
     stage.target_sql(TABLES).await;
     let slot = "SELECT pg_create_logical_replication_slot('tidemark_mode_unpublished', 'pgoutput')";

@@ -3,33 +3,45 @@
 use std::sync::Arc;
 
 use crate::checkpoint::TableState;
+use crate::control::ResyncStrategy;
 use crate::error::Result;
-use crate::schema::{SourceSchema, TableName, TableSchema};
+use crate::schema::{TableName, TableSchema};
 
 use super::Stream;
-use crate::pipeline::discover::{self, Found};
+use crate::pipeline::discover::{self, Found, Look};
 use crate::pipeline::observe::PipelineEvent;
 use crate::pipeline::options::NewTables;
 use crate::pipeline::resync::What;
 
 impl Stream<'_> {
     /// The catalog was looked at. That it could not be is no reason to end the stream.
-    pub(super) fn on_described(&mut self, schema: Result<SourceSchema>) {
-        let Ok(schema) = schema else { return };
+    pub(super) fn on_looked(&mut self, look: Result<Look>) {
+        if let Ok(look) = look {
+            self.compare(look);
+        }
+    }
+
+    /// What the catalog has that the pipeline does not, or has otherwise.
+    pub(super) fn compare(&mut self, look: Look) {
         let routes = self.assembler.router.routes();
         let known: Vec<(TableName, u32)> = routes
-            .map(|(_, r)| (r.mapping.source().clone(), r.mapping.schema.id))
+            .map(|(_, r)| (r.mapping.source().clone(), r.source_id))
             .collect();
-        for found in discover::compare(schema, &known) {
+        for found in discover::compare(look, &known) {
             let (table, text) = match found {
                 Found::New(schema) if self.is_wanted(&schema.name) => {
                     (schema.name.clone(), self.add_table(&schema))
                 }
+                Found::New(_) if self.engine.options.new_tables == NewTables::Ignore => continue,
                 Found::New(schema) => {
                     let text = "matches the patterns and is not carried: tables.new_tables says so";
                     (schema.name, text.to_owned())
                 }
                 Found::Recreated(schema) => (schema.name.clone(), self.load_again(&schema)),
+                Found::Unannounced(table) => {
+                    let text = self.announce_again(&table);
+                    (table, text)
+                }
                 Found::Gone(table) => (
                     table,
                     "is gone on the source; the target keeps it".to_owned(),
@@ -59,7 +71,7 @@ impl Stream<'_> {
         };
         let router = &mut self.assembler.router;
         let route = router.add(&mapping, TableState::Resyncing, None);
-        self.load_anew(route, What::New);
+        self.load_anew(route, What::New(self.engine.options.existing));
         "is new: it is loaded and followed from now on".to_owned()
     }
 
@@ -74,5 +86,31 @@ impl Stream<'_> {
         self.assembler.router.replace(route, &mapping);
         self.load_anew(route, What::Recreated);
         "was dropped and made again on the source: it is loaded anew".to_owned()
+    }
+
+    /// What changed in the table since it was taken off is not in the log, and nobody knows since when.
+    fn announce_again(&mut self, table: &TableName) -> String {
+        let Some(route) = self.assembler.router.named(table) else {
+            return String::new();
+        };
+        if !self.resyncs.is_under_way(route) {
+            let is_partitioned = self
+                .assembler
+                .router
+                .route(route)
+                .mapping
+                .schema
+                .is_partitioned;
+            self.load_anew(
+                route,
+                What::Unannounced(if is_partitioned {
+                    ResyncStrategy::Truncate
+                } else {
+                    ResyncStrategy::Swap
+                }),
+            );
+        }
+        "was not announced by the source any more, so changes are missing: it is loaded anew"
+            .to_owned()
     }
 }

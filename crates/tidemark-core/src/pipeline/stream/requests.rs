@@ -268,8 +268,8 @@ impl Stream<'_> {
                 continue;
             }
             if let Some(route) = self.assembler.router.named(&table.source) {
-                self.resyncs
-                    .request(route, What::recorded(table.reason.as_deref()));
+                let what = What::recorded(table, self.engine.options.existing);
+                self.resyncs.request(route, what);
                 self.resyncs.recorded(route, self.engine, &self.assembler);
             }
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tidemark_core::config::{self, PipelineConfig};
 use tidemark_core::pipeline::options::{
-    NewTables, OnConflict, OnError, OnSchemaChange, Options, Until,
+    NewTables, OnConflict, OnError, OnSchemaChange, OnTruncate, Options, Until,
 };
 
 /// A heartbeat that is switched off: far enough away.
@@ -36,6 +36,11 @@ pub(super) fn of(config: &PipelineConfig, until: Until) -> Options {
         on_conflict: match target.on_conflict {
             config::OnConflict::Warn | config::OnConflict::Count => OnConflict::Apply,
             config::OnConflict::Fail => OnConflict::Fail,
+        },
+        on_truncate: match target.on_truncate {
+            config::OnTruncate::Apply => OnTruncate::Apply,
+            config::OnTruncate::StopTable => OnTruncate::StopTable,
+            config::OnTruncate::Ignore => OnTruncate::Ignore,
         },
         parallel_tables: usize::try_from(load.parallel_tables).unwrap_or(usize::MAX),
         parallel_chunks: usize::try_from(load.parallel_chunks).unwrap_or(usize::MAX),
