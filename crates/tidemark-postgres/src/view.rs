@@ -21,7 +21,7 @@ use crate::wire::{Connection, Row, quote_ident, quote_qualified};
 
 mod hash;
 
-use hash::{Form, Hashed, Use};
+use hash::{Form, Hashed, TextBytes, Use};
 
 /// See the module's text.
 pub struct PgView {
@@ -77,12 +77,14 @@ impl PgView {
 
     async fn rows_of(&mut self, mapping: &TableMapping, range: &Chunk) -> Result<Rows> {
         let key = mapping.key.clone();
+        let text = TextBytes::of(self.connection.parameter("server_encoding"));
         match &mut self.side {
             Side::Source => {
                 select::set_salts(&mut self.connection, mapping).await?;
                 let value = |carried: &ColumnMapping| Hashed {
                     sql: select::expression(mapping, carried),
                     form: Form::of(mapping, carried),
+                    text,
                 };
                 Ok(Rows {
                     from: select::from(mapping, range),
@@ -104,6 +106,7 @@ impl PgView {
                     Hashed {
                         sql: form.fitted(&name, actual),
                         form,
+                        text,
                     }
                 };
                 let target = quote_qualified(&mapping.target.schema, &mapping.target.name);

@@ -107,6 +107,11 @@ async fn ordered_column<'a>(
     if column.class != ValueClass::Text {
         return Ok(Some(column));
     }
+    // The log's values are compared by their bytes in UTF-8. These encodings order as that does.
+    let encoding = connection.parameter("server_encoding");
+    if !matches!(encoding, Some("UTF8" | "SQL_ASCII" | "LATIN1")) {
+        return Ok(None);
+    }
     let orders_by_bytes = match column.collation.as_deref() {
         None => default_orders_by_bytes(connection).await?,
         Some(collation) => ["pg_catalog.\"C\"", "pg_catalog.\"POSIX\""].contains(&collation),

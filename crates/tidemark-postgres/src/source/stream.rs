@@ -78,7 +78,12 @@ pub(crate) async fn open(
 ) -> Result<PgChangeStream> {
     let doing = || format!("read slot {} from {after}", options.slot);
     check(options, sessions, after).await?;
-    let connection = open_replication(&options.connect).await?;
+    let mut connection = open_replication(&options.connect).await?;
+    if connection.parameter("server_encoding") == Some("SQL_ASCII") {
+        // The sender would look at every text and stop for good at the first that is not UTF-8. The
+        // target looks as well, and refuses but one table's change.
+        connection.run("SET client_encoding = 'SQL_ASCII'").await?;
+    }
     let sql = statement(options, connection.server_version(), after);
     let started = connection.start_replication(
         &sql,

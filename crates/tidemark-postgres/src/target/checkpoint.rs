@@ -52,6 +52,7 @@ use tidemark_core::schema::TableName;
 use tidemark_core::target::LoadStart;
 use tidemark_core::{Error, ErrorKind, Result};
 
+use super::ascii::{self, Within};
 use super::metadata::{self, Found};
 use crate::error::{classify, server_error};
 use crate::wire::{Connection, Format, Reply, ResultSet, Row, quote_literal};
@@ -159,7 +160,7 @@ impl Writer {
                     Some(change.target.name.clone()),
                     Some(change.source_id.to_string()),
                     Some(word(&change.state)),
-                    change.reason.clone(),
+                    change.reason.as_deref().map(reason),
                 ],
             ));
         }
@@ -215,7 +216,7 @@ impl Writer {
                 Some(table.target.name.clone()),
                 Some(table.source_id.to_string()),
                 Some(word(&table.state)),
-                table.reason.clone(),
+                table.reason.as_deref().map(reason),
                 table.columns.as_ref().map(json),
             ],
         )
@@ -407,7 +408,9 @@ fn read_tables(tables: &ResultSet, units: &ResultSet) -> Result<Vec<TableCheckpo
             target: TableName::new(row.get_str(2)?, row.get_str(3)?),
             source_id: row.get(4)?,
             state: from_word(row.get_str(5)?)?,
-            reason: row.opt_str(6)?.map(str::to_owned),
+            reason: row
+                .opt_str(6)?
+                .map(|reason| ascii::read(reason, Within::Text)),
             units: Vec::new(),
             columns: row.opt_str(7)?.map(from_json).transpose()?,
         });
@@ -440,12 +443,17 @@ fn from_word<T: DeserializeOwned>(word: &str) -> Result<T> {
     from_json(&json(&word))
 }
 
+fn reason(reason: &str) -> String {
+    ascii::write(reason, Within::Text)
+}
+
 pub(super) fn json<T: Serialize>(value: &T) -> String {
-    serde_json::to_string(value).expect("core's types have string keys only")
+    let json = serde_json::to_string(value).expect("core's types have string keys only");
+    ascii::write(&json, Within::Json)
 }
 
 pub(super) fn from_json<T: DeserializeOwned>(text: &str) -> Result<T> {
-    serde_json::from_str(text)
+    serde_json::from_str(&ascii::read(text, Within::Json))
         .map_err(|error| unreadable("a value is not what this version writes").caused_by(error))
 }
 

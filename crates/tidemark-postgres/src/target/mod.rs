@@ -31,6 +31,7 @@ use load::PgLoader;
 use prepare::Preparation;
 
 mod apply;
+mod ascii;
 mod catalog;
 mod check;
 pub(crate) mod checkpoint;

@@ -60,6 +60,37 @@ pub(super) struct Hashed {
     /// The expression.
     pub(super) sql: String,
     pub(super) form: Form,
+    pub(super) text: TextBytes,
+}
+
+/// Which bytes of a text are hashed: on both sides those that it has in UTF-8.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TextBytes {
+    /// Those that the database stores.
+    Stored,
+    /// The database has another encoding.
+    Converted,
+}
+
+impl TextBytes {
+    /// What `SQL_ASCII` stores is carried as it is.
+    pub(super) fn of(server_encoding: Option<&str>) -> TextBytes {
+        match server_encoding {
+            Some("UTF8" | "SQL_ASCII") | None => TextBytes::Stored,
+            Some(_) => TextBytes::Converted,
+        }
+    }
+
+    /// A record of one value has that value's hash, and `bytea` is hashed as text in collation C is
+    /// (`hash_record_extended`, `hashvarlenaextended`, `hashtextextended`; PostgreSQL 15).
+    fn hash(self, text: &str, seed: i64) -> String {
+        match self {
+            TextBytes::Stored => format!("hashtextextended({text} COLLATE \"C\", {seed})"),
+            TextBytes::Converted => {
+                format!("hash_record_extended(ROW(convert_to({text}, 'UTF8')), {seed})")
+            }
+        }
+    }
 }
 
 /// Which hash fits a value; decided by the source's type, for both sides alike.
@@ -151,12 +182,9 @@ impl Hashed {
                 "hash_numeric_extended({v}, {seed}) # coalesce(hashint4extended(scale({v}), {seed}), \
                  hashtextextended(({v})::text COLLATE \"C\", {seed}))"
             ),
-            Form::Text | Form::Float => {
-                format!("hashtextextended(({v})::text COLLATE \"C\", {seed})")
-            }
-            Form::Padded => {
-                format!("hashtextextended(rtrim(({v})::text, ' ') COLLATE \"C\", {seed})")
-            }
+            Form::Float => TextBytes::Stored.hash(&format!("({v})::text"), seed),
+            Form::Text => self.text.hash(&format!("({v})::text"), seed),
+            Form::Padded => self.text.hash(&format!("rtrim(({v})::text, ' ')"), seed),
             Form::Uuid => format!("uuid_hash_extended({v}, {seed})"),
             Form::Boolean => format!("hashint4extended(({v})::int4, {seed})"),
             Form::Timestamp => format!("timestamp_hash_extended({v}, {seed})"),
@@ -164,14 +192,11 @@ impl Hashed {
             Form::TimestampTz => format!("timestamp_hash_extended(({v})::timestamp, {seed})"),
             // A record of NULL has a hash of its own.
             Form::Native(_) => return format!("hash_record_extended(ROW({v}), {seed})"),
-            Form::Xml => {
-                let printed = self.shown();
-                format!("hashtextextended(ltrim({printed}, chr(10)) COLLATE \"C\", {seed})")
-            }
+            Form::Xml => self
+                .text
+                .hash(&format!("ltrim({}, chr(10))", self.shown()), seed),
             // A record prints NULL as nothing and an empty text as "".
-            Form::Printed => {
-                return format!("hashtextextended(ROW({v})::text COLLATE \"C\", {seed})");
-            }
+            Form::Printed => return self.text.hash(&format!("ROW({v})::text"), seed),
         };
         format!("coalesce({hash}, 0)")
     }

@@ -366,7 +366,7 @@ fn show(block: &Block, row: Row) -> String {
     let value = |cell: &tidemark_core::event::Cell| match cell.kind {
         CellKind::Null => "-".to_owned(),
         CellKind::Unchanged => "~".to_owned(),
-        CellKind::Text => match std::str::from_utf8(block.value(*cell)).unwrap() {
+        CellKind::Text => match String::from_utf8_lossy(block.value(*cell)).as_ref() {
             long if long.len() > 40 => format!("{} bytes", long.len()),
             short => short.to_owned(),
         },
