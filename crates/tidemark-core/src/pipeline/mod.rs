@@ -132,6 +132,8 @@ impl Commander {
 pub struct Outcome {
     /// State at the end: `stopped` or `completed`.
     pub state: PipelineState,
+    /// Who ended it: a person, or the engine where it was to end.
+    pub by: By,
     /// Everything that committed before it is in the target; `None` where nothing was started yet, or
     /// the target did not say.
     pub position: Option<Position>,
@@ -219,14 +221,10 @@ impl Run {
             self.take_back().await;
         }
         match &ended {
-            Ok(outcome) => {
-                let by = if outcome.state == PipelineState::Stopped {
-                    By::User
-                } else {
-                    By::Engine
-                };
-                self.engine.observer.state(outcome.state, by, None);
-            }
+            Ok(outcome) => self
+                .engine
+                .observer
+                .state(outcome.state, outcome.by, None),
             Err(err) => {
                 let reason = Some(err.to_string());
                 self.engine
@@ -486,6 +484,7 @@ impl Run {
         let checkpoint = self.checkpoint().await?;
         Ok(Outcome {
             state: PipelineState::Completed,
+            by: By::Engine,
             position: Some(checkpoint.position),
         })
     }
@@ -579,6 +578,7 @@ impl Run {
         let position = checkpoint.ok().flatten().map(|found| found.position);
         Ok(Outcome {
             state: PipelineState::Stopped,
+            by: By::User,
             position,
         })
     }

@@ -70,10 +70,15 @@ pub(super) async fn stream(
     let mut run = Stream::open(engine, schema, mappings, backoff).await?;
     let ended = run.run(requests).await;
     let position = run.processed;
+    let by = match run.stop {
+        Some(_) => By::User,
+        None => By::Engine,
+    };
     run.close().await;
     ended?;
     Ok(Outcome {
         state: PipelineState::Stopped,
+        by,
         position: Some(position),
     })
 }
