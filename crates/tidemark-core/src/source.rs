@@ -39,6 +39,9 @@ pub trait Source: Send + Sync {
     /// it keeps for this pipeline. Changes nothing. Where it cannot be told, a table counts as one.
     async fn unannounced(&self, tables: &[TableName], within: Within) -> Result<Vec<TableName>>;
 
+    /// The partitions of the tables that have some.
+    async fn partitions(&self, tables: &[TableName]) -> Result<Vec<Partition>>;
+
     /// Makes the source keep its log from a position on, and gives a snapshot of exactly that
     /// position: the log after it holds exactly what the snapshot has not seen.
     /// [`Keep::ForPipeline`]: durable on return, under the pipeline's name; an error if something of
@@ -72,6 +75,21 @@ pub trait Source: Send + Sync {
     /// Removes what was created for the pipeline and is ours by name; says what it removed. May be
     /// repeated.
     async fn release(&self) -> Result<Vec<String>>;
+}
+
+/// A partition that holds rows of a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Partition {
+    /// The table whose rows it holds, under whose name changes are announced.
+    pub root: TableName,
+    /// Its own name.
+    pub name: TableName,
+    /// The source's number for it.
+    pub id: u32,
+    /// Where its rows are: another number when all of them were removed or written anew at once.
+    pub storage: u32,
+    /// Whether it was a table of its own before.
+    pub is_attached: bool,
 }
 
 /// For which part of the log [`Source::unannounced`] asks.

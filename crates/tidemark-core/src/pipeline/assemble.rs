@@ -95,6 +95,8 @@ pub(crate) struct Assembler {
     recent: VecDeque<u32>,
     running: Vec<u32>,
     on_truncate: OnTruncate,
+    /// Tables that the log emptied since they were asked for, and where.
+    truncates: Vec<(usize, Position)>,
 }
 
 struct Open {
@@ -117,6 +119,7 @@ impl Assembler {
     ) -> Assembler {
         Assembler {
             on_truncate,
+            truncates: Vec::new(),
             router,
             work: Work::default(),
             applied,
@@ -278,6 +281,8 @@ impl Assembler {
             let Some(index) = self.router.find(*id) else {
                 continue;
             };
+            let open = self.open.as_ref().expect("checked above");
+            self.truncates.push((index, open.begin.commit));
             let route = self.router.route(index);
             let mapping = Arc::clone(&route.mapping);
             let is_parked = route.state.is_parked();
@@ -364,6 +369,11 @@ impl Assembler {
     pub(crate) fn set_state(&mut self, route: usize, change: TableStateChange) {
         self.router.route_mut(route).state = change.state;
         self.states.push(change);
+    }
+
+    /// Tables that the log emptied since this was last asked, and where.
+    pub(crate) fn take_truncates(&mut self) -> Vec<(usize, Position)> {
+        std::mem::take(&mut self.truncates)
     }
 
     /// Whether changes of a table wait in the present work to be put aside.

@@ -11,8 +11,9 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::error::Result;
+use crate::position::Position;
 use crate::schema::{SourceSchema, TableName, TableSchema};
-use crate::source::Within;
+use crate::source::{Partition, Within};
 
 use super::{Engine, task_died};
 
@@ -25,6 +26,8 @@ pub(super) struct Look {
     pub(super) schema: SourceSchema,
     /// Tables of the pipeline whose changes are not announced.
     pub(super) unannounced: Vec<TableName>,
+    /// Their partitions, and where the log ended after they were looked at.
+    pub(super) partitions: Option<(Vec<Partition>, Position)>,
 }
 
 /// Looks at the catalog beside the stream.
@@ -67,9 +70,12 @@ impl Discovery {
         self.task.spawn(async move {
             let schema = engine.source.describe(engine.rules.selection()).await?;
             let unannounced = engine.source.unannounced(&known, Within::Now).await?;
+            let partitions = engine.source.partitions(&known).await?;
+            let head = engine.source.head().await?;
             Ok(Look {
                 schema,
                 unannounced,
+                partitions: Some((partitions, head)),
             })
         });
     }
@@ -155,6 +161,7 @@ mod tests {
             },
             // What is made anew is announced with its load.
             unannounced: vec![name("again"), name("silent"), name("gone")],
+            partitions: None,
         };
         let known = [
             (name("same"), 1),

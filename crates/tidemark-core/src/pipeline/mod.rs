@@ -36,6 +36,7 @@ use crate::target::{Existing, Owner, Place, Target};
 use load::{LoadReport, LoadTable};
 use observe::{Observer, PipelineEvent};
 use options::{OnError, Options};
+use partitions::Partitions;
 use plan::Start;
 use retry::Backoff;
 
@@ -46,6 +47,7 @@ mod load;
 mod monitor;
 pub mod observe;
 pub mod options;
+mod partitions;
 pub mod plan;
 mod resync;
 mod retry;
@@ -68,6 +70,7 @@ struct Run {
     /// States to record at the next attempt, before anything is read.
     states: Vec<TableStateChange>,
     is_checked: bool,
+    partitions: Partitions,
     /// Something may have been made on the source that nothing in the target points at yet.
     is_unrecorded: bool,
 }
@@ -181,6 +184,7 @@ impl Pipeline {
             owner,
             states: Vec::new(),
             is_checked: false,
+            partitions: Partitions::default(),
             is_unrecorded: false,
         };
         (Pipeline { run, requests }, Commander { sender })
@@ -221,10 +225,7 @@ impl Run {
             self.take_back().await;
         }
         match &ended {
-            Ok(outcome) => self
-                .engine
-                .observer
-                .state(outcome.state, outcome.by, None),
+            Ok(outcome) => self.engine.observer.state(outcome.state, outcome.by, None),
             Err(err) => {
                 let reason = Some(err.to_string());
                 self.engine
@@ -263,7 +264,9 @@ impl Run {
         if !self.engine.options.mode.streams() {
             return self.complete().await;
         }
-        stream::stream(&self.engine, &schema, &mappings, requests, backoff).await
+        let partitions = &mut self.partitions;
+        let engine = &self.engine;
+        stream::stream(engine, &schema, &mappings, requests, backoff, partitions).await
     }
 
     /// From connecting to where rows and changes can be read. May be given up at any point.
@@ -288,6 +291,13 @@ impl Run {
             .state(PipelineState::Starting, By::Engine, None);
         engine.target.acquire(&self.owner).await?;
         self.record_states().await?;
+        if mode.streams() && self.partitions.is_unknown() {
+            // Before anything is read: what changes from here on is noticed.
+            let names: Vec<_> = mappings.iter().map(|m| m.source().clone()).collect();
+            let found = engine.source.partitions(&names).await?;
+            let head = engine.source.head().await?;
+            self.partitions.looked(found, head);
+        }
         let checkpoint = engine.target.checkpoint().await?;
         if let Some(found) = &checkpoint {
             let (load_position, position) = (found.load_position, found.position);

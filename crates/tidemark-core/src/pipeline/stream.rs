@@ -33,6 +33,7 @@ use super::assemble::{Assembler, Taken, Work};
 use super::discover::{Discovery, Look};
 use super::observe::{Committed, PipelineEvent};
 use super::options::{OnConflict, Until};
+use super::partitions::Partitions;
 use super::resync::{Reloaded, Resynced, Resyncs, What};
 use super::retry::Backoff;
 use super::router::Router;
@@ -66,8 +67,9 @@ pub(super) async fn stream(
     mappings: &[Arc<TableMapping>],
     requests: &mut mpsc::Receiver<Request>,
     backoff: &mut Backoff,
+    partitions: &mut Partitions,
 ) -> Result<Outcome> {
-    let mut run = Stream::open(engine, schema, mappings, backoff).await?;
+    let mut run = Stream::open(engine, schema, mappings, backoff, partitions).await?;
     let ended = run.run(requests).await;
     let position = run.processed;
     let by = match run.stop {
@@ -87,6 +89,7 @@ struct Stream<'a> {
     engine: &'a Arc<Engine>,
     mappings: &'a [Arc<TableMapping>],
     backoff: &'a mut Backoff,
+    partitions: &'a mut Partitions,
     changes: Box<dyn ChangeStream>,
     assembler: Assembler,
     applier: ApplierHandle,
@@ -122,6 +125,7 @@ impl<'a> Stream<'a> {
         schema: &SourceSchema,
         mappings: &'a [Arc<TableMapping>],
         backoff: &'a mut Backoff,
+        partitions: &'a mut Partitions,
     ) -> Result<Stream<'a>> {
         let checkpoint = engine.target.checkpoint().await?.ok_or_else(|| {
             Error::definite(
@@ -149,6 +153,7 @@ impl<'a> Stream<'a> {
             engine,
             mappings,
             backoff,
+            partitions,
             changes,
             assembler: Assembler::new(router, position, &log.running, engine.options.on_truncate),
             applier,
@@ -177,6 +182,7 @@ impl<'a> Stream<'a> {
         let look = Look {
             schema: schema.clone(),
             unannounced: unannounced.await?,
+            partitions: None,
         };
         stream.compare(look);
         stream.show_state();
@@ -564,6 +570,7 @@ impl<'a> Stream<'a> {
     }
 
     fn on_tick(&mut self) {
+        self.say_doubts();
         let router = &self.assembler.router;
         self.discovery.look(self.engine, || router.names());
         self.look_at_hold();

@@ -16,8 +16,8 @@ use tidemark_core::position::Position;
 use tidemark_core::schema::{SourceSchema, TableName};
 use tidemark_core::selection::Selection;
 use tidemark_core::source::{
-    ChangeStream, Keep, LogState, RowBlock, RowFormat, RowStream, SequenceValue, Slot, Snapshot,
-    SnapshotReader, Source, StreamedColumn, WillStream, Within,
+    ChangeStream, Keep, LogState, Partition, RowBlock, RowFormat, RowStream, SequenceValue, Slot,
+    Snapshot, SnapshotReader, Source, StreamedColumn, WillStream, Within,
 };
 use tidemark_core::tidemark::{PgSnapshot, Seen, Tidemark};
 use tidemark_core::verify::View;
@@ -73,6 +73,11 @@ impl Source for SimSource {
 
     async fn unannounced(&self, _: &[TableName], _: Within) -> Result<Vec<TableName>> {
         self.0.call("unannounced").await?;
+        Ok(Vec::new())
+    }
+
+    async fn partitions(&self, _: &[TableName]) -> Result<Vec<Partition>> {
+        self.0.call("partitions").await?;
         Ok(Vec::new())
     }
 

@@ -139,6 +139,7 @@ pub(super) async fn check(
     generated_columns(report, check);
     if check.will_stream == WillStream::Yes {
         identities(report, &relations);
+        partitioned(report, &relations);
     }
     let owns_all = relations.iter().all(|relation| relation.is_owned);
     Ok(if owns_all { Owns::All } else { Owns::Some })
@@ -198,6 +199,26 @@ fn carried(report: &mut Report, check: &SourceCheck<'_>, relations: &[Relation])
     if is_fine {
         report.pass(codes::TABLE_NOT_CARRIED, "every table is logged");
     }
+}
+
+/// What the log does not tell of them.
+fn partitioned(report: &mut Report, relations: &[Relation]) {
+    let roots: Vec<&String> = relations
+        .iter()
+        .filter(|relation| relation.is_partitioned && relation.oid == relation.root)
+        .map(|relation| &relation.name)
+        .collect();
+    if roots.is_empty() {
+        report.pass(codes::PARTITIONS_UNANNOUNCED, "no table is partitioned");
+        return;
+    }
+    report.note(
+        codes::PARTITIONS_UNANNOUNCED,
+        format!("partitioned: {}", named(roots.iter().copied())),
+        "TRUNCATE of a single partition, and attaching, detaching or dropping one that has rows, is not \
+         in the log: the target stays as it was, until tidemark verify --repair. What is done while a \
+         pipeline runs is noticed and said.",
+    );
 }
 
 /// Sequences of the tables (owned, or read by a default) whose values the role may not see.

@@ -11,8 +11,8 @@ use tidemark_core::position::Position;
 use tidemark_core::schema::{SourceSchema, TableName};
 use tidemark_core::selection::Selection;
 use tidemark_core::source::{
-    ChangeStream, Keep, LogState, SequenceValue, Snapshot, Source, StreamedColumn, WillStream,
-    Within,
+    ChangeStream, Keep, LogState, Partition, SequenceValue, Snapshot, Source, StreamedColumn,
+    WillStream, Within,
 };
 
 use super::{PgSnapshot, PgSource};
@@ -61,6 +61,10 @@ impl Source for PgSource {
 
     async fn unannounced(&self, tables: &[TableName], within: Within) -> Result<Vec<TableName>> {
         self.unannounced(tables, within).await
+    }
+
+    async fn partitions(&self, tables: &[TableName]) -> Result<Vec<Partition>> {
+        self.partitions(tables).await
     }
 
     async fn open_log(&self, keep: Keep) -> Result<(Position, Box<dyn Snapshot>)> {

@@ -20,7 +20,7 @@ use tidemark_core::checkpoint::SourceIdentity;
 use tidemark_core::config::{ChangeOrigin, Create};
 use tidemark_core::position::{Lsn, Position};
 use tidemark_core::schema::TableName;
-use tidemark_core::source::{ChangeStream, Keep, LogState, SequenceValue, Within};
+use tidemark_core::source::{ChangeStream, Keep, LogState, Partition, SequenceValue, Within};
 use tidemark_core::{Error, Result};
 
 use crate::config::ConnectConfig;
@@ -35,6 +35,7 @@ mod chunks;
 mod contract;
 mod decode;
 mod frames;
+mod partitions;
 pub(crate) mod publication;
 mod replay;
 pub(crate) mod select;
@@ -213,6 +214,14 @@ impl PgSource {
         let missing = publication::unannounced(&mut session, &wanted, slot).await?;
         session.give_back();
         Ok(missing)
+    }
+
+    /// See the trait.
+    pub async fn partitions(&self, tables: &[TableName]) -> Result<Vec<Partition>> {
+        let mut session = self.sessions.borrow(&self.options.connect).await?;
+        let found = partitions::read(&mut session, tables).await?;
+        session.give_back();
+        Ok(found)
     }
 
     /// Makes a slot that keeps the log from a snapshot on.

@@ -159,9 +159,15 @@ async fn a_source_that_is_ready_passes_every_check() {
     let of_its_own: Vec<Finding> = findings
         .iter()
         .filter(|finding| finding.code != codes::LOG_LIMIT)
+        .filter(|finding| finding.code != codes::PARTITIONS_UNANNOUNCED)
         .cloned()
         .collect();
     assert_eq!(worst(&of_its_own), Verdict::Passed, "{findings:#?}");
+    let noted = of(&findings, codes::PARTITIONS_UNANNOUNCED);
+    assert_eq!(
+        (noted[0].verdict, noted[0].found.as_str()),
+        (Verdict::Note, "partitioned: public.p")
+    );
     assert!(findings.len() > 20);
     let described = of(&findings, codes::SOURCE_UNREACHABLE);
     assert_eq!(described[0].found, "reachable, without TLS");

@@ -73,3 +73,65 @@ async fn a_table_that_was_taken_out_of_the_publication_is_loaded_anew() {
     stage.assert_identical().await;
     stage.clear().await;
 }
+
+/// The log does not tell, so the catalog is asked: what may be wrong is said, what is not is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_that_change_as_a_whole_are_told_of_and_repaired_by_verify() {
+    let stage = Stage::new("catalog_partitions").await;
+    let tables = "CREATE TABLE sale (id int, part int, v text, PRIMARY KEY (id, part)) PARTITION BY LIST (part);
+        CREATE TABLE sale_1 PARTITION OF sale FOR VALUES IN (1);
+        CREATE TABLE sale_2 PARTITION OF sale FOR VALUES IN (2);
+        CREATE TABLE sale_3 PARTITION OF sale FOR VALUES IN (3);
+        CREATE TABLE sale_5 (id int NOT NULL, part int NOT NULL, v text, PRIMARY KEY (id, part));
+        CREATE TABLE whole (id int PRIMARY KEY) PARTITION BY HASH (id);
+        CREATE TABLE whole_0 PARTITION OF whole FOR VALUES WITH (MODULUS 1, REMAINDER 0);
+        INSERT INTO sale SELECT i, 1 + i % 3, 'v' FROM generate_series(1, 300) i;
+        INSERT INTO sale_5 SELECT i, 5, 'attached' FROM generate_series(1, 20) i;
+        INSERT INTO whole SELECT generate_series(1, 50);";
+    stage.source_sql(tables).await;
+    stage.write("[tables]\ninclude = [\"public.sale\", \"public.whole\"]\n");
+    let checked = stage.run(&["check", "FILE", "-v"]).await;
+    assert!(
+        checked.stdout.contains("TM1052") && checked.stdout.contains("public.sale"),
+        "{}",
+        checked.stdout
+    );
+    let mut run = stage.start_streaming().await;
+    for sql in [
+        "TRUNCATE sale_1",
+        "ALTER TABLE sale ATTACH PARTITION sale_5 FOR VALUES IN (5)",
+        "ALTER TABLE sale DETACH PARTITION sale_3",
+        // What comes by the log, or brings nothing.
+        "CREATE TABLE sale_4 PARTITION OF sale FOR VALUES IN (4)",
+        "TRUNCATE whole",
+        "INSERT INTO sale VALUES (1000, 4, 'new'), (1001, 1, 'new'), (1002, 5, 'new')",
+        "INSERT INTO whole VALUES (7)",
+    ] {
+        stage.source_sql(sql).await;
+    }
+    for said in [
+        "public.sale_1 of public.sale has new storage",
+        "public.sale_5 of public.sale was attached",
+        "public.sale_3 of public.sale was detached or dropped",
+    ] {
+        run.wait_for_log(said).await;
+    }
+    let log = stage.log();
+    for quiet in ["sale_2 of", "sale_4 of", "whole_0 of"] {
+        assert!(!log.contains(quiet), "{quiet} in {log}");
+    }
+    wait_for(PATIENCE, "the health to say so", || async {
+        Ok((stage.status().await["health"] == "notice").then_some(()))
+    })
+    .await
+    .unwrap();
+    let whole = stage.comparison().only("public", "whole");
+    stage.wait_for_equal(whole).await;
+    stage.run(&["verify", "FILE"]).await.expect(3);
+    let repair = ["verify", "FILE", "--repair", "--yes"];
+    stage.run(&repair).await.expect(0);
+    let sale = stage.comparison().only("public", "sale");
+    stage.wait_for_equal(sale).await;
+    assert_eq!(run.terminate().await, Some(0));
+    stage.clear().await;
+}

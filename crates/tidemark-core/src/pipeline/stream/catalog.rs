@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::catalogue::codes;
 use crate::checkpoint::TableState;
 use crate::control::ResyncStrategy;
 use crate::error::Result;
@@ -23,6 +24,10 @@ impl Stream<'_> {
 
     /// What the catalog has that the pipeline does not, or has otherwise.
     pub(super) fn compare(&mut self, look: Look) {
+        let mut look = look;
+        if let Some((partitions, head)) = look.partitions.take() {
+            self.partitions.looked(partitions, head);
+        }
         let routes = self.assembler.router.routes();
         let known: Vec<(TableName, u32)> = routes
             .map(|(_, r)| (r.mapping.source().clone(), r.source_id))
@@ -52,6 +57,20 @@ impl Stream<'_> {
                     .observer
                     .say(PipelineEvent::NewTable { table, text });
             }
+        }
+    }
+
+    /// Partitions that may have changed in a way that the log does not tell.
+    pub(super) fn say_doubts(&mut self) {
+        for (route, at) in self.assembler.take_truncates() {
+            let table = self.assembler.router.route(route).mapping.source().clone();
+            self.partitions.truncated(table, at);
+        }
+        for text in self.partitions.said_at(self.assembler.assembled()) {
+            self.engine.observer.say(PipelineEvent::Warning {
+                code: codes::PARTITIONS_UNANNOUNCED,
+                text: format!("{text}; tidemark verify tells, and repairs it"),
+            });
         }
     }
 

@@ -1,0 +1,198 @@
+//! Partitions that change as a whole, of which the log of the table that they belong to says nothing.
+//!
+//! PostgreSQL announces changes under the partitioned table's own name, and then not that one partition
+//! is emptied (`pgoutput_truncate`, PostgreSQL 15); and no log tells that a partition with rows in it is
+//! attached, detached or dropped. So the catalog is compared with what it was at the last look: a
+//! partition that was emptied has new storage. It has that as well after `VACUUM FULL` or a rewrite, and
+//! after a TRUNCATE of the whole table, which the log does bring. So new storage is a doubt until
+//! the stream has passed the look, and is dropped if such a TRUNCATE came by. What is left is said: only
+//! a comparison of the rows can tell.
+
+use crate::position::Position;
+use crate::schema::TableName;
+use crate::source::Partition;
+
+/// What is known of the partitions of a run's tables.
+#[derive(Debug, Default)]
+pub(super) struct Partitions {
+    /// At the last look, and where the log ended then.
+    known: Option<(Vec<Partition>, Position)>,
+    doubts: Vec<Doubt>,
+    /// Whole tables that the log emptied, and where.
+    truncates: Vec<(TableName, Position)>,
+}
+
+/// A change that may have left the target behind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Doubt {
+    root: TableName,
+    kind: Kind,
+    text: String,
+    /// Between these ends of the log.
+    from: Position,
+    to: Position,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Storage,
+    Membership,
+}
+
+impl Partitions {
+    /// Whether nobody has looked yet.
+    pub(super) fn is_unknown(&self) -> bool {
+        self.known.is_none()
+    }
+
+    /// The catalog was looked at, and the log ended at `head` after that.
+    pub(super) fn looked(&mut self, now: Vec<Partition>, head: Position) {
+        if let Some((before, from)) = self.known.take() {
+            let doubt = |(partition, kind, text): (&Partition, Kind, &str)| Doubt {
+                root: partition.root.clone(),
+                kind,
+                text: format!("{} of {} {text}", partition.name, partition.root),
+                from,
+                to: head,
+            };
+            self.doubts
+                .extend(differences(&before, &now).into_iter().map(doubt));
+            let oldest = self.doubts.iter().map(|doubt| doubt.from).fold(head, min);
+            self.truncates.retain(|(_, at)| *at >= oldest);
+        }
+        self.known = Some((now, head));
+    }
+
+    /// The log emptied a whole table.
+    pub(super) fn truncated(&mut self, table: TableName, at: Position) {
+        if self
+            .known
+            .as_ref()
+            .is_some_and(|(now, _)| now.iter().any(|p| p.root == table))
+        {
+            self.truncates.push((table, at));
+        }
+    }
+
+    /// What is to be said once everything before `position` was taken in.
+    pub(super) fn said_at(&mut self, position: Position) -> Vec<String> {
+        let truncates = &self.truncates;
+        let is_explained = |doubt: &Doubt| {
+            doubt.kind == Kind::Storage
+                && truncates
+                    .iter()
+                    .any(|(table, at)| *table == doubt.root && (doubt.from..=doubt.to).contains(at))
+        };
+        let due = self.doubts.extract_if(.., |doubt| doubt.to <= position);
+        due.filter(|doubt| !is_explained(doubt))
+            .map(|doubt| doubt.text)
+            .collect()
+    }
+}
+
+fn min(a: Position, b: Position) -> Position {
+    if b < a { b } else { a }
+}
+
+fn differences<'a>(
+    before: &'a [Partition],
+    now: &'a [Partition],
+) -> Vec<(&'a Partition, Kind, &'static str)> {
+    let mut found = Vec::new();
+    for old in before {
+        match now.iter().find(|new| new.id == old.id && new.root == old.root) {
+            None => found.push((
+                old,
+                Kind::Membership,
+                "was detached or dropped: the target keeps the rows that it had",
+            )),
+            Some(new) if new.storage != old.storage => found.push((
+                new,
+                Kind::Storage,
+                "has new storage: if it was emptied by TRUNCATE (and not by VACUUM FULL or a rewrite \
+                 made smaller) the target keeps its rows",
+            )),
+            Some(_) => {}
+        }
+    }
+    let is_known = |new: &Partition| before.iter().any(|p| p.id == new.id && p.root == new.root);
+    for new in now.iter().filter(|new| new.is_attached && !is_known(new)) {
+        found.push((
+            new,
+            Kind::Membership,
+            "was attached: the target does not have the rows that it brought",
+        ));
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::position::Lsn;
+
+    fn at(lsn: u64) -> Position {
+        Position::PgLsn(Lsn(lsn))
+    }
+
+    fn root() -> TableName {
+        TableName::new("public", "m")
+    }
+
+    fn partition(id: u32, storage: u32) -> Partition {
+        Partition {
+            root: root(),
+            name: TableName::new("public", format!("m_{id}")),
+            id,
+            storage,
+            is_attached: false,
+        }
+    }
+
+    fn looked(now: Vec<Partition>) -> Partitions {
+        let mut partitions = Partitions::default();
+        partitions.looked(vec![partition(1, 10), partition(2, 20)], at(100));
+        partitions.looked(now, at(200));
+        partitions
+    }
+
+    #[test]
+    fn what_stays_and_what_is_made_empty_raises_no_doubt() {
+        let mut same = looked(vec![partition(1, 10), partition(2, 20), partition(3, 30)]);
+        assert_eq!(same.said_at(at(1000)), [""; 0]);
+    }
+
+    #[test]
+    fn new_storage_is_said_once_the_stream_has_passed_the_look() {
+        let mut emptied = looked(vec![partition(1, 11), partition(2, 20)]);
+        assert_eq!(emptied.said_at(at(199)), [""; 0]);
+        let said = emptied.said_at(at(200));
+        assert_eq!(said.len(), 1);
+        assert!(
+            said[0].starts_with("public.m_1 of public.m has new storage"),
+            "{said:?}"
+        );
+        assert_eq!(emptied.said_at(at(300)), [""; 0], "once");
+    }
+
+    #[test]
+    fn a_truncate_of_the_whole_table_explains_new_storage_of_its_time_alone() {
+        for (truncated, lines) in [(150, 0), (90, 2), (250, 2)] {
+            let mut emptied = looked(vec![partition(1, 11), partition(2, 21)]);
+            emptied.truncated(root(), at(truncated));
+            assert_eq!(emptied.said_at(at(200)).len(), lines, "{truncated}");
+        }
+    }
+
+    #[test]
+    fn partitions_that_come_with_rows_or_go_are_said() {
+        let mut attached = partition(3, 30);
+        attached.is_attached = true;
+        let mut moved = looked(vec![partition(2, 20), attached]);
+        moved.truncated(root(), at(150));
+        let said = moved.said_at(at(200));
+        assert_eq!(said.len(), 2, "{said:?}");
+        assert!(said[0].contains("m_1 of public.m was detached"), "{said:?}");
+        assert!(said[1].contains("m_3 of public.m was attached"), "{said:?}");
+    }
+}
