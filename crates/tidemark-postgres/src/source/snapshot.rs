@@ -31,8 +31,7 @@ use tidemark_core::verify::View;
 use tidemark_core::{Context as _, Error, Result};
 use tokio::sync::Mutex;
 
-use super::chunks;
-use super::select;
+use super::{chunks, select, shown};
 use crate::config::ConnectConfig;
 use crate::error::server_error;
 use crate::view::PgView;
@@ -214,6 +213,13 @@ impl SnapshotReader for PgReader {
     ) -> Result<Box<dyn RowStream + '_>> {
         let sql = select::copy_out(mapping, chunk, format)?;
         self.make_ready(chunk).await?;
+        let read = match chunk {
+            Chunk::Blocks {
+                leaf: Some(leaf), ..
+            } => leaf,
+            _ => mapping.source(),
+        };
+        shown::must_show(&mut self.connection, read).await?;
         select::set_salts(&mut self.connection, mapping).await?;
         let from_where = select::from_where(mapping, chunk)?;
         let copy = self

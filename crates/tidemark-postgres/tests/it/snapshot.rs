@@ -215,6 +215,43 @@ async fn a_snapshot_whose_holder_is_gone_says_so() {
 }
 
 #[tokio::test]
+async fn a_table_that_was_rewritten_since_is_refused_and_not_taken_for_empty() {
+    let source = database(
+        "CREATE TABLE plain (a int); INSERT INTO plain VALUES (1), (2);
+         CREATE TABLE root (a int) PARTITION BY LIST (a);
+         CREATE TABLE leaf PARTITION OF root FOR VALUES IN (1, 2);
+         INSERT INTO root VALUES (1), (2);
+         CREATE TABLE other (a int); INSERT INTO other VALUES (7);",
+    )
+    .await;
+    let schema = source.describe(&["public.*"]).await;
+    let snapshot = take(&source).await;
+    let mut reader = snapshot.reader().await.unwrap();
+    source
+        .run("ALTER TABLE plain ALTER a TYPE bigint; TRUNCATE leaf")
+        .await;
+    for table in ["public.plain", "public.root"] {
+        let table = mapping(&schema, table);
+        let rows = read(
+            reader.as_mut(),
+            &table,
+            &Chunk::Whole,
+            RowFormat::PgCopyText,
+        );
+        let error = rows.await.unwrap_err();
+        assert_eq!(error.code(), codes::TABLE_REWRITTEN, "{error}");
+        assert_eq!(error.kind(), ErrorKind::Transient);
+    }
+    // The others are as they were, and a new snapshot shows what there is.
+    let other = mapping(&schema, "public.other");
+    assert_eq!(lines(reader.as_mut(), &other, &Chunk::Whole).await, ["7"]);
+    let mut later = take(&source).await.reader().await.unwrap();
+    let plain = mapping(&schema, "public.plain");
+    let rows = lines(later.as_mut(), &plain, &Chunk::Whole).await;
+    assert_eq!(rows, ["1", "2"]);
+}
+
+#[tokio::test]
 async fn a_reader_goes_on_after_a_stream_was_given_up_and_after_an_error() {
     let source = database(
         "CREATE TABLE big (a text); INSERT INTO big SELECT repeat('x', 1000) FROM generate_series(1, 20000);

@@ -1,0 +1,53 @@
+//! Whether a transaction's snapshot still shows the rows of a table.
+//!
+//! `TRUNCATE` and the forms of `ALTER TABLE` that rewrite a table are not MVCC-safe: a transaction
+//! with an older snapshot that reads the table afterwards finds it empty (PostgreSQL 15, 13.6). A
+//! load would take it for empty, and the log has nothing that brings the rows.
+//!
+//! It is told by the catalog: a query of `pg_class` shows a table's file as of the snapshot, while
+//! `pg_relation_filenode()` tells the one that is read (it looks the table up as the executor does).
+//! Asked while the transaction holds the table, the answer is good for what it reads next. `VACUUM
+//! FULL` and `CLUSTER`, which are MVCC-safe, look alike; they cost another snapshot.
+
+use tidemark_core::catalogue::codes;
+use tidemark_core::schema::TableName;
+use tidemark_core::{Context as _, Error, Result};
+
+use crate::wire::{Connection, quote_qualified};
+
+/// Files of the table, or of its partitions; one that came or went is told by their number.
+const SHOWS: &str = "WITH RECURSIVE seen AS ( \
+       SELECT c.oid, c.relfilenode, c.relkind FROM pg_class c \
+       JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2 \
+       UNION ALL \
+       SELECT c.oid, c.relfilenode, c.relkind FROM seen s \
+       JOIN pg_inherits i ON i.inhparent = s.oid \
+       JOIN pg_class c ON c.oid = i.inhrelid WHERE s.relkind = 'p') \
+     SELECT bool_and(s.relfilenode = 0 \
+                     OR s.relfilenode IS NOT DISTINCT FROM pg_relation_filenode(s.oid)) \
+       AND (bool_and(s.relkind <> 'p') OR count(*) = \
+            (SELECT count(*) FROM pg_partition_tree(to_regclass(format('%I.%I', $1, $2))))) \
+     FROM seen s";
+
+/// Makes sure, for the rest of the transaction, that its snapshot shows what the table held. The
+/// error is transient: another snapshot shows it.
+pub(crate) async fn must_show(connection: &mut Connection, table: &TableName) -> Result<()> {
+    // Locks the table, with the rights that reading it needs and no more.
+    let touch = format!(
+        "SELECT FROM {} LIMIT 0",
+        quote_qualified(&table.schema, &table.name)
+    );
+    connection
+        .run(&touch)
+        .await
+        .context(|| format!("read {table}"))?;
+    let set = connection
+        .query(SHOWS, &[Some(&table.schema), Some(&table.name)])
+        .await
+        .context(|| format!("ask whether {table} is as it was"))?;
+    if set.one()?.opt_bool(0)? == Some(true) {
+        return Ok(());
+    }
+    let message = format!("{table} was emptied or rewritten after the snapshot was taken");
+    Err(Error::transient(codes::TABLE_REWRITTEN, message))
+}
