@@ -3,9 +3,10 @@
 //! A [`TableMapping`] is made once, from the pipeline file and the source's catalog, and serves load,
 //! stream and verification alike, so that the three cannot disagree.
 
+use crate::checkpoint::KnownColumn;
 use crate::filter::Filter;
 use crate::mask::Mask;
-use crate::schema::{TableName, TableSchema, ValueClass};
+use crate::schema::{ColumnDefault, TableName, TableSchema, ValueClass};
 
 mod bind;
 #[cfg(test)]
@@ -78,6 +79,21 @@ impl TableMapping {
             .iter()
             .find(|column| self.source_column(column) == source)
             .map(|column| column.target.as_str())
+    }
+
+    /// The columns that the log announces while the table is as it is mapped: what is recorded when it is
+    /// prepared, so that a later start tells what changed since.
+    pub fn known_columns(&self) -> Vec<KnownColumn> {
+        let columns = self.schema.columns.iter();
+        columns
+            .filter(|column| !matches!(column.default, ColumnDefault::Generated(_)))
+            .map(|column| KnownColumn {
+                name: column.name.clone(),
+                number: column.number,
+                type_id: column.type_id,
+                type_modifier: column.type_modifier,
+            })
+            .collect()
     }
 
     /// Whether the target's column may refuse NULL: the source's does, and no mask makes NULL of it.

@@ -12,7 +12,7 @@ use crate::checkpoint::{Chunk, KnownColumn, TableCheckpoint, TableState, Unit};
 use crate::event::{Begin, StreamTable};
 use crate::mapping::{Projection, TableMapping};
 use crate::position::Position;
-use crate::schema::{ColumnDefault, TableName, ValueClass};
+use crate::schema::{TableName, ValueClass};
 use crate::tidemark::Tidemark;
 
 /// All tables of the pipeline.
@@ -111,7 +111,7 @@ impl Router {
             projection: None,
             state,
             has_rows: state.has_rows(),
-            columns: columns.unwrap_or_else(|| loaded_columns(mapping)),
+            columns: columns.unwrap_or_else(|| mapping.known_columns()),
             seen: SeenBy::Nobody,
         });
         index
@@ -123,7 +123,7 @@ impl Router {
         let route = &mut self.routes[index];
         route.mapping = Arc::clone(mapping);
         route.source_id = mapping.schema.id;
-        route.columns = loaded_columns(mapping);
+        route.columns = mapping.known_columns();
         route.projection = None;
         route.has_rows = false;
         route.seen = SeenBy::Nobody;
@@ -372,22 +372,6 @@ impl Router {
             .and_then(|(_, mark)| *mark)
             .is_some_and(|mark| self.marks[mark].covers)
     }
-}
-
-/// The columns that a table was loaded with: what the log announces, if nothing changed meanwhile.
-fn loaded_columns(mapping: &TableMapping) -> Vec<KnownColumn> {
-    mapping
-        .schema
-        .columns
-        .iter()
-        .filter(|column| !matches!(column.default, ColumnDefault::Generated(_)))
-        .map(|column| KnownColumn {
-            name: column.name.clone(),
-            number: column.number,
-            type_id: column.type_id,
-            type_modifier: column.type_modifier,
-        })
-        .collect()
 }
 
 /// Whether a chunk holds the row with this key (text of the mapping's key columns).

@@ -95,7 +95,7 @@ const RECORD_TABLE: &str = "INSERT INTO tidemark.table_state AS t \
      VALUES ($1, $2, $3, $4, $5, $6::int8, $7, $8, $9::jsonb) \
      ON CONFLICT (pipeline, source_schema, source_name) DO UPDATE SET \
      target_schema = excluded.target_schema, target_name = excluded.target_name, \
-     source_id = excluded.source_id";
+     source_id = excluded.source_id, columns = coalesce(excluded.columns, t.columns)";
 
 const START: &str = "UPDATE tidemark.checkpoint SET system = $2, timeline = $3::int8, \
      database = $4, position_type = $5, position = $6, load_position = $6, phase = $7 \

@@ -253,7 +253,8 @@ impl Preparation<'_> {
             state: TableState::Loading,
             reason: None,
             units: Vec::new(),
-            columns: None,
+            // A table that goes on keeps the shape it was made with.
+            columns: (self.existing != Existing::Resume).then(|| self.mapping.known_columns()),
         }
     }
 }
