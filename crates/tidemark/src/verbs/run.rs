@@ -214,9 +214,17 @@ impl Running {
     /// Ends the readers, the last status reported.
     async fn close(&mut self, invocation: &Invocation, patience: Duration) {
         self.engine.abort();
+        // The engine's last event is on the board before the others are told to look at it for the
+        // last time.
+        if tokio::time::timeout(patience, &mut self.reader)
+            .await
+            .is_err()
+        {
+            tracing::debug!("the last events are not on the board");
+        }
         self.stop.send_replace(true);
         let readers = async {
-            for reader in [&mut self.reader, &mut self.screen, &mut self.door] {
+            for reader in [&mut self.screen, &mut self.door] {
                 if let Err(died) = reader.await {
                     tracing::debug!(error = %died, "a reader of the pipeline ended early");
                 }
