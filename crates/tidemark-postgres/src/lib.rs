@@ -5,6 +5,7 @@ pub mod config;
 pub mod connect;
 pub mod error;
 pub mod schema;
+mod shown;
 pub mod source;
 pub mod target;
 pub mod tls;

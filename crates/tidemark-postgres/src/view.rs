@@ -5,19 +5,21 @@
 //! their order does not matter, while a row that is there twice counts twice.
 //!
 //! The source's view reads through the mapping (columns, filter, masks), the target's reads what is
-//! there. Both are one repeatable-read transaction; an error ends it, and with it the view.
+//! there. Both are one repeatable-read transaction. A table is let go of after each query.
 
 use std::collections::HashMap;
 
 use async_trait::async_trait;
+use tidemark_core::catalogue::codes;
 use tidemark_core::checkpoint::Chunk;
 use tidemark_core::mapping::{ColumnMapping, TableMapping};
 use tidemark_core::schema::TableName;
 use tidemark_core::verify::{Digest, RowDigest, RowText, View};
-use tidemark_core::{Context as _, Result};
+use tidemark_core::{Context as _, Error, Result};
 
+use crate::shown;
 use crate::source::select;
-use crate::wire::{Connection, Row, quote_ident, quote_qualified};
+use crate::wire::{Connection, ResultSet, Row, quote_ident, quote_qualified};
 
 mod hash;
 
@@ -122,11 +124,35 @@ impl PgView {
         }
     }
 
-    fn doing(&self, mapping: &TableMapping) -> String {
-        match self.side {
+    /// Reads rows of a table, and lets go of it: a savepoint that is rolled back gives the table's lock
+    /// back, so that whoever wants to change the table waits for one query and not for all.
+    async fn query(&mut self, mapping: &TableMapping, sql: &str) -> Result<ResultSet> {
+        let doing = match self.side {
             Side::Source => format!("compare {} on the source", mapping.source()),
             Side::Target(_) => format!("compare {} on the target", mapping.target),
+        };
+        self.connection.run("SAVEPOINT tidemark_view").await?;
+        let read = self.read(mapping, sql).await;
+        let let_go = "ROLLBACK TO SAVEPOINT tidemark_view; RELEASE SAVEPOINT tidemark_view";
+        let let_go = self.connection.run(let_go).await;
+        let set = read.context(|| doing)?;
+        let_go?;
+        Ok(set)
+    }
+
+    async fn read(&mut self, mapping: &TableMapping, sql: &str) -> Result<ResultSet> {
+        let set = self.connection.query(sql, &[]).await?;
+        let table = match self.side {
+            Side::Source => mapping.source(),
+            Side::Target(_) => &mapping.target,
+        };
+        if shown::shows(&mut self.connection, table).await? {
+            return Ok(set);
         }
+        Err(Error::data(
+            codes::TABLE_REWRITTEN,
+            "the table was emptied, rewritten or replaced after the position of the comparison",
+        ))
     }
 }
 
@@ -189,9 +215,7 @@ impl View for PgView {
     async fn count(&mut self, mapping: &TableMapping, range: &Chunk) -> Result<u64> {
         let rows = self.rows_of(mapping, range).await?;
         let sql = format!("SELECT count(*) {}", rows.all());
-        let doing = self.doing(mapping);
-        let set = self.connection.query(&sql, &[]).await;
-        set.context(|| doing)?.one()?.get(0)
+        self.query(mapping, &sql).await?.one()?.get(0)
     }
 
     async fn digest(&mut self, mapping: &TableMapping, range: &Chunk) -> Result<Digest> {
@@ -202,9 +226,7 @@ impl View for PgView {
             rows.row_hash(Use::Second),
             rows.all()
         );
-        let doing = self.doing(mapping);
-        let set = self.connection.query(&sql, &[]).await;
-        let set = set.context(|| doing)?;
+        let set = self.query(mapping, &sql).await?;
         digest(set.one()?, 0)
     }
 
@@ -222,9 +244,7 @@ impl View for PgView {
             rows.row_hash(Use::Second),
             rows.all()
         );
-        let doing = self.doing(mapping);
-        let set = self.connection.query(&sql, &[]).await;
-        let set = set.context(|| doing)?;
+        let set = self.query(mapping, &sql).await?;
         let mut digests = vec![Digest::default(); bucket_count.max(1) as usize];
         for row in &set.rows {
             if let Some(place) = digests.get_mut(row.get::<usize>(0)?) {
@@ -238,7 +258,7 @@ impl View for PgView {
         &mut self,
         mapping: &TableMapping,
         range: &Chunk,
-        bucket: u32,
+        buckets: &[u32],
         bucket_count: u32,
     ) -> Result<Vec<RowDigest>> {
         let rows = self.rows_of(mapping, range).await?;
@@ -247,17 +267,20 @@ impl View for PgView {
             .iter()
             .map(|at| format!(", {}", rows.values[*at].printed()))
             .collect();
-        let in_bucket = format!("{} = {bucket}", rows.bucket(bucket_count));
+        let buckets: Vec<String> = buckets.iter().map(u32::to_string).collect();
+        let in_buckets = format!(
+            "{} = ANY('{{{}}}'::int8[])",
+            rows.bucket(bucket_count),
+            buckets.join(",")
+        );
         let sql = format!(
             "SELECT {}, {}{} {}",
             rows.row_hash(Use::First),
             rows.row_hash(Use::Second),
             key.join(""),
-            rows.limited_by(&in_bucket),
+            rows.limited_by(&in_buckets),
         );
-        let doing = self.doing(mapping);
-        let set = self.connection.query(&sql, &[]).await;
-        let set = set.context(|| doing)?;
+        let set = self.query(mapping, &sql).await?;
         let mut out = Vec::with_capacity(set.rows.len());
         for row in &set.rows {
             let key = (2..row.len()).map(|cell| Ok(row.opt(cell)?.unwrap_or_default()));
@@ -281,9 +304,7 @@ impl View for PgView {
         let values = rows.values.iter().map(Hashed::shown);
         let columns: Vec<String> = key.chain(values).collect();
         let sql = format!("SELECT {} {}", columns.join(", "), rows.limited_by(&wanted));
-        let doing = self.doing(mapping);
-        let set = self.connection.query(&sql, &[]).await;
-        let set = set.context(|| doing)?;
+        let set = self.query(mapping, &sql).await?;
         let key_len = rows.key.len();
         set.rows
             .iter()

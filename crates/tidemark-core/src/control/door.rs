@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, sleep};
 
 use crate::board::Board;
 use crate::pipeline::Commander;
@@ -16,6 +16,11 @@ use super::{Answer, CommandId, Control};
 
 /// How often commands are looked for.
 const COMMANDS_EVERY: Duration = Duration::from_millis(250);
+
+/// How often while somebody speaks, who may hold the pipeline meanwhile; and how long after the last
+/// word.
+const SPOKEN_TO_EVERY: Duration = Duration::from_millis(20);
+const SPOKEN_TO_FOR: Duration = Duration::from_secs(2);
 
 /// How often the status is left in the target.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
@@ -47,19 +52,18 @@ pub async fn serve(
     board: SharedBoard,
     mut stop: watch::Receiver<bool>,
 ) {
-    let mut tick = interval(COMMANDS_EVERY);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut door = Door {
         commander,
         board,
         control: None,
         asked: Vec::new(),
         answers: JoinSet::new(),
+        spoken_at: None,
     };
     let mut reported = None;
     loop {
         tokio::select! {
-            _ = tick.tick() => {}
+            () = sleep(door.pause()) => {}
             _ = stop.wait_for(|stopped| *stopped) => break,
         }
         let is_due = reported.is_none_or(|at: Instant| at.elapsed() >= REPORT_EVERY);
@@ -82,9 +86,20 @@ struct Door {
     /// Commands that were passed on and are not answered yet.
     asked: Vec<CommandId>,
     answers: JoinSet<(CommandId, Answer)>,
+    /// When a command or an answer went through last.
+    spoken_at: Option<Instant>,
 }
 
 impl Door {
+    fn pause(&self) -> Duration {
+        let is_lately = |at: Instant| at.elapsed() < SPOKEN_TO_FOR;
+        if self.spoken_at.is_some_and(is_lately) {
+            SPOKEN_TO_EVERY
+        } else {
+            COMMANDS_EVERY
+        }
+    }
+
     async fn serve_once(&mut self, target: &dyn Target, report: bool) -> crate::Result<()> {
         let control = match &mut self.control {
             Some(control) => control,
@@ -94,12 +109,14 @@ impl Door {
             let Ok((id, answer)) = answered else { continue };
             control.answer(id, &answer).await?;
             self.asked.retain(|asked| *asked != id);
+            self.spoken_at = Some(Instant::now());
         }
         for (id, command) in control.commands().await? {
             if self.asked.contains(&id) {
                 continue;
             }
             self.asked.push(id);
+            self.spoken_at = Some(Instant::now());
             let commander = self.commander.clone();
             self.answers
                 .spawn(async move { (id, commander.ask(command).await) });

@@ -5,6 +5,8 @@
 
 pub mod door;
 
+use std::hash::{BuildHasher, RandomState};
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
@@ -74,17 +76,45 @@ pub enum Command {
         /// Key ranges.
         chunks: Vec<Chunk>,
     },
-    /// Apply everything before `position`, nothing at or after it, and hold until
-    /// [`Command::Release`] or for at most `seconds_max`.
+    /// Stand still: commit nothing more, until [`Command::Release`] or for at most `seconds_max`.
+    /// Answered with the position once the target stands there. Several may hold at once.
     Hold {
-        /// Where to hold; `None` for the next boundary between transactions. Answered with the
-        /// position once everything before it is committed.
-        position: Option<Position>,
-        /// How long at most.
+        /// Who holds.
+        id: HoldId,
+        /// Where to stand.
+        at: HoldAt,
+        /// How long to stand there at most: whoever asked may be gone.
         seconds_max: u32,
     },
-    /// Ends a hold.
-    Release,
+    /// Ends a hold. Refused if it had ended before: whoever relied on it must not.
+    Release {
+        /// Who held.
+        id: HoldId,
+    },
+}
+
+/// Where a pipeline is to stand still.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HoldAt {
+    /// Here, at the next boundary between transactions: begins a hold.
+    Here,
+    /// Where it stands: prolongs a hold. Refused if it has ended.
+    Still,
+    /// At a position that was made while it stood still, and so cannot have been passed: moves a hold
+    /// on. Refused if it has ended.
+    Position(Position),
+}
+
+/// By which a hold is told from others'. Not guessed, and not met again after a restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct HoldId(pub u64);
+
+impl HoldId {
+    /// One that nobody else has.
+    pub fn random() -> HoldId {
+        HoldId(RandomState::new().hash_one(()))
+    }
 }
 
 /// How a table is copied anew.

@@ -86,8 +86,6 @@ pub(crate) struct Assembler {
     open: Option<Open>,
     /// Whole transactions in `work` end here.
     end: Option<Position>,
-    /// Where the newest transaction that was taken in commits.
-    newest: Option<Position>,
     /// State changes that the next commit records.
     states: Vec<TableStateChange>,
     columns: Vec<(usize, Vec<KnownColumn>)>,
@@ -125,7 +123,6 @@ impl Assembler {
             applied,
             open: None,
             end: None,
-            newest: None,
             states: Vec::new(),
             columns: Vec::new(),
             recent: VecDeque::new(),
@@ -347,7 +344,6 @@ impl Assembler {
             return Err(protocol("commit positions that do not ascend"));
         }
         if !open.is_contained {
-            self.newest = Some(open.begin.commit);
             self.work.batch.transactions += 1;
             let oldest = &mut self.work.batch.oldest_commit_us;
             *oldest = Some(oldest.unwrap_or(open.begin.committed_at_us));
@@ -409,12 +405,6 @@ impl Assembler {
     /// Everything before this is assembled: what `applied` will be after the next work.
     pub(crate) fn assembled(&self) -> Position {
         self.end.unwrap_or(self.applied)
-    }
-
-    /// Whether a transaction was taken in that commits at or after the position. Where the source is
-    /// quiet the position may lie far behind without that.
-    pub(crate) fn is_past(&self, position: Position) -> bool {
-        self.newest.is_some_and(|commit| commit >= position)
     }
 
     /// Hands the work out whole: only between two transactions.

@@ -109,7 +109,7 @@ struct Stream<'a> {
     /// Set when the run is to end: a transaction that is not whole by then is left for the next run.
     stop_by: Option<Instant>,
     is_paused: bool,
-    hold: Option<Hold>,
+    holds: Vec<Hold>,
     /// Requests that are answered once the states that they ask for are recorded.
     unrecorded: Vec<Unrecorded>,
     idle_since: Instant,
@@ -168,7 +168,7 @@ impl<'a> Stream<'a> {
             stop: None,
             stop_by: None,
             is_paused: false,
-            hold: None,
+            holds: Vec::new(),
             unrecorded: Vec::new(),
             idle_since: Instant::now(),
             committed_at: Instant::now(),
@@ -195,6 +195,7 @@ impl<'a> Stream<'a> {
         loop {
             self.take_block().await?;
             self.give_work();
+            self.answer_holds();
             self.finish_deferred().await?;
             if self.is_over() {
                 return Ok(());
@@ -223,10 +224,7 @@ impl<'a> Stream<'a> {
                 self.block = None;
                 break;
             };
-            let holds_here = self
-                .hold
-                .as_ref()
-                .is_some_and(|hold| hold.stops_before(event));
+            let holds_here = self.holds.iter().any(|hold| hold.stops_before(event));
             if (holds_here || is_stopping) && self.assembler.is_at_boundary() {
                 break;
             }
@@ -287,7 +285,7 @@ impl<'a> Stream<'a> {
 
     /// Hands over what is assembled, if the applier is free.
     fn give_work(&mut self) {
-        if self.applier.is_busy() || self.is_paused {
+        if self.applier.is_busy() || self.is_paused || self.is_held() {
             return;
         }
         if self.assembler.is_at_boundary() {
@@ -310,14 +308,10 @@ impl<'a> Stream<'a> {
 
     /// Whether an idle source's position is worth a commit of its own.
     fn must_record_position(&self) -> bool {
-        let wanted = [
-            self.end_at,
-            self.hold.as_ref().and_then(|hold| hold.position),
-        ];
         let reaches =
-            |wanted: &Position| self.processed < *wanted && *wanted <= self.assembler.assembled();
+            |wanted: Position| self.processed < wanted && wanted <= self.assembler.assembled();
         self.is_stopping()
-            || wanted.iter().flatten().any(reaches)
+            || self.end_at.is_some_and(reaches)
             || self.idle_since.elapsed() >= IDLE_CHECKPOINT
     }
 
@@ -348,6 +342,7 @@ impl<'a> Stream<'a> {
     }
 
     fn begin_stop(&mut self) {
+        self.holds.clear();
         self.stop_by.get_or_insert(Instant::now() + STOP_GRACE);
     }
 
@@ -573,7 +568,7 @@ impl<'a> Stream<'a> {
         self.say_doubts();
         let router = &self.assembler.router;
         self.discovery.look(self.engine, || router.names());
-        self.look_at_hold();
+        self.look_at_holds();
         let unflushed = self.acknowledged < self.processed
             && (self.is_stopping() || self.committed_at.elapsed() >= FLUSH_AFTER);
         if unflushed && !self.applier.is_busy() && self.assembler.is_at_boundary() {

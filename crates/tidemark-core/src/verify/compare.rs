@@ -5,60 +5,50 @@
 //! for as long as anything is on its way, and proves nothing when it is silent.
 //!
 //! # What we do
-//! 1. The pipeline is asked to hold between two transactions.
+//! 1. Transactions that have been open on the source for a while end. Then the pipeline is asked to hold
+//!    between two transactions.
 //! 2. The source opens its log once more, for as long as we look: that yields a position X and a
 //!    snapshot of exactly X.
 //! 3. The pipeline is let go up to X and holds there: nothing at or after X is applied.
-//! 4. Views of the target are opened, the pipeline goes on. Both sides are now read at X while the
-//!    stream goes on.
+//! 4. Views of the target are opened, the pipeline goes on, and says that it had stood still until then.
+//!    Both sides are now read at X while the stream goes on.
 //! 5. Digests by key range are compared; where they differ, digests by bucket of a hash over the key;
 //!    where these differ, key and hash of each row. So a single row is found in three passes over
-//!    its range, and equal data cost one.
+//!    its range, and equal data cost one. Nobody looks for more differences than are listed.
 //!
 //! A table without a key is compared as a multiset: its rows are told apart by their whole text.
 
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
-
-use async_trait::async_trait;
 
 use crate::catalogue::codes;
 use crate::checkpoint::{Checkpoint, Chunk, TableState};
-use crate::control::{Answer, Command};
-use crate::error::{Context, Error, Result};
+use crate::control::HoldId;
+use crate::error::{Error, ErrorKind, Result};
 use crate::mapping::TableMapping;
-use crate::pipeline::Commander;
 use crate::position::Position;
 use crate::schema::TableName;
-use crate::source::{Keep, Snapshot, Source};
+use crate::source::{Snapshot, Source};
 use crate::target::Target;
 
-use super::{Digest, RowDigest, View};
+use super::difference::{Difference, differences};
+use super::standstill::{Ask, Standstill, standstill};
+use super::{Digest, View};
 
-/// How long the target stands still at most, in seconds. It normally takes milliseconds; making
-/// the source's snapshot waits for transactions that are open there.
-const HOLD_SECONDS_MAX: u32 = 60;
+/// About how many rows share a bucket, and how many buckets there are at most.
+const BUCKET_ROWS: u64 = 64;
+const BUCKETS_MAX: u64 = 1 << 18;
 
-/// Into how many buckets a range that differs is cut.
-const BUCKETS: u32 = 1024;
+/// About how many rows, both sides together, are told apart at once.
+const ROWS_AT_ONCE_MAX: u64 = 200_000;
+
+/// How often tables are compared that are emptied or rewritten before they are read.
+const ROUNDS_MAX: u32 = 3;
+
+/// Why such a table was not compared in the end.
+const MOVED: &str = "emptied or rewritten before it could be read; verify it again";
 
 /// About how much of a table is digested by one query.
 const RANGE_BYTES: u64 = 512 << 20;
-
-/// Whoever passes commands to the pipeline: the engine in this process, or one elsewhere.
-#[async_trait]
-pub trait Ask: Send + Sync {
-    /// Sends a command and waits for its answer.
-    async fn ask(&self, command: Command) -> Answer;
-}
-
-#[async_trait]
-impl Ask for Commander {
-    async fn ask(&self, command: Command) -> Answer {
-        Commander::ask(self, command).await
-    }
-}
 
 /// How much is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,8 +66,10 @@ pub struct Request {
     pub tables: Vec<Arc<TableMapping>>,
     /// How much.
     pub depth: Depth,
-    /// Differences that are listed for one table at most; all are counted.
+    /// Differences that are listed for one table at most. More are not looked for.
     pub differences_max: usize,
+    /// By which the pipeline knows who holds it.
+    pub hold: HoldId,
 }
 
 /// What a verification found.
@@ -97,9 +89,32 @@ impl Report {
             .all(|table| table.outcome == Outcome::Identical)
     }
 
+    /// The verdict in a word: `identical`, `different`, or `incomplete` where nothing differs and not all
+    /// could be compared.
+    pub fn word(&self) -> &'static str {
+        let mut outcomes = self.tables.iter().map(|table| &table.outcome);
+        if self.is_identical() {
+            "identical"
+        } else if outcomes.any(|outcome| *outcome == Outcome::Different) {
+            "different"
+        } else {
+            "incomplete"
+        }
+    }
+
     /// Rows that were compared.
     pub fn rows(&self) -> u64 {
-        self.tables.iter().map(|table| table.source_rows).sum()
+        let is_compared = |table: &&TableReport| !matches!(table.outcome, Outcome::NotCompared(_));
+        let compared = self.tables.iter().filter(is_compared);
+        compared.map(|table| table.source_rows).sum()
+    }
+}
+
+impl Report {
+    /// Worst first.
+    fn sort(&mut self) {
+        let tables = &mut self.tables;
+        tables.sort_by(|a, b| (rank(&a.outcome), &a.source).cmp(&(rank(&b.outcome), &b.source)));
     }
 }
 
@@ -110,16 +125,45 @@ pub struct TableReport {
     pub source: TableName,
     /// On the target.
     pub target: TableName,
+    /// Both sides of it were read here.
+    pub position: Position,
     /// The verdict.
     pub outcome: Outcome,
     /// Rows on the source.
     pub source_rows: u64,
     /// Rows on the target.
     pub target_rows: u64,
-    /// Rows that differ, all of them.
+    /// Rows that differ.
     pub different: u64,
+    /// Whether that is all of them, or there may be more: nobody looks further than what is listed.
+    pub is_counted: bool,
     /// Those that are listed.
     pub differences: Vec<Difference>,
+}
+
+impl TableReport {
+    fn new(mapping: &TableMapping, position: Position) -> TableReport {
+        TableReport {
+            source: mapping.source().clone(),
+            target: mapping.target.clone(),
+            position,
+            outcome: Outcome::Identical,
+            source_rows: 0,
+            target_rows: 0,
+            different: 0,
+            is_counted: true,
+            differences: Vec::new(),
+        }
+    }
+
+    fn not_compared(&mut self, err: &Error) {
+        let why = if err.code() == codes::TABLE_REWRITTEN {
+            MOVED.to_owned()
+        } else {
+            format!("{}: {err}", err.code())
+        };
+        self.outcome = Outcome::NotCompared(why);
+    }
 }
 
 /// A table's verdict.
@@ -133,69 +177,50 @@ pub enum Outcome {
     NotCompared(String),
 }
 
-/// One row that is not the same on both sides.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Difference {
-    /// Text of its key columns; empty for a table without a key.
-    pub key: Vec<String>,
-    /// What is wrong.
-    pub kind: DifferenceKind,
-}
-
-/// Kinds of difference.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum DifferenceKind {
-    /// On the source, not on the target.
-    Missing,
-    /// On the target, not on the source.
-    Extra,
-    /// On both, with other values.
-    Changed,
-}
-
-impl DifferenceKind {
-    /// Its name in reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            DifferenceKind::Missing => "missing on the target",
-            DifferenceKind::Extra => "not on the source",
-            DifferenceKind::Changed => "other values",
-        }
-    }
-}
-
-/// Compares both sides of a pipeline that streams, at one position.
+/// Compares both sides of a pipeline that streams, at one position. A table that is emptied or
+/// rewritten before it was read is compared at another one.
 pub async fn verify(
     source: &dyn Source,
     target: &dyn Target,
     pipeline: &dyn Ask,
     request: &Request,
 ) -> Result<Report> {
-    let began = standstill(source, target, pipeline).await;
-    // Whatever happened: the pipeline goes on.
-    pipeline.ask(Command::Release).await;
-    let (position, snapshot, mut target_view) = began?;
-    let checkpoint = target.checkpoint().await?;
-    let mut source_view = snapshot.view().await?;
-    let mut tables = Vec::new();
-    for mapping in &request.tables {
-        let report = if let Some(why) = why_not(checkpoint.as_ref(), mapping) {
-            not_compared(mapping, why)
-        } else {
-            let mut sides = Sides {
-                source: source_view.as_mut(),
-                target: target_view.as_mut(),
-                mapping,
-                differences_max: request.differences_max,
-            };
-            let ranges = ranges(snapshot.as_ref(), mapping, request.depth).await?;
-            let compared = sides.table(&ranges, request.depth).await;
-            compared.context(|| format!("compare {}", mapping.source()))?
+    let mut report = at_a_standstill(source, target, pipeline, request).await?;
+    for _ in 1..ROUNDS_MAX {
+        let is_moved = |table: &TableReport| table.outcome == Outcome::NotCompared(MOVED.into());
+        let moved: Vec<TableReport> = report.tables.extract_if(.., |t| is_moved(t)).collect();
+        if moved.is_empty() {
+            break;
+        }
+        let is_wanted = |mapping: &&Arc<TableMapping>| {
+            moved.iter().any(|table| table.source == *mapping.source())
         };
-        tables.push(report);
+        let again = Request {
+            tables: request.tables.iter().filter(is_wanted).cloned().collect(),
+            ..request.clone()
+        };
+        let again = at_a_standstill(source, target, pipeline, &again).await?;
+        report.tables.extend(again.tables);
     }
-    tables.sort_by(|a, b| (rank(&a.outcome), &a.source).cmp(&(rank(&b.outcome), &b.source)));
-    Ok(Report { position, tables })
+    report.sort();
+    Ok(report)
+}
+
+async fn at_a_standstill(
+    source: &dyn Source,
+    target: &dyn Target,
+    pipeline: &dyn Ask,
+    request: &Request,
+) -> Result<Report> {
+    let Standstill {
+        position,
+        snapshot,
+        checkpoint,
+        target_view,
+    } = standstill(source, target, pipeline, request.hold).await?;
+    let views = (snapshot.view().await?, target_view);
+    let why_not = |mapping: &TableMapping| why_not(checkpoint.as_ref(), mapping);
+    compare(snapshot.as_ref(), position, views, request, why_not).await
 }
 
 /// Compares both sides of a full load, which has no log to meet in: the source as it is now with the
@@ -206,61 +231,47 @@ pub async fn verify_still(
     request: &Request,
 ) -> Result<Report> {
     let snapshot = source.snapshot().await?;
-    let (mut source_view, mut target_view) = (snapshot.view().await?, target.view().await?);
+    let target_view = target.view().await?;
+    let views = (snapshot.view().await?, target_view);
+    let position = snapshot.tidemark().after;
+    let mut report = compare(snapshot.as_ref(), position, views, request, |_| None).await?;
+    report.sort();
+    Ok(report)
+}
+
+async fn compare(
+    snapshot: &dyn Snapshot,
+    position: Position,
+    (mut source, mut target): (Box<dyn View>, Box<dyn View>),
+    request: &Request,
+    why_not: impl Fn(&TableMapping) -> Option<String>,
+) -> Result<Report> {
     let mut tables = Vec::new();
     for mapping in &request.tables {
+        let mut report = TableReport::new(mapping, position);
+        if let Some(why) = why_not(mapping) {
+            report.outcome = Outcome::NotCompared(why);
+            tables.push(report);
+            continue;
+        }
         let mut sides = Sides {
-            source: source_view.as_mut(),
-            target: target_view.as_mut(),
+            source: source.as_mut(),
+            target: target.as_mut(),
             mapping,
             differences_max: request.differences_max,
         };
-        let ranges = ranges(snapshot.as_ref(), mapping, request.depth).await?;
-        tables.push(sides.table(&ranges, request.depth).await?);
+        let ranges = ranges(snapshot, mapping, request.depth).await?;
+        match sides.table(&ranges, request.depth, &mut report).await {
+            Ok(()) => {}
+            Err(err) if err.kind() == ErrorKind::Transient => {
+                return Err(err.context(format!("compare {}", mapping.source())));
+            }
+            // Only this table cannot be read.
+            Err(err) => report.not_compared(&err),
+        }
+        tables.push(report);
     }
-    tables.sort_by(|a, b| (rank(&a.outcome), &a.source).cmp(&(rank(&b.outcome), &b.source)));
-    Ok(Report {
-        position: snapshot.tidemark().after,
-        tables,
-    })
-}
-
-/// A position and one instant of either side at it.
-type Standstill = (Position, Box<dyn Snapshot>, Box<dyn View>);
-
-async fn standstill(
-    source: &dyn Source,
-    target: &dyn Target,
-    pipeline: &dyn Ask,
-) -> Result<Standstill> {
-    hold(pipeline, None).await?;
-    let opened = source.open_log(Keep::WhileOpen);
-    let limit = Duration::from_secs(HOLD_SECONDS_MAX.into());
-    let (position, snapshot) = tokio::time::timeout(limit, opened).await.map_err(|_| {
-        Error::transient(
-            codes::VERIFY_NO_SNAPSHOT,
-            format!("the source gave no snapshot at a log position within {HOLD_SECONDS_MAX} s"),
-        )
-    })??;
-    hold(pipeline, Some(position)).await?;
-    let view = target.view().await?;
-    Ok((position, snapshot, view))
-}
-
-async fn hold(pipeline: &dyn Ask, position: Option<Position>) -> Result<()> {
-    let answer = pipeline
-        .ask(Command::Hold {
-            position,
-            seconds_max: HOLD_SECONDS_MAX,
-        })
-        .await;
-    if answer.ok {
-        return Ok(());
-    }
-    Err(Error::transient(
-        codes::VERIFY_NO_HOLD,
-        format!("the pipeline does not hold: {}", answer.text),
-    ))
+    Ok(Report { position, tables })
 }
 
 /// Why a table cannot be compared now, if so.
@@ -284,18 +295,6 @@ fn why_not(checkpoint: Option<&Checkpoint>, mapping: &TableMapping) -> Option<St
                 Some(format!("quarantined: {reason}"))
             }
         },
-    }
-}
-
-fn not_compared(mapping: &TableMapping, why: String) -> TableReport {
-    TableReport {
-        source: mapping.source().clone(),
-        target: mapping.target.clone(),
-        outcome: Outcome::NotCompared(why),
-        source_rows: 0,
-        target_rows: 0,
-        different: 0,
-        differences: Vec::new(),
     }
 }
 
@@ -332,60 +331,86 @@ struct Sides<'a> {
 }
 
 impl Sides<'_> {
-    async fn table(&mut self, ranges: &[Chunk], depth: Depth) -> Result<TableReport> {
-        let mut report = not_compared(self.mapping, String::new());
-        report.outcome = Outcome::Identical;
+    async fn table(
+        &mut self,
+        ranges: &[Chunk],
+        depth: Depth,
+        report: &mut TableReport,
+    ) -> Result<()> {
         for range in ranges {
-            let (on_source, on_target) = match depth {
-                Depth::Deep => {
-                    let (source, target) = tokio::join!(
-                        self.source.digest(self.mapping, range),
-                        self.target.digest(self.mapping, range),
-                    );
-                    (source?, target?)
-                }
-                Depth::Counts => {
-                    let (source, target) = tokio::join!(
-                        self.source.count(self.mapping, range),
-                        self.target.count(self.mapping, range),
-                    );
-                    let of = |rows| Digest { rows, sum: (0, 0) };
-                    (of(source?), of(target?))
-                }
-            };
+            let (on_source, on_target) = self.digests(range, depth).await?;
             report.source_rows += on_source.rows;
             report.target_rows += on_target.rows;
             if on_source == on_target {
                 continue;
             }
             report.outcome = Outcome::Different;
-            if depth == Depth::Deep {
-                self.range(range, &mut report).await?;
-            } else {
+            if depth == Depth::Counts {
                 report.different += on_source.rows.abs_diff(on_target.rows);
+            } else if report.is_counted {
+                let rows = on_source.rows.max(on_target.rows);
+                self.range(range, rows, report).await?;
             }
         }
         report.differences.sort();
-        Ok(report)
+        Ok(())
     }
 
-    /// A range that differs, down to its rows.
-    async fn range(&mut self, range: &Chunk, report: &mut TableReport) -> Result<()> {
+    async fn digests(&mut self, range: &Chunk, depth: Depth) -> Result<(Digest, Digest)> {
+        let mapping = self.mapping;
+        let (source, target) = match depth {
+            Depth::Deep => tokio::join!(
+                self.source.digest(mapping, range),
+                self.target.digest(mapping, range),
+            ),
+            Depth::Counts => {
+                let of = |rows: Result<u64>| {
+                    Ok(Digest {
+                        rows: rows?,
+                        sum: (0, 0),
+                    })
+                };
+                let (source, target) = tokio::join!(
+                    self.source.count(mapping, range),
+                    self.target.count(mapping, range),
+                );
+                (of(source), of(target))
+            }
+        };
+        Ok((source?, target?))
+    }
+
+    /// A range that differs, down to its rows: those of the buckets that differ, many at once.
+    async fn range(&mut self, range: &Chunk, rows: u64, report: &mut TableReport) -> Result<()> {
+        let count = (rows / BUCKET_ROWS).clamp(1, BUCKETS_MAX);
+        let count = u32::try_from(count).expect("at most 2^18");
         let (source, target) = tokio::join!(
-            self.source.bucket_digests(self.mapping, range, BUCKETS),
-            self.target.bucket_digests(self.mapping, range, BUCKETS),
+            self.source.bucket_digests(self.mapping, range, count),
+            self.target.bucket_digests(self.mapping, range, count),
         );
         let (source, target) = (source?, target?);
-        for bucket in 0..BUCKETS {
-            let at = bucket as usize;
-            if source.get(at) == target.get(at) {
-                continue;
+        let different = (0..count).zip(source.iter().zip(&target));
+        let different = different.filter(|(_, (source, target))| source != target);
+        let mut different = different
+            .map(|(bucket, (source, target))| (bucket, source.rows + target.rows))
+            .peekable();
+        while different.peek().is_some() {
+            if report.differences.len() >= self.differences_max {
+                report.is_counted = false;
+                break;
+            }
+            let (mut buckets, mut rows) = (Vec::new(), 0);
+            while let Some((bucket, more)) =
+                different.next_if(|(_, more)| buckets.is_empty() || rows + more <= ROWS_AT_ONCE_MAX)
+            {
+                buckets.push(bucket);
+                rows += more;
             }
             let (source, target) = tokio::join!(
                 self.source
-                    .bucket_rows(self.mapping, range, bucket, BUCKETS),
+                    .bucket_rows(self.mapping, range, &buckets, count),
                 self.target
-                    .bucket_rows(self.mapping, range, bucket, BUCKETS),
+                    .bucket_rows(self.mapping, range, &buckets, count),
             );
             for difference in differences(&source?, &target?) {
                 report.different += 1;
@@ -395,151 +420,5 @@ impl Sides<'_> {
             }
         }
         Ok(())
-    }
-}
-
-/// Rows of one bucket that are not the same on both sides. Rows of one key are counted: without a key
-/// all rows of the bucket share the empty one, and their hashes tell them apart.
-fn differences(source: &[RowDigest], target: &[RowDigest]) -> Vec<Difference> {
-    let mut counts: HashMap<&RowDigest, i64> = HashMap::new();
-    for row in source {
-        *counts.entry(row).or_default() += 1;
-    }
-    for row in target {
-        *counts.entry(row).or_default() -= 1;
-    }
-    let mut by_key: HashMap<&[String], (u64, u64)> = HashMap::new();
-    for (row, count) in counts {
-        let (missing, extra) = by_key.entry(&row.key).or_default();
-        if count > 0 {
-            *missing += count.unsigned_abs();
-        } else {
-            *extra += count.unsigned_abs();
-        }
-    }
-    let mut found = Vec::new();
-    for (key, (missing, extra)) in by_key {
-        // With a key, one row too few and one too many is one row with other values.
-        let changed = if key.is_empty() {
-            0
-        } else {
-            missing.min(extra)
-        };
-        for (kind, count) in [
-            (DifferenceKind::Changed, changed),
-            (DifferenceKind::Missing, missing - changed),
-            (DifferenceKind::Extra, extra - changed),
-        ] {
-            found.extend((0..count).map(|_| Difference {
-                key: key.to_vec(),
-                kind,
-            }));
-        }
-    }
-    found.sort();
-    found
-}
-
-/// What to ask of the pipeline so that the listed differences are mended: the rows of keyed tables by
-/// their keys, the whole of a table without a key.
-pub fn repairs(report: &Report, tables: &[Arc<TableMapping>]) -> Vec<Command> {
-    const KEYS_MAX: usize = 500;
-    let mut commands = Vec::new();
-    for table in report
-        .tables
-        .iter()
-        .filter(|table| table.outcome == Outcome::Different)
-    {
-        let Some(mapping) = tables
-            .iter()
-            .find(|mapping| *mapping.source() == table.source)
-        else {
-            continue;
-        };
-        let is_listed = table.different == table.differences.len() as u64;
-        // A masked key does not tell the row on the source.
-        let is_masked = mapping
-            .key
-            .iter()
-            .any(|at| mapping.columns[*at].mask.is_some());
-        if mapping.key.is_empty() || is_masked || !is_listed || table.differences.is_empty() {
-            commands.push(Command::Resync {
-                tables: vec![table.source.clone()],
-                strategy: crate::control::ResyncStrategy::Swap,
-            });
-            continue;
-        }
-        let columns: Vec<String> = mapping
-            .key
-            .iter()
-            .map(|at| mapping.source_column(&mapping.columns[*at]).to_owned())
-            .collect();
-        let chunks = table
-            .differences
-            .chunks(KEYS_MAX)
-            .map(|part| Chunk::Rows {
-                columns: columns.clone(),
-                keys: part
-                    .iter()
-                    .map(|difference| difference.key.clone())
-                    .collect(),
-            })
-            .collect();
-        commands.push(Command::Repair {
-            table: table.source.clone(),
-            chunks,
-        });
-    }
-    commands
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn row(key: &str, hash: u64) -> RowDigest {
-        let key = if key.is_empty() {
-            Vec::new()
-        } else {
-            vec![key.to_owned()]
-        };
-        RowDigest {
-            key,
-            hash: (hash, !hash),
-        }
-    }
-
-    fn found(source: &[RowDigest], target: &[RowDigest]) -> Vec<(String, DifferenceKind)> {
-        let all = differences(source, target);
-        all.into_iter().map(|d| (d.key.join(","), d.kind)).collect()
-    }
-
-    #[test]
-    fn rows_of_a_keyed_table_are_told_by_key() {
-        let source = [row("1", 10), row("2", 20), row("3", 30)];
-        let target = [row("1", 10), row("2", 21), row("4", 40)];
-        assert_eq!(
-            found(&source, &target),
-            [
-                ("2".to_owned(), DifferenceKind::Changed),
-                ("3".to_owned(), DifferenceKind::Missing),
-                ("4".to_owned(), DifferenceKind::Extra),
-            ]
-        );
-    }
-
-    #[test]
-    fn rows_without_a_key_are_counted() {
-        let source = [row("", 7), row("", 7), row("", 8)];
-        let target = [row("", 7), row("", 9)];
-        assert_eq!(
-            found(&source, &target),
-            [
-                (String::new(), DifferenceKind::Missing),
-                (String::new(), DifferenceKind::Missing),
-                (String::new(), DifferenceKind::Extra),
-            ]
-        );
-        assert!(found(&source, &source).is_empty());
     }
 }

@@ -1,9 +1,12 @@
 //! Verification: both sides compared at one and the same log position, while writes go on.
 //!
 //! [`View`] is what either side is asked: one instant of it, digested or row by row. [`compare`]
-//! holds the algorithm, from the position to the keys that differ.
+//! holds the algorithm, down to the keys that differ ([`difference`]); [`standstill`] brings both sides to
+//! the position.
 
 pub mod compare;
+pub mod difference;
+pub mod standstill;
 
 use async_trait::async_trait;
 
@@ -13,6 +16,10 @@ use crate::mapping::TableMapping;
 
 /// One instant of one side. The source's view applies columns, filter and masks of the mapping, the
 /// target's reads what is there, so that equal data give equal digests.
+///
+/// A table that was emptied, rewritten or replaced after the instant cannot be read as it was; that is
+/// an error (`TABLE_REWRITTEN`), never a wrong answer. After an error that is not transient other
+/// tables can still be read.
 #[async_trait]
 pub trait View: Send {
     /// How many rows a range has.
@@ -30,12 +37,12 @@ pub trait View: Send {
         bucket_count: u32,
     ) -> Result<Vec<Digest>>;
 
-    /// Keys and row hashes of one bucket, ordered by key and hash as [`RowDigest`] orders.
+    /// Keys and row hashes of some buckets, ordered by key and hash as [`RowDigest`] orders.
     async fn bucket_rows(
         &mut self,
         mapping: &TableMapping,
         range: &Chunk,
-        bucket: u32,
+        buckets: &[u32],
         bucket_count: u32,
     ) -> Result<Vec<RowDigest>>;
 

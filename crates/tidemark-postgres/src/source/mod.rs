@@ -41,7 +41,6 @@ mod replay;
 pub(crate) mod select;
 mod sequences;
 mod session;
-mod shown;
 pub(crate) mod slot;
 mod snapshot;
 pub(crate) mod spool;

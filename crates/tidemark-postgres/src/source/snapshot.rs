@@ -31,9 +31,10 @@ use tidemark_core::verify::View;
 use tidemark_core::{Context as _, Error, Result};
 use tokio::sync::Mutex;
 
-use super::{chunks, select, shown};
+use super::{chunks, select};
 use crate::config::ConnectConfig;
 use crate::error::server_error;
+use crate::shown;
 use crate::view::PgView;
 use crate::wire::{Connection, CopyOut, Role, TransactionStatus, quote_literal};
 
@@ -158,8 +159,11 @@ async fn tidemark(connection: &mut Connection) -> Result<Tidemark> {
         .await
         .context(|| "read what the snapshot has seen")?;
     let row = set.one()?;
-    let seen = SeenIds::parse(row.get_str(0)?)
-        .ok_or_else(|| Error::definite(codes::INTERNAL, "the server's snapshot cannot be read"))?;
+    let text = row.get_str(0)?;
+    let seen = SeenIds::parse(text).ok_or_else(|| {
+        let what = format!("the server's snapshot cannot be read: {text}");
+        Error::definite(codes::INTERNAL, what)
+    })?;
     let Lsn(mut after) = row.get_str(2)?.parse()?;
     if row.get_bool(1)? {
         after += STANDBY_MARGIN_BYTES;

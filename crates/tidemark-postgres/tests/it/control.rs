@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tidemark_core::catalogue::codes;
-use tidemark_core::control::{Answer, Command, ResyncStrategy};
+use tidemark_core::control::{Answer, Command, HoldAt, HoldId, ResyncStrategy};
 use tidemark_core::schema::TableName;
 use tidemark_core::status::{By, Health, PipelineState, Status, Totals, Trend};
 use tidemark_lab::wait_for;
@@ -44,7 +44,8 @@ async fn commands_wait_in_order_until_answered() {
         strategy: ResyncStrategy::Swap,
     };
     let hold = Command::Hold {
-        position: Some(at(77)),
+        id: HoldId::random(),
+        at: HoldAt::Position(at(77)),
         seconds_max: 9,
     };
     let first = caller.send(&resync).await.unwrap();

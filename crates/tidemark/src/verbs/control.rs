@@ -20,9 +20,11 @@ use crate::pipeline_file::{Opened, Which};
 use crate::problem::Failure;
 
 /// How long an answer is waited for when `--timeout` says nothing.
-const ANSWER_WITHIN: Duration = Duration::from_mins(1);
-/// How often it is looked for.
+pub(crate) const ANSWER_WITHIN: Duration = Duration::from_mins(1);
+/// How often it is looked for, and how often at first: most answers come at once.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+const LOOK_EVERY_AT_FIRST: Duration = Duration::from_millis(20);
+const AT_FIRST: Duration = Duration::from_secs(1);
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct PauseArgs {
@@ -126,17 +128,31 @@ pub(crate) async fn stop(invocation: &Invocation, arguments: &StopArgs) -> Outco
 
 /// Sends a command to the pipeline and waits for its answer.
 pub(crate) async fn ask(opened: &Opened, command: &Command) -> Result<control::Answer, Failure> {
+    ask_within(opened, command, ANSWER_WITHIN).await
+}
+
+/// The same with another patience.
+pub(crate) async fn ask_within(
+    opened: &Opened,
+    command: &Command,
+    patience: Duration,
+) -> Result<control::Answer, Failure> {
     let mut control = opened.target.control().await?;
     if control.owner().await?.is_none() {
         return Err(not_running(opened).into());
     }
     let id = control.send(command).await?;
     let began = Instant::now();
-    while began.elapsed() < ANSWER_WITHIN {
+    while began.elapsed() < patience {
         if let Some(answer) = control.answer_to(id).await? {
             return Ok(answer);
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        let pause = if began.elapsed() < AT_FIRST {
+            LOOK_EVERY_AT_FIRST
+        } else {
+            LOOK_EVERY
+        };
+        tokio::time::sleep(pause).await;
         if control.owner().await?.is_none() && control.answer_to(id).await?.is_none() {
             return Err(not_running(opened).into());
         }
@@ -146,7 +162,7 @@ pub(crate) async fn ask(opened: &Opened, command: &Command) -> Result<control::A
         format!(
             "{} did not answer within {} s",
             opened.name(),
-            ANSWER_WITHIN.as_secs()
+            patience.as_secs()
         ),
     )
     .into())

@@ -13,12 +13,14 @@ use serde_json::{Value, json};
 use tidemark_core::Error;
 use tidemark_core::catalogue::codes;
 use tidemark_core::checkpoint::TableState;
-use tidemark_core::control::{self, Command};
+use tidemark_core::control::{self, Command, HoldId};
 use tidemark_core::mapping::TableMapping;
 use tidemark_core::schema::TableName;
 use tidemark_core::verify::compare::{
-    self, Ask, Depth, Outcome as Compared, Report, Request, TableReport,
+    self, Depth, Outcome as Compared, Report, Request, TableReport,
 };
+use tidemark_core::verify::difference;
+use tidemark_core::verify::standstill::Ask;
 
 use crate::invocation::Invocation;
 use crate::output::numbers::{counted, duration, grouped};
@@ -28,7 +30,7 @@ use crate::output::waiting::during;
 use crate::output::{Answer, Outcome, Verdict, put};
 use crate::pipeline_file::{Opened, Which};
 use crate::problem::Failure;
-use crate::verbs::control::{ask, no_table, parse_table};
+use crate::verbs::control::{ANSWER_WITHIN, ask, ask_within, no_table, parse_table};
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct VerifyArgs {
@@ -52,6 +54,8 @@ pub(crate) struct VerifyArgs {
 const DIFFERENCES_MAX: usize = 10_000;
 /// Differences that a person is shown of one table.
 const DIFFERENCES_SHOWN: usize = 10;
+/// How long a pipeline may take to reach the position where it is to hold: it may be far behind.
+const HOLD_WITHIN: Duration = Duration::from_mins(10);
 /// How long a pipeline that is held may take to hear that it need not be.
 const RELEASE_WITHIN: Duration = Duration::from_secs(5);
 /// What takes the time.
@@ -65,7 +69,11 @@ struct Elsewhere<'a>(&'a Opened);
 #[async_trait]
 impl Ask for Elsewhere<'_> {
     async fn ask(&self, command: Command) -> control::Answer {
-        match ask(self.0, &command).await {
+        let patience = match command {
+            Command::Hold { .. } => HOLD_WITHIN,
+            _ => ANSWER_WITHIN,
+        };
+        match ask_within(self.0, &command, patience).await {
             Ok(answer) => answer,
             Err(failure) => control::Answer {
                 ok: false,
@@ -81,9 +89,10 @@ impl Ask for Elsewhere<'_> {
 
 pub(crate) async fn run(invocation: &Invocation, arguments: &VerifyArgs) -> Outcome {
     let opened = Opened::open(invocation, &arguments.which)?;
+    let hold = HoldId::random();
     let repairs = AtomicBool::new(false);
     let failure = tokio::select! {
-        outcome = verify(invocation, &opened, arguments, &repairs) => return outcome,
+        outcome = verify(invocation, &opened, arguments, hold, &repairs) => return outcome,
         late = invocation.late() => late,
         name = invocation.signals.stop() => if repairs.load(Ordering::Relaxed) {
             Failure::Signalled(
@@ -96,7 +105,7 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &VerifyArgs) -> Outc
     };
     // The pipeline may be held for us; where it does not hear us it goes on by itself.
     let pipeline = Elsewhere(&opened);
-    let release = pipeline.ask(Command::Release);
+    let release = pipeline.ask(Command::Release { id: hold });
     if opened.config.mode.streams() && tokio::time::timeout(RELEASE_WITHIN, release).await.is_err()
     {
         tracing::debug!(
@@ -112,6 +121,7 @@ async fn verify(
     invocation: &Invocation,
     opened: &Opened,
     arguments: &VerifyArgs,
+    hold: HoldId,
     repairs: &AtomicBool,
 ) -> Outcome {
     let depth = if arguments.counts {
@@ -119,10 +129,13 @@ async fn verify(
     } else {
         Depth::Deep
     };
-    let request = request(opened, &arguments.tables, depth).await?;
+    let request = Request {
+        hold,
+        ..request(opened, &arguments.tables, depth).await?
+    };
     let began = Instant::now();
     let mut report = compare(invocation, opened, &request).await?;
-    if arguments.repair && !report.is_identical() {
+    if arguments.repair && differs(&report) {
         repair(invocation, opened, &request, &report, repairs).await?;
         report = compare(invocation, opened, &request).await?;
     }
@@ -157,6 +170,7 @@ pub(crate) async fn request(
         tables,
         depth,
         differences_max: DIFFERENCES_MAX,
+        hold: HoldId::random(),
     })
 }
 
@@ -187,7 +201,7 @@ pub(crate) async fn compare(
     Ok(during(&invocation.talk, COMPARING, compared).await?)
 }
 
-/// The pipeline may have passed the position before it could hold there; then another one will do.
+/// The pipeline may have been interrupted while it held; then another position will do.
 async fn compare_held(
     opened: &Opened,
     pipeline: &Elsewhere<'_>,
@@ -215,7 +229,7 @@ async fn repair(
     report: &Report,
     repairs: &AtomicBool,
 ) -> Result<(), Failure> {
-    let commands = compare::repairs(report, &request.tables);
+    let commands = difference::repairs(report, &request.tables);
     let mut effect = format!("Repair of {}:", opened.name());
     let different = report
         .tables
@@ -226,7 +240,7 @@ async fn repair(
             effect,
             "\n  {}   {} of {} are copied anew to {}",
             table.source,
-            counted(table.different, "row"),
+            rows_that_differ(table),
             grouped(table.source_rows),
             table.target
         );
@@ -283,9 +297,9 @@ pub(crate) fn answer(
     let is_identical = report.is_identical();
     let style = invocation.talk.out;
     let (glyph, tone, word) = if is_identical {
-        ("✓", Tone::Good, "identical")
+        ("✓", Tone::Good, report.word())
     } else {
-        ("✗", Tone::Bad, "different")
+        ("✗", Tone::Bad, report.word())
     };
     let what = match depth {
         Depth::Deep => "every value",
@@ -304,14 +318,31 @@ pub(crate) fn answer(
     }
     let mut answer = Answer::new(lines.join("\n"), data(opened, report, depth, took));
     if !is_identical {
-        answer = note_what_moves(answer, opened)
-            .verdict(Verdict::Negative)
-            .notice(format!(
-                "copy anew only what differs: tidemark verify {} --repair",
-                opened.word()
-            ));
+        answer = note_what_moves(answer, opened).verdict(Verdict::Negative);
+    }
+    if differs(report) {
+        answer = answer.notice(format!(
+            "copy anew only what differs: tidemark verify {} --repair",
+            opened.word()
+        ));
     }
     answer
+}
+
+/// Whether there is anything to repair.
+fn differs(report: &Report) -> bool {
+    let mut tables = report.tables.iter();
+    tables.any(|table| table.outcome == Compared::Different)
+}
+
+/// `12 rows`, or `more than 10 000 rows` where nobody counted further.
+fn rows_that_differ(table: &TableReport) -> String {
+    let rows = counted(table.different, "row");
+    if table.is_counted {
+        rows
+    } else {
+        format!("more than {rows}")
+    }
 }
 
 /// A full load is compared with the source as it is now.
@@ -337,10 +368,7 @@ fn table_lines(report: &Report, invocation: &Invocation) -> Vec<String> {
     for table in &report.tables {
         let (result, tone) = match &table.outcome {
             Compared::Identical => ("✓ identical".to_owned(), Tone::Good),
-            Compared::Different => (
-                format!("✗ {} differ", counted(table.different, "row")),
-                Tone::Bad,
-            ),
+            Compared::Different => (format!("✗ {} differ", rows_that_differ(table)), Tone::Bad),
             Compared::NotCompared(why) => (format!("? not compared: {why}"), Tone::Caution),
         };
         let is_compared = !matches!(table.outcome, Compared::NotCompared(_));
@@ -379,7 +407,9 @@ fn difference_lines(table: &TableReport) -> Vec<String> {
         .collect();
     let more = table.different.saturating_sub(lines.len() as u64);
     if more > 0 && !lines.is_empty() {
-        lines.push(format!("  {}  and {} more", table.source, grouped(more)));
+        let at_least = if table.is_counted { "" } else { "at least " };
+        let source = &table.source;
+        lines.push(format!("  {source}  and {at_least}{} more", grouped(more)));
     }
     lines
 }
@@ -394,6 +424,9 @@ fn data(opened: &Opened, report: &Report, depth: Depth, took: Duration) -> Value
                 Compared::Different => ("different", None),
                 Compared::NotCompared(why) => ("not_compared", Some(why)),
             };
+            // What was not measured is not a number.
+            let is_compared = !matches!(table.outcome, Compared::NotCompared(_));
+            let rows = |rows: u64| is_compared.then_some(rows);
             let differences: Vec<Value> = table
                 .differences
                 .iter()
@@ -404,9 +437,11 @@ fn data(opened: &Opened, report: &Report, depth: Depth, took: Duration) -> Value
                 "target": table.target.to_string(),
                 "result": result,
                 "reason": reason,
-                "source_rows": table.source_rows,
-                "target_rows": table.target_rows,
-                "different": table.different,
+                "lsn": table.position,
+                "source_rows": rows(table.source_rows),
+                "target_rows": rows(table.target_rows),
+                "different": rows(table.different),
+                "is_counted": table.is_counted,
                 "differences": differences,
             })
         })
@@ -414,7 +449,7 @@ fn data(opened: &Opened, report: &Report, depth: Depth, took: Duration) -> Value
     json!({
         "pipeline": opened.name(),
         "lsn": report.position,
-        "result": if report.is_identical() { "identical" } else { "different" },
+        "result": report.word(),
         "depth": match depth { Depth::Deep => "deep", Depth::Counts => "counts" },
         "rows": report.rows(),
         "seconds": took.as_secs_f64(),

@@ -34,4 +34,5 @@ mod stage;
 mod truncate;
 mod types;
 mod until;
+mod verify;
 mod writing;

@@ -29,6 +29,10 @@ const SLEEPS: &[(&str, &str)] = &[
         "kills come at moments that nothing announces",
     ),
     (
+        "crates/tidemark/tests/e2e/verify/interrupted.rs",
+        "kills come at moments that nothing announces",
+    ),
+    (
         "crates/tidemark/tests/faults/",
         "faults come at moments that nothing announces",
     ),

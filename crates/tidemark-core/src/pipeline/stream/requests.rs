@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Duration, Instant};
 
 use crate::checkpoint::{Checkpoint, Chunk, TableState};
-use crate::control::{Answer, Command, ResyncStrategy};
+use crate::control::{Answer, Command, HoldAt, HoldId, ResyncStrategy};
 use crate::event::Event;
 use crate::position::Position;
 use crate::schema::TableName;
@@ -17,11 +17,19 @@ use super::Stream;
 use crate::pipeline::resync::What;
 use crate::pipeline::{Request, accepted, answer, refusal, state_change};
 
-/// Somebody wants the target to stand still at a position.
+/// Somebody wants the target to stand still, at a position or where it is.
 pub(super) struct Hold {
-    pub(super) position: Option<Position>,
-    until: Instant,
-    reply: Option<oneshot::Sender<Answer>>,
+    id: HoldId,
+    position: Option<Position>,
+    limit: Duration,
+    stage: HoldStage,
+}
+
+enum HoldStage {
+    /// It does not stand there yet.
+    Wanted(oneshot::Sender<Answer>),
+    /// It stands, until then at most.
+    Stands { until: Instant },
 }
 
 /// What was asked of tables: their states, once recorded, are the answer.
@@ -47,15 +55,14 @@ impl Stream<'_> {
                 return;
             }
             Command::Hold {
-                position,
+                id,
+                at,
                 seconds_max,
-            } => return self.on_hold(position, seconds_max, reply),
-            Command::Release => {
-                self.hold = None;
-                "goes on"
-            }
+            } => return self.on_hold(id, at, seconds_max, reply),
+            Command::Release { id } => return self.on_release(id, reply),
             Command::Pause { tables } if tables.is_empty() => {
                 self.is_paused = true;
+                self.holds.clear();
                 self.show_state();
                 "paused; the source keeps its log meanwhile"
             }
@@ -93,47 +100,88 @@ impl Stream<'_> {
 
     fn on_hold(
         &mut self,
-        position: Option<Position>,
+        id: HoldId,
+        at: HoldAt,
         seconds_max: u32,
         reply: oneshot::Sender<Answer>,
     ) {
-        if position.is_some_and(|position| self.assembler.is_past(position)) {
-            let text = format!("already past it, at {}", self.assembler.assembled());
-            return answer(reply, refusal(text));
+        let held = self.holds.iter().position(|hold| hold.id == id);
+        let why_not = if self.is_paused {
+            Some("it is paused")
+        } else if self.is_stopping() {
+            Some("it is stopping")
+        } else if at != HoldAt::Here && held.is_none() {
+            Some("it does not stand still any more, and may have passed the position")
+        } else {
+            None
+        };
+        if let Some(why_not) = why_not {
+            return answer(reply, refusal(why_not));
         }
-        let until = Instant::now() + Duration::from_secs(seconds_max.into());
-        self.hold = Some(Hold {
+        let limit = Duration::from_secs(seconds_max.into());
+        let position = match at {
+            HoldAt::Here => None,
+            HoldAt::Position(position) => Some(position),
+            HoldAt::Still => {
+                let prolonged = held.and_then(|held| self.holds.get_mut(held));
+                if let Some(HoldStage::Stands { until }) = prolonged.map(|hold| &mut hold.stage) {
+                    *until = Instant::now() + limit;
+                }
+                return answer(reply, accepted("stands still"));
+            }
+        };
+        if let Some(held) = held {
+            self.holds.remove(held);
+        }
+        self.holds.push(Hold {
+            id,
             position,
-            until,
-            reply: Some(reply),
+            limit,
+            stage: HoldStage::Wanted(reply),
         });
-        self.answer_hold();
+    }
+
+    fn on_release(&mut self, id: HoldId, reply: oneshot::Sender<Answer>) {
+        let Some(held) = self.holds.iter().position(|hold| hold.id == id) else {
+            return answer(reply, refusal("it did not stand still any more"));
+        };
+        self.holds.remove(held);
+        answer(reply, accepted("goes on"));
     }
 
     /// A hold ends by itself: whoever asked for it may be gone.
-    pub(super) fn look_at_hold(&mut self) {
-        let is_due = |hold: &Hold| hold.until <= Instant::now();
-        if self.hold.as_ref().is_some_and(is_due) {
-            self.hold = None;
-        }
-        self.answer_hold();
+    pub(super) fn look_at_holds(&mut self) {
+        self.holds.retain(|hold| match hold.stage {
+            HoldStage::Wanted(ref reply) => !reply.is_closed(),
+            HoldStage::Stands { until } => Instant::now() < until,
+        });
     }
 
-    /// Answers a hold once the target stands where it was asked to.
-    fn answer_hold(&mut self) {
+    /// Whether the target stands still for somebody.
+    pub(super) fn is_held(&self) -> bool {
+        let stands = |hold: &Hold| matches!(hold.stage, HoldStage::Stands { .. });
+        self.holds.iter().any(stands)
+    }
+
+    /// Answers holds once the target stands where they want it to.
+    pub(super) fn answer_holds(&mut self) {
         let stands = !self.applier.is_busy()
             && self.assembler.is_at_boundary()
             && !self.assembler.has_changes();
+        if !stands || self.holds.is_empty() {
+            return;
+        }
+        let assembled = self.assembler.assembled();
         let next = self.block.as_ref();
         let next = next.and_then(|(block, next)| block.events.get(*next));
-        let (processed, assembled) = (self.processed, self.assembler.assembled());
-        let Some(hold) = &mut self.hold else { return };
-        let reached = hold.is_reached(next, processed, assembled);
-        if stands
-            && reached
-            && let Some(reply) = hold.reply.take()
-        {
-            answer(reply, accepted(processed.to_string()));
+        for hold in &mut self.holds {
+            let until = Instant::now() + hold.limit;
+            if hold.is_reached(next, assembled) && matches!(hold.stage, HoldStage::Wanted(_)) {
+                let stage = std::mem::replace(&mut hold.stage, HoldStage::Stands { until });
+                if let HoldStage::Wanted(reply) = stage {
+                    answer(reply, accepted(assembled.to_string()));
+                }
+            }
         }
     }
 
@@ -315,13 +363,11 @@ impl Hold {
 
     /// Whether a target with nothing on its way stands where it was asked to: everything before the
     /// position is assembled, or what was read already goes on beyond it (`next`). That something was
-    /// read and waits is not enough: an earlier hold may have kept it back.
-    fn is_reached(&self, next: Option<&Event>, processed: Position, assembled: Position) -> bool {
-        let Some(position) = self.position else {
-            return true;
-        };
+    /// read and waits is not enough: another hold may keep it back.
+    fn is_reached(&self, next: Option<&Event>, assembled: Position) -> bool {
         let is_next_beyond = next.is_some_and(|event| self.stops_before(event));
-        assembled >= position || is_next_beyond && processed == assembled
+        self.position
+            .is_none_or(|position| assembled >= position || is_next_beyond)
     }
 }
 
@@ -341,27 +387,26 @@ mod tests {
                 committed_at_us: 0,
             })
         };
-        for (position, next, processed, assembled, expected) in [
-            (None, Some(50), 40, 40, true),
-            (Some(60), None, 40, 40, false),
-            (Some(60), None, 60, 60, true),
-            (Some(60), Some(60), 40, 40, true),
-            (Some(60), Some(70), 40, 40, true),
-            (Some(60), Some(70), 30, 40, false),
-            // Kept back by the hold before this one.
-            (Some(60), Some(50), 40, 40, false),
+        for (position, next, assembled, expected) in [
+            (None, Some(50), 40, true),
+            (Some(60), None, 40, false),
+            (Some(60), None, 60, true),
+            (Some(60), Some(60), 40, true),
+            (Some(60), Some(70), 40, true),
+            // Kept back by another hold.
+            (Some(60), Some(50), 40, false),
         ] {
             let hold = Hold {
+                id: HoldId::random(),
                 position: position.map(at),
-                until: Instant::now(),
-                reply: None,
+                limit: Duration::from_secs(1),
+                stage: HoldStage::Stands {
+                    until: Instant::now(),
+                },
             };
             let next = next.map(begin);
-            let reached = hold.is_reached(next.as_ref(), at(processed), at(assembled));
-            assert_eq!(
-                reached, expected,
-                "{position:?} {next:?} {processed} {assembled}"
-            );
+            let reached = hold.is_reached(next.as_ref(), at(assembled));
+            assert_eq!(reached, expected, "{position:?} {next:?} {assembled}");
         }
     }
 }

@@ -212,11 +212,7 @@ impl<'a> Show<'a> {
         self.stream().await?;
         let (report, took) = self.verify().await?;
         let changes = self.written().changes;
-        let word = if report.is_identical() {
-            "identical"
-        } else {
-            "different"
-        };
+        let word = report.word();
         let text = format!(
             "{} rows and {} changes made meanwhile: {word} at {}",
             grouped(report.rows()),

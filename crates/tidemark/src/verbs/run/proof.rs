@@ -78,7 +78,7 @@ pub(super) async fn after_load(
         .unwrap_or_else(PoisonError::into_inner)
         .set_verified(Verified {
             lsn: report.position,
-            result: word(&report).to_owned(),
+            result: report.word().to_owned(),
             at: clock::now(),
         });
     log(opened, &report, began.elapsed());
@@ -140,13 +140,13 @@ pub(super) fn on_top(
         return answer.verdict(verdict);
     };
     answer.data["verified"] = json!({
-        "lsn": report.position, "result": word(report), "rows": report.rows(),
+        "lsn": report.position, "result": report.word(), "rows": report.rows(),
     });
     let glyph = if report.is_identical() { "✓" } else { "✗" };
     answer.text = format!(
         "{glyph} verified: {} {} at {}\n{}",
         counted(report.rows(), "row"),
-        word(report),
+        report.word(),
         report.position,
         answer.text
     );
@@ -157,14 +157,6 @@ pub(super) fn on_top(
             .notice(format!("which rows: tidemark verify {}", opened.word()));
     }
     answer
-}
-
-fn word(report: &Report) -> &'static str {
-    if report.is_identical() {
-        "identical"
-    } else {
-        "different"
-    }
 }
 
 fn log(opened: &Opened, report: &Report, took: Duration) {

@@ -10,7 +10,8 @@ use tidemark_core::catalogue::codes;
 use tidemark_core::control::{Command, ResyncStrategy};
 use tidemark_core::schema::TableName;
 use tidemark_core::status::{TableStatus, TableStatusState};
-use tidemark_core::verify::compare::{DifferenceKind, Outcome, Report};
+use tidemark_core::verify::compare::{Outcome, Report};
+use tidemark_core::verify::difference::DifferenceKind;
 use tidemark_lab::traffic::TrafficReport;
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -354,7 +355,8 @@ impl Said {
 mod tests {
     use super::*;
     use tidemark_core::position::{Lsn, Position};
-    use tidemark_core::verify::compare::{Difference, TableReport};
+    use tidemark_core::verify::compare::TableReport;
+    use tidemark_core::verify::difference::Difference;
 
     #[test]
     fn every_row_that_differs_is_lost_doubled_or_different() {
@@ -365,6 +367,8 @@ mod tests {
         let table = TableReport {
             source: TableName::new("public", "t"),
             target: TableName::new("dw", "t"),
+            position: Position::PgLsn(Lsn(0x1A)),
+            is_counted: true,
             outcome: Outcome::Different,
             source_rows: 10,
             target_rows: 11,

@@ -2,12 +2,12 @@
 //!
 //! `TRUNCATE` and the forms of `ALTER TABLE` that rewrite a table are not MVCC-safe: a transaction
 //! with an older snapshot that reads the table afterwards finds it empty (PostgreSQL 15, 13.6). A
-//! load would take it for empty, and the log has nothing that brings the rows.
+//! load would take it for empty, and the log has nothing that brings the rows; a comparison would find
+//! them missing. A table that another one has replaced since is told in the same way.
 //!
 //! It is told by the catalog: a query of `pg_class` shows a table's file as of the snapshot, while
 //! `pg_relation_filenode()` tells the one that is read (it looks the table up as the executor does).
-//! Asked while the transaction holds the table, the answer is good for what it reads next. `VACUUM
-//! FULL` and `CLUSTER`, which are MVCC-safe, look alike; they cost another snapshot.
+//! `VACUUM FULL` and `CLUSTER`, which are MVCC-safe, look alike; they cost another snapshot.
 
 use tidemark_core::catalogue::codes;
 use tidemark_core::schema::TableName;
@@ -41,13 +41,19 @@ pub(crate) async fn must_show(connection: &mut Connection, table: &TableName) ->
         .run(&touch)
         .await
         .context(|| format!("read {table}"))?;
-    let set = connection
-        .query(SHOWS, &[Some(&table.schema), Some(&table.name)])
-        .await
-        .context(|| format!("ask whether {table} is as it was"))?;
-    if set.one()?.opt_bool(0)? == Some(true) {
+    if shows(connection, table).await? {
         return Ok(());
     }
     let message = format!("{table} was emptied or rewritten after the snapshot was taken");
     Err(Error::transient(codes::TABLE_REWRITTEN, message))
+}
+
+/// Whether the transaction's snapshot shows what the table held. The answer is good for what the
+/// transaction has read, and for as long as it keeps the table locked.
+pub(crate) async fn shows(connection: &mut Connection, table: &TableName) -> Result<bool> {
+    let set = connection
+        .query(SHOWS, &[Some(&table.schema), Some(&table.name)])
+        .await
+        .context(|| format!("ask whether {table} is as it was"))?;
+    Ok(set.one()?.opt_bool(0)? == Some(true))
 }
