@@ -1,5 +1,6 @@
 //! The loop behind the side door: commands in, status out, beside the line and never on it.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -58,6 +59,7 @@ pub async fn serve(
         control: None,
         asked: Vec::new(),
         answers: JoinSet::new(),
+        answered: VecDeque::new(),
         spoken_at: None,
     };
     let mut reported = None;
@@ -75,8 +77,7 @@ pub async fn serve(
             door.control = None;
         }
     }
-    // The last word: answers that are ready, and the final status.
-    drop(door.serve_once(target.as_ref(), true).await);
+    drop(door.last_word(target.as_ref()).await);
 }
 
 struct Door {
@@ -86,6 +87,8 @@ struct Door {
     /// Commands that were passed on and are not answered yet.
     asked: Vec<CommandId>,
     answers: JoinSet<(CommandId, Answer)>,
+    /// Answers that the target does not have yet.
+    answered: VecDeque<(CommandId, Answer)>,
     /// When a command or an answer went through last.
     spoken_at: Option<Instant>,
 }
@@ -101,17 +104,37 @@ impl Door {
     }
 
     async fn serve_once(&mut self, target: &dyn Target, report: bool) -> crate::Result<()> {
+        while let Some(answered) = self.answers.try_join_next() {
+            self.answered.extend(answered.ok());
+        }
+        self.pass_back(target).await?;
+        self.pass_on(target).await?;
+        if report {
+            self.report(target).await?;
+        }
+        Ok(())
+    }
+
+    /// Every answer, and the final status. The pipeline is over, so no answer is long in coming.
+    async fn last_word(&mut self, target: &dyn Target) -> crate::Result<()> {
+        self.pass_on(target).await?;
+        while let Some(answered) = self.answers.join_next().await {
+            self.answered.extend(answered.ok());
+        }
+        self.pass_back(target).await?;
+        self.report(target).await
+    }
+
+    async fn control(&mut self, target: &dyn Target) -> crate::Result<&mut dyn Control> {
         let control = match &mut self.control {
             Some(control) => control,
             none => none.insert(target.control().await?),
         };
-        while let Some(answered) = self.answers.try_join_next() {
-            let Ok((id, answer)) = answered else { continue };
-            control.answer(id, &answer).await?;
-            self.asked.retain(|asked| *asked != id);
-            self.spoken_at = Some(Instant::now());
-        }
-        for (id, command) in control.commands().await? {
+        Ok(control.as_mut())
+    }
+
+    async fn pass_on(&mut self, target: &dyn Target) -> crate::Result<()> {
+        for (id, command) in self.control(target).await?.commands().await? {
             if self.asked.contains(&id) {
                 continue;
             }
@@ -121,13 +144,24 @@ impl Door {
             self.answers
                 .spawn(async move { (id, commander.ask(command).await) });
         }
-        if report {
-            let status = {
-                let board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
-                board.status(Instant::now())
-            };
-            control.report(&status).await?;
+        Ok(())
+    }
+
+    async fn pass_back(&mut self, target: &dyn Target) -> crate::Result<()> {
+        while let Some((id, answer)) = self.answered.front().cloned() {
+            self.control(target).await?.answer(id, &answer).await?;
+            self.answered.pop_front();
+            self.asked.retain(|asked| *asked != id);
+            self.spoken_at = Some(Instant::now());
         }
         Ok(())
+    }
+
+    async fn report(&mut self, target: &dyn Target) -> crate::Result<()> {
+        let status = {
+            let board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
+            board.status(Instant::now())
+        };
+        self.control(target).await?.report(&status).await
     }
 }

@@ -70,9 +70,19 @@ struct Run {
     /// States to record at the next attempt, before anything is read.
     states: Vec<TableStateChange>,
     is_checked: bool,
-    partitions: Partitions,
     /// Something may have been made on the source that nothing in the target points at yet.
     is_unrecorded: bool,
+    lasting: Lasting,
+}
+
+/// What a stream leaves to the next one when a side is lost in between.
+struct Lasting {
+    backoff: Backoff,
+    partitions: Partitions,
+    /// A person paused the pipeline.
+    is_paused: bool,
+    /// Who told it to stop; they are answered when it has.
+    stops: Vec<oneshot::Sender<Answer>>,
 }
 
 /// What all tasks of a pipeline share.
@@ -179,13 +189,19 @@ impl Pipeline {
             options,
             observer,
         });
+        let lasting = Lasting {
+            backoff: Backoff::new(&engine.options),
+            partitions: Partitions::default(),
+            is_paused: false,
+            stops: Vec::new(),
+        };
         let run = Run {
             engine,
             owner,
             states: Vec::new(),
             is_checked: false,
-            partitions: Partitions::default(),
             is_unrecorded: false,
+            lasting,
         };
         (Pipeline { run, requests }, Commander { sender })
     }
@@ -202,28 +218,38 @@ impl Pipeline {
 impl Run {
     /// See [`Pipeline::run`].
     async fn until_the_end(mut self, mut requests: mpsc::Receiver<Request>) -> Result<Outcome> {
-        let mut backoff = Backoff::new(&self.engine.options);
         let monitor = monitor::Monitor::start(&self.engine);
         let ended = loop {
-            let err = match self.attempt(&mut requests, &mut backoff).await {
+            let err = match self.attempt(&mut requests).await {
                 Ok(outcome) => break Ok(outcome),
                 Err(err) => err,
             };
-            match err.kind().remedy() {
-                Remedy::Retry => {
-                    let waited = self.wait_to_retry(err, &mut requests, &mut backoff);
-                    if let Interrupted::Stopped = waited.await {
-                        break self.stopped_between_attempts().await;
-                    }
+            let remedy = err.kind().remedy();
+            let goes_on = match remedy {
+                Remedy::Retry => true,
+                Remedy::Quarantine => self.engine.quarantines() && self.set_aside(&err),
+                Remedy::Fail => false,
+            };
+            if !goes_on {
+                break Err(err);
+            }
+            if !self.lasting.stops.is_empty() {
+                // What is not committed comes again with the next run.
+                tracing::debug!(pipeline = %self.engine.name, error = %err, "stops all the same");
+                break self.stopped_between_attempts().await;
+            }
+            if remedy == Remedy::Retry {
+                let waited = self.wait_to_retry(err, &mut requests);
+                if let Interrupted::Stopped = waited.await {
+                    break self.stopped_between_attempts().await;
                 }
-                Remedy::Quarantine if self.engine.quarantines() && self.set_aside(&err) => {}
-                Remedy::Quarantine | Remedy::Fail => break Err(err),
             }
         };
         monitor.stop().await;
         if self.is_unrecorded {
             self.take_back().await;
         }
+        self.lasting.answer_stops(&ended);
         match &ended {
             Ok(outcome) => self.engine.observer.state(outcome.state, outcome.by, None),
             Err(err) => {
@@ -237,11 +263,7 @@ impl Run {
     }
 
     /// From connecting to the end, straight down.
-    async fn attempt(
-        &mut self,
-        requests: &mut mpsc::Receiver<Request>,
-        backoff: &mut Backoff,
-    ) -> Result<Outcome> {
+    async fn attempt(&mut self, requests: &mut mpsc::Receiver<Request>) -> Result<Outcome> {
         let ready = tokio::select! {
             ready = Box::pin(self.prepare()) => ready?,
             () = stop_requested(requests) => return self.stopped_between_attempts().await,
@@ -252,7 +274,7 @@ impl Run {
             snapshot,
             begun,
         } = ready;
-        backoff.reset();
+        self.lasting.backoff.reset();
 
         if let Some(snapshot) = snapshot {
             let loaded = self.load(snapshot, &mappings, &begun, requests);
@@ -264,9 +286,8 @@ impl Run {
         if !self.engine.options.mode.streams() {
             return self.complete().await;
         }
-        let partitions = &mut self.partitions;
-        let engine = &self.engine;
-        stream::stream(engine, &schema, &mappings, requests, backoff, partitions).await
+        let lasting = &mut self.lasting;
+        stream::stream(&self.engine, &schema, &mappings, requests, lasting).await
     }
 
     /// From connecting to where rows and changes can be read. May be given up at any point.
@@ -291,12 +312,12 @@ impl Run {
             .state(PipelineState::Starting, By::Engine, None);
         engine.target.acquire(&self.owner).await?;
         self.record_states().await?;
-        if mode.streams() && self.partitions.is_unknown() {
+        if mode.streams() && self.lasting.partitions.is_unknown() {
             // Before anything is read: what changes from here on is noticed.
             let names: Vec<_> = mappings.iter().map(|m| m.source().clone()).collect();
             let found = engine.source.partitions(&names).await?;
             let head = engine.source.head().await?;
-            self.partitions.looked(found, head);
+            self.lasting.partitions.looked(found, head);
         }
         let checkpoint = engine.target.checkpoint().await?;
         if let Some(found) = &checkpoint {
@@ -566,10 +587,9 @@ impl Run {
         &mut self,
         error: Error,
         requests: &mut mpsc::Receiver<Request>,
-        backoff: &mut Backoff,
     ) -> Interrupted<()> {
-        let wait = backoff.next();
-        let attempt = backoff.attempts();
+        let wait = self.lasting.backoff.next();
+        let attempt = self.lasting.backoff.attempts();
         self.engine.observer.say(PipelineEvent::Retry {
             error,
             wait,
@@ -591,6 +611,26 @@ impl Run {
             by: By::User,
             position,
         })
+    }
+}
+
+impl Lasting {
+    /// Tells those who asked for a stop how it ended.
+    fn answer_stops(&mut self, ended: &Result<Outcome>) {
+        let said = match ended {
+            Ok(Outcome {
+                position: Some(position),
+                ..
+            }) => accepted(format!("stopped at {position}")),
+            Ok(_) => accepted("stopped"),
+            Err(err) => Answer {
+                code: Some(err.code().to_string()),
+                ..refusal(err.to_string())
+            },
+        };
+        for reply in self.stops.drain(..) {
+            answer(reply, said.clone());
+        }
     }
 }
 

@@ -13,12 +13,11 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::catalogue::codes;
 use crate::checkpoint::{Checkpoint, Chunk, LoadPhase, TableState};
-use crate::control::Answer;
 use crate::control::ResyncStrategy::{self, Truncate};
 use crate::error::{Context, Error, Result};
 use crate::event::Block;
@@ -33,11 +32,9 @@ use super::assemble::{Assembler, Taken, Work};
 use super::discover::{Discovery, Look};
 use super::observe::{Committed, PipelineEvent};
 use super::options::{OnConflict, Until};
-use super::partitions::Partitions;
 use super::resync::{Reloaded, Resynced, Resyncs, What};
-use super::retry::Backoff;
 use super::router::Router;
-use super::{Engine, Outcome, Request, accepted, answer, finish_load, schema_change, state_change};
+use super::{Engine, Lasting, Outcome, Request, finish_load, schema_change, state_change};
 
 mod catalog;
 mod requests;
@@ -66,15 +63,14 @@ pub(super) async fn stream(
     schema: &SourceSchema,
     mappings: &[Arc<TableMapping>],
     requests: &mut mpsc::Receiver<Request>,
-    backoff: &mut Backoff,
-    partitions: &mut Partitions,
+    lasting: &mut Lasting,
 ) -> Result<Outcome> {
-    let mut run = Stream::open(engine, schema, mappings, backoff, partitions).await?;
+    let mut run = Stream::open(engine, schema, mappings, lasting).await?;
     let ended = run.run(requests).await;
     let position = run.processed;
-    let by = match run.stop {
-        Some(_) => By::User,
-        None => By::Engine,
+    let by = match run.lasting.stops.as_slice() {
+        [] => By::Engine,
+        _ => By::User,
     };
     run.close().await;
     ended?;
@@ -88,8 +84,7 @@ pub(super) async fn stream(
 struct Stream<'a> {
     engine: &'a Arc<Engine>,
     mappings: &'a [Arc<TableMapping>],
-    backoff: &'a mut Backoff,
-    partitions: &'a mut Partitions,
+    lasting: &'a mut Lasting,
     changes: Box<dyn ChangeStream>,
     assembler: Assembler,
     applier: ApplierHandle,
@@ -105,10 +100,8 @@ struct Stream<'a> {
     end_at: Option<Position>,
     phase: LoadPhase,
     state: PipelineState,
-    stop: Option<oneshot::Sender<Answer>>,
     /// Set when the run is to end: a transaction that is not whole by then is left for the next run.
     stop_by: Option<Instant>,
-    is_paused: bool,
     holds: Vec<Hold>,
     /// Requests that are answered once the states that they ask for are recorded.
     unrecorded: Vec<Unrecorded>,
@@ -124,8 +117,7 @@ impl<'a> Stream<'a> {
         engine: &'a Arc<Engine>,
         schema: &SourceSchema,
         mappings: &'a [Arc<TableMapping>],
-        backoff: &'a mut Backoff,
-        partitions: &'a mut Partitions,
+        lasting: &'a mut Lasting,
     ) -> Result<Stream<'a>> {
         let checkpoint = engine.target.checkpoint().await?.ok_or_else(|| {
             Error::definite(
@@ -152,8 +144,7 @@ impl<'a> Stream<'a> {
         let mut stream = Stream {
             engine,
             mappings,
-            backoff,
-            partitions,
+            lasting,
             changes,
             assembler: Assembler::new(router, position, &log.running, engine.options.on_truncate),
             applier,
@@ -165,9 +156,7 @@ impl<'a> Stream<'a> {
             end_at,
             phase: checkpoint.phase,
             state: PipelineState::Starting,
-            stop: None,
             stop_by: None,
-            is_paused: false,
             holds: Vec::new(),
             unrecorded: Vec::new(),
             idle_since: Instant::now(),
@@ -285,7 +274,7 @@ impl<'a> Stream<'a> {
 
     /// Hands over what is assembled, if the applier is free.
     fn give_work(&mut self) {
-        if self.applier.is_busy() || self.is_paused || self.is_held() {
+        if self.applier.is_busy() || self.lasting.is_paused || self.is_held() {
             return;
         }
         if self.assembler.is_at_boundary() {
@@ -334,7 +323,7 @@ impl<'a> Stream<'a> {
 
     fn may_read(&self) -> bool {
         let wanted = !self.is_stopping() || !self.assembler.is_at_boundary();
-        self.block.is_none() && wanted && !self.is_paused && !self.is_full()
+        self.block.is_none() && wanted && !self.lasting.is_paused && !self.is_full()
     }
 
     fn is_stopping(&self) -> bool {
@@ -347,7 +336,7 @@ impl<'a> Stream<'a> {
     }
 
     fn on_block(&mut self, block: Block) {
-        self.backoff.reset();
+        self.lasting.backoff.reset();
         let position = block.head;
         self.engine.observer.say(PipelineEvent::Received {
             position,
@@ -593,9 +582,6 @@ impl<'a> Stream<'a> {
     }
 
     async fn close(self) {
-        if let Some(reply) = self.stop {
-            answer(reply, accepted(format!("stopped at {}", self.processed)));
-        }
         if let Err(err) = self.changes.close().await {
             tracing::debug!(error = %err, "the change stream did not end politely");
         }
@@ -632,7 +618,7 @@ impl<'a> Stream<'a> {
     fn show_state(&mut self) {
         let router = &self.assembler.router;
         let is_finishing = self.phase != LoadPhase::Loaded && !router.has_parked();
-        let (state, by) = if self.is_paused {
+        let (state, by) = if self.lasting.is_paused {
             (PipelineState::Paused, By::User)
         } else if is_finishing || router.is_catching_up() {
             (PipelineState::CatchingUp, By::Engine)

@@ -1,5 +1,6 @@
 //! One history: pipelines run, fail, are killed and run again until both sides are equal.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use tidemark_core::pipeline::options::{Options, Until};
 use tidemark_core::pipeline::{Commander, Pipeline};
 use tidemark_core::schema::TableName;
 use tidemark_core::selection::{Pattern, Selection};
+use tidemark_core::status::By;
 use tidemark_core::target::Owner;
 
 use crate::rng::Rng;
@@ -43,6 +45,8 @@ impl Faults {
 pub(crate) struct Report {
     pub(crate) kills: u64,
     pub(crate) retries: u64,
+    /// Runs that ended because they were told to.
+    pub(crate) stops: u64,
     /// Repairs that had to load a row more, because it moved out of those that they load.
     pub(crate) repairs_extended: u64,
 }
@@ -128,26 +132,32 @@ async fn run_once(world: &Shared, target: &SimTarget, is_last: bool, report: &mu
         observer,
     );
     let asks = world.lock().faults.requests;
-    let commands = async {
+    let is_told_to_stop = Cell::new(false);
+    let mut commands = Box::pin(async {
         if asks && is_last {
             resume_all(&commander).await;
         } else if asks {
-            ask_at_random(world, &commander).await;
+            let told = ask_at_random(world, target, &commander).await;
+            is_told_to_stop.set(told);
         }
         std::future::pending::<()>().await;
-    };
+    });
     let ended = tokio::select! {
-        outcome = pipeline.run() => {
-            outcome.expect("no history has an error that needs a person");
-            true
-        }
+        outcome = pipeline.run() => Some(outcome.expect("no history has an error that needs a person")),
         () = tokio::time::sleep(Duration::from_hours(1)) => panic!("an hour passes and nothing ends"),
-        () = world.killed() => {
-            report.kills += 1;
-            false
-        }
-        () = commands => unreachable!("waits for ever"),
+        () = world.killed() => None,
+        () = &mut commands => unreachable!("waits for ever"),
     };
+    if let Some(outcome) = &ended {
+        // A stop that was agreed to is what ended the run.
+        let answered = tokio::time::timeout(Duration::from_mins(1), commands).await;
+        answered.expect_err("waits for ever");
+        let is_by_user = outcome.by == By::User;
+        assert_eq!(is_by_user, is_told_to_stop.get(), "how it ended");
+        report.stops += u64::from(is_by_user);
+    } else {
+        report.kills += 1;
+    }
     let mut under_repair = HashSet::new();
     while let Ok(event) = events.try_recv() {
         match event {
@@ -162,11 +172,12 @@ async fn run_once(world: &Shared, target: &SimTarget, is_last: bool, report: &mu
             _ => {}
         }
     }
-    ended
+    ended.is_some()
 }
 
-/// What people and `verify --repair` ask of a pipeline, at any moment; it may refuse.
-async fn ask_at_random(world: &Shared, commander: &Commander) {
+/// What people and `verify --repair` ask of a pipeline, at any moment; it may refuse. Gives whether it
+/// agreed to stop.
+async fn ask_at_random(world: &Shared, target: &SimTarget, commander: &Commander) -> bool {
     let count = 1 + world.lock().rng.below(8);
     for _ in 0..count {
         // Time stands still while anything is done: what passes is turns.
@@ -178,7 +189,7 @@ async fn ask_at_random(world: &Shared, commander: &Commander) {
             let rng = &mut world.lock().rng;
             let named = |number: u64| TableName::new("public", TABLES[number as usize]);
             let tables = vec![named(rng.below(3))];
-            match rng.below(8) {
+            match rng.below(10) {
                 0 | 1 => Command::Resync {
                     tables,
                     strategy: ResyncStrategy::Swap,
@@ -194,10 +205,33 @@ async fn ask_at_random(world: &Shared, commander: &Commander) {
                         .collect(),
                 },
                 6 => Command::Pause { tables },
-                _ => Command::Resume { tables },
+                7 => Command::Resume { tables },
+                8 => Command::Pause { tables: Vec::new() },
+                _ => Command::Stop,
             }
         };
-        commander.ask(command).await;
+        let answer = commander.ask(command.clone()).await;
+        match command {
+            Command::Stop => return answer.ok,
+            Command::Pause { tables } if tables.is_empty() && answer.ok => {
+                stand_still(target, commander).await;
+            }
+            _ => {}
+        }
+    }
+    false
+}
+
+/// A pipeline that is paused stays so, whatever it loses meanwhile.
+async fn stand_still(target: &SimTarget, commander: &Commander) {
+    // What was on its way when it was asked comes in, or does not.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let position = target.position();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(target.position(), position, "goes on although it is paused");
+    let all = Command::Resume { tables: Vec::new() };
+    while !commander.ask(all.clone()).await.ok {
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 

@@ -27,7 +27,7 @@ use history::{Faults, History};
 const SEEDS: u64 = 2_000;
 
 fn run_seeds(name: &str, seeds: std::ops::Range<u64>, faults: Faults) {
-    let (mut kills, mut retries, mut extended) = (0, 0, 0);
+    let (mut kills, mut retries, mut stops, mut extended) = (0, 0, 0, 0);
     let from = option_env!("TIDEMARK_SIM_FROM")
         .and_then(|from| from.parse().ok())
         .unwrap_or(0);
@@ -35,9 +35,12 @@ fn run_seeds(name: &str, seeds: std::ops::Range<u64>, faults: Faults) {
         let report = History::run(seed, faults);
         kills += report.kills;
         retries += report.retries;
+        stops += report.stops;
         extended += report.repairs_extended;
     }
-    println!("{name}: {kills} kills, {retries} retries, {extended} repairs extended");
+    println!(
+        "{name}: {kills} kills, {retries} retries, {stops} stops, {extended} repairs extended"
+    );
     if faults.kills {
         assert!(kills > 0, "no history was killed: the faults do not work");
     }
@@ -46,6 +49,9 @@ fn run_seeds(name: &str, seeds: std::ops::Range<u64>, faults: Faults) {
             retries > 0,
             "no history met an error: the faults do not work"
         );
+    }
+    if faults.requests {
+        assert!(stops > 0, "no run was told to stop");
     }
     if faults.requests && !faults.kills {
         assert!(extended > 0, "no row moved out of those under repair");

@@ -123,6 +123,42 @@ impl Stage {
     }
 }
 
+/// A table of the target that somebody has locked, so that the pipeline waits.
+pub(crate) struct Locked<'a> {
+    stage: &'a Stage,
+    holder: Client,
+}
+
+/// The pipeline's sessions on the target that wait for a lock.
+const WAITERS: &str = "FROM pg_stat_activity WHERE wait_event_type = 'Lock' \
+                       AND datname = current_database() AND application_name LIKE 'tidemark %'";
+
+impl Locked<'_> {
+    pub(crate) async fn table<'a>(stage: &'a Stage, name: &str) -> Locked<'a> {
+        let holder = stage.target_server.client_to(&stage.target_name).await;
+        let holder = holder.unwrap();
+        execute(&holder, &format!("BEGIN; LOCK TABLE {name}")).await;
+        Locked { stage, holder }
+    }
+
+    /// Waits until the pipeline waits.
+    pub(crate) async fn wait_for_waiter(&self) {
+        let waiters = format!("SELECT count(*) {WAITERS}");
+        self.stage.wait_for_target(&waiters, "1").await;
+    }
+
+    /// Cuts the connection that waits.
+    pub(crate) async fn end_waiter(&self) {
+        let end = format!("SELECT pg_terminate_backend(pid) {WAITERS}");
+        let ended = text(&self.stage.target, &end).await.unwrap();
+        assert_eq!(ended, "t", "somebody waited");
+    }
+
+    pub(crate) async fn release(self) {
+        execute(&self.holder, "COMMIT").await;
+    }
+}
+
 /// The first column of the first row, as text.
 pub(crate) async fn text(client: &Client, sql: &str) -> anyhow::Result<String> {
     use tokio_postgres::SimpleQueryMessage::Row;

@@ -31,6 +31,7 @@ mod rows;
 mod slots;
 #[allow(dead_code, reason = "what tests of a running pipeline stand on")]
 mod stage;
+mod told;
 mod truncate;
 mod types;
 mod until;

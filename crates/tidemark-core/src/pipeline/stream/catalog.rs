@@ -26,7 +26,7 @@ impl Stream<'_> {
     pub(super) fn compare(&mut self, look: Look) {
         let mut look = look;
         if let Some((partitions, head)) = look.partitions.take() {
-            self.partitions.looked(partitions, head);
+            self.lasting.partitions.looked(partitions, head);
         }
         let routes = self.assembler.router.routes();
         let known: Vec<(TableName, u32)> = routes
@@ -64,9 +64,9 @@ impl Stream<'_> {
     pub(super) fn say_doubts(&mut self) {
         for (route, at) in self.assembler.take_truncates() {
             let table = self.assembler.router.route(route).mapping.source().clone();
-            self.partitions.truncated(table, at);
+            self.lasting.partitions.truncated(table, at);
         }
-        for text in self.partitions.said_at(self.assembler.assembled()) {
+        for text in self.lasting.partitions.said_at(self.assembler.assembled()) {
             self.engine.observer.say(PipelineEvent::Warning {
                 code: codes::PARTITIONS_UNANNOUNCED,
                 text: format!("{text}; tidemark verify tells, and repairs it"),

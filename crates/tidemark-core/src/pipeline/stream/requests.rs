@@ -50,8 +50,8 @@ impl Stream<'_> {
         let text = match command {
             Command::Stop => {
                 self.begin_stop();
-                self.is_paused = false;
-                self.stop = Some(reply);
+                self.lasting.is_paused = false;
+                self.lasting.stops.push(reply);
                 return;
             }
             Command::Hold {
@@ -61,13 +61,13 @@ impl Stream<'_> {
             } => return self.on_hold(id, at, seconds_max, reply),
             Command::Release { id } => return self.on_release(id, reply),
             Command::Pause { tables } if tables.is_empty() => {
-                self.is_paused = true;
+                self.lasting.is_paused = true;
                 self.holds.clear();
                 self.show_state();
                 "paused; the source keeps its log meanwhile"
             }
             Command::Resume { tables } if tables.is_empty() => {
-                self.is_paused = false;
+                self.lasting.is_paused = false;
                 self.show_state();
                 "goes on"
             }
@@ -106,7 +106,7 @@ impl Stream<'_> {
         reply: oneshot::Sender<Answer>,
     ) {
         let held = self.holds.iter().position(|hold| hold.id == id);
-        let why_not = if self.is_paused {
+        let why_not = if self.lasting.is_paused {
             Some("it is paused")
         } else if self.is_stopping() {
             Some("it is stopping")
