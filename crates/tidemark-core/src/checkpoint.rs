@@ -5,8 +5,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::mapping::TableMapping;
 use crate::position::Position;
-use crate::schema::TableName;
+use crate::schema::{Column, ColumnDefault, TableName};
 use crate::tidemark::Tidemark;
 
 /// Which run owns the pipeline. Raised by whoever starts it; the target refuses commits of older ones.
@@ -66,9 +67,9 @@ pub struct TableCheckpoint {
     pub reason: Option<String>,
     /// How its rows were cut up, and what is in. Empty when nothing is loaded yet.
     pub units: Vec<Unit>,
-    /// Columns as the stream last described them, for telling a schema change; `None` before the
-    /// load.
-    pub columns: Option<Vec<KnownColumn>>,
+    /// What it is like as far as the target has followed, for telling a schema change; `None` where
+    /// nothing of it is on the target yet.
+    pub shape: Option<KnownShape>,
 }
 
 /// What becomes of a table's changes.
@@ -111,6 +112,34 @@ impl TableState {
             self,
             TableState::Loading | TableState::Resyncing | TableState::Unloaded
         )
+    }
+}
+
+/// A table as last known: what the target has of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownShape {
+    /// Its columns.
+    pub columns: Vec<KnownColumn>,
+    /// [`crate::schema::TableSchema::storage`] at that time.
+    pub storage: Option<i64>,
+}
+
+impl KnownShape {
+    /// Of a table that is loaded by this mapping. The log does not announce generated columns.
+    pub fn of(mapping: &TableMapping) -> KnownShape {
+        let announced = |column: &&Column| !matches!(column.default, ColumnDefault::Generated(_));
+        let columns = mapping.schema.columns.iter().filter(announced);
+        KnownShape {
+            columns: columns
+                .map(|column| KnownColumn {
+                    name: column.name.clone(),
+                    number: column.number,
+                    type_id: column.type_id,
+                    type_modifier: column.type_modifier,
+                })
+                .collect(),
+            storage: mapping.schema.storage,
+        }
     }
 }
 
@@ -195,8 +224,8 @@ pub struct CheckpointUpdate {
     pub states: Vec<TableStateChange>,
     /// Tables whose tidemarks the stream has passed with this commit.
     pub passed: Vec<TableName>,
-    /// Tables whose columns are now known to be these.
-    pub columns: Vec<(TableName, Vec<KnownColumn>)>,
+    /// Tables that are now known to be like this.
+    pub shapes: Vec<(TableName, KnownShape)>,
 }
 
 /// A table's new state.

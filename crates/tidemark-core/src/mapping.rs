@@ -3,10 +3,10 @@
 //! A [`TableMapping`] is made once, from the pipeline file and the source's catalog, and serves load,
 //! stream and verification alike, so that the three cannot disagree.
 
-use crate::checkpoint::KnownColumn;
+use crate::event::CellKind;
 use crate::filter::Filter;
 use crate::mask::Mask;
-use crate::schema::{ColumnDefault, TableName, TableSchema, ValueClass};
+use crate::schema::{TableName, TableSchema, ValueClass};
 
 mod bind;
 #[cfg(test)]
@@ -81,19 +81,45 @@ impl TableMapping {
             .map(|column| column.target.as_str())
     }
 
-    /// The columns that the log announces while the table is as it is mapped: what is recorded when it is
-    /// prepared, so that a later start tells what changed since.
-    pub fn known_columns(&self) -> Vec<KnownColumn> {
-        let columns = self.schema.columns.iter();
-        columns
-            .filter(|column| !matches!(column.default, ColumnDefault::Generated(_)))
-            .map(|column| KnownColumn {
-                name: column.name.clone(),
-                number: column.number,
-                type_id: column.type_id,
-                type_modifier: column.type_modifier,
-            })
-            .collect()
+    /// Whether rows that are carried by the one look like those of the other: what can differ is what
+    /// the catalog says beside the columns.
+    pub fn carries_alike(&self, other: &TableMapping) -> bool {
+        let columns = |mapping: &TableMapping| -> Vec<_> {
+            let columns = mapping.schema.columns.iter();
+            columns
+                .map(|it| (it.name.clone(), it.type_id, it.type_modifier))
+                .collect()
+        };
+        let carried = |mapping: &TableMapping| -> Vec<_> {
+            let carried = mapping.columns.iter();
+            carried.map(|it| (it.source, it.target.clone())).collect()
+        };
+        self.target == other.target
+            && self.key == other.key
+            && self.schema.id == other.schema.id
+            && self.schema.identity == other.schema.identity
+            && carried(self) == carried(other)
+            && columns(self) == columns(other)
+    }
+
+    /// A value that all rows have in a source column, as the target gets it.
+    pub fn masked(&self, source: &str, value: Option<&str>) -> Option<String> {
+        let mut columns = self.columns.iter();
+        let column = columns.find(|column| self.source_column(column) == source);
+        let Some(mask) = column.and_then(|column| column.mask.as_ref()) else {
+            return value.map(str::to_owned);
+        };
+        let kind = if value.is_some() {
+            CellKind::Text
+        } else {
+            CellKind::Null
+        };
+        if mask.kind(kind) != CellKind::Text {
+            return None;
+        }
+        let mut masked = Vec::new();
+        mask.apply(value.unwrap_or_default().as_bytes(), &mut masked);
+        String::from_utf8(masked).ok()
     }
 
     /// Whether the target's column may refuse NULL: the source's does, and no mask makes NULL of it.

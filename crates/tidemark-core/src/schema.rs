@@ -60,6 +60,8 @@ pub struct TableSchema {
     pub bytes: u64,
     /// Whether it is the root of a partitioned table.
     pub is_partitioned: bool,
+    /// Another number whenever the source has rewritten the rows; `None` where it does not tell.
+    pub storage: Option<i64>,
     /// Statements (comment, storage parameters and the like) that the same engine replays after the
     /// table exists; `{name}` stands for the quoted target name.
     pub notes: Vec<String>,

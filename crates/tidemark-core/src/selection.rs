@@ -35,6 +35,17 @@ pub enum Glob {
 }
 
 impl Selection {
+    /// One table.
+    pub fn of(name: &TableName) -> Selection {
+        Selection {
+            include: vec![Pattern {
+                schema: Glob::Name(name.schema.clone()),
+                table: Glob::Name(name.name.clone()),
+            }],
+            exclude: Vec::new(),
+        }
+    }
+
     /// Whether a table is selected.
     pub fn selects(&self, name: &TableName) -> bool {
         self.include.iter().any(|pattern| pattern.matches(name))

@@ -57,9 +57,12 @@ pub trait Source: Send + Sync {
     /// The end of the log now.
     async fn head(&self) -> Result<Position>;
 
-    /// What the catalog knows of the columns that the log announced for a table, in that order. The
-    /// catalog may be ahead of the log: a column that is gone by now is told from its type alone.
-    async fn columns_of(&self, table: &StreamTable) -> Result<Vec<StreamedColumn>>;
+    /// What the catalog knows by now of a table that the log announced. It may be ahead of the log: a
+    /// column that it does not have any more in this form is told from its type alone.
+    async fn shape_of(&self, table: &StreamTable) -> Result<StreamedShape>;
+
+    /// What became of the values of a column that had the one type and has the other.
+    fn retyped(&self, from: ColumnType, to: ColumnType) -> Retyped;
 
     /// Writes a mark into the log, so that an idle source moves and latency can be measured. Not an
     /// error where the source cannot (a standby): `false`.
@@ -101,15 +104,56 @@ pub enum Within {
     KeptLog,
 }
 
+/// A table as the log announced it, with what the catalog adds.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StreamedShape {
+    /// The announced columns, in that order.
+    pub columns: Vec<StreamedColumn>,
+    /// Names and numbers of all columns that the catalog has by now.
+    pub present: Vec<(String, i16)>,
+    /// [`crate::schema::TableSchema::storage`] by now.
+    pub storage: Option<i64>,
+}
+
 /// A column as the log announced it, with what the catalog adds.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StreamedColumn {
-    /// As the catalog has it, under the name that the log says. `number` is 0 for a column that is
-    /// gone by now.
+    /// As the catalog has it, under the name that the log says. `number` is 0 where the catalog has no
+    /// column of this name and type by now.
     pub column: Column,
-    /// What rows that were there before the column hold in it (PostgreSQL: `attmissingval`), text
-    /// form; `None` for NULL.
-    pub fill: Option<String>,
+    /// What rows hold in it that were there before it was added.
+    pub fill: Fill,
+}
+
+/// What rows hold in a column that was added after them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fill {
+    /// NULL, unless they were rewritten since.
+    Null,
+    /// All of them this, text form; `None` for NULL (PostgreSQL: `attmissingval`).
+    Constant(Option<String>),
+    /// Only the rows themselves tell.
+    InRows,
+}
+
+/// A column's type, by the source's number, and its modifier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ColumnType {
+    /// The source's number for it.
+    pub id: u32,
+    /// -1 for none.
+    pub modifier: i32,
+}
+
+/// What became of the values of a column whose type was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retyped {
+    /// They stayed as they were: every value of the one type is one of the other.
+    Kept,
+    /// They were written anew, and every one of them has a place in the new type.
+    Widened,
+    /// They were written anew, whatever became of them.
+    Changed,
 }
 
 /// Whether a check is for a pipeline that reads the log.

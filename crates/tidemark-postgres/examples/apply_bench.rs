@@ -401,6 +401,7 @@ fn table(name: &str, columns: &[&str], key_columns: usize) -> Arc<TableMapping> 
             rows: None,
             bytes: 0,
             is_partitioned: false,
+            storage: None,
             notes: Vec::new(),
         },
         target: TableName::new("public", name),

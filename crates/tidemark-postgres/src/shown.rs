@@ -57,3 +57,13 @@ pub(crate) async fn shows(connection: &mut Connection, table: &TableName) -> Res
         .context(|| format!("ask whether {table} is as it was"))?;
     Ok(set.one()?.opt_bool(0)? == Some(true))
 }
+
+/// A table that was dropped or renamed, or a column of it, since it was described: nothing is wrong
+/// with what is asked but its age.
+pub(crate) fn described_anew(error: Error, table: &TableName) -> Error {
+    if !matches!(error.sqlstate_code(), Some("42P01" | "42703" | "3F000")) {
+        return error;
+    }
+    let message = format!("{table} was changed after it was described");
+    Error::transient(codes::TABLE_REWRITTEN, message).caused_by(error)
+}

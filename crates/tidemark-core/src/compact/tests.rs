@@ -37,6 +37,7 @@ fn table(name: &str) -> Arc<TableMapping> {
             rows: None,
             bytes: 0,
             is_partitioned: false,
+            storage: None,
             notes: Vec::new(),
         },
         target: TableName::new("public", name),

@@ -84,6 +84,8 @@ choices! {
 
     /// What to do when a table's shape changes on the source.
     OnSchemaChange {
+        /// Apply everything: rename, drop and retype columns too.
+        Apply = "apply",
         /// Apply what only adds; stop the table at anything else.
         ApplyAdditive = "apply_additive",
         /// Stop the table.

@@ -59,6 +59,7 @@ pub(crate) fn table(name: &str, columns: &[(&str, &str)]) -> TableSchema {
         rows: None,
         bytes: 0,
         is_partitioned: false,
+        storage: None,
         notes: Vec::new(),
     }
 }

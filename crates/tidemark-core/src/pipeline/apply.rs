@@ -245,6 +245,8 @@ fn unseen_of(
     for item in batch.items() {
         match item {
             Item::Change(change) => {
+                // Of the shape that the table had when the change was put aside.
+                let mapping = &batch.tables()[change.table];
                 let key = |row| key_of(&batch, mapping, row);
                 let old = || change.old.map(|old| key(old.row()));
                 let way = router.way(index, old, || change.new.map(key));

@@ -16,19 +16,17 @@ use tokio::time::Instant;
 
 use crate::batch::{Batch, Change, Item, SchemaChange};
 use crate::catalogue::codes;
-use crate::checkpoint::{CheckpointUpdate, KnownColumn, TableStateChange};
+use crate::checkpoint::{CheckpointUpdate, KnownShape, TableStateChange};
 use crate::compact::is_partial;
 use crate::error::{Error, Result};
-use crate::event::{
-    Begin, Block, Event, OldRow, Op, Row, RowChange, StreamColumn, StreamTable, Truncate,
-};
+use crate::event::{Begin, Block, Event, OldRow, Op, Row, RowChange, StreamTable, Truncate};
 use crate::mapping::{Carry, Mismatch, Projection, TableMapping, Unchanged};
 use crate::position::Position;
 use crate::target::Origin;
 use crate::tidemark::low_half;
 
 use super::options::OnTruncate;
-use super::router::{Router, Way};
+use super::router::{Router, Way, has_shape};
 
 /// What goes to the target at once.
 #[derive(Debug, Default)]
@@ -88,7 +86,7 @@ pub(crate) struct Assembler {
     end: Option<Position>,
     /// State changes that the next commit records.
     states: Vec<TableStateChange>,
-    columns: Vec<(usize, Vec<KnownColumn>)>,
+    shapes: Vec<(usize, KnownShape)>,
     /// Ids of transactions that were assembled lately, for telling whether a snapshot has seen them.
     recent: VecDeque<u32>,
     running: Vec<u32>,
@@ -124,7 +122,7 @@ impl Assembler {
             open: None,
             end: None,
             states: Vec::new(),
-            columns: Vec::new(),
+            shapes: Vec::new(),
             recent: VecDeque::new(),
             running: running.iter().copied().map(low_half).collect(),
         }
@@ -137,7 +135,7 @@ impl Assembler {
                 self.begin(*begin, now);
                 Ok(Taken::Yes)
             }
-            Event::Table(table) => self.table(table),
+            Event::Table(table) => Ok(self.table(table)),
             Event::Change(change) => self.change(block, change),
             Event::Truncate(truncate) => self.truncate(truncate),
             Event::Commit { end } => self.commit(*end),
@@ -167,49 +165,94 @@ impl Assembler {
         self.recent.iter().chain(&self.running).copied().collect()
     }
 
-    fn table(&mut self, table: &Arc<StreamTable>) -> Result<Taken> {
+    /// What a transaction announces that the target has already, or that the table's load has seen,
+    /// is not news: its changes are skipped. Anything else must be looked at, even if it looks the same.
+    fn table(&mut self, table: &Arc<StreamTable>) -> Taken {
         let Some(route) = self.router.bind(table) else {
-            return Ok(Taken::Yes);
+            return Taken::Yes;
         };
-        let entry = self.router.route(route);
-        let is_renamed = table.name != *entry.mapping.source();
-        if is_renamed || !has_shape(&entry.columns, table) {
-            return Ok(Taken::Reshaped {
+        let is_past = self.is_contained() || self.router.truncate_seen(route) == Some(true);
+        if !is_past {
+            return Taken::Reshaped {
                 route,
                 table: Arc::clone(table),
-            });
+            };
         }
-        self.adopt(route, table)?;
-        Ok(Taken::Yes)
+        let entry = self.router.route(route);
+        let is_same = table.name == *entry.mapping.source() && has_shape(&entry.shape, table);
+        let mapping = Arc::clone(&entry.mapping);
+        self.skip(route, table);
+        if is_same {
+            self.router.route_mut(route).projection = Projection::new(&mapping, table).ok();
+        }
+        Taken::Yes
     }
 
-    /// From here on the table's rows come in this shape.
-    pub(crate) fn adopt(&mut self, route: usize, table: &StreamTable) -> Result<()> {
-        let entry = self.router.route_mut(route);
-        let projection = Projection::new(&entry.mapping, table);
-        entry.projection = Some(projection.map_err(|why| mismatch(&entry.mapping, &why))?);
-        if !has_shape(&entry.columns, table) {
-            entry.columns = known_columns(&entry.mapping, table);
-            self.columns.push((route, entry.columns.clone()));
-        }
-        Ok(())
+    /// The table's rows come in a form that nobody needs: the target has them, or will load them.
+    pub(crate) fn skip(&mut self, route: usize, table: &Arc<StreamTable>) {
+        let begin = self.open.as_ref().map(|open| open.begin);
+        self.router.announce(route, table, begin);
+        self.router.route_mut(route).projection = None;
     }
 
-    /// The table's shape changes on the target too, at this place of the log.
+    /// From here on the table's rows come in this shape, and are carried by this mapping.
+    pub(crate) fn adopt(
+        &mut self,
+        route: usize,
+        table: &Arc<StreamTable>,
+        mapping: &Arc<TableMapping>,
+    ) -> Result<()> {
+        self.reshape(route, table, mapping, Vec::new())
+    }
+
+    /// The same, and the table's shape changes on the target too, at this place of the log: among its
+    /// changes, wherever these go. Even where nothing is to be done there, what is carried in the one
+    /// way must not be mixed with what is carried in the other.
     pub(crate) fn reshape(
         &mut self,
         route: usize,
-        table: &StreamTable,
+        table: &Arc<StreamTable>,
         mapping: &Arc<TableMapping>,
         changes: Vec<SchemaChange>,
     ) -> Result<()> {
-        self.router.route_mut(route).mapping = Arc::clone(mapping);
-        self.adopt(route, table)?;
-        if !changes.is_empty() && !self.is_contained() {
-            let table = self.work.batch.table(mapping);
-            self.work.batch.push(Item::Schema { table, changes });
+        let entry = self.router.route(route);
+        let is_alike = entry.mapping.carries_alike(mapping);
+        let carried_by = Arc::clone(if is_alike { &entry.mapping } else { mapping });
+        let projection = Projection::new(&carried_by, table);
+        let projection = projection.map_err(|why| mismatch(mapping, &why))?;
+        self.skip(route, table);
+        let entry = self.router.route_mut(route);
+        entry.mapping = Arc::clone(&carried_by);
+        entry.projection = Some(projection);
+        let shape = KnownShape::of(mapping);
+        if entry.shape != shape {
+            entry.shape = shape;
+            self.keep_shape(route);
+        }
+        if !is_alike || !changes.is_empty() {
+            let batch = self.batch_of(route);
+            let table = batch.table(&carried_by);
+            batch.push(Item::Schema { table, changes });
         }
         Ok(())
+    }
+
+    /// Where a table's changes of the present transaction go.
+    fn batch_of(&mut self, route: usize) -> &mut Batch {
+        let is_parked = self.router.route(route).state.is_parked();
+        match &self.open {
+            Some(open) if is_parked => {
+                let (xid, commit) = (open.begin.xid, open.begin.commit);
+                park_batch(&mut self.work.parks, route, Origin { xid, commit })
+            }
+            _ => &mut self.work.batch,
+        }
+    }
+
+    /// The table's shape, as it is now, is recorded with the next commit.
+    pub(crate) fn keep_shape(&mut self, route: usize) {
+        let shape = self.router.route(route).shape.clone();
+        self.shapes.push((route, shape));
     }
 
     fn is_contained(&self) -> bool {
@@ -228,7 +271,10 @@ impl Assembler {
         };
         let route = self.router.route(index);
         let Some(projection) = &route.projection else {
-            return Err(protocol("a change of a table that was not announced"));
+            return match route.announced {
+                Some(_) => Ok(Taken::Yes),
+                None => Err(protocol("a change of a table that was not announced")),
+            };
         };
         let Some(change) = filtered(projection, block, change)? else {
             return Ok(Taken::Yes);
@@ -394,7 +440,7 @@ impl Assembler {
 
     /// Whether there is anything that a commit would bring to the target, besides the position.
     pub(crate) fn has_changes(&self) -> bool {
-        self.size().0 > 0 || !self.states.is_empty() || !self.columns.is_empty()
+        self.size().0 > 0 || !self.states.is_empty() || !self.shapes.is_empty()
     }
 
     /// Everything before this is in the target once the work handed out so far is.
@@ -419,10 +465,9 @@ impl Assembler {
         if let Some(position) = update.position {
             self.applied = position;
         }
-        for (route, columns) in self.columns.drain(..) {
-            update
-                .columns
-                .push((self.router.route(route).mapping.source().clone(), columns));
+        for (route, shape) in self.shapes.drain(..) {
+            let table = self.router.route(route).mapping.source().clone();
+            update.shapes.push((table, shape));
         }
         for route in self.router.pass(self.applied) {
             update
@@ -437,37 +482,6 @@ impl Assembler {
     pub(crate) fn cut_part(&mut self) -> Work {
         std::mem::take(&mut self.work)
     }
-}
-
-/// The columns by which a table's shape is told, with the numbers that the catalog has for them.
-fn known_columns(mapping: &TableMapping, table: &StreamTable) -> Vec<KnownColumn> {
-    let number = |name: &str| {
-        mapping
-            .schema
-            .columns
-            .iter()
-            .find(|c| c.name == name)
-            .map_or(0, |column| column.number)
-    };
-    let known = |column: &StreamColumn| KnownColumn {
-        name: column.name.clone(),
-        number: number(&column.name),
-        type_id: column.type_id,
-        type_modifier: column.type_modifier,
-    };
-    table.columns.iter().map(known).collect()
-}
-
-/// Whether a table is announced with the columns that are known, in whatever order.
-fn has_shape(known: &[KnownColumn], table: &StreamTable) -> bool {
-    let is_known = |column: &StreamColumn| {
-        known.iter().any(|known| {
-            known.name == column.name
-                && known.type_id == column.type_id
-                && known.type_modifier == column.type_modifier
-        })
-    };
-    known.len() == table.columns.len() && table.columns.iter().all(is_known)
 }
 
 /// A change as the row filter lets it through: an update that brings a row in is an insert, one that

@@ -141,6 +141,7 @@ mod tests {
             rows: None,
             bytes: 0,
             is_partitioned: false,
+            storage: None,
             notes: Vec::new(),
         }
     }

@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::catalogue::codes;
 use crate::checkpoint::{Chunk, Unit};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::mapping::TableMapping;
@@ -442,6 +443,7 @@ impl Worker {
             match copied {
                 Err(err)
                     if err.kind() == ErrorKind::Transient
+                        && err.code() != codes::TABLE_REWRITTEN
                         && backoff.attempts() + 1 < UNIT_ATTEMPTS_MAX =>
                 {
                     self.connections = None;

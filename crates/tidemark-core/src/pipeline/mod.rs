@@ -21,7 +21,8 @@ use tokio::task::JoinError;
 
 use crate::catalogue::codes;
 use crate::checkpoint::{
-    Checkpoint, CheckpointUpdate, LoadPhase, TableCheckpoint, TableState, TableStateChange, Unit,
+    Checkpoint, CheckpointUpdate, KnownShape, LoadPhase, TableCheckpoint, TableState,
+    TableStateChange, Unit,
 };
 use crate::control::{Answer, Command};
 use crate::error::{Context, Error, Remedy, Result};
@@ -691,35 +692,47 @@ fn begun(checkpoint: Option<&Checkpoint>) -> Vec<TableName> {
         .collect()
 }
 
-/// Tables that are not in yet, with what is recorded of them. Tables that are set aside stay so.
+/// Tables that are not in yet, with what is recorded of them. Tables that are set aside stay so, and one
+/// that is new since the log was opened is found by the stream, which has it announced first.
 fn tables_to_load(
     engine: &Engine,
     checkpoint: &Checkpoint,
     mappings: &[Arc<TableMapping>],
     begun: &[TableName],
 ) -> Vec<LoadTable> {
-    let known = |mapping: &TableMapping| {
-        checkpoint
-            .tables
-            .iter()
-            .find(|table| table.source == *mapping.source())
-    };
-    mappings
-        .iter()
-        .filter_map(|mapping| match known(mapping) {
-            Some(table) if table.state != TableState::Loading => None,
-            table => Some(LoadTable {
-                mapping: Arc::clone(mapping),
-                existing: if begun.contains(mapping.source()) {
-                    Existing::Truncate
-                } else {
-                    engine.options.existing
-                },
-                recorded: table.map(|table| table.units.clone()).unwrap_or_default(),
-                ranges: None,
-            }),
-        })
-        .collect()
+    let mut tables = Vec::new();
+    for mapping in mappings {
+        let mut all = checkpoint.tables.iter();
+        let known = all.find(|table| table.source == *mapping.source());
+        let is_new = known.is_none() && engine.options.mode.streams();
+        if is_new || known.is_some_and(|table| table.state != TableState::Loading) {
+            continue;
+        }
+        let mut recorded = known.map(|table| table.units.clone()).unwrap_or_default();
+        let mut existing = engine.options.existing;
+        let is_same = |table: &TableCheckpoint| {
+            table.source_id == mapping.schema.id
+                && table.shape.as_ref() == Some(&KnownShape::of(mapping))
+        };
+        if !recorded.is_empty() && !known.is_some_and(is_same) {
+            // What is in has another shape, and the log would not say how the two belong together.
+            recorded.clear();
+            existing = match existing {
+                Existing::LoadIfEmpty | Existing::Fail => Existing::Drop,
+                Existing::AppendIfEmpty | Existing::SkipLoaded => Existing::Truncate,
+                other => other,
+            };
+        } else if begun.contains(mapping.source()) {
+            existing = Existing::Truncate;
+        }
+        tables.push(LoadTable {
+            mapping: Arc::clone(mapping),
+            existing,
+            recorded,
+            ranges: None,
+        });
+    }
+    tables
 }
 
 fn state_change(

@@ -27,20 +27,24 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::catalogue::codes;
 use crate::checkpoint::{Chunk, LoadPhase, TableCheckpoint, Unit};
 use crate::control::ResyncStrategy;
-use crate::error::{Context, Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::mapping::TableMapping;
+use crate::selection::Selection;
 use crate::source::Snapshot;
 use crate::target::{Existing, Place};
-use crate::tidemark::Seen;
+use crate::tidemark::{Seen, Tidemark};
 
 use super::assemble::Assembler;
 use super::load::{self, LoadTable};
+use super::observe::PipelineEvent;
+use super::retry::Backoff;
 use super::{Engine, task_died};
 
 /// How long a resync waits for a snapshot that has seen everything that was applied.
@@ -96,6 +100,21 @@ impl What {
             .unwrap_or(What::Table(ResyncStrategy::Swap))
     }
 
+    /// Where the rows go, what becomes of those that are there, and which rows if not all.
+    fn load(&self) -> (Place, Existing, Option<Vec<Chunk>>) {
+        match self {
+            What::Table(ResyncStrategy::Swap) | What::Unannounced(ResyncStrategy::Swap) => {
+                (Place::Beside, Existing::Truncate, None)
+            }
+            What::Table(ResyncStrategy::Truncate) | What::Unannounced(ResyncStrategy::Truncate) => {
+                (Place::InPlace, Existing::Truncate, None)
+            }
+            What::New(existing) => (Place::InPlace, *existing, None),
+            What::Recreated => (Place::InPlace, Existing::Drop, None),
+            What::Rows(chunks) => (Place::InPlace, Existing::Resume, Some(chunks.clone())),
+        }
+    }
+
     /// Whether the source has to be told to announce the table.
     fn must_announce(&self) -> bool {
         matches!(self, What::New(_) | What::Recreated | What::Unannounced(_))
@@ -103,10 +122,11 @@ impl What {
 }
 
 /// The tables that are under way, by route.
-#[derive(Default)]
 pub(super) struct Resyncs {
     stages: BTreeMap<usize, Stage>,
     tasks: JoinSet<Result<Resynced>>,
+    /// So many tables are loaded at once: each takes connections on both sides.
+    places: Arc<Semaphore>,
 }
 
 enum Stage {
@@ -130,8 +150,12 @@ pub(super) struct Resynced {
 /// What a finished load brought.
 #[derive(Debug)]
 pub(super) enum Reloaded {
-    /// The rows are in.
-    Loaded(Vec<Unit>),
+    /// The rows are in, by this mapping, as the snapshot has seen them.
+    Loaded {
+        units: Vec<Unit>,
+        mapping: Arc<TableMapping>,
+        tidemark: Tidemark,
+    },
     /// They could not be loaded, or not all of them.
     Refused {
         was: What,
@@ -142,12 +166,26 @@ pub(super) enum Reloaded {
 }
 
 impl Resyncs {
+    pub(super) fn new(tables_max: usize) -> Resyncs {
+        Resyncs {
+            stages: BTreeMap::new(),
+            tasks: JoinSet::new(),
+            places: Arc::new(Semaphore::new(tables_max.max(1))),
+        }
+    }
+
     /// Never two loads of one table at once.
     pub(super) fn request(&mut self, route: usize, what: What) {
         match self.stages.get_mut(&route) {
             Some(Stage::Loading { then }) => *then = Some(what),
             _ => drop(self.stages.insert(route, Stage::Requested(what))),
         }
+    }
+
+    /// Whether a table's rows are being read just now, or will be.
+    pub(super) fn is_loading(&self, route: usize) -> bool {
+        let stage = self.stages.get(&route);
+        matches!(stage, Some(Stage::Requested(_) | Stage::Loading { .. }))
     }
 
     /// A load is over; gives what is to be loaded after it.
@@ -179,7 +217,12 @@ impl Resyncs {
             what,
             assembler.maybe_invisible(),
         );
-        self.tasks.spawn(load);
+        let places = Arc::clone(&self.places);
+        self.tasks.spawn(async move {
+            // Never closed; without a place the load would only be one too many.
+            let _place = places.acquire_owned().await;
+            load.await
+        });
     }
 
     /// Whether anything is under way.
@@ -227,7 +270,7 @@ impl Resyncs {
     }
 }
 
-/// Loads a table anew; its parked changes are not touched.
+/// Loads a table anew, as it is now; its parked changes are not touched.
 async fn reload(
     engine: Arc<Engine>,
     route: usize,
@@ -235,27 +278,7 @@ async fn reload(
     what: What,
     applied: Vec<u32>,
 ) -> Result<Resynced> {
-    let name = mapping.source().to_string();
-    let doing = || format!("resync {name}");
-    let refused = |is_begun: bool, error: Error| Resynced {
-        route,
-        outcome: Reloaded::Refused {
-            was: what.clone(),
-            is_begun,
-            error: error.context(doing()),
-        },
-    };
-    let (place, existing, ranges) = match &what {
-        What::Table(ResyncStrategy::Swap) | What::Unannounced(ResyncStrategy::Swap) => {
-            (Place::Beside, Existing::Truncate, None)
-        }
-        What::Table(ResyncStrategy::Truncate) | What::Unannounced(ResyncStrategy::Truncate) => {
-            (Place::InPlace, Existing::Truncate, None)
-        }
-        What::New(existing) => (Place::InPlace, *existing, None),
-        What::Recreated => (Place::InPlace, Existing::Drop, None),
-        What::Rows(chunks) => (Place::InPlace, Existing::Resume, Some(chunks.clone())),
-    };
+    let doing = format!("resync {}", mapping.source());
     if !matches!(what, What::Rows(_)) {
         // Foreign keys to and from the table are taken off, and are to be made again.
         engine.target.set_phase(LoadPhase::Finishing).await?;
@@ -264,37 +287,131 @@ async fn reload(
         let tables = std::slice::from_ref(mapping.source());
         engine.source.announce(tables).await?;
     }
-    let snapshot = match snapshot_after(&engine, &applied).await {
-        Ok(snapshot) => snapshot,
-        Err(err) if err.kind() == ErrorKind::Data => return Ok(refused(false, err)),
-        Err(err) => return Err(err.context(doing())),
+    let reload = Reload {
+        engine: &engine,
+        mapping,
+        what: &what,
+        applied,
     };
-    let table = LoadTable {
-        mapping: Arc::clone(&mapping),
-        existing,
-        recorded: Vec::new(),
-        ranges,
-    };
-    let mut report = load::load(&engine, snapshot, vec![table], place)
-        .await
-        .context(doing)?;
-    // A table that could not even be prepared is as it was.
-    let units = report.tables.pop().map(|(_, units)| units);
-    if let Some((_, error)) = report.refused.pop() {
-        return Ok(refused(units.is_some(), error));
-    }
-    if place == Place::Beside {
-        match engine.target.swap(&mapping).await {
-            Err(error) if error.kind() == ErrorKind::Data && engine.quarantines() => {
-                return Ok(refused(true, error));
+    let mut backoff = Backoff::new(&engine.options);
+    let outcome = loop {
+        match reload.once().await {
+            // Changed between snapshot and reading: a newer snapshot will do.
+            Err(Failed { error, .. }) if error.code() == codes::TABLE_REWRITTEN => {
+                let wait = backoff.next();
+                let attempt = backoff.attempts();
+                let error = error.context(doing.clone());
+                let retry = PipelineEvent::Retry {
+                    error,
+                    wait,
+                    attempt,
+                };
+                engine.observer.say(retry);
+                tokio::time::sleep(wait).await;
             }
-            swapped => swapped.context(doing)?,
+            Err(Failed { error, is_begun }) if reload.stops_the_table(&error) => {
+                let error = error.context(doing);
+                break Reloaded::Refused {
+                    was: what,
+                    is_begun,
+                    error,
+                };
+            }
+            Err(Failed { error, .. }) => return Err(error.context(doing)),
+            Ok(loaded) => break loaded,
+        }
+    };
+    Ok(Resynced { route, outcome })
+}
+
+/// One table on its way.
+struct Reload<'a> {
+    engine: &'a Arc<Engine>,
+    /// As far as the log had come when the load was asked for.
+    mapping: Arc<TableMapping>,
+    what: &'a What,
+    applied: Vec<u32>,
+}
+
+/// Why a load did not come to its end.
+struct Failed {
+    error: Error,
+    /// Whether the table's rows, or what is recorded of them, are touched.
+    is_begun: bool,
+}
+
+/// Before anything was touched.
+impl From<Error> for Failed {
+    fn from(error: Error) -> Failed {
+        Failed {
+            error,
+            is_begun: false,
         }
     }
-    Ok(Resynced {
-        route,
-        outcome: Reloaded::Loaded(units.unwrap_or_default()),
-    })
+}
+
+impl Reload<'_> {
+    /// Whether an error is the table's own: the others go on, even where nothing but a person helps.
+    fn stops_the_table(&self, error: &Error) -> bool {
+        let is_about_it = error.table_name() == Some(&self.mapping.source().to_string());
+        let is_own = match error.kind() {
+            ErrorKind::Data => true,
+            ErrorKind::Definite => is_about_it,
+            ErrorKind::Transient => false,
+        };
+        is_own && self.engine.quarantines()
+    }
+
+    async fn once(&self) -> Result<Reloaded, Failed> {
+        let engine = self.engine;
+        let mapping = match self.what {
+            // Among the rows that are there they have to be of the same shape.
+            What::Rows(_) => Arc::clone(&self.mapping),
+            // Before the snapshot: rows of an older shape are then older than the snapshot too.
+            _ => self.mapping_of_now().await?,
+        };
+        let snapshot = snapshot_after(engine, &self.applied).await?;
+        let tidemark = snapshot.tidemark().clone();
+        let (place, existing, ranges) = self.what.load();
+        let table = LoadTable {
+            mapping: Arc::clone(&mapping),
+            existing,
+            recorded: Vec::new(),
+            ranges,
+        };
+        let mut report = load::load(engine, snapshot, vec![table], place).await?;
+        // A table that could not even be prepared is as it was.
+        let units = report.tables.pop().map(|(_, units)| units);
+        let is_begun = units.is_some();
+        if let Some((_, error)) = report.refused.pop() {
+            return Err(Failed { error, is_begun });
+        }
+        if place == Place::Beside {
+            let swapped = engine.target.swap(&mapping).await;
+            swapped.map_err(|error| Failed { error, is_begun })?;
+        }
+        Ok(Reloaded::Loaded {
+            units: units.unwrap_or_default(),
+            mapping,
+            tidemark,
+        })
+    }
+
+    async fn mapping_of_now(&self) -> Result<Arc<TableMapping>> {
+        let engine = self.engine;
+        let name = self.mapping.source();
+        let schema = engine.source.describe(&Selection::of(name)).await?;
+        let Some(table) = schema.tables.iter().find(|table| table.name == *name) else {
+            let gone = format!("the source has no table {name} any more");
+            return Err(Error::data(codes::MAPPING_NO_TABLE, gone).table(name.to_string()));
+        };
+        let mapping = Arc::new(engine.rules.map_table(table)?);
+        if engine.options.create_tables {
+            let tables = std::slice::from_ref(mapping.as_ref());
+            engine.target.prepare_objects(&schema, tables).await?;
+        }
+        Ok(mapping)
+    }
 }
 
 /// A snapshot that has seen everything that was applied; see the module's text.

@@ -8,8 +8,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::checkpoint::{Chunk, KnownColumn, TableCheckpoint, TableState, Unit};
-use crate::event::{Begin, StreamTable};
+use crate::checkpoint::{Chunk, KnownShape, TableCheckpoint, TableState, Unit};
+use crate::event::{Begin, StreamColumn, StreamTable};
 use crate::mapping::{Projection, TableMapping};
 use crate::position::Position;
 use crate::schema::{TableName, ValueClass};
@@ -32,8 +32,11 @@ pub(crate) struct Route {
     pub(crate) state: TableState,
     /// Whether its rows are those of some state of the source: see [`TableState::has_rows`].
     pub(crate) has_rows: bool,
-    /// As the log last announced them, or as they were loaded.
-    pub(crate) columns: Vec<KnownColumn>,
+    /// As far as the target has followed.
+    pub(crate) shape: KnownShape,
+    /// As the log announced it last, and in which transaction.
+    pub(crate) announced: Option<Arc<StreamTable>>,
+    announced_in: Option<Begin>,
     seen: SeenBy,
 }
 
@@ -86,7 +89,7 @@ impl Router {
                 .iter()
                 .find(|table| table.source == *mapping.source());
             if let Some(table) = known {
-                let index = router.add(mapping, table.state, table.columns.clone());
+                let index = router.add(mapping, table.state, table.shape.clone());
                 router.routes[index].source_id = table.source_id;
                 // Parked changes lie before the position; they ask all tidemarks when taken back.
                 let applied = (!table.state.is_parked()).then_some(applied);
@@ -101,7 +104,7 @@ impl Router {
         &mut self,
         mapping: &Arc<TableMapping>,
         state: TableState,
-        columns: Option<Vec<KnownColumn>>,
+        shape: Option<KnownShape>,
     ) -> usize {
         let index = self.routes.len();
         self.by_id.insert(mapping.schema.id, index);
@@ -111,7 +114,9 @@ impl Router {
             projection: None,
             state,
             has_rows: state.has_rows(),
-            columns: columns.unwrap_or_else(|| mapping.known_columns()),
+            shape: shape.unwrap_or_else(|| KnownShape::of(mapping)),
+            announced: None,
+            announced_in: None,
             seen: SeenBy::Nobody,
         });
         index
@@ -123,10 +128,50 @@ impl Router {
         let route = &mut self.routes[index];
         route.mapping = Arc::clone(mapping);
         route.source_id = mapping.schema.id;
-        route.columns = mapping.known_columns();
+        route.shape = KnownShape::of(mapping);
         route.projection = None;
+        route.announced = None;
         route.has_rows = false;
         route.seen = SeenBy::Nobody;
+    }
+
+    /// The table was loaded by this mapping, at a snapshot that has seen this. What the log announced
+    /// after the snapshot is newer, anything before is not. Gives whether the mapping is the table's now.
+    pub(crate) fn loaded(
+        &mut self,
+        index: usize,
+        mapping: &Arc<TableMapping>,
+        tidemark: &Tidemark,
+    ) -> bool {
+        let route = &mut self.routes[index];
+        let is_newer = |begin: &Begin| !tidemark.covers(begin.xid, begin.commit);
+        if route.announced_in.as_ref().is_some_and(is_newer) {
+            return false;
+        }
+        route.shape = KnownShape::of(mapping);
+        if route.mapping.carries_alike(mapping) {
+            // What is put aside by the one mapping stays in order with what will be.
+            return true;
+        }
+        route.mapping = Arc::clone(mapping);
+        // Rows of another shape are older than the snapshot, which has seen them.
+        let announced = route.announced.as_deref();
+        let announced = announced.filter(|table| has_shape(&route.shape, table));
+        route.projection = announced.and_then(|table| Projection::new(mapping, table).ok());
+        true
+    }
+
+    /// The log has announced a table: in this form its rows come from now on.
+    pub(crate) fn announce(
+        &mut self,
+        index: usize,
+        table: &Arc<StreamTable>,
+        begin: Option<Begin>,
+    ) {
+        self.by_id.insert(table.id, index);
+        let route = &mut self.routes[index];
+        route.announced = Some(Arc::clone(table));
+        route.announced_in = begin;
     }
 
     /// The table that the log means by this number.
@@ -372,6 +417,18 @@ impl Router {
             .and_then(|(_, mark)| *mark)
             .is_some_and(|mark| self.marks[mark].covers)
     }
+}
+
+/// Whether a table is announced with the columns that are known, in whatever order.
+pub(crate) fn has_shape(known: &KnownShape, table: &StreamTable) -> bool {
+    let is_known = |column: &StreamColumn| {
+        known.columns.iter().any(|known| {
+            known.name == column.name
+                && known.type_id == column.type_id
+                && known.type_modifier == column.type_modifier
+        })
+    };
+    known.columns.len() == table.columns.len() && table.columns.iter().all(is_known)
 }
 
 /// Whether a chunk holds the row with this key (text of the mapping's key columns).

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use crate::catalogue::codes;
-use crate::checkpoint::{LoadPhase, SourceIdentity, TableCheckpoint, TableState};
+use crate::checkpoint::{KnownShape, LoadPhase, SourceIdentity, TableCheckpoint, TableState};
 use crate::error::{Error, Result};
 use crate::mapping::TableMapping;
 use crate::position::Position;
@@ -193,6 +193,6 @@ fn table_checkpoint(mapping: &TableMapping, state: TableState) -> TableCheckpoin
         state,
         reason: None,
         units: Vec::new(),
-        columns: None,
+        shape: Some(KnownShape::of(mapping)),
     }
 }

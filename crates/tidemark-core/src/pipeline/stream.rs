@@ -20,7 +20,7 @@ use crate::catalogue::codes;
 use crate::checkpoint::{Checkpoint, Chunk, LoadPhase, TableState};
 use crate::control::ResyncStrategy::{self, Truncate};
 use crate::error::{Context, Error, Result};
-use crate::event::Block;
+use crate::event::{Block, StreamTable};
 use crate::mapping::TableMapping;
 use crate::position::Position;
 use crate::schema::{SourceSchema, TableName};
@@ -34,7 +34,8 @@ use super::observe::{Committed, PipelineEvent};
 use super::options::{OnConflict, Until};
 use super::resync::{Reloaded, Resynced, Resyncs, What};
 use super::router::Router;
-use super::{Engine, Lasting, Outcome, Request, finish_load, schema_change, state_change};
+use super::schema_change::{self, IsLoading, Reshaped};
+use super::{Engine, Lasting, Outcome, Request, finish_load, state_change};
 
 mod catalog;
 mod requests;
@@ -148,7 +149,7 @@ impl<'a> Stream<'a> {
             changes,
             assembler: Assembler::new(router, position, &log.running, engine.options.on_truncate),
             applier,
-            resyncs: Resyncs::default(),
+            resyncs: Resyncs::new(engine.options.parallel_tables),
             discovery: Discovery::new(),
             block: None,
             processed: position,
@@ -233,10 +234,7 @@ impl<'a> Stream<'a> {
                     self.say_kept(&routes);
                     self.load_all_anew(&reload);
                 }
-                Taken::Reshaped { route, table } => {
-                    let engine = Arc::clone(self.engine);
-                    schema_change::reshape(&engine, &mut self.assembler, route, &table).await?;
-                }
+                Taken::Reshaped { route, table } => self.reshape(route, &table).await?,
             }
         }
         Ok(())
@@ -257,6 +255,52 @@ impl<'a> Stream<'a> {
                     "{table} was emptied on the source, and keeps its rows on the target"
                 ),
             });
+        }
+    }
+
+    /// A table was announced: it may have another shape.
+    async fn reshape(&mut self, route: usize, table: &Arc<StreamTable>) -> Result<()> {
+        let is_loading = if self.resyncs.is_loading(route) {
+            IsLoading::Yes
+        } else {
+            IsLoading::No
+        };
+        let assembler = &mut self.assembler;
+        let reshaped = schema_change::reshape(self.engine, assembler, route, table, is_loading);
+        let what = match reshaped.await? {
+            Reshaped::Done => return Ok(()),
+            Reshaped::LoadAnew => What::Table(self.strategy(route)),
+            Reshaped::Recreated => What::Recreated,
+        };
+        let entry = self.assembler.router.route_mut(route);
+        entry.has_rows = false;
+        match entry.state {
+            // Whoever set it aside brings it back.
+            TableState::Paused | TableState::Quarantined => {
+                let mapping = Arc::clone(&entry.mapping);
+                let why = Some("its shape has changed: it has to be loaded anew".to_owned());
+                let change = state_change(&mapping, TableState::Unloaded, why);
+                self.assembler.set_state(route, change);
+            }
+            TableState::Unloaded => {}
+            _ => self.load_anew(route, what),
+        }
+        Ok(())
+    }
+
+    /// How a table is loaded anew that nobody asked for: unnoticed by readers, where that can be.
+    fn strategy(&self, route: usize) -> ResyncStrategy {
+        if self
+            .assembler
+            .router
+            .route(route)
+            .mapping
+            .schema
+            .is_partitioned
+        {
+            ResyncStrategy::Truncate
+        } else {
+            ResyncStrategy::Swap
         }
     }
 
@@ -503,9 +547,18 @@ impl<'a> Stream<'a> {
             return Ok(());
         }
         match outcome {
-            Reloaded::Loaded(units) => {
-                self.assembler.router.set_units(route, &units, None);
-                self.assembler.router.route_mut(route).has_rows = true;
+            Reloaded::Loaded {
+                units,
+                mapping,
+                tidemark,
+            } => {
+                let router = &mut self.assembler.router;
+                router.set_units(route, &units, None);
+                router.route_mut(route).has_rows = true;
+                if !router.loaded(route, &mapping, &tidemark) {
+                    // The log has come farther than the load meanwhile, and so must the record.
+                    self.assembler.keep_shape(route);
+                }
                 self.resyncs.take_back(route);
             }
             // Some rows can stand in the way of others where a second key is unique.
@@ -644,13 +697,13 @@ fn as_last_known(
             .tables
             .iter()
             .find(|table| table.source == *mapping.source())?;
-        table.columns.as_ref()
+        table.shape.as_ref()
     };
     mappings
         .iter()
         .map(|mapping| match known(mapping) {
-            Some(columns) => {
-                let schema = schema_change::as_known(&mapping.schema, columns);
+            Some(shape) => {
+                let schema = schema_change::as_known(&mapping.schema, shape);
                 engine.rules.map_table(&schema).map(Arc::new)
             }
             None => Ok(Arc::clone(mapping)),

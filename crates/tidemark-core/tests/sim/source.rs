@@ -16,8 +16,9 @@ use tidemark_core::position::Position;
 use tidemark_core::schema::{SourceSchema, TableName};
 use tidemark_core::selection::Selection;
 use tidemark_core::source::{
-    ChangeStream, Keep, LogState, Partition, RowBlock, RowFormat, RowStream, SequenceValue, Slot,
-    Snapshot, SnapshotReader, Source, StreamedColumn, WillStream, Within,
+    ChangeStream, ColumnType, Fill, Keep, LogState, Partition, Retyped, RowBlock, RowFormat,
+    RowStream, SequenceValue, Slot, Snapshot, SnapshotReader, Source, StreamedColumn,
+    StreamedShape, WillStream, Within,
 };
 use tidemark_core::tidemark::{PgSnapshot, Seen, Tidemark};
 use tidemark_core::verify::View;
@@ -151,8 +152,26 @@ impl Source for SimSource {
         Ok(at(self.0.lock().head))
     }
 
-    async fn columns_of(&self, _: &StreamTable) -> Result<Vec<StreamedColumn>> {
-        Ok(Vec::new())
+    async fn shape_of(&self, table: &StreamTable) -> Result<StreamedShape> {
+        self.0.call("shape").await?;
+        let schema = schema((table.id - schema(0).id) as usize);
+        let columns = schema.columns.into_iter().map(|column| StreamedColumn {
+            column,
+            fill: Fill::Null,
+        });
+        let columns: Vec<StreamedColumn> = columns.collect();
+        Ok(StreamedShape {
+            present: columns
+                .iter()
+                .map(|found| (found.column.name.clone(), found.column.number))
+                .collect(),
+            columns,
+            storage: schema.storage,
+        })
+    }
+
+    fn retyped(&self, _: ColumnType, _: ColumnType) -> Retyped {
+        Retyped::Changed
     }
 
     async fn heartbeat(&self) -> Result<bool> {

@@ -562,9 +562,9 @@ impl State {
             table.state = change.state;
             table.reason.clone_from(&change.reason);
         }
-        for (name, columns) in &update.columns {
+        for (name, shape) in &update.shapes {
             let table = checkpoint.tables.iter_mut().find(|t| t.source == *name);
-            table.expect("known").columns = Some(columns.clone());
+            table.expect("known").shape = Some(shape.clone());
         }
         for name in &update.passed {
             let table = checkpoint

@@ -407,6 +407,7 @@ pub(crate) fn schema(table: usize) -> TableSchema {
         rows: Some(10),
         bytes: 1000 + table as u64,
         is_partitioned: false,
+        storage: None,
         notes: Vec::new(),
     }
 }

@@ -39,6 +39,7 @@ pub struct Comparison<'a> {
     tables: BTreeMap<Name, Name>,
     columns: BTreeMap<(Name, String), String>,
     skipped: BTreeSet<(Name, String)>,
+    kept: BTreeSet<(Name, String)>,
     filters: BTreeMap<Name, String>,
     differences_max: usize,
 }
@@ -62,6 +63,7 @@ impl<'a> Comparison<'a> {
             tables: BTreeMap::new(),
             columns: BTreeMap::new(),
             skipped: BTreeSet::new(),
+            kept: BTreeSet::new(),
             filters: BTreeMap::new(),
             differences_max: 10,
         }
@@ -103,6 +105,15 @@ impl<'a> Comparison<'a> {
     #[must_use]
     pub fn skip_column(mut self, table: (&str, &str), column: &str) -> Self {
         self.skipped
+            .insert((name(table.0, table.1), column.to_owned()));
+        self
+    }
+
+    /// This column is in the target only, by the name of its table on the source: not compared, and
+    /// must be there.
+    #[must_use]
+    pub fn kept_column(mut self, table: (&str, &str), column: &str) -> Self {
+        self.kept
             .insert((name(table.0, table.1), column.to_owned()));
         self
     }
@@ -219,7 +230,16 @@ impl<'a> Comparison<'a> {
                 ))),
             }
         }
-        for column in target.iter().filter(|c| !known.contains(c.name.as_str())) {
+        let is_kept = |column: &str| self.kept.contains(&(table.clone(), column.to_owned()));
+        for (_, column) in self.kept.iter().filter(|(of, _)| of == table) {
+            let is_there = target.iter().any(|c| c.name == *column);
+            if !is_there || known.contains(column.as_str()) {
+                let text = format!("column {column} is not in the target only");
+                outcome.add(Difference::Structure(text));
+            }
+        }
+        let surplus = target.iter().filter(|c| !known.contains(c.name.as_str()));
+        for column in surplus.filter(|c| !is_kept(&c.name)) {
             let text = format!("column {} is in the target only", column.name);
             outcome.add(Difference::Structure(text));
         }

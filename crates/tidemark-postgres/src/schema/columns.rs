@@ -3,10 +3,10 @@
 use tidemark_core::Result;
 use tidemark_core::event::StreamTable;
 use tidemark_core::schema::{Column, ColumnDefault};
-use tidemark_core::source::StreamedColumn;
+use tidemark_core::source::{Fill, StreamedColumn, StreamedShape};
 
 use super::sequences;
-use super::types::Types;
+use super::types::{FIRST_USER_OID, Types};
 use super::{Oids, Tables};
 use crate::wire::{Connection, Row};
 
@@ -124,47 +124,61 @@ fn default(row: &Row) -> Result<ColumnDefault> {
     })
 }
 
-/// What the catalog knows of the columns that the log announced for a table, in that order. The
-/// catalog may be ahead of the log: a column that has gone, or has another type or name by now, is
-/// told from its type alone, with number 0.
-///
-/// `fill` is what rows hold that were there before the column: the value of its default when it was
-/// added, which the server keeps until the table is rewritten (PostgreSQL 15, 53.7,
-/// `attmissingval`), and never today's default.
-pub async fn columns_of(
-    connection: &mut Connection,
-    table: &StreamTable,
-) -> Result<Vec<StreamedColumn>> {
+/// See [`tidemark_core::source::Source::shape_of`]. A column that has another type by now is told
+/// from the type that the log says, with its number; one that has gone, or whose type has, with 0.
+pub async fn shape_of(connection: &mut Connection, table: &StreamTable) -> Result<StreamedShape> {
     let announced: Vec<u32> = table.columns.iter().map(|column| column.type_id).collect();
     let types = super::types::of(connection, &announced).await?;
     let sql = query(connection.server_version());
     let oids = Oids::of([table.id]);
     let set = connection.query(&sql, &[Some(oids.param())]).await?;
-    let mut out = Vec::with_capacity(table.columns.len());
+    let mut columns = Vec::with_capacity(table.columns.len());
     for announced in &table.columns {
-        let mut known = None;
+        let mut found = StreamedColumn {
+            column: types.bare_column(&announced.name, announced.type_id),
+            fill: Fill::InRows,
+        };
+        found.column.type_modifier = announced.type_modifier;
         for row in &set.rows {
-            if row.get_str(cell::NAME)? == announced.name
-                && row.get::<u32>(cell::TYPE)? == announced.type_id
-            {
-                known = Some(StreamedColumn {
-                    column: column(row, &types)?,
-                    fill: fill(row)?,
-                });
+            if row.get_str(cell::NAME)? != announced.name {
+                continue;
+            }
+            let is_same = row.get::<u32>(cell::TYPE)? == announced.type_id
+                && row.get::<i32>(cell::MODIFIER)? == announced.type_modifier;
+            if is_same {
+                found.column = column(row, &types)?;
+                if comes_with_the_server(announced.type_id) {
+                    found.fill = fill(row, &found.column)?;
+                }
+            } else if types.has(announced.type_id) {
+                found.column.number = row.get(cell::NUMBER)?;
             }
         }
-        out.push(known.unwrap_or_else(|| StreamedColumn {
-            column: types.bare_column(&announced.name, announced.type_id),
-            fill: None,
-        }));
+        columns.push(found);
     }
-    types.name_bare_columns(connection, table, &mut out).await?;
-    Ok(out)
+    types.name_bare_columns(connection, &mut columns).await?;
+    let present = (set.rows.iter()).map(|row| Ok((row.get(cell::NAME)?, row.get(cell::NUMBER)?)));
+    let storage = super::relations::storage(connection, &oids).await?.pop();
+    Ok(StreamedShape {
+        columns,
+        present: present.collect::<Result<_>>()?,
+        storage: storage.map(|(_, storage)| storage),
+    })
 }
 
-fn fill(row: &Row) -> Result<Option<String>> {
+/// `attmissingval` is the value of the default when the column was added, which the server keeps until
+/// the table is rewritten (PostgreSQL 15, 53.7), and never today's default. Where it is not there, the
+/// rows that were there before have NULL, or what a default that is not constant gave each of them.
+fn fill(row: &Row, column: &Column) -> Result<Fill> {
     if row.get_bool(cell::HAS_FILL)? {
-        return row.opt(cell::FILL);
+        return Ok(Fill::Constant(row.opt(cell::FILL)?));
     }
-    Ok(None)
+    let is_plain = column.default == ColumnDefault::None && !column.is_not_null;
+    Ok(if is_plain { Fill::Null } else { Fill::InRows })
+}
+
+/// A type that does not come with the server has to be made on the target first, which is a load's
+/// business.
+fn comes_with_the_server(type_id: u32) -> bool {
+    type_id < FIRST_USER_OID
 }

@@ -27,10 +27,12 @@ mod indexes;
 mod not_carried;
 mod objects;
 mod relations;
+mod retype;
 mod sequences;
 mod types;
 
-pub use columns::columns_of;
+pub use columns::shape_of;
+pub use retype::retyped;
 pub use types::{builtin, is_order_safe};
 
 pub(crate) use types::FIRST_USER_OID;
@@ -64,6 +66,11 @@ async fn read(connection: &mut Connection, selection: &Selection) -> Result<Sour
     let oids = Oids::of(tables.keys().copied());
 
     relations::add_sizes(connection, &mut tables, &found.parts).await?;
+    for (oid, storage) in relations::storage(connection, &oids).await? {
+        if let Some(table) = tables.get_mut(&oid) {
+            table.storage = Some(storage);
+        }
+    }
     let types = types::read(connection, &oids).await?;
     columns::read(connection, &oids, &types, &mut tables).await?;
     let indexes = indexes::read(connection, &oids, &mut tables).await?;
@@ -149,6 +156,7 @@ fn skeleton_of(oid: u32, name: TableName) -> (u32, TableSchema) {
         rows: None,
         bytes: 0,
         is_partitioned: false,
+        storage: None,
         notes: Vec::new(),
     };
     (oid, table)

@@ -193,6 +193,29 @@ fn unreadable_leaf<'a>(
         })
 }
 
+/// A number for the files of each table, its leaves' together: another one when the rows are rewritten
+/// (or moved to other files, as by `TRUNCATE`, `VACUUM FULL` and `CLUSTER`).
+pub(super) async fn storage(connection: &mut Connection, oids: &Oids) -> Result<Vec<(u32, i64)>> {
+    let set = connection
+        .query(
+            "SELECT w, coalesce((SELECT hashtextextended(string_agg( \
+                        pg_relation_filenode(leaf.relid)::text, ',' ORDER BY leaf.relid), 0) \
+                      FROM pg_partition_tree(w) AS leaf WHERE leaf.isleaf), \
+                    pg_relation_filenode(w)::int8) \
+             FROM unnest($1::oid[]) AS w",
+            &[Some(oids.param())],
+        )
+        .await?;
+    let mut found = Vec::with_capacity(set.rows.len());
+    for row in &set.rows {
+        // A table that is being dropped has none.
+        if let Some(storage) = row.opt(1)? {
+            found.push((row.get(0)?, storage));
+        }
+    }
+    Ok(found)
+}
+
 /// Rows from statistics and bytes on disk; of a partitioned table those of its leaves.
 ///
 /// Rows are reckoned as the planner does (PostgreSQL 15, `estimate_rel_size`): density at the last

@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tidemark_core::Result;
-use tidemark_core::event::StreamTable;
 use tidemark_core::schema::{
     Column, ColumnDefault, NotCarried, ObjectKind, SchemaObject, TableName, ValueClass,
 };
@@ -15,7 +14,7 @@ use tidemark_core::source::StreamedColumn;
 use super::Oids;
 use crate::wire::Connection;
 
-mod builtins;
+pub(super) mod builtins;
 mod definitions;
 
 pub use builtins::{builtin, is_order_safe};
@@ -179,39 +178,39 @@ impl Types {
         }
     }
 
-    /// Gives the columns that the catalog does not have any more the type that the log announced.
+    /// Whether the type is there.
+    pub(super) fn has(&self, type_id: u32) -> bool {
+        self.by_oid.contains_key(&type_id)
+    }
+
+    /// Gives the columns that the catalog does not have in this form the name of their type.
     pub(super) async fn name_bare_columns(
         &self,
         connection: &mut Connection,
-        table: &StreamTable,
         columns: &mut [StreamedColumn],
     ) -> Result<()> {
-        let bare: Vec<usize> = (0..columns.len())
-            .filter(|index| columns[*index].column.number == 0)
+        let bare: Vec<String> = columns
+            .iter()
+            .map(|column| &column.column)
+            .enumerate()
+            .filter(|(_, column)| column.type_name.is_empty())
+            .map(|(index, column)| {
+                let (type_id, modifier) = (column.type_id, column.type_modifier);
+                format!("({index}, {type_id}, {modifier})")
+            })
             .collect();
         if bare.is_empty() {
             return Ok(());
         }
-        let values: Vec<String> = bare
-            .iter()
-            .map(|index| {
-                let announced = &table.columns[*index];
-                format!(
-                    "({index}, {}, {})",
-                    announced.type_id, announced.type_modifier
-                )
-            })
-            .collect();
         let sql = format!(
             "SELECT n, format_type(oid::oid, modifier) FROM (VALUES {}) AS v (n, oid, modifier)",
-            values.join(", ")
+            bare.join(", ")
         );
         let set = connection.query(&sql, &[]).await?;
         for row in &set.rows {
             let index: usize = row.get(0)?;
             if let Some(column) = columns.get_mut(index) {
                 column.column.type_name = row.get(1)?;
-                column.column.type_modifier = table.columns[index].type_modifier;
             }
         }
         Ok(())

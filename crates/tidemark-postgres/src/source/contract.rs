@@ -11,8 +11,8 @@ use tidemark_core::position::Position;
 use tidemark_core::schema::{SourceSchema, TableName};
 use tidemark_core::selection::Selection;
 use tidemark_core::source::{
-    ChangeStream, Keep, LogState, Partition, SequenceValue, Snapshot, Source, StreamedColumn,
-    WillStream, Within,
+    ChangeStream, ColumnType, Keep, LogState, Partition, Retyped, SequenceValue, Snapshot, Source,
+    StreamedShape, WillStream, Within,
 };
 
 use super::{PgSnapshot, PgSource};
@@ -89,11 +89,15 @@ impl Source for PgSource {
         self.head().await
     }
 
-    async fn columns_of(&self, table: &StreamTable) -> Result<Vec<StreamedColumn>> {
+    async fn shape_of(&self, table: &StreamTable) -> Result<StreamedShape> {
         let mut session = self.sessions.borrow(&self.options.connect).await?;
-        let columns = schema::columns_of(&mut session, table).await?;
+        let shape = schema::shape_of(&mut session, table).await?;
         session.give_back();
-        Ok(columns)
+        Ok(shape)
+    }
+
+    fn retyped(&self, from: ColumnType, to: ColumnType) -> Retyped {
+        schema::retyped(from, to)
     }
 
     async fn heartbeat(&self) -> Result<bool> {

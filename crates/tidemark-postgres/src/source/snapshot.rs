@@ -223,13 +223,13 @@ impl SnapshotReader for PgReader {
             } => leaf,
             _ => mapping.source(),
         };
-        shown::must_show(&mut self.connection, read).await?;
+        let shown = shown::must_show(&mut self.connection, read).await;
+        shown.map_err(|error| shown::described_anew(error, mapping.source()))?;
         select::set_salts(&mut self.connection, mapping).await?;
         let from_where = select::from_where(mapping, chunk)?;
-        let copy = self
-            .connection
-            .copy_out(&sql)
-            .await
+        let copy = self.connection.copy_out(&sql).await;
+        let copy = copy
+            .map_err(|error| shown::described_anew(error, mapping.source()))
             .context(|| format!("read {}", mapping.source()))?;
         Ok(Box::new(PgRows {
             copy,

@@ -6,7 +6,7 @@
 //! | table | holds |
 //! |--|--|
 //! | `checkpoint` | a row per pipeline: generation, owner, source identity, position, phase of the load |
-//! | `table_state` | a row per table: names, state, known columns |
+//! | `table_state` | a row per table: names, state, known shape |
 //! | `unit` | a row per unit of loaded rows: chunk, tidemark, whether it is in |
 //! | `parked` | changes put aside, in order (written by the applier) |
 //! | `foreign_key` | foreign keys that were dropped for a load, to be made again ([`super::existing`]) |
@@ -72,7 +72,7 @@ const SET_STATE: &str = "INSERT INTO tidemark.table_state \
      ON CONFLICT (pipeline, source_schema, source_name) DO UPDATE SET \
      state = excluded.state, reason = excluded.reason";
 
-const SET_COLUMNS: &str = "UPDATE tidemark.table_state SET columns = $4::jsonb \
+const SET_SHAPE: &str = "UPDATE tidemark.table_state SET shape = $4::jsonb \
      WHERE pipeline = $1 AND source_schema = $2 AND source_name = $3";
 
 const PASS: &str = "UPDATE tidemark.unit SET tidemark = NULL \
@@ -91,11 +91,11 @@ const FORGET_UNITS: &str = "DELETE FROM tidemark.unit \
 
 const RECORD_TABLE: &str = "INSERT INTO tidemark.table_state AS t \
      (pipeline, source_schema, source_name, target_schema, target_name, source_id, state, reason, \
-      columns) \
+      shape) \
      VALUES ($1, $2, $3, $4, $5, $6::int8, $7, $8, $9::jsonb) \
      ON CONFLICT (pipeline, source_schema, source_name) DO UPDATE SET \
      target_schema = excluded.target_schema, target_name = excluded.target_name, \
-     source_id = excluded.source_id, columns = coalesce(excluded.columns, t.columns)";
+     source_id = excluded.source_id, shape = coalesce(excluded.shape, t.shape)";
 
 const START: &str = "UPDATE tidemark.checkpoint SET system = $2, timeline = $3::int8, \
      database = $4, position_type = $5, position = $6, load_position = $6, phase = $7 \
@@ -167,11 +167,11 @@ impl Writer {
         for table in &update.passed {
             writes.push(Write::new(PASS, self.table(table)));
         }
-        for (table, columns) in &update.columns {
+        for (table, shape) in &update.shapes {
             let [pipeline, schema, name] = self.table(table);
             writes.push(Write::new(
-                SET_COLUMNS,
-                [pipeline, schema, name, Some(json(columns))],
+                SET_SHAPE,
+                [pipeline, schema, name, Some(json(shape))],
             ));
         }
         writes.push(self.advance(update.position));
@@ -217,7 +217,7 @@ impl Writer {
                 Some(table.source_id.to_string()),
                 Some(word(&table.state)),
                 table.reason.as_deref().map(reason),
-                table.columns.as_ref().map(json),
+                table.shape.as_ref().map(json),
             ],
         )
     }
@@ -367,7 +367,7 @@ pub(super) async fn read(
          SELECT system, timeline, database, position_type, position, load_position, phase
            FROM tidemark.checkpoint WHERE pipeline = {pipeline} AND system IS NOT NULL;
          SELECT source_schema, source_name, target_schema, target_name, source_id, state, reason,
-           columns FROM tidemark.table_state WHERE pipeline = {pipeline} ORDER BY 1, 2;
+           shape FROM tidemark.table_state WHERE pipeline = {pipeline} ORDER BY 1, 2;
          SELECT source_schema, source_name, number, chunk, tidemark, is_loaded, rows
            FROM tidemark.unit WHERE pipeline = {pipeline} ORDER BY 1, 2, 3;
          COMMIT"
@@ -412,7 +412,7 @@ fn read_tables(tables: &ResultSet, units: &ResultSet) -> Result<Vec<TableCheckpo
                 .opt_str(6)?
                 .map(|reason| ascii::read(reason, Within::Text)),
             units: Vec::new(),
-            columns: row.opt_str(7)?.map(from_json).transpose()?,
+            shape: row.opt_str(7)?.map(from_json).transpose()?,
         });
     }
     // Both are ordered by table.

@@ -41,7 +41,7 @@ const MIGRATIONS: &[&str] = &[
          source_id int8 NOT NULL,
          state text NOT NULL,
          reason text,
-         columns jsonb,
+         shape jsonb,
          PRIMARY KEY (pipeline, source_schema, source_name)
      );
      CREATE TABLE tidemark.unit (

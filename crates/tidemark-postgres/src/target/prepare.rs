@@ -7,7 +7,7 @@
 //! out. Whatever it is, the rows must fit ([`super::fit`]).
 
 use tidemark_core::catalogue::codes;
-use tidemark_core::checkpoint::{TableCheckpoint, TableState, Unit};
+use tidemark_core::checkpoint::{KnownShape, TableCheckpoint, TableState, Unit};
 use tidemark_core::mapping::{TableMapping, TargetType};
 use tidemark_core::schema::TableName;
 use tidemark_core::source::RowFormat;
@@ -254,7 +254,7 @@ impl Preparation<'_> {
             reason: None,
             units: Vec::new(),
             // A table that goes on keeps the shape it was made with.
-            columns: (self.existing != Existing::Resume).then(|| self.mapping.known_columns()),
+            shape: (self.existing != Existing::Resume).then(|| KnownShape::of(self.mapping)),
         }
     }
 }

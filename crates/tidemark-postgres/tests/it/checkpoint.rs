@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tidemark_core::ErrorKind;
 use tidemark_core::catalogue::codes;
-use tidemark_core::checkpoint::{Chunk, KnownColumn, LoadPhase, Unit};
+use tidemark_core::checkpoint::{Chunk, KnownColumn, KnownShape, LoadPhase, Unit};
 use tidemark_core::tidemark::{PgSnapshot, Seen, Tidemark};
 use tidemark_lab::{Proxy, wait_for};
 
@@ -32,12 +32,15 @@ async fn what_a_start_records_is_read_back() {
     target.acquire(&owner(1)).await.unwrap();
     let mut start = start(&["orders", "Odd \"name\""]);
     start.tables[0].units = units();
-    start.tables[0].columns = Some(vec![KnownColumn {
-        name: "it's".to_owned(),
-        number: 7,
-        type_id: 3_000_000_000,
-        type_modifier: -1,
-    }]);
+    start.tables[0].shape = Some(KnownShape {
+        columns: vec![KnownColumn {
+            name: "it's".to_owned(),
+            number: 7,
+            type_id: 3_000_000_000,
+            type_modifier: -1,
+        }],
+        storage: Some(-7),
+    });
     start.tables[1].reason = Some("TM2041: a \\ reason".to_owned());
     target.start_load(&start).await.unwrap();
 

@@ -5,7 +5,8 @@ use tidemark_core::schema::{
     Column, ColumnDefault, IndexKind, ObjectKind, ReplicaIdentity, SourceSchema, TableName,
     TableSchema, ValueClass,
 };
-use tidemark_postgres::schema::columns_of;
+use tidemark_core::source::Fill;
+use tidemark_postgres::schema::shape_of;
 
 use crate::lab::{database, table};
 
@@ -457,6 +458,7 @@ async fn an_added_column_tells_what_old_rows_hold() {
          ALTER TABLE t ADD COLUMN list int[] DEFAULT '{1,NULL,3}';
          ALTER TABLE t ADD COLUMN shape box DEFAULT '(1,2),(0,0)';
          ALTER TABLE t ADD COLUMN empty text DEFAULT '';
+         ALTER TABLE t ADD COLUMN retyped varchar(9);
          ALTER TABLE t RENAME COLUMN old TO renamed;",
     )
     .await;
@@ -477,13 +479,16 @@ async fn an_added_column_tells_what_old_rows_hold() {
             announced("list", 1007, -1),
             announced("shape", 603, -1),
             announced("empty", 25, -1),
+            announced("retyped", 25, -1),
+            announced("random", 701, -1),
             announced("dropped", 1700, 524_294),
         ],
         identity: ReplicaIdentity::Key(vec![0]),
     };
     let mut connection = source.connect().await;
-    let columns = columns_of(&mut connection, &stream_table).await.unwrap();
-    let told: Vec<(&str, i16, &str, Option<&str>)> = columns
+    let shape = shape_of(&mut connection, &stream_table).await.unwrap();
+    let columns = &shape.columns;
+    let told: Vec<(&str, i16, &str, Fill)> = columns
         .iter()
         .map(|streamed| {
             let column = &streamed.column;
@@ -491,23 +496,38 @@ async fn an_added_column_tells_what_old_rows_hold() {
                 column.name.as_str(),
                 column.number,
                 column.type_name.as_str(),
-                streamed.fill.as_deref(),
+                streamed.fill.clone(),
             )
         })
         .collect();
+    let constant = |text: &str| Fill::Constant(Some(text.to_owned()));
     assert_eq!(
         told,
         [
-            ("a", 1, "integer", None),
-            ("old", 0, "text", None),
-            ("plain", 3, "integer", None),
-            ("filled", 4, "text", Some("a,\"b\" {c}")),
-            ("list", 5, "integer[]", Some("{1,NULL,3}")),
-            ("shape", 6, "box", Some("(1,2),(0,0)")),
-            ("empty", 7, "text", Some("")),
-            ("dropped", 0, "numeric(8,2)", None),
+            ("a", 1, "integer", Fill::InRows),
+            ("old", 0, "text", Fill::InRows),
+            ("plain", 3, "integer", Fill::Null),
+            ("filled", 4, "text", constant("a,\"b\" {c}")),
+            ("list", 5, "integer[]", constant("{1,NULL,3}")),
+            ("shape", 6, "box", constant("(1,2),(0,0)")),
+            ("empty", 7, "text", constant("")),
+            ("retyped", 8, "text", Fill::InRows),
+            ("random", 0, "double precision", Fill::InRows),
+            ("dropped", 0, "numeric(8,2)", Fill::InRows),
         ]
     );
+    let renamed = ("renamed".to_owned(), 2);
+    assert!(shape.present.contains(&renamed) && shape.present.len() == 8);
+    assert_eq!(shape.storage, schema.tables[0].storage);
+    // Each row has a value of its own, which rewrites all of them.
+    let add = "ALTER TABLE t ADD COLUMN random float8 DEFAULT random()";
+    source.run(add).await;
+    let rewritten = shape_of(&mut connection, &stream_table).await.unwrap();
+    assert_ne!(rewritten.storage, shape.storage);
+    assert_eq!(rewritten.columns[3].fill, Fill::InRows, "it is in the rows");
+    assert_eq!(rewritten.columns[2].fill, Fill::Null);
+    assert_eq!(rewritten.columns[8].column.number, 9);
+    assert_eq!(rewritten.columns[8].fill, Fill::InRows);
     assert_eq!(
         columns[3].column.default,
         ColumnDefault::Expression("'today'::text".to_owned())

@@ -103,7 +103,7 @@ pub(crate) fn known(table: &str) -> TableCheckpoint {
         state: TableState::Loading,
         reason: None,
         units: Vec::new(),
-        columns: None,
+        shape: None,
     }
 }
 

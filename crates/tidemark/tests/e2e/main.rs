@@ -28,6 +28,7 @@ mod partitions;
 mod readme;
 mod resync;
 mod rows;
+mod schema;
 mod slots;
 #[allow(dead_code, reason = "what tests of a running pipeline stand on")]
 mod stage;

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use crate::catalogue::codes;
 use crate::checkpoint::TableState;
-use crate::control::ResyncStrategy;
 use crate::error::Result;
 use crate::schema::{TableName, TableSchema};
 
@@ -113,21 +112,8 @@ impl Stream<'_> {
             return String::new();
         };
         if !self.resyncs.is_under_way(route) {
-            let is_partitioned = self
-                .assembler
-                .router
-                .route(route)
-                .mapping
-                .schema
-                .is_partitioned;
-            self.load_anew(
-                route,
-                What::Unannounced(if is_partitioned {
-                    ResyncStrategy::Truncate
-                } else {
-                    ResyncStrategy::Swap
-                }),
-            );
+            let strategy = self.strategy(route);
+            self.load_anew(route, What::Unannounced(strategy));
         }
         "was not announced by the source any more, so changes are missing: it is loaded anew"
             .to_owned()

@@ -1,8 +1,7 @@
 //! What nothing may cross: truncates and changes of a table's shape.
 //!
-//! Changes of shape may come to a table that has them already: it may have been created from the
-//! catalog after the change was made and before it was streamed. So the target's catalog is asked
-//! first, and what is there is left as it is.
+//! Changes of shape may come to a table that has them already: somebody may have made them on the
+//! target, or left there what the source has dropped. So the target's catalog is asked first.
 
 use tidemark_core::batch::{Item, SchemaChange};
 use tidemark_core::catalogue::codes;
@@ -108,7 +107,21 @@ impl Work<'_> {
         };
         let alter = |what: String| format!("ALTER TABLE {name} {what}");
         Ok(match change {
-            SchemaChange::AddColumn { name: column, .. } if type_of(column).is_some() => vec![],
+            SchemaChange::AddColumn {
+                name: column,
+                type_name,
+                fill,
+                ..
+            } if type_of(column).is_some() => {
+                must_be(mapping, column, type_of(column), type_name)?;
+                // Somebody was first, or it was kept when the source dropped one of this name.
+                let (column, fill) = (quote_ident(column), fill.as_deref());
+                let value = fill.map_or_else(|| "NULL".to_owned(), quote_literal);
+                vec![format!(
+                    "UPDATE {name} SET {column} = {value} WHERE {column} IS NOT NULL \
+                     OR {value} IS NOT NULL"
+                )]
+            }
             SchemaChange::AddColumn {
                 name: column,
                 type_name,
@@ -132,12 +145,13 @@ impl Work<'_> {
                 None => vec![],
                 Some(_) => vec![alter(format!("DROP COLUMN {}", quote_ident(column)))],
             },
-            SchemaChange::DropNotNull { name: column } => {
-                vec![alter(format!(
+            SchemaChange::DropNotNull { name: column } => match type_of(column) {
+                None => vec![],
+                Some(_) => vec![alter(format!(
                     "ALTER COLUMN {} DROP NOT NULL",
                     quote_ident(column)
-                ))]
-            }
+                ))],
+            },
             SchemaChange::RenameColumn { from, to } => match (type_of(from), type_of(to)) {
                 (None, Some(_)) => vec![],
                 _ => vec![alter(format!(
@@ -204,6 +218,24 @@ impl Work<'_> {
             None => Ended::Done(Vec::new()),
         })
     }
+}
+
+/// A column that is there already may have been meant for something else.
+fn must_be(mapping: &TableMapping, column: &str, now: Option<&str>, wanted: &str) -> Result<()> {
+    let Some(now) = now.filter(|now| *now != wanted) else {
+        return Ok(());
+    };
+    let (table, source) = (&mapping.target, mapping.source().to_string());
+    Err(Error::data(
+        codes::SCHEMA_CHANGE_REFUSED,
+        format!("{table} has a column {column} already, which is {now} and not {wanted}"),
+    )
+    .first_action(format!(
+        "ALTER TABLE {} DROP COLUMN {}",
+        name_of(mapping),
+        quote_ident(column)
+    ))
+    .table(source))
 }
 
 /// A truncate that the server refuses although all our tables are in it: another table points to

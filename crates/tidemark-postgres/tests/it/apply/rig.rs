@@ -129,6 +129,7 @@ pub(crate) fn table(name: &str, columns: &[&str]) -> TableMapping {
             rows: None,
             bytes: 0,
             is_partitioned: false,
+            storage: None,
             notes: Vec::new(),
         },
         target: TableName::new("public", name),

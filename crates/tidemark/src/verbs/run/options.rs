@@ -20,6 +20,7 @@ pub(super) fn of(config: &PipelineConfig, until: Until) -> Options {
         existing: target.existing,
         create_tables: target.create_tables,
         on_schema_change: match target.on_schema_change {
+            config::OnSchemaChange::Apply => OnSchemaChange::Apply,
             config::OnSchemaChange::ApplyAdditive => OnSchemaChange::ApplyAdditive,
             config::OnSchemaChange::StopTable => OnSchemaChange::StopTable,
             config::OnSchemaChange::Ignore => OnSchemaChange::Ignore,

@@ -37,6 +37,7 @@ fn mapping(columns: &[(&str, &str, u32)]) -> TableMapping {
             rows: None,
             bytes: 0,
             is_partitioned: false,
+            storage: None,
             notes: Vec::new(),
         },
         target: TableName::new("dw", "orders"),

@@ -1,0 +1,131 @@
+//! What happened to a table's columns: what was known beside what the log announces, with the
+//! catalog's numbers for them.
+//!
+//! The log has names and types and no numbers, so by it alone a rename looks like a drop and an add,
+//! and a column that was dropped and made again under its name like one that stayed. The catalog has
+//! numbers, which are never given twice; but it may be ahead of the log. Where it does not have what
+//! the log announces any more, nobody can tell, and [`Compared::is_certain`] says so.
+
+use crate::checkpoint::{KnownColumn, KnownShape};
+use crate::event::StreamTable;
+use crate::source::{ColumnType, Fill, Retyped, StreamedShape};
+
+/// What happened to one column. `column` is a position in the announced columns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum ColumnChange {
+    Added {
+        column: usize,
+        fill: Fill,
+    },
+    Dropped {
+        name: String,
+    },
+    Renamed {
+        from: String,
+        column: usize,
+    },
+    Retyped {
+        column: usize,
+        values: Retyped,
+    },
+    /// Another column under the name of one that is gone.
+    Replaced {
+        column: usize,
+    },
+}
+
+/// All that happened, as far as it can be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Compared {
+    pub(super) changes: Vec<ColumnChange>,
+    /// Whether it is all that can have happened.
+    pub(super) is_certain: bool,
+    /// Known columns under whose names the catalog has none any more: a table made by it lacks them.
+    pub(super) gone: Vec<String>,
+}
+
+/// Compares what the target has with what the log announces.
+pub(super) fn compare(
+    retyped: &dyn Fn(ColumnType, ColumnType) -> Retyped,
+    known: &KnownShape,
+    table: &StreamTable,
+    now: &StreamedShape,
+) -> Compared {
+    let is_announced = |name: &str| table.columns.iter().any(|column| column.name == name);
+    let newest = known.columns.iter().map(|column| column.number).max();
+    let is_rewritten = known.storage.is_none() || known.storage != now.storage;
+    // By an expression values may have become any others of the new type.
+    let became = |from, to| match retyped(from, to) {
+        Retyped::Kept if is_rewritten => Retyped::Widened,
+        values => values,
+    };
+    let mut changes = Vec::new();
+    let mut renamed = Vec::new();
+    let mut is_certain = true;
+    for (at, announced) in table.columns.iter().enumerate() {
+        let number = now.columns.get(at).map_or(0, |found| found.column.number);
+        let to = ColumnType {
+            id: announced.type_id,
+            modifier: announced.type_modifier,
+        };
+        if let Some(old) = known.columns.iter().find(|old| old.name == announced.name) {
+            let from = type_of(old);
+            if number != 0 && old.number != 0 && number != old.number {
+                changes.push(ColumnChange::Replaced { column: at });
+            } else if from != to {
+                is_certain &= number != 0;
+                let values = became(from, to);
+                changes.push(ColumnChange::Retyped { column: at, values });
+            }
+            continue;
+        }
+        let before = known
+            .columns
+            .iter()
+            .find(|old| number != 0 && old.number == number && !is_announced(&old.name));
+        if let Some(old) = before {
+            renamed.push(old.name.clone());
+            let from = old.name.clone();
+            changes.push(ColumnChange::Renamed { from, column: at });
+            if type_of(old) != to {
+                let values = became(type_of(old), to);
+                changes.push(ColumnChange::Retyped { column: at, values });
+            }
+            continue;
+        }
+        // A column that is new has a number above all that were given before.
+        is_certain &= number != 0 && newest.is_none_or(|newest| number > newest);
+        let fill = match now.columns.get(at).map(|found| &found.fill) {
+            Some(Fill::Null) if !is_rewritten => Fill::Null,
+            Some(fill @ Fill::Constant(_)) => fill.clone(),
+            _ => Fill::InRows,
+        };
+        changes.push(ColumnChange::Added { column: at, fill });
+    }
+    let has_new = |changes: &[ColumnChange]| {
+        let is_new = |change: &ColumnChange| matches!(change, ColumnChange::Added { .. });
+        changes.iter().any(is_new)
+    };
+    for old in &known.columns {
+        if !is_announced(&old.name) && !renamed.contains(&old.name) {
+            // Without a number it may be what is new under another name.
+            is_certain &= old.number != 0 || !has_new(&changes);
+            let name = old.name.clone();
+            changes.push(ColumnChange::Dropped { name });
+        }
+    }
+    let is_gone = |old: &&KnownColumn| !now.present.iter().any(|(name, _)| *name == old.name);
+    let gone = known.columns.iter().filter(is_gone);
+    Compared {
+        changes,
+        is_certain,
+        gone: gone.map(|old| old.name.clone()).collect(),
+    }
+}
+
+fn type_of(column: &KnownColumn) -> ColumnType {
+    ColumnType {
+        id: column.type_id,
+        modifier: column.type_modifier,
+    }
+}

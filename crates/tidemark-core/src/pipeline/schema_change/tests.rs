@@ -1,0 +1,344 @@
+//! What a table's new shape is taken for, and what comes of it.
+
+use super::Decision::{Follow, Leave, LoadAnew};
+use super::*;
+use crate::checkpoint::KnownShape;
+use crate::event::StreamColumn;
+use crate::mapping::Rules;
+use crate::schema::{Column, ReplicaIdentity, TableSchema, ValueClass};
+use crate::source::{ColumnType, StreamedColumn};
+
+const INT4: u32 = 23;
+const INT8: u32 = 20;
+const TEXT: u32 = 25;
+
+fn column(name: &str, number: i16, type_id: u32) -> Column {
+    Column {
+        name: name.into(),
+        number,
+        type_name: format!("type {type_id}"),
+        type_id,
+        type_modifier: -1,
+        class: ValueClass::Other,
+        is_not_null: false,
+        default: ColumnDefault::None,
+        collation: None,
+        comment: None,
+        is_binary_portable: true,
+        is_toastable: false,
+    }
+}
+
+fn schema(columns: Vec<Column>) -> TableSchema {
+    TableSchema {
+        name: TableName::new("public", "t"),
+        id: 1,
+        primary_key: vec![0],
+        identity: ReplicaIdentity::Key(vec![0]),
+        columns,
+        indexes: Vec::new(),
+        checks: Vec::new(),
+        foreign_keys: Vec::new(),
+        rows: None,
+        bytes: 0,
+        is_partitioned: false,
+        storage: Some(7),
+        notes: Vec::new(),
+    }
+}
+
+fn mapping(columns: &[Column]) -> TableMapping {
+    Rules::default()
+        .map_table(&schema(columns.to_vec()))
+        .unwrap()
+}
+
+/// What the log announces, and the catalog of the same moment.
+fn announced(columns: &[Column]) -> (StreamTable, StreamedShape) {
+    let table = StreamTable {
+        id: 1,
+        name: TableName::new("public", "t"),
+        columns: columns
+            .iter()
+            .map(|c| StreamColumn {
+                name: c.name.clone(),
+                type_id: c.type_id,
+                type_modifier: c.type_modifier,
+            })
+            .collect(),
+        identity: ReplicaIdentity::Key(vec![0]),
+    };
+    let now = StreamedShape {
+        present: present(columns),
+        columns: columns
+            .iter()
+            .map(|column| StreamedColumn {
+                column: column.clone(),
+                fill: Fill::Null,
+            })
+            .collect(),
+        storage: Some(7),
+    };
+    (table, now)
+}
+
+fn present(columns: &[Column]) -> Vec<(String, i16)> {
+    columns.iter().map(|c| (c.name.clone(), c.number)).collect()
+}
+
+fn retyped(from: ColumnType, to: ColumnType) -> Retyped {
+    match (from.id, to.id) {
+        (INT4, INT8) => Retyped::Widened,
+        (TEXT, TEXT) => Retyped::Kept,
+        _ => Retyped::Changed,
+    }
+}
+
+fn compared(before: &[Column], after: &[Column]) -> Compared {
+    let (table, now) = announced(after);
+    compare(&retyped, &KnownShape::of(&mapping(before)), &table, &now)
+}
+
+fn before() -> Vec<Column> {
+    vec![
+        column("id", 1, INT4),
+        column("a", 2, TEXT),
+        column("b", 3, INT4),
+    ]
+}
+
+/// `id`, `a`, `b` and what is done to them.
+fn after(change: impl FnOnce(&mut Vec<Column>)) -> Vec<Column> {
+    let mut columns = before();
+    change(&mut columns);
+    columns
+}
+
+/// Changes, by apply, by apply what only adds, by ignore.
+type Expected = (&'static str, Decision, Decision, Decision);
+
+#[test]
+fn changes_are_told_and_decided_by_policy() {
+    let only_adds = || Decision::Aside("target.on_schema_change allows only what adds");
+    let written = || {
+        Decision::Aside("values that both sides have were written anew, which is not in the log")
+    };
+    let would_lose = || {
+        Decision::Aside(
+            "the table would have to be loaded anew, without columns that the target keeps",
+        )
+    };
+    let cases: Vec<(Vec<Column>, Expected)> = vec![
+        (after(|_| {}), ("", Follow, Follow, Follow)),
+        (
+            after(|it| it.push(column("c", 4, TEXT))),
+            ("column c added", Follow, Follow, Leave),
+        ),
+        (
+            after(|it| drop(it.remove(1))),
+            ("column a dropped", Follow, Follow, Leave),
+        ),
+        (
+            after(|it| it[1].name = "z".into()),
+            ("column a renamed to z", Follow, only_adds(), Leave),
+        ),
+        (
+            after(|it| it[2].type_id = INT8),
+            ("column b has another type", LoadAnew, LoadAnew, written()),
+        ),
+        (
+            after(|it| it[2].type_id = TEXT),
+            (
+                "column b has another type",
+                LoadAnew,
+                only_adds(),
+                written(),
+            ),
+        ),
+        (
+            after(|it| it[1].type_modifier = 24),
+            ("column a has another type", Follow, Follow, Leave),
+        ),
+        // Dropped, and made again under its name.
+        (
+            after(|it| it[1].number = 4),
+            ("column a made anew", LoadAnew, only_adds(), written()),
+        ),
+        // The catalog does not have it any more under this name.
+        (
+            after(|it| it.push(column("c", 0, TEXT))),
+            ("column c added", LoadAnew, LoadAnew, Leave),
+        ),
+        // It may be `a` under another name.
+        (
+            after(|it| it[1] = column("z", 0, TEXT)),
+            (
+                "column z added, column a dropped",
+                LoadAnew,
+                would_lose(),
+                Leave,
+            ),
+        ),
+        // Older than `b`: it was there under another name.
+        (
+            after(|it| {
+                it.remove(1);
+                it.insert(1, column("z", 2, INT4));
+            }),
+            (
+                "column a renamed to z, column z has another type",
+                LoadAnew,
+                only_adds(),
+                written(),
+            ),
+        ),
+        // Gone by now, in the log it is still there.
+        (after(|it| it[1].number = 0), ("", Follow, Follow, Follow)),
+        (
+            after(|it| {
+                it[1].number = 0;
+                it.push(column("c", 4, TEXT));
+            }),
+            ("column c added", Follow, Follow, Leave),
+        ),
+    ];
+    let old = mapping(&before());
+    for (after, (text, apply, additive, ignore)) in cases {
+        let found = compared(&before(), &after);
+        let (table, _) = announced(&after);
+        assert_eq!(describe(&found.changes, &table), text);
+        for (policy, expected) in [
+            (OnSchemaChange::Apply, apply),
+            (OnSchemaChange::ApplyAdditive, additive),
+            (OnSchemaChange::Ignore, ignore),
+        ] {
+            let decided = decide(policy, &found, &old);
+            assert_eq!(decided, expected, "{policy:?}: {text}: {found:?}");
+        }
+        let stopped = decide(OnSchemaChange::StopTable, &found, &old);
+        assert_eq!(matches!(stopped, Decision::Aside(_)), !text.is_empty());
+    }
+}
+
+#[test]
+fn a_column_whose_number_was_lost_is_never_taken_for_dropped_and_added() {
+    let known = after(|it| it[1].number = 0);
+    let renamed = after(|it| it[1] = column("z", 4, TEXT));
+    let found = compared(&known, &renamed);
+    assert!(!found.is_certain, "{found:?}");
+    let dropped = compared(&known, &after(|it| drop(it.remove(1))));
+    assert!(dropped.is_certain, "{dropped:?}");
+}
+
+#[test]
+fn null_is_sure_only_where_the_rows_were_not_written_anew() {
+    let after = after(|it| it.push(column("c", 4, TEXT)));
+    let (table, mut now) = announced(&after);
+    let known = KnownShape::of(&mapping(&before()));
+    let fill = |now: &StreamedShape, known: &KnownShape| {
+        let found = compare(&retyped, known, &table, now);
+        match &found.changes[..] {
+            [ColumnChange::Added { fill, .. }] => fill.clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(fill(&now, &known), Fill::Null);
+    now.storage = Some(8);
+    assert_eq!(fill(&now, &known), Fill::InRows);
+    now.columns[3].fill = Fill::Constant(Some("x".into()));
+    assert_eq!(
+        fill(&now, &known),
+        now.columns[3].fill,
+        "the catalog says so"
+    );
+    now.storage = None;
+    now.columns[3].fill = Fill::Null;
+    let unknown = KnownShape {
+        storage: None,
+        ..known
+    };
+    assert_eq!(fill(&now, &unknown), Fill::InRows);
+}
+
+#[test]
+fn what_is_left_as_it_is_keeps_its_columns_and_takes_no_new_ones() {
+    let after = after(|it| {
+        it[1].name = "z".into();
+        it.push(column("c", 4, TEXT));
+    });
+    let found = compared(&before(), &after);
+    let (table, now) = announced(&after);
+    let carried = carried(&Decision::Leave, &found.changes);
+    let schema = reshaped(&schema(before()), &table, &now, &carried).unwrap();
+    let names: Vec<&str> = schema.columns.iter().map(|c| c.name.as_str()).collect();
+    assert_eq!(names, ["id", "b"]);
+    assert_eq!(schema.identity, ReplicaIdentity::Key(vec![0]));
+}
+
+#[test]
+fn how_old_rows_are_told_is_what_the_log_says() {
+    let after = before();
+    let (mut table, now) = announced(&after);
+    table.identity = ReplicaIdentity::Key(vec![2]);
+    let schema = reshaped(&schema(before()), &table, &now, &[]).unwrap();
+    assert_eq!(schema.identity, ReplicaIdentity::Key(vec![2]));
+    // By a column that is not carried they cannot be found.
+    let gone = ColumnChange::Dropped { name: "b".into() };
+    assert_eq!(reshaped(&schema, &table, &now, &[gone]), None);
+}
+
+#[test]
+fn a_schema_as_known_has_the_known_columns_under_their_names() {
+    let mut current = schema(vec![
+        column("new", 4, TEXT),
+        column("key", 1, INT8),
+        column("z", 2, TEXT),
+    ]);
+    current.primary_key = vec![1];
+    current.identity = ReplicaIdentity::Key(vec![1]);
+    let known = [
+        column("id", 1, INT8),
+        column("a", 2, TEXT),
+        column("gone", 3, TEXT),
+    ];
+    let schema = as_known(&current, &KnownShape::of(&mapping(&known)));
+    let names: Vec<&str> = schema.columns.iter().map(|c| c.name.as_str()).collect();
+    assert_eq!(
+        names,
+        ["id", "a", "gone"],
+        "new has not come with the log yet"
+    );
+    assert_eq!(schema.primary_key, [0], "whatever the key is called by now");
+    assert_eq!(schema.identity, ReplicaIdentity::Key(vec![0]));
+}
+
+#[test]
+fn a_key_that_has_lost_a_column_is_none() {
+    let mut schema = schema(vec![column("a", 1, TEXT), column("id", 2, INT8)]);
+    schema.primary_key = vec![1];
+    schema.identity = ReplicaIdentity::Key(vec![1]);
+    known::remove_column(&mut schema, "a");
+    assert_eq!(schema.primary_key, [0]);
+    assert_eq!(schema.identity, ReplicaIdentity::Key(vec![0]));
+    known::remove_column(&mut schema, "id");
+    assert!(schema.primary_key.is_empty());
+}
+
+#[test]
+fn what_stayed_is_as_the_log_says_and_not_as_the_catalog_has_it_by_now() {
+    // Renamed and retyped since: the log is not there yet.
+    let catalog = schema(vec![column("id", 1, INT4), column("z", 2, INT8)]);
+    let known = KnownShape::of(&mapping(&[column("id", 1, INT4), column("a", 2, INT4)]));
+    let schema = as_known(&catalog, &known);
+    let (table, mut now) = announced(&[column("id", 1, INT4), column("a", 0, INT4)]);
+    now.present = present(&catalog.columns);
+    let found = compare(&retyped, &known, &table, &now);
+    assert!(found.changes.is_empty(), "{found:?}");
+    let schema = reshaped(&schema, &table, &now, &[]).unwrap();
+    let kept = Rules::default().map_table(&schema).unwrap();
+    assert_eq!(KnownShape::of(&kept).columns, known.columns);
+    // Dropped since: whether it is the one that was known cannot be told any more.
+    now.present = present(&[column("id", 1, INT4)]);
+    let schema = reshaped(&schema, &table, &now, &[]).unwrap();
+    assert_eq!(schema.columns[1].number, 0);
+}

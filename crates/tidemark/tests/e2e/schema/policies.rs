@@ -1,0 +1,124 @@
+//! Every case under every policy, while the tables are written to, and while the pipeline is stopped.
+
+use super::cases::{CASES, Policy, Then};
+use super::{Writers, assert_as_the_policy_says, change, staged, write};
+use crate::stage::Stage;
+
+/// In the stream, under load; then the ways back of what was set aside, and a restart.
+async fn in_the_stream(name: &str, policy: Policy) {
+    let stage = staged(name, policy).await;
+    let run = stage.start_streaming().await;
+    let writers = Writers::start(&stage).await;
+    writers.go_round(2).await;
+    change(&stage).await;
+    writers.go_round(2).await;
+    writers.stop().await;
+    assert_as_the_policy_says(&stage, policy).await;
+    load_what_is_aside(&stage, policy).await;
+    assert_eq!(run.terminate().await, Some(0));
+    // What was recorded of the new shapes is what the next run goes on with.
+    let writers = Writers::start(&stage).await;
+    writers.go_round(1).await;
+    writers.stop().await;
+    stage.catch_up().await;
+    stage.wait_for_equal(rest(&stage, policy)).await;
+    stage.clear().await;
+}
+
+/// A table that was set aside is loaded in its new shape, and equal.
+async fn load_what_is_aside(stage: &Stage, policy: Policy) {
+    let aside = CASES
+        .iter()
+        .filter(|it| matches!(it.then(policy), Then::Aside));
+    let tables: Vec<String> = aside.map(|it| format!("public.{}", it.name)).collect();
+    let mut resync = vec!["resync", "FILE", "--yes"];
+    for table in &tables {
+        resync.extend(["--table", table]);
+        drop_what_the_source_lacks(stage, table).await;
+    }
+    if !tables.is_empty() {
+        stage.run(&resync).await.expect(0);
+    }
+    stage.wait_for_equal(rest(stage, policy)).await;
+    for table in &tables {
+        stage.wait_for_table(table, "streaming").await;
+    }
+}
+
+/// A table that is loaded anew takes nothing away: columns that only the target has are a person's to
+/// drop.
+async fn drop_what_the_source_lacks(stage: &Stage, table: &str) {
+    let sql = format!(
+        "SELECT quote_ident(attname) FROM pg_attribute WHERE attrelid = '{table}'::regclass \
+         AND attnum > 0 AND NOT attisdropped"
+    );
+    let of = async |client: &tokio_postgres::Client| -> Vec<String> {
+        let rows = client.query(&sql, &[]).await.unwrap();
+        rows.iter().map(|row| row.get(0)).collect()
+    };
+    let source = of(&stage.source).await;
+    let surplus = of(&stage.target).await;
+    for column in surplus.iter().filter(|column| !source.contains(column)) {
+        let drop = format!("ALTER TABLE {table} DROP COLUMN {column}");
+        stage.target_sql(&drop).await;
+    }
+}
+
+/// As the policy says, and what was aside equal too.
+fn rest(stage: &Stage, policy: Policy) -> tidemark_lab::compare::Comparison<'_> {
+    let aside = CASES
+        .iter()
+        .filter(|it| matches!(it.then(policy), Then::Aside));
+    let all = super::comparison(stage, policy);
+    aside.fold(all, |all, case| all.only("public", case.name))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_changes_are_carried_out_in_the_stream() {
+    in_the_stream("schema_apply", Policy::Apply).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_adds_is_carried_out_in_the_stream() {
+    in_the_stream("schema_additive", Policy::ApplyAdditive).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_changes_is_stopped_in_the_stream() {
+    in_the_stream("schema_stop", Policy::StopTable).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_are_ignored_in_the_stream() {
+    in_the_stream("schema_ignore", Policy::Ignore).await;
+}
+
+/// The log is read long after the catalog has changed.
+async fn while_stopped(name: &str, policy: Policy) {
+    let stage = staged(name, policy).await;
+    stage
+        .run(&["run", "FILE", "--until", "caught-up"])
+        .await
+        .expect(0);
+    let writers = Writers::start(&stage).await;
+    writers.go_round(1).await;
+    change(&stage).await;
+    writers.go_round(1).await;
+    writers.stop().await;
+    write(&stage, policy);
+    let run = stage.start_streaming().await;
+    assert_as_the_policy_says(&stage, policy).await;
+    load_what_is_aside(&stage, policy).await;
+    assert_eq!(run.terminate().await, Some(0));
+    stage.clear().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_changes_are_carried_out_after_a_stop() {
+    while_stopped("schema_apply_later", Policy::Apply).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_adds_is_carried_out_after_a_stop() {
+    while_stopped("schema_additive_later", Policy::ApplyAdditive).await;
+}
