@@ -6,7 +6,14 @@
 //! copied once, into the batch, together with the transformation.
 //!
 //! A stream gives whole transactions in commit order: [`Event::Begin`], changes, [`Event::Commit`].
-//! A source that sends transactions before they are decided keeps them back itself.
+//! A source that sends transactions before they are decided keeps them back itself, or, where it was
+//! told that it may, gives one of them at once:
+//!
+//! ```text
+//!   Undecided 7, changes …                              it is in progress, and nothing else comes
+//!       Decided 7, Commit                               in a block of its own: it has committed
+//!    or Withdrawn, …, Begin 7, changes …, Commit        as if nothing had come
+//! ```
 
 use std::sync::Arc;
 
@@ -46,6 +53,16 @@ impl Block {
 pub enum Event {
     /// A transaction begins.
     Begin(Begin),
+    /// A transaction that is still in progress begins: its changes come as they are made. It commits
+    /// after everything that was given before.
+    Undecided {
+        /// The source's id of it.
+        xid: u32,
+    },
+    /// The undecided transaction has committed; its [`Event::Commit`] follows in the same block.
+    Decided(Begin),
+    /// The undecided transaction is not to be applied. Should it commit, it comes again, whole.
+    Withdrawn,
     /// What a table looks like from here on; comes before the first change that needs it.
     Table(Arc<StreamTable>),
     /// A row changed.

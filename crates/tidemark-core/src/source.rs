@@ -295,12 +295,28 @@ pub enum RowFormat {
     PgCopyText,
 }
 
+/// What [`ChangeStream::give_undecided`] asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GiveUndecided {
+    /// A transaction may come while it is in progress.
+    Yes,
+    /// Transactions come once they have committed.
+    No,
+}
+
 /// The log after a position.
 #[async_trait]
 pub trait ChangeStream: Send {
     /// The next block of events; waits for it. Cancel-safe: a dropped call loses nothing. Called
     /// from one task. While nobody calls it the stream keeps the source's connection alive by itself.
     async fn next(&mut self) -> Result<Block>;
+
+    /// Whether a transaction may be given before it is decided ([`Event::Undecided`]); at first it may
+    /// not. One that is being given when it may no longer is withdrawn next, whatever the source
+    /// says meanwhile. Returns at once.
+    ///
+    /// [`Event::Undecided`]: crate::event::Event::Undecided
+    fn give_undecided(&mut self, give: GiveUndecided);
 
     /// Tells the source that it may forget what committed before `position`. Given only positions
     /// that a durable checkpoint covers. Returns at once; the source is told soon.

@@ -24,6 +24,8 @@ use super::router::Router;
 pub(crate) enum Task {
     /// Apply (a part of) a batch.
     Apply(Box<Work>),
+    /// Undo the parts of the open transaction, if it has any.
+    Undo,
     /// Make everything committed durable.
     Flush,
     /// Take parked changes of a table back and apply them, up to about `bytes_max`.
@@ -54,6 +56,8 @@ pub(crate) enum DoneOutcome {
         began: Instant,
         took: std::time::Duration,
     },
+    /// The target has nothing of the transaction that was open.
+    Undone,
     /// Flushed.
     Flushed,
     /// Parked changes were applied; `is_empty`: none are left.
@@ -124,6 +128,7 @@ async fn run(
     while let Some(task) = tasks.recv().await {
         let outcome = match task {
             Task::Apply(work) => apply(applier.as_mut(), &mut is_open, &mut applied, *work).await,
+            Task::Undo => undo(applier.as_mut(), &mut is_open, &mut applied).await,
             Task::Flush => applier.flush().await.map(|()| DoneOutcome::Flushed),
             Task::Drain {
                 mapping,
@@ -191,6 +196,21 @@ async fn apply(
         began,
         took: began.elapsed(),
     })
+}
+
+async fn undo(
+    applier: &mut dyn Applier,
+    is_open: &mut bool,
+    applied: &mut Applied,
+) -> Result<DoneOutcome> {
+    if std::mem::take(is_open) {
+        applier
+            .rollback()
+            .await
+            .context(|| "undo a transaction that the source has not decided")?;
+    }
+    *applied = Applied::default();
+    Ok(DoneOutcome::Undone)
 }
 
 /// Applies parked changes as far as the table has not seen them, oldest first.

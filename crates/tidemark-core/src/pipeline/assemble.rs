@@ -4,7 +4,8 @@
 //! (skipped, applied, parked), copies values through the projection into the present [`Work`], and
 //! notes where it may be cut. Work always ends between two source transactions, except for the parts
 //! of one that is larger than a batch: these go out early, and the target keeps its transaction open
-//! until the last part comes.
+//! until the last part comes. One that is not decided yet has the work for itself, so that it can be
+//! dropped without a trace.
 //!
 //! It does no I/O and knows no time but what it is given, so everything here runs in tests as it
 //! runs in production.
@@ -27,6 +28,10 @@ use crate::tidemark::low_half;
 
 use super::options::OnTruncate;
 use super::router::{Router, Way, has_shape};
+
+mod undecided;
+
+use undecided::Fate;
 
 /// What goes to the target at once.
 #[derive(Debug, Default)]
@@ -72,12 +77,16 @@ pub(crate) enum Taken {
     },
     /// A heartbeat of ours came by.
     Heartbeat { written_at_us: i64 },
+    /// What was handed out of the open transaction is to be undone.
+    Withdrawn,
 }
 
 /// See the module's text.
 pub(crate) struct Assembler {
     pub(crate) router: Router,
     work: Work,
+    /// Parts were handed out that no commit has followed yet.
+    has_parts: bool,
     /// Everything before this is in the target or in work that was handed out.
     applied: Position,
     /// The transaction whose changes come now.
@@ -96,10 +105,12 @@ pub(crate) struct Assembler {
 }
 
 struct Open {
+    /// Of one that is undecided only the id counts.
     begin: Begin,
     /// It committed before the position we start from: nothing of it is new.
     is_contained: bool,
     received_at: Instant,
+    fate: Fate,
 }
 
 /// More transactions than a source can have between commit record and visibility.
@@ -118,6 +129,7 @@ impl Assembler {
             truncates: Vec::new(),
             router,
             work: Work::default(),
+            has_parts: false,
             applied,
             open: None,
             end: None,
@@ -132,9 +144,12 @@ impl Assembler {
     pub(crate) fn take(&mut self, block: &Block, event: &Event, now: Instant) -> Result<Taken> {
         match event {
             Event::Begin(begin) => {
-                self.begin(*begin, now);
+                self.begin(*begin, Fate::Committed, now);
                 Ok(Taken::Yes)
             }
+            Event::Undecided { xid } => self.begin_undecided(*xid, now),
+            Event::Decided(begin) => self.decide(*begin),
+            Event::Withdrawn => self.withdraw(),
             Event::Table(table) => Ok(self.table(table)),
             Event::Change(change) => self.change(block, change),
             Event::Truncate(truncate) => self.truncate(truncate),
@@ -146,13 +161,14 @@ impl Assembler {
         }
     }
 
-    fn begin(&mut self, begin: Begin, now: Instant) {
+    fn begin(&mut self, begin: Begin, fate: Fate, now: Instant) {
         self.router.begin(&begin);
-        let is_contained = self.applied.contains(begin.commit);
+        let is_contained = fate == Fate::Committed && self.applied.contains(begin.commit);
         self.open = Some(Open {
             begin,
             is_contained,
             received_at: now,
+            fate,
         });
         if self.recent.len() == RECENT_MAX {
             self.recent.pop_front();
@@ -168,6 +184,10 @@ impl Assembler {
     /// What a transaction announces that the target has already, or that the table's load has seen,
     /// is not news: its changes are skipped. Anything else must be looked at, even if it looks the same.
     fn table(&mut self, table: &Arc<StreamTable>) -> Taken {
+        if self.undecided().is_some() && !self.router.knows(table) {
+            self.refuse_undecided();
+            return Taken::Yes;
+        }
         let Some(route) = self.router.bind(table) else {
             return Taken::Yes;
         };
@@ -190,7 +210,9 @@ impl Assembler {
 
     /// The table's rows come in a form that nobody needs: the target has them, or will load them.
     pub(crate) fn skip(&mut self, route: usize, table: &Arc<StreamTable>) {
-        let begin = self.open.as_ref().map(|open| open.begin);
+        let open = self.open.as_ref();
+        let begin = open.filter(|open| open.fate == Fate::Committed);
+        let begin = begin.map(|open| open.begin);
         self.router.announce(route, table, begin);
         self.router.route_mut(route).projection = None;
     }
@@ -220,11 +242,16 @@ impl Assembler {
         let carried_by = Arc::clone(if is_alike { &entry.mapping } else { mapping });
         let projection = Projection::new(&carried_by, table);
         let projection = projection.map_err(|why| mismatch(mapping, &why))?;
+        let shape = KnownShape::of(mapping);
+        let is_as_it_was = is_alike && changes.is_empty() && entry.shape == shape;
+        if self.undecided().is_some() && !is_as_it_was {
+            self.refuse_undecided();
+            return Ok(());
+        }
         self.skip(route, table);
         let entry = self.router.route_mut(route);
         entry.mapping = Arc::clone(&carried_by);
         entry.projection = Some(projection);
-        let shape = KnownShape::of(mapping);
         if entry.shape != shape {
             entry.shape = shape;
             self.keep_shape(route);
@@ -263,7 +290,7 @@ impl Assembler {
         let Some(open) = &self.open else {
             return Err(protocol("a change outside a transaction"));
         };
-        if open.is_contained {
+        if open.is_contained || open.fate == Fate::Refused {
             return Ok(Taken::Yes);
         }
         let Some(index) = self.router.find(change.table) else {
@@ -314,7 +341,10 @@ impl Assembler {
         if self.open.is_none() {
             return Err(protocol("a truncate outside a transaction"));
         }
-        if self.is_contained() {
+        if self.undecided().is_some() {
+            self.refuse_undecided();
+        }
+        if self.is_contained() || self.is_refused() {
             return Ok(Taken::Yes);
         }
         let (mut reload, mut kept) = (Vec::new(), Vec::new());
@@ -378,6 +408,9 @@ impl Assembler {
     }
 
     fn commit(&mut self, end: Position) -> Result<Taken> {
+        if self.undecided().is_some() {
+            return Err(protocol("a commit of an undecided transaction"));
+        }
         let Some(open) = self.open.take() else {
             return Err(protocol("a commit outside a transaction"));
         };
@@ -440,7 +473,7 @@ impl Assembler {
 
     /// Whether there is anything that a commit would bring to the target, besides the position.
     pub(crate) fn has_changes(&self) -> bool {
-        self.size().0 > 0 || !self.states.is_empty() || !self.shapes.is_empty()
+        self.has_parts || self.size().0 > 0 || !self.states.is_empty() || !self.shapes.is_empty()
     }
 
     /// Everything before this is in the target once the work handed out so far is.
@@ -457,6 +490,7 @@ impl Assembler {
     pub(crate) fn cut(&mut self) -> Work {
         debug_assert!(self.is_at_boundary());
         let mut work = std::mem::take(&mut self.work);
+        self.has_parts = false;
         let mut update = CheckpointUpdate {
             position: self.end.take(),
             states: std::mem::take(&mut self.states),
@@ -480,6 +514,7 @@ impl Assembler {
 
     /// Hands out what there is of a transaction that is larger than a batch.
     pub(crate) fn cut_part(&mut self) -> Work {
+        self.has_parts = true;
         std::mem::take(&mut self.work)
     }
 }

@@ -15,6 +15,7 @@
 //! no driver: everything outside is behind [`Source`] and [`Target`].
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinError;
@@ -94,6 +95,8 @@ pub(crate) struct Engine {
     pub(crate) rules: Rules,
     pub(crate) options: Options,
     pub(crate) observer: Observer,
+    /// A transaction in progress on the source that could not be applied; 0 if there was none.
+    undecided_refused: AtomicU32,
 }
 
 impl Engine {
@@ -189,6 +192,7 @@ impl Pipeline {
             rules,
             options,
             observer,
+            undecided_refused: AtomicU32::new(0),
         });
         let lasting = Lasting {
             backoff: Backoff::new(&engine.options),

@@ -187,6 +187,12 @@ impl Router {
         Some(index)
     }
 
+    /// Whether binding the table changes nothing: it is known by this number, or not known at all.
+    pub(crate) fn knows(&self, table: &StreamTable) -> bool {
+        let bound = self.named(&table.name).or_else(|| self.find(table.id));
+        bound == self.find(table.id)
+    }
+
     pub(crate) fn named(&self, name: &TableName) -> Option<usize> {
         self.routes
             .iter()

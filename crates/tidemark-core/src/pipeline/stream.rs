@@ -9,6 +9,10 @@
 //! to the configured size (throughput), without any timer deciding between the two. When the work is
 //! full the loop stops reading, and the source feels it.
 //!
+//! A transaction that is in progress on the source is applied while it comes, as long as nothing else
+//! comes and nothing else is wanted; otherwise its parts are undone, and it comes again when it has
+//! committed. So a large one is in the target soon after its commit and not twice as late.
+//!
 //! Only positions that the applier reports as durable are acknowledged (invariant 2).
 
 use std::sync::Arc;
@@ -20,7 +24,7 @@ use crate::catalogue::codes;
 use crate::checkpoint::{Checkpoint, Chunk, LoadPhase, TableState};
 use crate::control::ResyncStrategy::{self, Truncate};
 use crate::error::{Context, Error, Result};
-use crate::event::{Block, StreamTable};
+use crate::event::{Block, Event, StreamTable};
 use crate::mapping::TableMapping;
 use crate::position::Position;
 use crate::schema::{SourceSchema, TableName};
@@ -39,6 +43,7 @@ use super::{Engine, Lasting, Outcome, Request, finish_load, state_change};
 
 mod catalog;
 mod requests;
+mod undecided;
 
 use requests::{Hold, Unrecorded};
 
@@ -68,6 +73,7 @@ pub(super) async fn stream(
 ) -> Result<Outcome> {
     let mut run = Stream::open(engine, schema, mappings, lasting).await?;
     let ended = run.run(requests).await;
+    let ended = run.judge(ended);
     let position = run.processed;
     let by = match run.lasting.stops.as_slice() {
         [] => By::Engine,
@@ -186,10 +192,13 @@ impl<'a> Stream<'a> {
             self.take_block().await?;
             self.give_work();
             self.answer_holds();
+            self.flush();
             self.finish_deferred().await?;
             if self.is_over() {
                 return Ok(());
             }
+            // Between this and the next block nothing can change our mind: what is decided then counts.
+            self.changes.give_undecided(self.may_be_undecided());
             tokio::select! {
                 done = self.applier.done(), if self.applier.is_busy() => self.on_done(done?)?,
                 block = self.changes.next(), if self.may_read() => self.on_block(block?),
@@ -218,7 +227,13 @@ impl<'a> Stream<'a> {
             if (holds_here || is_stopping) && self.assembler.is_at_boundary() {
                 break;
             }
-            if self.assembler.size().1 > 2 * self.engine.options.batch_bytes_max {
+            let must_wait = match event {
+                Event::Undecided { .. } => self.assembler.has_changes(),
+                Event::Withdrawn => self.applier.is_busy(),
+                Event::Decided(_) | Event::Commit { .. } => false,
+                _ => self.assembler.size().1 > 2 * self.engine.options.batch_bytes_max,
+            };
+            if must_wait {
                 break;
             }
             let event = event.clone();
@@ -235,6 +250,10 @@ impl<'a> Stream<'a> {
                     self.load_all_anew(&reload);
                 }
                 Taken::Reshaped { route, table } => self.reshape(route, &table).await?,
+                Taken::Withdrawn => {
+                    self.counts.clear();
+                    self.applier.give(Task::Undo);
+                }
             }
         }
         Ok(())
@@ -339,6 +358,15 @@ impl<'a> Stream<'a> {
         }
     }
 
+    /// Asks for durability where nothing more is to be done, or is done for a while.
+    fn flush(&mut self) {
+        let is_due = self.is_stopping() || self.committed_at.elapsed() >= FLUSH_AFTER;
+        let is_unflushed = self.acknowledged < self.processed;
+        if is_due && is_unflushed && !self.applier.is_busy() && self.assembler.is_at_boundary() {
+            self.applier.give(Task::Flush);
+        }
+    }
+
     /// Whether an idle source's position is worth a commit of its own.
     fn must_record_position(&self) -> bool {
         let reaches =
@@ -391,7 +419,7 @@ impl<'a> Stream<'a> {
 
     fn on_done(&mut self, done: Done) -> Result<()> {
         match done.outcome {
-            DoneOutcome::Flushed => {}
+            DoneOutcome::Flushed | DoneOutcome::Undone => {}
             DoneOutcome::Part(work) => self.add_counts(work.counts),
             DoneOutcome::Drained { is_empty } => self.on_drained(is_empty),
             DoneOutcome::NotInLog(missing) => self.on_not_in_log(missing),
@@ -611,11 +639,6 @@ impl<'a> Stream<'a> {
         let router = &self.assembler.router;
         self.discovery.look(self.engine, || router.names());
         self.look_at_holds();
-        let unflushed = self.acknowledged < self.processed
-            && (self.is_stopping() || self.committed_at.elapsed() >= FLUSH_AFTER);
-        if unflushed && !self.applier.is_busy() && self.assembler.is_at_boundary() {
-            self.applier.give(Task::Flush);
-        }
     }
 
     /// Whether the run has nothing more to do.

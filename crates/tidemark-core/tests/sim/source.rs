@@ -16,15 +16,16 @@ use tidemark_core::position::Position;
 use tidemark_core::schema::{SourceSchema, TableName};
 use tidemark_core::selection::Selection;
 use tidemark_core::source::{
-    ChangeStream, ColumnType, Fill, Keep, LogState, Partition, Retyped, RowBlock, RowFormat,
-    RowStream, SequenceValue, Slot, Snapshot, SnapshotReader, Source, StreamedColumn,
+    ChangeStream, ColumnType, Fill, GiveUndecided, Keep, LogState, Partition, Retyped, RowBlock,
+    RowFormat, RowStream, SequenceValue, Slot, Snapshot, SnapshotReader, Source, StreamedColumn,
     StreamedShape, WillStream, Within,
 };
 use tidemark_core::tidemark::{PgSnapshot, Seen, Tidemark};
 use tidemark_core::verify::View;
 
 use crate::world::{
-    Row, Shared, SimSlot, TABLES, Transaction, Write, at, has_key, identity, lost, lsn, schema,
+    Row, Shared, SimSlot, TABLES, Transaction, World, Write, at, has_key, identity, lost, lsn,
+    schema,
 };
 
 pub(crate) struct SimSource(pub(crate) Shared);
@@ -141,7 +142,10 @@ impl Source for SimSource {
         };
         Ok(Box::new(SimStream {
             world: self.0.clone(),
+            after: lsn(after),
             next: from,
+            give: GiveUndecided::No,
+            undecided: None,
             announced: false,
             is_idle: false,
         }))
@@ -277,8 +281,7 @@ impl SnapshotReader for SimReader {
         self.world.call("read").await?;
         let table = table_of(mapping);
         let world = self.world.lock();
-        let xid = |t: &Transaction| u32::try_from(t.xid & 0xFFFF_FFFF).expect("masked");
-        let rows = world.rows_seen(|t| self.seen.sees(xid(t)))[table].clone();
+        let rows = world.rows_seen(|t| self.seen.sees(low(t.xid)))[table].clone();
         let mut left: Vec<Row> = rows
             .into_iter()
             .flat_map(|(row, count)| std::iter::repeat_n(row, count as usize))
@@ -338,7 +341,12 @@ impl RowStream for SimRows {
 
 struct SimStream {
     world: Shared,
+    /// Nothing that commits before this is given undecided.
+    after: u64,
     next: u64,
+    give: GiveUndecided,
+    /// The transaction that is given undecided, and how many of its writes were.
+    undecided: Option<(u64, usize)>,
     announced: bool,
     is_idle: bool,
 }
@@ -352,7 +360,8 @@ impl ChangeStream for SimStream {
                 // Time passes only while nobody has anything to do.
                 tokio::time::sleep(std::time::Duration::from_millis(1)).await;
             }
-            let mut world = self.world.lock();
+            let shared = self.world.clone();
+            let mut world = shared.lock();
             let head = at(world.head);
             let mut due: Vec<&Transaction> = world
                 .transactions
@@ -364,6 +373,15 @@ impl ChangeStream for SimStream {
             let mut builder = BlockBuilder::default();
             if !self.announced {
                 builder.announce();
+                self.announced = true;
+            }
+            if self.go_on_undecided(&mut world, &due, &mut builder) {
+                if builder.events.is_empty() {
+                    self.is_idle = true;
+                    world.step();
+                    continue;
+                }
+                return Ok(builder.build(head));
             }
             self.is_idle = due.is_empty();
             if due.is_empty() {
@@ -379,9 +397,13 @@ impl ChangeStream for SimStream {
                 builder.transaction(transaction);
                 self.next = transaction.commit.expect("committed").1;
             }
-            self.announced = true;
+            self.begin_undecided(&mut world, &mut builder);
             return Ok(builder.build(head));
         }
+    }
+
+    fn give_undecided(&mut self, give: GiveUndecided) {
+        self.give = give;
     }
 
     fn acknowledge(&mut self, position: Position) {
@@ -395,6 +417,75 @@ impl ChangeStream for SimStream {
 
     async fn close(self: Box<Self>) -> Result<()> {
         Ok(())
+    }
+}
+
+impl SimStream {
+    /// Now and then a transaction is given before its turn: one that runs, or the next to come.
+    fn begin_undecided(&mut self, world: &mut World, builder: &mut BlockBuilder) {
+        if self.give == GiveUndecided::No || !world.rng.once_in(3) {
+            return;
+        }
+        let mut open: Vec<&Transaction> = world
+            .transactions
+            .iter()
+            .filter(|t| t.commit.is_none_or(|(start, _)| start >= self.next))
+            .collect();
+        open.sort_by_key(|t| t.commit.unwrap_or((u64::MAX, u64::MAX)));
+        let is_new = |t: &Transaction| t.commit.is_none_or(|(start, _)| start >= self.after);
+        let Some(xid) = open.first().filter(|t| is_new(t)).map(|t| t.xid) else {
+            return;
+        };
+        builder.events.push(Event::Undecided { xid: low(xid) });
+        self.undecided = Some((xid, 0));
+    }
+
+    /// Whether there is a transaction that is given undecided, and what becomes of it: more of it
+    /// comes, it is decided, or something is in its way and it is withdrawn.
+    fn go_on_undecided(
+        &mut self,
+        world: &mut World,
+        due: &[Transaction],
+        builder: &mut BlockBuilder,
+    ) -> bool {
+        let Some((xid, given)) = self.undecided.take() else {
+            return false;
+        };
+        let is_other_first = due.first().is_some_and(|first| first.xid != xid);
+        if self.give == GiveUndecided::No || is_other_first || world.rng.once_in(8) {
+            builder.events.push(Event::Withdrawn);
+            return true;
+        }
+        let known = world.transactions.iter().find(|t| t.xid == xid);
+        let transaction = known.expect("it runs or has committed").clone();
+        match transaction.commit {
+            Some((start, end)) if given == transaction.writes.len() => {
+                builder.events.push(Event::Decided(begin(xid, start)));
+                builder.events.push(Event::Commit { end: at(end) });
+                self.next = end;
+            }
+            _ => {
+                let left = transaction.writes.len() - given;
+                let more = left.min(1 + world.rng.below(6) as usize);
+                for write in &transaction.writes[given..given + more] {
+                    builder.write(write);
+                }
+                self.undecided = Some((xid, given + more));
+            }
+        }
+        true
+    }
+}
+
+fn low(xid: u64) -> u32 {
+    u32::try_from(xid & 0xFFFF_FFFF).expect("masked")
+}
+
+fn begin(xid: u64, start: u64) -> Begin {
+    Begin {
+        xid: low(xid),
+        commit: at(start),
+        committed_at_us: 0,
     }
 }
 
@@ -427,11 +518,8 @@ impl BlockBuilder {
         let (start, end) = transaction
             .commit
             .expect("only committed transactions are streamed");
-        self.events.push(Event::Begin(Begin {
-            xid: u32::try_from(transaction.xid & 0xFFFF_FFFF).expect("masked"),
-            commit: at(start),
-            committed_at_us: 0,
-        }));
+        self.events
+            .push(Event::Begin(begin(transaction.xid, start)));
         for write in &transaction.writes {
             self.write(write);
         }

@@ -13,6 +13,11 @@
 //! Its pieces are put aside undecoded ([`Aside`], carried out by [`super::spool`]) and read by
 //! [`super::replay`] once it commits. No I/O happens here.
 //!
+//! **Undecided.** One of them may also be given out while it comes, from its first piece on and for
+//! as long as nothing else commits and nothing of it aborts. Then it is withdrawn, and takes the way
+//! by the spool, which holds all of it in any case. What has been withdrawn was for nothing and has
+//! kept others waiting; so each time that this happens twice as many transactions are not tried.
+//!
 //! **Tables.** The server describes a table once and takes it as known. A description inside a
 //! transaction in progress counts only if that transaction commits, and then also for what follows
 //! (`cleanup_rel_sync_cache`, PostgreSQL 15 pgoutput.c). So each description is numbered as it
@@ -33,11 +38,12 @@ use std::sync::Arc;
 use tidemark_core::catalogue::codes;
 use tidemark_core::event::{Begin, Cell, Event, RowChange, StreamTable};
 use tidemark_core::position::{Lsn, Position};
+use tidemark_core::source::GiveUndecided;
 use tidemark_core::{Error, Result};
 
 use super::decode::{self, Decoded, Form, Malformed, Message};
 use super::frames::{self, FrameKind};
-use super::replay::{Description, Replay};
+use super::replay::{self, Description, Replay};
 use super::xids::XidSet;
 
 #[cfg(test)]
@@ -84,6 +90,44 @@ pub(crate) struct Assembler {
     arrivals: u64,
     tables: Tables,
     in_progress: HashMap<u32, InProgress>,
+    give: GiveUndecided,
+    given: Option<Given>,
+    luck: Luck,
+}
+
+/// A transaction in progress that is given out while it comes.
+#[derive(Debug)]
+struct Given {
+    xid: u32,
+    /// As it has described them.
+    tables: Tables,
+}
+
+/// How many transactions in progress are not given out before one is again.
+#[derive(Debug, Default)]
+struct Luck {
+    to_pass: u32,
+    withdrawn: u32,
+}
+
+/// At most so often are the transactions that are passed over doubled.
+const DOUBLINGS_MAX: u32 = 10;
+
+impl Luck {
+    fn is_ours(&mut self) -> bool {
+        let passes = self.to_pass > 0;
+        self.to_pass = self.to_pass.saturating_sub(1);
+        !passes
+    }
+
+    fn was_good(&mut self) {
+        self.withdrawn = 0;
+    }
+
+    fn was_bad(&mut self) {
+        self.to_pass = 1 << self.withdrawn;
+        self.withdrawn = DOUBLINGS_MAX.min(self.withdrawn + 1);
+    }
 }
 
 /// What the next message belongs to.
@@ -160,6 +204,46 @@ impl Assembler {
             arrivals: 0,
             tables: Tables::default(),
             in_progress: HashMap::new(),
+            give: GiveUndecided::No,
+            given: None,
+            luck: Luck::default(),
+        }
+    }
+
+    /// Whether a transaction in progress may be given out while it comes.
+    pub(crate) fn give_undecided(&mut self, give: GiveUndecided) {
+        self.give = give;
+    }
+
+    /// Whether a transaction in progress is given out, and whether it still may be.
+    pub(crate) fn gives_undecided(&self) -> Option<GiveUndecided> {
+        self.given.as_ref().map(|_| self.give)
+    }
+
+    /// The transaction that was given out has committed: whether that is to count.
+    pub(crate) fn may_decide(&mut self) -> bool {
+        match self.give {
+            GiveUndecided::Yes => self.luck.was_good(),
+            GiveUndecided::No => self.luck.was_bad(),
+        }
+        self.give == GiveUndecided::Yes
+    }
+
+    /// What was given out of a transaction in progress does not count.
+    pub(crate) fn withdraw(&mut self, out: &mut Output) {
+        if let Some(given) = self.given.take() {
+            self.luck.was_bad();
+            self.forget_described(&given.tables, out);
+        }
+    }
+
+    /// A transaction is withdrawn: its tables are what they were before.
+    pub(crate) fn forget_described(&self, tables: &Tables, out: &mut Output) {
+        out.events.push(Event::Withdrawn);
+        for id in tables.by_id.keys() {
+            if let Some((_, table)) = self.tables.get(*id) {
+                out.events.push(Event::Table(Arc::clone(table)));
+            }
         }
     }
 
@@ -182,7 +266,8 @@ impl Assembler {
                         continue;
                     }
                     let decoded = decode::decode(bytes, message, Form::Plain, &mut out.cells);
-                    if let Some(replay) = self.message(decoded.map_err(malformed)?, out)? {
+                    let decoded = decoded.map_err(malformed)?;
+                    if let Some(replay) = self.message(decoded, out)? {
                         return Ok(Stop::Replay(replay));
                     }
                 }
@@ -193,7 +278,8 @@ impl Assembler {
 
     fn keepalive(&mut self, position: Lsn, out: &mut Output) {
         self.heard = self.heard.max(position);
-        let is_open = matches!(self.scope, Scope::Transaction { .. });
+        // What is given out undecided commits later; the position comes again after it.
+        let is_open = matches!(self.scope, Scope::Transaction { .. }) || self.given.is_some();
         if !is_open && position > self.reached {
             self.reached = position;
             out.events.push(Event::Quiet {
@@ -221,7 +307,8 @@ impl Assembler {
             }
             Some(b'R') => {
                 self.arrivals += 1;
-                let (subxid, table) = decode::peek_relation(bytes, message).map_err(malformed)?;
+                let described = decode::peek_relation(bytes, message.clone());
+                let (subxid, table) = described.map_err(malformed)?;
                 let described = &mut self.in_progress.entry(xid).or_default().described;
                 described.push(Description {
                     arrival: self.arrivals,
@@ -231,6 +318,11 @@ impl Assembler {
             }
             Some(b'I' | b'U' | b'D' | b'T' | b'M' | b'Y' | b'O') => {}
             _ => return Err(out_of_place("message that does not belong in a stream")),
+        }
+        if let Some(given) = self.given.as_mut().filter(|given| given.xid == xid) {
+            let decoded = decode::decode(bytes, message, Form::Streamed, &mut out.cells);
+            let decoded = decoded.map_err(malformed)?;
+            replay::message(&mut given.tables, decoded.message, out)?;
         }
         match out.aside.last_mut() {
             Some(Aside::Keep { xid: last, frames }) if *last == xid && frames.end == start => {
@@ -253,6 +345,7 @@ impl Assembler {
             }
             Message::Begin(begin) => {
                 self.expect_between()?;
+                self.withdraw(out);
                 self.open(begin.commit)?;
                 self.scope = Scope::Transaction {
                     commit: begin.commit,
@@ -295,6 +388,9 @@ impl Assembler {
             Message::StreamStart { xid, is_first } => {
                 self.expect_between()?;
                 self.stream_start(xid, is_first)?;
+                if is_first {
+                    self.try_to_give(xid, out);
+                }
             }
             Message::StreamStop => return Err(out_of_place("end of a stream that did not begin")),
             Message::StreamAbort { xid, subxid } => {
@@ -303,7 +399,7 @@ impl Assembler {
             }
             Message::StreamCommit { begin, commit_end } => {
                 self.expect_between()?;
-                return self.stream_commit(begin, commit_end).map(Some);
+                return self.stream_commit(begin, commit_end, out).map(Some);
             }
             Message::Prepared(step) => {
                 let what = format!("{step:?} of a slot without two_phase");
@@ -342,9 +438,28 @@ impl Assembler {
         Ok(())
     }
 
+    /// It commits after everything that was handed out: the server sends nothing of a transaction in
+    /// progress before it has read up to where we wanted to start (`ReorderBufferCanStartStreaming`,
+    /// PostgreSQL 15), and commits in their order.
+    fn try_to_give(&mut self, xid: u32, out: &mut Output) {
+        let may = self.give == GiveUndecided::Yes && self.given.is_none();
+        if may && self.luck.is_ours() {
+            out.events.push(Event::Undecided { xid });
+            let tables = Tables::default();
+            self.given = Some(Given { xid, tables });
+        }
+    }
+
+    fn is_given(&self, xid: u32) -> bool {
+        self.given.as_ref().is_some_and(|given| given.xid == xid)
+    }
+
     /// A subtransaction's abort leaves the rest of its transaction alone. PostgreSQL 18 may announce
     /// aborts of transactions that it never streamed; they mean nothing to us.
     fn stream_abort(&mut self, xid: u32, subxid: u32, out: &mut Output) {
+        if self.is_given(xid) {
+            self.withdraw(out);
+        }
         if xid == subxid {
             if self.in_progress.remove(&xid).is_some() {
                 out.aside.push(Aside::Forget { xid });
@@ -357,7 +472,16 @@ impl Assembler {
         }
     }
 
-    fn stream_commit(&mut self, begin: Begin, commit_end: Lsn) -> Result<Box<Replay>> {
+    fn stream_commit(
+        &mut self,
+        begin: Begin,
+        commit_end: Lsn,
+        out: &mut Output,
+    ) -> Result<Box<Replay>> {
+        if !self.is_given(begin.xid) {
+            self.withdraw(out);
+        }
+        let given = self.given.take().map(|given| given.tables);
         let Some(InProgress { aborted, described }) = self.in_progress.remove(&begin.xid) else {
             return Err(out_of_place(
                 "commit of a transaction that was not streamed",
@@ -366,7 +490,9 @@ impl Assembler {
         self.open(begin.commit)?;
         let Position::PgLsn(commit) = begin.commit;
         self.close(commit, commit_end)?;
-        Ok(Box::new(Replay::new(begin, commit_end, aborted, described)))
+        Ok(Box::new(Replay::new(
+            begin, commit_end, aborted, described, given,
+        )))
     }
 
     /// After a replay: takes over the descriptions that now count, and repeats those that arrived

@@ -41,23 +41,42 @@ pub(crate) struct Replay {
 enum Progress {
     NotBegun,
     Begun,
+    /// It was given out undecided, all of it.
+    Given,
 }
 
 impl Replay {
+    /// `given`: the tables that it has described, if it was given out undecided.
     pub(crate) fn new(
         begin: Begin,
         commit_end: Lsn,
         aborted: XidSet,
         described: Vec<Description>,
+        given: Option<Tables>,
     ) -> Replay {
+        let progress = match given {
+            Some(_) => Progress::Given,
+            None => Progress::NotBegun,
+        };
         Replay {
             begin,
             commit_end,
             aborted,
             described,
-            tables: Tables::default(),
-            progress: Progress::NotBegun,
+            tables: given.unwrap_or_default(),
+            progress,
         }
+    }
+
+    /// Whether all of it was given out undecided.
+    pub(crate) fn is_given(&self) -> bool {
+        self.progress == Progress::Given
+    }
+
+    /// What was given out undecided does not count.
+    pub(crate) fn withdraw(&mut self, assembler: &Assembler, out: &mut Output) {
+        assembler.forget_described(&std::mem::take(&mut self.tables), out);
+        self.progress = Progress::NotBegun;
     }
 
     /// The transaction's id.
@@ -82,32 +101,17 @@ impl Replay {
                 out.cells.truncate(cells);
                 continue;
             }
-            self.message(decoded.message, out)?;
+            message(&mut self.tables, decoded.message, out)?;
         }
         Ok(())
     }
 
-    fn message(&mut self, message: Message<'_>, out: &mut Output) -> Result<()> {
-        match message {
-            Message::Change(change) => {
-                self.tables.check(&change)?;
-                out.events.push(Event::Change(change));
-            }
-            Message::Table(table) => {
-                let table = Arc::new(table);
-                self.tables.insert(0, Arc::clone(&table));
-                out.events.push(Event::Table(table));
-            }
-            Message::Truncate(truncate) => out.events.push(Event::Truncate(truncate)),
-            Message::Logical { .. } | Message::Origin | Message::Type => {}
-            _ => return Err(out_of_place("message that does not belong in a stream")),
-        }
-        Ok(())
-    }
-
-    /// After the last chunk.
+    /// After the last chunk, or once it is decided.
     pub(crate) fn finish(mut self, assembler: &mut Assembler, out: &mut Output) {
-        self.begin(out);
+        match self.progress {
+            Progress::Given => out.events.push(Event::Decided(self.begin)),
+            Progress::NotBegun | Progress::Begun => self.begin(out),
+        }
         assembler.settle(&self.described, &self.tables, out);
         out.events.push(Event::Commit {
             end: self.commit_end.into(),
@@ -120,4 +124,23 @@ impl Replay {
             out.events.push(Event::Begin(self.begin));
         }
     }
+}
+
+/// Gives out what a transaction that was streamed says; `tables` are those that it has described.
+pub(crate) fn message(tables: &mut Tables, message: Message<'_>, out: &mut Output) -> Result<()> {
+    match message {
+        Message::Change(change) => {
+            tables.check(&change)?;
+            out.events.push(Event::Change(change));
+        }
+        Message::Table(table) => {
+            let table = Arc::new(table);
+            tables.insert(0, Arc::clone(&table));
+            out.events.push(Event::Table(table));
+        }
+        Message::Truncate(truncate) => out.events.push(Event::Truncate(truncate)),
+        Message::Logical { .. } | Message::Origin | Message::Type => {}
+        _ => return Err(out_of_place("message that does not belong in a stream")),
+    }
+    Ok(())
 }

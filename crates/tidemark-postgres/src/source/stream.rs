@@ -5,15 +5,17 @@
 //!                                                   └─► spool ─► replay ─┘
 //! ```
 //!
-//! [`PgChangeStream::next`] does one thing after the other: what is ready goes out first, then work
-//! on the disk is finished, then a transaction that was put aside goes out chunk by chunk, then the
-//! rest of the present block of frames is read, then the next block is waited for. Work on the disk
+//! [`PgChangeStream::next`] does one thing after the other: what is ready goes out first, then what
+//! was given undecided is withdrawn if it is not wanted, then work on the disk is finished, then a
+//! transaction that has committed is decided or goes out from where it was put aside chunk by chunk,
+//! then the rest of the present block of frames is read, then the next block is waited for. Work on the disk
 //! runs on a thread for that and its handle is kept, so a dropped call loses nothing.
 //!
 //! Invariant: after an error nothing is given out any more. What came before it was whole.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -21,9 +23,10 @@ use tidemark_core::catalogue::codes;
 use tidemark_core::config::ChangeOrigin;
 use tidemark_core::event::Block;
 use tidemark_core::position::{Lsn, Position};
-use tidemark_core::source::ChangeStream;
+use tidemark_core::source::{ChangeStream, GiveUndecided};
 use tidemark_core::{Error, ErrorKind, Result};
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
 
 use super::PgSourceOptions;
 use super::assemble::{Aside, Assembler, Output, Stop};
@@ -36,6 +39,16 @@ use crate::wire::{ReplicationOptions, ReplicationReader, quote_ident};
 
 /// How large the blocks are in which a transaction that was put aside goes out.
 const CHUNK_BYTES: usize = 1024 * 1024;
+
+/// A transaction that outgrows this on the source is sent while it is in progress. What it brings is
+/// worked on so much earlier, and memory that it takes is memory of the source.
+const DECODING_MEMORY: &str = "SELECT set_config('logical_decoding_work_mem', \
+     least(setting::bigint, 16384) || 'kB', false) \
+     FROM pg_settings WHERE name = 'logical_decoding_work_mem'";
+
+/// How long a transaction that is given undecided may bring nothing. It keeps positions from being
+/// acknowledged, and a transaction open on the target.
+const UNDECIDED_SILENCE: Duration = Duration::from_secs(1);
 
 /// See the module's text.
 pub(crate) struct PgChangeStream {
@@ -50,6 +63,8 @@ pub(crate) struct PgChangeStream {
     replay: Option<Box<Replay>>,
     /// A block of frames, and how much of it has been read.
     rest: Option<(Bytes, usize)>,
+    /// When rows came last.
+    read_at: Instant,
     state: State,
 }
 
@@ -84,6 +99,7 @@ pub(crate) async fn open(
         // target looks as well, and refuses but one table's change.
         connection.run("SET client_encoding = 'SQL_ASCII'").await?;
     }
+    connection.run(DECODING_MEMORY).await?;
     let sql = statement(options, connection.server_version(), after);
     let started = connection.start_replication(
         &sql,
@@ -111,6 +127,7 @@ pub(crate) async fn open(
         disk: Disk::Idle(Spool::new(options.spool_dir.clone()), None),
         replay: None,
         rest: None,
+        read_at: Instant::now(),
         state: State::Running,
     })
 }
@@ -231,6 +248,10 @@ impl ChangeStream for PgChangeStream {
         result
     }
 
+    fn give_undecided(&mut self, give: GiveUndecided) {
+        self.assembler.give_undecided(give);
+    }
+
     fn acknowledge(&mut self, position: Position) {
         let Position::PgLsn(lsn) = position;
         self.reader.acknowledge(lsn);
@@ -248,27 +269,74 @@ impl PgChangeStream {
             if let Some(block) = self.ready.take() {
                 return Ok(block);
             }
-            if let Disk::Busy(_) = self.disk {
+            if self.assembler.gives_undecided() == Some(GiveUndecided::No) {
+                self.withdraw();
+            } else if let Disk::Busy(_) = self.disk {
                 self.finish_disk().await?;
+            } else if self.replay.as_ref().is_some_and(|replay| replay.is_given()) {
+                self.decide()?;
             } else if self.replay.is_some() {
                 self.start_chunk()?;
             } else if let Some((bytes, at)) = self.rest.take() {
                 self.read(bytes, at)?;
             } else {
-                let block = self.reader.next_block().await;
-                let block = block.map_err(|error| broken(error, &self.slot, &self.publication))?;
-                let block = block.ok_or_else(|| {
-                    Error::definite(codes::INTERNAL, "a change stream is used after its end")
-                })?;
-                self.rest = Some((block.bytes().clone(), 0));
+                self.receive().await?;
             }
         }
+    }
+
+    /// Waits for the next block of frames; while a transaction is given undecided not for long.
+    async fn receive(&mut self) -> Result<()> {
+        let next = self.reader.next_block();
+        let block = if self.assembler.gives_undecided().is_some() {
+            let Ok(block) = timeout_at(self.read_at + UNDECIDED_SILENCE, next).await else {
+                self.withdraw();
+                return Ok(());
+            };
+            block
+        } else {
+            next.await
+        };
+        let block = block.map_err(|error| broken(error, &self.slot, &self.publication))?;
+        let block = block.ok_or_else(|| {
+            Error::definite(codes::INTERNAL, "a change stream is used after its end")
+        })?;
+        self.rest = Some((block.bytes().clone(), 0));
+        Ok(())
+    }
+
+    fn withdraw(&mut self) {
+        let mut out = Output::default();
+        self.assembler.withdraw(&mut out);
+        self.give_out(Bytes::new(), out);
+    }
+
+    /// A transaction that was given undecided has committed. Between here and the block's being taken
+    /// nobody waits, so what was wanted still is.
+    fn decide(&mut self) -> Result<()> {
+        let Some(mut replay) = self.replay.take() else {
+            return Ok(());
+        };
+        let mut out = Output::default();
+        if self.assembler.may_decide() {
+            let xid = replay.xid();
+            replay.finish(&mut self.assembler, &mut out);
+            self.put_aside(&Bytes::new(), vec![Aside::Forget { xid }])?;
+        } else {
+            replay.withdraw(&self.assembler, &mut out);
+            self.replay = Some(replay);
+        }
+        self.give_out(Bytes::new(), out);
+        Ok(())
     }
 
     /// Reads on in a block of frames.
     fn read(&mut self, bytes: Bytes, mut at: usize) -> Result<()> {
         let mut out = Output::default();
         let stop = self.assembler.read(&bytes, &mut at, &mut out)?;
+        if !out.cells.is_empty() {
+            self.read_at = Instant::now();
+        }
         let aside = std::mem::take(&mut out.aside);
         self.give_out(bytes.clone(), out);
         if let Stop::Replay(replay) = stop {

@@ -201,3 +201,105 @@ async fn a_streamed_transaction_leaves_out_what_was_rolled_back() {
     stage.verify_identical().await;
     assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
 }
+
+/// A large transaction is in the target's open transaction while it runs on the source, and nothing of
+/// it counts there before it has committed: it is undone when it is rolled back, when another one
+/// commits first, and when it keeps everybody waiting.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_in_progress_is_applied_as_it_comes() {
+    let source = PostgresServer::builder().setting("logical_decoding_work_mem", "64kB");
+    let source = Box::leak(Box::new(source.start().await.unwrap()));
+    let target = PostgresServer::shared().await.unwrap();
+    let stage = Stage::on(source, target, "rows_in_progress").await;
+    stage
+        .source_sql("CREATE TABLE t (id int PRIMARY KEY, body text)")
+        .await;
+    let other = source.client_to(&stage.source_name).await.unwrap();
+    let run = stage.start_streaming().await;
+    let open = "SELECT count(backend_xid) FROM pg_stat_activity \
+                WHERE datname = current_database() AND application_name LIKE 'tidemark%'";
+    let rows = |from: u32| {
+        format!(
+            "BEGIN; INSERT INTO t SELECT i, md5(i::text) FROM generate_series({from}, {}) i",
+            from + 9999
+        )
+    };
+    let counted = "SELECT count(*) FROM t";
+
+    stage.source_sql(&rows(1)).await;
+    stage.wait_for_target(open, "1").await;
+    assert_eq!(text(&stage.target, counted).await.unwrap(), "0");
+    stage.source_sql("COMMIT").await;
+    stage.wait_for_target(counted, "10000").await;
+
+    // Silence.
+    stage.source_sql(&rows(20_001)).await;
+    stage.wait_for_target(open, "1").await;
+    stage.wait_for_target(open, "0").await;
+    assert_eq!(text(&stage.target, counted).await.unwrap(), "10000");
+    stage.source_sql("COMMIT").await;
+    stage.wait_for_target(counted, "20000").await;
+
+    // The next one after a bad turn is not tried.
+    stage.source_sql(&rows(40_001)).await;
+    stage.source_sql("COMMIT").await;
+    stage.wait_for_target(counted, "30000").await;
+
+    // Another one commits first, and what it wrote does not wait.
+    stage.source_sql(&rows(60_001)).await;
+    stage.wait_for_target(open, "1").await;
+    let first = "INSERT INTO t VALUES (0, 'first')";
+    other.batch_execute(first).await.unwrap();
+    stage.wait_for_target(counted, "30001").await;
+    stage.source_sql("ROLLBACK").await;
+
+    // Twice as many are not tried now.
+    for from in [80_001, 100_001] {
+        stage.source_sql(&rows(from)).await;
+        stage.source_sql("COMMIT").await;
+    }
+    stage.wait_for_target(counted, "50001").await;
+    stage.source_sql(&rows(120_001)).await;
+    stage.wait_for_target(open, "1").await;
+    stage.source_sql("ROLLBACK").await;
+    stage.wait_for_target(open, "0").await;
+
+    // A stop does not wait for what is in progress.
+    stage.assert_identical().await;
+    assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
+}
+
+/// What cannot be undone, or changes how rows are read, waits for the decision.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_transaction_may_change_more_than_rows() {
+    let source = PostgresServer::builder().setting("logical_decoding_work_mem", "64kB");
+    let source = Box::leak(Box::new(source.start().await.unwrap()));
+    let target = PostgresServer::shared().await.unwrap();
+    let stage = Stage::on(source, target, "rows_more").await;
+    stage
+        .source_sql(
+            "CREATE TABLE t (id int PRIMARY KEY, body text); CREATE TABLE u (id int PRIMARY KEY);
+             INSERT INTO t SELECT i, 'loaded' FROM generate_series(1, 1000) i",
+        )
+        .await;
+    let run = stage.start_streaming().await;
+    let insert = "INSERT INTO t SELECT i, md5(i::text) FROM generate_series(2001, 12000) i";
+    for more in [
+        "ALTER TABLE t ADD COLUMN n int DEFAULT 7",
+        // Not tried, after what went before.
+        "INSERT INTO u VALUES (1)",
+        "TRUNCATE t",
+        "INSERT INTO u VALUES (2)",
+        "INSERT INTO u VALUES (3)",
+        "DROP TABLE u; CREATE TABLE u (id int PRIMARY KEY)",
+    ] {
+        let sql = format!(
+            "DELETE FROM t WHERE id > 2000; BEGIN; {more}; {insert}; UPDATE t SET body = body || '.'; \
+             INSERT INTO u SELECT generate_series(1001, 9000); COMMIT; \
+             DELETE FROM u WHERE id > 1000"
+        );
+        stage.source_sql(&sql).await;
+        stage.wait_until_identical().await;
+    }
+    assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
+}

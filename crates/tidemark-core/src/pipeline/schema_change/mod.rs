@@ -78,6 +78,11 @@ pub(super) async fn reshape(
 ) -> Result<Reshaped> {
     let entry = assembler.router.route(route);
     let old = Arc::clone(&entry.mapping);
+    let is_undecided = assembler.undecided().is_some();
+    if is_undecided && (table.name != *old.source() || table.id != old.schema.id) {
+        assembler.refuse_undecided();
+        return Ok(Reshaped::Done);
+    }
     if table.name != *old.source() {
         let text = format!("it is called {} now", table.name);
         set_aside(engine, assembler, route, &old, &text);
@@ -91,6 +96,10 @@ pub(super) async fn reshape(
         .context(|| format!("read what became of {}", table.name))?;
     let retyped = |from, to| engine.source.retyped(from, to);
     let compared = compare(&retyped, &entry.shape, table, &now);
+    if is_undecided && !compared.changes.is_empty() {
+        assembler.refuse_undecided();
+        return Ok(Reshaped::Done);
+    }
     let is_news = entry.announced.as_ref() != Some(table);
     let text = describe(&compared.changes, table);
     let policy = engine.options.on_schema_change;

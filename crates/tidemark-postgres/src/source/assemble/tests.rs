@@ -101,6 +101,9 @@ fn tell(bytes: &[u8], out: &Output) -> Vec<String> {
         Event::Commit { end } => format!("commit {end}"),
         Event::Quiet { position } => format!("quiet {position}"),
         Event::Heartbeat { written_at_us } => format!("heartbeat {written_at_us}"),
+        Event::Undecided { xid } => format!("undecided {xid}"),
+        Event::Decided(begin) => format!("decided {} {}", begin.xid, begin.commit),
+        Event::Withdrawn => "withdrawn".to_owned(),
     };
     out.events.iter().map(line).collect()
 }
@@ -108,7 +111,22 @@ fn tell(bytes: &[u8], out: &Output) -> Vec<String> {
 /// Reads blocks as the stream does: what is put aside is kept, and replayed in chunks of about
 /// `chunk` bytes.
 fn run(blocks: &[Vec<u8>], chunk: usize) -> Result<Vec<String>> {
+    run_giving(blocks, chunk, |_| GiveUndecided::No)
+}
+
+/// The same, where transactions may be given undecided as `give` says for each block and for what is
+/// decided in it.
+fn run_giving(
+    blocks: &[Vec<u8>],
+    chunk: usize,
+    give: impl Fn(usize) -> GiveUndecided,
+) -> Result<Vec<String>> {
     let mut assembler = Assembler::new(Lsn(0x10), "tidemark:shop");
+    let mut asked = 0;
+    let mut ask = |assembler: &mut Assembler| {
+        assembler.give_undecided(give(asked));
+        asked += 1;
+    };
     // Nothing here outgrows memory, so the directory is never looked for.
     let mut spool = Spool::new(PathBuf::from("/nonexistent"));
     let mut told = Vec::new();
@@ -116,6 +134,10 @@ fn run(blocks: &[Vec<u8>], chunk: usize) -> Result<Vec<String>> {
         let mut at = 0;
         loop {
             let mut out = Output::default();
+            ask(&mut assembler);
+            if assembler.gives_undecided() == Some(GiveUndecided::No) {
+                assembler.withdraw(&mut out);
+            }
             let stop = assembler.read(block, &mut at, &mut out)?;
             told.extend(tell(block, &out));
             assert_eq!(
@@ -126,6 +148,17 @@ fn run(blocks: &[Vec<u8>], chunk: usize) -> Result<Vec<String>> {
                 break;
             };
             let mut frames = spool.take(replay.xid());
+            ask(&mut assembler);
+            if replay.is_given() && assembler.may_decide() {
+                let mut out = Output::default();
+                replay.finish(&mut assembler, &mut out);
+                told.extend(tell(&[], &out));
+                continue;
+            } else if replay.is_given() {
+                let mut out = Output::default();
+                replay.withdraw(&assembler, &mut out);
+                told.extend(tell(&[], &out));
+            }
             while let Some(bytes) = frames.next_chunk(chunk)? {
                 let mut out = Output::default();
                 replay.read(&bytes, &mut out)?;
@@ -209,6 +242,119 @@ fn transaction_in_progress_comes_whole_at_its_commit() {
             "commit 0/60"
         ]
     );
+}
+
+#[test]
+fn transaction_in_progress_may_come_while_it_does() {
+    let history = [
+        stream_start(7, 1),
+        relation(Some(7), 1),
+        insert(Some(7), &["a"]),
+        stream_stop(),
+        keepalive(0x20),
+        stream_start(7, 0),
+        insert(Some(7), &["b"]),
+        stream_stop(),
+        stream_commit(7, 0x30, 0x40),
+        keepalive(0x50),
+    ];
+    let told = run_giving(&[history.concat()], usize::MAX, |_| GiveUndecided::Yes);
+    let given = ["undecided 7", "table 1", "insert a", "insert b"];
+    let decided = ["decided 7 0/30", "commit 0/40", "quiet 0/50"];
+    assert_eq!(told.unwrap(), [&given[..], &decided].concat());
+}
+
+/// Each of these is in the way of what is given out: it is withdrawn before, and comes whole later.
+#[test]
+fn transaction_given_undecided_is_withdrawn_for_anything_else() {
+    let other = [
+        begin(0x20, 8),
+        relation(None, 1),
+        insert(None, &["x"]),
+        commit(0x20, 0x30),
+    ];
+    let other_streamed = [
+        stream_start(8, 1),
+        relation(Some(8), 1),
+        insert(Some(8), &["x"]),
+        stream_stop(),
+        stream_commit(8, 0x20, 0x30),
+    ];
+    let came = ["begin 8 0/20", "table 1", "insert x", "commit 0/30"];
+    for (what, between, came) in [
+        ("a transaction", other.concat(), &came[..]),
+        ("another in progress", other_streamed.concat(), &came[..]),
+        ("a savepoint", stream_abort(7, 9), &[]),
+    ] {
+        let history = [
+            stream_start(7, 1),
+            relation(Some(7), 1),
+            insert(Some(7), &["a"]),
+            stream_stop(),
+            between,
+            stream_start(7, 0),
+            insert(Some(7), &["b"]),
+            stream_stop(),
+            stream_commit(7, 0x30, 0x40),
+        ];
+        let told = run_giving(&[history.concat()], usize::MAX, |_| GiveUndecided::Yes);
+        let given = ["undecided 7", "table 1", "insert a", "withdrawn"];
+        let whole = [
+            "begin 7 0/30",
+            "table 1",
+            "insert a",
+            "insert b",
+            "commit 0/40",
+        ];
+        assert_eq!(told.unwrap(), [&given[..], came, &whole].concat(), "{what}");
+    }
+}
+
+#[test]
+fn transaction_given_undecided_that_aborts_never_was() {
+    let history = [
+        begin(0x20, 6),
+        relation(None, 1),
+        commit(0x20, 0x30),
+        stream_start(7, 1),
+        relation(Some(7), 2),
+        insert(Some(7), &["a", "b"]),
+        stream_stop(),
+        stream_abort(7, 7),
+        begin(0x50, 8),
+        insert(None, &["c"]),
+        commit(0x50, 0x60),
+    ];
+    let told = run_giving(&[history.concat()], usize::MAX, |_| GiveUndecided::Yes).unwrap();
+    // The table is again what it was outside of the transaction.
+    let after = [
+        "withdrawn",
+        "table 1",
+        "begin 8 0/50",
+        "insert c",
+        "commit 0/60",
+    ];
+    assert_eq!(told[told.len() - 5..], after);
+}
+
+/// What has been withdrawn again and again is tried less and less.
+#[test]
+fn transactions_are_given_undecided_where_that_has_gone_well() {
+    let mut history = Vec::new();
+    for at in 1..40_u32 {
+        let position = u64::from(at) * 0x100;
+        history.extend([
+            stream_start(at, 1),
+            stream_stop(),
+            begin(position, 1000 + at),
+            commit(position, position + 0x10),
+            stream_commit(at, position + 0x20, position + 0x30),
+        ]);
+    }
+    let told = run_giving(&[history.concat()], usize::MAX, |_| GiveUndecided::Yes).unwrap();
+    let tried: Vec<&String> = told.iter().filter(|t| t.starts_with("undecided")).collect();
+    let expected = [1, 3, 6, 11, 20, 37].map(|xid| format!("undecided {xid}"));
+    assert_eq!(tried, expected.iter().collect::<Vec<_>>());
 }
 
 #[test]
@@ -560,14 +706,42 @@ fn play(deeds: &[Deed]) -> (Vec<Vec<u8>>, Vec<String>) {
     (frames, expected)
 }
 
+/// What counts of all that was told: nothing that was withdrawn, and the undecided in its place.
+fn what_counts(told: Vec<String>) -> Vec<String> {
+    let mut counts: Vec<String> = Vec::new();
+    let mut undecided = None;
+    for line in told {
+        if line.starts_with("undecided") {
+            undecided = Some(counts.len());
+        } else if line == "withdrawn" {
+            counts.truncate(undecided.take().expect("something is withdrawn"));
+        } else if let Some(decided) = line.strip_prefix("decided") {
+            let at = undecided.take().expect("something is decided");
+            counts.insert(at, format!("begin{decided}"));
+        } else {
+            let is_of_it = line.starts_with("insert") || line.starts_with("table");
+            assert!(undecided.is_none() || is_of_it, "{line} while undecided");
+            counts.push(line);
+        }
+    }
+    if let Some(at) = undecided {
+        counts.truncate(at);
+    }
+    counts
+}
+
 proptest! {
     #[test]
     fn transactions_come_whole_and_in_commit_order_however_blocks_are_cut(
         deeds in deeds(),
+        gives in proptest::collection::vec(prop_oneof![
+            3 => Just(GiveUndecided::Yes),
+            1 => Just(GiveUndecided::No),
+        ], 1..10),
         cuts in proptest::collection::vec(1_usize..6, 1..20),
         chunk in prop_oneof![Just(1_usize), 20..300_usize, Just(usize::MAX)],
     ) {
-        let (frames, expected) = play(&deeds);
+        let (frames, mut expected) = play(&deeds);
         let mut blocks = Vec::new();
         let (mut rest, mut cut) = (&frames[..], cuts.iter().cycle());
         while !rest.is_empty() {
@@ -575,8 +749,15 @@ proptest! {
             blocks.push(block.concat());
             rest = later;
         }
-        let mut told = run(&blocks, chunk).unwrap();
-        told.retain(|line| !line.starts_with("table"));
+        let told = run(&blocks, chunk).unwrap();
+        let rows = |line: &String| !line.starts_with("table");
+        prop_assert_eq!(told.into_iter().filter(rows).collect::<Vec<_>>(), &expected[..]);
+
+        // Positions can wait for what is undecided; all else is the same.
+        let told = run_giving(&blocks, chunk, |asked| gives[asked % gives.len()]).unwrap();
+        let mut told = what_counts(told);
+        told.retain(|line| !line.starts_with("table") && !line.starts_with("quiet"));
+        expected.retain(|line| !line.starts_with("quiet"));
         prop_assert_eq!(told, expected);
     }
 

@@ -353,6 +353,9 @@ impl Tail {
             Event::Heartbeat { written_at_us } => {
                 self.lines.push(format!("heartbeat {written_at_us}"));
             }
+            Event::Undecided { .. } | Event::Decided(_) | Event::Withdrawn => {
+                panic!("{event:?}, which nobody has asked for")
+            }
         }
         assert!(
             block.head >= self.reached,

@@ -1,0 +1,46 @@
+//! Whether the stream may bring a transaction before it is decided, and what an error means then.
+
+use std::sync::atomic::Ordering;
+
+use crate::error::{ErrorKind, Result};
+use crate::source::GiveUndecided;
+use crate::status::PipelineState;
+
+use super::Stream;
+
+impl Stream<'_> {
+    /// Whether a transaction may come before it is decided: nobody waits for a boundary, and whatever is
+    /// done can be undone.
+    pub(super) fn may_be_undecided(&self) -> GiveUndecided {
+        let refused = self.engine.undecided_refused.load(Ordering::Relaxed);
+        let is_refused = self.assembler.undecided().is_some_and(|xid| xid == refused);
+        let is_plain = self.state == PipelineState::Streaming
+            && !self.is_stopping()
+            && self.holds.is_empty()
+            && !self.resyncs.is_running()
+            && !is_refused
+            && self.assembler.may_be_undecided();
+        if is_plain {
+            GiveUndecided::Yes
+        } else {
+            GiveUndecided::No
+        }
+    }
+
+    /// That the target refuses an undecided transaction says nothing: it may never commit. If it does,
+    /// it is applied as all others are.
+    pub(super) fn judge(&self, ended: Result<()>) -> Result<()> {
+        let (Err(error), Some(xid)) = (&ended, self.assembler.undecided()) else {
+            return ended;
+        };
+        if error.kind() != ErrorKind::Data {
+            return ended;
+        }
+        self.engine.undecided_refused.store(xid, Ordering::Relaxed);
+        ended.map_err(|error| {
+            error
+                .with_kind(ErrorKind::Transient)
+                .context(format!("apply transaction {xid}, which is not decided"))
+        })
+    }
+}
