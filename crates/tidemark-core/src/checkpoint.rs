@@ -136,6 +136,7 @@ impl KnownShape {
                     number: column.number,
                     type_id: column.type_id,
                     type_modifier: column.type_modifier,
+                    is_not_null: column.is_not_null,
                 })
                 .collect(),
             storage: mapping.schema.storage,
@@ -154,6 +155,9 @@ pub struct KnownColumn {
     pub type_id: u32,
     /// The type's modifier.
     pub type_modifier: i32,
+    /// Whether the source refused NULL.
+    #[serde(default)]
+    pub is_not_null: bool,
 }
 
 /// One unit of loaded data: a chunk, whether it is in, and what it has seen.

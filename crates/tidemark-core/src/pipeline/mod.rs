@@ -358,7 +358,10 @@ impl Run {
                     .await?;
                 None
             }
-            Start::ResumeLoad => Some(engine.source.snapshot().await?),
+            Start::ResumeLoad => {
+                self.prepare_objects(&schema, &mappings).await?;
+                Some(engine.source.snapshot().await?)
+            }
             Start::ResumeStream { .. } => None,
         };
         let begun = match &start {

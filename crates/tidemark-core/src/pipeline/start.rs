@@ -163,11 +163,20 @@ impl Run {
         self.engine
             .observer
             .say(PipelineEvent::LoadPosition(position));
-        if self.engine.options.create_tables {
-            let tables: Vec<TableMapping> = mappings.iter().map(|m| m.as_ref().clone()).collect();
-            self.engine.target.prepare_objects(schema, &tables).await?;
+        self.prepare_objects(schema, mappings).await
+    }
+
+    /// What the tables rest on. Also where a load goes on: a table that changed since may need more.
+    pub(super) async fn prepare_objects(
+        &self,
+        schema: &SourceSchema,
+        mappings: &[Arc<TableMapping>],
+    ) -> Result<()> {
+        if !self.engine.options.create_tables {
+            return Ok(());
         }
-        Ok(())
+        let tables: Vec<TableMapping> = mappings.iter().map(|m| m.as_ref().clone()).collect();
+        self.engine.target.prepare_objects(schema, &tables).await
     }
 
     /// `cdc_only`: tables that are missing are made, empty, with their keys.

@@ -152,6 +152,7 @@ pub async fn shape_of(connection: &mut Connection, table: &StreamTable) -> Resul
                 }
             } else if types.has(announced.type_id) {
                 found.column.number = row.get(cell::NUMBER)?;
+                found.column.is_not_null = row.get_bool(cell::NOT_NULL)?;
             }
         }
         columns.push(found);

@@ -60,6 +60,10 @@ const QUERY: &str = "WITH RECURSIVE parts AS (SELECT unnest($1::oid[]) AS oid \
       FROM pg_inherits i JOIN mine ON mine.oid = i.inhrelid AND NOT mine.relispartition \
       JOIN pg_namespace nsp ON nsp.oid = mine.relnamespace JOIN pg_class p ON p.oid = i.inhparent \
     UNION ALL \
+    SELECT 'replica identity', CASE mine.relreplident WHEN 'f' THEN 'full' WHEN 'n' THEN 'nothing' \
+           ELSE 'by an index' END || ' of ' || nsp.nspname || '.' || mine.relname \
+      FROM mine JOIN pg_namespace nsp ON nsp.oid = mine.relnamespace WHERE mine.relreplident <> 'd' \
+    UNION ALL \
     SELECT 'event trigger', evtname FROM pg_event_trigger e \
       WHERE NOT EXISTS (SELECT FROM extension x \
                         WHERE x.classid = 'pg_event_trigger'::regclass AND x.objid = e.oid) \
@@ -133,6 +137,9 @@ fn note(kind: &str) -> &'static str {
         }
         "row level security policy" => "whoever may read the target's table sees all of its rows",
         "grant" => "privileges on it are given anew on the target",
+        "replica identity" => {
+            "set it on the target if changes are to be read from there: ALTER TABLE … REPLICA IDENTITY"
+        }
         "inheritance" => "both are copied as tables of their own",
         _ => "it stays on the source",
     }

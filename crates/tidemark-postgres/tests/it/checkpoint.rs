@@ -38,6 +38,7 @@ async fn what_a_start_records_is_read_back() {
             number: 7,
             type_id: 3_000_000_000,
             type_modifier: -1,
+            is_not_null: true,
         }],
         storage: Some(-7),
     });

@@ -269,6 +269,9 @@ const LEFT_BEHIND: &str = r"
     CREATE FOREIGN TABLE distant (id int) SERVER far;
     SELECT lo_from_bytea(0, '\xff');
     CREATE UNLOGGED TABLE scratch (id int);
+    CREATE TABLE whole (id int PRIMARY KEY); ALTER TABLE whole REPLICA IDENTITY FULL;
+    CREATE TABLE other (id int PRIMARY KEY, key int NOT NULL UNIQUE);
+    ALTER TABLE other REPLICA IDENTITY USING INDEX other_key_key;
 ";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -298,6 +301,8 @@ async fn plan_lists_what_stays_behind() {
         ("grant", "public.t"),
         ("grant", "public.child"),
         ("foreign table", "public.distant"),
+        ("replica identity", "full of public.whole"),
+        ("replica identity", "by an index of public.other"),
         ("inheritance", "public.child inherits t"),
         ("large object", "1 of them"),
         ("unlogged table", "public.scratch"),

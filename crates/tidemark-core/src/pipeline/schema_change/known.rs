@@ -39,6 +39,7 @@ pub(in crate::pipeline) fn as_known(schema: &TableSchema, known: &KnownShape) ->
                 rename_in_indexes(&mut result.indexes, &column.name, &known.name);
                 column.name.clone_from(&known.name);
                 (column.type_id, column.type_modifier) = (known.type_id, known.type_modifier);
+                column.is_not_null = known.is_not_null;
             }
             None => result.columns.push(gone_column(
                 &known.name,
@@ -107,6 +108,9 @@ fn take_announced(schema: &mut TableSchema, now: &StreamedShape) {
             column.clone_from(announced);
         }
         column.number = number;
+        if announced.number != 0 {
+            column.is_not_null = announced.is_not_null;
+        }
     }
 }
 

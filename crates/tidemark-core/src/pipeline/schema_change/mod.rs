@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use crate::batch::SchemaChange;
 use crate::catalogue::codes;
-use crate::checkpoint::TableState;
+use crate::checkpoint::{KnownShape, TableState};
 use crate::error::{Context, Result};
 use crate::event::StreamTable;
 use crate::mapping::{TableMapping, TargetType};
@@ -157,7 +157,9 @@ pub(super) async fn reshape(
                     format!("{text}: done on the target too"),
                 );
             }
-            let words = in_target_words(&carried, &old, &mapping, &now, policy);
+            let known = &assembler.router.route(route).shape;
+            let mut words = loosened(known, &mapping, &now, policy);
+            words.extend(in_target_words(&carried, &old, &mapping, &now, policy));
             assembler.reshape(route, table, &mapping, words)?;
             Ok(Reshaped::Done)
         }
@@ -334,6 +336,35 @@ fn in_target_words(
         });
     }
     words
+}
+
+/// Columns that may be NULL by now, which is no change of shape.
+fn loosened(
+    known: &KnownShape,
+    mapping: &TableMapping,
+    now: &StreamedShape,
+    policy: OnSchemaChange,
+) -> Vec<SchemaChange> {
+    if !matches!(
+        policy,
+        OnSchemaChange::Apply | OnSchemaChange::ApplyAdditive
+    ) {
+        return Vec::new();
+    }
+    let may_be_null = |name: &str| {
+        let mut columns = now.columns.iter().map(|found| &found.column);
+        columns.any(|column| column.name == name && column.number != 0 && !column.is_not_null)
+    };
+    let loose = known
+        .columns
+        .iter()
+        .filter(|column| column.is_not_null && may_be_null(&column.name));
+    loose
+        .filter_map(|column| mapping.target_column(&column.name))
+        .map(|name| SchemaChange::DropNotNull {
+            name: name.to_owned(),
+        })
+        .collect()
 }
 
 fn added(

@@ -12,7 +12,10 @@ use super::session::Step;
 use super::stretch::{Ended, Work, narrow};
 use crate::wire::{quote_ident, quote_literal, quote_qualified};
 
-const COLUMNS: &str = "SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute \
+/// Name, type, and whether it is of the primary key, so that it cannot be NULL.
+const COLUMNS: &str = "SELECT attname, format_type(atttypid, atttypmod), \
+       EXISTS (SELECT FROM pg_index WHERE indrelid = attrelid AND indisprimary \
+               AND attnum = ANY (indkey)) FROM pg_attribute \
      WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped";
 
 impl Work<'_> {
@@ -99,12 +102,13 @@ impl Work<'_> {
         let found = self.session.query(COLUMNS, &[Some(&name)]).await?;
         let mut columns = Vec::new();
         for row in &found.rows {
-            columns.push((row.get_str(0)?, row.get_str(1)?));
+            columns.push((row.get_str(0)?, row.get_str(1)?, row.get_bool(2)?));
         }
         let type_of = |column: &str| {
-            let found = columns.iter().find(|(name, _)| *name == column);
-            found.map(|(_, type_name)| *type_name)
+            let found = columns.iter().find(|(name, ..)| *name == column);
+            found.map(|(_, type_name, _)| *type_name)
         };
+        let is_key = |column: &str| columns.iter().any(|(name, _, key)| *name == column && *key);
         let alter = |what: String| format!("ALTER TABLE {name} {what}");
         Ok(match change {
             SchemaChange::AddColumn {
@@ -147,6 +151,7 @@ impl Work<'_> {
             },
             SchemaChange::DropNotNull { name: column } => match type_of(column) {
                 None => vec![],
+                Some(_) if is_key(column) => vec![],
                 Some(_) => vec![alter(format!(
                     "ALTER COLUMN {} DROP NOT NULL",
                     quote_ident(column)

@@ -283,6 +283,29 @@ pub(super) const CASES: &[Case] = &[
          ALTER TABLE {t} ADD c text DEFAULT 'x'; INSERT INTO {t} (id, c) VALUES (52, 'y'); COMMIT",
         [Equal, Equal, Aside, Lacks(&["c"])],
     ),
+    // The target refuses NULL where it is not told, and its table is set aside for that.
+    case(
+        "null_allowed",
+        "text NOT NULL DEFAULT 'x'",
+        "'row'",
+        "ALTER TABLE {t} ALTER v DROP NOT NULL; INSERT INTO {t} (id, v) VALUES (50, NULL)",
+        [Equal, Equal, Aside, Aside],
+    ),
+    text(
+        "null_refused",
+        "ALTER TABLE {t} ALTER v SET DEFAULT 'x'; UPDATE {t} SET v = 'y' WHERE v IS NULL; \
+         ALTER TABLE {t} ALTER v SET NOT NULL; INSERT INTO {t} (id) VALUES (50)",
+        [Equal, Equal, Equal, Equal],
+    ),
+    case(
+        "key_changed",
+        "text NOT NULL DEFAULT gen_random_uuid()",
+        "'row ' || i",
+        "BEGIN; ALTER TABLE {t} DROP CONSTRAINT {t}_pkey; ALTER TABLE {t} ADD PRIMARY KEY (v); COMMIT; \
+         UPDATE {t} SET v = 'changed ' || id WHERE id < 9; UPDATE {t} SET id = 60 WHERE id = 4; \
+         DELETE FROM {t} WHERE id = 10",
+        [Equal, Equal, Equal, Equal],
+    ),
     // How old rows are told is no matter of columns: every policy follows.
     text(
         "identity_full",

@@ -19,7 +19,9 @@ use crate::stage::{PATIENCE, Stage};
 use cases::{CASES, Case, Policy, Then};
 
 mod cases;
+mod loading;
 mod policies;
+mod tables;
 
 /// A stage with a pipeline of this policy, the tables of all cases, and one that nobody changes.
 async fn staged(name: &str, policy: Policy) -> Stage {

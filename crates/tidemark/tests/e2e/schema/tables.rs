@@ -1,0 +1,179 @@
+//! Tables that come, go, come again, or are called otherwise; and many of them at once.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use tidemark_lab::wait_for;
+
+use crate::asks::text;
+use crate::stage::{PATIENCE, Stage};
+
+const IGNORED: &str = "[tables]\ninclude = [\"public.*\"]\nnew_tables = \"ignore\"\n";
+
+async fn staged(name: &str, tables: &[&str], more: &str) -> Stage {
+    let stage = Stage::new(name).await;
+    for table in tables {
+        let sql = format!(
+            "CREATE TABLE {table} (id int PRIMARY KEY, v text); \
+             INSERT INTO {table} SELECT i, 'row ' || i FROM generate_series(1, 50) i"
+        );
+        stage.source_sql(&sql).await;
+    }
+    stage.write(more);
+    stage
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_goes_or_is_called_otherwise_stops_nobody_else() {
+    let tables = ["renamed", "dropped", "good"];
+    let stage = staged("schema_gone", &tables, IGNORED).await;
+    // The new name is the first that this run hears of it.
+    let mut run = stage.start_streaming().await;
+    stage
+        .source_sql(
+            "ALTER TABLE renamed RENAME TO called; INSERT INTO called VALUES (60, 'new'); \
+                     UPDATE called SET v = 'changed' WHERE id = 1; DROP TABLE dropped; \
+                     INSERT INTO good VALUES (60, 'new')",
+        )
+        .await;
+    let good = stage.comparison().only("public", "good");
+    stage.wait_for_equal(good).await;
+    stage.wait_for_table("public.renamed", "quarantined").await;
+    let table = stage.table("public.renamed").await;
+    let reason = table["reason"].as_str().unwrap_or_default();
+    assert!(
+        reason.contains("TM4032") && reason.contains("public.called"),
+        "{table}"
+    );
+    assert!(run.is_running(), "{}", stage.log());
+    // What the target had stays there.
+    let kept = "SELECT count(*) FROM dropped";
+    assert_eq!(text(&stage.target, kept).await.unwrap(), "50");
+
+    // Called as before it is loaded anew, with all that happened meanwhile.
+    stage
+        .source_sql("ALTER TABLE called RENAME TO renamed; DELETE FROM renamed WHERE id = 2")
+        .await;
+    let resync = ["resync", "FILE", "--table", "public.renamed", "--yes"];
+    stage.run(&resync).await.expect(0);
+    stage
+        .source_sql("INSERT INTO renamed VALUES (70, 'newer')")
+        .await;
+    let renamed = stage.comparison().only("public", "renamed");
+    stage.wait_for_equal(renamed).await;
+    stage.wait_for_table("public.renamed", "streaming").await;
+    assert_eq!(run.terminate().await, Some(0));
+    stage.clear().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_table_comes_by_policy_and_one_made_again_in_any_case() {
+    let stage = staged("schema_new", &["again", "good"], IGNORED).await;
+    stage.catch_up().await;
+    stage
+        .source_sql(
+            "DROP TABLE again; CREATE TABLE again (id int PRIMARY KEY, w int); \
+                     INSERT INTO again SELECT i, i FROM generate_series(1, 20) i; \
+                     CREATE TABLE fresh (id int PRIMARY KEY); INSERT INTO fresh VALUES (1), (2)",
+        )
+        .await;
+    let run = stage.start_streaming().await;
+    let again = stage.comparison().only("public", "again");
+    stage.wait_for_equal(again).await;
+    stage.wait_for_table("public.again", "streaming").await;
+    assert!(!stage.log().contains("public.fresh"), "{}", stage.log());
+    assert_eq!(run.terminate().await, Some(0));
+
+    for (word, said) in [("notify", "is not carried"), ("add", "is new")] {
+        stage.write(&IGNORED.replace("ignore", word));
+        let mut run = stage.start_streaming().await;
+        run.wait_for_log(said).await;
+        stage
+            .source_sql("INSERT INTO again VALUES (100, 100)")
+            .await;
+        let again = stage.comparison().only("public", "again");
+        stage.wait_for_equal(again).await;
+        if word == "notify" {
+            let fresh = "SELECT to_regclass('public.fresh') IS NULL";
+            assert_eq!(text(&stage.target, fresh).await.unwrap(), "t");
+            stage.source_sql("DELETE FROM again WHERE id = 100").await;
+        } else {
+            stage.source_sql("INSERT INTO fresh VALUES (3)").await;
+            stage.wait_until_identical().await;
+            stage.wait_for_table("public.fresh", "streaming").await;
+        }
+        assert_eq!(run.terminate().await, Some(0));
+    }
+    stage.clear().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_killed_after_a_change_of_shape_goes_on_with_it() {
+    let tables = ["filled", "random", "wider", "good"];
+    let stage = staged("schema_killed", &tables, "").await;
+    let mut run = stage.start_streaming().await;
+    for (said, change) in [
+        (
+            "filled",
+            "ALTER TABLE filled ADD c int DEFAULT 5; UPDATE filled SET c = 6 WHERE id = 1",
+        ),
+        (
+            "random",
+            "ALTER TABLE random ADD c float8 DEFAULT random(); UPDATE random SET c = 6 WHERE id = 1",
+        ),
+        (
+            "wider",
+            "ALTER TABLE wider ALTER id TYPE bigint; INSERT INTO wider VALUES (5000000000, 'far')",
+        ),
+    ] {
+        stage.source_sql(change).await;
+        // Somewhere between hearing of it and having done it.
+        wait_for(PATIENCE, said, || async {
+            let log = run.log();
+            let mut lines = log.lines().filter(|line| line.contains("schema changed"));
+            Ok(lines.any(|line| line.contains(said)).then_some(()))
+        })
+        .await
+        .unwrap_or_else(|err| panic!("{err:#}\n{}", stage.log()));
+        run.kill9().await;
+        run = stage.start(&["run", "FILE"]);
+    }
+    stage
+        .source_sql("INSERT INTO good VALUES (60, 'new')")
+        .await;
+    stage.wait_until_identical().await;
+    for table in tables {
+        stage
+            .wait_for_table(&format!("public.{table}"), "streaming")
+            .await;
+    }
+    assert_eq!(run.terminate().await, Some(0));
+    stage.assert_identical().await;
+    stage.clear().await;
+}
+
+/// Every load takes connections on both sides, which others need too.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_tables_are_loaded_anew_a_few_at_a_time() {
+    let names: Vec<String> = (0..40).map(|i| format!("t{i}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let stage = staged("schema_many", &names, "").await;
+    let run = stage.start_streaming().await;
+    let resync = ["resync", "FILE", "--yes", "--no-wait"];
+    stage.run(&resync).await.expect(0);
+    let most = AtomicU32::new(0);
+    let open = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()";
+    let resyncing = "SELECT count(*) FROM tidemark.table_state WHERE state = 'resyncing'";
+    wait_for(PATIENCE, "all tables to be loaded", || async {
+        for side in [&stage.source, &stage.target] {
+            most.fetch_max(text(side, open).await?.parse()?, Ordering::Relaxed);
+        }
+        Ok((text(&stage.target, resyncing).await? == "0").then_some(()))
+    })
+    .await
+    .unwrap_or_else(|err| panic!("{err:#}\n{}", stage.log()));
+    let most = most.into_inner();
+    assert!((4..=24).contains(&most), "{most} connections at once");
+    stage.wait_until_identical().await;
+    assert_eq!(run.terminate().await, Some(0));
+    stage.clear().await;
+}
