@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use tidemark_core::Error;
 use tidemark_core::catalogue::codes;
-use tidemark_core::source::Slot;
+use tidemark_core::source::{Holder, Slot};
 
 use crate::invocation::Invocation;
 use crate::output::numbers::bytes;
@@ -40,7 +40,7 @@ enum SlotsVerb {
         #[arg(long, value_name = "NAME")]
         i_own: Option<String>,
     },
-    /// Whether this pipeline can go on with a slot of another name, and the line that makes it so
+    /// Whether this pipeline can go on with a slot of another name, and the lines that make it so
     Adopt {
         #[command(flatten)]
         which: Which,
@@ -115,15 +115,7 @@ async fn drop_slot(
     let slot = find(&opened, &name).await?;
     let refuse = |why: String| Failure::from(Error::definite(codes::CLI_CONSENT, why));
     if let Some(holder) = &slot.holder {
-        return Err(Error::definite(
-            codes::SLOT_ACTIVE,
-            format!(
-                "slot {name} is read by pid {} ({} from {}) since {}",
-                holder.pid, holder.application, holder.host, holder.since
-            ),
-        )
-        .first_action("stop its reader, then drop it")
-        .into());
+        return Err(is_read(&name, holder).into());
     }
     if name != own && i_own != Some(name.as_str()) {
         return Err(refuse(format!(
@@ -158,6 +150,10 @@ async fn adopt(invocation: &Invocation, which: &Which, name: &str) -> Outcome {
         )
         .into());
     }
+    let is_own = name == opened.config.source.postgres.slot;
+    if let Some(holder) = slot.holder.as_ref().filter(|_| !is_own) {
+        return Err(is_read(name, holder).into());
+    }
     let checkpoint = opened.target.checkpoint().await?;
     let from = match &checkpoint {
         Some(checkpoint) if slot.confirmed > checkpoint.position => {
@@ -173,11 +169,14 @@ async fn adopt(invocation: &Invocation, which: &Which, name: &str) -> Outcome {
         Some(checkpoint) => checkpoint.position,
         None => slot.confirmed,
     };
+    // Its name would follow the slot's.
+    let publication = &opened.config.source.postgres.publication;
     let mut lines = vec![
         format!("slot {name} can be adopted: the stream goes on at {from}"),
         format!("in {}:", opened.file.display()),
         "    [source.postgres]".to_owned(),
         format!("    slot = \"{name}\""),
+        format!("    publication = \"{publication}\""),
     ];
     if checkpoint.is_none() {
         lines.push("and, as the target has nothing yet:".to_owned());
@@ -187,7 +186,7 @@ async fn adopt(invocation: &Invocation, which: &Which, name: &str) -> Outcome {
     }
     let data = json!({
         "pipeline": opened.name(), "slot": slot_data(&slot, name), "goes_on_at": from,
-        "set": { "source.postgres.slot": name },
+        "set": { "source.postgres.slot": name, "source.postgres.publication": publication },
     });
     Ok(Answer::new(lines.join("\n"), data))
 }
@@ -205,6 +204,17 @@ async fn find(opened: &Opened, name: &str) -> Result<Slot, Failure> {
             .first_action(format!("tidemark slots list {}", opened.word()))
             .into()
         })
+}
+
+fn is_read(name: &str, holder: &Holder) -> Error {
+    Error::definite(
+        codes::SLOT_ACTIVE,
+        format!(
+            "slot {name} is read by pid {} ({} from {}) since {}",
+            holder.pid, holder.application, holder.host, holder.since
+        ),
+    )
+    .first_action("stop its reader first")
 }
 
 /// Whose it is, as far as names tell.

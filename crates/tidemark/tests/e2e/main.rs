@@ -29,6 +29,7 @@ mod readme;
 mod resync;
 mod rows;
 mod schema;
+mod slot_verbs;
 mod slots;
 #[allow(dead_code, reason = "what tests of a running pipeline stand on")]
 mod stage;
