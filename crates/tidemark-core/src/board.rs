@@ -22,8 +22,8 @@ use crate::status::{
 /// How long a measurement of the source counts.
 const STALE_AFTER: Duration = Duration::from_secs(10);
 
-/// How long a measured latency counts: a little more than a heartbeat takes to come round.
-const LATENCY_COUNTS: Duration = Duration::from_secs(15);
+/// Heartbeats that may be on their way.
+const BEATS_MAX: usize = 10_000;
 
 /// How far back the trend looks.
 const TREND_WINDOW: Duration = Duration::from_mins(1);
@@ -40,9 +40,22 @@ pub struct Board {
     measure_error: Option<String>,
     /// The source's clock minus ours, in microseconds.
     clock_offset_us: i64,
-    latency: Option<(Instant, f64, StageLatency)>,
+    latency: Option<Latency>,
+    /// Commit time on the source of the oldest transaction that was received and is not in the target.
+    unapplied_us: Option<i64>,
+    /// Heartbeats on their way, by the source's clock, and the last that came back.
+    beats: VecDeque<i64>,
+    beat_us: Option<i64>,
     gaps: VecDeque<(Instant, u64)>,
     has_warnings: bool,
+}
+
+/// A latency, as measured when something came in or nothing was left.
+#[derive(Clone, Copy, Debug)]
+struct Latency {
+    at: Instant,
+    seconds: f64,
+    stages: Option<StageLatency>,
 }
 
 #[derive(Debug)]
@@ -92,6 +105,9 @@ impl Board {
             measure_error: None,
             clock_offset_us: 0,
             latency: None,
+            unapplied_us: None,
+            beats: VecDeque::new(),
+            beat_us: None,
             gaps: VecDeque::new(),
             has_warnings: false,
         }
@@ -115,7 +131,11 @@ impl Board {
             PipelineEvent::State { state, reason, by } => {
                 self.state(*state, reason.clone(), *by);
             }
-            PipelineEvent::LoadPosition(position) => self.set_checkpoint(*position, *position),
+            PipelineEvent::LoadPosition(position) => {
+                self.set_checkpoint(*position, *position);
+                // What was written before the log was opened does not come back.
+                self.beats.clear();
+            }
             PipelineEvent::Checkpoint {
                 load_position,
                 position,
@@ -151,20 +171,24 @@ impl Board {
             PipelineEvent::TablePassed { table } => {
                 self.row(table, |row| row.is_catching_up = false);
             }
-            PipelineEvent::Received { position, .. } => {
+            PipelineEvent::Received(position) => {
                 self.status.received_lsn = Some(*position);
                 self.status.error = None;
             }
             PipelineEvent::Committed(committed) => self.committed(committed, now),
             PipelineEvent::Acknowledged(position) => self.status.confirmed_lsn = Some(*position),
+            PipelineEvent::Unapplied(oldest) => self.unapplied_us = *oldest,
+            PipelineEvent::HeartbeatWritten { written_at_us } => {
+                let is_back = self.beat_us >= Some(*written_at_us);
+                if !is_back && self.beats.len() < BEATS_MAX {
+                    self.beats.push_back(*written_at_us);
+                }
+            }
             PipelineEvent::Heartbeat { written_at_us } => {
-                let stages = StageLatency {
-                    read: 0.0,
-                    queue: 0.0,
-                    apply: 0.0,
-                };
-                let stages = self.latency.map_or(stages, |(_, _, stages)| stages);
-                self.latency = Some((now, self.age(*written_at_us), stages));
+                self.beat_us = self.beat_us.max(Some(*written_at_us));
+                self.beats.retain(|beat| beat > written_at_us);
+                let seconds = self.age(*written_at_us);
+                self.measured_latency(now, seconds, None);
             }
             PipelineEvent::Measured(Ok(log)) => self.measured(log, now),
             PipelineEvent::Measured(Err(err)) => {
@@ -173,6 +197,7 @@ impl Board {
             PipelineEvent::Retry { error, .. } | PipelineEvent::Failed(error) => {
                 self.status.totals.retries +=
                     u64::from(matches!(event, PipelineEvent::Retry { .. }));
+                self.latency = None;
                 let since = self
                     .status
                     .error
@@ -199,11 +224,16 @@ impl Board {
         let mut status = self.status.clone();
         status.measured_at = clock::now();
         self.source_side(&mut status, now);
-        let latency = self
-            .latency
-            .filter(|(at, ..)| now.duration_since(*at) <= LATENCY_COUNTS);
-        status.latency_seconds = latency.map(|(_, seconds, _)| seconds);
-        status.latency_by_stage_seconds = latency.map(|(_, _, stages)| stages);
+        if let Some(seconds) = self.behind() {
+            status.latency_seconds = Some(seconds);
+        } else if let Some(latency) = self.latency.filter(|it| now - it.at <= STALE_AFTER) {
+            status.latency_seconds = Some(latency.seconds);
+            status.latency_by_stage_seconds = latency.stages;
+        } else if let Some(error) = &status.error {
+            status
+                .unknown_reason
+                .get_or_insert_with(|| error.code.clone());
+        }
         status.trend = self.trend();
         status.tables = self.tables.iter().map(Row::status).collect();
         status
@@ -211,6 +241,24 @@ impl Board {
             .sort_by(|a, b| (urgency(a.state), &a.source).cmp(&(urgency(b.state), &b.source)));
         status.health = self.health(&status);
         status
+    }
+
+    /// Age of the oldest thing that is on the source, as far as we know, and not in the target: it grows
+    /// while nothing comes in.
+    fn behind(&self) -> Option<f64> {
+        let oldest = self
+            .unapplied_us
+            .into_iter()
+            .chain(self.beats.front().copied());
+        oldest.min().map(|oldest_us| self.age(oldest_us))
+    }
+
+    fn measured_latency(&mut self, at: Instant, seconds: f64, stages: Option<StageLatency>) {
+        self.latency = Some(Latency {
+            at,
+            seconds,
+            stages,
+        });
     }
 
     fn source_side(&self, status: &mut Status, now: Instant) {
@@ -314,6 +362,14 @@ impl Board {
         {
             self.gaps.pop_front();
         }
+        let is_received = self
+            .status
+            .received_lsn
+            .is_some_and(|received| received >= log.head);
+        if is_received && self.unapplied_us.is_none() {
+            self.beats.retain(|beat| *beat > log.clock_us);
+            self.measured_latency(now, 0.0, None);
+        }
         self.measured = Some((now, log.clone()));
     }
 
@@ -334,7 +390,8 @@ impl Board {
             let age = self.age(oldest_us);
             let (queue, apply) = (committed.queued.as_secs_f64(), committed.took.as_secs_f64());
             let read = (age - queue - apply).max(0.0);
-            self.latency = Some((now, age, StageLatency { read, queue, apply }));
+            let stages = StageLatency { read, queue, apply };
+            self.measured_latency(now, age, Some(stages));
         }
         for (table, count) in &committed.changes {
             self.row(table, |row| row.status.changes += count);
@@ -375,17 +432,29 @@ impl Board {
             is_catching_up: false,
             is_copying: false,
         };
-        match self
-            .tables
-            .iter_mut()
-            .find(|known| known.source == outline.source)
-        {
-            // Met again after a reconnect: what this run counted stays.
-            Some(known) if known.state == outline.state && known.status.chunks == outline.units => {
-                known.status.chunks_loaded = outline.units_loaded;
-            }
-            Some(known) => *known = row,
-            None => self.tables.push(row),
+        let mut tables = self.tables.iter_mut();
+        let Some(known) = tables.find(|known| known.source == outline.source) else {
+            self.tables.push(row);
+            return;
+        };
+        let (before, is_whole) = (&known.status, outline.state.has_rows());
+        // Met again after a reconnect: what this run copied stays.
+        let is_as_it_was =
+            is_whole && known.state == outline.state && before.chunks == outline.units;
+        known.status = TableStatus {
+            rows_loaded: if is_as_it_was {
+                before.rows_loaded
+            } else {
+                outline.rows_loaded
+            },
+            bytes_loaded: if is_as_it_was { before.bytes_loaded } else { 0 },
+            changes: before.changes,
+            parked: before.parked,
+            conflicts: before.conflicts,
+            ..row.status
+        };
+        if !is_as_it_was {
+            (known.state, known.is_catching_up, known.is_copying) = (row.state, false, false);
         }
     }
 
@@ -501,8 +570,7 @@ mod tests {
     async fn the_source_is_never_behind_what_came_from_it() {
         let mut board = streaming();
         board.take(&PipelineEvent::Measured(Ok(log(900))), Instant::now());
-        let (position, head) = (at(1_200), at(1_200));
-        board.take(&PipelineEvent::Received { position, head }, Instant::now());
+        board.take(&PipelineEvent::Received(at(1_200)), Instant::now());
         let status = board.status(Instant::now());
         assert_eq!(
             (status.source_lsn, status.gap_bytes),
@@ -517,8 +585,111 @@ mod tests {
         board.take(&PipelineEvent::Heartbeat { written_at_us }, Instant::now());
         let latency = board.status(Instant::now()).latency_seconds.unwrap();
         assert!((0.8..1.5).contains(&latency), "{latency}");
-        tokio::time::advance(Duration::from_secs(16)).await;
+        tokio::time::advance(Duration::from_secs(11)).await;
         assert_eq!(board.status(Instant::now()).latency_seconds, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn latency_grows_while_something_is_not_in() {
+        let ago = |seconds: i64| clock::now_us() - seconds * 1_000_000;
+        let grown = |board: &Board| board.status(Instant::now()).latency_seconds;
+        for late in [
+            PipelineEvent::Unapplied(Some(ago(40))),
+            PipelineEvent::HeartbeatWritten {
+                written_at_us: ago(40),
+            },
+        ] {
+            let mut board = streaming();
+            let written_at_us = clock::now_us();
+            board.take(
+                &PipelineEvent::Heartbeat {
+                    written_at_us: ago(60),
+                },
+                Instant::now(),
+            );
+            board.take(&late, Instant::now());
+            let latency = grown(&board).unwrap();
+            assert!((40.0..42.0).contains(&latency), "{latency} with {late:?}");
+            // What was measured before is no help.
+            tokio::time::advance(Duration::from_mins(1)).await;
+            assert!(grown(&board).is_some());
+            board.take(&PipelineEvent::Unapplied(None), Instant::now());
+            board.take(&PipelineEvent::Heartbeat { written_at_us }, Instant::now());
+            let latency = grown(&board).unwrap();
+            assert!((0.0..1.0).contains(&latency), "{latency} after {late:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_late_only_where_a_measurement_says_so() {
+        let mut board = streaming();
+        let latency = |board: &mut Board, head| {
+            board.take(&PipelineEvent::Measured(Ok(log(head))), Instant::now());
+            board.status(Instant::now()).latency_seconds
+        };
+        assert_eq!(latency(&mut board, 600), None, "nothing was received");
+        board.take(&PipelineEvent::Received(at(600)), Instant::now());
+        assert_eq!(latency(&mut board, 700), None, "there is more");
+        assert_eq!(latency(&mut board, 600), Some(0.0));
+        let error = Error::transient(codes::TARGET_UNREACHABLE, "connection refused");
+        let wait = Duration::from_secs(1);
+        let attempt = 1;
+        let lost = PipelineEvent::Retry {
+            error,
+            wait,
+            attempt,
+        };
+        board.take(&lost, Instant::now());
+        let status = board.status(Instant::now());
+        let why = codes::TARGET_UNREACHABLE.to_string();
+        assert_eq!(
+            (status.latency_seconds, status.unknown_reason),
+            (None, Some(why))
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_heartbeat_that_is_back_before_its_writer_is_not_missed() {
+        let mut board = streaming();
+        let written_at_us = clock::now_us() - 5_000_000;
+        board.take(&PipelineEvent::Heartbeat { written_at_us }, Instant::now());
+        board.take(
+            &PipelineEvent::HeartbeatWritten { written_at_us },
+            Instant::now(),
+        );
+        assert_eq!(board.behind(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_table_that_is_copied_anew_is_counted_anew() {
+        let mut board = streaming();
+        let outline = |state| {
+            PipelineEvent::Table(TableOutline {
+                source: TableName::new("public", "a"),
+                target: TableName::new("public", "a"),
+                state,
+                reason: None,
+                rows_estimated: Some(7),
+                units: 1,
+                units_loaded: 0,
+                rows_loaded: 0,
+            })
+        };
+        let progress = || PipelineEvent::LoadProgress {
+            table: TableName::new("public", "a"),
+            rows: 5,
+            bytes: 50,
+        };
+        for (state, word) in [
+            (TableState::Loading, TableStatusState::Loading),
+            (TableState::Resyncing, TableStatusState::Resyncing),
+            (TableState::Resyncing, TableStatusState::Resyncing),
+        ] {
+            board.take(&outline(state), Instant::now());
+            board.take(&progress(), Instant::now());
+            let table = board.status(Instant::now()).tables.remove(0);
+            assert_eq!((table.state, table.rows_loaded), (word, 5));
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -36,6 +36,16 @@ pub struct Block {
 }
 
 impl Block {
+    /// How far the log is known with this block; `None` within a transaction.
+    pub fn position(&self) -> Option<Position> {
+        self.events.iter().rev().find_map(|event| match event {
+            Event::Begin(begin) => Some(begin.commit),
+            Event::Commit { end } => Some(*end),
+            Event::Quiet { position } => Some(*position),
+            _ => None,
+        })
+    }
+
     /// The values of a row.
     pub fn row(&self, row: Row) -> &[Cell] {
         let start = row.start as usize;

@@ -64,9 +64,10 @@ pub trait Source: Send + Sync {
     /// What became of the values of a column that had the one type and has the other.
     fn retyped(&self, from: ColumnType, to: ColumnType) -> Retyped;
 
-    /// Writes a mark into the log, so that an idle source moves and latency can be measured. Not an
-    /// error where the source cannot (a standby): `false`.
-    async fn heartbeat(&self) -> Result<bool>;
+    /// Writes a mark into the log, so that an idle source moves and latency can be measured. Gives the
+    /// source's clock in it, microseconds since 1970 UTC. Not an error where the source cannot (a
+    /// standby): `None`.
+    async fn heartbeat(&self) -> Result<Option<i64>>;
 
     /// Present values of the sequences that belong to the selected tables.
     async fn sequences(&self, tables: &[TableName]) -> Result<Vec<SequenceValue>>;

@@ -122,7 +122,7 @@ pub struct Status {
     pub totals: Totals,
     /// What is wrong now, if anything.
     pub error: Option<StatusError>,
-    /// Why `source_lsn` and what follows from it are unknown, as a catalogue code.
+    /// Why `source_lsn`, or the latency, and what follows from it are unknown, as a catalogue code.
     pub unknown_reason: Option<String>,
     /// The end of the source's log when it was last known, where it is unknown now.
     pub last_known: Option<LastKnown>,

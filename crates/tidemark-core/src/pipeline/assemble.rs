@@ -260,6 +260,7 @@ impl Assembler {
             let batch = self.batch_of(route);
             let table = batch.table(&carried_by);
             batch.push(Item::Schema { table, changes });
+            self.note_open();
         }
         Ok(())
     }
@@ -280,6 +281,17 @@ impl Assembler {
     pub(crate) fn keep_shape(&mut self, route: usize) {
         let shape = self.router.route(route).shape.clone();
         self.shapes.push((route, shape));
+    }
+
+    /// The transaction whose changes come now has brought something.
+    fn note_open(&mut self) {
+        if let Some(open) = &self.open {
+            self.work.received_at.get_or_insert(open.received_at);
+            if open.fate == Fate::Committed {
+                let oldest = &mut self.work.batch.oldest_commit_us;
+                oldest.get_or_insert(open.begin.committed_at_us);
+            }
+        }
     }
 
     fn is_contained(&self) -> bool {
@@ -322,8 +334,7 @@ impl Assembler {
             });
         }
         if pushed == Pushed::Yes {
-            let open = self.open.as_ref().expect("checked above");
-            self.work.received_at.get_or_insert(open.received_at);
+            self.note_open();
             match self
                 .work
                 .counts
@@ -347,6 +358,7 @@ impl Assembler {
         if self.is_contained() || self.is_refused() {
             return Ok(Taken::Yes);
         }
+        let size_before = self.size();
         let (mut reload, mut kept) = (Vec::new(), Vec::new());
         let restart_identity = truncate.restart_identity;
         let mut applied = Vec::new();
@@ -397,6 +409,9 @@ impl Assembler {
                 restart_identity,
             });
         }
+        if self.size() != size_before {
+            self.note_open();
+        }
         Ok(if !kept.is_empty() {
             let routes = kept;
             Taken::Kept { routes, reload }
@@ -424,8 +439,11 @@ impl Assembler {
         }
         if !open.is_contained {
             self.work.batch.transactions += 1;
-            let oldest = &mut self.work.batch.oldest_commit_us;
-            *oldest = Some(oldest.unwrap_or(open.begin.committed_at_us));
+            // What came before it was decided is late from its commit on.
+            if self.has_parts || self.size().0 > 0 {
+                let oldest = &mut self.work.batch.oldest_commit_us;
+                oldest.get_or_insert(open.begin.committed_at_us);
+            }
         }
         self.end = Some(end);
         Ok(Taken::Yes)
@@ -484,6 +502,12 @@ impl Assembler {
     /// Everything before this is assembled: what `applied` will be after the next work.
     pub(crate) fn assembled(&self) -> Position {
         self.end.unwrap_or(self.applied)
+    }
+
+    /// When the oldest transaction was committed that brought something to the present work, by the
+    /// source's clock, in microseconds since 1970 UTC.
+    pub(crate) fn oldest_commit_us(&self) -> Option<i64> {
+        self.work.batch.oldest_commit_us
     }
 
     /// Hands the work out whole: only between two transactions.

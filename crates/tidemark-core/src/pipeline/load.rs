@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::catalogue::codes;
-use crate::checkpoint::{Chunk, Unit};
+use crate::checkpoint::{Chunk, TableState, Unit};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::mapping::TableMapping;
 use crate::schema::IndexKind;
@@ -43,6 +43,8 @@ pub(crate) struct LoadTable {
     pub(crate) recorded: Vec<Unit>,
     /// For a repair: only these ranges, replaced.
     pub(crate) ranges: Option<Vec<Chunk>>,
+    /// Why it is loaded anew; `None`: for the first time.
+    pub(crate) anew: Option<&'static str>,
 }
 
 /// What a load did.
@@ -139,6 +141,7 @@ enum Job {
 /// A table under way.
 struct Active {
     mapping: Arc<TableMapping>,
+    anew: Option<&'static str>,
     format: RowFormat,
     replace: Replace,
     units: Vec<Unit>,
@@ -372,6 +375,7 @@ impl Worker {
         };
         Ok(Active {
             mapping,
+            anew: table.anew,
             format: prepared.format,
             replace,
             units,
@@ -386,8 +390,11 @@ impl Worker {
         self.engine.observer.say(PipelineEvent::Table(TableOutline {
             source: active.mapping.source().clone(),
             target: active.mapping.target.clone(),
-            state: crate::checkpoint::TableState::Loading,
-            reason: None,
+            state: match active.anew {
+                Some(_) => TableState::Resyncing,
+                None => TableState::Loading,
+            },
+            reason: active.anew.map(str::to_owned),
             rows_estimated: active.mapping.schema.rows,
             units: u32::try_from(active.units.len()).unwrap_or(u32::MAX),
             units_loaded: u32::try_from(loaded.clone().count()).unwrap_or(u32::MAX),

@@ -737,6 +737,7 @@ fn tables_to_load(
             existing,
             recorded,
             ranges: None,
+            anew: None,
         });
     }
     tables

@@ -58,8 +58,11 @@ async fn beat(engine: Arc<Engine>, mut stopped: watch::Receiver<bool>) {
         }
         // A source that cannot be written to (a standby) or reached is measured all the same.
         match engine.source.heartbeat().await {
-            Ok(true) => {}
-            Ok(false) => return,
+            Ok(Some(written_at_us)) => {
+                let written = PipelineEvent::HeartbeatWritten { written_at_us };
+                engine.observer.say(written);
+            }
+            Ok(None) => return,
             Err(err) => tracing::debug!(pipeline = %engine.name, error = %err, "no heartbeat"),
         }
     }

@@ -104,17 +104,20 @@ pub enum PipelineEvent {
         /// On the source.
         table: TableName,
     },
-    /// The stream received something.
-    Received {
-        /// Up to here.
-        position: Position,
-        /// End of the source's log as the server said with it.
-        head: Position,
-    },
+    /// The stream received the log up to here.
+    Received(Position),
+    /// What was received and is not in the target changed: when its oldest transaction was committed,
+    /// by the source's clock, in microseconds since 1970 UTC. `None`: nothing.
+    Unapplied(Option<i64>),
     /// A target transaction was committed.
     Committed(Committed),
     /// The source was told.
     Acknowledged(Position),
+    /// A heartbeat was written into the source's log.
+    HeartbeatWritten {
+        /// The source's clock when it was, microseconds since 1970 UTC.
+        written_at_us: i64,
+    },
     /// A heartbeat came back, everything before it is in the target.
     Heartbeat {
         /// The source's clock when it was written, microseconds since 1970 UTC.

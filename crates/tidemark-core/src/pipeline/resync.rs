@@ -378,6 +378,7 @@ impl Reload<'_> {
             existing,
             recorded: Vec::new(),
             ranges,
+            anew: Some(self.what.reason()),
         };
         let mut report = load::load(engine, snapshot, vec![table], place).await?;
         // A table that could not even be prepared is as it was.

@@ -114,7 +114,12 @@ struct Stream<'a> {
     unrecorded: Vec<Unrecorded>,
     idle_since: Instant,
     committed_at: Instant,
+    /// The last heartbeat that came by, and what was before it.
     heartbeat: Option<(i64, Position)>,
+    /// When the oldest transaction was committed that the applier has.
+    applying_us: Option<i64>,
+    /// The last that was said of what is not applied.
+    unapplied_said: Option<i64>,
     /// Changes applied since the last commit, by route.
     counts: Vec<(usize, u64)>,
 }
@@ -169,8 +174,11 @@ impl<'a> Stream<'a> {
             idle_since: Instant::now(),
             committed_at: Instant::now(),
             heartbeat: None,
+            applying_us: None,
+            unapplied_said: None,
             counts: Vec::new(),
         };
+        engine.observer.say(PipelineEvent::Unapplied(None));
         stream.show_tables(&checkpoint);
         stream.begin_recorded_resyncs(&checkpoint);
         let tables = stream.assembler.router.names();
@@ -191,6 +199,7 @@ impl<'a> Stream<'a> {
         loop {
             self.take_block().await?;
             self.give_work();
+            self.say_unapplied();
             self.answer_holds();
             self.flush();
             self.finish_deferred().await?;
@@ -345,11 +354,11 @@ impl<'a> Stream<'a> {
             if self.assembler.has_changes() || (moved && self.must_record_position()) {
                 self.idle_since = Instant::now();
                 let work = self.assembler.cut();
-                return self.applier.give(Task::Apply(Box::new(work)));
+                return self.apply(work);
             }
         } else if self.is_full() {
             let part = self.assembler.cut_part();
-            return self.applier.give(Task::Apply(Box::new(part)));
+            return self.apply(part);
         }
         if self.assembler.is_at_boundary()
             && let Some(route) = self.resyncs.to_drain()
@@ -364,6 +373,39 @@ impl<'a> Stream<'a> {
         let is_unflushed = self.acknowledged < self.processed;
         if is_due && is_unflushed && !self.applier.is_busy() && self.assembler.is_at_boundary() {
             self.applier.give(Task::Flush);
+        }
+    }
+
+    fn apply(&mut self, work: Work) {
+        self.applying_us = self.applying_us.or(work.batch.oldest_commit_us);
+        self.applier.give(Task::Apply(Box::new(work)));
+    }
+
+    /// When the oldest transaction was committed that was received and is not in the target.
+    fn unapplied_us(&self) -> Option<i64> {
+        let waits = || match self.block.as_ref().map(|(block, at)| &block.events[*at..]) {
+            Some([Event::Begin(begin), ..]) => Some(begin.committed_at_us),
+            _ => None,
+        };
+        self.applying_us
+            .or_else(|| self.assembler.oldest_commit_us())
+            .or_else(waits)
+    }
+
+    /// Tells what is not in the target yet, and of a heartbeat once everything before it is.
+    fn say_unapplied(&mut self) {
+        let unapplied = self.unapplied_us();
+        if self.unapplied_said != unapplied {
+            self.unapplied_said = unapplied;
+            self.engine
+                .observer
+                .say(PipelineEvent::Unapplied(unapplied));
+        }
+        let is_in = |position| unapplied.is_none() || self.processed >= position;
+        if let Some((written_at_us, _)) = self.heartbeat.take_if(|(_, before)| is_in(*before)) {
+            self.engine
+                .observer
+                .say(PipelineEvent::Heartbeat { written_at_us });
         }
     }
 
@@ -409,11 +451,9 @@ impl<'a> Stream<'a> {
 
     fn on_block(&mut self, block: Block) {
         self.lasting.backoff.reset();
-        let position = block.head;
-        self.engine.observer.say(PipelineEvent::Received {
-            position,
-            head: position,
-        });
+        if let Some(position) = block.position() {
+            self.engine.observer.say(PipelineEvent::Received(position));
+        }
         self.block = Some((block, 0));
     }
 
@@ -451,6 +491,7 @@ impl<'a> Stream<'a> {
     ) -> Result<()> {
         self.add_counts(work.counts);
         let counts = std::mem::take(&mut self.counts);
+        self.applying_us = None;
         let update = work.end.unwrap_or_default();
         self.committed_at = Instant::now();
         if let Some(position) = update.position {
@@ -505,14 +546,6 @@ impl<'a> Stream<'a> {
             self.engine
                 .observer
                 .say(PipelineEvent::TablePassed { table });
-        }
-        if let Some((written_at_us, position)) = self.heartbeat
-            && self.processed >= position
-        {
-            self.heartbeat = None;
-            self.engine
-                .observer
-                .say(PipelineEvent::Heartbeat { written_at_us });
         }
         self.show_state();
         refusal.map_or(Ok(()), Err)

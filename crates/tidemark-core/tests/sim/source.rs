@@ -178,8 +178,8 @@ impl Source for SimSource {
         Retyped::Changed
     }
 
-    async fn heartbeat(&self) -> Result<bool> {
-        Ok(false)
+    async fn heartbeat(&self) -> Result<Option<i64>> {
+        Ok(None)
     }
 
     async fn sequences(&self, _: &[TableName]) -> Result<Vec<SequenceValue>> {

@@ -100,7 +100,7 @@ impl Source for PgSource {
         schema::retyped(from, to)
     }
 
-    async fn heartbeat(&self) -> Result<bool> {
+    async fn heartbeat(&self) -> Result<Option<i64>> {
         self.heartbeat().await
     }
 

@@ -266,16 +266,16 @@ impl PgSource {
     }
 
     /// See the trait.
-    pub async fn heartbeat(&self) -> Result<bool> {
+    pub async fn heartbeat(&self) -> Result<Option<i64>> {
         let mut session = self.sessions.borrow(&self.options.connect).await?;
         // A standby cannot write its log; nothing is evaluated for the rows that are not there.
-        let sql = "SELECT pg_logical_emit_message(false, $1, \
-                          (extract(epoch FROM clock_timestamp()) * 1000000)::int8::text) \
-                   WHERE NOT pg_is_in_recovery()";
+        let sql = "SELECT now_us, pg_logical_emit_message(false, $1, now_us::text) \
+                   FROM (SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8 AS now_us \
+                         WHERE NOT pg_is_in_recovery()) clock";
         let prefix = self.options.heartbeat_prefix();
         let set = session.query(sql, &[Some(&prefix)]).await?;
         session.give_back();
-        Ok(!set.rows.is_empty())
+        set.rows.first().map(|row| row.get(0)).transpose()
     }
 
     /// See the trait.

@@ -132,6 +132,7 @@ impl Busy {
         let state = "SELECT state FROM tidemark.table_state WHERE source_name = 'big'";
         let state = text(&self.stage.target, state).await.unwrap();
         assert_eq!(state, "resyncing", "meanwhile");
+        self.stage.wait_for_table("public.big", "resyncing").await;
     }
 
     async fn stop_writers(self) -> Stage {

@@ -221,9 +221,10 @@ async fn heartbeats_and_other_messages_do_not_stall_the_stream(server: &Postgres
     fixture
         .run("CREATE TABLE unpublished (n int); INSERT INTO unpublished VALUES (1)")
         .await;
-    assert!(source.heartbeat().await.unwrap());
+    let written = source.heartbeat().await.unwrap();
     let line = tail.until_line("heartbeat").await;
     let written_at_us: i64 = line.rsplit(' ').next().unwrap().parse().unwrap();
+    assert_eq!(written, Some(written_at_us));
     let clock = fixture
         .ask("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8")
         .await;

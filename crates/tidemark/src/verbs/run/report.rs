@@ -186,8 +186,10 @@ impl Reporter {
             PipelineEvent::Failed(_)
             | PipelineEvent::Checkpoint { .. }
             | PipelineEvent::Table(_)
-            | PipelineEvent::Received { .. }
+            | PipelineEvent::Received(_)
+            | PipelineEvent::Unapplied(_)
             | PipelineEvent::Acknowledged(_)
+            | PipelineEvent::HeartbeatWritten { .. }
             | PipelineEvent::Heartbeat { .. }
             | PipelineEvent::Measured(Ok(_))
             | PipelineEvent::LoadProgress { .. }
