@@ -170,7 +170,7 @@ pub struct SlotStatus {
 pub struct Verified {
     /// Compared at this position.
     pub lsn: Position,
-    /// `identical` or `different`.
+    /// `identical`, `different`, or `incomplete` where nothing differs and not all could be compared.
     pub result: String,
     /// When, RFC 3339.
     pub at: String,
