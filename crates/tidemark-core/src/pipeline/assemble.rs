@@ -479,6 +479,11 @@ impl Assembler {
         self.open.is_none()
     }
 
+    /// Whether the target has no transaction open once the work handed out so far is done.
+    pub(crate) fn is_between_commits(&self) -> bool {
+        !self.has_parts
+    }
+
     /// How large the work is, in items and bytes.
     pub(crate) fn size(&self) -> (usize, usize) {
         let parked: usize = self.work.parks.iter().map(|park| park.batch.bytes()).sum();
@@ -489,7 +494,8 @@ impl Assembler {
         )
     }
 
-    /// Whether there is anything that a commit would bring to the target, besides the position.
+    /// Whether there is anything that a commit would bring to the target, besides the position. Changes
+    /// that were handed out in parts are brought by their transaction's end, which has none itself.
     pub(crate) fn has_changes(&self) -> bool {
         self.has_parts || self.size().0 > 0 || !self.states.is_empty() || !self.shapes.is_empty()
     }

@@ -371,7 +371,8 @@ impl<'a> Stream<'a> {
     fn flush(&mut self) {
         let is_due = self.is_stopping() || self.committed_at.elapsed() >= FLUSH_AFTER;
         let is_unflushed = self.acknowledged < self.processed;
-        if is_due && is_unflushed && !self.applier.is_busy() && self.assembler.is_at_boundary() {
+        let is_free = !self.applier.is_busy() && self.assembler.is_between_commits();
+        if is_due && is_unflushed && is_free && self.assembler.is_at_boundary() {
             self.applier.give(Task::Flush);
         }
     }
@@ -654,6 +655,7 @@ impl<'a> Stream<'a> {
         // A table that is set aside shows another instant than those it points to.
         let is_due = self.phase == LoadPhase::Finishing
             && !self.applier.is_busy()
+            && self.assembler.is_between_commits()
             && !router.minds_tidemarks()
             && !router.has_parked()
             && !self.resyncs.is_running();

@@ -495,6 +495,7 @@ impl Applier for SimApplier {
     }
 
     async fn flush(&mut self) -> Result<()> {
+        assert!(self.open.is_none(), "flush within a transaction");
         self.target.world.call("flush").await?;
         self.durable = self.target.position();
         Ok(())

@@ -152,6 +152,37 @@ async fn hundreds_of_tables_in_many_schemas_load_and_stream() {
     stage.clear().await;
 }
 
+/// The end of a transaction that goes to the target in parts may come with no change of its own, when
+/// the last part took all there were.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_fills_its_parts_is_committed_at_once() {
+    let source = PostgresServer::builder().setting("logical_decoding_work_mem", "64kB");
+    let source = Box::leak(Box::new(source.start().await.unwrap()));
+    let target = PostgresServer::shared().await.unwrap();
+    let stage = Stage::on(source, target, "rows_parts").await;
+    stage.write("[stream]\nbatch_rows = 300\nheartbeat_interval = \"0 s\"\n");
+    let table = "CREATE TABLE t (id int PRIMARY KEY, body text)";
+    stage.source_sql(table).await;
+    let run = stage.start_streaming().await;
+    // What was committed just before is still to be made durable when the parts are in.
+    for round in 1..=3 {
+        stage
+            .source_sql(&format!(
+                "INSERT INTO t VALUES (-{round}, 'before'); BEGIN; INSERT INTO t \
+                 SELECT i, repeat('x', 300) FROM generate_series({round} * 10000, {round} * 10000 + 899) i; \
+                 COMMIT"
+            ))
+            .await;
+        let count = (901 * round).to_string();
+        stage
+            .wait_for_target("SELECT count(*) FROM t", &count)
+            .await;
+    }
+    stage.assert_identical().await;
+    assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
+    stage.clear().await;
+}
+
 /// A small memory for decoding makes the source send transactions while they run, rolled back parts
 /// included; these must leave nothing behind.
 #[tokio::test(flavor = "multi_thread")]
