@@ -67,7 +67,7 @@ impl PgView {
     pub async fn of_target(mut connection: Connection) -> Result<PgView> {
         connection
             .run(
-                "SET row_security = off; SET jit = off; \
+                "SET row_security = off; \
                  BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT pg_current_snapshot()",
             )
             .await?;

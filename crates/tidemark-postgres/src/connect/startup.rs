@@ -14,7 +14,8 @@ use crate::wire::{Connection, Role, ServerError, Stream};
 
 /// Values that decide how text looks and is read, what may fail, and when the server gives up: the same
 /// on every server, whatever its roles and databases have. Serializable transactions fail for reasons of
-/// their own when many write at once. `idle_session_timeout` came with PostgreSQL 14,
+/// their own when many write at once. JIT compiles what asks the catalog for seconds, to run it for
+/// milliseconds: a recursive query is thought to bring thousands of rows. `idle_session_timeout` came with PostgreSQL 14,
 /// `transaction_timeout` with 17.
 const SETTINGS: &str = "SET client_encoding = 'UTF8'; SET DateStyle = 'ISO'; \
      SET IntervalStyle = 'postgres'; SET TimeZone = 'UTC'; SET extra_float_digits = 3; \
@@ -23,7 +24,8 @@ const SETTINGS: &str = "SET client_encoding = 'UTF8'; SET DateStyle = 'ISO'; \
      SET quote_all_identifiers = off; SET transform_null_equals = off; \
      SET default_transaction_isolation = 'read committed'; \
      SET default_transaction_deferrable = off; SET statement_timeout = 0; SET lock_timeout = 0; \
-     SET idle_in_transaction_session_timeout = 0; SET search_path = pg_catalog;";
+     SET idle_in_transaction_session_timeout = 0; SET search_path = pg_catalog; \
+     SET jit = off;";
 const SETTINGS_SINCE_14: &str = " SET idle_session_timeout = 0;";
 const SETTINGS_SINCE_17: &str = " SET transaction_timeout = 0;";
 

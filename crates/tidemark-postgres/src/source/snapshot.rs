@@ -43,7 +43,7 @@ use crate::wire::{Connection, CopyOut, Role, TransactionStatus, quote_literal};
 const SETTINGS: &str = "SET row_security = off; SET synchronize_seqscans = off; \
     SET max_parallel_workers_per_gather = 0";
 /// Verification reads a table by one statement, so the server may use more than one process.
-const VIEW_SETTINGS: &str = "SET row_security = off; SET jit = off";
+const VIEW_SETTINGS: &str = "SET row_security = off";
 
 /// A standby tells how far it has *replayed* a moment after a commit has become visible, so the
 /// commit record of a visible transaction may lie right behind that position (after a page's

@@ -64,6 +64,7 @@ async fn settings_make_text_the_same_everywhere() {
             "SELECT current_setting('DateStyle'), current_setting('TimeZone'), \
              current_setting('extra_float_digits'), current_setting('search_path'), \
              current_setting('idle_session_timeout'), current_setting('application_name'), \
+             current_setting('jit'), \
              12.5::numeric::money::text",
             &[],
         )
@@ -80,6 +81,7 @@ async fn settings_make_text_the_same_everywhere() {
             "pg_catalog",
             "0",
             "tidemark",
+            "off",
             "$12.50"
         ]
     );

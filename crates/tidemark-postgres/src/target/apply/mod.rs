@@ -88,7 +88,7 @@ pub struct PgApplier {
 /// Plans are made once and without knowing the values, and must hold for tables of any size: with
 /// sequential scans and merge joins out of the question an index is used wherever there is one.
 const SETTINGS: &str = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; \
-     SET enable_mergejoin = off; SET jit = off; \
+     SET enable_mergejoin = off; \
      SELECT current_setting('synchronous_standby_names') <> ''";
 
 impl PgTarget {
