@@ -48,10 +48,11 @@ pub trait Target: Send + Sync {
         std::future::pending().await
     }
 
-    /// Records where a first load starts, before any row is copied. Durable on return.
+    /// Records where a first load starts ([`LoadPhase::Loading`]), before any row is copied and any
+    /// table made. Durable on return.
     async fn start_load(&self, start: &LoadStart) -> Result<()>;
 
-    /// Makes types and sequences that the tables need, where they are missing.
+    /// Makes types and sequences that the tables need, where they are missing. May be repeated.
     async fn prepare_objects(&self, schema: &SourceSchema, tables: &[TableMapping]) -> Result<()>;
 
     /// Makes the table where it is missing (columns, types, NOT NULL; keys, indexes and foreign keys
@@ -116,8 +117,6 @@ pub struct LoadStart {
     pub identity: SourceIdentity,
     /// The consistent point: position and `full_load_lsn`.
     pub position: Position,
-    /// The phase to start with ([`LoadPhase::Loaded`] where nothing is loaded: `cdc_only`).
-    pub phase: LoadPhase,
     /// All tables, without units yet.
     pub tables: Vec<TableCheckpoint>,
 }

@@ -346,11 +346,11 @@ impl Run {
                     );
                     engine.source.release().await?;
                 }
-                Some(self.open(&schema, &mappings).await?)
+                Some(self.open(&mappings).await?)
             }
             Start::LoadOnce => {
                 let was_loaded_before = checkpoint.is_some();
-                let snapshot = self.load_once(&schema, &mappings, log.identity, was_loaded_before);
+                let snapshot = self.load_once(&mappings, log.identity, was_loaded_before);
                 Some(snapshot.await?)
             }
             Start::FromSlot { position } => {
@@ -358,12 +358,12 @@ impl Run {
                     .await?;
                 None
             }
-            Start::ResumeLoad => {
-                self.prepare_objects(&schema, &mappings).await?;
-                Some(engine.source.snapshot().await?)
-            }
+            Start::ResumeLoad => Some(engine.source.snapshot().await?),
             Start::ResumeStream { .. } => None,
         };
+        if snapshot.is_some() {
+            self.prepare_objects(&schema, &mappings).await?;
+        }
         let begun = match &start {
             Start::LoadOnce => begun(checkpoint.as_ref()),
             _ => Vec::new(),

@@ -23,7 +23,6 @@ impl Run {
     /// in the target before the first row is written.
     pub(super) async fn open(
         &mut self,
-        schema: &SourceSchema,
         mappings: &[Arc<TableMapping>],
     ) -> Result<Box<dyn Snapshot>> {
         let engine = Arc::clone(&self.engine);
@@ -40,15 +39,13 @@ impl Run {
             "prepare",
             format!("the source keeps its log from {position} on"),
         );
-        self.record_start(position, schema, mappings, identity)
-            .await?;
+        self.record_start(position, mappings, identity).await?;
         Ok(snapshot)
     }
 
     /// A full load alone: no log, and so one snapshot for everything.
     pub(super) async fn load_once(
         &mut self,
-        schema: &SourceSchema,
         mappings: &[Arc<TableMapping>],
         identity: SourceIdentity,
         was_loaded_before: bool,
@@ -61,8 +58,7 @@ impl Run {
             "loads at one snapshot; nothing is made on the source"
         };
         self.engine.step(3, "prepare", text);
-        self.record_start(position, schema, mappings, identity)
-            .await?;
+        self.record_start(position, mappings, identity).await?;
         Ok(snapshot)
     }
 
@@ -123,15 +119,14 @@ impl Run {
             "prepare",
             format!("starts at {position}, which the slot still has"),
         );
-        self.record_start(position, schema, mappings, identity)
-            .await?;
+        self.record_start(position, mappings, identity).await?;
+        self.prepare_objects(schema, mappings).await?;
         self.make_without_rows(mappings).await
     }
 
     async fn record_start(
         &mut self,
         position: Position,
-        schema: &SourceSchema,
         mappings: &[Arc<TableMapping>],
         identity: SourceIdentity,
     ) -> Result<()> {
@@ -145,17 +140,11 @@ impl Run {
             .iter()
             .map(|mapping| table_checkpoint(mapping, state))
             .collect();
-        let phase = if loads {
-            LoadPhase::Loading
-        } else {
-            LoadPhase::Loaded
-        };
         self.engine
             .target
             .start_load(&LoadStart {
                 identity,
                 position,
-                phase,
                 tables,
             })
             .await?;
@@ -163,10 +152,11 @@ impl Run {
         self.engine
             .observer
             .say(PipelineEvent::LoadPosition(position));
-        self.prepare_objects(schema, mappings).await
+        Ok(())
     }
 
-    /// What the tables rest on. Also where a load goes on: a table that changed since may need more.
+    /// What the tables rest on. Also where a load goes on: the start before may have been killed before it
+    /// came to this, and a table that changed since may need more.
     pub(super) async fn prepare_objects(
         &self,
         schema: &SourceSchema,
@@ -179,7 +169,8 @@ impl Run {
         self.engine.target.prepare_objects(schema, &tables).await
     }
 
-    /// `cdc_only`: tables that are missing are made, empty, with their keys.
+    /// `cdc_only`: tables that are missing are made, empty, with their keys. Only then is the start
+    /// over, as a load is: whoever is killed before goes on with it.
     pub(super) async fn make_without_rows(&self, mappings: &[Arc<TableMapping>]) -> Result<()> {
         for mapping in mappings {
             let target = &self.engine.target;
@@ -190,7 +181,14 @@ impl Run {
                 target.finish(mapping, Place::InPlace).await?;
             }
         }
-        Ok(())
+        let tables = self.checkpoint().await?.tables;
+        if tables
+            .iter()
+            .any(|table| table.state == TableState::Loading)
+        {
+            return Ok(());
+        }
+        self.engine.target.set_phase(LoadPhase::Loaded).await
     }
 }
 

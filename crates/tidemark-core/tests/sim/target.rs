@@ -213,7 +213,7 @@ impl Target for SimTarget {
             identity: start.identity.clone(),
             position: start.position,
             load_position: start.position,
-            phase: start.phase,
+            phase: LoadPhase::Loading,
             tables: start.tables.clone(),
         };
         self.commit("start load", |new| new.checkpoint = Some(checkpoint))

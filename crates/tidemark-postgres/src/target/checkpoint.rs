@@ -244,7 +244,7 @@ impl Writer {
                 Some(identity.database.clone()),
                 Some(start.position.kind().to_owned()),
                 Some(start.position.to_string()),
-                Some(word(&start.phase)),
+                Some(word(&LoadPhase::Loading)),
             ],
         ));
         writes.push(self.advance(None));
