@@ -16,6 +16,7 @@ pub mod config;
 pub mod control;
 pub mod error;
 pub mod event;
+pub mod failpoint;
 pub mod filter;
 pub mod finding;
 pub mod mapping;

@@ -7,6 +7,7 @@ use tidemark_core::catalogue::codes;
 
 use crate::cli::{self, Everywhere, Parsed, Refusal, Verb};
 use crate::exit::Exit;
+use crate::fail;
 use crate::logging::{self, LogForm, Loudness};
 use crate::output::screen::Stream;
 use crate::output::style::ColourWishes;
@@ -68,6 +69,7 @@ async fn invoke(talk: Talk, everywhere: Everywhere, verb: Verb) -> Outcome {
         LogForm::Json
     });
     let _log = logging::start(&talk, form, loudness(&verb), env("TIDEMARK_LOG").as_deref());
+    fail::arm()?;
     let care = verb.care();
     let invocation = Invocation {
         talk,

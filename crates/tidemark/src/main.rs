@@ -5,6 +5,7 @@ use std::process::ExitCode;
 mod cli;
 mod demo;
 mod exit;
+mod fail;
 mod invocation;
 mod logging;
 mod output;

@@ -13,6 +13,7 @@ use crate::batch::{Batch, Item};
 use crate::catalogue::codes;
 use crate::checkpoint::CheckpointUpdate;
 use crate::error::{Context, Error, Result};
+use crate::failpoint;
 use crate::mapping::TableMapping;
 use crate::position::Position;
 use crate::target::{Applied, Applier, Origin};
@@ -129,7 +130,7 @@ async fn run(
         let outcome = match task {
             Task::Apply(work) => apply(applier.as_mut(), &mut is_open, &mut applied, *work).await,
             Task::Undo => undo(applier.as_mut(), &mut is_open, &mut applied).await,
-            Task::Flush => applier.flush().await.map(|()| DoneOutcome::Flushed),
+            Task::Flush => flush(applier.as_mut()).await,
             Task::Drain {
                 mapping,
                 router,
@@ -164,6 +165,7 @@ async fn apply(
             .await
             .context(|| "begin a target transaction")?;
         *is_open = true;
+        failpoint::reached(failpoint::APPLY_BEGUN);
     }
     if !work.batch.is_empty() {
         add(
@@ -179,15 +181,19 @@ async fn apply(
             .park(&park.batch, park.origin)
             .await
             .context(|| "put changes aside")?;
+        failpoint::reached(failpoint::PARKED);
     }
     let Some(update) = &work.end else {
+        failpoint::reached(failpoint::PART_APPLIED);
         work.batch.clear();
         return Ok(DoneOutcome::Part(work));
     };
+    failpoint::reached(failpoint::COMMIT_DUE);
     add(
         applied,
         applier.commit(update).await.context(|| "commit a batch")?,
     );
+    failpoint::reached(failpoint::COMMITTED);
     *is_open = false;
     let applied = std::mem::take(applied);
     Ok(DoneOutcome::Committed {
@@ -211,6 +217,12 @@ async fn undo(
     }
     *applied = Applied::default();
     Ok(DoneOutcome::Undone)
+}
+
+async fn flush(applier: &mut dyn Applier) -> Result<DoneOutcome> {
+    applier.flush().await?;
+    failpoint::reached(failpoint::FLUSHED);
+    Ok(DoneOutcome::Flushed)
 }
 
 /// Applies parked changes as far as the table has not seen them, oldest first.
@@ -241,7 +253,9 @@ async fn drain(
                 .context(|| "apply changes taken back")?;
         }
     }
+    failpoint::reached(failpoint::DRAIN_DUE);
     applier.commit(&CheckpointUpdate::default()).await?;
+    failpoint::reached(failpoint::DRAINED);
     Ok(DoneOutcome::Drained { is_empty })
 }
 

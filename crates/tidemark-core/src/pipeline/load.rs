@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use crate::catalogue::codes;
 use crate::checkpoint::{Chunk, TableState, Unit};
 use crate::error::{Context, Error, ErrorKind, Result};
+use crate::failpoint;
 use crate::mapping::TableMapping;
 use crate::schema::IndexKind;
 use crate::source::{RowBlock, RowFormat, RowStream, Snapshot, SnapshotReader};
@@ -361,6 +362,7 @@ impl Worker {
             .target
             .prepare(&mapping, existing, self.place, &units)
             .await?;
+        failpoint::reached(failpoint::TABLE_PREPARED);
         let mut units = units;
         for unit in &mut units {
             unit.is_loaded |= prepared.is_skipped || prepared.loaded_units.contains(&unit.number);
@@ -418,6 +420,7 @@ impl Worker {
             .await
         {
             Ok(part) => {
+                failpoint::reached(failpoint::UNIT_COMMITTED);
                 unit.is_loaded = true;
                 unit.rows = part.rows;
                 unit.tidemark = Some(self.snapshot.tidemark().clone());
@@ -564,6 +567,7 @@ impl Worker {
         };
         match finished.context(|| format!("make keys and indexes of {}", mapping.source())) {
             Ok(()) => {
+                failpoint::reached(failpoint::TABLE_FINISHED);
                 let table_name = mapping.source().clone();
                 self.engine
                     .observer

@@ -27,6 +27,7 @@ use crate::checkpoint::{
 };
 use crate::control::{Answer, Command};
 use crate::error::{Context, Error, Remedy, Result};
+use crate::failpoint;
 use crate::finding::{Finding, Verdict};
 use crate::mapping::{Rules, TableMapping};
 use crate::position::Position;
@@ -316,6 +317,7 @@ impl Run {
             .observer
             .state(PipelineState::Starting, By::Engine, None);
         engine.target.acquire(&self.owner).await?;
+        failpoint::reached(failpoint::OWNER_RECORDED);
         self.record_states().await?;
         if mode.streams() && self.lasting.partitions.is_unknown() {
             // Before anything is read: what changes from here on is noticed.
@@ -345,6 +347,7 @@ impl Run {
                         format!("removes {slot}, left over by a killed start"),
                     );
                     engine.source.release().await?;
+                    failpoint::reached(failpoint::LEFTOVER_REMOVED);
                 }
                 Some(self.open(&mappings).await?)
             }
@@ -477,7 +480,9 @@ impl Run {
         };
         let (rows, took) = (report.rows, began.elapsed());
         self.record_loaded(&checkpoint, report).await?;
+        failpoint::reached(failpoint::TABLES_RECORDED);
         engine.target.set_phase(LoadPhase::Finishing).await?;
+        failpoint::reached(failpoint::FINISHING_RECORDED);
         if load_is_one_instant(&self.checkpoint().await?) {
             finish_load(&engine, mappings).await?;
         }
@@ -663,10 +668,14 @@ async fn finish_load(engine: &Engine, mappings: &[Arc<TableMapping>]) -> Result<
         &[]
     };
     engine.target.finish_foreign_keys(made).await?;
+    failpoint::reached(failpoint::FOREIGN_KEYS_MADE);
     let names: Vec<_> = tables.iter().map(|table| table.source().clone()).collect();
     let sequences = engine.source.sequences(&names).await?;
     engine.target.set_sequences(&sequences, &tables).await?;
-    engine.target.set_phase(LoadPhase::Loaded).await
+    failpoint::reached(failpoint::SEQUENCES_SET);
+    engine.target.set_phase(LoadPhase::Loaded).await?;
+    failpoint::reached(failpoint::LOAD_RECORDED);
+    Ok(())
 }
 
 /// Whether all units were read at one instant, so that foreign keys hold already.

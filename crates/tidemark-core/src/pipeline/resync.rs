@@ -35,6 +35,7 @@ use crate::catalogue::codes;
 use crate::checkpoint::{Chunk, LoadPhase, TableCheckpoint, Unit};
 use crate::control::ResyncStrategy;
 use crate::error::{Error, ErrorKind, Result};
+use crate::failpoint;
 use crate::mapping::TableMapping;
 use crate::selection::Selection;
 use crate::source::Snapshot;
@@ -286,6 +287,7 @@ async fn reload(
     if what.must_announce() {
         let tables = std::slice::from_ref(mapping.source());
         engine.source.announce(tables).await?;
+        failpoint::reached(failpoint::TABLE_ANNOUNCED);
     }
     let reload = Reload {
         engine: &engine,
@@ -381,6 +383,7 @@ impl Reload<'_> {
             anew: Some(self.what.reason()),
         };
         let mut report = load::load(engine, snapshot, vec![table], place).await?;
+        failpoint::reached(failpoint::ROWS_LOADED);
         // A table that could not even be prepared is as it was.
         let units = report.tables.pop().map(|(_, units)| units);
         let is_begun = units.is_some();
@@ -390,6 +393,7 @@ impl Reload<'_> {
         if place == Place::Beside {
             let swapped = engine.target.swap(&mapping).await;
             swapped.map_err(|error| Failed { error, is_begun })?;
+            failpoint::reached(failpoint::SWAPPED);
         }
         Ok(Reloaded::Loaded {
             units: units.unwrap_or_default(),

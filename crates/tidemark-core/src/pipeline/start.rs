@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::catalogue::codes;
 use crate::checkpoint::{KnownShape, LoadPhase, SourceIdentity, TableCheckpoint, TableState};
 use crate::error::{Error, Result};
+use crate::failpoint;
 use crate::mapping::TableMapping;
 use crate::position::Position;
 use crate::schema::SourceSchema;
@@ -32,8 +33,10 @@ impl Run {
             .collect();
         self.is_unrecorded = true;
         engine.source.announce(&names).await?;
+        failpoint::reached(failpoint::ANNOUNCED);
         let identity = engine.source.log_state().await?.identity;
         let (position, snapshot) = engine.source.open_log(Keep::ForPipeline).await?;
+        failpoint::reached(failpoint::SNAPSHOT_OPENED);
         engine.step(
             3,
             "prepare",
@@ -149,6 +152,7 @@ impl Run {
             })
             .await?;
         self.is_unrecorded = false;
+        failpoint::reached(failpoint::START_RECORDED);
         self.engine
             .observer
             .say(PipelineEvent::LoadPosition(position));
@@ -166,7 +170,9 @@ impl Run {
             return Ok(());
         }
         let tables: Vec<TableMapping> = mappings.iter().map(|m| m.as_ref().clone()).collect();
-        self.engine.target.prepare_objects(schema, &tables).await
+        self.engine.target.prepare_objects(schema, &tables).await?;
+        failpoint::reached(failpoint::OBJECTS_MADE);
+        Ok(())
     }
 
     /// `cdc_only`: tables that are missing are made, empty, with their keys. Only then is the start

@@ -25,6 +25,7 @@ use crate::checkpoint::{Checkpoint, Chunk, LoadPhase, TableState};
 use crate::control::ResyncStrategy::{self, Truncate};
 use crate::error::{Context, Error, Result};
 use crate::event::{Block, Event, StreamTable};
+use crate::failpoint;
 use crate::mapping::TableMapping;
 use crate::position::Position;
 use crate::schema::{SourceSchema, TableName};
@@ -79,7 +80,11 @@ pub(super) async fn stream(
         [] => By::Engine,
         _ => By::User,
     };
+    if ended.is_ok() {
+        failpoint::reached(failpoint::STREAM_DONE);
+    }
     run.close().await;
+    failpoint::reached(failpoint::STREAM_CLOSED);
     ended?;
     Ok(Outcome {
         state: PipelineState::Stopped,
@@ -147,6 +152,7 @@ impl<'a> Stream<'a> {
             .await
             .context(|| "open the change stream")?;
         let applier = ApplierHandle::start(engine.target.applier().await?);
+        failpoint::reached(failpoint::STREAM_OPENED);
         let end_at = match engine.options.until {
             Until::Stopped => None,
             Until::CaughtUp => Some(engine.source.head().await?),
@@ -475,6 +481,7 @@ impl<'a> Stream<'a> {
         }
         if let Some(durable) = done.durable.filter(|durable| *durable > self.acknowledged) {
             self.acknowledged = durable;
+            failpoint::reached(failpoint::ACKNOWLEDGE_DUE);
             self.changes.acknowledge(durable);
             self.engine
                 .observer
@@ -524,6 +531,7 @@ impl<'a> Stream<'a> {
                     .collect(),
             }));
         for change in update.states {
+            failpoint::reached(failpoint::STATE_COMMITTED);
             if let Some(route) = self.assembler.router.named(&change.table) {
                 self.resyncs.recorded(route, self.engine, &self.assembler);
             }

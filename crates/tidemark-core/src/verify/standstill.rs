@@ -13,6 +13,7 @@ use crate::catalogue::codes;
 use crate::checkpoint::Checkpoint;
 use crate::control::{Answer, Command, HoldAt, HoldId};
 use crate::error::{Error, Result};
+use crate::failpoint;
 use crate::pipeline::Commander;
 use crate::position::Position;
 use crate::source::{Keep, Snapshot, Source};
@@ -99,6 +100,7 @@ async fn while_held(
         err = prolonged => return Err(err),
     };
     hold(pipeline, id, HoldAt::Position(position)).await?;
+    failpoint::reached(failpoint::HELD);
     Ok(Standstill {
         position,
         snapshot,

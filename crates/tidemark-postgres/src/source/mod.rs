@@ -21,7 +21,7 @@ use tidemark_core::config::{ChangeOrigin, Create};
 use tidemark_core::position::{Lsn, Position};
 use tidemark_core::schema::TableName;
 use tidemark_core::source::{ChangeStream, Keep, LogState, Partition, SequenceValue, Within};
-use tidemark_core::{Error, Result};
+use tidemark_core::{Error, Result, failpoint};
 
 use crate::config::ConnectConfig;
 use crate::wire::Connection;
@@ -241,6 +241,9 @@ impl PgSource {
         let exported =
             slot::create::create(&options.connect, &self.sessions, &name, lifetime, patience);
         let exported = exported.await;
+        if keep == Keep::ForPipeline && exported.is_ok() {
+            failpoint::reached(failpoint::SLOT_MADE);
+        }
         // Where the answer was lost it may be there.
         let is_anothers = matches!(&exported, Err(err) if err.code() == codes::SLOT_EXISTS);
         if keep == Keep::ForPipeline && !is_anothers {
@@ -319,6 +322,7 @@ impl PgSource {
         let name = &self.options.slot;
         let is_gone = slot::drop_ours(session, name).await?;
         self.made.slot.store(false, Ordering::Relaxed);
+        failpoint::reached(failpoint::SLOT_REMOVED);
         Ok(is_gone.then(|| format!("slot {name}")))
     }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 use tidemark_core::catalogue::codes;
 use tidemark_core::config::Create;
 use tidemark_core::schema::TableName;
-use tidemark_core::{Error, Result};
+use tidemark_core::{Error, Result, failpoint};
 use tokio::time::{Instant, sleep};
 
 use super::blockers;
@@ -288,6 +288,7 @@ pub(crate) async fn announce(
         // Before: where the answer is lost it may be there.
         is_made.store(true, Ordering::Relaxed);
         make(connection, wanted).await?;
+        failpoint::reached(failpoint::PUBLICATION_MADE);
     }
     let oids = oids(connection, wanted.tables).await?;
     wait_for_writers(connection, &oids, patience).await

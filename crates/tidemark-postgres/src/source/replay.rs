@@ -7,9 +7,9 @@
 
 use std::sync::Arc;
 
-use tidemark_core::Result;
 use tidemark_core::event::{Begin, Event};
 use tidemark_core::position::Lsn;
+use tidemark_core::{Result, failpoint};
 
 use super::assemble::{Assembler, Output, Tables, malformed, out_of_place};
 use super::decode::{self, Form, Message};
@@ -121,6 +121,7 @@ impl Replay {
     fn begin(&mut self, out: &mut Output) {
         if self.progress == Progress::NotBegun {
             self.progress = Progress::Begun;
+            failpoint::reached(failpoint::REPLAY_BEGUN);
             out.events.push(Event::Begin(self.begin));
         }
     }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tidemark_core::catalogue::codes;
-use tidemark_core::{Error, ErrorKind, Result};
+use tidemark_core::{Error, ErrorKind, Result, failpoint};
 
 use super::assemble::{Aside, malformed, out_of_place};
 use super::frames::{FRAME_HEADER_LEN, frame_end};
@@ -125,6 +125,7 @@ impl Spool {
         let kept = self.transactions.entry(xid).or_default();
         let result = kept.write(&self.directory, frames);
         result.map_err(|error| failed(&self.directory, "written", error))?;
+        failpoint::reached(failpoint::SPOOLED);
         let before = kept.file_bytes;
         self.memory_bytes -= kept.buffer.len();
         kept.file_bytes += (kept.buffer.len() + frames.len()) as u64;

@@ -13,7 +13,7 @@ use tidemark_core::catalogue::codes;
 use tidemark_core::mapping::TableMapping;
 use tidemark_core::schema::{Check, Index, IndexKind, TableName, TableSchema};
 use tidemark_core::target::Place;
-use tidemark_core::{Context, Error, Result};
+use tidemark_core::{Context, Error, Result, failpoint};
 
 use super::create::{self, rename, renamed};
 use super::indexes::{self, Wanted};
@@ -87,6 +87,7 @@ impl Finish<'_> {
     async fn make_all(&self, connection: &mut Connection) -> Result<()> {
         for wanted in self.wanted_indexes(connection).await? {
             self.make_index(connection, &wanted).await?;
+            failpoint::reached(failpoint::INDEX_MADE);
         }
         // No ANALYZE: autovacuum sees a freshly filled table within its next round (PostgreSQL 15,
         // 25.1.6), what we ask of the table needs no statistics, and waiting for them here costs as

@@ -7,7 +7,7 @@
 use tidemark_core::catalogue::codes;
 use tidemark_core::mapping::TableMapping;
 use tidemark_core::schema::{ForeignKey, TableName};
-use tidemark_core::{Context, Error, Result};
+use tidemark_core::{Context, Error, Result, failpoint};
 
 use super::finish::{describe, is_about_definition, is_not_owner};
 use super::indexes::target_name;
@@ -68,6 +68,7 @@ async fn make_of_table(
             }
             made => {
                 made.context(|| format!("make foreign key {} of {}", key.name, table.target))?;
+                failpoint::reached(failpoint::FOREIGN_KEY_MADE);
             }
         }
     }
@@ -175,6 +176,7 @@ async fn make_again(connection: &mut Connection, pipeline: &str) -> Result<()> {
             )
             .await?;
         connection.run("COMMIT").await?;
+        failpoint::reached(failpoint::FOREIGN_KEY_MADE_AGAIN);
     }
     Ok(())
 }

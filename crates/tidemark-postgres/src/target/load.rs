@@ -21,7 +21,7 @@ use tidemark_core::mapping::TableMapping;
 use tidemark_core::schema::ValueClass;
 use tidemark_core::source::{RowFormat, RowStream};
 use tidemark_core::target::{LoadUnit, LoadedPart, Loader, Replace};
-use tidemark_core::{Context, Error, Result};
+use tidemark_core::{Context, Error, Result, failpoint};
 
 use super::checkpoint::{self, Writer};
 use super::names::{quoted, table_at};
@@ -83,6 +83,7 @@ impl PgLoader {
                 "target: an earlier attempt at this unit was committed after all",
             ));
         }
+        failpoint::reached(failpoint::UNIT_WRITTEN);
         self.connection.run("COMMIT").await?;
         Ok(sent)
     }

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use tidemark_core::catalogue::codes;
 use tidemark_core::checkpoint::Generation;
 use tidemark_core::target::Owner;
-use tidemark_core::{Context, Error, Result};
+use tidemark_core::{Context, Error, Result, failpoint};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::metadata;
@@ -59,6 +59,7 @@ impl Lock {
         };
         self.former_pid = Some(connection.pid());
         metadata::migrate(&mut connection).await?;
+        failpoint::reached(failpoint::SCHEMA_MADE);
         let generation = raise_generation(&mut connection, pipeline, owner).await?;
         self.held = Some(connection);
         Ok(generation)

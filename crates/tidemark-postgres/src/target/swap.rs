@@ -21,7 +21,7 @@ use std::time::Duration;
 use tidemark_core::catalogue::codes;
 use tidemark_core::mapping::TableMapping;
 use tidemark_core::schema::{ColumnDefault, TableName, TableSchema};
-use tidemark_core::{Context, Error, Result};
+use tidemark_core::{Context, Error, Result, failpoint};
 use tokio::time::{Instant, sleep};
 
 use super::checkpoint::{self, Writer};
@@ -132,6 +132,7 @@ async fn in_transaction(
         let sql = format!("ALTER TABLE {} REPLICA IDENTITY {identity}", quoted(table));
         connection.run(&sql).await?;
     }
+    failpoint::reached(failpoint::SWAP_DUE);
     checkpoint::commit_open(connection, &[writer.advance(None)]).await
 }
 

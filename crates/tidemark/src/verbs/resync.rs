@@ -8,6 +8,7 @@ use tidemark_core::Error;
 use tidemark_core::catalogue::codes;
 use tidemark_core::checkpoint::{Checkpoint, TableState};
 use tidemark_core::control::{Command, ResyncStrategy};
+use tidemark_core::failpoint;
 use tidemark_core::mapping::TableMapping;
 use tidemark_core::schema::TableName;
 
@@ -114,6 +115,7 @@ async fn anew(invocation: &Invocation, opened: &Opened, tables: &[TableMapping])
     // Whoever starts it at this moment has it, or comes after us.
     opened.target.acquire(&super::run::owner()).await?;
     opened.target.forget().await?;
+    failpoint::reached(failpoint::FORGOTTEN);
     let text = format!("✓ the checkpoint of {name} is forgotten; nothing is copied yet");
     let data = json!({ "pipeline": name, "answer": text });
     Ok(Answer::new(text, data).notice(format!("copy the tables anew: {next}")))

@@ -14,6 +14,7 @@ use tidemark_core::Error;
 use tidemark_core::catalogue::codes;
 use tidemark_core::checkpoint::TableState;
 use tidemark_core::control::{self, Command, HoldId};
+use tidemark_core::failpoint;
 use tidemark_core::mapping::TableMapping;
 use tidemark_core::schema::TableName;
 use tidemark_core::verify::compare::{
@@ -255,6 +256,7 @@ async fn repair(
     for command in commands {
         let answer = ask(opened, &command).await?;
         crate::verbs::control::answered(opened, &answer)?;
+        failpoint::reached(failpoint::REPAIR_ASKED);
     }
     let streaming = wait_until_streaming(opened, report);
     during(&invocation.talk, "copying anew what differs", streaming).await

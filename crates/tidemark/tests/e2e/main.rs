@@ -20,6 +20,7 @@ mod faults;
 mod fence;
 mod hand_over;
 mod identity;
+mod kills;
 mod lag;
 mod majors;
 mod mapping;

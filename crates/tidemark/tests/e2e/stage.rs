@@ -1,7 +1,8 @@
 //! A source, a target, a pipeline file between them, and the program.
 
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
+use std::process::{ExitStatus, Output, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -140,18 +141,18 @@ impl Stage {
 
     /// Starts the program and leaves it running, its log in a file.
     pub(crate) fn start(&self, arguments: &[&str]) -> Running {
+        self.spawn(self.command(arguments))
+    }
+
+    /// The same for a command that was given something more.
+    pub(crate) fn spawn(&self, mut command: Command) -> Running {
         let log = self.directory.path().join("run.log");
         let file = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(&log)
             .unwrap();
-        let child = self
-            .command(arguments)
-            .stdout(Stdio::null())
-            .stderr(file)
-            .spawn()
-            .unwrap();
+        let child = command.stdout(Stdio::null()).stderr(file).spawn().unwrap();
         Running { child, log }
     }
 
@@ -308,11 +309,19 @@ impl Running {
 
     /// Waits for its end and gives its exit code.
     pub(crate) async fn ended(&mut self) -> Option<i32> {
+        self.ended_how().await.code()
+    }
+
+    /// Waits for its end and gives the signal that ended it.
+    pub(crate) async fn killed_by(&mut self) -> Option<i32> {
+        self.ended_how().await.signal()
+    }
+
+    async fn ended_how(&mut self) -> ExitStatus {
         let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
         ended
             .unwrap_or_else(|_| panic!("does not end\n{}", self.log()))
             .unwrap()
-            .code()
     }
 
     /// Whether it still runs.

@@ -11,6 +11,7 @@
 
 mod catalogue;
 mod documents;
+mod failpoints;
 mod files;
 mod layers;
 mod words;

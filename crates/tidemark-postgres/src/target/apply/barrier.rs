@@ -6,7 +6,7 @@
 use tidemark_core::batch::{Item, SchemaChange};
 use tidemark_core::catalogue::codes;
 use tidemark_core::mapping::TableMapping;
-use tidemark_core::{Error, Result};
+use tidemark_core::{Error, Result, failpoint};
 
 use super::session::Step;
 use super::stretch::{Ended, Work, narrow};
@@ -81,6 +81,7 @@ impl Work<'_> {
                     .await?;
             }
         }
+        failpoint::reached(failpoint::RESHAPED);
         self.known.forget(self.session, &mapping.target)?;
         for (place, met) in self.met.iter_mut().enumerate() {
             if batch.tables()[place].target == mapping.target {

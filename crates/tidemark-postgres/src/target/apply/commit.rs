@@ -5,7 +5,7 @@ use tidemark_core::checkpoint::CheckpointUpdate;
 use tidemark_core::compact::{Segment, split};
 use tidemark_core::position::Lsn;
 use tidemark_core::target::Applied;
-use tidemark_core::{Error, ErrorKind, Result};
+use tidemark_core::{Error, ErrorKind, Result, failpoint};
 
 use super::known::Met;
 use super::refusal;
@@ -59,8 +59,7 @@ impl PgApplier {
         }
         self.queue_writes(writes)?;
         self.session.sync();
-        self.queue_log_question(update)?;
-        let outcome = self.session.finish().await?;
+        let outcome = self.end(update).await?;
         let mut applied = Applied::default();
         let Some((step, said)) = outcome.refused else {
             for (part, met) in parts.into_iter().zip(&met) {
@@ -103,8 +102,7 @@ impl PgApplier {
         self.queue_writes(writes)?;
         self.session.run("COMMIT", Step::Own)?;
         self.session.sync();
-        self.queue_log_question(update)?;
-        let outcome = self.session.finish().await?;
+        let outcome = self.end(update).await?;
         if let Some((_, said)) = outcome.refused {
             return Err(self.refused_own(said));
         }
@@ -122,6 +120,14 @@ impl PgApplier {
             bind.execute(Step::Own, 0)?;
         }
         Ok(())
+    }
+
+    /// Sends the commit that is queued, and takes in its answer.
+    async fn end(&mut self, update: &CheckpointUpdate) -> Result<Outcome> {
+        self.queue_log_question(update)?;
+        self.session.flush().await?;
+        failpoint::reached(failpoint::COMMIT_SENT);
+        self.session.finish().await
     }
 
     /// Asks how far the log is, right behind the commit and in the same flight.

@@ -284,6 +284,11 @@ impl Session {
         Ok(())
     }
 
+    /// Writes all.
+    pub(super) async fn flush(&mut self) -> Result<()> {
+        self.connection.flush().await
+    }
+
     /// Writes all and waits for all answers.
     pub(super) async fn finish(&mut self) -> Result<Outcome> {
         while self.connection.ready_expected() > 0 {

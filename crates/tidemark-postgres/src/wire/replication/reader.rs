@@ -25,7 +25,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::set_socket_recv_buffer_size;
 use tidemark_core::catalogue::codes;
 use tidemark_core::position::Lsn;
-use tidemark_core::{Error, Result};
+use tidemark_core::{Error, Result, failpoint};
 use tokio::sync::Notify;
 
 use super::super::ServerError;
@@ -364,6 +364,9 @@ impl Reader {
         };
         self.write(&update.encode())?;
         self.reply_due = false;
+        if flushed > self.told {
+            failpoint::reached(failpoint::ACKNOWLEDGED);
+        }
         self.told = flushed;
         self.status_at = Instant::now();
         Ok(())
