@@ -2,7 +2,7 @@
 
 use tidemark_core::batch::{Batch, Item};
 use tidemark_core::catalogue::codes;
-use tidemark_core::event::Op;
+use tidemark_core::event::{OldRow, Op};
 use tidemark_core::{Error, ErrorKind};
 
 use super::barrier::explain_truncate;
@@ -15,6 +15,12 @@ use crate::wire::ServerError;
 
 /// How a row is missed that must be there ([`super::shape::Shape::Must`]).
 const DIVISION_BY_ZERO: &str = "22012";
+
+/// Text that is not valid in the target's encoding, or has a character that it lacks.
+const TEXT_UNFIT: [&str; 2] = ["22021", "22P05"];
+
+/// What is shown of a value of a key, in characters.
+const KEY_SHOWN_MAX: usize = 80;
 
 /// Whether applying again in another way may help: anything that has to do with the data or the
 /// table, and nothing that has to do with the server or other sessions.
@@ -58,7 +64,12 @@ impl Work<'_> {
             Some(item) => describe(self.batch, item),
             None => "changes".to_owned(),
         };
+        let is_text_unfit = TEXT_UNFIT.contains(&error.sqlstate_code().unwrap_or_default());
+        let row_key = item
+            .filter(|_| is_text_unfit)
+            .and_then(|item| row_key(self.batch, item));
         let key = match self.met.get(table) {
+            _ if row_key.is_some() => format!(" (key {})", row_key.unwrap_or_default()),
             Some(Some(met)) if !met.table.key.is_empty() => {
                 format!(" (key {})", met.table.key_names())
             }
@@ -71,6 +82,27 @@ impl Work<'_> {
             .table(mapping.source().to_string())
             .context(format!("apply {doing} of {}{key}", mapping.target))
     }
+}
+
+/// The key of a changed row with its values, as far as they go to the target: masked ones are. Values
+/// are told nowhere else, but text can only be mended on the source, and there one has to know where.
+fn row_key(batch: &Batch, item: usize) -> Option<String> {
+    let Item::Change(change) = &batch.items()[item] else {
+        return None;
+    };
+    let mapping = &batch.tables()[change.table];
+    let row = change.new.or(change.old.map(OldRow::row))?;
+    let cells = batch.row(row);
+    let one = |place: &usize| {
+        let value = String::from_utf8_lossy(batch.value(*cells.get(*place)?)).into_owned();
+        let value = match value.char_indices().nth(KEY_SHOWN_MAX) {
+            Some((end, _)) => format!("{}…", value.get(..end)?),
+            None => value,
+        };
+        Some(format!("{} = {value}", mapping.columns.get(*place)?.target))
+    };
+    let key: Option<Vec<String>> = mapping.key.iter().map(one).collect();
+    key.filter(|key| !key.is_empty()).map(|key| key.join(", "))
 }
 
 /// What an item does, by its number.
