@@ -279,6 +279,13 @@ async fn wait_until_streaming(opened: &Opened, report: &Report) -> Result<(), Fa
         if !is_busy {
             return Ok(());
         }
+        if opened.target.control().await?.owner().await?.is_none() {
+            let stopped = format!(
+                "{} has stopped; the repair goes on with its next run",
+                opened.name()
+            );
+            return Err(Error::definite(codes::CLI_NOT_RUNNING, stopped).into());
+        }
         if began.elapsed() > REPAIR_WITHIN {
             return Err(
                 Error::transient(codes::CLI_NO_ANSWER, "the repair is not over yet").into(),
