@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio::time::{Duration, Instant};
 
-use crate::checkpoint::{Checkpoint, Chunk, TableState};
+use crate::checkpoint::{Checkpoint, Chunk, LoadPhase, TableState};
 use crate::control::{Answer, Command, HoldAt, HoldId, ResyncStrategy};
 use crate::event::Event;
 use crate::position::Position;
@@ -317,6 +317,8 @@ impl Stream<'_> {
             }
             if let Some(route) = self.assembler.router.named(&table.source) {
                 let what = What::recorded(table, self.engine.options.existing);
+                // The whole table: foreign keys are taken off, and are to be made again.
+                self.phase = LoadPhase::Finishing;
                 self.resyncs.request(route, what);
                 self.resyncs.recorded(route, self.engine, &self.assembler);
             }
