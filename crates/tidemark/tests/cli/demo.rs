@@ -307,3 +307,39 @@ fn a_killed_demo_leaves_nothing_either() {
         demo.assert_nothing_left();
     }
 }
+
+/// Root drops to an account of its own for the servers; everybody else is that account already.
+#[test]
+fn a_demo_runs_as_somebody_who_is_not_root() {
+    let place = tidemark_lab::Workplace::create().unwrap();
+    let program = place.path().join("tidemark");
+    std::fs::copy(env!("CARGO_BIN_EXE_tidemark"), &program).unwrap();
+    let mut command = place.command(program.to_str().unwrap());
+    command
+        .args(["demo", "--once", "--json", "--rows", "10000"])
+        .env("TMPDIR", place.path())
+        .stdin(Stdio::null());
+    let output = command.output().unwrap();
+    let ran = Ran {
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+        code: output.status.code().unwrap(),
+    };
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(ran.envelope()["data"]["verified"]["result"], "identical");
+    // The supervisor of the lab removes the rest as soon as the demo has ended.
+    let is_left = |name: &std::ffi::OsStr| name.to_string_lossy().starts_with("tidemark-");
+    let began = Instant::now();
+    loop {
+        let entries = std::fs::read_dir(place.path()).unwrap().flatten();
+        let left: Vec<_> = entries
+            .map(|entry| entry.file_name())
+            .filter(|name| is_left(name))
+            .collect();
+        if left.is_empty() {
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_secs(30), "left: {left:?}");
+        std::thread::yield_now();
+    }
+}
