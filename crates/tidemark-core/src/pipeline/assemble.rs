@@ -15,22 +15,25 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::batch::{Batch, Change, Item, SchemaChange};
+use crate::batch::{Batch, Item, SchemaChange};
 use crate::catalogue::codes;
 use crate::checkpoint::{CheckpointUpdate, KnownShape, TableStateChange};
-use crate::compact::is_partial;
 use crate::error::{Error, Result};
-use crate::event::{Begin, Block, Event, OldRow, Op, Row, RowChange, StreamTable, Truncate};
-use crate::mapping::{Carry, Mismatch, Projection, TableMapping, Unchanged};
+use crate::event::{Begin, Block, Event, RowChange, StreamTable, Truncate};
+use crate::mapping::{Mismatch, Projection, TableMapping};
 use crate::position::Position;
 use crate::target::Origin;
 use crate::tidemark::low_half;
 
 use super::options::OnTruncate;
-use super::router::{Router, Way, has_shape};
+use super::router::{Router, has_shape};
 
+mod rows;
 mod undecided;
 
+pub(crate) use rows::{Unseen, key_of, unseen_part};
+
+use rows::{Pushed, filtered, park_batch, push_change};
 use undecided::Fate;
 
 /// What goes to the target at once.
@@ -547,153 +550,6 @@ impl Assembler {
         self.has_parts = true;
         std::mem::take(&mut self.work)
     }
-}
-
-/// A change as the row filter lets it through: an update that brings a row in is an insert, one that
-/// takes it out is a delete. `None`: the row is outside, before and after.
-fn filtered(
-    projection: &Projection,
-    block: &Block,
-    change: &RowChange,
-) -> Result<Option<RowChange>> {
-    let insert = RowChange {
-        op: Op::Insert,
-        old: None,
-        ..*change
-    };
-    // Where the log has no old row, its key is that of the new one.
-    let old = change.old.or(change.new.map(OldRow::Key));
-    let delete = RowChange {
-        op: Op::Delete,
-        old,
-        new: None,
-        ..*change
-    };
-    Ok(match projection.carry(block, change) {
-        Carry::Skip => None,
-        // A filtered table's update inserts the row where it is not there: see `Applier::apply`.
-        Carry::AsIs | Carry::Upsert => Some(*change),
-        Carry::Insert => Some(insert),
-        Carry::Delete | Carry::DeleteIfThere => Some(delete),
-        Carry::Undecided => {
-            let table = projection.mapping().source().to_string();
-            return Err(Error::data(
-                codes::FILTER_UNDECIDABLE,
-                "an update left a large value out that the row filter or the new row needs",
-            )
-            .table(table));
-        }
-    })
-}
-
-fn park_batch(parks: &mut Vec<Park>, route: usize, origin: Origin) -> &mut Batch {
-    // Changes of one table and transaction stand together; others may stand between them.
-    let known = parks
-        .iter()
-        .rposition(|park| park.route == route && park.origin == origin);
-    let index = known.unwrap_or_else(|| {
-        parks.push(Park {
-            route,
-            origin,
-            batch: Batch::default(),
-        });
-        parks.len() - 1
-    });
-    &mut parks[index].batch
-}
-
-/// What became of a change that was to be copied into a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Pushed {
-    Yes,
-    /// The table has seen it.
-    Skipped,
-    /// It is needed, and the log does not hold all of it.
-    NotInLog,
-}
-
-/// Copies a change into a batch, as far as the table has not seen it. Parked changes are kept whole:
-/// their tidemarks are asked when they are taken back.
-fn push_change(
-    batch: &mut Batch,
-    router: &Router,
-    index: usize,
-    projection: &Projection,
-    block: &Block,
-    change: &RowChange,
-) -> Pushed {
-    let route = router.route(index);
-    let table = batch.table(&route.mapping);
-    let old = projection.copy_old(block, change, batch);
-    let new = projection.copy_new(block, change, Unchanged::FromOld, batch);
-    let full = Change {
-        table,
-        op: change.op,
-        old,
-        new,
-    };
-    let way = if route.state.is_parked() {
-        Way::UNSEEN
-    } else {
-        let key = |row: Row| key_of(batch, &route.mapping, row);
-        router.way(index, || old.map(|old| key(old.row())), || new.map(key))
-    };
-    match unseen_part(batch, full, way) {
-        Unseen::Part(change) => {
-            batch.push(Item::Change(change));
-            Pushed::Yes
-        }
-        Unseen::Nothing => Pushed::Skipped,
-        Unseen::NotInLog => Pushed::NotInLog,
-    }
-}
-
-/// What is left of a change when one of its sides has been seen.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Unseen {
-    Part(Change),
-    Nothing,
-    /// An insert is left whose large value the log left out.
-    NotInLog,
-}
-
-/// A key update between two ranges that were read at different instants is the delete or the insert
-/// alone.
-pub(crate) fn unseen_part(batch: &Batch, change: Change, way: Way) -> Unseen {
-    let is_whole = |row: Option<Row>| row.is_some_and(|row| !is_partial(batch.row(row)));
-    match (way.old_seen, way.new_seen, change.op) {
-        (_, false, Op::Insert) | (true, false, Op::Update) if !is_whole(change.new) => {
-            Unseen::NotInLog
-        }
-        (false, false, _) | (true, false, Op::Insert) | (false, true, Op::Delete) => {
-            Unseen::Part(change)
-        }
-        (_, true, Op::Insert) | (true, _, Op::Delete) | (true, true, Op::Update) => Unseen::Nothing,
-        (false, true, Op::Update) => {
-            let old = change.old.or(change.new.map(OldRow::Key));
-            Unseen::Part(Change {
-                op: Op::Delete,
-                old,
-                new: None,
-                ..change
-            })
-        }
-        (true, false, Op::Update) => Unseen::Part(Change {
-            op: Op::Insert,
-            old: None,
-            ..change
-        }),
-    }
-}
-
-/// The text of the mapping's key columns.
-pub(crate) fn key_of<'a>(batch: &'a Batch, mapping: &TableMapping, row: Row) -> Vec<&'a [u8]> {
-    let cells = batch.row(row);
-    mapping
-        .key
-        .iter()
-        .map(|at| batch.value(cells[*at]))
-        .collect()
 }
 
 fn mismatch(mapping: &TableMapping, why: &Mismatch) -> Error {

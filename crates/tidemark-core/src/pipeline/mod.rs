@@ -21,11 +21,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinError;
 
 use crate::catalogue::codes;
-use crate::checkpoint::{
-    Checkpoint, CheckpointUpdate, KnownShape, LoadPhase, TableCheckpoint, TableState,
-    TableStateChange, Unit,
-};
-use crate::control::{Answer, Command};
+use crate::checkpoint::{Checkpoint, CheckpointUpdate, TableState, TableStateChange};
+use crate::control::Answer;
 use crate::error::{Context, Error, Remedy, Result};
 use crate::failpoint;
 use crate::finding::{Finding, Verdict};
@@ -34,9 +31,12 @@ use crate::position::Position;
 use crate::schema::{SourceSchema, TableName};
 use crate::source::{Snapshot, Source, WillStream};
 use crate::status::{By, PipelineState};
-use crate::target::{Existing, Owner, Place, Target};
+use crate::target::{Owner, Target};
 
-use load::{LoadReport, LoadTable};
+pub use commands::{Commander, Request};
+
+use commands::stop_requested;
+use full_load::begun;
 use observe::{Observer, PipelineEvent};
 use options::{OnError, Options};
 use partitions::Partitions;
@@ -45,7 +45,9 @@ use retry::Backoff;
 
 mod apply;
 mod assemble;
+mod commands;
 mod discover;
+mod full_load;
 mod load;
 mod monitor;
 pub mod observe;
@@ -114,34 +116,6 @@ impl Engine {
             name,
             text,
         });
-    }
-}
-
-/// A command on its way to the pipeline, with where its answer goes.
-#[derive(Debug)]
-pub struct Request {
-    /// What is asked.
-    pub command: Command,
-    /// Where the answer goes.
-    pub reply: oneshot::Sender<Answer>,
-}
-
-/// The way in for commands. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Commander {
-    sender: mpsc::Sender<Request>,
-}
-
-impl Commander {
-    /// Sends a command and waits for its answer. A pipeline that has ended answers so.
-    pub async fn ask(&self, command: Command) -> Answer {
-        let (reply, answer) = oneshot::channel();
-        let ended = || refusal("the pipeline has ended");
-        let interrupted = || refusal("the pipeline was interrupted before it had done that");
-        if self.sender.send(Request { command, reply }).await.is_err() {
-            return ended();
-        }
-        answer.await.unwrap_or_else(|_| interrupted())
     }
 }
 
@@ -452,77 +426,6 @@ impl Run {
     }
 
     /// Copies what is not in yet at this snapshot, then makes what was deferred.
-    async fn load(
-        &mut self,
-        snapshot: Box<dyn Snapshot>,
-        mappings: &[Arc<TableMapping>],
-        begun: &[TableName],
-        requests: &mut mpsc::Receiver<Request>,
-    ) -> Result<Interrupted<()>> {
-        let engine = Arc::clone(&self.engine);
-        if !engine.options.mode.loads() {
-            drop(snapshot);
-            self.make_without_rows(mappings).await?;
-            return Ok(Interrupted::Done(()));
-        }
-        let checkpoint = self.checkpoint().await?;
-        let tables = tables_to_load(&engine, &checkpoint, mappings, begun);
-        engine
-            .observer
-            .state(PipelineState::Loading, By::Engine, None);
-        engine.step(4, "load", describe_load(&tables, snapshot.as_ref()));
-
-        let began = tokio::time::Instant::now();
-        let loading = load::load(&engine, Arc::from(snapshot), tables, Place::InPlace);
-        let report = tokio::select! {
-            report = loading => report?,
-            () = stop_requested(requests) => return Ok(Interrupted::Stopped),
-        };
-        let (rows, took) = (report.rows, began.elapsed());
-        self.record_loaded(&checkpoint, report).await?;
-        failpoint::reached(failpoint::TABLES_RECORDED);
-        engine.target.set_phase(LoadPhase::Finishing).await?;
-        failpoint::reached(failpoint::FINISHING_RECORDED);
-        if load_is_one_instant(&self.checkpoint().await?) {
-            finish_load(&engine, mappings).await?;
-        }
-        engine.observer.say(PipelineEvent::Loaded { rows, took });
-        Ok(Interrupted::Done(()))
-    }
-
-    /// Records that tables are in, or why they are not.
-    async fn record_loaded(&mut self, checkpoint: &Checkpoint, report: LoadReport) -> Result<()> {
-        let state = if self.engine.options.mode.streams() {
-            TableState::Streaming
-        } else {
-            TableState::Done
-        };
-        let refused = report.refused.iter().map(|(mapping, err)| {
-            (
-                mapping,
-                TableState::Unloaded,
-                Some(format!("{}: {err}", err.code())),
-            )
-        });
-        let is_refused = |mapping: &Arc<TableMapping>| {
-            report
-                .refused
-                .iter()
-                .any(|(other, _)| other.source() == mapping.source())
-        };
-        let loaded = report
-            .tables
-            .iter()
-            .filter(|(mapping, _)| !is_refused(mapping))
-            .map(|(mapping, _)| (mapping, state, None));
-        for (mapping, state, reason) in refused.chain(loaded) {
-            self.states.push(state_change(mapping, state, reason));
-        }
-        // Tables of an earlier start whose state was not recorded any more.
-        debug_assert!(checkpoint.phase == LoadPhase::Loading);
-        self.record_states().await
-    }
-
     /// A full load alone: done.
     async fn complete(&mut self) -> Result<Outcome> {
         let checkpoint = self.checkpoint().await?;
@@ -627,26 +530,6 @@ impl Run {
     }
 }
 
-impl Lasting {
-    /// Tells those who asked for a stop how it ended.
-    fn answer_stops(&mut self, ended: &Result<Outcome>) {
-        let said = match ended {
-            Ok(Outcome {
-                position: Some(position),
-                ..
-            }) => accepted(format!("stopped at {position}")),
-            Ok(_) => accepted("stopped"),
-            Err(err) => Answer {
-                code: Some(err.code().to_string()),
-                ..refusal(err.to_string())
-            },
-        };
-        for reply in self.stops.drain(..) {
-            answer(reply, said.clone());
-        }
-    }
-}
-
 fn is_about_slot(code: crate::catalogue::Code) -> bool {
     [
         codes::SLOT_ACTIVE,
@@ -655,101 +538,6 @@ fn is_about_slot(code: crate::catalogue::Code) -> bool {
         codes::SLOT_MISSING,
     ]
     .contains(&code)
-}
-
-/// Foreign keys and sequences, then the load is over.
-async fn finish_load(engine: &Engine, mappings: &[Arc<TableMapping>]) -> Result<()> {
-    let tables: Vec<TableMapping> = mappings.iter().map(|m| m.as_ref().clone()).collect();
-    // Tables that nobody loaded have the foreign keys that whoever made them gave them; what was
-    // taken off is made again in any case.
-    let made = if engine.options.mode.loads() {
-        tables.as_slice()
-    } else {
-        &[]
-    };
-    engine.target.finish_foreign_keys(made).await?;
-    failpoint::reached(failpoint::FOREIGN_KEYS_MADE);
-    let names: Vec<_> = tables.iter().map(|table| table.source().clone()).collect();
-    let sequences = engine.source.sequences(&names).await?;
-    engine.target.set_sequences(&sequences, &tables).await?;
-    failpoint::reached(failpoint::SEQUENCES_SET);
-    engine.target.set_phase(LoadPhase::Loaded).await?;
-    failpoint::reached(failpoint::LOAD_RECORDED);
-    Ok(())
-}
-
-/// Whether all units were read at one instant, so that foreign keys hold already.
-fn load_is_one_instant(checkpoint: &Checkpoint) -> bool {
-    let mut tidemarks = checkpoint
-        .tables
-        .iter()
-        .flat_map(|table| &table.units)
-        .filter_map(|unit| unit.tidemark.as_ref());
-    match tidemarks.next() {
-        Some(first) => tidemarks.all(|other| other.seen == first.seen),
-        None => true,
-    }
-}
-
-/// Tables that a full load alone had begun when it was cut off: what is in them is ours. One that was
-/// skipped as loaded has its units in, none of which was read.
-fn begun(checkpoint: Option<&Checkpoint>) -> Vec<TableName> {
-    let cut_off = checkpoint.filter(|checkpoint| checkpoint.phase != LoadPhase::Loaded);
-    let is_begun = |table: &&TableCheckpoint| {
-        let is_read = |unit: &Unit| !unit.is_loaded || unit.tidemark.is_some();
-        table.units.iter().any(is_read)
-    };
-    let tables = cut_off
-        .into_iter()
-        .flat_map(|checkpoint| &checkpoint.tables);
-    tables
-        .filter(is_begun)
-        .map(|table| table.source.clone())
-        .collect()
-}
-
-/// Tables that are not in yet, with what is recorded of them. Tables that are set aside stay so, and one
-/// that is new since the log was opened is found by the stream, which has it announced first.
-fn tables_to_load(
-    engine: &Engine,
-    checkpoint: &Checkpoint,
-    mappings: &[Arc<TableMapping>],
-    begun: &[TableName],
-) -> Vec<LoadTable> {
-    let mut tables = Vec::new();
-    for mapping in mappings {
-        let mut all = checkpoint.tables.iter();
-        let known = all.find(|table| table.source == *mapping.source());
-        let is_new = known.is_none() && engine.options.mode.streams();
-        if is_new || known.is_some_and(|table| table.state != TableState::Loading) {
-            continue;
-        }
-        let mut recorded = known.map(|table| table.units.clone()).unwrap_or_default();
-        let mut existing = engine.options.existing;
-        let is_same = |table: &TableCheckpoint| {
-            table.source_id == mapping.schema.id
-                && table.shape.as_ref() == Some(&KnownShape::of(mapping))
-        };
-        if !recorded.is_empty() && !known.is_some_and(is_same) {
-            // What is in has another shape, and the log would not say how the two belong together.
-            recorded.clear();
-            existing = match existing {
-                Existing::LoadIfEmpty | Existing::Fail => Existing::Drop,
-                Existing::AppendIfEmpty | Existing::SkipLoaded => Existing::Truncate,
-                other => other,
-            };
-        } else if begun.contains(mapping.source()) {
-            existing = Existing::Truncate;
-        }
-        tables.push(LoadTable {
-            mapping: Arc::clone(mapping),
-            existing,
-            recorded,
-            ranges: None,
-            anew: None,
-        });
-    }
-    tables
 }
 
 fn state_change(
@@ -782,60 +570,6 @@ fn describe_start(start: &Start, checkpoint: Option<&Checkpoint>) -> String {
                 position()
             )
         }
-    }
-}
-
-fn describe_load(tables: &[LoadTable], snapshot: &dyn Snapshot) -> String {
-    let resumed = tables
-        .iter()
-        .filter(|table| !table.recorded.is_empty())
-        .count();
-    let position = snapshot.tidemark().after;
-    match resumed {
-        0 => format!("{} tables, snapshot taken before {position}", tables.len()),
-        _ => format!(
-            "{} tables ({resumed} of them begun), new snapshot before {position}",
-            tables.len()
-        ),
-    }
-}
-
-/// Answers requests while there is nothing that could serve them; returns when told to stop.
-async fn stop_requested(requests: &mut mpsc::Receiver<Request>) {
-    while let Some(request) = requests.recv().await {
-        match request.command {
-            Command::Stop => {
-                answer(request.reply, accepted("stops"));
-                return;
-            }
-            _ => answer(
-                request.reply,
-                refusal("not while the pipeline loads or connects; try again"),
-            ),
-        }
-    }
-    // Nobody can ask any more: wait for ever, the other branch of the select ends it.
-    std::future::pending::<()>().await;
-}
-
-fn answer(reply: oneshot::Sender<Answer>, answer: Answer) {
-    // Whoever asked may be gone; the command is carried out all the same.
-    drop(reply.send(answer));
-}
-
-fn accepted(text: impl Into<String>) -> Answer {
-    Answer {
-        ok: true,
-        text: text.into(),
-        code: None,
-    }
-}
-
-fn refusal(text: impl Into<String>) -> Answer {
-    Answer {
-        ok: false,
-        text: text.into(),
-        code: None,
     }
 }
 

@@ -14,8 +14,9 @@ use crate::position::Position;
 use crate::schema::TableName;
 
 use super::Stream;
+use crate::pipeline::commands::{accepted, answer, refusal};
 use crate::pipeline::resync::What;
-use crate::pipeline::{Request, accepted, answer, refusal, state_change};
+use crate::pipeline::{Request, state_change};
 
 /// Somebody wants the target to stand still, at a position or where it is.
 pub(super) struct Hold {

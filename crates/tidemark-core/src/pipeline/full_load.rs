@@ -1,0 +1,203 @@
+//! The load of an attempt: which tables are to be loaded, what is recorded of them, and how it ends.
+//! [`super::load`] copies the rows.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use crate::checkpoint::{Checkpoint, KnownShape, LoadPhase, TableCheckpoint, TableState, Unit};
+use crate::error::Result;
+use crate::failpoint;
+use crate::mapping::TableMapping;
+use crate::schema::TableName;
+use crate::source::Snapshot;
+use crate::status::{By, PipelineState};
+use crate::target::{Existing, Place};
+
+use super::commands::stop_requested;
+use super::load::{self, LoadReport, LoadTable};
+use super::observe::PipelineEvent;
+use super::{Engine, Interrupted, Request, Run, state_change};
+
+impl Run {
+    pub(super) async fn load(
+        &mut self,
+        snapshot: Box<dyn Snapshot>,
+        mappings: &[Arc<TableMapping>],
+        begun: &[TableName],
+        requests: &mut mpsc::Receiver<Request>,
+    ) -> Result<Interrupted<()>> {
+        let engine = Arc::clone(&self.engine);
+        if !engine.options.mode.loads() {
+            drop(snapshot);
+            self.make_without_rows(mappings).await?;
+            return Ok(Interrupted::Done(()));
+        }
+        let checkpoint = self.checkpoint().await?;
+        let tables = tables_to_load(&engine, &checkpoint, mappings, begun);
+        engine
+            .observer
+            .state(PipelineState::Loading, By::Engine, None);
+        engine.step(4, "load", describe_load(&tables, snapshot.as_ref()));
+
+        let began = tokio::time::Instant::now();
+        let loading = load::load(&engine, Arc::from(snapshot), tables, Place::InPlace);
+        let report = tokio::select! {
+            report = loading => report?,
+            () = stop_requested(requests) => return Ok(Interrupted::Stopped),
+        };
+        let (rows, took) = (report.rows, began.elapsed());
+        self.record_loaded(&checkpoint, report).await?;
+        failpoint::reached(failpoint::TABLES_RECORDED);
+        engine.target.set_phase(LoadPhase::Finishing).await?;
+        failpoint::reached(failpoint::FINISHING_RECORDED);
+        if load_is_one_instant(&self.checkpoint().await?) {
+            finish_load(&engine, mappings).await?;
+        }
+        engine.observer.say(PipelineEvent::Loaded { rows, took });
+        Ok(Interrupted::Done(()))
+    }
+
+    /// Records that tables are in, or why they are not.
+    async fn record_loaded(&mut self, checkpoint: &Checkpoint, report: LoadReport) -> Result<()> {
+        let state = if self.engine.options.mode.streams() {
+            TableState::Streaming
+        } else {
+            TableState::Done
+        };
+        let refused = report.refused.iter().map(|(mapping, err)| {
+            (
+                mapping,
+                TableState::Unloaded,
+                Some(format!("{}: {err}", err.code())),
+            )
+        });
+        let is_refused = |mapping: &Arc<TableMapping>| {
+            report
+                .refused
+                .iter()
+                .any(|(other, _)| other.source() == mapping.source())
+        };
+        let loaded = report
+            .tables
+            .iter()
+            .filter(|(mapping, _)| !is_refused(mapping))
+            .map(|(mapping, _)| (mapping, state, None));
+        for (mapping, state, reason) in refused.chain(loaded) {
+            self.states.push(state_change(mapping, state, reason));
+        }
+        // Tables of an earlier start whose state was not recorded any more.
+        debug_assert!(checkpoint.phase == LoadPhase::Loading);
+        self.record_states().await
+    }
+}
+
+/// Foreign keys and sequences, then the load is over.
+pub(super) async fn finish_load(engine: &Engine, mappings: &[Arc<TableMapping>]) -> Result<()> {
+    let tables: Vec<TableMapping> = mappings.iter().map(|m| m.as_ref().clone()).collect();
+    // Tables that nobody loaded have the foreign keys that whoever made them gave them; what was
+    // taken off is made again in any case.
+    let made = if engine.options.mode.loads() {
+        tables.as_slice()
+    } else {
+        &[]
+    };
+    engine.target.finish_foreign_keys(made).await?;
+    failpoint::reached(failpoint::FOREIGN_KEYS_MADE);
+    let names: Vec<_> = tables.iter().map(|table| table.source().clone()).collect();
+    let sequences = engine.source.sequences(&names).await?;
+    engine.target.set_sequences(&sequences, &tables).await?;
+    failpoint::reached(failpoint::SEQUENCES_SET);
+    engine.target.set_phase(LoadPhase::Loaded).await?;
+    failpoint::reached(failpoint::LOAD_RECORDED);
+    Ok(())
+}
+
+/// Whether all units were read at one instant, so that foreign keys hold already.
+fn load_is_one_instant(checkpoint: &Checkpoint) -> bool {
+    let mut tidemarks = checkpoint
+        .tables
+        .iter()
+        .flat_map(|table| &table.units)
+        .filter_map(|unit| unit.tidemark.as_ref());
+    match tidemarks.next() {
+        Some(first) => tidemarks.all(|other| other.seen == first.seen),
+        None => true,
+    }
+}
+
+/// Tables that a full load alone had begun when it was cut off: what is in them is ours. One that was
+/// skipped as loaded has its units in, none of which was read.
+pub(super) fn begun(checkpoint: Option<&Checkpoint>) -> Vec<TableName> {
+    let cut_off = checkpoint.filter(|checkpoint| checkpoint.phase != LoadPhase::Loaded);
+    let is_begun = |table: &&TableCheckpoint| {
+        let is_read = |unit: &Unit| !unit.is_loaded || unit.tidemark.is_some();
+        table.units.iter().any(is_read)
+    };
+    let tables = cut_off
+        .into_iter()
+        .flat_map(|checkpoint| &checkpoint.tables);
+    tables
+        .filter(is_begun)
+        .map(|table| table.source.clone())
+        .collect()
+}
+
+/// Tables that are not in yet, with what is recorded of them. Tables that are set aside stay so, and one
+/// that is new since the log was opened is found by the stream, which has it announced first.
+fn tables_to_load(
+    engine: &Engine,
+    checkpoint: &Checkpoint,
+    mappings: &[Arc<TableMapping>],
+    begun: &[TableName],
+) -> Vec<LoadTable> {
+    let mut tables = Vec::new();
+    for mapping in mappings {
+        let mut all = checkpoint.tables.iter();
+        let known = all.find(|table| table.source == *mapping.source());
+        let is_new = known.is_none() && engine.options.mode.streams();
+        if is_new || known.is_some_and(|table| table.state != TableState::Loading) {
+            continue;
+        }
+        let mut recorded = known.map(|table| table.units.clone()).unwrap_or_default();
+        let mut existing = engine.options.existing;
+        let is_same = |table: &TableCheckpoint| {
+            table.source_id == mapping.schema.id
+                && table.shape.as_ref() == Some(&KnownShape::of(mapping))
+        };
+        if !recorded.is_empty() && !known.is_some_and(is_same) {
+            // What is in has another shape, and the log would not say how the two belong together.
+            recorded.clear();
+            existing = match existing {
+                Existing::LoadIfEmpty | Existing::Fail => Existing::Drop,
+                Existing::AppendIfEmpty | Existing::SkipLoaded => Existing::Truncate,
+                other => other,
+            };
+        } else if begun.contains(mapping.source()) {
+            existing = Existing::Truncate;
+        }
+        tables.push(LoadTable {
+            mapping: Arc::clone(mapping),
+            existing,
+            recorded,
+            ranges: None,
+            anew: None,
+        });
+    }
+    tables
+}
+
+fn describe_load(tables: &[LoadTable], snapshot: &dyn Snapshot) -> String {
+    let resumed = tables
+        .iter()
+        .filter(|table| !table.recorded.is_empty())
+        .count();
+    let position = snapshot.tidemark().after;
+    match resumed {
+        0 => format!("{} tables, snapshot taken before {position}", tables.len()),
+        _ => format!(
+            "{} tables ({resumed} of them begun), new snapshot before {position}",
+            tables.len()
+        ),
+    }
+}

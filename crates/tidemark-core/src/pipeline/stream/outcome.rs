@@ -1,0 +1,228 @@
+//! What became of work that was handed out: committed, undone, taken back, loaded anew.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::catalogue::codes;
+use crate::checkpoint::{Chunk, TableState};
+use crate::control::ResyncStrategy::{self, Truncate};
+use crate::error::{Error, Result};
+use crate::failpoint;
+use crate::pipeline::apply::{Done, DoneOutcome, NotInLog};
+use crate::pipeline::assemble::Work;
+use crate::pipeline::observe::{Committed, PipelineEvent};
+use crate::pipeline::options::OnConflict;
+use crate::pipeline::resync::{Reloaded, Resynced, What};
+use crate::pipeline::state_change;
+use crate::schema::TableName;
+
+use super::Stream;
+
+impl Stream<'_> {
+    pub(super) fn on_done(&mut self, done: Done) -> Result<()> {
+        match done.outcome {
+            DoneOutcome::Flushed | DoneOutcome::Undone => {}
+            DoneOutcome::Part(work) => self.add_counts(work.counts),
+            DoneOutcome::Drained { is_empty } => self.on_drained(is_empty),
+            DoneOutcome::NotInLog(missing) => self.on_not_in_log(missing),
+            DoneOutcome::Committed {
+                work,
+                applied,
+                began,
+                took,
+            } => {
+                self.on_committed(work, applied, began, took)?;
+            }
+        }
+        if let Some(durable) = done.durable.filter(|durable| *durable > self.acknowledged) {
+            self.acknowledged = durable;
+            failpoint::reached(failpoint::ACKNOWLEDGE_DUE);
+            self.changes.acknowledge(durable);
+            self.engine
+                .observer
+                .say(PipelineEvent::Acknowledged(durable));
+        }
+        Ok(())
+    }
+
+    fn on_committed(
+        &mut self,
+        work: Work,
+        applied: crate::target::Applied,
+        began: Instant,
+        took: std::time::Duration,
+    ) -> Result<()> {
+        self.add_counts(work.counts);
+        let counts = std::mem::take(&mut self.counts);
+        self.applying_us = None;
+        let update = work.end.unwrap_or_default();
+        self.committed_at = Instant::now();
+        if let Some(position) = update.position {
+            self.processed = position;
+        }
+        let table = |route: usize| self.assembler.router.route(route).mapping.source().clone();
+        let is_refused =
+            self.engine.options.on_conflict == OnConflict::Fail && !applied.conflicts.is_empty();
+        let refusal = is_refused.then(|| conflict_error(&applied.conflicts));
+        self.engine
+            .observer
+            .say(PipelineEvent::Committed(Committed {
+                position: self.processed,
+                transactions: work.batch.transactions,
+                applied,
+                oldest_commit_us: work.batch.oldest_commit_us,
+                queued: work
+                    .received_at
+                    .map_or_else(Default::default, |at| began.duration_since(at)),
+                took,
+                changes: counts
+                    .iter()
+                    .map(|(route, count)| (table(*route), *count))
+                    .collect(),
+                parked: work
+                    .parks
+                    .iter()
+                    .map(|park| (table(park.route), park.batch.len() as u64))
+                    .collect(),
+            }));
+        for change in update.states {
+            failpoint::reached(failpoint::STATE_COMMITTED);
+            if let Some(route) = self.assembler.router.named(&change.table) {
+                self.resyncs.recorded(route, self.engine, &self.assembler);
+            }
+            self.answer_recorded(&change.table, change.state);
+            // One that had passed its load before it was set aside has nothing to catch up with.
+            let is_through = change.state == TableState::Streaming
+                && self.assembler.router.has_passed(&change.table);
+            let table = change.table.clone();
+            self.engine.observer.say(PipelineEvent::TableState {
+                table: change.table,
+                state: change.state,
+                reason: change.reason,
+            });
+            if is_through {
+                self.engine
+                    .observer
+                    .say(PipelineEvent::TablePassed { table });
+            }
+        }
+        for table in update.passed {
+            self.engine
+                .observer
+                .say(PipelineEvent::TablePassed { table });
+        }
+        self.show_state();
+        refusal.map_or(Ok(()), Err)
+    }
+
+    /// Changes by table, over all parts of a transaction that is larger than a batch.
+    fn add_counts(&mut self, counts: Vec<(usize, u64)>) {
+        for (route, count) in counts {
+            match self.counts.iter_mut().find(|(known, _)| *known == route) {
+                Some((_, sum)) => *sum += count,
+                None => self.counts.push((route, count)),
+            }
+        }
+    }
+
+    /// A table whose parked changes are all in follows the stream again from the next boundary on.
+    fn on_drained(&mut self, is_empty: bool) {
+        let Some(route) = self.resyncs.drained() else {
+            return;
+        };
+        let still_parks = self.assembler.parks(route);
+        if !is_empty || still_parks {
+            return;
+        }
+        self.resyncs.over(route);
+        let mapping = Arc::clone(&self.assembler.router.route(route).mapping);
+        self.assembler
+            .set_state(route, state_change(&mapping, TableState::Streaming, None));
+    }
+
+    /// The log does not hold a row that moved out of the rows that were loaded anew: it is loaded with
+    /// them. Where that does not help the table is.
+    fn on_not_in_log(&mut self, missing: NotInLog) {
+        let Some(route) = self.resyncs.drained() else {
+            return;
+        };
+        let apart = self.assembler.router.rows_apart(route);
+        let what = match (missing, apart) {
+            (NotInLog::Row(key), Some(mut chunks)) => {
+                let columns = chunks
+                    .first()
+                    .and_then(Chunk::key_columns)
+                    .unwrap_or_default();
+                chunks.push(Chunk::Rows {
+                    columns: columns.to_vec(),
+                    keys: vec![key],
+                });
+                What::Rows(chunks)
+            }
+            _ => What::Table(Truncate),
+        };
+        self.load_anew(route, what);
+    }
+
+    pub(super) fn on_resynced(&mut self, resynced: Result<Resynced>) -> Result<()> {
+        let Resynced { route, outcome } = resynced?;
+        if let Some(what) = self.resyncs.ended(route) {
+            self.assembler.router.route_mut(route).has_rows = false;
+            self.load_anew(route, what);
+            return Ok(());
+        }
+        match outcome {
+            Reloaded::Loaded {
+                units,
+                mapping,
+                tidemark,
+            } => {
+                let router = &mut self.assembler.router;
+                router.set_units(route, &units, None);
+                router.route_mut(route).has_rows = true;
+                if !router.loaded(route, &mapping, &tidemark) {
+                    // The log has come farther than the load meanwhile, and so must the record.
+                    self.assembler.keep_shape(route);
+                }
+                self.resyncs.take_back(route);
+            }
+            // Some rows can stand in the way of others where a second key is unique.
+            Reloaded::Refused {
+                was: What::Rows(_), ..
+            } => {
+                self.load_anew(route, What::Table(ResyncStrategy::Swap));
+            }
+            Reloaded::Refused {
+                is_begun, error, ..
+            } => {
+                let entry = self.assembler.router.route_mut(route);
+                entry.has_rows &= !is_begun;
+                let state = if entry.has_rows {
+                    TableState::Quarantined
+                } else {
+                    TableState::Unloaded
+                };
+                let mapping = Arc::clone(&entry.mapping);
+                let reason = Some(format!("{}: {error}", error.code()));
+                let change = state_change(&mapping, state, reason);
+                self.assembler.set_state(route, change);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn conflict_error(conflicts: &[(TableName, u64)]) -> Error {
+    let tables: Vec<String> = conflicts
+        .iter()
+        .map(|(table, count)| format!("{table} ({count})"))
+        .collect();
+    Error::definite(
+        codes::CONFLICT,
+        format!(
+            "changes met rows that somebody else wrote to the target: {}",
+            tables.join(", ")
+        ),
+    )
+}
