@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::Value;
-use tidemark_core::checkpoint::{Checkpoint, LoadPhase, TableCheckpoint, TableState};
+use tidemark_core::checkpoint::{Checkpoint, LoadPhase, TableCheckpoint, TableState, Unit};
 use tidemark_core::clock;
 use tidemark_core::source::{LogState, Source};
 use tidemark_core::status::{
@@ -180,15 +180,15 @@ fn take_checkpoint(status: &mut Status, checkpoint: &Checkpoint) {
         let name = table.source.to_string();
         match status.tables.iter_mut().find(|known| known.source == name) {
             Some(known) => {
-                known.state = table_state(table, checkpoint.phase);
+                known.state = table_state(table, checkpoint);
                 known.reason.clone_from(&table.reason);
             }
-            None => status.tables.push(table_status(table, checkpoint.phase)),
+            None => status.tables.push(table_status(table, checkpoint)),
         }
     }
 }
 
-fn table_status(table: &TableCheckpoint, phase: LoadPhase) -> TableStatus {
+fn table_status(table: &TableCheckpoint, checkpoint: &Checkpoint) -> TableStatus {
     let loaded = table.units.iter().filter(|unit| unit.is_loaded);
     let (chunks_loaded, rows_loaded) = loaded.fold((0, 0), |(chunks, rows), unit| {
         (chunks + 1, rows + unit.rows)
@@ -196,7 +196,7 @@ fn table_status(table: &TableCheckpoint, phase: LoadPhase) -> TableStatus {
     TableStatus {
         source: table.source.to_string(),
         target: table.target.to_string(),
-        state: table_state(table, phase),
+        state: table_state(table, checkpoint),
         reason: table.reason.clone(),
         rows_loaded,
         rows_estimated: None,
@@ -209,15 +209,16 @@ fn table_status(table: &TableCheckpoint, phase: LoadPhase) -> TableStatus {
     }
 }
 
-fn table_state(table: &TableCheckpoint, phase: LoadPhase) -> TableStatusState {
+fn table_state(table: &TableCheckpoint, checkpoint: &Checkpoint) -> TableStatusState {
+    let is_loading = checkpoint.phase == LoadPhase::Loading;
+    let is_ahead = |unit: &Unit| {
+        let tidemark = unit.tidemark.as_ref();
+        tidemark.is_some_and(|mark| !mark.is_passed(checkpoint.position))
+    };
     match table.state {
-        TableState::Loading if phase == LoadPhase::Loading && table.units.is_empty() => {
-            TableStatusState::Queued
-        }
+        TableState::Loading if is_loading && table.units.is_empty() => TableStatusState::Queued,
         TableState::Loading => TableStatusState::Loading,
-        TableState::Streaming if table.units.iter().any(|unit| unit.tidemark.is_some()) => {
-            TableStatusState::CatchingUp
-        }
+        TableState::Streaming if table.units.iter().any(is_ahead) => TableStatusState::CatchingUp,
         TableState::Streaming => TableStatusState::Streaming,
         TableState::Resyncing => TableStatusState::Resyncing,
         TableState::Quarantined | TableState::Unloaded => TableStatusState::Quarantined,
