@@ -9,6 +9,7 @@ use tidemark_core::status::{Health, SlotStatus, Status, Trend};
 use crate::invocation::Invocation;
 use crate::output::numbers::{bytes, duration, parse_duration, parse_rfc3339, seconds};
 use crate::output::style::Tone;
+use crate::output::wrap;
 use crate::output::{Answer, Outcome, Verdict, put};
 use crate::pipeline_file::{Opened, Which};
 use crate::standing::{Life, Standing};
@@ -85,34 +86,32 @@ fn text(standing: &Standing, invocation: &Invocation) -> String {
         return lines.join("\n");
     }
     let unknown = || style.paint(Tone::Caution, "unknown");
-    lines.push(match (status.source_lsn, &status.last_known) {
-        (Some(position), _) => format!("  source      {position}"),
+    let width = invocation.talk.out_width();
+    let mut say = |label, body: String| lines.push(wrap::labelled(label, &body, 2, 12, width));
+    let source = match (status.source_lsn, &status.last_known) {
+        (Some(position), _) => position.to_string(),
         (None, Some(last)) => format!(
-            "  source      {}   last {}, {} ago",
+            "{}   last {}, {} ago",
             unknown(),
             last.source_lsn,
             seconds(last.seconds_ago)
         ),
-        (None, None) => format!("  source      {}", unknown()),
-    });
+        (None, None) => unknown(),
+    };
+    say("source", source);
     let processed = status
         .processed_lsn
         .map_or_else(unknown, |position| position.to_string());
     let gap = status.gap_bytes.map_or_else(unknown, bytes);
     let latency = latency(status).unwrap_or_else(unknown);
-    lines.push(format!(
-        "  processed   {processed}   gap {gap}    latency {latency}"
-    ));
+    let processed = format!("{processed}   gap {gap}    latency {latency}");
+    say("processed", processed);
     if let Some(slot) = &status.slot {
-        lines.push(format!("  slot        {}", slot_text(slot)));
+        say("slot", slot_text(slot));
     }
     if let Some(verified) = &status.verified {
-        lines.push(format!(
-            "  verified    {}   {}, {} ago",
-            verified.lsn,
-            verified.result,
-            age(&verified.at)
-        ));
+        let (lsn, result, ago) = (&verified.lsn, &verified.result, age(&verified.at));
+        say("verified", format!("{lsn}   {result}, {ago} ago"));
     }
     lines.push(format!("  measured {} ago", age(&status.measured_at)));
     lines.join("\n")

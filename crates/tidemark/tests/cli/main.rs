@@ -10,6 +10,7 @@ mod databases;
 mod demo;
 mod program;
 mod schema;
+mod screens;
 mod shells;
 mod stage;
 mod terminal;

@@ -112,6 +112,16 @@ impl Stage {
         .unwrap_or_else(|err| panic!("{err}: {}", self.log()));
     }
 
+    /// The target's server needs a moment to see that a run is gone.
+    pub(crate) async fn wait_for_nobody(&self) {
+        wait_for(PATIENCE, "nobody to run it", || async {
+            let status = self.json(&["status", &self.name], 0);
+            Ok(status["data"]["running"].is_null().then_some(()))
+        })
+        .await
+        .unwrap();
+    }
+
     pub(crate) async fn drop_slot(&self) {
         let sql = format!("SELECT pg_drop_replication_slot('tidemark_{}')", self.name);
         self.server.execute_in(&self.source, &sql).await.unwrap();

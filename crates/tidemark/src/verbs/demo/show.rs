@@ -22,6 +22,7 @@ use crate::output::numbers::{bytes, counted, duration, grouped, seconds};
 use crate::output::screen::Stream;
 use crate::output::style::Tone;
 use crate::output::waiting::during;
+use crate::output::wrap;
 use crate::output::{Answer, Form, Outcome, ProgressForm, Verdict, put};
 use crate::pipeline_file::Opened;
 use crate::problem::Failure;
@@ -421,7 +422,10 @@ pub(super) fn is_caught_up(standing: &Standing) -> bool {
     status.state == PipelineState::Streaming && is_near
 }
 
-/// `✓ source    PostgreSQL 15, temporary   0.9 s`.
+/// Columns for how long something took.
+const TIME_WIDTH: usize = 6;
+
+/// `✓ source    PostgreSQL 15, temporary   0.9 s`, on as many lines as it takes.
 fn tell(invocation: &Invocation, name: &str, text: &str, took: Duration) {
     let talk = &invocation.talk;
     if talk.form == Form::Json {
@@ -433,8 +437,22 @@ fn tell(invocation: &Invocation, name: &str, text: &str, took: Duration) {
     } else {
         duration(took)
     };
-    let line = format!("{tick} {name:<9} {text:<70} {time:>6}");
+    let room = text_room(talk.out_width());
+    let mut lines = wrap::lines(text, room).into_iter();
+    let first = lines.next().unwrap_or_default();
+    let line = format!("{tick} {name:<9} {first:<room$} {time:>TIME_WIDTH$}");
     talk.screen.write(Stream::Out, line.trim_end());
+    for more in lines {
+        talk.screen.write(Stream::Out, &format!("{:12}{more}", ""));
+    }
+}
+
+/// Columns for the text of a line, between its name and the time that it took.
+fn text_room(width: Option<usize>) -> usize {
+    const TEXT_MAX: usize = 70;
+    const TEXT_MIN: usize = 24;
+    let room = width.map(|width| width.saturating_sub(12 + 1 + TIME_WIDTH));
+    room.map_or(TEXT_MAX, |room| room.clamp(TEXT_MIN, TEXT_MAX))
 }
 
 async fn timed<T>(work: impl Future<Output = Result<T, Error>>) -> Result<(T, Duration), Error> {
