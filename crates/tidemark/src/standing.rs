@@ -71,6 +71,12 @@ pub(crate) async fn look(
         if let Some(checkpoint) = &checkpoint {
             status.full_load_lsn.get_or_insert(checkpoint.load_position);
             status.processed_lsn.get_or_insert(checkpoint.position);
+            for table in &checkpoint.tables {
+                let name = table.source.to_string();
+                if !status.tables.iter().any(|known| known.source == name) {
+                    status.tables.push(table_status(table, checkpoint));
+                }
+            }
         }
         return Ok(Standing {
             status,
