@@ -206,6 +206,7 @@ impl<'a> Stream<'a> {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.take_block().await?;
+            self.look_at_end();
             self.give_work();
             self.say_unapplied();
             self.answer_holds();
@@ -494,11 +495,15 @@ impl<'a> Stream<'a> {
         self.look_at_holds();
     }
 
-    /// Whether the run has nothing more to do.
-    fn is_over(&mut self) -> bool {
+    /// Ends a run that has come as far as it was to.
+    fn look_at_end(&mut self) {
         if self.end_at.is_some_and(|end| end <= self.processed) && !self.resyncs.is_running() {
             self.begin_stop();
         }
+    }
+
+    /// Whether the run has nothing more to do.
+    fn is_over(&self) -> bool {
         let is_idle = !self.applier.is_busy()
             && self.assembler.is_at_boundary()
             && !self.assembler.has_changes();
