@@ -103,6 +103,7 @@ pub(crate) struct Assembler {
     recent: VecDeque<u32>,
     running: Vec<u32>,
     on_truncate: OnTruncate,
+    refused: Option<u32>,
     /// Tables that the log emptied since they were asked for, and where.
     truncates: Vec<(usize, Position)>,
 }
@@ -120,15 +121,18 @@ struct Open {
 const RECENT_MAX: usize = 20_000;
 
 impl Assembler {
-    /// `running`: transactions that were running, or not yet visible, when this run began.
+    /// `running`: transactions that were running, or not yet visible, when this run began. `refused`: one
+    /// of which nothing is taken in before it is decided.
     pub(crate) fn new(
         router: Router,
         applied: Position,
         running: &[u64],
         on_truncate: OnTruncate,
+        refused: Option<u32>,
     ) -> Assembler {
         Assembler {
             on_truncate,
+            refused,
             truncates: Vec::new(),
             router,
             work: Work::default(),

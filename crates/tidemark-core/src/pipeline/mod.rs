@@ -15,7 +15,6 @@
 //! no driver: everything outside is behind [`Source`] and [`Target`].
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinError;
@@ -88,6 +87,8 @@ struct Lasting {
     is_paused: bool,
     /// Who told it to stop; they are answered when it has.
     stops: Vec<oneshot::Sender<Answer>>,
+    /// A transaction that could not be applied before it was decided: it is not tried again.
+    refused: Option<u32>,
 }
 
 /// What all tasks of a pipeline share.
@@ -98,8 +99,6 @@ pub(crate) struct Engine {
     pub(crate) rules: Rules,
     pub(crate) options: Options,
     pub(crate) observer: Observer,
-    /// A transaction in progress on the source that could not be applied; 0 if there was none.
-    undecided_refused: AtomicU32,
 }
 
 impl Engine {
@@ -167,13 +166,13 @@ impl Pipeline {
             rules,
             options,
             observer,
-            undecided_refused: AtomicU32::new(0),
         });
         let lasting = Lasting {
             backoff: Backoff::new(&engine.options),
             partitions: Partitions::default(),
             is_paused: false,
             stops: Vec::new(),
+            refused: None,
         };
         let run = Run {
             engine,

@@ -164,9 +164,15 @@ impl<'a> Stream<'a> {
         let mut stream = Stream {
             engine,
             mappings,
-            lasting,
             changes,
-            assembler: Assembler::new(router, position, &log.running, engine.options.on_truncate),
+            assembler: Assembler::new(
+                router,
+                position,
+                &log.running,
+                engine.options.on_truncate,
+                lasting.refused,
+            ),
+            lasting,
             applier,
             resyncs: Resyncs::new(engine.options.parallel_tables),
             discovery: Discovery::new(),

@@ -17,7 +17,8 @@ use super::{Assembler, Taken, Work, protocol};
 pub(super) enum Fate {
     Committed,
     Undecided,
-    /// Undecided, and it brought what must not be undone: nothing more of it is taken in.
+    /// Undecided, and it brought what must not be undone, or was refused by the target: nothing more of
+    /// it is taken in.
     Refused,
 }
 
@@ -31,7 +32,12 @@ impl Assembler {
             commit: self.assembled(),
             committed_at_us: 0,
         };
-        self.begin(begin, Fate::Undecided, now);
+        let fate = if self.refused == Some(xid) {
+            Fate::Refused
+        } else {
+            Fate::Undecided
+        };
+        self.begin(begin, fate, now);
         Ok(Taken::Yes)
     }
 

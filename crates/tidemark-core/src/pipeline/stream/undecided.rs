@@ -1,7 +1,5 @@
 //! Whether the stream may bring a transaction before it is decided, and what an error means then.
 
-use std::sync::atomic::Ordering;
-
 use crate::error::{ErrorKind, Result};
 use crate::source::GiveUndecided;
 use crate::status::PipelineState;
@@ -12,13 +10,10 @@ impl Stream<'_> {
     /// Whether a transaction may come before it is decided: nobody waits for a boundary, and whatever is
     /// done can be undone.
     pub(super) fn may_be_undecided(&self) -> GiveUndecided {
-        let refused = self.engine.undecided_refused.load(Ordering::Relaxed);
-        let is_refused = self.assembler.undecided().is_some_and(|xid| xid == refused);
         let is_plain = self.state == PipelineState::Streaming
             && !self.is_stopping()
             && self.holds.is_empty()
             && !self.resyncs.is_running()
-            && !is_refused
             && self.assembler.may_be_undecided();
         if is_plain {
             GiveUndecided::Yes
@@ -28,15 +23,15 @@ impl Stream<'_> {
     }
 
     /// That the target refuses an undecided transaction says nothing: it may never commit. If it does,
-    /// it is applied as all others are.
-    pub(super) fn judge(&self, ended: Result<()>) -> Result<()> {
+    /// it is applied as all others are. What meets one that was refused before is about something else.
+    pub(super) fn judge(&mut self, ended: Result<()>) -> Result<()> {
         let (Err(error), Some(xid)) = (&ended, self.assembler.undecided()) else {
             return ended;
         };
-        if error.kind() != ErrorKind::Data {
+        if error.kind() != ErrorKind::Data || self.lasting.refused == Some(xid) {
             return ended;
         }
-        self.engine.undecided_refused.store(xid, Ordering::Relaxed);
+        self.lasting.refused = Some(xid);
         ended.map_err(|error| {
             error
                 .with_kind(ErrorKind::Transient)
