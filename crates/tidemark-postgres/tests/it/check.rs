@@ -478,7 +478,7 @@ async fn identities_that_are_of_no_use_are_named() {
 }
 
 #[tokio::test]
-async fn the_publication_must_cover_the_tables() {
+async fn f18_the_publication_must_cover_the_tables() {
     let subject = Subject::new(ALL_WELL).await;
     // A reader owns nothing, so somebody else makes it.
     let finding = subject
@@ -491,7 +491,7 @@ async fn the_publication_must_cover_the_tables() {
 }
 
 #[tokio::test]
-async fn a_publication_that_a_person_made_is_looked_at_closely() {
+async fn f18_a_publication_that_a_person_made_is_looked_at_closely() {
     let mut subject = Subject::new(ALL_WELL).await;
     subject.create = Create::Never;
     let missing = of(&subject.check().await, codes::PUBLICATION_MISSING);

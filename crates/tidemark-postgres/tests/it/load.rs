@@ -310,7 +310,7 @@ async fn a_unit_that_came_in_after_all_is_not_loaded_twice() {
 }
 
 #[tokio::test]
-async fn triggers_of_the_target_keep_still() {
+async fn f49_triggers_of_the_target_keep_still() {
     let script = "CREATE TABLE t (n int, v text)";
     let pair = Pair::new(script, Rules::default()).await;
     pair.database

@@ -350,7 +350,7 @@ fn greeter(greeting: &'static [u8]) -> u16 {
 }
 
 #[tokio::test]
-async fn the_wanted_host_is_chosen_among_several() {
+async fn f46_the_wanted_host_is_chosen_among_several() {
     let port = server().await.port;
     let free = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()

@@ -133,7 +133,7 @@ async fn missing_privileges_come_with_the_statements_that_grant_them() {
 }
 
 #[tokio::test]
-async fn tables_that_are_there_are_judged_by_what_will_be_done_with_them() {
+async fn f50_tables_that_are_there_are_judged_by_what_will_be_done_with_them() {
     use Existing::{AppendIfEmpty, Drop, Fail, LoadIfEmpty, SkipLoaded, Truncate};
     let tables = mappings("CREATE TABLE orders (id int PRIMARY KEY, name varchar(10))").await;
     let fits = "CREATE TABLE orders (id int PRIMARY KEY, name varchar(10))";
@@ -201,7 +201,7 @@ async fn tables_of_an_earlier_start_are_not_compared_any_more() {
 }
 
 #[tokio::test]
-async fn what_would_fire_is_listed() {
+async fn f49_what_would_fire_is_listed() {
     let database = Database::new().await;
     let tables = mappings(ORDERS).await;
     let role = format!("writer_of_{}", database.name);

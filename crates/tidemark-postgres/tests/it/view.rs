@@ -405,7 +405,7 @@ async fn the_source_is_seen_through_the_mapping() {
 }
 
 #[tokio::test]
-async fn sixteen_hundred_columns_are_digested() {
+async fn f59_sixteen_hundred_columns_are_digested() {
     let columns: Vec<String> = (1..1600)
         .map(|n| format!("c{n} {}", ["int", "text", "bool", "date"][n % 4]))
         .collect();

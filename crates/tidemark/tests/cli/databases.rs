@@ -86,7 +86,7 @@ async fn a_run_ends_when_it_was_told_to() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_first_signal_ends_in_order_and_the_second_at_once() {
+async fn f56_the_first_signal_ends_in_order_and_the_second_at_once() {
     let stage = Stage::new("signals", "full_load_and_cdc").await;
     let target = PostgresServer::builder().start().await.unwrap();
     stage.write("full_load_and_cdc", &stage.source_url(), &target.url());

@@ -50,7 +50,7 @@ async fn a_table_that_was_made_again_while_nobody_ran_is_loaded_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_table_that_was_taken_out_of_the_publication_is_loaded_anew() {
+async fn f18_a_table_that_was_taken_out_of_the_publication_is_loaded_anew() {
     let stage = Stage::new("catalog_taken_out").await;
     stage.source_sql(TABLES).await;
     stage.catch_up().await;

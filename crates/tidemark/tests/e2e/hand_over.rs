@@ -47,7 +47,7 @@ async fn load_and_stream_under_traffic_end_equal() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn kills_during_load_and_stream_cost_nothing() {
+async fn k07_kills_during_load_and_stream_cost_nothing() {
     let stage = Stage::new("kills").await;
     let config = stage.source_config();
     let mixed = Mixed::default();

@@ -25,7 +25,7 @@ fn peak_mb(run: &Running) -> u64 {
 const LARGE: &str = "(SELECT string_agg(md5(i::text), '') FROM generate_series(1, 3125000) i)";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn values_of_100_mb_pass_in_bounded_memory() {
+async fn f57_values_of_100_mb_pass_in_bounded_memory() {
     let stage = Stage::new("rows_large").await;
     stage
         .source_sql(&format!(
@@ -108,7 +108,7 @@ async fn tables_of_odd_shapes_load_and_stream() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn hundreds_of_tables_in_many_schemas_load_and_stream() {
+async fn f59_hundreds_of_tables_in_many_schemas_load_and_stream() {
     let stage = Stage::new("rows_many").await;
     stage
         .source_sql(

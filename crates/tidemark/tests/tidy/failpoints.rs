@@ -3,7 +3,7 @@
 use super::{none, root, sources};
 
 /// Constants and names of the list.
-fn listed() -> Vec<(String, String)> {
+pub(super) fn listed() -> Vec<(String, String)> {
     let text =
         std::fs::read_to_string(root().join("crates/tidemark-core/src/failpoint.rs")).unwrap();
     let (_, list) = text.split_once("\nfail_points! {\n").unwrap();

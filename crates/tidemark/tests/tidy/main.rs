@@ -12,6 +12,7 @@
 mod catalogue;
 mod documents;
 mod failpoints;
+mod faults;
 mod files;
 mod layers;
 mod words;

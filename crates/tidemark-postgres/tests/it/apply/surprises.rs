@@ -18,7 +18,7 @@ const ROWS: &str = "SELECT id || '=' || coalesce(note, 'NULL') FROM t ORDER BY i
 const FEW_AND_MANY: [u32; 2] = [1, 40];
 
 #[tokio::test]
-async fn inserts_overwrite_rows_that_are_there() {
+async fn f47_inserts_overwrite_rows_that_are_there() {
     for count in FEW_AND_MANY {
         let mut rig = Rig::new(
             "CREATE TABLE t (id int PRIMARY KEY, note text);
@@ -41,7 +41,7 @@ async fn inserts_overwrite_rows_that_are_there() {
 }
 
 #[tokio::test]
-async fn updates_insert_rows_that_are_missing_if_they_know_all_of_them() {
+async fn f48_updates_insert_rows_that_are_missing_if_they_know_all_of_them() {
     for count in FEW_AND_MANY {
         let mut rig = Rig::new(
             "CREATE TABLE t (id int PRIMARY KEY, note text, large text);
@@ -71,7 +71,7 @@ async fn updates_insert_rows_that_are_missing_if_they_know_all_of_them() {
 }
 
 #[tokio::test]
-async fn deletes_of_missing_rows_are_counted() {
+async fn f48_deletes_of_missing_rows_are_counted() {
     for count in FEW_AND_MANY {
         for columns in [["id*", "note"], ["id", "note"]] {
             let mut rig = Rig::new(
@@ -231,7 +231,7 @@ async fn a_key_moves_with_a_large_value_that_nobody_names() {
 /// `GENERATED ALWAYS AS IDENTITY` takes no value by UPDATE, and the source may have given it a new
 /// one all the same (`SET n = DEFAULT`).
 #[tokio::test]
-async fn identity_columns_that_refuse_values_get_them() {
+async fn f50_identity_columns_that_refuse_values_get_them() {
     for count in FEW_AND_MANY {
         let mut rig = Rig::new(
             "CREATE TABLE t (id int PRIMARY KEY, note text, large text,
@@ -265,7 +265,7 @@ async fn identity_columns_that_refuse_values_get_them() {
 
 /// Without the right to keep foreign keys still, parents must come before their children.
 #[tokio::test]
-async fn tables_whose_foreign_keys_fire_are_applied_in_source_order() {
+async fn f49_tables_whose_foreign_keys_fire_are_applied_in_source_order() {
     let database = Database::new().await;
     let role = format!("plain_{}", database.name);
     database
@@ -305,7 +305,7 @@ async fn tables_whose_foreign_keys_fire_are_applied_in_source_order() {
 }
 
 #[tokio::test]
-async fn what_the_target_refuses_is_a_data_error_that_names_the_change() {
+async fn f47_what_the_target_refuses_is_a_data_error_that_names_the_change() {
     for count in FEW_AND_MANY {
         let mut rig = Rig::new("CREATE TABLE t (id int PRIMARY KEY, note varchar(5))").await;
         let t = Arc::new(table("t", &["id*", "note"]));
@@ -338,7 +338,7 @@ async fn what_the_target_refuses_is_a_data_error_that_names_the_change() {
 }
 
 #[tokio::test]
-async fn a_missing_table_or_column_is_about_that_table() {
+async fn f54_a_missing_table_or_column_is_about_that_table() {
     let mut rig = Rig::new("CREATE TABLE t (id int PRIMARY KEY)").await;
     for (name, columns) in [("gone", ["id*", "note"]), ("t", ["id*", "note"])] {
         let mut log = Log::new();

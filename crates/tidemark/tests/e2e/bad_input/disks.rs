@@ -64,8 +64,8 @@ impl Drop for SmallDisk {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_of_the_target_is_waited_for_in_load_and_stream() {
-    let name = "a_full_disk_of_the_target_is_waited_for_in_load_and_stream";
+async fn f45_a_full_disk_of_the_target_is_waited_for_in_load_and_stream() {
+    let name = "f45_a_full_disk_of_the_target_is_waited_for_in_load_and_stream";
     // Of its own: a server does not outlive the loss of a disk.
     let server = server_of(PostgresServer::builder()).await;
     let Some(disk) = SmallDisk::mount(name, 6, &server.data_directory()) else {

@@ -6,7 +6,7 @@ use super::{ROWS, Refusal, assert_check_fails, assert_refused, assert_succeeds, 
 use crate::stage::Stage;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_source_behind_a_pooler_is_refused() {
+async fn f52_a_source_behind_a_pooler_is_refused() {
     let stage = Stage::new("bad_pooled_source").await;
     stage.source_sql(ROWS).await;
     for lends in [Lends::WholeSession, Lends::OneTransaction] {
@@ -26,7 +26,7 @@ async fn a_source_behind_a_pooler_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_target_behind_a_pooler_needs_whole_sessions() {
+async fn f52_a_target_behind_a_pooler_needs_whole_sessions() {
     let stage = Stage::new("bad_pooled_target").await;
     stage.source_sql(ROWS).await;
     let through = async |lends| {

@@ -68,7 +68,7 @@ async fn the_statements_of_fix_sql_are_enough() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_says_too_little_is_refused() {
+async fn f13_a_log_that_says_too_little_is_refused() {
     let builder = PostgresServer::builder().setting("wal_level", "replica");
     let source = server_of(builder).await;
     let target = PostgresServer::shared().await.unwrap();
@@ -140,7 +140,7 @@ async fn wait_for_senders(stage: &Stage, expected: i64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_free_slot_or_sender_is_refused_and_a_pipeline_that_has_started_waits() {
+async fn f13_no_free_slot_or_sender_is_refused_and_a_pipeline_that_has_started_waits() {
     let builder = PostgresServer::builder()
         .setting("max_replication_slots", "2")
         .setting("max_wal_senders", "3");

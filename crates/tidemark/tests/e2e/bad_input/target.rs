@@ -85,7 +85,7 @@ fn write_target(stage: &Stage, url: &str, keys: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_target_that_takes_no_writes_is_refused() {
+async fn f46_a_target_that_takes_no_writes_is_refused() {
     let stage = Stage::new("bad_read_only").await;
     stage.source_sql(ROWS).await;
     let database = &stage.target_name;

@@ -150,7 +150,7 @@ async fn cut_once(proxy: &Proxy, direction: Direction, bytes: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn cuts_at_any_byte_cost_nothing() {
+async fn f03_cuts_at_any_byte_cost_nothing() {
     let (stage, source, target) = wired("fault_cuts", SMALL_CHUNKS).await;
     stage.source.batch_execute(LARGE).await.unwrap();
     let writers = Writers::start(&stage, 21).await;
@@ -178,7 +178,7 @@ async fn cuts_at_any_byte_cost_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_silent_partition_that_heals_costs_nothing() {
+async fn f04_a_silent_partition_that_heals_costs_nothing() {
     let (stage, source, target) = wired("fault_partition", "").await;
     let writers = Writers::start(&stage, 31).await;
     let run = stage.start(&["run", "FILE"]);
@@ -204,7 +204,7 @@ async fn a_silent_partition_that_heals_costs_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_target_that_crashes_loses_nothing_that_was_acknowledged() {
+async fn f43_a_target_that_crashes_loses_nothing_that_was_acknowledged() {
     let source = PostgresServer::shared().await.unwrap();
     let target = own_server(&[("fsync", "on"), ("full_page_writes", "on")]).await;
     let mut stage = Stage::on(source, target, "fault_target").await;
@@ -229,7 +229,7 @@ async fn a_target_that_crashes_loses_nothing_that_was_acknowledged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_source_that_restarts_is_not_held_up_and_goes_on() {
+async fn f01_f02_a_source_that_restarts_is_not_held_up_and_goes_on() {
     let source = own_server(&[]).await;
     let target = PostgresServer::shared().await.unwrap();
     let mut stage = Stage::on(source, target, "fault_source").await;
@@ -251,7 +251,7 @@ async fn a_source_that_restarts_is_not_held_up_and_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_by_signal_keeps_the_checkpoint_and_a_pause_is_slept_through() {
+async fn f06_f56_a_stop_by_signal_keeps_the_checkpoint_and_a_pause_is_slept_through() {
     let stage = Stage::new("fault_signals").await;
     let writers = Writers::start(&stage, 61).await;
     let mut run = stage.start(&["run", "FILE"]);
@@ -309,7 +309,7 @@ async fn keyed_units(stage: &Stage) -> Vec<i64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn kills_at_every_step_of_a_load_keep_what_was_loaded() {
+async fn k04_k05_k06_kills_at_every_step_of_a_load_keep_what_was_loaded() {
     let stage = Stage::new("fault_kills").await;
     stage.write(SMALL_CHUNKS);
     stage.source.batch_execute(LARGE).await.unwrap();
