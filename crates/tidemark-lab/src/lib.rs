@@ -6,6 +6,7 @@
 //!
 //! - [`compare`]: the oracle, row by row
 //! - [`demo`]: the sample shop of `tidemark demo` and its customers
+//! - [`given`]: a database of our own on a server that somebody else runs
 //! - [`server`]: a PostgreSQL server of its own in a temporary directory, gone with its owner
 //! - [`pooler`]: what shares sessions between clients, as PgBouncer does
 //! - [`proxy`]: a wire between us and a server that can be cut, frozen, slowed
@@ -18,6 +19,7 @@
 pub mod compare;
 pub mod demo;
 mod directory;
+pub mod given;
 pub mod installation;
 pub mod pooler;
 mod process;
@@ -31,9 +33,13 @@ pub mod workplace;
 pub mod zoo;
 
 pub use compare::Comparison;
+pub use given::GivenDatabase;
 pub use installation::Installation;
 pub use proxy::Proxy;
 pub use random::Random;
 pub use server::{PostgresServer, Shutdown};
 pub use wait::wait_for;
 pub use workplace::Workplace;
+
+/// The driver that the lab speaks to servers with.
+pub use tokio_postgres;

@@ -85,7 +85,7 @@ pub(crate) fn of_code(code: Code) -> Option<Exit> {
         codes::TARGET_AUTHENTICATION,
         codes::TARGET_PERMISSION,
     ];
-    const UNREACHABLE: [Code; 18] = [
+    const UNREACHABLE: [Code; 19] = [
         codes::SOURCE_UNRESOLVED,
         codes::SOURCE_NO_DATABASE,
         codes::SOURCE_NOT_POSTGRESQL,
@@ -104,6 +104,7 @@ pub(crate) fn of_code(code: Code) -> Option<Exit> {
         codes::TARGET_TLS_FAILED,
         codes::CLI_NO_ANSWER,
         codes::DEMO_NO_SERVER,
+        codes::DEMO_GIVEN,
     ];
     // Files and words that a person wrote.
     const USAGE: [Code; 3] = [

@@ -34,6 +34,14 @@ pub(crate) struct DemoArgs {
     #[arg(long, value_name = "NUMBER", default_value_t = 300,
           value_parser = clap::value_parser!(u32).range(1..=20_000))]
     tps: u32,
+    /// Use this server as the source, in a database that is removed at the end (the role needs
+    /// CREATEDB and REPLICATION, the server `wal_level` logical)
+    #[arg(long, value_name = "URL")]
+    source: Option<String>,
+    /// Use this server as the target, in a database that is removed at the end (the role needs
+    /// CREATEDB)
+    #[arg(long, value_name = "URL")]
+    target: Option<String>,
 }
 
 #[derive(Clone, Debug, Subcommand)]
@@ -69,6 +77,8 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &DemoArgs) -> Outcom
         None => {
             let is_once = arguments.once || invocation.talk.form == Form::Json;
             let wishes = show::Wishes {
+                source: arguments.source.clone(),
+                target: arguments.target.clone(),
                 rows: arguments.rows,
                 transactions_per_second: arguments.tps,
                 ends: if is_once {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::{TempDir, tempdir};
+use tidemark_lab::PostgresServer;
 
 use crate::program::{Ran, command_in, tidemark_in};
 
@@ -306,6 +307,76 @@ fn a_killed_demo_leaves_nothing_either() {
         assert_eq!(demo.child.wait().unwrap().code(), code);
         demo.assert_nothing_left();
     }
+}
+
+/// What a demo made on a server that is not its own, and has not removed.
+async fn left_on(server: &PostgresServer) -> Vec<String> {
+    let found = server
+        .client()
+        .await
+        .unwrap()
+        .query(
+            "SELECT datname::text FROM pg_database WHERE datname LIKE 'tidemark_demo%' \
+             UNION ALL SELECT slot_name::text FROM pg_replication_slots",
+            &[],
+        )
+        .await
+        .unwrap();
+    found.iter().map(|row| row.get(0)).collect()
+}
+
+#[tokio::test]
+async fn a_demo_on_given_servers_leaves_nothing_on_them() {
+    let source = PostgresServer::builder()
+        .scram("s3cret/?#")
+        .start()
+        .await
+        .unwrap();
+    let target = PostgresServer::builder().start().await.unwrap();
+    let (source_url, target_url) = (source.url(), target.url());
+    let given = ["--source", &source_url, "--target", &target_url];
+
+    // Killed, it leaves databases and a slot, which the next one removes.
+    let mut demo = Demo::start(&given);
+    demo.read_until("✓ load");
+    demo.signal(Signal::KILL);
+    demo.child.wait().unwrap();
+    demo.assert_nothing_left();
+    assert!(!left_on(&source).await.is_empty());
+
+    let mut demo = Demo::start(&given);
+    demo.read_until("Ctrl-C stops everything");
+    let printed = demo.printed.join("\n");
+    assert!(
+        printed.contains("yours, database tidemark_demo_shop"),
+        "{printed}"
+    );
+    assert!(!printed.contains("break network"), "{printed}");
+    assert!(!printed.contains("s3cret"), "{printed}");
+    let killed = demo.tidemark(&["demo", "break", "kill"]);
+    assert_eq!(killed.code, 0, "{killed:?}");
+    for what in ["network", "freeze"] {
+        let refused = demo.tidemark(&["demo", "break", what]);
+        assert_ne!(refused.code, 0, "{refused:?}");
+        assert!(refused.err.contains("given to the demo"), "{refused:?}");
+    }
+    demo.signal(Signal::INT);
+    assert_eq!(demo.child.wait().unwrap().code(), Some(130));
+    demo.assert_nothing_left();
+    for server in [&source, &target] {
+        assert_eq!(left_on(server).await, Vec::<String>::new());
+    }
+
+    // A database of that name that no demo made is not touched.
+    target
+        .execute("CREATE DATABASE tidemark_demo_dw")
+        .await
+        .unwrap();
+    let mut demo = Demo::start(&[&given[..], &["--json"]].concat());
+    demo.read_until("TM7049");
+    assert_eq!(demo.child.wait().unwrap().code(), Some(5));
+    assert_eq!(left_on(&source).await, Vec::<String>::new());
+    assert_eq!(left_on(&target).await, ["tidemark_demo_dw"]);
 }
 
 /// Root drops to an account of its own for the servers; everybody else is that account already.

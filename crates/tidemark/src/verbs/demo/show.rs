@@ -9,13 +9,14 @@ use tidemark_core::catalogue::codes;
 use tidemark_core::finding::Verdict as CheckVerdict;
 use tidemark_core::status::PipelineState;
 use tidemark_core::verify::compare::{Depth, Report};
+use tidemark_lab::Workplace;
 use tidemark_lab::demo::Shop;
 use tidemark_lab::traffic::TrafficReport;
 
 use crate::demo::lab;
 use crate::demo::mark::{Left, Mark, started_ticks};
 use crate::demo::orders;
-use crate::demo::stage::{self, Customers, PIPELINE, Servers};
+use crate::demo::stage::{self, Customers, PIPELINE, Servers, Side};
 use crate::demo::worker::Worker;
 use crate::invocation::Invocation;
 use crate::output::numbers::{bytes, counted, duration, grouped, seconds};
@@ -37,8 +38,11 @@ mod feed;
 use feed::Feed;
 
 /// What was asked of the demo.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Wishes {
+    /// Servers to take instead of temporary ones.
+    pub(super) source: Option<String>,
+    pub(super) target: Option<String>,
     pub(super) rows: u64,
     pub(super) transactions_per_second: u32,
     pub(super) ends: Ends,
@@ -72,10 +76,20 @@ pub(super) struct Show<'a> {
 /// Runs the demo. Whatever happens, servers, worker and files are gone when this returns.
 pub(super) async fn run(invocation: &Invocation, wishes: Wishes) -> Outcome {
     let began = Instant::now();
+    let shop = Shop::of(wishes.rows).map_err(|err| lab(&err))?;
+    let servers = begin(invocation, &wishes).await?;
+    let mut show = match Show::new(invocation, servers) {
+        Ok(show) => show,
+        Err((failure, servers)) => {
+            servers.remove().await;
+            return Err(failure);
+        }
+    };
     let outcome = tokio::select! {
-        outcome = all(invocation, wishes, began) => outcome,
+        outcome = show.play(&shop, &wishes, began) => outcome,
         name = invocation.signals.stop() => Err(ended_by(name)),
     };
+    show.close().await;
     invocation.talk.screen.clear();
     outcome
 }
@@ -87,83 +101,67 @@ fn ended_by(name: SignalName) -> Failure {
     )
 }
 
-async fn all(invocation: &Invocation, wishes: Wishes, began: Instant) -> Outcome {
-    let shop = Shop::of(wishes.rows).map_err(|err| lab(&err))?;
-    let mut show = Show::set(invocation, &shop, wishes).await?;
-    let outcome = show.play(&shop, wishes, began).await;
-    show.close().await;
-    outcome
+/// Both databases, empty. Where this fails nothing is left of them.
+async fn begin(invocation: &Invocation, wishes: &Wishes) -> Result<Servers, Failure> {
+    if let Some(mark) = Mark::of_running_demo() {
+        return Err(Error::definite(
+            codes::CLI_REFUSED,
+            format!("a demo runs already, as pid {}", mark.pid),
+        )
+        .first_action("end it with Ctrl-C where it runs")
+        .into());
+    }
+    let directory = Workplace::create().map_err(|err| lab(&err))?;
+    let one = async |side: Side, url: Option<&str>| match url {
+        None => timed(stage::own(side)).await,
+        Some(url) => timed(stage::given(side, url)).await,
+    };
+    let both = async {
+        tokio::join!(
+            one(Side::Source, wishes.source.as_deref()),
+            one(Side::Target, wishes.target.as_deref())
+        )
+    };
+    let began = match during(&invocation.talk, "servers   starting", both).await {
+        (Ok(source), Ok(target)) => (source, target),
+        (source, target) => {
+            let mut failure = None;
+            for side in [source, target] {
+                match side {
+                    Ok(((database, _), _)) => database.remove().await,
+                    Err(err) => failure = failure.or(Some(err)),
+                }
+            }
+            return Err(failure.expect("one of them failed").into());
+        }
+    };
+    let (((source, source_text), source_took), ((target, target_text), target_took)) = began;
+    tell(invocation, "source", &source_text, source_took);
+    tell(invocation, "target", &target_text, target_took);
+    let wire = target.wire().await?;
+    Ok(Servers {
+        source,
+        target,
+        wire,
+        directory,
+    })
 }
 
 impl<'a> Show<'a> {
-    /// Servers, data, file and mark.
-    async fn set(
+    /// The pipeline file, and the mark by which others find the demo.
+    fn new(
         invocation: &'a Invocation,
-        shop: &Shop,
-        wishes: Wishes,
-    ) -> Result<Show<'a>, Failure> {
-        if let Some(mark) = Mark::of_running_demo() {
-            return Err(Error::definite(
-                codes::CLI_REFUSED,
-                format!("a demo runs already, as pid {}", mark.pid),
-            )
-            .first_action("end it with Ctrl-C where it runs")
-            .into());
-        }
-        let installation = stage::installation()?;
-        let major = installation.major;
-        let talk = &invocation.talk;
-        let both = async {
-            tokio::join!(
-                timed(stage::source(&installation)),
-                timed(stage::target(&installation))
-            )
+        servers: Servers,
+    ) -> Result<Show<'a>, (Failure, Box<Servers>)> {
+        let opened = (|| {
+            let file = servers.write_file()?;
+            let mark = leave_mark(&servers, file.clone())?;
+            Ok((Opened::open_file(&file)?, mark))
+        })();
+        let (opened, mark) = match opened {
+            Ok(opened) => opened,
+            Err(failure) => return Err((failure, Box::new(servers))),
         };
-        let (source, target) = during(talk, "servers   starting", both).await;
-        let (source, source_took) = source?;
-        let ((target, wire), target_took) = target?;
-        let servers = Servers {
-            source,
-            target,
-            wire,
-        };
-        let tick = |name: &str, text: &str, took: Duration| tell(invocation, name, text, took);
-        tick(
-            "source",
-            &format!("PostgreSQL {major}, temporary, private socket, wal_level=logical"),
-            source_took,
-        );
-        tick(
-            "target",
-            &format!("PostgreSQL {major}, temporary"),
-            target_took,
-        );
-
-        let filled = timed(servers.fill(shop));
-        let ((), took) = during(talk, "data      filling the shop", filled).await?;
-        let file = servers.write_file()?;
-        let opened = Opened::open_file(&file)?;
-        let described = opened
-            .source
-            .describe(opened.config.rules.selection())
-            .await?;
-        let size: u64 = described.tables.iter().map(|table| table.bytes).sum();
-        tick(
-            "data",
-            &format!(
-                "{} · {} · {} (odd types included on purpose)",
-                counted(described.tables.len() as u64, "table"),
-                counted(shop.rows(), "row"),
-                bytes(size)
-            ),
-            took,
-        );
-        let mark = leave_mark(&servers, file)?;
-        let mut facts = serde_json::Map::new();
-        facts.insert("postgres_major".to_owned(), major.into());
-        facts.insert("rows".to_owned(), shop.rows().into());
-        facts.insert("bytes".to_owned(), size.into());
-        facts.insert("tps".to_owned(), wishes.transactions_per_second.into());
         Ok(Show {
             invocation,
             servers,
@@ -171,13 +169,36 @@ impl<'a> Show<'a> {
             opened,
             worker: None,
             altered: 0,
-            facts,
+            facts: serde_json::Map::new(),
             _mark: mark,
         })
     }
 
+    /// Makes the shop.
+    async fn fill(&mut self, shop: &Shop, wishes: &Wishes) -> Result<(), Failure> {
+        let filled = timed(self.servers.fill(shop));
+        let waiting = "data      filling the shop";
+        let ((), took) = during(&self.invocation.talk, waiting, filled).await?;
+        let selection = self.opened.config.rules.selection();
+        let described = self.opened.source.describe(selection).await?;
+        let size: u64 = described.tables.iter().map(|table| table.bytes).sum();
+        let text = format!(
+            "{} · {} · {} (odd types included on purpose)",
+            counted(described.tables.len() as u64, "table"),
+            counted(shop.rows(), "row"),
+            bytes(size)
+        );
+        tell(self.invocation, "data", &text, took);
+        self.fact("postgres_major", self.servers.source.major());
+        self.fact("rows", shop.rows());
+        self.fact("bytes", size);
+        self.fact("tps", wishes.transactions_per_second);
+        Ok(())
+    }
+
     /// Check, traffic, load, stream, verified; then, if wanted, until told to end.
-    async fn play(&mut self, shop: &Shop, wishes: Wishes, began: Instant) -> Outcome {
+    async fn play(&mut self, shop: &Shop, wishes: &Wishes, began: Instant) -> Outcome {
+        self.fill(shop, wishes).await?;
         let looked = check::look(&self.opened);
         let checked = during(&self.invocation.talk, "check     looking", looked).await?;
         let count = |verdict| check::count(&checked.findings, verdict);
@@ -373,8 +394,18 @@ Break it  tidemark demo break kill      kill -9 the worker: see that nothing is 
           tidemark demo break ddl       ALTER TABLE under load
           tidemark demo break poison    a row that the target refuses
 Look      tidemark demo psql source     (or target)
-Ctrl-C stops everything and removes the temporary directory.";
-        self.invocation.talk.screen.write(Stream::Out, MENU);
+Ctrl-C stops everything and removes what the demo made.";
+        /// A server that is somebody's is neither cut off nor frozen.
+        const NOT_WITH_GIVEN: [&str; 2] = ["break network", "break freeze"];
+        let is_ours = self.servers.wire.is_some();
+        let lines = MENU
+            .lines()
+            .filter(|line| is_ours || !NOT_WITH_GIVEN.iter().any(|what| line.contains(what)));
+        let menu: Vec<&str> = lines.collect();
+        self.invocation
+            .talk
+            .screen
+            .write(Stream::Out, &menu.join("\n"));
     }
 
     /// Carries out orders; returns only when the worker ends by itself.
@@ -402,7 +433,7 @@ Ctrl-C stops everything and removes the temporary directory.";
         }
     }
 
-    /// Ends all in order: the customers, the worker; the servers go when this is dropped.
+    /// Ends all in order: the customers, the worker, the servers.
     async fn close(mut self) {
         if let Some(customers) = self.customers.take()
             && let Err(err) = customers.leave().await
@@ -412,6 +443,7 @@ Ctrl-C stops everything and removes the temporary directory.";
         if let Some(worker) = self.worker.take() {
             worker.stop().await;
         }
+        self.servers.remove().await;
     }
 }
 

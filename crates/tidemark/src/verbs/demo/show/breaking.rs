@@ -82,13 +82,13 @@ impl Show<'_> {
     }
 
     async fn cut(&mut self, said: &Said) -> Result<Value, Failure> {
-        self.servers.wire.refuse();
+        self.servers.wire()?.refuse();
         let time = duration(OUT_FOR);
         said.tick(&format!(
             "cut       the target cannot be reached for {time}"
         ));
         tokio::time::sleep(OUT_FOR).await;
-        self.servers.wire.accept();
+        self.servers.wire()?.accept();
         said.tick("healed    the target can be reached again");
         self.goes_on(said, |_| true).await?;
         Ok(json!({ "cut_seconds": OUT_FOR.as_secs() }))
