@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use crate::checkpoint::TableState;
 use crate::clock;
 use crate::pipeline::observe::{Committed, PipelineEvent, TableOutline};
+use crate::pipeline::protection::used_percent;
 use crate::position::Position;
 use crate::schema::TableName;
 use crate::source::LogState;
@@ -18,6 +19,10 @@ use crate::status::{
     By, Health, LastKnown, PipelineState, SlotStatus, StageLatency, Status, StatusError,
     TableStatus, TableStatusState, Totals, Trend, Verified,
 };
+
+use forecast::Forecast;
+
+mod forecast;
 
 /// How long a measurement of the source counts.
 const STALE_AFTER: Duration = Duration::from_secs(10);
@@ -30,6 +35,9 @@ const TREND_WINDOW: Duration = Duration::from_mins(1);
 
 /// A change of the gap that is worth a word, in bytes.
 const TREND_BYTES: u64 = 256 << 10;
+
+/// So much of what a slot may keep is worth a person's look.
+const MUCH_PERCENT: u64 = 80;
 
 /// See the module's text.
 #[derive(Debug)]
@@ -48,6 +56,8 @@ pub struct Board {
     beat_us: Option<i64>,
     gaps: VecDeque<(Instant, u64)>,
     has_warnings: bool,
+    forecast: Forecast,
+    max_retained_bytes: Option<u64>,
 }
 
 /// A latency, as measured when something came in or nothing was left.
@@ -110,7 +120,14 @@ impl Board {
             beat_us: None,
             gaps: VecDeque::new(),
             has_warnings: false,
+            forecast: Forecast::default(),
+            max_retained_bytes: None,
         }
+    }
+
+    /// How much log the source may keep for the pipeline.
+    pub fn set_max_retained(&mut self, bytes: Option<u64>) {
+        self.max_retained_bytes = bytes;
     }
 
     /// What is known from an earlier run.
@@ -289,12 +306,19 @@ impl Board {
         status.gap_bytes = status.processed_lsn.and_then(|done| head.bytes_since(done));
         if let Some(slot) = &log.slot {
             status.restart_lsn = Some(slot.restart);
+            let lasts = |left: u64| {
+                let lasts = i64::try_from(self.forecast.lasts(left)?.as_micros()).ok()?;
+                Some(clock::rfc3339(clock::now_us().checked_add(lasts)?))
+            };
+            let safe_bytes = slot.safe_bytes.and_then(|safe| u64::try_from(safe).ok());
+            let budget = self.max_retained_bytes;
+            let to_budget = budget.and_then(|budget| budget.checked_sub(slot.retained_bytes));
             status.slot = Some(SlotStatus {
-                name: slot.name.clone(),
-                active: slot.holder.is_some(),
-                wal_status: slot.wal_status.clone(),
-                retained_bytes: slot.retained_bytes,
-                safe_bytes: slot.safe_bytes,
+                max_retained_bytes: budget,
+                retained_bytes_per_second: self.forecast.bytes_per_second(),
+                predicted_loss_at: safe_bytes.and_then(lasts),
+                predicted_over_at: to_budget.and_then(lasts),
+                ..SlotStatus::of(slot, &log.pins)
             });
         }
     }
@@ -309,13 +333,21 @@ impl Board {
             Health::Error
         } else if streams && status.source_lsn.is_none() {
             Health::Unknown
-        } else if status.error.is_some() || status.totals.conflicts > 0 {
+        } else if status.error.is_some() || status.totals.conflicts > 0 || self.keeps_much(status) {
             Health::Warning
         } else if self.has_warnings || status.state == PipelineState::Paused {
             Health::Notice
         } else {
             Health::Ok
         }
+    }
+
+    /// Whether the source keeps much of what it may keep for us.
+    fn keeps_much(&self, status: &Status) -> bool {
+        let measured = self.measured.as_ref().filter(|_| status.slot.is_some());
+        let slot = measured.and_then(|(_, log)| log.slot.as_ref());
+        let used = slot.and_then(|slot| used_percent(slot, self.max_retained_bytes));
+        used.is_some_and(|percent| percent >= MUCH_PERCENT)
     }
 
     fn trend(&self) -> Trend {
@@ -369,6 +401,10 @@ impl Board {
         if is_received && self.unapplied_us.is_none() {
             self.beats.retain(|beat| *beat > log.clock_us);
             self.measured_latency(now, 0.0, None);
+        }
+        match &log.slot {
+            Some(slot) => self.forecast.saw(slot.retained_bytes, now),
+            None => self.forecast = Forecast::default(),
         }
         self.measured = Some((now, log.clone()));
     }
@@ -524,6 +560,7 @@ mod tests {
             slot: None,
             clock_us: clock::now_us(),
             running: Vec::new(),
+            pins: Vec::new(),
         }
     }
 
@@ -706,6 +743,49 @@ mod tests {
             Instant::now(),
         );
         assert_eq!(board.status(Instant::now()).trend, Trend::FallingBehind);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slot_that_keeps_much_is_a_warning_and_its_loss_is_foretold() {
+        let mut board = streaming();
+        board.set_max_retained(Some(10_000));
+        let kept = |retained_bytes: u64| {
+            let slot = crate::source::Slot {
+                name: "s".into(),
+                database: "d".into(),
+                foreign: None,
+                holder: None,
+                confirmed: at(500),
+                restart: at(400),
+                retained_bytes,
+                safe_bytes: Some(100_000),
+                wal_status: "reserved".into(),
+                lost: None,
+            };
+            PipelineEvent::Measured(Ok(LogState {
+                slot: Some(slot),
+                ..log(900)
+            }))
+        };
+        board.take(&kept(1_000), Instant::now());
+        let status = board.status(Instant::now());
+        let slot = status.slot.unwrap();
+        assert_eq!(
+            (slot.predicted_loss_at, slot.predicted_over_at),
+            (None, None)
+        );
+        assert_eq!(status.health, Health::Ok);
+        for step in 0..60 {
+            tokio::time::advance(Duration::from_secs(2)).await;
+            board.take(&kept(1_000 + step * 120), Instant::now());
+        }
+        let status = board.status(Instant::now());
+        let slot = status.slot.unwrap();
+        let rate = slot.retained_bytes_per_second.unwrap();
+        assert!((55.0..65.0).contains(&rate), "{rate}");
+        assert!(slot.predicted_over_at < slot.predicted_loss_at);
+        assert!(slot.predicted_over_at.unwrap() > clock::now());
+        assert_eq!(status.health, Health::Warning);
     }
 
     #[tokio::test(start_paused = true)]

@@ -38,6 +38,19 @@ pub struct Checkpoint {
     pub phase: LoadPhase,
     /// State of each table.
     pub tables: Vec<TableCheckpoint>,
+    /// The slot was released on purpose.
+    pub release: Option<Release>,
+}
+
+/// Why the source keeps no log for the pipeline any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Release {
+    /// The checkpoint's position then: what it says counts for no other.
+    pub position: Position,
+    /// When, RFC 3339.
+    pub at: String,
+    /// In a sentence.
+    pub reason: String,
 }
 
 /// How far the first load is.

@@ -1,7 +1,10 @@
 //! The source's side of the contract. Object-safe, spoken to once per block, never once per row.
 
+use std::fmt;
+
 use async_trait::async_trait;
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{Chunk, SourceIdentity};
 use crate::error::Result;
@@ -71,6 +74,10 @@ pub trait Source: Send + Sync {
 
     /// Present values of the sequences that belong to the selected tables.
     async fn sequences(&self, tables: &[TableName]) -> Result<Vec<SequenceValue>>;
+
+    /// Removes the slot and nothing else, on purpose: the source keeps no log for the pipeline any more.
+    /// Says what it removed. May be repeated.
+    async fn release_slot(&self) -> Result<Option<String>>;
 
     /// Removes what this very `Source` has made for the pipeline, and nothing that was there before;
     /// says what it removed. For a start that ends before the target has recorded it. May be repeated.
@@ -190,6 +197,55 @@ pub struct LogState {
     /// their own id is held, which `pg_current_snapshot()` tells only as far as they are below its
     /// `xmax`); empty where snapshots are positions.
     pub running: Vec<u64>,
+    /// What keeps the source from clearing up behind itself, oldest first, a few of them.
+    pub pins: Vec<Pin>,
+}
+
+/// Something on the source that is old: until it ends, old versions of rows stay, and where it has
+/// written, the log does too (a slot needs all of a transaction). What the source hides from our role
+/// is not among them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pin {
+    /// What it is.
+    pub kind: PinKind,
+    /// Application and role, name of the prepared transaction, or name of the slot.
+    pub name: String,
+    /// Process on the source; a prepared transaction has none.
+    pub pid: Option<i32>,
+    /// For how many transactions of the source it has been there.
+    pub age_transactions: i64,
+    /// For how long, where that is known.
+    pub open_seconds: Option<i64>,
+    /// Whether the log is kept from its beginning on.
+    pub holds_log: bool,
+}
+
+/// Kinds of [`Pin`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PinKind {
+    /// An open transaction.
+    Transaction,
+    /// A transaction that was prepared and not yet decided.
+    Prepared,
+    /// A slot, ours or another.
+    Slot,
+}
+
+impl fmt::Display for Pin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = &self.name;
+        match (self.kind, self.pid) {
+            (PinKind::Prepared, _) => write!(f, "prepared transaction \"{name}\"")?,
+            (PinKind::Slot, _) => write!(f, "slot {name}")?,
+            (PinKind::Transaction, Some(pid)) => write!(f, "pid {pid} ({name})")?,
+            (PinKind::Transaction, None) => write!(f, "a transaction ({name})")?,
+        }
+        match self.open_seconds {
+            Some(seconds) => write!(f, ", open for {seconds} s"),
+            None => write!(f, ", {} transactions old", self.age_transactions),
+        }
+    }
 }
 
 /// What the source keeps for the pipeline.

@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::position::Position;
+use crate::source::{Pin, Slot};
 
 /// State of a pipeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -163,6 +164,40 @@ pub struct SlotStatus {
     pub retained_bytes: u64,
     /// Log that may be written before it is lost; `None` without a limit.
     pub safe_bytes: Option<i64>,
+    /// What the pipeline file allows it to keep; `None` without a budget.
+    #[serde(default)]
+    pub max_retained_bytes: Option<u64>,
+    /// By how much what it keeps grows; `None` where that was not watched for long enough.
+    #[serde(default)]
+    pub retained_bytes_per_second: Option<f64>,
+    /// When the server gives it up, at this rate, RFC 3339; `None` where that is not known, or not to
+    /// come.
+    #[serde(default)]
+    pub predicted_loss_at: Option<String>,
+    /// When it keeps more than the pipeline file allows, at this rate.
+    #[serde(default)]
+    pub predicted_over_at: Option<String>,
+    /// What is old on the source, oldest first.
+    #[serde(default)]
+    pub pins: Vec<Pin>,
+}
+
+impl SlotStatus {
+    /// A slot as it was just seen; nothing is known of its growth.
+    pub fn of(slot: &Slot, pins: &[Pin]) -> SlotStatus {
+        SlotStatus {
+            name: slot.name.clone(),
+            active: slot.holder.is_some(),
+            wal_status: slot.wal_status.clone(),
+            retained_bytes: slot.retained_bytes,
+            safe_bytes: slot.safe_bytes,
+            max_retained_bytes: None,
+            retained_bytes_per_second: None,
+            predicted_loss_at: None,
+            predicted_over_at: None,
+            pins: pins.to_vec(),
+        }
+    }
 }
 
 /// The last verification.

@@ -7,7 +7,8 @@ use async_trait::async_trait;
 
 use crate::batch::Batch;
 use crate::checkpoint::{
-    Checkpoint, CheckpointUpdate, Generation, LoadPhase, SourceIdentity, TableCheckpoint, Unit,
+    Checkpoint, CheckpointUpdate, Generation, LoadPhase, Release, SourceIdentity, TableCheckpoint,
+    Unit,
 };
 use crate::control::Control;
 use crate::error::{Error, Result};
@@ -79,6 +80,9 @@ pub trait Target: Send + Sync {
 
     /// Records how far the first load is. Durable on return.
     async fn set_phase(&self, phase: LoadPhase) -> Result<()>;
+
+    /// Records why the slot is about to be removed. Durable on return.
+    async fn record_release(&self, release: &Release) -> Result<()>;
 
     /// Gives a resynced table its place: the new rows (loaded at [`Place::Beside`]) become the
     /// table, in one transaction; readers see the old rows until then.

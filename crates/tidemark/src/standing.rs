@@ -257,13 +257,11 @@ fn take_log(status: &mut Status, log: &Result<LogState>) {
         .and_then(|done| log.head.bytes_since(done));
     status.confirmed_lsn = log.slot.as_ref().map(|slot| slot.confirmed);
     status.restart_lsn = log.slot.as_ref().map(|slot| slot.restart);
-    status.slot = log.slot.as_ref().map(|slot| SlotStatus {
-        name: slot.name.clone(),
-        active: slot.holder.is_some(),
-        wal_status: slot.wal_status.clone(),
-        retained_bytes: slot.retained_bytes,
-        safe_bytes: slot.safe_bytes,
-    });
+    // How fast it grows is for a run to tell, which looks again and again.
+    status.slot = log
+        .slot
+        .as_ref()
+        .map(|slot| SlotStatus::of(slot, &log.pins));
 }
 
 fn said(err: &Error) -> StatusError {
@@ -343,6 +341,7 @@ mod tests {
             slot: None,
             clock_us: 0,
             running: Vec::new(),
+            pins: Vec::new(),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::choice::{Choice, MaskKind};
+use super::choice::{Choice, Create, MaskKind, OnMaxRetained};
 use super::endpoint::{self, Connections};
 use super::keys::LATER_VALUES;
 use super::problem::{Located, Place, Problem, Problems, suggestion};
@@ -34,7 +34,7 @@ pub(super) fn build(
     let name = settings.text("pipeline.name").map(|name| name.value);
     let (source, target, name, mode) = (source?, target?, name?, mode?);
     rules.is_same_database = endpoint::is_same_database(&source, &target);
-    let postgres = postgres_source(settings, &name)?;
+    let postgres = postgres_source(settings, &name, problems)?;
     Some(PipelineConfig {
         mode,
         start: start?,
@@ -127,10 +127,15 @@ fn stream(settings: &Settings) -> Option<StreamConfig> {
     })
 }
 
-fn postgres_source(settings: &Settings, name: &str) -> Option<PostgresSource> {
+fn postgres_source(
+    settings: &Settings,
+    name: &str,
+    problems: &mut Problems,
+) -> Option<PostgresSource> {
     let text = |path: &str| settings.text(path).map(|text| text.value);
     let slot = text("source.postgres.slot")
         .unwrap_or_else(|| format!("tidemark_{}", name.replace('-', "_")));
+    check_release(settings, problems);
     Some(PostgresSource {
         publication: text("source.postgres.publication").unwrap_or_else(|| slot.clone()),
         slot,
@@ -139,8 +144,33 @@ fn postgres_source(settings: &Settings, name: &str) -> Option<PostgresSource> {
         slot_ahead: choice(settings, "source.postgres.slot_ahead")?,
         slot_creation_timeout: settings.time("source.postgres.slot_creation_timeout")?,
         max_retained_bytes: settings.number("source.postgres.max_retained"),
+        on_max_retained: choice(settings, "source.postgres.on_max_retained")?,
         origin: choice(settings, "source.postgres.origin")?,
     })
+}
+
+/// A slot can be released only where there is a budget to be above, and where it is ours to remove.
+fn check_release(settings: &Settings, problems: &mut Problems) {
+    let on_max_retained = "source.postgres.on_max_retained";
+    if choice(settings, on_max_retained) != Some(OnMaxRetained::ReleaseSlot) {
+        return;
+    }
+    let why = if settings.number("source.postgres.max_retained").is_none() {
+        "it needs `max_retained`"
+    } else if choice(settings, "source.postgres.create") == Some(Create::Never) {
+        "with `create = \"never\"` the slot is not ours to remove"
+    } else {
+        return;
+    };
+    let message = "`on_max_retained = \"release_slot\"` cannot be carried out";
+    let place = settings
+        .get(on_max_retained)
+        .and_then(|setting| setting.key_place.clone());
+    problems.push(
+        Problem::new(codes::CONFIG_CONFLICT, message)
+            .at(place)
+            .label(why),
+    );
 }
 
 fn start(settings: &Settings, mode: Option<Mode>, problems: &mut Problems) -> Option<CdcStart> {

@@ -73,6 +73,14 @@ choices! {
         Resync = "resync",
     }
 
+    /// What to do when the source keeps more log for the pipeline than it may.
+    OnMaxRetained {
+        /// Stop, and keep the slot.
+        Fail = "fail",
+        /// Remove the slot: the source's disk comes first.
+        ReleaseSlot = "release_slot",
+    }
+
     /// Which changes are read, by where they came from (PostgreSQL 16 and later: `origin` of
     /// `START_REPLICATION`, documentation 55.4).
     Origin {

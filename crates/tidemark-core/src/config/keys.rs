@@ -8,8 +8,8 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use super::choice::{
-    AfterLoad, Choice, Create, MaskKind, NewTables, OnConflict, OnError, OnSchemaChange,
-    OnTruncate, Origin, SlotAhead, SlotBehind, System,
+    AfterLoad, Choice, Create, MaskKind, NewTables, OnConflict, OnError, OnMaxRetained,
+    OnSchemaChange, OnTruncate, Origin, SlotAhead, SlotBehind, System,
 };
 use crate::pipeline::plan::Mode;
 use crate::target::Existing;
@@ -144,11 +144,6 @@ pub(crate) const LATER_VALUES: &[(&str, &str, &str)] = &[
         "source.postgres.slot_ahead",
         "fail",
         "this version stops and names the way out: tidemark resync",
-    ),
-    (
-        "source.postgres.max_retained",
-        "",
-        "this version does not stop by itself; limit the log on the source: max_slot_wal_keep_size",
     ),
     (
         "verify.max_rows_per_second",
@@ -350,7 +345,8 @@ fn source_postgres_keys() -> Vec<Key> {
         key("source.postgres.slot_behind", choice::<SlotBehind>(), "A slot older than the checkpoint: read on and skip what is applied already, or fail.").or("\"wait\""),
         key("source.postgres.slot_ahead", choice::<SlotAhead>(), "A slot past the checkpoint means that changes are lost: fail with the way out, or copy the tables anew.").or("\"fail\""),
         key("source.postgres.slot_creation_timeout", Kind::Time { min: seconds(1), max: seconds(7 * 86_400) }, "How long making the slot waits for transactions that are running on the source.").or("\"10m\""),
-        key("source.postgres.max_retained", Kind::Bytes { min: MB, max: 1_000 * TB }, "Stop, with an error, before the slot keeps more log than this on the source's disk; no limit if not given."),
+        key("source.postgres.max_retained", Kind::Bytes { min: MB, max: 1_000 * TB }, "How much log the slot may keep on the source's disk: a warning at a half and at four fifths of it, then `on_max_retained`; no limit if not given."),
+        key("source.postgres.on_max_retained", choice::<OnMaxRetained>(), "When the slot keeps more than `max_retained`, and more than when the run began: stop and keep the slot (nothing is lost, and the log stays on the source), or release the slot on purpose (the source's disk is safe, and the copy has a gap until `tidemark reconcile`).").or("\"fail\""),
         key("source.postgres.origin", choice::<Origin>(), "`none` leaves out changes that replication brought to the source (PostgreSQL 16 and later).").or("\"any\""),
     ]
 }

@@ -43,7 +43,7 @@ mod tests;
 pub(crate) use build::filter_problem;
 
 pub use choice::{
-    AfterLoad, Create, NewTables, OnConflict, OnError, OnSchemaChange, OnTruncate,
+    AfterLoad, Create, NewTables, OnConflict, OnError, OnMaxRetained, OnSchemaChange, OnTruncate,
     Origin as ChangeOrigin, SlotAhead, SlotBehind, System,
 };
 pub use format::format;
@@ -184,8 +184,10 @@ pub struct PostgresSource {
     pub slot_ahead: SlotAhead,
     /// How long making the slot may wait for running transactions.
     pub slot_creation_timeout: Duration,
-    /// Stop before the slot keeps more log than this; `None` for no limit.
+    /// How much log the slot may keep; `None` for no limit.
     pub max_retained_bytes: Option<u64>,
+    /// What to do when that is used up.
+    pub on_max_retained: OnMaxRetained,
     /// Which changes are read.
     pub origin: ChangeOrigin,
 }

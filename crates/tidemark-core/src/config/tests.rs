@@ -113,7 +113,8 @@ fn every_key_reaches_the_engine() {
         (postgres.slot_ahead, postgres.origin),
         (SlotAhead::Fail, ChangeOrigin::None)
     );
-    assert_eq!(postgres.max_retained_bytes, None);
+    assert_eq!(postgres.max_retained_bytes, Some(20_000_000_000));
+    assert_eq!(postgres.on_max_retained, OnMaxRetained::Fail);
     assert_eq!(
         config.target.endpoint.url.value.expose(),
         "postgres://lo%40der@dw-db:5433/dw%20house?sslmode=verify-full&sslrootcert=%2Fetc%2Fca.pem"
@@ -149,7 +150,6 @@ fn values_that_the_engine_does_not_mind_are_refused() {
     for (minded, refused) in [
         ("slot_behind = \"wait\"", "slot_behind = \"fail\""),
         ("slot_ahead = \"fail\"", "slot_ahead = \"resync\""),
-        ("origin = \"none\"", "max_retained = \"20 GB\""),
         ("\nmax_rows_per_second = 0", "\nmax_rows_per_second = 5"),
     ] {
         assert!(FULL.contains(minded), "{minded}");
@@ -160,6 +160,29 @@ fn values_that_the_engine_does_not_mind_are_refused() {
             "{shown}"
         );
         assert_eq!(shown.matches("error[").count(), 1, "{shown}");
+    }
+}
+
+#[test]
+fn a_slot_is_released_only_where_that_can_be() {
+    let release = "on_max_retained = \"release_slot\"";
+    let own = FULL
+        .replace("create = \"never\"", "create = \"if_missing\"")
+        .replace("on_max_retained = \"fail\"", release);
+    assert!(reading(&own, None, &[]).is_ok());
+    for (text, why) in [
+        (
+            own.replace("max_retained = \"20 GB\"\n", ""),
+            "needs `max_retained`",
+        ),
+        (
+            FULL.replace("on_max_retained = \"fail\"", release),
+            "not ours",
+        ),
+    ] {
+        let problems = reading(&text, None, &[]).map(|_| ()).expect_err(why);
+        let shown = problems.to_string();
+        assert!(shown.contains("TM7006") && shown.contains(why), "{shown}");
     }
 }
 

@@ -53,6 +53,7 @@ pub mod observe;
 pub mod options;
 mod partitions;
 pub mod plan;
+pub(crate) mod protection;
 mod resync;
 mod retry;
 mod router;
@@ -199,7 +200,12 @@ impl Run {
     async fn until_the_end(mut self, mut requests: mpsc::Receiver<Request>) -> Result<Outcome> {
         let monitor = monitor::Monitor::start(&self.engine);
         let ended = loop {
-            let err = match self.attempt(&mut requests).await {
+            let ended = tokio::select! {
+                biased;
+                over = monitor.over() => Err(self.engine.end_over(over).await),
+                ended = Box::pin(self.attempt(&mut requests)) => ended,
+            };
+            let err = match ended {
                 Ok(outcome) => break Ok(outcome),
                 Err(err) => err,
             };
@@ -218,8 +224,11 @@ impl Run {
                 break self.stopped_between_attempts().await;
             }
             if remedy == Remedy::Retry {
-                let waited = self.wait_to_retry(err, &mut requests);
-                if let Interrupted::Stopped = waited.await {
+                let waited = tokio::select! {
+                    waited = self.wait_to_retry(err, &mut requests) => waited,
+                    _ = monitor.over() => Interrupted::Done(()),
+                };
+                if let Interrupted::Stopped = waited {
                     break self.stopped_between_attempts().await;
                 }
             }

@@ -9,22 +9,40 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::Engine;
 use super::observe::PipelineEvent;
+use super::protection::{Budget, Look, Over};
 
 /// The measuring tasks of a run.
 pub(super) struct Monitor {
     stop: watch::Sender<bool>,
+    over: watch::Receiver<Option<Over>>,
     tasks: JoinSet<()>,
 }
 
 impl Monitor {
     pub(super) fn start(engine: &Arc<Engine>) -> Monitor {
         let (stop, stopped) = watch::channel(false);
+        let (is_over, over) = watch::channel(None);
         let mut tasks = JoinSet::new();
         if engine.options.mode.streams() {
-            tasks.spawn(measure(Arc::clone(engine), stopped.clone()));
+            tasks.spawn(measure(Arc::clone(engine), is_over, stopped.clone()));
             tasks.spawn(beat(Arc::clone(engine), stopped));
         }
-        Monitor { stop, tasks }
+        Monitor { stop, over, tasks }
+    }
+
+    /// Waits until the source keeps more log than it may. Cancel-safe.
+    pub(super) async fn over(&self) -> Over {
+        let mut over = self.over.clone();
+        loop {
+            let seen = over.borrow_and_update().clone();
+            if let Some(seen) = seen {
+                return seen;
+            }
+            if over.changed().await.is_err() {
+                // Nobody measures any more.
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     /// Ends the measuring; returns when nothing of it runs any more.
@@ -35,7 +53,12 @@ impl Monitor {
     }
 }
 
-async fn measure(engine: Arc<Engine>, mut stopped: watch::Receiver<bool>) {
+async fn measure(
+    engine: Arc<Engine>,
+    is_over: watch::Sender<Option<Over>>,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let mut budget = Budget::new(engine.options.max_retained_bytes);
     let mut tick = interval(engine.options.measure_interval);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -44,6 +67,13 @@ async fn measure(engine: Arc<Engine>, mut stopped: watch::Receiver<bool>) {
             _ = stopped.changed() => return,
         }
         let measured = engine.source.log_state().await;
+        if let Ok(log) = &measured {
+            match budget.look(log) {
+                Look::Fine => {}
+                Look::Warn(percent) => engine.warn_of_retained(log, percent),
+                Look::Over(over) => drop(is_over.send_replace(Some(over))),
+            }
+        }
         engine.observer.say(PipelineEvent::Measured(measured));
     }
 }

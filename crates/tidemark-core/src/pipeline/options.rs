@@ -48,6 +48,10 @@ pub struct Options {
     pub heartbeat_interval: Duration,
     /// How often the source's log is looked at, and new tables looked for.
     pub measure_interval: Duration,
+    /// How much log the source may keep for us, in bytes; `None` for no limit.
+    pub max_retained_bytes: Option<u64>,
+    /// What is done when that is used up.
+    pub on_max_retained: OnMaxRetained,
     /// First wait before trying again; doubles up to `retry_wait_max`.
     pub retry_wait_min: Duration,
     /// Longest wait before trying again.
@@ -76,6 +80,8 @@ impl Default for Options {
             batch_wait: Duration::ZERO,
             heartbeat_interval: Duration::from_secs(10),
             measure_interval: Duration::from_secs(2),
+            max_retained_bytes: None,
+            on_max_retained: OnMaxRetained::Fail,
             retry_wait_min: Duration::from_millis(200),
             retry_wait_max: Duration::from_secs(30),
         }
@@ -134,6 +140,15 @@ pub enum OnConflict {
     Apply,
     /// The pipeline stops.
     Fail,
+}
+
+/// What is done when the source keeps more log for us than it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnMaxRetained {
+    /// The pipeline stops; the slot stays, and nothing is lost.
+    Fail,
+    /// The slot is released: the source's disk comes first, the copy has a gap.
+    ReleaseSlot,
 }
 
 /// What becomes of a table when the source empties it.

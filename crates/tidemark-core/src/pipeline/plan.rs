@@ -13,7 +13,7 @@
 //! | none | ours by name, somebody reads it | refuse: who |
 //! | at P | confirmed ≤ P | resume at P; what committed before P is skipped |
 //! | at P | confirmed > P | changes are missing: refuse, offer the way out |
-//! | at P | missing, lost, of another source | the same, with the cause |
+//! | at P | missing, released on purpose, lost, of another source | the same, with the cause |
 
 use crate::catalogue::{Code, codes};
 use crate::checkpoint::{Checkpoint, LoadPhase, SourceIdentity};
@@ -109,11 +109,7 @@ pub fn decide(
         (Some(checkpoint), slot) => {
             same_source(&checkpoint.identity, &log.identity)?;
             let Some(slot) = slot else {
-                return Err(gap(
-                    codes::SLOT_MISSING,
-                    checkpoint,
-                    "the slot is gone from the source",
-                ));
+                return Err(without_slot(checkpoint));
             };
             with_both(checkpoint, slot, log)
         }
@@ -150,6 +146,26 @@ fn without_checkpoint(
         _ => Ok(Start::First {
             leftover: Some(slot.name.clone()),
         }),
+    }
+}
+
+/// A release that was recorded at another position is an older one, healed since.
+fn without_slot(checkpoint: &Checkpoint) -> Error {
+    let release = checkpoint.release.as_ref();
+    match release.filter(|release| release.position == checkpoint.position) {
+        Some(release) => gap(
+            codes::SLOT_RELEASED,
+            checkpoint,
+            &format!(
+                "the slot was released on purpose at {}: {}",
+                release.at, release.reason
+            ),
+        ),
+        None => gap(
+            codes::SLOT_MISSING,
+            checkpoint,
+            "the slot is gone from the source",
+        ),
     }
 }
 

@@ -23,6 +23,7 @@ fn checkpoint(position: u64, phase: LoadPhase) -> Checkpoint {
         load_position: at(100),
         phase,
         tables: Vec::new(),
+        release: None,
     }
 }
 
@@ -48,6 +49,7 @@ fn log(slot: Option<Slot>) -> LogState {
         slot,
         clock_us: 0,
         running: Vec::new(),
+        pins: Vec::new(),
     }
 }
 

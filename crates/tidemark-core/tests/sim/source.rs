@@ -66,6 +66,7 @@ impl Source for SimSource {
             slot,
             clock_us: 0,
             running: world.snapshot().xip,
+            pins: Vec::new(),
         })
     }
 
@@ -184,6 +185,12 @@ impl Source for SimSource {
 
     async fn sequences(&self, _: &[TableName]) -> Result<Vec<SequenceValue>> {
         Ok(Vec::new())
+    }
+
+    async fn release_slot(&self) -> Result<Option<String>> {
+        self.0.call("release slot").await?;
+        self.0.lock().slot = None;
+        Ok(Some("slot".into()))
     }
 
     async fn take_back(&self) -> Result<Vec<String>> {

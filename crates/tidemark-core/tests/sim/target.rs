@@ -8,7 +8,8 @@ use async_trait::async_trait;
 use tidemark_core::batch::{Batch, Change, Item};
 use tidemark_core::catalogue::codes;
 use tidemark_core::checkpoint::{
-    Checkpoint, CheckpointUpdate, Chunk, Generation, LoadPhase, TableCheckpoint, TableState, Unit,
+    Checkpoint, CheckpointUpdate, Chunk, Generation, LoadPhase, Release, TableCheckpoint,
+    TableState, Unit,
 };
 use tidemark_core::control::Control;
 use tidemark_core::error::{Error, Result};
@@ -215,6 +216,7 @@ impl Target for SimTarget {
             load_position: start.position,
             phase: LoadPhase::Loading,
             tables: start.tables.clone(),
+            release: None,
         };
         self.commit("start load", |new| new.checkpoint = Some(checkpoint))
             .await
@@ -274,6 +276,13 @@ impl Target for SimTarget {
     async fn set_phase(&self, phase: LoadPhase) -> Result<()> {
         self.commit("set phase", |new| {
             new.checkpoint.as_mut().expect("started").phase = phase;
+        })
+        .await
+    }
+
+    async fn record_release(&self, release: &Release) -> Result<()> {
+        self.commit("record release", |new| {
+            new.checkpoint.as_mut().expect("started").release = Some(release.clone());
         })
         .await
     }

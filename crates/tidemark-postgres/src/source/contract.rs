@@ -108,6 +108,10 @@ impl Source for PgSource {
         self.sequences(tables).await
     }
 
+    async fn release_slot(&self) -> Result<Option<String>> {
+        self.release_slot().await
+    }
+
     async fn take_back(&self) -> Result<Vec<String>> {
         self.take_back().await
     }

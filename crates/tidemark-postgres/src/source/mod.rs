@@ -36,6 +36,7 @@ mod contract;
 mod decode;
 mod frames;
 mod partitions;
+mod pins;
 pub(crate) mod publication;
 mod replay;
 pub(crate) mod select;
@@ -180,6 +181,7 @@ impl PgSource {
         let mut session = self.sessions.borrow(&options.connect).await?;
         let now = slot::now(&mut session).await?;
         let slot = slot::read(&mut session, &options.slot).await?;
+        let pins = pins::read(&mut session).await?;
         session.give_back();
         Ok(LogState {
             identity: self.identity(now.incarnation).await?,
@@ -187,6 +189,7 @@ impl PgSource {
             running: now.running,
             head: self.saw(now.head),
             slot,
+            pins,
         })
     }
 
@@ -299,6 +302,14 @@ impl PgSource {
         let mut session = self.sessions.borrow(&options.connect).await?;
         removed.extend(self.remove_slot(&mut session).await?);
         removed.extend(self.remove_publication(&mut session).await?);
+        session.give_back();
+        Ok(removed)
+    }
+
+    /// See the trait.
+    pub async fn release_slot(&self) -> Result<Option<String>> {
+        let mut session = self.sessions.borrow(&self.options.connect).await?;
+        let removed = self.remove_slot(&mut session).await?;
         session.give_back();
         Ok(removed)
     }

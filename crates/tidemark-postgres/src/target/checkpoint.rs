@@ -5,7 +5,7 @@
 //!
 //! | table | holds |
 //! |--|--|
-//! | `checkpoint` | a row per pipeline: generation, owner, source identity, position, phase of the load |
+//! | `checkpoint` | a row per pipeline: generation, owner, source identity, position, phase of the load, why the slot was released |
 //! | `table_state` | a row per table: names, state, known shape |
 //! | `unit` | a row per unit of loaded rows: chunk, tidemark, whether it is in |
 //! | `parked` | changes put aside, in order (written by the applier) |
@@ -45,7 +45,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tidemark_core::catalogue::codes;
 use tidemark_core::checkpoint::{
-    Checkpoint, CheckpointUpdate, Generation, LoadPhase, SourceIdentity, TableCheckpoint, Unit,
+    Checkpoint, CheckpointUpdate, Generation, LoadPhase, Release, SourceIdentity, TableCheckpoint,
+    Unit,
 };
 use tidemark_core::position::Position;
 use tidemark_core::schema::TableName;
@@ -98,8 +99,11 @@ const RECORD_TABLE: &str = "INSERT INTO tidemark.table_state AS t \
      source_id = excluded.source_id, shape = coalesce(excluded.shape, t.shape)";
 
 const START: &str = "UPDATE tidemark.checkpoint SET system = $2, timeline = $3::int8, \
-     database = $4, position_type = $5, position = $6, load_position = $6, phase = $7 \
+     database = $4, position_type = $5, position = $6, load_position = $6, phase = $7, \
+     release = NULL \
      WHERE pipeline = $1";
+
+const SET_RELEASE: &str = "UPDATE tidemark.checkpoint SET release = $2::jsonb WHERE pipeline = $1";
 
 const SET_PHASE: &str = "UPDATE tidemark.checkpoint SET phase = $2 WHERE pipeline = $1";
 
@@ -259,6 +263,14 @@ impl Writer {
         ]
     }
 
+    pub(super) fn release(&self, release: &Release) -> Vec<Write> {
+        let pipeline = Some(self.pipeline.clone());
+        vec![
+            Write::new(SET_RELEASE, [pipeline, Some(json(release))]),
+            self.advance(None),
+        ]
+    }
+
     fn forget_tables(&self) -> Vec<Write> {
         [
             "DELETE FROM tidemark.unit WHERE pipeline = $1",
@@ -358,13 +370,16 @@ pub(super) async fn read(
     connection: &mut Connection,
     pipeline: &str,
 ) -> Result<Option<Checkpoint>> {
-    if metadata::find(connection).await? == Found::Nothing {
-        return Ok(None);
-    }
+    let release = match metadata::find(connection).await? {
+        Found::Nothing => return Ok(None),
+        Found::Version(metadata::RELEASE..) => "release",
+        Found::Version(_) => "NULL",
+    };
     let pipeline = quote_literal(pipeline);
     let sql = format!(
         "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
-         SELECT system, timeline, database, position_type, position, load_position, phase
+         SELECT system, timeline, database, position_type, position, load_position, phase,
+           {release}
            FROM tidemark.checkpoint WHERE pipeline = {pipeline} AND system IS NOT NULL;
          SELECT source_schema, source_name, target_schema, target_name, source_id, state, reason,
            shape FROM tidemark.table_state WHERE pipeline = {pipeline} ORDER BY 1, 2;
@@ -397,6 +412,7 @@ fn read_head(row: &Row) -> Result<Checkpoint> {
         load_position: position(5)?,
         phase: from_word(row.get_str(6)?)?,
         tables: Vec::new(),
+        release: row.opt_str(7)?.map(from_json).transpose()?,
     })
 }
 

@@ -1,7 +1,7 @@
 //! [`PgTarget`] as core's [`Target`]: nothing is decided here.
 
 use async_trait::async_trait;
-use tidemark_core::checkpoint::{Checkpoint, Generation, LoadPhase, SourceIdentity, Unit};
+use tidemark_core::checkpoint::{Checkpoint, Generation, LoadPhase, Release, SourceIdentity, Unit};
 use tidemark_core::control::Control;
 use tidemark_core::finding::Finding;
 use tidemark_core::mapping::TableMapping;
@@ -67,6 +67,10 @@ impl Target for PgTarget {
 
     async fn set_phase(&self, phase: LoadPhase) -> Result<()> {
         self.set_phase(phase).await
+    }
+
+    async fn record_release(&self, release: &Release) -> Result<()> {
+        self.record_release(release).await
     }
 
     async fn swap(&self, mapping: &TableMapping) -> Result<()> {

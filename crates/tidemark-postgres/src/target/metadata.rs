@@ -92,7 +92,12 @@ const MIGRATIONS: &[&str] = &[
          status jsonb NOT NULL,
          reported_at timestamptz NOT NULL
      ) WITH (fillfactor = 10);",
+    // 3: why a slot was released.
+    "ALTER TABLE tidemark.checkpoint ADD COLUMN release jsonb;",
 ];
+
+/// The version since which a release is recorded.
+pub(super) const RELEASE: usize = 3;
 
 /// Serialises migrations of pipelines that start at the same time (an arbitrary number).
 const MIGRATION_LOCK: i64 = 0x7469_6465_6d61_726b;

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tidemark_core::catalogue::codes;
-use tidemark_core::checkpoint::{Checkpoint, Generation, LoadPhase, Unit};
+use tidemark_core::checkpoint::{Checkpoint, Generation, LoadPhase, Release, Unit};
 use tidemark_core::control::Control;
 use tidemark_core::mapping::TableMapping;
 use tidemark_core::schema::SourceSchema;
@@ -217,6 +217,12 @@ impl PgTarget {
     /// Records how far the first load is.
     pub async fn set_phase(&self, phase: LoadPhase) -> Result<()> {
         self.write(&self.writer().phase(phase), "the load's phase")
+            .await
+    }
+
+    /// Records why the slot is about to be removed.
+    pub async fn record_release(&self, release: &Release) -> Result<()> {
+        self.write(&self.writer().release(release), "the slot's release")
             .await
     }
 

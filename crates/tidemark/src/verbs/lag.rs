@@ -1,9 +1,10 @@
 //! `lag [NAME]`: positions, gap, latency, slot. Unknown stays unknown.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use serde_json::{Value, json};
+use tidemark_core::source::{Pin, PinKind};
 use tidemark_core::status::{Health, SlotStatus, Status, Trend};
 
 use crate::invocation::Invocation;
@@ -14,6 +15,12 @@ use crate::output::{Answer, Outcome, Verdict, put};
 use crate::pipeline_file::{Opened, Which};
 use crate::standing::{Life, Standing};
 use crate::watching::{self, Watch};
+
+/// A transaction that has been open for so long is named.
+const OLD_SECONDS: i64 = 60;
+
+/// A slot that is so old is named.
+const OLD_TRANSACTIONS: i64 = 100_000;
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct LagArgs {
@@ -108,6 +115,15 @@ fn text(standing: &Standing, invocation: &Invocation) -> String {
     say("processed", processed);
     if let Some(slot) = &status.slot {
         say("slot", slot_text(slot));
+        let old: Vec<String> = slot
+            .pins
+            .iter()
+            .filter(|pin| is_worth_a_word(pin))
+            .map(ToString::to_string)
+            .collect();
+        if !old.is_empty() {
+            say("held by", old.join("; "));
+        }
     }
     if let Some(verified) = &status.verified {
         let (lsn, result, ago) = (&verified.lsn, &verified.result, age(&verified.at));
@@ -136,7 +152,16 @@ fn latency(status: &Status) -> Option<String> {
     Some(text)
 }
 
-/// `tidemark_shop, active, keeps 19 MB, 19.98 GB left before it would be lost`.
+/// A short transaction is nobody's trouble, and a slot that keeps up neither.
+fn is_worth_a_word(pin: &Pin) -> bool {
+    match pin.open_seconds {
+        Some(seconds) => seconds >= OLD_SECONDS,
+        None => pin.kind == PinKind::Prepared || pin.age_transactions >= OLD_TRANSACTIONS,
+    }
+}
+
+/// `tidemark_shop, active, keeps 19 MB of 20 GB allowed, 19.98 GB left before it would be lost, in about
+/// 5 h at this rate`.
 pub(crate) fn slot_text(slot: &SlotStatus) -> String {
     let active = if slot.active {
         "active"
@@ -145,20 +170,35 @@ pub(crate) fn slot_text(slot: &SlotStatus) -> String {
     };
     let safe = match slot.safe_bytes {
         Some(left) => format!(
-            "{} left before it would be lost",
-            bytes(u64::try_from(left).unwrap_or(0))
+            "{} left before it would be lost{}",
+            bytes(u64::try_from(left).unwrap_or(0)),
+            at_this_rate(slot.predicted_loss_at.as_deref())
         ),
-        None => "no limit set".to_owned(),
+        None => "the server sets no limit".to_owned(),
     };
+    let budget = slot.max_retained_bytes.map_or_else(String::new, |budget| {
+        let when = at_this_rate(slot.predicted_over_at.as_deref());
+        format!(" of {} allowed{when}", bytes(budget))
+    });
     let state = match slot.wal_status.as_str() {
         "reserved" | "extended" => String::new(),
         other => format!(", {other}"),
     };
     format!(
-        "{}, {active}{state}, keeps {}, {safe}",
+        "{}, {active}{state}, keeps {}{budget}, {safe}",
         slot.name,
         bytes(slot.retained_bytes)
     )
+}
+
+/// `, in about 5 h at this rate`; nothing where nothing is foretold.
+fn at_this_rate(at: Option<&str>) -> String {
+    let left = at
+        .and_then(parse_rfc3339)
+        .and_then(|at| at.duration_since(SystemTime::now()).ok());
+    left.map_or_else(String::new, |left| {
+        format!(", in about {} at this rate", duration(left))
+    })
 }
 
 fn age(instant: &str) -> String {
@@ -211,6 +251,35 @@ mod tests {
             status.latency_seconds = latency;
             assert_eq!(verdict(&status, max), expected, "{latency:?} {max:?}");
         }
+    }
+
+    #[test]
+    fn a_slots_loss_is_foretold_only_where_something_is_known() {
+        let mut slot = SlotStatus {
+            name: "tidemark_shop".into(),
+            active: true,
+            wal_status: "extended".into(),
+            retained_bytes: 19_000_000,
+            safe_bytes: None,
+            max_retained_bytes: None,
+            retained_bytes_per_second: None,
+            predicted_loss_at: None,
+            predicted_over_at: None,
+            pins: Vec::new(),
+        };
+        let text = slot_text(&slot);
+        assert!(
+            text.contains("keeps 19 MB, the server sets no limit"),
+            "{text}"
+        );
+        assert!(!text.contains("at this rate"), "{text}");
+        slot.safe_bytes = Some(2_000_000_000);
+        slot.max_retained_bytes = Some(1_000_000_000);
+        let in_five_hours = tidemark_core::clock::now_us() + (5 * 3600 + 30 * 60 + 20) * 1_000_000;
+        slot.predicted_loss_at = Some(tidemark_core::clock::rfc3339(in_five_hours));
+        let text = slot_text(&slot);
+        assert!(text.contains("of 1.00 GB allowed, 2.00 GB left"), "{text}");
+        assert!(text.contains("lost, in about 5h 30m"), "{text}");
     }
 
     #[test]

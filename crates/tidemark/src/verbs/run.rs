@@ -141,10 +141,9 @@ impl Running {
             owner(),
             observer,
         );
-        let board = Arc::new(Mutex::new(Board::new(
-            opened.name(),
-            opened.config.mode.name(),
-        )));
+        let mut board = Board::new(opened.name(), opened.config.mode.name());
+        board.set_max_retained(opened.config.source.postgres.max_retained_bytes);
+        let board = Arc::new(Mutex::new(board));
         let (stop, stopped) = watch::channel(false);
         let (reporter, loaded) = Reporter::new(invocation, opened.name());
         let mut reporter = reporter;

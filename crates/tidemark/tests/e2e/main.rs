@@ -27,6 +27,7 @@ mod mapping;
 mod modes;
 mod pages;
 mod partitions;
+mod protection;
 mod readme;
 mod resync;
 mod rows;

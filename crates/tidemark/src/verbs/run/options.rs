@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tidemark_core::config::{self, PipelineConfig};
 use tidemark_core::pipeline::options::{
-    NewTables, OnConflict, OnError, OnSchemaChange, OnTruncate, Options, Until,
+    NewTables, OnConflict, OnError, OnMaxRetained, OnSchemaChange, OnTruncate, Options, Until,
 };
 
 /// A heartbeat that is switched off: far enough away.
@@ -13,6 +13,7 @@ const NEVER: Duration = Duration::from_hours(100 * 365 * 24);
 /// Everything about a run that is not source, target or mapping.
 pub(super) fn of(config: &PipelineConfig, until: Until) -> Options {
     let (load, stream, target) = (&config.load, &config.stream, &config.target);
+    let postgres = &config.source.postgres;
     Options {
         mode: config.mode,
         cdc_start: config.start,
@@ -47,6 +48,11 @@ pub(super) fn of(config: &PipelineConfig, until: Until) -> Options {
         parallel_chunks: usize::try_from(load.parallel_chunks).unwrap_or(usize::MAX),
         chunk_bytes: load.chunk_bytes,
         source_rows_per_second_max: load.max_source_rows_per_second,
+        max_retained_bytes: postgres.max_retained_bytes,
+        on_max_retained: match postgres.on_max_retained {
+            config::OnMaxRetained::Fail => OnMaxRetained::Fail,
+            config::OnMaxRetained::ReleaseSlot => OnMaxRetained::ReleaseSlot,
+        },
         batch_rows_max: stream.batch_rows_max,
         batch_bytes_max: stream.batch_bytes_max,
         batch_wait: stream.batch_wait,
