@@ -55,22 +55,67 @@ impl Lasting {
     }
 }
 
-/// Answers requests while there is nothing that could serve them; returns when told to stop.
-pub(super) async fn stop_requested(requests: &mut mpsc::Receiver<Request>) {
-    while let Some(request) = requests.recv().await {
-        match request.command {
+/// What a person asked of a pipeline that connects, loads, or waits to try again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Interruption {
+    Stop,
+    Pause,
+    /// Of a pipeline that was paused before it lost a side.
+    Resume,
+}
+
+/// Answers requests while a pipeline connects or loads; returns when told to stop, to pause, or to go
+/// on where it was paused before.
+pub(super) async fn interrupted(
+    requests: &mut mpsc::Receiver<Request>,
+    is_paused: bool,
+) -> Interruption {
+    while let Some(Request { command, reply }) = requests.recv().await {
+        let said = match command {
             Command::Stop => {
-                answer(request.reply, accepted("stops"));
-                return;
+                answer(reply, accepted("stops"));
+                return Interruption::Stop;
             }
-            _ => answer(
-                request.reply,
-                refusal("not while the pipeline loads or connects; try again"),
-            ),
-        }
+            Command::Pause { tables } if tables.is_empty() && is_paused => {
+                accepted("it is paused already")
+            }
+            Command::Pause { tables } if tables.is_empty() => {
+                let text = "paused; the source keeps its log meanwhile, and of a load the tables that are in";
+                answer(reply, accepted(text));
+                return Interruption::Pause;
+            }
+            Command::Resume { tables } if tables.is_empty() && is_paused => {
+                answer(reply, accepted("goes on"));
+                return Interruption::Resume;
+            }
+            Command::Resume { tables } if tables.is_empty() => accepted("it is not paused"),
+            _ => refusal("not while the pipeline loads or connects; try again"),
+        };
+        answer(reply, said);
     }
     // Nobody can ask any more: wait for ever, the other branch of the select ends it.
-    std::future::pending::<()>().await;
+    std::future::pending().await
+}
+
+/// Answers requests while a pipeline stands still between attempts; `true` when told to go on,
+/// `false` when told to stop.
+pub(super) async fn resumed(requests: &mut mpsc::Receiver<Request>) -> bool {
+    while let Some(Request { command, reply }) = requests.recv().await {
+        let said = match command {
+            Command::Stop => {
+                answer(reply, accepted("stops"));
+                return false;
+            }
+            Command::Resume { tables } if tables.is_empty() => {
+                answer(reply, accepted("goes on"));
+                return true;
+            }
+            Command::Pause { tables } if tables.is_empty() => accepted("it is paused already"),
+            _ => refusal("it is paused; resume it first"),
+        };
+        answer(reply, said);
+    }
+    std::future::pending().await
 }
 
 pub(super) fn answer(reply: oneshot::Sender<Answer>, answer: Answer) {

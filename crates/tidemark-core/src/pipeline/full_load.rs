@@ -14,7 +14,7 @@ use crate::source::Snapshot;
 use crate::status::{By, PipelineState};
 use crate::target::{Existing, Place};
 
-use super::commands::stop_requested;
+use super::commands;
 use super::load::{self, LoadReport, LoadTable};
 use super::observe::PipelineEvent;
 use super::{Engine, Interrupted, Request, Run, state_change};
@@ -44,7 +44,7 @@ impl Run {
         let loading = load::load(&engine, Arc::from(snapshot), tables, Place::InPlace);
         let report = tokio::select! {
             report = loading => report?,
-            () = stop_requested(requests) => return Ok(Interrupted::Stopped),
+            asked = commands::interrupted(requests, self.lasting.is_paused) => return Ok(Interrupted::Asked(asked)),
         };
         let (rows, took) = (report.rows, began.elapsed());
         self.record_loaded(&checkpoint, report).await?;

@@ -34,7 +34,7 @@ use crate::target::{Owner, Target};
 
 pub use commands::{Commander, Request};
 
-use commands::stop_requested;
+use commands::Interruption;
 use full_load::begun;
 use observe::{Observer, PipelineEvent};
 use options::{OnError, Options};
@@ -141,10 +141,10 @@ struct Ready {
     begun: Vec<TableName>,
 }
 
-/// How an attempt reacts to being told to stop while it does something long.
+/// How something long ended, in which people may interrupt.
 enum Interrupted<T> {
     Done(T),
-    Stopped,
+    Asked(Interruption),
 }
 
 impl Pipeline {
@@ -206,7 +206,13 @@ impl Run {
                 ended = Box::pin(self.attempt(&mut requests)) => ended,
             };
             let err = match ended {
-                Ok(outcome) => break Ok(outcome),
+                Ok(Interrupted::Done(outcome)) => break Ok(outcome),
+                Ok(Interrupted::Asked(asked)) => {
+                    match self.stand_still(asked, &monitor, &mut requests).await {
+                        Some(ended) => break ended,
+                        None => continue,
+                    }
+                }
                 Err(err) => err,
             };
             let remedy = err.kind().remedy();
@@ -228,8 +234,10 @@ impl Run {
                     waited = self.wait_to_retry(err, &mut requests) => waited,
                     _ = monitor.over() => Interrupted::Done(()),
                 };
-                if let Interrupted::Stopped = waited {
-                    break self.stopped_between_attempts().await;
+                if let Interrupted::Asked(asked) = waited
+                    && let Some(ended) = self.stand_still(asked, &monitor, &mut requests).await
+                {
+                    break ended;
                 }
             }
         };
@@ -250,11 +258,42 @@ impl Run {
         ended
     }
 
+    /// Between two attempts, until a person lets it go on: `None`. Otherwise how it ended.
+    async fn stand_still(
+        &mut self,
+        asked: Interruption,
+        monitor: &monitor::Monitor,
+        requests: &mut mpsc::Receiver<Request>,
+    ) -> Option<Result<Outcome>> {
+        match asked {
+            Interruption::Stop => return Some(self.stopped_between_attempts().await),
+            Interruption::Resume => {
+                self.lasting.is_paused = false;
+                return None;
+            }
+            Interruption::Pause => {}
+        }
+        self.engine
+            .observer
+            .state(PipelineState::Paused, By::User, None);
+        tokio::select! {
+            biased;
+            over = monitor.over() => Some(Err(self.engine.end_over(over).await)),
+            goes_on = commands::resumed(requests) => {
+                if goes_on { None } else { Some(self.stopped_between_attempts().await) }
+            }
+        }
+    }
+
     /// From connecting to the end, straight down.
-    async fn attempt(&mut self, requests: &mut mpsc::Receiver<Request>) -> Result<Outcome> {
+    async fn attempt(
+        &mut self,
+        requests: &mut mpsc::Receiver<Request>,
+    ) -> Result<Interrupted<Outcome>> {
+        let is_paused = self.lasting.is_paused;
         let ready = tokio::select! {
             ready = Box::pin(self.prepare()) => ready?,
-            () = stop_requested(requests) => return self.stopped_between_attempts().await,
+            asked = commands::interrupted(requests, is_paused) => return Ok(Interrupted::Asked(asked)),
         };
         let Ready {
             schema,
@@ -266,16 +305,17 @@ impl Run {
 
         if let Some(snapshot) = snapshot {
             let loaded = self.load(snapshot, &mappings, &begun, requests);
-            match loaded.await? {
-                Interrupted::Stopped => return self.stopped_between_attempts().await,
-                Interrupted::Done(()) => {}
+            if let Interrupted::Asked(asked) = loaded.await? {
+                return Ok(Interrupted::Asked(asked));
             }
         }
-        if !self.engine.options.mode.streams() {
-            return self.complete().await;
-        }
-        let lasting = &mut self.lasting;
-        stream::stream(&self.engine, &schema, &mappings, requests, lasting).await
+        let outcome = if self.engine.options.mode.streams() {
+            let lasting = &mut self.lasting;
+            stream::stream(&self.engine, &schema, &mappings, requests, lasting).await?
+        } else {
+            self.complete().await?
+        };
+        Ok(Interrupted::Done(outcome))
     }
 
     /// From connecting to where rows and changes can be read. May be given up at any point.
@@ -521,7 +561,9 @@ impl Run {
         });
         tokio::select! {
             () = tokio::time::sleep(wait) => Interrupted::Done(()),
-            () = stop_requested(requests) => Interrupted::Stopped,
+            asked = commands::interrupted(requests, self.lasting.is_paused) => {
+                Interrupted::Asked(asked)
+            }
         }
     }
 

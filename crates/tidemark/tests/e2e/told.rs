@@ -95,6 +95,59 @@ async fn a_pause_outlasts_a_lost_target() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_load_that_is_paused_goes_on_with_what_is_in() {
+    const BIG: &str = "CREATE TABLE big (id int PRIMARY KEY, v text); \
+        INSERT INTO big SELECT i, repeat(md5(i::text), 30) FROM generate_series(1, 4000) i";
+    let stage = Stage::new("told_pause_load").await;
+    stage.source_sql(TABLES).await;
+    stage.source_sql(BIG).await;
+    let slow = [
+        "load.max_source_rows_per_second=1500",
+        "load.chunk_size=1 MB",
+    ];
+    let run = stage.start(&["run", "FILE", "--set", slow[0], "--set", slow[1]]);
+    let units = "SELECT count(*) FILTER (WHERE is_loaded) || '/' || count(*) FROM tidemark.unit";
+    let begun = wait_for(PATIENCE, "a part of the load to be in", || async {
+        let units = text(&stage.target, units).await?;
+        let (loaded, all) = units.split_once('/').unwrap();
+        Ok((loaded != "0" && loaded != all).then_some(()))
+    });
+    begun
+        .await
+        .unwrap_or_else(|err| panic!("{err:#}\n{}", stage.log()));
+
+    stage.run(&["pause", "FILE"]).await.expect(0);
+    stage.wait_for_state("paused").await;
+    assert_eq!(stage.status().await["by"], "user");
+    let loaded = "SELECT count(*) FROM tidemark.unit WHERE is_loaded";
+    let paused_with = text(&stage.target, loaded).await.unwrap();
+    stage.source_sql(CHANGES).await;
+    let reading = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                   AND query LIKE 'COPY%'";
+    stage.run(&["pause", "FILE"]).await.expect(0);
+    assert_eq!(
+        text(&stage.source, reading).await.unwrap(),
+        "0",
+        "nothing is read"
+    );
+    assert_eq!(text(&stage.target, loaded).await.unwrap(), paused_with);
+    // What needs a pipeline at work is refused, in words.
+    let resync = ["resync", "FILE", "--table", "public.notes", "--yes"];
+    let refused = stage.run(&resync).await.expect(6);
+    assert!(
+        refused.stderr.contains("it is paused; resume it first"),
+        "{}",
+        refused.stderr
+    );
+
+    stage.run(&["resume", "FILE"]).await.expect(0);
+    stage.wait_until_identical().await;
+    assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
+    stage.assert_identical().await;
+    stage.clear().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stop_outlasts_a_lost_target() {
     let (stage, mut run) = streaming("told_stop_lost").await;
     let locked = Locked::table(&stage, "notes").await;
