@@ -2,7 +2,7 @@
 //!
 //! An entry says what a code means, what it does to the data, and what to do first. `tidemark
 //! explain CODE`, error messages and the documents render from it. Ranges: 1xxx source, 2xxx
-//! target, 3xxx load, 4xxx stream and slot, 6xxx verify, 7xxx configuration, 9xxx internal.
+//! target, 3xxx load, 4xxx stream and slot, 6xxx verify and cutover, 7xxx configuration, 9xxx internal.
 //!
 //! To add a code: write `catalogue/TMnnnn.toml` and add a line to the list below.
 
@@ -250,6 +250,11 @@ catalogue! {
     4102 SLOT_RELEASED
     6001 VERIFY_NO_SNAPSHOT
     6002 VERIFY_NO_HOLD
+    6070 CUTOVER_NOT_READY
+    6071 CUTOVER_NOT_SILENT
+    6072 CUTOVER_DIFFERENT
+    6073 CUTOVER_NO_FENCE
+    6074 CUTOVER_HOOK
     7001 CONFIG_SYNTAX
     7002 CONFIG_MISSING
     7003 CONFIG_UNKNOWN_KEY

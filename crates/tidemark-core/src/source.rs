@@ -297,6 +297,32 @@ pub struct SequenceValue {
     pub last_value: i64,
     /// Whether `last_value` was given out already.
     pub is_called: bool,
+    /// From one value to the next; negative where it descends.
+    pub increment: i64,
+    /// The lowest and the highest value that it gives out.
+    pub bounds: (i64, i64),
+}
+
+impl SequenceValue {
+    /// The same sequence when `steps` values more have been given out; as it is where it has not so
+    /// many.
+    #[must_use]
+    pub fn ahead(&self, steps: u32) -> SequenceValue {
+        let (min, max) = self.bounds;
+        let ahead = self
+            .increment
+            .checked_mul(i64::from(steps))
+            .and_then(|distance| self.last_value.checked_add(distance))
+            .filter(|value| steps > 0 && (min..=max).contains(value));
+        match ahead {
+            Some(last_value) => SequenceValue {
+                last_value,
+                is_called: true,
+                ..self.clone()
+            },
+            None => self.clone(),
+        }
+    }
 }
 
 /// The source at one instant. Shared by all workers of a load. Dropping it ends it.

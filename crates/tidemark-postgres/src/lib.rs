@@ -3,6 +3,7 @@
 pub mod check;
 pub mod config;
 pub mod connect;
+pub mod cutover;
 pub mod error;
 pub mod schema;
 mod shown;

@@ -124,6 +124,8 @@ pub(crate) enum Verb {
     Stop(verbs::control::StopArgs),
     /// Copy tables anew while the others stream
     Resync(verbs::resync::ResyncArgs),
+    /// Make the target the database that is written to, with proof; --dry-run first
+    Cutover(verbs::cutover::CutoverArgs),
     /// Set the target's sequences to the source's present values
     Sequences(verbs::sequences::SequencesArgs),
     /// What holds back the source's log, and for whom
@@ -157,6 +159,7 @@ impl Verb {
             Verb::Resume(_) => "resume",
             Verb::Stop(_) => "stop",
             Verb::Resync(_) => "resync",
+            Verb::Cutover(_) => "cutover",
             Verb::Sequences(_) => "sequences",
             Verb::Slots(_) => "slots",
             Verb::Explain(_) => "explain",
@@ -282,7 +285,7 @@ Start      demo        two real databases, live traffic, a verified result
            plan        what would happen, how long, what does not fit
 Run        run         one pipeline, here, now
 Watch      status · lag · tables · verify
-Act        pause · resume · stop · resync · sequences
+Act        pause · resume · stop · resync · cutover · sequences
 Also       explain · slots · config · completions · man · version
 
 Examples   tidemark check shop.toml --watch

@@ -113,7 +113,12 @@ pub(crate) fn of_code(code: Code) -> Option<Exit> {
         codes::POSITION_MALFORMED,
     ];
     // A prerequisite is missing that no privilege gives.
-    const REFUSED: [Code; 11] = [
+    const REFUSED: [Code; 16] = [
+        codes::CUTOVER_NOT_READY,
+        codes::CUTOVER_NOT_SILENT,
+        codes::CUTOVER_DIFFERENT,
+        codes::CUTOVER_NO_FENCE,
+        codes::CUTOVER_HOOK,
         codes::CLI_CONSENT,
         codes::CLI_NOT_RUNNING,
         codes::CLI_REFUSED,

@@ -131,7 +131,7 @@ enum Care {
 impl Verb {
     fn care(&self) -> Care {
         match self {
-            Verb::Run(_) | Verb::Demo(_) | Verb::Verify(_) => Care::Own,
+            Verb::Run(_) | Verb::Demo(_) | Verb::Verify(_) | Verb::Cutover(_) => Care::Own,
             Verb::Status(arguments) if arguments.watch.is_on() => Care::Watches,
             Verb::Tables(arguments) if arguments.watch.is_on() => Care::Watches,
             Verb::Lag(arguments) if arguments.watch.is_on() => Care::Watches,
@@ -159,6 +159,7 @@ async fn dispatch(invocation: &Invocation, verb: Verb) -> Outcome {
         Verb::Resume(arguments) => verbs::control::resume(invocation, arguments).await,
         Verb::Stop(arguments) => verbs::control::stop(invocation, &arguments).await,
         Verb::Resync(arguments) => verbs::resync::run(invocation, &arguments).await,
+        Verb::Cutover(arguments) => Box::pin(verbs::cutover::run(invocation, &arguments)).await,
         Verb::Sequences(arguments) => verbs::sequences::run(invocation, &arguments).await,
         Verb::Slots(arguments) => verbs::slots::run(invocation, arguments).await,
         Verb::Explain(arguments) => verbs::explain::run(&arguments),

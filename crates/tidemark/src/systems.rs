@@ -5,20 +5,26 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tidemark_core::catalogue::{Code, codes};
 use tidemark_core::config::Secret;
 use tidemark_core::config::{Endpoint, PipelineConfig, Problem, Problems, System};
 use tidemark_core::finding::Side;
+use tidemark_core::schema::TableName;
 use tidemark_core::source::{Slot, Source};
 use tidemark_core::target::{Existing, Target};
 use tidemark_core::{Context, Result};
 use tidemark_postgres::config::ConnectConfig;
+use tidemark_postgres::cutover::objects::LeftBehind;
+use tidemark_postgres::cutover::{fence, objects};
 use tidemark_postgres::source::{PgSource, PgSourceOptions};
 use tidemark_postgres::target::PgTarget;
 use tidemark_postgres::wire::{Connection, Role};
 
 use crate::problem::Failure;
+
+pub(crate) use tidemark_postgres::cutover::silence::{Seen, Silence};
 
 /// The source of a pipeline. Connects to nothing yet.
 pub(crate) fn source(config: &PipelineConfig, file: &Path) -> Result<Arc<dyn Source>, Failure> {
@@ -102,6 +108,49 @@ pub(crate) async fn drop_slot(config: &PipelineConfig, name: &str) -> Result<(),
         .context(|| format!("drop slot {name}"))?;
     connection.close().await;
     Ok(())
+}
+
+/// Whether the source's database is read-only by default.
+pub(crate) async fn is_fenced(config: &PipelineConfig) -> Result<bool, Failure> {
+    let connect = connect_config(config, Side::Source)?;
+    Ok(fence::is_raised(&connect).await?)
+}
+
+/// Why the source could not be fenced, if so.
+pub(crate) async fn fence_obstacle(config: &PipelineConfig) -> Result<Option<String>, Failure> {
+    let connect = connect_config(config, Side::Source)?;
+    Ok(fence::obstacle(&connect).await?)
+}
+
+/// Has the source refuse writes, and ends the sessions that it lets write still.
+pub(crate) async fn raise_fence(config: &PipelineConfig) -> Result<fence::Raised, Failure> {
+    let connect = connect_config(config, Side::Source)?;
+    Ok(fence::raise(&connect).await?)
+}
+
+/// Lets the source be written to again.
+pub(crate) async fn lower_fence(config: &PipelineConfig) -> Result<(), Failure> {
+    let connect = connect_config(config, Side::Source)?;
+    Ok(fence::lower(&connect).await?)
+}
+
+/// Watches the source's log for whoever writes.
+pub(crate) async fn watch_source(
+    config: &PipelineConfig,
+    patience: Duration,
+) -> Result<Silence, Failure> {
+    let connect = connect_config(config, Side::Source)?;
+    let postgres = &config.source.postgres;
+    Ok(Silence::watch(&connect, &postgres.slot, &postgres.publication, patience).await?)
+}
+
+/// What stays behind on the source, with the statements that make it on the target.
+pub(crate) async fn left_behind(
+    config: &PipelineConfig,
+    tables: &[TableName],
+) -> Result<Vec<LeftBehind>, Failure> {
+    let connect = connect_config(config, Side::Source)?;
+    Ok(objects::left_behind(&connect, tables).await?)
 }
 
 /// How to connect to a side; what is wrong with the URL is shown where it was written.

@@ -274,12 +274,13 @@ fn changes(messages: &[SimpleQueryMessage]) -> u64 {
     rows.sum()
 }
 
-/// The server chose another transaction over this one.
+/// The server chose another transaction over this one, or takes no writes for now.
 fn is_loser(code: &SqlState) -> bool {
     let losers = [
         SqlState::T_R_DEADLOCK_DETECTED,
         SqlState::T_R_SERIALIZATION_FAILURE,
         SqlState::LOCK_NOT_AVAILABLE,
+        SqlState::READ_ONLY_SQL_TRANSACTION,
         // Another writer has just taken the key or the seat.
         SqlState::UNIQUE_VIOLATION,
     ];

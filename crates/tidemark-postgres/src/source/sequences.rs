@@ -18,8 +18,10 @@ const SEQUENCES_PER_QUERY: usize = 200;
 /// Sequence, whether we may read it, owner's table and column. `a` is an owned sequence, `i` one of an
 /// identity column, `n` of a default one that it depends on (`pg_depend.deptype`).
 const BELONGING: &str = "SELECT sn.nspname, s.relname, \
-            has_sequence_privilege(s.oid, 'SELECT'), tn.nspname, t.relname, a.attname \
+            has_sequence_privilege(s.oid, 'SELECT'), tn.nspname, t.relname, a.attname, \
+            q.seqincrement, q.seqmin, q.seqmax \
      FROM pg_class s JOIN pg_namespace sn ON sn.oid = s.relnamespace \
+     JOIN pg_sequence q ON q.seqrelid = s.oid \
      LEFT JOIN pg_depend o ON o.classid = 'pg_class'::regclass AND o.objid = s.oid \
           AND o.refclassid = 'pg_class'::regclass AND o.deptype IN ('a', 'i') \
      LEFT JOIN pg_class t ON t.oid = o.refobjid \
@@ -56,7 +58,12 @@ pub(crate) async fn read(
                 quote_qualified(&name.schema, &name.name)
             )));
         }
-        owners.insert(name, owner(row)?);
+        let belonging = Belonging {
+            owner: owner(row)?,
+            increment: row.get(6)?,
+            bounds: (row.get(7)?, row.get(8)?),
+        };
+        owners.insert(name, belonging);
     }
     let owners: Vec<_> = owners.into_iter().collect();
     let mut values = Vec::with_capacity(owners.len());
@@ -66,11 +73,16 @@ pub(crate) async fn read(
     Ok(values)
 }
 
-type Owned = (TableName, Option<(TableName, String)>);
+/// What the catalog says of a sequence.
+struct Belonging {
+    owner: Option<(TableName, String)>,
+    increment: i64,
+    bounds: (i64, i64),
+}
 
 async fn read_values(
     connection: &mut Connection,
-    sequences: &[Owned],
+    sequences: &[(TableName, Belonging)],
     values: &mut Vec<SequenceValue>,
 ) -> Result<()> {
     let selects: Vec<String> = sequences
@@ -83,12 +95,14 @@ async fn read_values(
         .collect();
     let sql = format!("{} ORDER BY i", selects.join(" UNION ALL "));
     let set = connection.query(&sql, &[]).await?;
-    for ((name, owner), row) in sequences.iter().zip(&set.rows) {
+    for ((name, belonging), row) in sequences.iter().zip(&set.rows) {
         values.push(SequenceValue {
             name: name.clone(),
-            owner: owner.clone(),
+            owner: belonging.owner.clone(),
             last_value: row.get(1)?,
             is_called: row.get_bool(2)?,
+            increment: belonging.increment,
+            bounds: belonging.bounds,
         });
     }
     Ok(())

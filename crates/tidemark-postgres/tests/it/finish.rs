@@ -283,6 +283,8 @@ async fn sequences_go_on_where_the_source_stands() {
         owner: column.map(|column| (source("s"), column.to_owned())),
         last_value,
         is_called,
+        increment: 1,
+        bounds: (1, i64::MAX),
     };
     let mut values = vec![
         value("s_id_seq", Some("id"), 30, true),

@@ -168,6 +168,23 @@ pub(crate) const VERBS: &[Verb] = &[
         ],
     },
     Verb {
+        name: "cutover",
+        examples: &[
+            (
+                "tidemark cutover shop --dry-run --fence",
+                "what would happen, and what stands in the way",
+            ),
+            (
+                "tidemark cutover shop --fence --report shop.md",
+                "fence the source, drain, compare, hand over",
+            ),
+            (
+                "tidemark cutover shop --stop-writers ./stop --start-writers ./start",
+                "by commands of yours",
+            ),
+        ],
+    },
+    Verb {
         name: "sequences",
         examples: &[
             ("tidemark sequences shop", "before the target takes writes"),

@@ -217,7 +217,7 @@ async fn wait_until_reported(
     Ok(())
 }
 
-async fn wait_until_nobody_owns(opened: &Opened) -> Result<(), Failure> {
+pub(crate) async fn wait_until_nobody_owns(opened: &Opened) -> Result<(), Failure> {
     let target: &dyn Target = opened.target.as_ref();
     let mut control = target.control().await?;
     let began = Instant::now();

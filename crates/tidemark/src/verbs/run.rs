@@ -117,7 +117,7 @@ fn engine_until(until: Option<&UntilArg>) -> Result<Until, Failure> {
 const LAST_STATUS_WITHIN: Duration = Duration::from_secs(5);
 
 /// The engine in its task, and its readers around it.
-struct Running {
+pub(crate) struct Running {
     engine: tokio::task::JoinHandle<tidemark_core::Result<Ended>>,
     commander: Commander,
     board: door::SharedBoard,
@@ -130,7 +130,7 @@ struct Running {
 }
 
 impl Running {
-    fn start(invocation: &Invocation, opened: &Opened, until: Until) -> Running {
+    pub(crate) fn start(invocation: &Invocation, opened: &Opened, until: Until) -> Running {
         let (observer, events) = Observer::new();
         let (pipeline, commander) = Pipeline::new(
             opened.name(),
@@ -208,6 +208,25 @@ impl Running {
                 }
             }
         }
+    }
+
+    /// Waits until the engine fails; one that ends in order does not.
+    pub(crate) async fn failed(&mut self) -> Failure {
+        match (&mut self.engine).await {
+            Ok(Ok(_)) => std::future::pending().await,
+            Ok(Err(err)) => err.into(),
+            Err(died) => Error::definite(codes::INTERNAL, "the engine died")
+                .caused_by(died)
+                .into(),
+        }
+    }
+
+    /// Ends it in order.
+    pub(crate) async fn stop(mut self, invocation: &Invocation) {
+        if !self.engine.is_finished() {
+            self.commander.ask(Command::Stop).await;
+        }
+        self.close(invocation, LAST_STATUS_WITHIN).await;
     }
 
     /// Ends the readers, the last status reported.

@@ -65,7 +65,7 @@ const COMPARING: &str = "comparing both sides";
 const REPAIR_WITHIN: Duration = Duration::from_hours(1);
 
 /// A pipeline that runs elsewhere, spoken to by way of the target.
-struct Elsewhere<'a>(&'a Opened);
+pub(crate) struct Elsewhere<'a>(pub(crate) &'a Opened);
 
 #[async_trait]
 impl Ask for Elsewhere<'_> {

@@ -111,6 +111,12 @@ const STILL: &[Row] = &[
     (&["stop", "verbs"], Both, Well),
     (&["resync", "verbs", "--yes"], Both, Fails(6, "TM7042")),
     (&["verify", "verbs"], Both, Fails(6, "TM7042")),
+    (&["cutover", "verbs", "--dry-run"], Both, Negative),
+    (
+        &["cutover", "verbs", "--start-writers", "true"],
+        Both,
+        Fails(2, "TM7040"),
+    ),
     (
         &["run", "verbs", "--until", "soon"],
         Both,
@@ -157,6 +163,9 @@ const RUNNING: &[Row] = &[
     (&["resume", "verbs", "--table", "public.t"], Both, Well),
     (&["pause", "verbs"], Both, Well),
     (&["resume", "verbs"], Both, Well),
+    (&["cutover", "verbs", "--dry-run"], Both, Well),
+    (&["cutover", "verbs"], Both, Fails(6, "TM7041")),
+    (&["cutover", "verbs", "--abort"], Both, Well),
     (
         &["resync", "verbs", "--table", "t"],
         Both,
@@ -208,6 +217,7 @@ const OF_A_PIPELINE: &[&[&str]] = &[
     &["resume"],
     &["stop"],
     &["resync"],
+    &["cutover"],
     &["sequences"],
     &["slots", "list"],
     &["slots", "drop"],
@@ -226,6 +236,7 @@ const NEEDS_TARGET: &[&[&str]] = &[
     &["resume"],
     &["stop"],
     &["resync", "--yes"],
+    &["cutover"],
 ];
 
 impl Ends {

@@ -14,6 +14,7 @@ mod asks;
 mod bad_input;
 mod carried;
 mod catalog;
+mod cutover;
 mod encodings;
 mod existing;
 mod faults;

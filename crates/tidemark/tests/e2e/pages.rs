@@ -14,7 +14,8 @@ use tidemark_lab::PostgresServer;
 use crate::stage::{PATIENCE, Stage};
 
 /// Pages with the test that runs them; a page that is in no line fails.
-const PAGES: [&str; 8] = [
+const PAGES: [&str; 9] = [
+    "how-to/cutover.md",
     "how-to/lost-slot.md",
     "how-to/managed-service.md",
     "how-to/migrate-once.md",
@@ -178,6 +179,14 @@ async fn roles_of_a_managed_service_are_enough() {
 async fn one_table_is_copied_anew_as_the_page_says() {
     let shown = walk("how-to/resync-a-table.md", "page_resync", None).await;
     assert!(shown.contains("200 rows differ"), "{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_target_becomes_the_primary_as_the_page_says() {
+    let shown = walk("how-to/cutover.md", "page_cutover", None).await;
+    for words in ["could be cut over", "is cut over", "| switched |"] {
+        assert!(shown.contains(words), "{words} in {shown}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

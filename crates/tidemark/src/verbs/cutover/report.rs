@@ -1,0 +1,254 @@
+//! One page: what was done, what it took, and what is left to do.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tidemark_core::Error;
+use tidemark_core::position::Position;
+
+use crate::output::numbers::duration;
+use crate::output::{Answer, Verdict, put};
+
+/// What stays behind on the source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Left {
+    pub(super) kind: String,
+    pub(super) name: String,
+    /// What to do about it, where there is no statement.
+    pub(super) note: Option<String>,
+    /// Makes it on the target.
+    pub(super) sql: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+struct Step {
+    name: &'static str,
+    /// `None` while it is not done.
+    done: Option<(String, Duration)>,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub(super) struct Report {
+    pipeline: String,
+    is_rehearsal: bool,
+    steps: Vec<Step>,
+    pub(super) left: Vec<Left>,
+    pub(super) position: Option<Position>,
+    pub(super) downtime: Option<Duration>,
+    pub(super) rows: Option<u64>,
+    pub(super) sequences: Option<usize>,
+    /// What was taken back.
+    pub(super) undone: Vec<String>,
+}
+
+/// A statement is shown to its end by the file and `--json`; on a terminal its first line will do.
+const STATEMENT_MAX: usize = 100;
+
+impl Report {
+    pub(super) fn new(pipeline: &str, is_rehearsal: bool) -> Report {
+        Report {
+            pipeline: pipeline.to_owned(),
+            is_rehearsal,
+            steps: Vec::new(),
+            left: Vec::new(),
+            position: None,
+            downtime: None,
+            rows: None,
+            sequences: None,
+            undone: Vec::new(),
+        }
+    }
+
+    pub(super) fn begin(&mut self, name: &'static str) {
+        self.steps.push(Step { name, done: None });
+    }
+
+    /// Marks the present step as done; its line.
+    pub(super) fn tick(&mut self, text: String, took: Duration) -> String {
+        let number = self.steps.len();
+        let Some(step) = self.steps.last_mut() else {
+            return text;
+        };
+        let line = format!(
+            "✓ {number:>2}  {:<12} {text}   ({})",
+            step.name,
+            duration(took)
+        );
+        step.done = Some((text, took));
+        line
+    }
+
+    /// Notes what stays behind. Where a statement is known it takes the place of a note on the same
+    /// kind of thing.
+    pub(super) fn note_left(&mut self, found: impl Iterator<Item = Left>) {
+        let found: Vec<Left> = found.collect();
+        let kinds: BTreeSet<String> = found
+            .iter()
+            .filter(|left| left.sql.is_some())
+            .map(|left| left.kind.clone())
+            .collect();
+        self.left
+            .retain(|left| left.sql.is_some() || !kinds.contains(&left.kind));
+        self.left.extend(found);
+    }
+
+    /// `cut_over`, `rehearsed` or `given_up`.
+    fn result(&self, refusal: Option<&Error>) -> &'static str {
+        match refusal {
+            Some(_) => "given_up",
+            None if self.is_rehearsal => "rehearsed",
+            None => "cut_over",
+        }
+    }
+
+    pub(super) fn answer(&self, refusal: Option<&Error>) -> Answer {
+        let answer = Answer::new(self.text(refusal), self.data(refusal));
+        match refusal {
+            None => answer,
+            Some(err) => answer.verdict(Verdict::Negative).notice(err.action()),
+        }
+    }
+
+    fn first_line(&self, refusal: Option<&Error>) -> String {
+        let name = &self.pipeline;
+        match (refusal, self.is_rehearsal) {
+            (Some(err), _) => format!("✗ {name} is not cut over: {err} ({})", err.code()),
+            (None, true) => format!("{name} could be cut over. Nothing was changed."),
+            (None, false) => {
+                let downtime = self.downtime.unwrap_or_default();
+                format!(
+                    "✓ {name} is cut over: the target may be written to. Writes stood still for {}.",
+                    duration(downtime)
+                )
+            }
+        }
+    }
+
+    fn text(&self, refusal: Option<&Error>) -> String {
+        let mut text = self.first_line(refusal);
+        for (number, step) in self.steps.iter().enumerate() {
+            let number = number + 1;
+            match &step.done {
+                Some((said, _)) => put!(text, "\n  ✓ {number:>2}  {:<12} {said}", step.name),
+                None => put!(text, "\n  ✗ {number:>2}  {}", step.name),
+            }
+        }
+        for sentence in &self.undone {
+            put!(text, "\n  {sentence}");
+        }
+        if !self.left.is_empty() {
+            text.push_str("\nStays behind on the source:");
+        }
+        for left in &self.left {
+            put!(text, "\n  {} {}", left.kind, left.name);
+            if let Some(note) = &left.note {
+                put!(text, ": {note}");
+            }
+            if let Some(sql) = &left.sql {
+                let first: String = sql
+                    .lines()
+                    .next()
+                    .unwrap_or_default()
+                    .chars()
+                    .take(STATEMENT_MAX)
+                    .collect();
+                put!(text, "\n      {first}");
+            }
+        }
+        text
+    }
+
+    /// The page.
+    pub(super) fn markdown(&self, refusal: Option<&Error>) -> String {
+        let mut text = format!(
+            "# Cutover of {}\n\n{}\n\n",
+            self.pipeline,
+            self.first_line(refusal)
+        );
+        if let Some(position) = self.position {
+            put!(text, "- Position on the old primary: {position}\n");
+        }
+        if let Some(downtime) = self.downtime {
+            put!(
+                text,
+                "- Writes stood still for {:.1} s\n",
+                downtime.as_secs_f64()
+            );
+        }
+        if let Some(rows) = self.rows {
+            put!(text, "- Rows compared, every value: {rows}\n");
+        }
+        text.push_str("\n| | Step | | Took |\n|--|--|--|--|\n");
+        for (number, step) in self.steps.iter().enumerate() {
+            let number = number + 1;
+            match &step.done {
+                Some((said, took)) => {
+                    put!(
+                        text,
+                        "| {number} ✓ | {} | {said} | {} |\n",
+                        step.name,
+                        duration(*took)
+                    );
+                }
+                None => put!(text, "| {number} ✗ | {} | not done | |\n", step.name),
+            }
+        }
+        for sentence in &self.undone {
+            put!(text, "\n- {sentence}");
+        }
+        if self.left.is_empty() {
+            return text;
+        }
+        text.push_str("\n## Stays behind on the source\n\n");
+        for left in &self.left {
+            let note = left
+                .note
+                .as_deref()
+                .map_or_else(String::new, |note| format!(": {note}"));
+            put!(text, "- {} {}{note}\n", left.kind, left.name);
+        }
+        let statements: Vec<&str> = self
+            .left
+            .iter()
+            .filter_map(|left| left.sql.as_deref())
+            .collect();
+        if !statements.is_empty() {
+            put!(text, "\n```sql\n{};\n```\n", statements.join(";\n"));
+        }
+        text
+    }
+
+    fn data(&self, refusal: Option<&Error>) -> Value {
+        let steps: Vec<Value> = self
+            .steps
+            .iter()
+            .map(|step| {
+                let (text, took) = step.done.as_ref().map(|(text, took)| (text, took.as_secs_f64())).unzip();
+                json!({ "name": step.name, "done": step.done.is_some(), "text": text, "seconds": took })
+            })
+            .collect();
+        let left: Vec<Value> = self
+            .left
+            .iter()
+            .map(|left| {
+                json!({ "kind": left.kind, "name": left.name, "note": left.note, "sql": left.sql })
+            })
+            .collect();
+        json!({
+            "pipeline": self.pipeline,
+            "result": self.result(refusal),
+            "reason": refusal.map(|err| {
+                json!({ "code": err.code().to_string(), "message": err.to_string() })
+            }),
+            "lsn": self.position,
+            "write_downtime_seconds": self.downtime.map(|downtime| downtime.as_secs_f64()),
+            "rows": self.rows,
+            "sequences": self.sequences,
+            "steps": steps,
+            "undone": self.undone,
+            "left_behind": left,
+        })
+    }
+}

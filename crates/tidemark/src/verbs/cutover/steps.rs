@@ -1,0 +1,406 @@
+//! The steps, in order, and what a rehearsal says of them.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use tidemark_core::Error;
+use tidemark_core::catalogue::codes;
+use tidemark_core::control::{Command, HoldAt};
+use tidemark_core::mapping::TableMapping;
+use tidemark_core::position::Position;
+use tidemark_core::status::{PipelineState, TableStatusState};
+use tidemark_core::verify::compare::{self, Depth};
+use tidemark_core::verify::standstill::Ask;
+
+use super::Cutover;
+use super::report::Left;
+use crate::output::numbers::{bytes, counted, duration, parse_rfc3339};
+use crate::problem::Failure;
+use crate::systems::{self, Seen, Silence};
+use crate::verbs::control::{answered, ask, wait_until_nobody_owns};
+use crate::verbs::status;
+use crate::verbs::verify::{self, Elsewhere};
+
+/// How old a comparison may be.
+const VERIFIED_WITHIN: Duration = Duration::from_hours(1);
+
+/// What may be on its way when the writers are stopped.
+const GAP_MAX: u64 = 1_000_000;
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// How long the pipeline stands still at most for a look at where it stands.
+const HOLD_SECONDS: u32 = 2;
+const HOLD_EVERY: Duration = Duration::from_millis(50);
+
+impl Cutover<'_> {
+    /// From a pipeline that streams to a target that may be written to.
+    pub(super) async fn switch(&self) -> Result<(), Failure> {
+        let mappings = self.mappings().await?;
+        self.step("streaming", self.streaming()).await?;
+        self.step("verified", self.verified()).await?;
+        self.step("left behind", self.left_behind(&mappings))
+            .await?;
+        self.step("gap", self.small_gap()).await?;
+        if self.arguments.fence {
+            self.may_fence().await?;
+            let effect = "The source is made read-only by default, and the sessions of its clients \
+                          are ended. Both is undone if the cutover is given up.";
+            self.consent(effect.to_owned()).await?;
+        }
+        let stopped_at = Instant::now();
+        let writers = async { Ok(((), self.stop_writers().await?)) };
+        self.step("writers", writers).await?;
+        let (mut watch, end) = self.step("silence", self.silent()).await?;
+        self.step("drained", self.drained(end)).await?;
+        self.step("sequences", self.sequences(&mappings)).await?;
+        self.step("compared", self.compared()).await?;
+        let still = async {
+            let seen = watch.look().await?;
+            if !seen.is_silent() {
+                return Err(not_silent(&seen).into());
+            }
+            Ok((
+                seen.position,
+                format!("nothing was written up to {}", seen.position),
+            ))
+        };
+        let position = self.step("still silent", still).await?;
+        drop(watch);
+        self.with_report(|report| {
+            report.position = Some(position);
+            report.downtime = Some(stopped_at.elapsed());
+        });
+        // From here on the target may be written to: nothing is taken back any more.
+        *self.undo() = super::Undo::default();
+        self.step("switched", self.stop_pipeline()).await
+    }
+
+    /// What would happen, and what stands in the way.
+    pub(super) async fn rehearse(&self) -> Result<(), Failure> {
+        let mappings = self.mappings().await?;
+        self.step("streaming", self.streaming()).await?;
+        let verified = async {
+            let text = match self.recently_verified().await? {
+                Some(text) => text,
+                None => "both sides would be compared first".to_owned(),
+            };
+            Ok(((), text))
+        };
+        self.step("verified", verified).await?;
+        self.step("left behind", self.left_behind(&mappings))
+            .await?;
+        let gap = async {
+            let gap = status::look(self.opened).await?.status.gap_bytes;
+            Ok(((), gap.map_or("unknown".to_owned(), bytes)))
+        };
+        self.step("gap", gap).await?;
+        let writers = async {
+            let mut would = Vec::new();
+            if let Some(command) = &self.arguments.stop_writers {
+                would.push(format!("would run `{command}`"));
+            }
+            if self.arguments.fence {
+                self.may_fence().await?;
+                would.push(
+                    "would make the source read-only and end its clients' sessions".to_owned(),
+                );
+            }
+            if would.is_empty() {
+                would.push("you would be asked to stop them".to_owned());
+            }
+            Ok(((), would.join(", ")))
+        };
+        self.step("writers", writers).await?;
+        let watched = async {
+            let seen = Silence::look(
+                &mut systems::watch_source(&self.opened.config, self.arguments.patience).await?,
+            )
+            .await?;
+            let now = if seen.open.is_empty() {
+                "no transaction is open now".to_owned()
+            } else {
+                format!("open now: {}", seen.open.join(", "))
+            };
+            Ok((
+                (),
+                format!(
+                    "{} of it would be waited for; {now}",
+                    duration(self.arguments.silence)
+                ),
+            ))
+        };
+        self.step("silence", watched).await?;
+        let sequences = async {
+            let count = self
+                .opened
+                .source
+                .sequences(&sources(&mappings))
+                .await?
+                .len();
+            let count = counted(count as u64, "sequence");
+            let margin = self.arguments.sequence_margin;
+            Ok(((), format!("{count} would be set {margin} values ahead")))
+        };
+        self.step("sequences", sequences).await
+    }
+
+    async fn mappings(&self) -> Result<Vec<TableMapping>, Failure> {
+        let rules = &self.opened.config.rules;
+        let schema = self.opened.source.describe(rules.selection()).await?;
+        let mappings = rules.map(&schema)?;
+        if mappings.is_empty() {
+            return Err(not_ready("the selection has no table").into());
+        }
+        self.with_report(|report| {
+            report.note_left(schema.not_carried.iter().map(|left| Left {
+                kind: left.kind.clone(),
+                name: left.name.clone(),
+                note: Some(left.note.clone()),
+                sql: None,
+            }));
+        });
+        Ok(mappings)
+    }
+
+    /// Every table streams. A pipeline that has just been started is waited for.
+    async fn streaming(&self) -> Result<((), String), Failure> {
+        loop {
+            let standing = status::look(self.opened).await?;
+            let state = standing.status.state;
+            let is_beginning = matches!(
+                state,
+                PipelineState::Checking
+                    | PipelineState::Starting
+                    | PipelineState::Loading
+                    | PipelineState::CatchingUp
+            );
+            let tables = &standing.status.tables;
+            let aside = tables.iter().find(|table| {
+                !matches!(
+                    table.state,
+                    TableStatusState::Streaming
+                        | TableStatusState::CatchingUp
+                        | TableStatusState::Loading
+                        | TableStatusState::Queued
+                )
+            });
+            if let Some(table) = aside {
+                let (_, word, _) = crate::output::style::of_table(table.state);
+                return Err(not_ready(format!("{} is {word}", table.source)).into());
+            }
+            let all_stream = tables
+                .iter()
+                .all(|table| table.state == TableStatusState::Streaming);
+            if state == PipelineState::Streaming && all_stream {
+                return Ok(((), counted(tables.len() as u64, "table")));
+            }
+            if !is_beginning && state != PipelineState::Streaming && !self.runs_here {
+                let (word, _) = crate::output::style::of_state(state);
+                return Err(not_ready(format!("{} is {word}", self.opened.name())).into());
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    async fn recently_verified(&self) -> Result<Option<String>, Failure> {
+        let Some(verified) = status::look(self.opened).await?.status.verified else {
+            return Ok(None);
+        };
+        let age =
+            parse_rfc3339(&verified.at).and_then(|at| SystemTime::now().duration_since(at).ok());
+        Ok(match age {
+            Some(age) if verified.result == "identical" && age <= VERIFIED_WITHIN => Some(format!(
+                "identical up to {}, {} ago",
+                verified.lsn,
+                duration(age)
+            )),
+            _ => None,
+        })
+    }
+
+    /// Not a proof of what will be, but of that it is worth stopping anybody.
+    async fn verified(&self) -> Result<((), String), Failure> {
+        match self.recently_verified().await? {
+            Some(text) => Ok(((), text)),
+            None => self.compared().await,
+        }
+    }
+
+    /// Every value of both sides.
+    async fn compared(&self) -> Result<((), String), Failure> {
+        self.undo().held = true;
+        let request = compare::Request {
+            hold: self.hold,
+            ..verify::request(self.opened, &[], Depth::Deep).await?
+        };
+        let report = verify::compare(self.invocation, self.opened, &request).await?;
+        self.undo().held = false;
+        if report.is_identical() {
+            let rows = counted(report.rows(), "row");
+            self.with_report(|said| said.rows = Some(report.rows()));
+            return Ok(((), format!("{rows} identical at {}", report.position)));
+        }
+        let differ = report
+            .tables
+            .iter()
+            .filter(|table| table.outcome != compare::Outcome::Identical)
+            .map(|table| table.source.to_string());
+        let differ: Vec<String> = differ.collect();
+        Err(Error::definite(
+            codes::CUTOVER_DIFFERENT,
+            format!(
+                "{} at {}: {}",
+                report.word(),
+                report.position,
+                differ.join(", ")
+            ),
+        )
+        .into())
+    }
+
+    async fn left_behind(&self, mappings: &[TableMapping]) -> Result<((), String), Failure> {
+        let found = systems::left_behind(&self.opened.config, &sources(mappings)).await?;
+        let count = self.with_report(|report| {
+            report.note_left(found.into_iter().map(|left| Left {
+                kind: left.kind,
+                name: left.name,
+                note: None,
+                sql: Some(left.sql),
+            }));
+            report.left.len()
+        });
+        let things = counted(count as u64, "thing");
+        Ok((
+            (),
+            format!("{things} that the pipeline does not carry; the report lists them"),
+        ))
+    }
+
+    async fn small_gap(&self) -> Result<((), String), Failure> {
+        loop {
+            let standing = status::look(self.opened).await?;
+            if let Some(gap) = standing.status.gap_bytes.filter(|gap| *gap < GAP_MAX) {
+                return Ok(((), bytes(gap)));
+            }
+            if standing.status.state == PipelineState::Paused {
+                return Err(not_ready(format!("{} is paused", self.opened.name())).into());
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    async fn may_fence(&self) -> Result<(), Failure> {
+        match systems::fence_obstacle(&self.opened.config).await? {
+            None => Ok(()),
+            Some(why) => Err(Error::definite(codes::CUTOVER_NO_FENCE, why).into()),
+        }
+    }
+
+    /// Nobody writes for a while: the position before which everything lies.
+    async fn silent(&self) -> Result<((Silence, Position), String), Failure> {
+        let began = Instant::now();
+        let mut watch = systems::watch_source(&self.opened.config, self.arguments.patience).await?;
+        watch.look().await?;
+        loop {
+            tokio::time::sleep(self.arguments.silence).await;
+            let seen = watch.look().await?;
+            if seen.is_silent() {
+                let lasted = duration(self.arguments.silence);
+                let text = format!("nothing was written for {lasted}, up to {}", seen.position);
+                return Ok(((watch, seen.position), text));
+            }
+            if began.elapsed() >= self.arguments.patience {
+                return Err(not_silent(&seen).into());
+            }
+        }
+    }
+
+    /// The target has everything before the position.
+    async fn drained(&self, end: Position) -> Result<((), String), Failure> {
+        let pipeline = Elsewhere(self.opened);
+        let deadline = Instant::now() + self.arguments.patience;
+        self.undo().held = true;
+        let reached = loop {
+            // An idle source moves only if something is written to its log.
+            self.opened.source.heartbeat().await?;
+            let held = pipeline.ask(Command::Hold {
+                id: self.hold,
+                at: HoldAt::Here,
+                seconds_max: HOLD_SECONDS,
+            });
+            if let Ok(answer) = tokio::time::timeout(self.arguments.patience, held).await
+                && answer.ok
+            {
+                pipeline.ask(Command::Release { id: self.hold }).await;
+                let stands = Position::parse(end.kind(), &answer.text)?;
+                if stands >= end {
+                    break stands;
+                }
+            }
+            if Instant::now() >= deadline {
+                return Err(not_ready(format!(
+                    "the pipeline did not reach {end} within {}",
+                    duration(self.arguments.patience)
+                ))
+                .into());
+            }
+            tokio::time::sleep(HOLD_EVERY).await;
+        };
+        self.undo().held = false;
+        Ok(((), format!("the target has everything before {reached}")))
+    }
+
+    /// Nobody draws from them any more, so their values are final; the margin is for what a session
+    /// had cached and gave out without a row.
+    async fn sequences(&self, mappings: &[TableMapping]) -> Result<((), String), Failure> {
+        let values = self.opened.source.sequences(&sources(mappings)).await?;
+        let margin = self.arguments.sequence_margin;
+        let ahead: Vec<_> = values.iter().map(|value| value.ahead(margin)).collect();
+        if !ahead.is_empty() {
+            self.opened.target.set_sequences(&ahead, mappings).await?;
+        }
+        self.with_report(|report| report.sequences = Some(ahead.len()));
+        let count = counted(ahead.len() as u64, "sequence");
+        Ok(((), format!("{count} set, {margin} values ahead")))
+    }
+
+    /// Nothing streams from the old primary any more. What its end flushes is durable.
+    async fn stop_pipeline(&self) -> Result<((), String), Failure> {
+        let answer = ask(self.opened, &Command::Stop).await?;
+        answered(self.opened, &answer)?;
+        if !self.runs_here {
+            wait_until_nobody_owns(self.opened).await?;
+        }
+        Ok((
+            (),
+            "the pipeline has stopped; the target may be written to".to_owned(),
+        ))
+    }
+}
+
+fn sources(mappings: &[TableMapping]) -> Vec<tidemark_core::schema::TableName> {
+    mappings
+        .iter()
+        .map(|mapping| mapping.source().clone())
+        .collect()
+}
+
+fn not_ready(why: impl Into<String>) -> Error {
+    Error::definite(codes::CUTOVER_NOT_READY, why)
+}
+
+fn not_silent(seen: &Seen) -> Error {
+    let mut why = Vec::new();
+    if seen.changes > 0 {
+        let tables: Vec<String> = seen.tables.iter().map(ToString::to_string).collect();
+        let of = if tables.is_empty() {
+            String::new()
+        } else {
+            format!(", of {}", tables.join(", "))
+        };
+        why.push(format!("{} came last{of}", counted(seen.changes, "change")));
+    }
+    if !seen.open.is_empty() {
+        why.push(format!("open: {}", seen.open.join(", ")));
+    }
+    Error::definite(codes::CUTOVER_NOT_SILENT, why.join("; "))
+}

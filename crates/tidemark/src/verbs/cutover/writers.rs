@@ -1,0 +1,89 @@
+//! Whoever writes to the source is made to stop: by a command, by a fence, or by the person who is
+//! asked to.
+
+use std::process::Stdio;
+
+use tidemark_core::Error;
+use tidemark_core::catalogue::codes;
+
+use super::{Cutover, Fence};
+use crate::output::numbers::counted;
+use crate::problem::Failure;
+use crate::systems;
+
+impl Cutover<'_> {
+    /// Stops the writers; says how.
+    pub(super) async fn stop_writers(&self) -> Result<String, Failure> {
+        let mut said = Vec::new();
+        if let Some(command) = &self.arguments.stop_writers {
+            self.undo().stopped = true;
+            self.hook(command).await?;
+            said.push("stopped by the command".to_owned());
+        }
+        if self.arguments.fence {
+            said.push(self.fence().await?);
+        }
+        if said.is_empty() {
+            self.consent(format!(
+                "Stop everything that writes to {} now. From here on the source must stay as it is \
+                 until this is done or given up.",
+                systems::address(&self.opened.config, tidemark_core::finding::Side::Source)?.0
+            ))
+            .await?;
+            said.push("stopped by hand".to_owned());
+        }
+        Ok(said.join(", "))
+    }
+
+    async fn fence(&self) -> Result<String, Failure> {
+        let config = &self.opened.config;
+        let fence = if systems::is_fenced(config).await? {
+            Fence::Found
+        } else {
+            Fence::Ours
+        };
+        self.undo().fence = Some(fence);
+        let raised = systems::raise_fence(config).await?;
+        let ended = counted(raised.ended as u64, "session");
+        if raised.left.is_empty() {
+            return Ok(format!("the source is read-only by default, {ended} ended"));
+        }
+        Ok(format!(
+            "the source is read-only by default, {ended} ended; not ended: {}",
+            raised.left.join(", ")
+        ))
+    }
+
+    /// Asked before anything is done that others notice.
+    pub(super) async fn consent(&self, effect: String) -> Result<(), Failure> {
+        let (talk, name) = (self.invocation.talk.clone(), self.opened.name().to_owned());
+        // A person takes their time, and a signal is to be heard meanwhile.
+        let asked = tokio::task::spawn_blocking(move || {
+            talk.confirm(&effect, "Type the pipeline's name to continue:", &name)
+        });
+        let asked = asked.await.map_err(|died| {
+            Error::definite(codes::INTERNAL, "the question died").caused_by(died)
+        })?;
+        Ok(asked?)
+    }
+
+    /// Runs a command of the user's. What it prints goes where talk goes.
+    pub(super) async fn hook(&self, command: &str) -> Result<(), Failure> {
+        let failed =
+            |how: String| Error::definite(codes::CUTOVER_HOOK, format!("`{command}` {how}"));
+        let status = tokio::process::Command::new("sh")
+            .args(["-c", command])
+            .env("TIDEMARK_PIPELINE", self.opened.name())
+            .stdin(Stdio::null())
+            .stdout(Stdio::from(std::io::stderr()))
+            .kill_on_drop(true)
+            .status()
+            .await
+            .map_err(|err| failed(format!("could not be run: {err}")))?;
+        if status.success() {
+            Ok(())
+        } else {
+            Err(failed(format!("ended with {status}")).into())
+        }
+    }
+}

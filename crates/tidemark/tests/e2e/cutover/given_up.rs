@@ -1,0 +1,243 @@
+//! A cutover that is given up: the source takes writes, the pipeline streams on, and it is said so.
+
+use std::process::Stdio;
+
+use rustix::process::Signal;
+use tidemark_lab::wait_for;
+use tokio::process::Child;
+
+use super::handed_over::stage_clear;
+use super::{shop, step};
+use crate::stage::{PATIENCE, Running, Stage};
+
+/// A cutover under way, as a person would start it.
+struct Going {
+    child: Child,
+    log: std::path::PathBuf,
+}
+
+impl Going {
+    fn start(stage: &Stage, more: &[&str]) -> Going {
+        let mut arguments = vec!["cutover", "FILE", "--yes"];
+        arguments.extend(more);
+        let log = stage.directory().join("cutover.log");
+        let file = std::fs::File::create(&log).unwrap();
+        let child = stage
+            .command(&arguments)
+            .stdout(Stdio::null())
+            .stderr(file)
+            .spawn()
+            .unwrap();
+        Going { child, log }
+    }
+
+    fn said(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Waits until a step is done.
+    async fn wait_for(&self, step: &str) {
+        wait_for(PATIENCE, &format!("step {step}"), || async {
+            Ok(self.said().contains(step).then_some(()))
+        })
+        .await
+        .unwrap_or_else(|err| panic!("{err}\n{}", self.said()));
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id().unwrap()).unwrap();
+        let pid = rustix::process::Pid::from_raw(pid).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// Waits for its end; its exit code and what it said.
+    async fn ended(mut self) -> (Option<i32>, String) {
+        let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
+        let code = ended.expect("it ends").unwrap().code();
+        (code, self.said())
+    }
+}
+
+/// Everything is as it was before.
+async fn goes_on(stage: &Stage, run: &mut Running) {
+    assert!(stage.takes_writes().await, "the source takes writes");
+    stage.assert_equal().await;
+    assert!(run.is_running(), "{}", run.log());
+    wait_for(PATIENCE, "nothing to be left", || async {
+        Ok((stage.temporary_slots().await? == 0).then_some(()))
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn interrupted_at_any_step_the_source_takes_writes_and_the_pipeline_streams_on() {
+    let stage = Stage::new("cutover_interrupted").await;
+    stage.write("[verify]\nafter_load = \"off\"\n");
+    let traffic = shop(&stage, 15).await;
+    let mut run = stage.start_streaming().await;
+
+    // Before anybody is stopped: the pipeline does not answer.
+    run.signal(Signal::STOP);
+    let going = Going::start(&stage, &["--fence"]);
+    going.wait_for(" streaming ").await;
+    going.signal(Signal::INT);
+    let (code, said) = going.ended().await;
+    assert_eq!(code, Some(130), "{said}");
+    assert!(
+        said.contains("takes writes as before; the pipeline streams on"),
+        "{said}"
+    );
+    run.signal(Signal::CONT);
+    goes_on(&stage, &mut run).await;
+
+    // While the command stops the writers.
+    let hook = "kill -TERM $PPID; read forever < fifo || sleep 60";
+    let started = stage.directory().join("started");
+    let going = Going::start(
+        &stage,
+        &[
+            "--stop-writers",
+            hook,
+            "--start-writers",
+            "echo yes > started",
+        ],
+    );
+    let (code, said) = going.ended().await;
+    assert_eq!(code, Some(143), "{said}");
+    assert!(said.contains("the writers were started again"), "{said}");
+    assert!(started.exists());
+    goes_on(&stage, &mut run).await;
+
+    // While silence is waited for, behind a fence.
+    let going = Going::start(&stage, &["--fence", "--silence", "10m"]);
+    going.wait_for(" writers ").await;
+    assert!(!stage.takes_writes().await, "fenced");
+    going.signal(Signal::INT);
+    let (code, said) = going.ended().await;
+    assert_eq!(code, Some(130), "{said}");
+    assert!(
+        said.contains("takes writes again; the pipeline streams on"),
+        "{said}"
+    );
+    goes_on(&stage, &mut run).await;
+
+    // While the target is drained: the pipeline does not answer any more.
+    let going = Going::start(&stage, &["--fence", "--silence", "3s"]);
+    going.wait_for(" writers ").await;
+    run.signal(Signal::STOP);
+    going.wait_for(" silence ").await;
+    going.signal(Signal::INT);
+    let (code, said) = going.ended().await;
+    assert_eq!(code, Some(130), "{said}");
+    run.signal(Signal::CONT);
+    goes_on(&stage, &mut run).await;
+
+    // By a time limit.
+    let ran = stage
+        .cutover(&["--fence", "--silence", "10m", "--timeout", "10s"])
+        .await
+        .expect(5);
+    assert!(ran.stdout.contains("takes writes again"), "{}", ran.stdout);
+    traffic.stop().await.unwrap();
+    goes_on(&stage, &mut run).await;
+    assert_eq!(run.terminate().await, Some(0));
+    stage_clear(&stage).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cutover_that_is_killed_leaves_its_fence_and_abort_takes_it_down() {
+    let stage = Stage::new("cutover_killed").await;
+    let traffic = shop(&stage, 16).await;
+    let mut run = stage.start_streaming().await;
+    let mut going = Going::start(&stage, &["--fence", "--silence", "10m"]);
+    going.wait_for(" writers ").await;
+    going.child.kill().await.unwrap();
+    assert!(!stage.takes_writes().await, "nobody was left to undo it");
+
+    // A second one says that it found it, and does not take down what it did not raise.
+    let second = Going::start(&stage, &["--fence", "--silence", "10m"]);
+    second.wait_for(" writers ").await;
+    second.signal(Signal::INT);
+    let (_, said) = second.ended().await;
+    assert!(said.contains("was read-only before this began"), "{said}");
+    assert!(said.contains("--abort"), "{said}");
+
+    stage.cutover(&["--abort"]).await.expect(0);
+    let again = stage.cutover(&["--abort"]).await.expect(0);
+    assert_eq!(again.json()["data"]["lowered"], false);
+    goes_on(&stage, &mut run).await;
+    traffic.stop().await.unwrap();
+    stage.assert_equal().await;
+    assert_eq!(run.terminate().await, Some(0));
+    stage_clear(&stage).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writers_that_go_on_are_named_and_nothing_is_handed_over() {
+    let stage = Stage::new("cutover_noisy").await;
+    let traffic = shop(&stage, 17).await;
+    let mut run = stage.start_streaming().await;
+    let quick = ["--silence", "500ms", "--patience", "2s"];
+    let ran = stage.cutover(&quick).await.expect(3);
+    let answer = ran.json();
+    assert_eq!(answer["data"]["result"], "given_up");
+    let reason = &answer["data"]["reason"];
+    assert_eq!(reason["code"], "TM6071", "{reason}");
+    assert!(reason.to_string().contains("bank_transfers"), "{reason}");
+    assert_eq!(step(&answer, "silence")["done"], false);
+    traffic.stop().await.unwrap();
+    goes_on(&stage, &mut run).await;
+
+    // Nobody commits anything, but somebody could.
+    let writer = stage.on_source().await;
+    writer
+        .batch_execute("BEGIN; INSERT INTO orders (what) VALUES ('not yet')")
+        .await
+        .unwrap();
+    let ran = stage.cutover(&quick).await.expect(3);
+    let reason = ran.json()["data"]["reason"].clone();
+    assert_eq!(reason["code"], "TM6071", "{reason}");
+    assert!(reason.to_string().contains("open: pid"), "{reason}");
+    writer.batch_execute("COMMIT").await.unwrap();
+    goes_on(&stage, &mut run).await;
+    assert_eq!(run.terminate().await, Some(0));
+    stage_clear(&stage).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_differs_is_not_handed_over() {
+    let stage = Stage::new("cutover_differs").await;
+    let traffic = shop(&stage, 18).await;
+    let mut run = stage.start_streaming().await;
+    stage.assert_equal().await;
+    stage.run(&["pause", "FILE"]).await.expect(0);
+    let paused = stage.cutover(&[]).await.expect(3);
+    assert_eq!(paused.json()["data"]["reason"]["code"], "TM6070");
+    stage.run(&["resume", "FILE"]).await.expect(0);
+
+    stage
+        .target_sql("UPDATE orders SET what = 'other' WHERE id = 7")
+        .await;
+    let ran = stage
+        .cutover(&["--fence", "--silence", "500ms"])
+        .await
+        .expect(3);
+    let answer = ran.json();
+    let reason = &answer["data"]["reason"];
+    assert_eq!(reason["code"], "TM6072", "{reason}");
+    assert!(reason.to_string().contains("public.orders"), "{reason}");
+    assert!(stage.takes_writes().await);
+    stage
+        .target_sql("UPDATE orders SET what = md5('7') WHERE id = 7")
+        .await;
+    traffic.stop().await.unwrap();
+    goes_on(&stage, &mut run).await;
+
+    // A command that fails stops nobody.
+    let ran = stage.cutover(&["--stop-writers", "exit 7"]).await.expect(6);
+    assert_eq!(ran.json()["error"]["code"], "TM6074");
+    goes_on(&stage, &mut run).await;
+    assert_eq!(run.terminate().await, Some(0));
+    stage_clear(&stage).await;
+}
