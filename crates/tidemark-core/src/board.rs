@@ -174,6 +174,9 @@ impl Board {
                 row.is_copying = false;
                 row.status.rows_estimated = Some(row.status.rows_loaded);
             }),
+            PipelineEvent::Reconciled { table, found } => {
+                self.row(table, |row| row.status.reconciled = Some(found.clone()));
+            }
             PipelineEvent::TableState {
                 table,
                 state,
@@ -460,6 +463,7 @@ impl Board {
             changes: 0,
             parked: 0,
             conflicts: 0,
+            reconciled: None,
         };
         let row = Row {
             source: outline.source.clone(),
@@ -487,6 +491,7 @@ impl Board {
             changes: before.changes,
             parked: before.parked,
             conflicts: before.conflicts,
+            reconciled: before.reconciled.clone(),
             ..row.status
         };
         if !is_as_it_was {

@@ -129,6 +129,18 @@ fail_points! {
     /// The same, committed.
     DRAINED "resync.drained"
 
+    // A gap that is bridged.
+    /// The tables are recorded as to be reconciled; the log is as it was.
+    RECONCILE_RECORDED "reconcile.recorded"
+    /// What the source kept before is gone.
+    RECONCILE_RELEASED "reconcile.released"
+    /// It keeps its log anew; the target does not know from where.
+    RECONCILE_OPENED "reconcile.opened"
+    /// The target knows.
+    RECONCILE_BEGUN "reconcile.begun"
+    /// Both sides of a table are compared, nothing of it is moved.
+    RECONCILE_COMPARED "reconcile.compared"
+
     // The end, and those who ask.
     /// The last position is acknowledged; the stream is open.
     STREAM_DONE "end.stream_done"

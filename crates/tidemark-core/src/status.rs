@@ -262,6 +262,32 @@ pub struct TableStatus {
     pub parked: u64,
     /// Changes that met another row than the log implies.
     pub conflicts: u64,
+    /// What the last reconcile of this run found; `None` if there was none.
+    #[serde(default)]
+    pub reconciled: Option<Reconciled>,
+}
+
+/// What a reconcile found in a table, and what it moved.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reconciled {
+    /// Compared with the source here.
+    pub lsn: Position,
+    /// Rows on the source.
+    pub source_rows: u64,
+    /// Rows that the target had.
+    pub target_rows: u64,
+    /// Rows that were missing on the target; `None` where that was not counted.
+    pub missing: Option<u64>,
+    /// Rows that had other values; `None` where that was not counted.
+    pub changed: Option<u64>,
+    /// Rows that are not on the source; `None` where that was not counted.
+    pub extra: Option<u64>,
+    /// Rows that were copied.
+    pub rows_moved: u64,
+    /// Bytes of them.
+    pub bytes_moved: u64,
+    /// Why the whole table was copied, if it was.
+    pub whole: Option<String>,
 }
 
 /// Counters of this run.

@@ -49,8 +49,8 @@ pub trait Target: Send + Sync {
         std::future::pending().await
     }
 
-    /// Records where a first load starts ([`LoadPhase::Loading`]), before any row is copied and any
-    /// table made. Durable on return.
+    /// Records where a pipeline starts, before any row is copied and any table made; what was recorded
+    /// of an earlier start, parked changes included, is gone. Durable on return.
     async fn start_load(&self, start: &LoadStart) -> Result<()>;
 
     /// Makes types and sequences that the tables need, where they are missing. May be repeated.
@@ -114,13 +114,15 @@ pub struct Owner {
     pub pid: u32,
 }
 
-/// The start of a first load.
+/// Where a pipeline starts: a first load, or what bridges a gap.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LoadStart {
     /// Where the rows come from.
     pub identity: SourceIdentity,
     /// The consistent point: position and `full_load_lsn`.
     pub position: Position,
+    /// How far the load is: a first one begins, or rows are there to be reconciled.
+    pub phase: LoadPhase,
     /// All tables, without units yet.
     pub tables: Vec<TableCheckpoint>,
 }

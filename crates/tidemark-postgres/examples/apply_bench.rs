@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use tidemark_core::Result;
 use tidemark_core::batch::{Batch, Change, Item};
-use tidemark_core::checkpoint::{CheckpointUpdate, SourceIdentity};
+use tidemark_core::checkpoint::{CheckpointUpdate, LoadPhase, SourceIdentity};
 use tidemark_core::compact::{Segment, fold_keyed, split};
 use tidemark_core::event::{CellKind, OldRow, Op, Row};
 use tidemark_core::mapping::{ColumnMapping, TableMapping, TargetType};
@@ -138,6 +138,7 @@ impl Bench {
                 database: "bench".to_owned(),
             },
             position: Position::PgLsn(Lsn(1)),
+            phase: LoadPhase::Loading,
             tables: Vec::new(),
         };
         target.start_load(&start).await?;

@@ -122,6 +122,8 @@ pub(crate) enum Verb {
     Resume(verbs::control::PauseArgs),
     /// Finish the batch, write the checkpoint, end the process that runs it
     Stop(verbs::control::StopArgs),
+    /// Bridge a gap: compare with the source, copy only what differs, go on
+    Reconcile(verbs::reconcile::ReconcileArgs),
     /// Copy tables anew while the others stream
     Resync(verbs::resync::ResyncArgs),
     /// Make the target the database that is written to, with proof; --dry-run first
@@ -158,6 +160,7 @@ impl Verb {
             Verb::Pause(_) => "pause",
             Verb::Resume(_) => "resume",
             Verb::Stop(_) => "stop",
+            Verb::Reconcile(_) => "reconcile",
             Verb::Resync(_) => "resync",
             Verb::Cutover(_) => "cutover",
             Verb::Sequences(_) => "sequences",
@@ -285,7 +288,7 @@ Start      demo        two real databases, live traffic, a verified result
            plan        what would happen, how long, what does not fit
 Run        run         one pipeline, here, now
 Watch      status · lag · tables · verify
-Act        pause · resume · stop · resync · cutover · sequences
+Act        pause · resume · stop · reconcile · resync · cutover · sequences
 Also       explain · slots · config · completions · man · version
 
 Examples   tidemark check shop.toml --watch

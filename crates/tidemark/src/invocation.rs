@@ -131,7 +131,11 @@ enum Care {
 impl Verb {
     fn care(&self) -> Care {
         match self {
-            Verb::Run(_) | Verb::Demo(_) | Verb::Verify(_) | Verb::Cutover(_) => Care::Own,
+            Verb::Run(_)
+            | Verb::Demo(_)
+            | Verb::Verify(_)
+            | Verb::Reconcile(_)
+            | Verb::Cutover(_) => Care::Own,
             Verb::Status(arguments) if arguments.watch.is_on() => Care::Watches,
             Verb::Tables(arguments) if arguments.watch.is_on() => Care::Watches,
             Verb::Lag(arguments) if arguments.watch.is_on() => Care::Watches,
@@ -158,6 +162,7 @@ async fn dispatch(invocation: &Invocation, verb: Verb) -> Outcome {
         Verb::Pause(arguments) => verbs::control::pause(invocation, arguments).await,
         Verb::Resume(arguments) => verbs::control::resume(invocation, arguments).await,
         Verb::Stop(arguments) => verbs::control::stop(invocation, &arguments).await,
+        Verb::Reconcile(arguments) => Box::pin(verbs::reconcile::run(invocation, &arguments)).await,
         Verb::Resync(arguments) => verbs::resync::run(invocation, &arguments).await,
         Verb::Cutover(arguments) => Box::pin(verbs::cutover::run(invocation, &arguments)).await,
         Verb::Sequences(arguments) => verbs::sequences::run(invocation, &arguments).await,
@@ -171,7 +176,7 @@ async fn dispatch(invocation: &Invocation, verb: Verb) -> Outcome {
 }
 
 fn loudness(verb: &Verb) -> Loudness {
-    if matches!(verb, Verb::Run(_)) {
+    if matches!(verb, Verb::Run(_) | Verb::Reconcile(_)) {
         Loudness::Works
     } else {
         Loudness::Answers

@@ -212,6 +212,7 @@ fn table_status(table: &TableCheckpoint, checkpoint: &Checkpoint) -> TableStatus
         changes: 0,
         parked: 0,
         conflicts: 0,
+        reconciled: None,
     }
 }
 

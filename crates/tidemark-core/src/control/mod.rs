@@ -69,6 +69,12 @@ pub enum Command {
         /// How.
         strategy: ResyncStrategy,
     },
+    /// Compare tables with the source as it is now and copy anew only what differs, while the others
+    /// stream.
+    Reconcile {
+        /// Tables on the source; empty for all.
+        tables: Vec<TableName>,
+    },
     /// Copy only these ranges of a table anew.
     Repair {
         /// The table on the source.

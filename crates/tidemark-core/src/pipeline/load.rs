@@ -52,6 +52,7 @@ pub(crate) struct LoadTable {
 #[derive(Debug, Default)]
 pub(crate) struct LoadReport {
     pub(crate) rows: u64,
+    pub(crate) bytes: u64,
     /// Tables that could not be loaded because of their data, with the error.
     pub(crate) refused: Vec<(Arc<TableMapping>, Error)>,
     /// Units as they are in now, by table.
@@ -172,6 +173,7 @@ struct Inner {
     preparing: usize,
     active: Vec<Active>,
     rows: u64,
+    bytes: u64,
     refused: Vec<(Arc<TableMapping>, Error)>,
 }
 
@@ -220,6 +222,7 @@ impl Queue {
         let mut inner = self.lock();
         LoadReport {
             rows: inner.rows,
+            bytes: inner.bytes,
             refused: std::mem::take(&mut inner.refused),
             tables: inner
                 .active
@@ -428,7 +431,10 @@ impl Worker {
                     table: mapping.source().clone(),
                     unit: unit.number,
                 });
-                self.queue.update(|inner| inner.copied(table, unit));
+                self.queue.update(|inner| {
+                    inner.bytes += part.bytes;
+                    inner.copied(table, unit);
+                });
                 Ok(())
             }
             Err(err) if self.sets_aside(&err) => {

@@ -37,7 +37,7 @@ pub use commands::{Commander, Request};
 use commands::Interruption;
 use full_load::begun;
 use observe::{Observer, PipelineEvent};
-use options::{OnError, Options};
+use options::{OnError, Options, Reconcile};
 use partitions::Partitions;
 use plan::Start;
 use retry::Backoff;
@@ -54,6 +54,7 @@ pub mod options;
 mod partitions;
 pub mod plan;
 pub(crate) mod protection;
+mod reconcile;
 mod resync;
 mod retry;
 mod router;
@@ -75,6 +76,8 @@ struct Run {
     /// States to record at the next attempt, before anything is read.
     states: Vec<TableStateChange>,
     is_checked: bool,
+    /// What is still to be recorded as to be reconciled.
+    reconcile: Reconcile,
     /// Something may have been made on the source that nothing in the target points at yet.
     is_unrecorded: bool,
     lasting: Lasting,
@@ -175,8 +178,10 @@ impl Pipeline {
             stops: Vec::new(),
             refused: None,
         };
+        let reconcile = engine.options.reconcile.clone();
         let run = Run {
             engine,
+            reconcile,
             owner,
             states: Vec::new(),
             is_checked: false,
@@ -341,6 +346,7 @@ impl Run {
         engine.target.acquire(&self.owner).await?;
         failpoint::reached(failpoint::OWNER_RECORDED);
         self.record_states().await?;
+        self.reconcile(&mappings).await?;
         if mode.streams() && self.lasting.partitions.is_unknown() {
             // Before anything is read: what changes from here on is noticed.
             let names: Vec<_> = mappings.iter().map(|m| m.source().clone()).collect();

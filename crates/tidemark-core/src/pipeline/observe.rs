@@ -14,7 +14,7 @@ use crate::finding::Finding;
 use crate::position::Position;
 use crate::schema::TableName;
 use crate::source::LogState;
-use crate::status::{By, PipelineState};
+use crate::status::{By, PipelineState, Reconciled};
 use crate::target::Applied;
 
 /// Everything that the engine says. Closed on purpose.
@@ -73,6 +73,13 @@ pub enum PipelineEvent {
     TableFinished {
         /// On the source.
         table: TableName,
+    },
+    /// A table was compared with the source, and what differed was brought to it.
+    Reconciled {
+        /// On the source.
+        table: TableName,
+        /// What was found, and what was moved.
+        found: Reconciled,
     },
     /// The first load's consistent point.
     LoadPosition(Position),

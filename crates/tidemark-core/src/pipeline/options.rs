@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::position::Position;
+use crate::schema::TableName;
 use crate::target::Existing;
 
 use super::plan::{CdcStart, Mode};
@@ -16,6 +17,8 @@ pub struct Options {
     pub cdc_start: CdcStart,
     /// When the run ends.
     pub until: Until,
+    /// What the run reconciles before it goes on.
+    pub reconcile: Reconcile,
     /// For tables that are on the target already.
     pub existing: Existing,
     /// Whether missing tables are made.
@@ -64,6 +67,7 @@ impl Default for Options {
             mode: Mode::FullLoadAndCdc,
             cdc_start: CdcStart::Now,
             until: Until::Stopped,
+            reconcile: Reconcile::Nothing,
             existing: Existing::LoadIfEmpty,
             create_tables: true,
             on_schema_change: OnSchemaChange::ApplyAdditive,
@@ -86,6 +90,18 @@ impl Default for Options {
             retry_wait_max: Duration::from_secs(30),
         }
     }
+}
+
+/// What is compared with the source as it is now, and brought to it, before a run goes on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Reconcile {
+    /// Nothing: a gap is refused.
+    #[default]
+    Nothing,
+    /// Every table, and the log is opened anew: a gap is bridged.
+    All,
+    /// These tables; the log goes on where it was.
+    Tables(Vec<TableName>),
 }
 
 /// When a run ends by itself.

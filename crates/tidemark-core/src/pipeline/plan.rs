@@ -231,7 +231,7 @@ fn same_source(ours: &SourceIdentity, theirs: &SourceIdentity) -> Result<(), Err
     ))
 }
 
-fn usable(slot: &Slot) -> Result<(), Error> {
+pub(super) fn usable(slot: &Slot) -> Result<(), Error> {
     match &slot.foreign {
         None => Ok(()),
         Some(why) => Err(Error::definite(
@@ -243,7 +243,7 @@ fn usable(slot: &Slot) -> Result<(), Error> {
 
 /// A slot that somebody reads may be let go soon (an old walsender that has not noticed that its
 /// client is gone), so this is worth trying again; it is never dropped.
-fn not_held(slot: &Slot) -> Result<(), Error> {
+pub(super) fn not_held(slot: &Slot) -> Result<(), Error> {
     match &slot.holder {
         None => Ok(()),
         Some(holder) => Err(Error::transient(

@@ -39,12 +39,14 @@ use crate::failpoint;
 use crate::mapping::TableMapping;
 use crate::selection::Selection;
 use crate::source::Snapshot;
+use crate::status::Reconciled;
 use crate::target::{Existing, Place};
 use crate::tidemark::{Seen, Tidemark};
 
 use super::assemble::Assembler;
 use super::load::{self, LoadTable};
 use super::observe::PipelineEvent;
+use super::reconcile::{self, Compared};
 use super::retry::Backoff;
 use super::{Engine, task_died};
 
@@ -62,6 +64,8 @@ pub(super) enum What {
     Recreated,
     /// A table whose changes the source did not announce any more.
     Unannounced(ResyncStrategy),
+    /// What differs from the source, whatever it is ([`super::reconcile`]).
+    Reconcile,
     /// Only these rows, by their keys.
     Rows(Vec<Chunk>),
 }
@@ -76,6 +80,7 @@ impl What {
             What::Recreated => "made anew on the source",
             What::Unannounced(ResyncStrategy::Swap) => "not announced (swap)",
             What::Unannounced(ResyncStrategy::Truncate) => "not announced (truncate)",
+            What::Reconcile => "reconcile",
             What::Rows(_) => "repair",
         }
     }
@@ -92,6 +97,7 @@ impl What {
                 existing
             }),
             What::Recreated,
+            What::Reconcile,
             What::Unannounced(ResyncStrategy::Swap),
             What::Unannounced(ResyncStrategy::Truncate),
         ];
@@ -113,6 +119,7 @@ impl What {
             What::New(existing) => (Place::InPlace, *existing, None),
             What::Recreated => (Place::InPlace, Existing::Drop, None),
             What::Rows(chunks) => (Place::InPlace, Existing::Resume, Some(chunks.clone())),
+            What::Reconcile => (Place::InPlace, Existing::Resume, None),
         }
     }
 
@@ -276,7 +283,7 @@ async fn reload(
     engine: Arc<Engine>,
     route: usize,
     mapping: Arc<TableMapping>,
-    what: What,
+    mut what: What,
     applied: Vec<u32>,
 ) -> Result<Resynced> {
     let doing = format!("resync {}", mapping.source());
@@ -289,14 +296,16 @@ async fn reload(
         engine.source.announce(tables).await?;
         failpoint::reached(failpoint::TABLE_ANNOUNCED);
     }
-    let reload = Reload {
-        engine: &engine,
-        mapping,
-        what: &what,
-        applied,
-    };
     let mut backoff = Backoff::new(&engine.options);
+    // What a comparison found that ends in copying the whole table.
+    let mut reconciled: Option<Reconciled> = None;
     let outcome = loop {
+        let reload = Reload {
+            engine: &engine,
+            mapping: Arc::clone(&mapping),
+            what: &what,
+            applied: &applied,
+        };
         match reload.once().await {
             // Changed between snapshot and reading: a newer snapshot will do.
             Err(Failed { error, .. }) if error.code() == codes::TABLE_REWRITTEN => {
@@ -311,6 +320,20 @@ async fn reload(
                 engine.observer.say(retry);
                 tokio::time::sleep(wait).await;
             }
+            // Whatever keeps the rows from being mended one by one, all of them can be copied.
+            Err(Failed { error, .. })
+                if matches!(what, What::Reconcile) && reload.is_own(&error) =>
+            {
+                let why = format!("{}: {error}", error.code());
+                (what, reconciled) = (reload.whole(&why), Some(uncounted(&engine, why).await?));
+            }
+            Ok(Once::Whole { why, found }) => {
+                what = reload.whole(&why);
+                reconciled = Some(Reconciled {
+                    whole: Some(why),
+                    ..found
+                });
+            }
             Err(Failed { error, is_begun }) if reload.stops_the_table(&error) => {
                 let error = error.context(doing);
                 break Reloaded::Refused {
@@ -320,7 +343,29 @@ async fn reload(
                 };
             }
             Err(Failed { error, .. }) => return Err(error.context(doing)),
-            Ok(loaded) => break loaded,
+            Ok(Once::Loaded {
+                units,
+                mapping,
+                tidemark,
+                rows,
+                bytes,
+            }) => {
+                if let Some(found) = reconciled {
+                    let found = Reconciled {
+                        lsn: tidemark.after,
+                        source_rows: rows,
+                        rows_moved: rows,
+                        bytes_moved: bytes,
+                        ..found
+                    };
+                    reload.say(found);
+                }
+                break Reloaded::Loaded {
+                    units,
+                    mapping,
+                    tidemark,
+                };
+            }
         }
     };
     Ok(Resynced { route, outcome })
@@ -332,11 +377,40 @@ struct Reload<'a> {
     /// As far as the log had come when the load was asked for.
     mapping: Arc<TableMapping>,
     what: &'a What,
-    applied: Vec<u32>,
+    applied: &'a [u32],
+}
+
+/// What one attempt brought.
+enum Once {
+    /// The rows are in.
+    Loaded {
+        units: Vec<Unit>,
+        mapping: Arc<TableMapping>,
+        tidemark: Tidemark,
+        rows: u64,
+        bytes: u64,
+    },
+    /// Comparing does not help: the whole table has to be copied.
+    Whole { why: String, found: Reconciled },
+}
+
+/// Nothing was counted.
+async fn uncounted(engine: &Engine, why: String) -> Result<Reconciled> {
+    Ok(Reconciled {
+        lsn: engine.source.head().await?,
+        source_rows: 0,
+        target_rows: 0,
+        missing: None,
+        changed: None,
+        extra: None,
+        rows_moved: 0,
+        bytes_moved: 0,
+        whole: Some(why),
+    })
 }
 
 /// Why a load did not come to its end.
-struct Failed {
+pub(super) struct Failed {
     error: Error,
     /// Whether the table's rows, or what is recorded of them, are touched.
     is_begun: bool,
@@ -355,16 +429,35 @@ impl From<Error> for Failed {
 impl Reload<'_> {
     /// Whether an error is the table's own: the others go on, even where nothing but a person helps.
     fn stops_the_table(&self, error: &Error) -> bool {
+        self.is_own(error) && self.engine.quarantines()
+    }
+
+    fn is_own(&self, error: &Error) -> bool {
         let is_about_it = error.table_name() == Some(&self.mapping.source().to_string());
-        let is_own = match error.kind() {
+        match error.kind() {
             ErrorKind::Data => true,
             ErrorKind::Definite => is_about_it,
             ErrorKind::Transient => false,
-        };
-        is_own && self.engine.quarantines()
+        }
     }
 
-    async fn once(&self) -> Result<Reloaded, Failed> {
+    /// How the table is copied that cannot be reconciled row by row; said out loud.
+    fn whole(&self, why: &str) -> What {
+        self.engine.observer.say(PipelineEvent::Warning {
+            code: codes::RECONCILE_WHOLE,
+            text: format!("{} is copied whole: {why}", self.mapping.source()),
+        });
+        What::Table(reconcile::strategy(&self.mapping))
+    }
+
+    fn say(&self, found: Reconciled) {
+        self.engine.observer.say(PipelineEvent::Reconciled {
+            table: self.mapping.source().clone(),
+            found,
+        });
+    }
+
+    async fn once(&self) -> Result<Once, Failed> {
         let engine = self.engine;
         let mapping = match self.what {
             // Among the rows that are there they have to be of the same shape.
@@ -372,8 +465,11 @@ impl Reload<'_> {
             // Before the snapshot: rows of an older shape are then older than the snapshot too.
             _ => self.mapping_of_now().await?,
         };
-        let snapshot = snapshot_after(engine, &self.applied).await?;
+        let snapshot = snapshot_after(engine, self.applied).await?;
         let tidemark = snapshot.tidemark().clone();
+        if matches!(self.what, What::Reconcile) {
+            return self.reconciled(&snapshot, mapping).await;
+        }
         let (place, existing, ranges) = self.what.load();
         let table = LoadTable {
             mapping: Arc::clone(&mapping),
@@ -386,6 +482,7 @@ impl Reload<'_> {
         failpoint::reached(failpoint::ROWS_LOADED);
         // A table that could not even be prepared is as it was.
         let units = report.tables.pop().map(|(_, units)| units);
+        let (rows, bytes) = (report.rows, report.bytes);
         let is_begun = units.is_some();
         if let Some((_, error)) = report.refused.pop() {
             return Err(Failed { error, is_begun });
@@ -395,10 +492,34 @@ impl Reload<'_> {
             swapped.map_err(|error| Failed { error, is_begun })?;
             failpoint::reached(failpoint::SWAPPED);
         }
-        Ok(Reloaded::Loaded {
+        Ok(Once::Loaded {
             units: units.unwrap_or_default(),
             mapping,
             tidemark,
+            rows,
+            bytes,
+        })
+    }
+
+    async fn reconciled(
+        &self,
+        snapshot: &Arc<dyn Snapshot>,
+        mapping: Arc<TableMapping>,
+    ) -> Result<Once, Failed> {
+        let compared = reconcile::rows(self.engine, snapshot, &mapping).await?;
+        Ok(match compared {
+            Compared::Mended { unit, found } => {
+                let (rows, bytes) = (found.rows_moved, found.bytes_moved);
+                self.say(found);
+                Once::Loaded {
+                    units: vec![unit],
+                    mapping,
+                    tidemark: snapshot.tidemark().clone(),
+                    rows,
+                    bytes,
+                }
+            }
+            Compared::Whole { why, found } => Once::Whole { why, found },
         })
     }
 

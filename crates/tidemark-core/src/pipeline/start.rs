@@ -148,6 +148,7 @@ impl Run {
             .start_load(&LoadStart {
                 identity,
                 position,
+                phase: LoadPhase::Loading,
                 tables,
             })
             .await?;
@@ -198,7 +199,7 @@ impl Run {
     }
 }
 
-fn table_checkpoint(mapping: &TableMapping, state: TableState) -> TableCheckpoint {
+pub(super) fn table_checkpoint(mapping: &TableMapping, state: TableState) -> TableCheckpoint {
     TableCheckpoint {
         source: mapping.source().clone(),
         target: mapping.target.clone(),

@@ -38,6 +38,7 @@ use super::discover::{Discovery, Look};
 use super::full_load::finish_load;
 use super::observe::PipelineEvent;
 use super::options::Until;
+use super::reconcile;
 use super::resync::{Resyncs, What};
 use super::router::Router;
 use super::schema_change::{self, IsLoading, Reshaped};
@@ -331,20 +332,9 @@ impl<'a> Stream<'a> {
         Ok(())
     }
 
-    /// How a table is loaded anew that nobody asked for: unnoticed by readers, where that can be.
+    /// How a table is loaded anew that nobody asked for.
     fn strategy(&self, route: usize) -> ResyncStrategy {
-        if self
-            .assembler
-            .router
-            .route(route)
-            .mapping
-            .schema
-            .is_partitioned
-        {
-            ResyncStrategy::Truncate
-        } else {
-            ResyncStrategy::Swap
-        }
+        reconcile::strategy(&self.assembler.router.route(route).mapping)
     }
 
     /// A table, or some of its rows, is loaded anew as soon as its state is recorded.

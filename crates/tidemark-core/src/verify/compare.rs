@@ -239,6 +239,27 @@ pub async fn verify_still(
     Ok(report)
 }
 
+/// Compares one range of a table on both sides, for whoever moves what differs.
+pub(crate) async fn compare_range(
+    source: &mut dyn View,
+    target: &mut dyn View,
+    mapping: &TableMapping,
+    range: &Chunk,
+    position: Position,
+    differences_max: usize,
+) -> Result<TableReport> {
+    let mut report = TableReport::new(mapping, position);
+    let mut sides = Sides {
+        source,
+        target,
+        mapping,
+        differences_max,
+    };
+    let ranges = std::slice::from_ref(range);
+    sides.table(ranges, Depth::Deep, &mut report).await?;
+    Ok(report)
+}
+
 async fn compare(
     snapshot: &dyn Snapshot,
     position: Position,
@@ -307,7 +328,7 @@ fn rank(outcome: &Outcome) -> u8 {
 }
 
 /// Key ranges where the key allows them: places of rows differ between the sides.
-async fn ranges(
+pub(crate) async fn ranges(
     snapshot: &dyn Snapshot,
     mapping: &TableMapping,
     depth: Depth,
@@ -391,9 +412,10 @@ impl Sides<'_> {
         let (source, target) = (source?, target?);
         let different = (0..count).zip(source.iter().zip(&target));
         let different = different.filter(|(_, (source, target))| source != target);
-        let mut different = different
+        let different: Vec<(u32, u64)> = different
             .map(|(bucket, (source, target))| (bucket, source.rows + target.rows))
-            .peekable();
+            .collect();
+        let mut different = different.into_iter().peekable();
         while different.peek().is_some() {
             if report.differences.len() >= self.differences_max {
                 report.is_counted = false;

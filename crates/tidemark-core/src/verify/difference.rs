@@ -8,7 +8,7 @@ use crate::control::{Command, ResyncStrategy};
 use crate::mapping::TableMapping;
 
 use super::RowDigest;
-use super::compare::{Outcome, Report};
+use super::compare::{Outcome, Report, TableReport};
 
 /// One row that is not the same on both sides.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -86,7 +86,6 @@ pub(super) fn differences(source: &[RowDigest], target: &[RowDigest]) -> Vec<Dif
 /// What to ask of the pipeline so that the listed differences are mended: the rows of keyed tables by
 /// their keys, the whole of a table without a key.
 pub fn repairs(report: &Report, tables: &[Arc<TableMapping>]) -> Vec<Command> {
-    const KEYS_MAX: usize = 500;
     let mut commands = Vec::new();
     for table in report
         .tables
@@ -99,41 +98,59 @@ pub fn repairs(report: &Report, tables: &[Arc<TableMapping>]) -> Vec<Command> {
         else {
             continue;
         };
-        let is_listed = table.is_counted && table.different == table.differences.len() as u64;
-        // A masked key does not tell the row on the source.
-        let is_masked = mapping
-            .key
-            .iter()
-            .any(|at| mapping.columns[*at].mask.is_some());
-        if mapping.key.is_empty() || is_masked || !is_listed || table.differences.is_empty() {
-            commands.push(Command::Resync {
+        commands.push(match mend(table, mapping) {
+            Mend::Rows(chunks) => Command::Repair {
+                table: table.source.clone(),
+                chunks,
+            },
+            Mend::Whole(_) => Command::Resync {
                 tables: vec![table.source.clone()],
                 strategy: ResyncStrategy::Swap,
-            });
-            continue;
-        }
-        let columns: Vec<String> = mapping
-            .key
-            .iter()
-            .map(|at| mapping.source_column(&mapping.columns[*at]).to_owned())
-            .collect();
-        let chunks = table
-            .differences
-            .chunks(KEYS_MAX)
-            .map(|part| Chunk::Rows {
-                columns: columns.clone(),
-                keys: part
-                    .iter()
-                    .map(|difference| difference.key.clone())
-                    .collect(),
-            })
-            .collect();
-        commands.push(Command::Repair {
-            table: table.source.clone(),
-            chunks,
+            },
         });
     }
     commands
+}
+
+/// How what differs in a table, or a range of it, is mended.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Mend {
+    /// These rows are copied anew.
+    Rows(Vec<Chunk>),
+    /// All of it is; why.
+    Whole(&'static str),
+}
+
+/// Rows by their keys, where these tell them and all of them are listed.
+pub(crate) fn mend(table: &TableReport, mapping: &TableMapping) -> Mend {
+    const KEYS_MAX: usize = 500;
+    if mapping.key.is_empty() {
+        return Mend::Whole("it has no key by which its rows are told");
+    }
+    if mapping
+        .key
+        .iter()
+        .any(|at| mapping.columns[*at].mask.is_some())
+    {
+        return Mend::Whole("its key is masked, and does not tell a row on the source");
+    }
+    let is_listed = table.is_counted && table.different == table.differences.len() as u64;
+    if !is_listed || table.differences.is_empty() {
+        return Mend::Whole("too many rows differ");
+    }
+    let columns: Vec<String> = mapping
+        .key
+        .iter()
+        .map(|at| mapping.source_column(&mapping.columns[*at]).to_owned())
+        .collect();
+    let rows = |part: &[Difference]| Chunk::Rows {
+        columns: columns.clone(),
+        keys: part
+            .iter()
+            .map(|difference| difference.key.clone())
+            .collect(),
+    };
+    Mend::Rows(table.differences.chunks(KEYS_MAX).map(rows).collect())
 }
 
 #[cfg(test)]

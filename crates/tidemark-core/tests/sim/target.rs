@@ -214,7 +214,7 @@ impl Target for SimTarget {
             identity: start.identity.clone(),
             position: start.position,
             load_position: start.position,
-            phase: LoadPhase::Loading,
+            phase: start.phase,
             tables: start.tables.clone(),
             release: None,
         };

@@ -226,7 +226,7 @@ impl Writer {
         )
     }
 
-    /// The first load's start: everything that was recorded before is gone.
+    /// The pipeline's start: everything that was recorded before is gone.
     pub(super) fn start(&self, start: &LoadStart) -> Vec<Write> {
         let mut writes = self.forget_tables();
         for table in &start.tables {
@@ -248,7 +248,7 @@ impl Writer {
                 Some(identity.database.clone()),
                 Some(start.position.kind().to_owned()),
                 Some(start.position.to_string()),
-                Some(word(&LoadPhase::Loading)),
+                Some(word(&start.phase)),
             ],
         ));
         writes.push(self.advance(None));

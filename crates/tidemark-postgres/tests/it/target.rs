@@ -3,7 +3,9 @@
 
 use async_trait::async_trait;
 use tidemark_core::Result;
-use tidemark_core::checkpoint::{Chunk, SourceIdentity, TableCheckpoint, TableState, Unit};
+use tidemark_core::checkpoint::{
+    Chunk, LoadPhase, SourceIdentity, TableCheckpoint, TableState, Unit,
+};
 use tidemark_core::mapping::{Rules, TableMapping};
 use tidemark_core::position::{Lsn, Position};
 use tidemark_core::schema::{SourceSchema, TableName};
@@ -88,6 +90,7 @@ pub(crate) fn start(tables: &[&str]) -> LoadStart {
             database: "shop".to_owned(),
         },
         position: at(0x10_0000),
+        phase: LoadPhase::Loading,
         tables: tables.iter().map(|table| known(table)).collect(),
     }
 }

@@ -154,6 +154,23 @@ pub(crate) const VERBS: &[Verb] = &[
         examples: &[("tidemark stop shop", "end it in order, wherever it runs")],
     },
     Verb {
+        name: "reconcile",
+        examples: &[
+            (
+                "tidemark reconcile shop",
+                "after a lost slot: shows the effect, asks, copies what differs",
+            ),
+            (
+                "tidemark reconcile shop --dry-run",
+                "only report what differs",
+            ),
+            (
+                "tidemark reconcile shop --table public.orders",
+                "one table, also while the pipeline runs",
+            ),
+        ],
+    },
+    Verb {
         name: "resync",
         examples: &[
             (

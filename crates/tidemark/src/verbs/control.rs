@@ -199,7 +199,7 @@ fn among<'a>(status: &'a Status, tables: &'a [TableName]) -> impl Iterator<Item 
 
 /// Whoever asks for the status next is to see what was just done. The pipeline reports once a second;
 /// one that does not has still done it.
-async fn wait_until_reported(
+pub(crate) async fn wait_until_reported(
     opened: &Opened,
     is_as_asked: impl Fn(&Status) -> bool,
 ) -> Result<(), Failure> {

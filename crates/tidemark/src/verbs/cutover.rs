@@ -21,7 +21,7 @@ use crate::output::{Answer, Outcome};
 use crate::pipeline_file::{Opened, Which};
 use crate::problem::Failure;
 use crate::systems;
-use crate::verbs::run::Running;
+use crate::verbs::run::{self, Running};
 use crate::verbs::verify::Elsewhere;
 
 mod report;
@@ -84,7 +84,11 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &CutoverArgs) -> Out
             "nobody runs {}: it is run from here",
             opened.name()
         ));
-        own = Some(Running::start(invocation, &opened, Until::Stopped));
+        own = Some(Running::start(
+            invocation,
+            &opened,
+            run::options::of(&opened.config, Until::Stopped),
+        ));
     }
     let cutover = Cutover {
         invocation,

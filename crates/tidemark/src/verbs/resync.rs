@@ -67,8 +67,9 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &ResyncArgs) -> Outc
     let prompt = format!("Type the {what} name to continue:");
     invocation.talk.confirm(&effect, &prompt, &word)?;
     let began = Instant::now();
+    let names: Vec<TableName> = tables.iter().map(|table| table.source().clone()).collect();
     let command = Command::Resync {
-        tables: tables.iter().map(|table| table.source().clone()).collect(),
+        tables: names.clone(),
         strategy: match arguments.strategy {
             Strategy::Swap => ResyncStrategy::Swap,
             Strategy::Truncate => ResyncStrategy::Truncate,
@@ -79,11 +80,8 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &ResyncArgs) -> Outc
     if arguments.no_wait {
         return Ok(agreed);
     }
-    let rows = during(&invocation.talk, "copying", wait(&opened, &tables)).await?;
-    let names: Vec<String> = tables
-        .iter()
-        .map(|table| table.source().to_string())
-        .collect();
+    let rows = during(&invocation.talk, "copying", wait(&opened, &names)).await?;
+    let names: Vec<String> = names.iter().map(ToString::to_string).collect();
     let text = format!(
         "✓ resynced {} in {}: {}",
         names.join(", "),
@@ -204,7 +202,7 @@ fn effect(
 }
 
 /// Until all of them stream again, or one was set aside. Rows that were copied.
-async fn wait(opened: &Opened, tables: &[TableMapping]) -> Result<u64, Failure> {
+pub(crate) async fn wait(opened: &Opened, tables: &[TableName]) -> Result<u64, Failure> {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         let Some(checkpoint) = opened.target.checkpoint().await? else {
@@ -213,11 +211,7 @@ async fn wait(opened: &Opened, tables: &[TableMapping]) -> Result<u64, Failure> 
         let ours: Vec<_> = checkpoint
             .tables
             .iter()
-            .filter(|table| {
-                tables
-                    .iter()
-                    .any(|mapping| *mapping.source() == table.source)
-            })
+            .filter(|table| tables.contains(&table.source))
             .collect();
         if let Some(aside) = ours
             .iter()
@@ -249,7 +243,7 @@ async fn wait(opened: &Opened, tables: &[TableMapping]) -> Result<u64, Failure> 
             return Err(Error::definite(
                 codes::CLI_NOT_RUNNING,
                 format!(
-                    "{} has stopped; the resync starts again with its next run",
+                    "{} has stopped; its next run begins again with this",
                     opened.name()
                 ),
             )

@@ -15,7 +15,7 @@ use tidemark_core::board::Board;
 use tidemark_core::catalogue::codes;
 use tidemark_core::control::{Command, door};
 use tidemark_core::pipeline::observe::Observer;
-use tidemark_core::pipeline::options::Until;
+use tidemark_core::pipeline::options::{Options, Until};
 use tidemark_core::pipeline::{Commander, Outcome as Ended, Pipeline};
 use tidemark_core::position::Position;
 use tidemark_core::status::{PipelineState, Status};
@@ -30,7 +30,7 @@ use crate::pipeline_file::{Opened, Which};
 use crate::problem::Failure;
 
 mod ending;
-mod options;
+pub(crate) mod options;
 mod proof;
 mod report;
 
@@ -78,7 +78,7 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &RunArgs) -> Outcome
     let opened = Opened::open(invocation, &arguments.which)?;
     let until = engine_until(arguments.until.as_ref())?;
     let began = Instant::now();
-    let mut running = Running::start(invocation, &opened, until);
+    let mut running = Running::start(invocation, &opened, options::of(&opened.config, until));
     let ended = running
         .wait(invocation, &opened, arguments.until.as_ref())
         .await;
@@ -114,7 +114,7 @@ fn engine_until(until: Option<&UntilArg>) -> Result<Until, Failure> {
 }
 
 /// How long the last status may take to reach the target.
-const LAST_STATUS_WITHIN: Duration = Duration::from_secs(5);
+pub(crate) const LAST_STATUS_WITHIN: Duration = Duration::from_secs(5);
 
 /// The engine in its task, and its readers around it.
 pub(crate) struct Running {
@@ -130,14 +130,14 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    pub(crate) fn start(invocation: &Invocation, opened: &Opened, until: Until) -> Running {
+    pub(crate) fn start(invocation: &Invocation, opened: &Opened, options: Options) -> Running {
         let (observer, events) = Observer::new();
         let (pipeline, commander) = Pipeline::new(
             opened.name(),
             Arc::clone(&opened.source),
             Arc::clone(&opened.target),
             opened.config.rules.clone(),
-            options::of(&opened.config, until),
+            options,
             owner(),
             observer,
         );
@@ -170,7 +170,7 @@ impl Running {
     }
 
     /// Until the engine has ended, by itself or because it was told to.
-    async fn wait(
+    pub(crate) async fn wait(
         &mut self,
         invocation: &Invocation,
         opened: &Opened,
@@ -230,7 +230,7 @@ impl Running {
     }
 
     /// Ends the readers, the last status reported.
-    async fn close(&mut self, invocation: &Invocation, patience: Duration) {
+    pub(crate) async fn close(&mut self, invocation: &Invocation, patience: Duration) {
         self.engine.abort();
         // The engine's last event is on the board before the others are told to look at it for the
         // last time.
@@ -255,7 +255,7 @@ impl Running {
         invocation.talk.screen.clear();
     }
 
-    fn status(&self) -> Status {
+    pub(crate) fn status(&self) -> Status {
         let board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
         board.status(tokio::time::Instant::now())
     }

@@ -195,7 +195,7 @@ async fn a_pipeline_that_lost_its_slot_is_loaded_anew() {
     let refused = stage.json(&["run", "lostslot"], 6);
     assert_eq!(refused["error"]["code"], "TM4010");
     let action = refused["error"]["fix"][0]["text"].as_str().unwrap();
-    assert!(action.contains("tidemark resync"), "{action}");
+    assert!(action.contains("tidemark reconcile"), "{action}");
 
     let asked = stage.tidemark(&["resync", "lostslot"]);
     assert_eq!(asked.code, 6, "{asked:?}");

@@ -110,6 +110,7 @@ const STILL: &[Row] = &[
     (&["resume", "verbs"], Both, Fails(6, "TM7042")),
     (&["stop", "verbs"], Both, Well),
     (&["resync", "verbs", "--yes"], Both, Fails(6, "TM7042")),
+    (&["reconcile", "verbs", "--yes"], Both, Fails(6, "TM4060")),
     (&["verify", "verbs"], Both, Fails(6, "TM7042")),
     (&["cutover", "verbs", "--dry-run"], Both, Negative),
     (
@@ -182,6 +183,9 @@ const RUNNING: &[Row] = &[
         Fails(2, "TM7040"),
     ),
     (&["resync", "verbs", "--table", "t", "--yes"], Both, Well),
+    (&["reconcile", "verbs"], Both, Fails(6, "TM7041")),
+    (&["reconcile", "verbs", "--dry-run"], Both, Well),
+    (&["reconcile", "verbs", "--yes"], Both, Well),
     (
         &["slots", "adopt", "verbs", "--slot", "tidemark_verbs"],
         Both,
@@ -202,6 +206,9 @@ const ENDED: &[Row] = &[
     (&["slots", "drop", "verbs", "--yes"], Json, Well),
     // The slot is gone and the checkpoint is not: changes may be missing, so nothing goes on.
     (&["run", "verbs"], Both, Fails(6, "TM4010")),
+    (&["reconcile", "verbs", "--dry-run"], Both, Well),
+    (&["reconcile", "verbs", "--yes"], Both, Well),
+    (&["slots", "drop", "verbs", "--yes"], Json, Well),
 ];
 
 /// Verbs of a pipeline, with what they cannot do without.
@@ -216,6 +223,7 @@ const OF_A_PIPELINE: &[&[&str]] = &[
     &["pause"],
     &["resume"],
     &["stop"],
+    &["reconcile"],
     &["resync"],
     &["cutover"],
     &["sequences"],
@@ -235,6 +243,7 @@ const NEEDS_TARGET: &[&[&str]] = &[
     &["pause"],
     &["resume"],
     &["stop"],
+    &["reconcile", "--yes"],
     &["resync", "--yes"],
     &["cutover"],
 ];

@@ -30,6 +30,7 @@ mod pages;
 mod partitions;
 mod protection;
 mod readme;
+mod reconcile;
 mod resync;
 mod rows;
 mod schema;

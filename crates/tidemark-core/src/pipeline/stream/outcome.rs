@@ -12,7 +12,7 @@ use crate::failpoint;
 use crate::pipeline::apply::{Done, DoneOutcome, NotInLog};
 use crate::pipeline::assemble::Work;
 use crate::pipeline::observe::{Committed, PipelineEvent};
-use crate::pipeline::options::OnConflict;
+use crate::pipeline::options::{OnConflict, Until};
 use crate::pipeline::resync::{Reloaded, Resynced, What};
 use crate::pipeline::state_change;
 use crate::schema::TableName;
@@ -178,6 +178,11 @@ impl Stream<'_> {
                 mapping,
                 tidemark,
             } => {
+                // Whoever wants to be caught up waits for what the load has seen as well.
+                if self.engine.options.until == Until::CaughtUp {
+                    let end = self.end_at.filter(|end| *end >= tidemark.after);
+                    self.end_at = end.or(Some(tidemark.after));
+                }
                 let router = &mut self.assembler.router;
                 router.set_units(route, &units, None);
                 router.route_mut(route).has_rows = true;

@@ -79,6 +79,9 @@ impl Stream<'_> {
             Command::Resync { tables, strategy } => {
                 return self.on_tables(reply, |s| s.begin_resync(&tables, strategy));
             }
+            Command::Reconcile { tables } => {
+                return self.on_tables(reply, |s| s.begin_reconcile(&tables));
+            }
             Command::Repair { table, chunks } => {
                 return self.on_tables(reply, |s| s.begin_repair(&table, &chunks));
             }
@@ -242,13 +245,7 @@ impl Stream<'_> {
         tables: &[TableName],
         strategy: ResyncStrategy,
     ) -> Result<Asked, String> {
-        let all: Vec<TableName> = self
-            .assembler
-            .router
-            .routes()
-            .map(|(_, route)| route.mapping.source().clone())
-            .collect();
-        let routes = self.routes_of(if tables.is_empty() { &all } else { tables })?;
+        let routes = self.routes_or_all(tables)?;
         self.must_be_free(&routes)?;
         for route in &routes {
             self.load_anew(*route, What::Table(strategy));
@@ -257,6 +254,28 @@ impl Stream<'_> {
             &routes,
             format!(
                 "{} tables are loaded anew while the others stream",
+                routes.len()
+            ),
+        ))
+    }
+
+    /// A table whose rows are not whole is loaded anew: there is nothing to compare.
+    fn begin_reconcile(&mut self, tables: &[TableName]) -> Result<Asked, String> {
+        let routes = self.routes_or_all(tables)?;
+        self.must_be_free(&routes)?;
+        for route in &routes {
+            let has_rows = self.assembler.router.route(*route).has_rows;
+            let what = if has_rows {
+                What::Reconcile
+            } else {
+                What::Table(ResyncStrategy::Truncate)
+            };
+            self.load_anew(*route, what);
+        }
+        Ok(self.asked(
+            &routes,
+            format!(
+                "{} tables are compared and brought to the source while the others stream",
                 routes.len()
             ),
         ))
@@ -341,6 +360,12 @@ impl Stream<'_> {
             }
             None => Ok(()),
         }
+    }
+
+    /// All of them, if none is named.
+    fn routes_or_all(&self, tables: &[TableName]) -> Result<Vec<usize>, String> {
+        let all = self.assembler.router.names();
+        self.routes_of(if tables.is_empty() { &all } else { tables })
     }
 
     fn routes_of(&self, tables: &[TableName]) -> Result<Vec<usize>, String> {

@@ -11,7 +11,7 @@ use tidemark_core::pipeline::options::{
 const NEVER: Duration = Duration::from_hours(100 * 365 * 24);
 
 /// Everything about a run that is not source, target or mapping.
-pub(super) fn of(config: &PipelineConfig, until: Until) -> Options {
+pub(crate) fn of(config: &PipelineConfig, until: Until) -> Options {
     let (load, stream, target) = (&config.load, &config.stream, &config.target);
     let postgres = &config.source.postgres;
     Options {

@@ -12,7 +12,7 @@ use tidemark_core::control::door::SharedBoard;
 use tidemark_core::finding::{Finding, Verdict};
 use tidemark_core::pipeline::observe::PipelineEvent;
 use tidemark_core::schema::TableName;
-use tidemark_core::status::PipelineState;
+use tidemark_core::status::{PipelineState, Reconciled};
 use tokio::sync::watch;
 
 use crate::invocation::Invocation;
@@ -170,6 +170,12 @@ impl Reporter {
             PipelineEvent::Warning { code, text } => {
                 tracing::warn!(pipeline, code = %code, "{text}");
             }
+            PipelineEvent::Reconciled { table, found } => {
+                tracing::info!(
+                    pipeline, table = %table, lsn = %found.lsn, rows = found.rows_moved,
+                    bytes = found.bytes_moved, "reconciled {table}: {}", in_words(&found)
+                );
+            }
             PipelineEvent::TablePassed { table } => {
                 tracing::debug!(pipeline, table = %table, "the stream has passed the load");
             }
@@ -305,6 +311,19 @@ impl Reporter {
     fn progress(&self) -> std::sync::MutexGuard<'_, Progress> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// `3 missing, 1 changed, 0 extra; 4 rows copied`.
+fn in_words(found: &Reconciled) -> String {
+    let count = |rows: Option<u64>| rows.map_or_else(|| "unknown".to_owned(), grouped);
+    let (missing, changed, extra) = (found.missing, found.changed, found.extra);
+    let rows = counted(found.rows_moved, "row");
+    format!(
+        "{} missing, {} changed, {} extra; {rows} copied",
+        count(missing),
+        count(changed),
+        count(extra)
+    )
 }
 
 /// `load  public.orders   20 %   40 000 rows  128k/s`.

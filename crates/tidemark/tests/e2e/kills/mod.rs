@@ -36,6 +36,8 @@ const REPAIR: [&str; 6] = [
     "--yes",
 ];
 
+const RECONCILE: [&str; 3] = ["reconcile", "FILE", "--yes"];
+
 /// What is going on when the process is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Scene {
@@ -61,6 +63,10 @@ enum Scene {
     Verify,
     /// All of a pipeline that nobody runs is to be loaded anew; who asked is killed.
     Anew,
+    /// The slot is lost, and the gap is to be bridged; who does it is killed, and it is done once more.
+    Gap,
+    /// The same, and a run goes on with it.
+    GapBegun,
 }
 
 /// Whether a run that follows comes to the same point again.
@@ -138,6 +144,13 @@ const CASES: &[Case] = &[
     Case(failpoint::SWAPPED, 1, Scene::Swap, Again::Yes),
     Case(failpoint::DRAIN_DUE, 1, Scene::Swap, Again::Yes),
     Case(failpoint::DRAINED, 1, Scene::Truncate, Again::Yes),
+    Case(failpoint::RECONCILE_RECORDED, 1, Scene::Gap, Again::Yes),
+    Case(failpoint::RECONCILE_RELEASED, 1, Scene::Gap, Again::Yes),
+    Case(failpoint::RECONCILE_OPENED, 1, Scene::Gap, Again::Yes),
+    Case(failpoint::RECONCILE_BEGUN, 1, Scene::GapBegun, Again::No),
+    Case(failpoint::RECONCILE_COMPARED, 1, Scene::GapBegun, Again::No),
+    Case(failpoint::UNIT_COMMITTED, 1, Scene::Gap, Again::Yes),
+    Case(failpoint::DRAINED, 1, Scene::GapBegun, Again::No),
     Case(failpoint::STREAM_DONE, 1, Scene::Stop, Again::Yes),
     Case(failpoint::STREAM_CLOSED, 1, Scene::Stop, Again::Yes),
     Case(failpoint::REPAIR_ASKED, 1, Scene::RepairAsked, Again::No),
@@ -192,7 +205,9 @@ impl Case {
         let Case(point, _, scene, again) = *self;
         oracle::write_file(&stage);
         let writers = Writers::start(&stage).await;
-        let mut reader = (scene != Scene::Anew).then(|| watch_the_bank(&stage));
+        // What a gap has hidden comes row by row.
+        let is_whole = !matches!(scene, Scene::Anew | Scene::Gap | Scene::GapBegun);
+        let mut reader = is_whole.then(|| watch_the_bank(&stage));
         self.set_up(&stage).await;
 
         self.kill(&stage).await;
@@ -200,6 +215,9 @@ impl Case {
             self.kill(&stage).await;
         }
 
+        if scene == Scene::Gap {
+            stage.run(&RECONCILE).await.expect(0);
+        }
         let reader = reader.take().unwrap_or_else(|| watch_the_bank(&stage));
         let existing = ["run", "FILE", "--set", "target.existing=truncate"];
         let arguments = match scene {
@@ -230,6 +248,10 @@ impl Case {
         match self.2 {
             Scene::NewTable => stage.source_sql(source::NEW_TABLE).await,
             Scene::Repair | Scene::RepairAsked => stage.target_sql(source::DAMAGE).await,
+            Scene::Gap | Scene::GapBegun => {
+                stage.clear().await;
+                stage.target_sql(source::DAMAGE).await;
+            }
             _ => {}
         }
     }
@@ -282,6 +304,7 @@ impl Case {
                 self.dies(stage, &REPAIR).await;
                 assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
             }
+            Scene::Gap | Scene::GapBegun => self.dies(stage, &RECONCILE).await,
             Scene::Anew => self.dies(stage, &["resync", "FILE", "--yes"]).await,
         }
     }

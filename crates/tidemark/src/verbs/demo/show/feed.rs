@@ -83,6 +83,7 @@ mod tests {
             changes: 0,
             parked: 0,
             conflicts: 0,
+            reconciled: None,
         });
         status
     }
