@@ -622,7 +622,7 @@ fn describe_start(start: &Start, checkpoint: Option<&Checkpoint>) -> String {
         } => format!("goes on at {}", position()),
         Start::ResumeStream { slot_behind_bytes } => {
             format!(
-                "goes on at {}; the slot is {slot_behind_bytes} bytes behind, skipped",
+                "goes on at {}; slot behind by {slot_behind_bytes} bytes, which are skipped",
                 position()
             )
         }

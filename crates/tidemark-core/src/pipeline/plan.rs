@@ -175,7 +175,10 @@ fn with_both(checkpoint: &Checkpoint, slot: &Slot, log: &LogState) -> Result<Sta
         return Err(gap(
             codes::SLOT_LOST,
             checkpoint,
-            &format!("slot {} cannot be read any more: {why}", slot.name),
+            &format!(
+                "slot {} cannot be read any more (wal_status {}): {why}",
+                slot.name, slot.wal_status
+            ),
         ));
     }
     not_held(slot)?;

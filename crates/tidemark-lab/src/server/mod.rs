@@ -27,6 +27,7 @@ mod builder;
 mod certificates;
 mod control;
 mod identity;
+mod standby;
 mod template;
 
 pub use builder::{Auth, PostgresServerBuilder};

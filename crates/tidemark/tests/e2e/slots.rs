@@ -4,9 +4,12 @@
 
 use std::process::{Child, Stdio};
 
+use tidemark_lab::compare::Comparison;
 use tidemark_lab::server::{PostgresServer, Shutdown};
+use tidemark_lab::skip::major_or_skip;
 use tidemark_lab::{Proxy, wait_for};
 
+use crate::asks::text;
 use crate::stage::{PATIENCE, Stage};
 
 /// `notes` has a key and `lines` has none, so that a change applied twice shows.
@@ -14,6 +17,9 @@ const TABLES: &str = "CREATE TABLE notes (id int PRIMARY KEY, v text);
     CREATE TABLE lines (v text); ALTER TABLE lines REPLICA IDENTITY FULL;
     INSERT INTO notes SELECT i, 'first' FROM generate_series(1, 100) i;
     INSERT INTO lines SELECT 'first' FROM generate_series(1, 100) i;";
+
+/// What every gap is answered with.
+const WAY_OUT: &str = "tidemark reconcile";
 
 /// More rows, which come by the log.
 async fn write_more(stage: &Stage, rows: u32) {
@@ -160,7 +166,7 @@ async fn a_slot_that_somebody_reads_is_waited_for_and_never_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_start_goes_on_at_the_checkpoint_and_skips_what_the_slot_sends_again() {
+async fn f10_slot_behind_the_checkpoint_is_skipped_over_and_said() {
     let stage = loaded("slot_behind").await;
     // A copy of the slot stays where it is while ours goes on.
     let copy = "SELECT pg_copy_logical_replication_slot($1, 'slot_behind_copy')";
@@ -177,14 +183,16 @@ async fn a_start_goes_on_at_the_checkpoint_and_skips_what_the_slot_sends_again()
     write_more(&stage, 7).await;
     let log = catch_up(&stage).await;
     assert!(log.contains("goes on at"), "{log}");
-    assert!(!log.contains("the slot is 0 bytes behind"), "{log}");
+    let behind = log.split("slot behind by ").nth(1);
+    let behind = behind.and_then(|rest| rest.split_once(" bytes")?.0.parse().ok());
+    assert!(behind.is_some_and(|bytes: u64| bytes > 0), "{log}");
     // `lines` has no key: a change applied twice would be a row too many.
     stage.assert_identical().await;
     stage.clear().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slot_past_the_checkpoint_is_refused() {
+async fn f09_slot_advanced_behind_our_back_is_refused() {
     let stage = loaded("slot_ahead").await;
     write_more(&stage, 50).await;
     let advance = "SELECT pg_replication_slot_advance($1, pg_current_wal_lsn())";
@@ -199,20 +207,51 @@ async fn a_slot_past_the_checkpoint_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dropped_slot_is_refused_also_when_it_was_made_again() {
+async fn f07_slot_dropped_while_down_is_refused() {
     let stage = loaded("slot_dropped").await;
     write_more(&stage, 50).await;
     drop_slot(&stage, &slot(&stage)).await;
-    assert_refused(&stage, "TM4010", &["the slot is gone from the source"]).await;
+    let words = ["the slot is gone from the source", WAY_OUT];
+    assert_refused(&stage, "TM4010", &words).await;
     assert!(stage.slots().await.is_empty(), "none was made in its place");
-
-    make_slot(&stage, "pgoutput").await;
-    assert_refused(&stage, "TM4011", &["may be missing"]).await;
-    stage.clear().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_plugin_is_refused_with_and_without_a_checkpoint() {
+async fn f08_slot_dropped_and_made_again_is_refused() {
+    let stage = loaded("slot_made_again").await;
+    write_more(&stage, 50).await;
+    drop_slot(&stage, &slot(&stage)).await;
+    make_slot(&stage, "pgoutput").await;
+    assert_refused(&stage, "TM4011", &["may be missing", WAY_OUT]).await;
+    stage.clear().await;
+}
+
+/// Who drops a slot that is read ends its reader first.
+#[tokio::test(flavor = "multi_thread")]
+async fn f07_slot_dropped_while_running_ends_the_run() {
+    let stage = loaded("slot_dropped_running").await;
+    let mut run = stage.start_streaming().await;
+    write_more(&stage, 5).await;
+    let end = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots \
+               WHERE slot_name = $1 AND active";
+    let drop = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots \
+                WHERE slot_name = $1 AND NOT active";
+    wait_for(PATIENCE, "the slot to be dropped", || async {
+        let name = slot(&stage);
+        stage.source.execute(end, &[&name]).await?;
+        // Whoever reads again between the two keeps it.
+        let dropped = stage.source.execute(drop, &[&name]).await;
+        Ok((dropped.is_ok() && stage.slots().await.is_empty()).then_some(()))
+    })
+    .await
+    .unwrap();
+    assert_eq!(run.ended().await, Some(6), "{}", run.log());
+    assert!(run.log().contains("TM4010"), "{}", run.log());
+    assert!(stage.slots().await.is_empty(), "none was made in its place");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f12_slot_of_another_plugin_is_refused_with_and_without_a_checkpoint() {
     let fresh = Stage::new("slot_plugin").await;
     fresh.source.batch_execute(TABLES).await.unwrap();
     make_slot(&fresh, "test_decoding").await;
@@ -237,7 +276,40 @@ async fn another_plugin_is_refused_with_and_without_a_checkpoint() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_database_of_the_same_server_is_refused() {
+async fn f12_slot_of_another_kind_is_refused_by_its_attribute() {
+    let stage = loaded("slot_kind").await;
+    write_more(&stage, 5).await;
+    let holder = stage.source_server.client_to(&stage.source_name).await;
+    let holder = holder.unwrap();
+    for (make, word) in [
+        ("pg_create_physical_replication_slot($1)", "physical"),
+        (
+            "pg_create_logical_replication_slot($1, 'pgoutput', false, true)",
+            "two_phase",
+        ),
+        (
+            "pg_create_logical_replication_slot($1, 'pgoutput', true)",
+            "temporary",
+        ),
+    ] {
+        drop_slot(&stage, &slot(&stage)).await;
+        let sql = format!("SELECT {make}");
+        holder.execute(&sql, &[&slot(&stage)]).await.unwrap();
+        assert_refused(&stage, "TM4014", &[word]).await;
+        assert_eq!(stage.slots().await.len(), 1, "it was not touched: {word}");
+        // Nor may it be taken for a leftover of ours by what bridges a gap.
+        let ran = stage.run(&["reconcile", "FILE", "--yes"]).await.expect(6);
+        assert!(ran.stderr.contains("TM4014"), "{}", ran.stderr);
+        assert_eq!(stage.slots().await.len(), 1, "it was not touched: {word}");
+        if word == "temporary" {
+            let drop = "SELECT pg_drop_replication_slot($1)";
+            holder.execute(drop, &[&slot(&stage)]).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f12_slot_of_another_database_of_the_same_server_is_refused() {
     let stage = loaded("slot_database").await;
     let server = stage.source_server;
     let other = server.fresh_database("other").await.unwrap();
@@ -254,8 +326,20 @@ async fn another_database_of_the_same_server_is_refused() {
     stage.clear().await;
 }
 
+/// The log goes on until the source has given the slot up; each switch ends a segment of 16 MB.
+async fn lose_the_log(stage: &Stage) {
+    wait_for(PATIENCE, "the slot to be invalidated", || async {
+        let next = "INSERT INTO lines VALUES ('x'); SELECT pg_switch_wal(); CHECKPOINT;";
+        stage.source.batch_execute(next).await?;
+        let sql = "SELECT 1 FROM pg_replication_slots WHERE wal_status = 'lost'";
+        Ok((stage.source.query(sql, &[]).await?.len() == 1).then_some(()))
+    })
+    .await
+    .unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slot_whose_log_was_removed_is_refused() {
+async fn f11_slot_whose_log_was_removed_is_refused_while_down_and_while_running() {
     let source = PostgresServer::builder()
         .setting("max_slot_wal_keep_size", "1MB")
         .setting("min_wal_size", "32MB")
@@ -266,20 +350,50 @@ async fn a_slot_whose_log_was_removed_is_refused() {
     stage.source.batch_execute(TABLES).await.unwrap();
     catch_up(&stage).await;
     write_more(&stage, 5).await;
-    wait_for(PATIENCE, "the slot to be invalidated", || async {
-        // Each switch ends a segment of 16 MB.
-        let next = "INSERT INTO lines VALUES ('x'); SELECT pg_switch_wal(); CHECKPOINT;";
-        stage.source.batch_execute(next).await?;
-        let sql = "SELECT 1 FROM pg_replication_slots WHERE wal_status = 'lost'";
+    lose_the_log(&stage).await;
+    let words = ["wal_status lost", "max_slot_wal_keep_size", WAY_OUT];
+    assert_refused(&stage, "TM4012", &words).await;
+
+    stage.run(&["reconcile", "FILE", "--yes"]).await.expect(0);
+    stage.assert_identical().await;
+    // Held up by the target, so that the source cannot let its log go in order.
+    let mut run = stage.start_streaming().await;
+    stage.run(&["pause", "FILE"]).await.expect(0);
+    lose_the_log(&stage).await;
+    stage.run(&["resume", "FILE"]).await;
+    assert_eq!(run.ended().await, Some(6), "{}", run.log());
+    assert!(run.log().contains("TM4012"), "{}", run.log());
+}
+
+/// Since PostgreSQL 18 a server gives up slots that nobody reads, and tells so.
+#[tokio::test(flavor = "multi_thread")]
+async fn f11_slot_that_was_idle_too_long_is_refused_with_the_servers_reason() {
+    let test = "slots::f11_slot_that_was_idle_too_long_is_refused_with_the_servers_reason";
+    let Some(source) = major_or_skip(test, 18) else {
+        return;
+    };
+    let source = source.setting("idle_replication_slot_timeout", "1s");
+    let source = Box::leak(Box::new(source.start().await.unwrap()));
+    let target = PostgresServer::shared().await.unwrap();
+    let stage = Stage::on(source, target, "slot_idle").await;
+    stage.source.batch_execute(TABLES).await.unwrap();
+    catch_up(&stage).await;
+    write_more(&stage, 5).await;
+    wait_for(PATIENCE, "the slot to be given up", || async {
+        stage.source.batch_execute("CHECKPOINT").await?;
+        let sql = "SELECT 1 FROM pg_replication_slots WHERE invalidation_reason = 'idle_timeout'";
         Ok((stage.source.query(sql, &[]).await?.len() == 1).then_some(()))
     })
     .await
     .unwrap();
-    assert_refused(&stage, "TM4012", &["max_slot_wal_keep_size"]).await;
+    let words = ["idle_replication_slot_timeout", WAY_OUT];
+    assert_refused(&stage, "TM4012", &words).await;
+    stage.run(&["reconcile", "FILE", "--yes"]).await.expect(0);
+    stage.assert_identical().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_cluster_at_the_same_address_is_refused() {
+async fn f36_another_cluster_at_the_same_address_is_refused() {
     let first = Box::leak(Box::new(PostgresServer::builder().start().await.unwrap()));
     let target = PostgresServer::shared().await.unwrap();
     let stage = Stage::on(first, target, "slot_cluster").await;
@@ -307,7 +421,7 @@ async fn another_cluster_at_the_same_address_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_source_restored_from_an_older_copy_is_refused() {
+async fn f36_source_restored_from_an_older_copy_is_refused() {
     let source = Box::leak(Box::new(PostgresServer::builder().start().await.unwrap()));
     let target = PostgresServer::shared().await.unwrap();
     let stage = Stage::on(source, target, "slot_restored").await;
@@ -332,4 +446,57 @@ async fn a_source_restored_from_an_older_copy_is_refused() {
     std::fs::rename(&copy, &data).unwrap();
     source.start().await.unwrap();
     assert_refused(&stage, "TM4016", &["before the checkpoint"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f36_source_whose_log_was_reset_is_refused() {
+    let source = Box::leak(Box::new(PostgresServer::builder().start().await.unwrap()));
+    let target = PostgresServer::shared().await.unwrap();
+    let stage = Stage::on(source, target, "slot_reset").await;
+    stage.source.batch_execute(TABLES).await.unwrap();
+    catch_up(&stage).await;
+    write_more(&stage, 50).await;
+    source.stop(Shutdown::Fast).await.unwrap();
+    source.run_program("pg_resetwal", &["-f"]).unwrap();
+    source.start().await.unwrap();
+    let before = target_rows(&stage).await;
+    let ran = stage
+        .run(&["run", "FILE", "--timeout", "30s"])
+        .await
+        .expect(6);
+    assert!(ran.stderr.contains("TM401"), "{}", ran.stderr);
+    assert!(ran.stderr.contains(WAY_OUT), "{}", ran.stderr);
+    assert_eq!(target_rows(&stage).await, before, "the target is untouched");
+    stage.run(&["reconcile", "FILE", "--yes"]).await.expect(0);
+    let moved = source.client_to(&stage.source_name).await.unwrap();
+    let both = Comparison::new(&moved, &stage.target).schema("public", "public");
+    let outcome = both.run().await.unwrap();
+    assert!(outcome.is_identical(), "{outcome}");
+}
+
+/// The target, or what it remembers, is older than what the source was told.
+#[tokio::test(flavor = "multi_thread")]
+async fn f53_checkpoint_of_an_older_backup_is_refused_and_a_deleted_one_begins_nothing() {
+    let stage = loaded("slot_backup").await;
+    let backup = "CREATE TABLE backup AS SELECT position FROM tidemark.checkpoint";
+    stage.target.batch_execute(backup).await.unwrap();
+    write_more(&stage, 50).await;
+    catch_up(&stage).await;
+    let restore = "UPDATE tidemark.checkpoint SET position = (SELECT position FROM backup); \
+                   DROP TABLE backup; DELETE FROM lines WHERE v = 'more'; \
+                   DELETE FROM notes WHERE v = 'more'";
+    stage.target.batch_execute(restore).await.unwrap();
+    assert_refused(&stage, "TM4011", &["may be missing", WAY_OUT]).await;
+    stage.run(&["reconcile", "FILE", "--yes"]).await.expect(0);
+    stage.assert_identical().await;
+
+    let delete = "DELETE FROM tidemark.checkpoint; DELETE FROM tidemark.table_state; \
+                  DELETE FROM tidemark.unit";
+    stage.target.batch_execute(delete).await.unwrap();
+    write_more(&stage, 5).await;
+    let ran = stage.run(&["run", "FILE"]).await.expect(6);
+    assert!(ran.stderr.contains("TM2037"), "{}", ran.stderr);
+    let rows = "SELECT count(*) FROM lines";
+    assert_eq!(text(&stage.target, rows).await.unwrap(), "150", "as it was");
+    stage.clear().await;
 }
