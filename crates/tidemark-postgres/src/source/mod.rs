@@ -24,7 +24,7 @@ use tidemark_core::source::{ChangeStream, Keep, LogState, Partition, SequenceVal
 use tidemark_core::{Error, Result, failpoint};
 
 use crate::config::ConnectConfig;
-use crate::wire::Connection;
+use crate::wire::{Connection, ShutdownNotice};
 use publication::Wanted;
 use session::Sessions;
 use slot::create::Lifetime;
@@ -130,7 +130,12 @@ pub struct PgSource {
     /// Who the source is, and since when that holds.
     known: Mutex<Option<(String, SourceIdentity)>>,
     made: Made,
+    /// The way to the last stream.
+    stream: Mutex<ShutdownNotice>,
 }
+
+/// A server that shuts down, or has not started yet (PostgreSQL 15, appendix A).
+const CANNOT_CONNECT_NOW: &str = "57P03";
 
 /// What of the pipeline's things was not there before; for [`PgSource::take_back`].
 #[derive(Debug, Default)]
@@ -149,6 +154,7 @@ impl PgSource {
             head: Arc::default(),
             known: Mutex::default(),
             made: Made::default(),
+            stream: Mutex::default(),
         })
     }
 
@@ -177,6 +183,22 @@ impl PgSource {
 
     /// See the trait.
     pub async fn log_state(&self) -> Result<LogState> {
+        let state = self.look_at_log().await;
+        if let Err(error) = &state
+            && error.sqlstate_code() == Some(CANNOT_CONNECT_NOW)
+        {
+            // While it starts there is no stream; so it shuts down, which ours may hold up.
+            self.stream().server_shuts_down();
+        }
+        state
+    }
+
+    fn stream(&self) -> MutexGuard<'_, ShutdownNotice> {
+        // Nothing in here can be left half done by a panic.
+        self.stream.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn look_at_log(&self) -> Result<LogState> {
         let options = &self.options;
         let mut session = self.sessions.borrow(&options.connect).await?;
         let now = slot::now(&mut session).await?;
@@ -260,6 +282,7 @@ impl PgSource {
         let Position::PgLsn(after) = after;
         let head = Arc::clone(&self.head);
         let stream = stream::open(&self.options, &self.sessions, head, after).await?;
+        *self.stream() = stream.shutdown_notice();
         Ok(Box::new(stream))
     }
 

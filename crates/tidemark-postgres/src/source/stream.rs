@@ -35,7 +35,7 @@ use super::session::{Sessions, command_refused, open_replication};
 use super::slot::{self, create::is_logical};
 use super::spool::{Frames, Spool};
 use crate::error::server_error;
-use crate::wire::{ReplicationOptions, ReplicationReader, quote_ident};
+use crate::wire::{ReplicationOptions, ReplicationReader, ShutdownNotice, quote_ident};
 
 /// How large the blocks are in which a transaction that was put aside goes out.
 const CHUNK_BYTES: usize = 1024 * 1024;
@@ -132,6 +132,13 @@ pub(crate) async fn open(
         read_at: Instant::now(),
         state: State::Running,
     })
+}
+
+impl PgChangeStream {
+    /// See [`ShutdownNotice`].
+    pub(crate) fn shutdown_notice(&self) -> ShutdownNotice {
+        self.reader.shutdown_notice()
+    }
 }
 
 /// What `START_REPLICATION` would pass over in silence: a position before the slot's own is moved up

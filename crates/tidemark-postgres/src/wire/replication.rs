@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tidemark_core::catalogue::codes;
@@ -62,6 +62,7 @@ impl Default for ReplicationOptions {
 const RUN: u8 = 0;
 const STOP_POLITELY: u8 = 1;
 const STOP_NOW: u8 = 2;
+const STOP_FOR_SHUTDOWN: u8 = 3;
 
 /// Whether the thread waits, and is to be woken by a byte into the bell.
 const AWAKE: u8 = 0;
@@ -109,6 +110,31 @@ pub struct ReplicationReader {
     queue_bytes_max: usize,
 }
 
+/// A way to tell a stream that its server shuts down, for whoever hears of it elsewhere.
+///
+/// A walsender that is to end waits until its reader has flushed everything, as long as it takes. A
+/// reader whose target hangs flushes nothing, and cannot see that it is waited for: the protocol
+/// has no word for it.
+#[derive(Default)]
+pub struct ShutdownNotice(Weak<Shared>);
+
+impl ShutdownNotice {
+    /// Ends the stream with an error, so that its walsender can end. What has arrived is still handed
+    /// over first.
+    pub fn server_shuts_down(&self) {
+        if let Some(shared) = self.0.upgrade() {
+            let stop = &shared.stop;
+            // Whoever stops it already has told it more.
+            if stop
+                .compare_exchange(RUN, STOP_FOR_SHUTDOWN, Ordering::SeqCst, Ordering::SeqCst)
+                .is_ok()
+            {
+                shared.ring();
+            }
+        }
+    }
+}
+
 impl Connection {
     /// Runs `START_REPLICATION …` and turns the connection into its stream.
     pub async fn start_replication(
@@ -141,6 +167,11 @@ impl ReplicationReader {
             }
             self.shared.arrived.notified().await;
         }
+    }
+
+    /// See [`ShutdownNotice`].
+    pub fn shutdown_notice(&self) -> ShutdownNotice {
+        ShutdownNotice(Arc::downgrade(&self.shared))
     }
 
     /// The next block if one is there.

@@ -34,8 +34,8 @@ use super::super::socket::{Link, LinkSocket};
 use super::super::wal::{self, StatusUpdate, WalBlock, WalMessage};
 use super::pace::{LOOPBACK_NAPS, LOOPBACK_WINDOW_BYTES, Pace, TCP_NAPS, UNIX_NAPS};
 use super::{
-    AWAKE, Queue, RUN, ReplicationOptions, ReplicationReader, STOP_NOW, STOP_POLITELY, Shared,
-    WAITS, WAITS_NOT_FOR_ACKNOWLEDGE, died,
+    AWAKE, Queue, RUN, ReplicationOptions, ReplicationReader, STOP_FOR_SHUTDOWN, STOP_NOW,
+    STOP_POLITELY, Shared, WAITS, WAITS_NOT_FOR_ACKNOWLEDGE, died,
 };
 use crate::config::Side;
 use crate::error::{self, pick};
@@ -188,6 +188,7 @@ impl Reader {
             match self.shared.stop.load(Ordering::SeqCst) {
                 STOP_NOW => return Ok(()),
                 STOP_POLITELY => return self.say_goodbye(),
+                STOP_FOR_SHUTDOWN => return Err(self.shuts_down()),
                 _ => {}
             }
             self.scan()?;
@@ -213,6 +214,14 @@ impl Reader {
                     .note(std::mem::take(&mut self.gulp), Instant::now());
             }
         }
+    }
+
+    fn shuts_down(&self) -> Error {
+        let side = self.shared.side;
+        Error::transient(
+            pick(side, codes::SOURCE_SHUTDOWN, codes::TARGET_SHUTDOWN),
+            format!("{side}: the server shuts down, and waits for its log to be confirmed"),
+        )
     }
 
     /// Reads all that is there, up to the room in the buffer. 0 if there is nothing.
