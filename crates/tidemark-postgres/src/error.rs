@@ -89,7 +89,8 @@ const RULES: &[Rule] = &[
         "session ended by its time limit",
     ),
     // Privileges and objects.
-    ("25006", Definite, READ_ONLY, "server is read-only"),
+    // A start is refused by its check; later it is a failover under way, or somebody at work.
+    ("25006", Transient, READ_ONLY, "server is read-only"),
     ("42501", Definite, PERMISSION, "permission denied"),
     ("42P01", Definite, NO_OBJECT, "no such table"),
     ("42703", Definite, NO_OBJECT, "no such column"),
@@ -233,6 +234,7 @@ mod tests {
             ("40001", Side::Target, Transient, codes::TARGET_CONFLICT),
             ("40P01", Side::Target, Transient, codes::TARGET_CONFLICT),
             ("55P03", Side::Target, Transient, codes::TARGET_CONFLICT),
+            ("25006", Side::Target, Transient, codes::TARGET_READ_ONLY),
             (
                 "55000",
                 Side::Source,

@@ -1,5 +1,6 @@
 //! Death on demand: `TIDEMARK_FAILPOINT=name` (or `name:nth`) has this process killed where the fail
-//! point of that name is reached. For tests alone; CONTRIBUTING.md tells how they use it.
+//! point of that name is reached; `name:nth:panic` has the task there panic. For tests alone;
+//! CONTRIBUTING.md tells how they use it.
 //!
 //! SIGKILL and nothing else: no handler runs, no destructor, no goodbye to either database.
 
@@ -16,7 +17,11 @@ pub(crate) fn arm() -> Result<(), Failure> {
     let Some(wanted) = env(VARIABLE) else {
         return Ok(());
     };
-    let (name, nth) = wanted.split_once(':').unwrap_or((&wanted, "1"));
+    let (asked, end): (&str, fn()) = match wanted.strip_suffix(":panic") {
+        Some(asked) => (asked, panics),
+        None => (&wanted, die),
+    };
+    let (name, nth) = asked.split_once(':').unwrap_or((asked, "1"));
     let point = FailPoint::named(name);
     let (Some(point), Ok(nth)) = (point, nth.parse()) else {
         let names: Vec<&str> = failpoint::ALL.iter().map(|point| point.name()).collect();
@@ -25,8 +30,13 @@ pub(crate) fn arm() -> Result<(), Failure> {
             names.join(", ")
         )));
     };
-    failpoint::arm(point, nth, die);
+    failpoint::arm(point, nth, end);
     Ok(())
+}
+
+#[expect(clippy::panic, reason = "a defect on demand, for tests")]
+fn panics() {
+    panic!("a defect that {VARIABLE} asked for");
 }
 
 fn die() {

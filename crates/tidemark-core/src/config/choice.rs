@@ -108,7 +108,7 @@ choices! {
         Warn = "warn",
         /// Apply and count.
         Count = "count",
-        /// Stop the table.
+        /// Stop the pipeline behind it.
         Fail = "fail",
     }
 

@@ -357,7 +357,7 @@ fn target_keys() -> Vec<Key> {
         key("target.create_tables", Kind::Flag, "Make tables and types that are missing.").or("true"),
         key("target.existing", choice::<Existing>(), "Tables that are there before the first load: `load_if_empty` loads into empty ones and fails at others; `fail` fails if one exists; `append_if_empty` needs them to exist and be empty; `skip_loaded` leaves those that have rows; `truncate` empties them; `drop` makes them anew.").or("\"load_if_empty\""),
         key("target.on_schema_change", choice::<OnSchemaChange>(), "When a table changes its shape on the source: `apply` everything; `apply_additive` adds columns, widens types, keeps dropped columns on the target, and stops the table at anything else; `stop_table`; or `ignore`: go on with the columns that both sides have. Where rows were written anew, which the log does not tell, the table is loaded anew while the others stream.").or("\"apply_additive\""),
-        key("target.on_conflict", choice::<OnConflict>(), "When a change meets another row than the log implies, because somebody else wrote to the target: apply, count and warn; apply and count; or stop the table.").or("\"warn\""),
+        key("target.on_conflict", choice::<OnConflict>(), "When a change meets another row than the log implies, because somebody else wrote to the target: apply, count and warn; apply and count; or stop the pipeline behind it.").or("\"warn\""),
         key("target.on_truncate", choice::<OnTruncate>(), "When the source empties a table with TRUNCATE: empty the target's too, stop the table, or keep the rows.").or("\"apply\""),
     ]
 }

@@ -81,7 +81,7 @@ pub(crate) struct ApplierHandle {
     tasks: mpsc::Sender<Task>,
     done: mpsc::Receiver<Result<Done>>,
     is_busy: bool,
-    _task: JoinSet<()>,
+    task: JoinSet<()>,
 }
 
 impl ApplierHandle {
@@ -94,7 +94,7 @@ impl ApplierHandle {
             tasks,
             done,
             is_busy: false,
-            _task: task,
+            task,
         }
     }
 
@@ -112,8 +112,12 @@ impl ApplierHandle {
 
     /// What became of the task. Cancel-safe.
     pub(crate) async fn done(&mut self) -> Result<Done> {
-        let died = || Error::definite(codes::INTERNAL, "the applier died");
-        let done = self.done.recv().await.ok_or_else(died)?;
+        let Some(done) = self.done.recv().await else {
+            return Err(match self.task.join_next().await {
+                Some(Err(err)) => super::task_died(err),
+                _ => Error::definite(codes::INTERNAL, "the applier has ended"),
+            });
+        };
         self.is_busy = false;
         done
     }

@@ -14,7 +14,11 @@
 //! [`plan`] decides what a start means, [`load`] copies rows, [`stream`] applies changes. They know
 //! no driver: everything outside is behind [`Source`] and [`Target`].
 
+use std::any::Any;
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::task::Poll;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinError;
@@ -93,6 +97,8 @@ struct Lasting {
     stops: Vec<oneshot::Sender<Answer>>,
     /// A transaction that could not be applied before it was decided: it is not tried again.
     refused: Option<u32>,
+    /// Tables of which a person was told that somebody else writes to their copy.
+    warned: BTreeSet<TableName>,
 }
 
 /// What all tasks of a pipeline share.
@@ -177,6 +183,7 @@ impl Pipeline {
             is_paused: false,
             stops: Vec::new(),
             refused: None,
+            warned: BTreeSet::new(),
         };
         let reconcile = engine.options.reconcile.clone();
         let run = Run {
@@ -196,7 +203,19 @@ impl Pipeline {
     /// say so. On return everything that was reported as committed is durable.
     pub async fn run(self) -> Result<Outcome> {
         let Pipeline { run, requests } = self;
-        run.until_the_end(requests).await
+        let observer = run.engine.observer.clone();
+        let mut running = std::pin::pin!(run.until_the_end(requests));
+        std::future::poll_fn(|context| {
+            // A defect of ours is told like any other end; of what it was in nothing is looked at again.
+            let polled = catch_unwind(AssertUnwindSafe(|| running.as_mut().poll(context)));
+            polled.unwrap_or_else(|panic| {
+                let err = panicked(panic.as_ref());
+                let reason = Some(err.to_string());
+                observer.state(PipelineState::Failed, By::Engine, reason);
+                Poll::Ready(Err(err))
+            })
+        })
+        .await
     }
 }
 
@@ -627,6 +646,14 @@ fn describe_start(start: &Start, checkpoint: Option<&Checkpoint>) -> String {
             )
         }
     }
+}
+
+/// The engine itself panicked.
+fn panicked(panic: &(dyn Any + Send)) -> Error {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    let text = text.unwrap_or("without a word");
+    Error::definite(codes::INTERNAL, format!("the engine panicked: {text}"))
 }
 
 /// A task of ours panicked or was aborted.

@@ -87,7 +87,7 @@ impl Default for Options {
             max_retained_bytes: None,
             on_max_retained: OnMaxRetained::Fail,
             retry_wait_min: Duration::from_millis(200),
-            retry_wait_max: Duration::from_secs(30),
+            retry_wait_max: Duration::from_secs(8),
         }
     }
 }
@@ -152,6 +152,8 @@ pub enum OnError {
 /// What becomes of a change that meets another row than the log implies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnConflict {
+    /// The source wins; counted, shown, and a warning.
+    Warn,
     /// The source wins; counted and shown.
     Apply,
     /// The pipeline stops.

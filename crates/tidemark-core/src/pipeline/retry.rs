@@ -74,4 +74,20 @@ mod tests {
         backoff.reset();
         assert!(backoff.next() <= Duration::from_millis(100));
     }
+
+    /// However long a side was away, 10 s after it is back a pipeline is to go on.
+    #[test]
+    fn f01_f43_a_side_that_was_away_for_long_is_asked_often_enough() {
+        let mut backoff = Backoff::new(&Options::default());
+        let waits: Vec<Duration> = (0..40).map(|_| backoff.next()).collect();
+        assert!(
+            waits.iter().all(|wait| *wait <= Duration::from_secs(8)),
+            "{waits:?}"
+        );
+        let first: Duration = waits.iter().take(5).sum();
+        assert!(
+            first > Duration::from_secs(3),
+            "and not in a storm: {waits:?}"
+        );
+    }
 }

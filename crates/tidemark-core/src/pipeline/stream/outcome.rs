@@ -46,6 +46,19 @@ impl Stream<'_> {
         Ok(())
     }
 
+    /// Once a run for each table: how many there are is counted.
+    fn warn_of_conflicts(&mut self, conflicts: &[(TableName, u64)]) {
+        for (table, count) in conflicts {
+            if self.lasting.warned.insert(table.clone()) {
+                let text = conflict_text(table, *count);
+                let code = codes::CONFLICT;
+                self.engine
+                    .observer
+                    .say(PipelineEvent::Warning { code, text });
+            }
+        }
+    }
+
     fn on_committed(
         &mut self,
         work: Work,
@@ -60,6 +73,9 @@ impl Stream<'_> {
         self.committed_at = Instant::now();
         if let Some(position) = update.position {
             self.processed = position;
+        }
+        if self.engine.options.on_conflict == OnConflict::Warn {
+            self.warn_of_conflicts(&applied.conflicts);
         }
         let table = |route: usize| self.assembler.router.route(route).mapping.source().clone();
         let is_refused =
@@ -216,6 +232,14 @@ impl Stream<'_> {
         }
         Ok(())
     }
+}
+
+/// Changes of this table met rows that somebody else had a hand in.
+fn conflict_text(table: &TableName, count: u64) -> String {
+    format!(
+        "{table}: {count} changes met rows that somebody else wrote to the target, or has taken away; \
+         the source's rows are there now; what follows is counted in `tidemark status`"
+    )
 }
 
 fn conflict_error(conflicts: &[(TableName, u64)]) -> Error {

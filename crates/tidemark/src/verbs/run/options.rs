@@ -36,7 +36,8 @@ pub(crate) fn of(config: &PipelineConfig, until: Until) -> Options {
             config::OnError::StopPipeline => OnError::StopPipeline,
         },
         on_conflict: match target.on_conflict {
-            config::OnConflict::Warn | config::OnConflict::Count => OnConflict::Apply,
+            config::OnConflict::Warn => OnConflict::Warn,
+            config::OnConflict::Count => OnConflict::Apply,
             config::OnConflict::Fail => OnConflict::Fail,
         },
         on_truncate: match target.on_truncate {
