@@ -9,9 +9,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres::{Client, Config};
 
-use super::{Ending, Script, Workload};
+use super::{Ending, RECONNECT_INTERVAL, Script, Workload, connect, is_ending};
 use crate::random::Random;
 
 /// What every account begins with.
@@ -90,6 +90,8 @@ pub struct BankReport {
     pub snapshots: u64,
     /// How many of them showed something that had changed since the one before.
     pub moved: u64,
+    /// How often it had to connect again, since the server went away.
+    pub reconnects: u64,
     /// What was wrong in the first snapshots that were wrong.
     pub violations: Vec<String>,
 }
@@ -98,17 +100,15 @@ const VIOLATIONS_MAX: usize = 10;
 
 impl BankReader {
     /// Begins to watch the bank in this database, whose tables are in `schema`. The load must be
-    /// through: rows of an unfinished load break the sums rightly.
+    /// through: rows of an unfinished load break the sums rightly. A server that goes away is waited
+    /// for.
     pub async fn start(config: &Config, schema: &str, bank: Bank) -> Result<BankReader> {
-        let (client, connection) = config.connect(NoTls).await.context("connect the reader")?;
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "the reader of the bank lost its connection");
-            }
-        });
+        let client = connect(config).await.context("connect the reader")?;
         let (stop, stopped) = watch::channel(false);
         let sql = snapshot_sql(schema);
-        let reader = tokio::spawn(async move { read(&client, &sql, bank, &stopped).await });
+        let config = config.clone();
+        let reader =
+            tokio::spawn(async move { watch(client, &config, &sql, bank, &stopped).await });
         Ok(BankReader { stop, reader })
     }
 
@@ -119,13 +119,46 @@ impl BankReader {
     }
 }
 
-async fn read(
-    client: &Client,
+/// Looks again and again, across losses of the connection.
+async fn watch(
+    mut client: Client,
+    config: &Config,
     sql: &str,
     bank: Bank,
     stopped: &watch::Receiver<bool>,
 ) -> Result<BankReport> {
     let mut report = BankReport::default();
+    loop {
+        let Err(error) = read(&client, sql, bank, stopped, &mut report).await else {
+            return Ok(report);
+        };
+        if !is_lost(&error) {
+            return Err(error.into());
+        }
+        report.reconnects += 1;
+        client = loop {
+            match connect(config).await {
+                Ok(client) => break client,
+                Err(error) if *stopped.borrow() => return Err(error.context("look once more")),
+                Err(_) => tokio::time::sleep(RECONNECT_INTERVAL).await,
+            }
+        };
+    }
+}
+
+fn is_lost(error: &tokio_postgres::Error) -> bool {
+    error.is_closed() || error.code().is_none_or(is_ending)
+}
+
+/// Looks until it is stopped or the connection is lost. What a crash of the target may take back is
+/// not held against it: transfers are only counted on within one session.
+async fn read(
+    client: &Client,
+    sql: &str,
+    bank: Bank,
+    stopped: &watch::Receiver<bool>,
+    report: &mut BankReport,
+) -> Result<(), tokio_postgres::Error> {
     let mut transfers_before = None;
     loop {
         let is_last = *stopped.borrow();
@@ -157,7 +190,7 @@ async fn read(
         report.moved += u64::from(transfers_before.is_some_and(|before| before != transfers));
         transfers_before = Some(transfers);
         if is_last {
-            return Ok(report);
+            return Ok(());
         }
         tokio::time::sleep(Duration::from_millis(2)).await;
     }

@@ -34,6 +34,13 @@ impl Stage {
         }
     }
 
+    /// Sessions of the test's own, after a server has gone and come back.
+    pub(crate) async fn connect_again(&mut self) {
+        let (source, target) = (&self.source_name, &self.target_name);
+        self.source = self.source_server.client_to(source).await.unwrap();
+        self.target = self.target_server.client_to(target).await.unwrap();
+    }
+
     /// What the pipeline has logged, all runs together.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.directory().join("run.log")).unwrap_or_default()

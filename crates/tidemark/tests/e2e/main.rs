@@ -26,6 +26,8 @@ mod lag;
 mod majors;
 mod mapping;
 mod modes;
+#[allow(dead_code, reason = "how a pipeline has to stand after a fault")]
+mod oracle;
 mod pages;
 mod partitions;
 mod protection;
@@ -43,4 +45,5 @@ mod truncate;
 mod types;
 mod until;
 mod verify;
+mod writers;
 mod writing;

@@ -40,7 +40,7 @@ const SLEEPS: &[(&str, &str)] = &[
         "kills come at moments that nothing announces",
     ),
     (
-        "crates/tidemark/tests/faults/",
+        "crates/tidemark/tests/e2e/faults/soak.rs",
         "faults come at moments that nothing announces",
     ),
     (

@@ -11,18 +11,13 @@ use std::sync::Arc;
 use rustix::process::Signal;
 use tidemark_core::failpoint::{self, FailPoint};
 use tidemark_lab::server::PostgresServer;
-use tidemark_lab::traffic::bank::BankReader;
-use tidemark_lab::wait_for;
 use tokio::sync::Semaphore;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 
 use crate::asks::text;
-use crate::stage::{PATIENCE, Running, Stage};
-
-mod oracle;
-mod source;
-
-use source::{BANK, Writers};
+use crate::stage::{Running, Stage};
+use crate::writers::Writers;
+use crate::{oracle, writers};
 
 /// Cases at a time: most of one is waiting.
 const AT_ONCE: usize = 4;
@@ -31,7 +26,7 @@ const REPAIR: [&str; 6] = [
     "verify",
     "FILE",
     "--table",
-    source::DAMAGED,
+    writers::DAMAGED,
     "--repair",
     "--yes",
 ];
@@ -207,7 +202,7 @@ impl Case {
         let writers = Writers::start(&stage).await;
         // What a gap has hidden comes row by row.
         let is_whole = !matches!(scene, Scene::Anew | Scene::Gap | Scene::GapBegun);
-        let mut reader = is_whole.then(|| watch_the_bank(&stage));
+        let mut reader = is_whole.then(|| oracle::watch_the_bank(&stage));
         self.set_up(&stage).await;
 
         self.kill(&stage).await;
@@ -218,7 +213,9 @@ impl Case {
         if scene == Scene::Gap {
             stage.run(&RECONCILE).await.expect(0);
         }
-        let reader = reader.take().unwrap_or_else(|| watch_the_bank(&stage));
+        let reader = reader
+            .take()
+            .unwrap_or_else(|| oracle::watch_the_bank(&stage));
         let existing = ["run", "FILE", "--set", "target.existing=truncate"];
         let arguments = match scene {
             Scene::Anew => &existing[..],
@@ -228,7 +225,7 @@ impl Case {
         oracle::comes_through(&stage).await;
         oracle::something_new_arrives(&stage).await;
         writers.stop().await;
-        oracle::ends_well(&stage, run, reader.await.unwrap(), point).await
+        oracle::ends_well(&stage, run, reader.await.unwrap(), point.name()).await
     }
 
     /// What there has to be before the first kill.
@@ -246,11 +243,11 @@ impl Case {
         oracle::comes_through(stage).await;
         assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
         match self.2 {
-            Scene::NewTable => stage.source_sql(source::NEW_TABLE).await,
-            Scene::Repair | Scene::RepairAsked => stage.target_sql(source::DAMAGE).await,
+            Scene::NewTable => stage.source_sql(writers::NEW_TABLE).await,
+            Scene::Repair | Scene::RepairAsked => stage.target_sql(writers::DAMAGE).await,
             Scene::Gap | Scene::GapBegun => {
                 stage.clear().await;
-                stage.target_sql(source::DAMAGE).await;
+                stage.target_sql(writers::DAMAGE).await;
             }
             _ => {}
         }
@@ -259,7 +256,7 @@ impl Case {
     /// One run that ends at the point.
     async fn kill(&self, stage: &Stage) {
         let resync = |strategy| {
-            let table = source::RESYNCED;
+            let table = writers::RESYNCED;
             [
                 "resync",
                 "FILE",
@@ -282,7 +279,7 @@ impl Case {
             }
             Scene::NewColumn => {
                 let run = self.follows_the_log(stage, Armed::Yes).await;
-                stage.source_sql(source::NEW_COLUMN).await;
+                stage.source_sql(writers::NEW_COLUMN).await;
                 self.is_killed(run).await;
             }
             Scene::Stop => {
@@ -348,21 +345,6 @@ impl Case {
         let signal = run.killed_by().await;
         assert_eq!(signal, Some(9), "{self:?} is never reached\n{}", run.log());
     }
-}
-
-/// Reads the sum on the target from the moment at which it has to be right, through all kills.
-fn watch_the_bank(stage: &Stage) -> JoinHandle<BankReader> {
-    let config = stage.target_config();
-    let (server, name) = (stage.target_server, stage.target_name.clone());
-    tokio::spawn(async move {
-        let target = server.client_to(&name).await.unwrap();
-        wait_for(PATIENCE, "the first load to be over", || async {
-            Ok((text(&target, oracle::IS_LOADED).await? == "t").then_some(()))
-        })
-        .await
-        .unwrap();
-        BankReader::start(&config, "public", BANK).await.unwrap()
-    })
 }
 
 /// Nothing is loaded, and yet there is something to be made before the stream: the tables.

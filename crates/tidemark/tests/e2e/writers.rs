@@ -9,7 +9,7 @@ use tidemark_lab::traffic::{Ending, Pace, Script, Traffic, Workload};
 
 use crate::stage::Stage;
 
-pub(super) const BANK: Bank = Bank { accounts: 100 };
+pub(crate) const BANK: Bank = Bank { accounts: 100 };
 
 /// See `faults`: no TRUNCATE while a slot is made.
 const MIXED: Mixed = Mixed {
@@ -18,18 +18,18 @@ const MIXED: Mixed = Mixed {
 };
 
 /// The table that is loaded anew: others refer to it, and its changes go on.
-pub(super) const RESYNCED: &str = "public.family_parent";
+pub(crate) const RESYNCED: &str = "public.family_parent";
 
-pub(super) const NEW_TABLE: &str = "CREATE TABLE latecomer (id int PRIMARY KEY, v text);
+pub(crate) const NEW_TABLE: &str = "CREATE TABLE latecomer (id int PRIMARY KEY, v text);
     INSERT INTO latecomer SELECT i, 'late ' || i FROM generate_series(1, 500) i";
 
 /// Rows that are there before the column have it too.
-pub(super) const NEW_COLUMN: &str =
+pub(crate) const NEW_COLUMN: &str =
     "ALTER TABLE mixed_scratch ADD COLUMN IF NOT EXISTS extra int DEFAULT 7";
 
 /// A table that nobody writes to, and what somebody does to its copy.
-pub(super) const DAMAGED: &str = "public.keyed";
-pub(super) const DAMAGE: &str = "UPDATE keyed SET v = 'damaged' WHERE id % 1000 = 7;
+pub(crate) const DAMAGED: &str = "public.keyed";
+pub(crate) const DAMAGE: &str = "UPDATE keyed SET v = 'damaged' WHERE id % 1000 = 7;
     DELETE FROM keyed WHERE id = 3000";
 
 /// Tables beside those of the lab.
@@ -98,31 +98,50 @@ impl Workload for Family {
 }
 
 /// Writers on the source.
-pub(super) struct Writers([Traffic; 3]);
+pub(crate) struct Writers(Vec<Traffic>);
 
 impl Writers {
-    pub(super) async fn start(stage: &Stage) -> Writers {
+    pub(crate) async fn start(stage: &Stage) -> Writers {
         let config = stage.source_config();
         let bytes = stage.name.bytes();
         let seed = bytes.fold(1, |seed: u64, byte| seed * 31 % 10_007 + u64::from(byte));
+        Traffic::set_up(&config, &BANK).await.unwrap();
+        Traffic::set_up(&config, &MIXED).await.unwrap();
+        Traffic::set_up(&config, &Family).await.unwrap();
+        Writers::go_on(stage, seed)
+    }
+
+    /// Begins to write again where the tables are there.
+    pub(crate) fn go_on(stage: &Stage, seed: u64) -> Writers {
+        let config = stage.source_config();
         let pace = |writers: usize, per_second: f64, seed: u64| Pace {
             writers,
             ..Pace::at(per_second, seed)
         };
-        Traffic::set_up(&config, &BANK).await.unwrap();
-        Traffic::set_up(&config, &MIXED).await.unwrap();
-        Traffic::set_up(&config, &Family).await.unwrap();
-        Writers([
+        Writers(vec![
             Traffic::start(&config, &BANK, pace(2, 20.0, seed)),
             Traffic::start(&config, &MIXED, pace(1, 10.0, seed + 1)),
             Traffic::start(&config, &Family, pace(1, 10.0, seed + 2)),
         ])
     }
 
-    pub(super) async fn stop(self) {
-        for traffic in self.0 {
-            let report = traffic.stop().await.unwrap();
-            assert!(report.committed > 5, "{report:?}");
+    /// Nobody.
+    pub(crate) fn none() -> Writers {
+        Writers(Vec::new())
+    }
+
+    pub(crate) async fn stop(self) {
+        for committed in self.rest().await {
+            assert!(committed > 5, "{committed} transactions");
         }
+    }
+
+    /// The same after a time that may have been short; gives what each kind has committed.
+    pub(crate) async fn rest(self) -> Vec<u64> {
+        let mut committed = Vec::new();
+        for traffic in self.0 {
+            committed.push(traffic.stop().await.unwrap().committed);
+        }
+        committed
     }
 }

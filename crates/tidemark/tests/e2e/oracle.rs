@@ -1,14 +1,16 @@
-//! How a pipeline has to stand once it has come through its kills.
+//! The oracle: how a pipeline has to stand once it has come through what was done to it. The same for
+//! every fault: no row missing, none twice, whole transactions in order, nothing left behind.
 
-use tidemark_core::failpoint::FailPoint;
 use tidemark_lab::traffic::bank::BankReader;
 use tidemark_lab::wait_for;
+use tokio::task::JoinHandle;
 
 use crate::asks::text;
 use crate::stage::{PATIENCE, Running, Stage};
+use crate::writers::BANK;
 
 /// The first load is in, at one instant.
-pub(super) const IS_LOADED: &str = "SELECT bool_and(phase = 'loaded') FROM tidemark.checkpoint";
+const IS_LOADED: &str = "SELECT bool_and(phase = 'loaded') FROM tidemark.checkpoint";
 
 /// Every table streams, and nothing is to be made up for.
 const IS_THROUGH: &str = "SELECT phase = 'loaded'
@@ -23,34 +25,39 @@ const IS_RESYNCING: &str =
 
 /// Small chunks and batches, a spool that can be looked at, and no patience with a change that meets
 /// another row than it should: that is one applied twice, or one before it that was lost.
-pub(super) fn write_file(stage: &Stage) {
+pub(crate) fn write_file(stage: &Stage) {
+    stage.write(&strict_file(stage));
+}
+
+/// The lines of that file.
+pub(crate) fn strict_file(stage: &Stage) -> String {
     let spool = stage.directory().join("spool");
-    std::fs::create_dir(&spool).unwrap();
-    stage.write(&format!(
+    std::fs::create_dir_all(&spool).unwrap();
+    format!(
         "[target]\non_conflict = \"fail\"\n[tables]\ninclude = [\"public.*\"]\nnew_tables = \"add\"\n\
          [[table]]\nsource = \"public.keyed\"\nchunk_rows = 1000\n\
          [[table]]\nsource = \"public.heap\"\nchunk_rows = 1000\n\
          [verify]\nafter_load = \"off\"\n\
          [stream]\nbatch_rows = 300\nspool_dir = \"{}\"\n",
         spool.display()
-    ));
+    )
 }
 
-pub(super) async fn is_through(stage: &Stage) -> anyhow::Result<bool> {
+pub(crate) async fn is_through(stage: &Stage) -> anyhow::Result<bool> {
     Ok(text(&stage.target, IS_THROUGH).await? == "t")
 }
 
-pub(super) async fn is_resyncing(stage: &Stage) -> anyhow::Result<bool> {
+pub(crate) async fn is_resyncing(stage: &Stage) -> anyhow::Result<bool> {
     Ok(text(&stage.target, IS_RESYNCING).await? == "t")
 }
 
 /// How often a run of the stage has begun.
-pub(super) fn begun(stage: &Stage) -> usize {
+pub(crate) fn begun(stage: &Stage) -> usize {
     stage.log().matches("state checking").count()
 }
 
 /// Waits until a run follows the log that began after so many.
-pub(super) async fn follows_the_log(stage: &Stage, after: usize) {
+pub(crate) async fn follows_the_log(stage: &Stage, after: usize) {
     wait_for(PATIENCE, "the run to follow the log", || async {
         let log = stage.log();
         let last = log.rsplit("state checking").next().unwrap_or_default();
@@ -60,7 +67,7 @@ pub(super) async fn follows_the_log(stage: &Stage, after: usize) {
     .unwrap_or_else(|err| panic!("{err:#}\n{}", stage.log()));
 }
 
-pub(super) async fn comes_through(stage: &Stage) {
+pub(crate) async fn comes_through(stage: &Stage) {
     wait_for(PATIENCE, "every table to stream", || async {
         Ok(is_through(stage).await?.then_some(()))
     })
@@ -69,7 +76,7 @@ pub(super) async fn comes_through(stage: &Stage) {
 }
 
 /// Waits until something new has come through to the target.
-pub(super) async fn something_new_arrives(stage: &Stage) {
+pub(crate) async fn something_new_arrives(stage: &Stage) {
     let newest = "SELECT coalesce(max(id), 0) FROM bank_transfers";
     let number = |text: String| text.parse::<i64>();
     let before = number(text(&stage.source, newest).await.unwrap()).unwrap();
@@ -81,15 +88,24 @@ pub(super) async fn something_new_arrives(stage: &Stage) {
     .unwrap_or_else(|err| panic!("{err:#}\n{}", stage.log()));
 }
 
+/// Reads the sum on the target from the moment at which it has to be right, through all kills.
+pub(crate) fn watch_the_bank(stage: &Stage) -> JoinHandle<BankReader> {
+    let config = stage.target_config();
+    let (server, name) = (stage.target_server, stage.target_name.clone());
+    tokio::spawn(async move {
+        let target = server.client_to(&name).await.unwrap();
+        wait_for(PATIENCE, "the first load to be over", || async {
+            Ok((text(&target, IS_LOADED).await? == "t").then_some(()))
+        })
+        .await
+        .unwrap();
+        BankReader::start(&config, "public", BANK).await.unwrap()
+    })
+}
+
 /// After the writers have stopped: equal to the row, the sum never moved, a clean stop, nothing left.
 /// Gives how often the bank was seen to have changed.
-pub(super) async fn ends_well(
-    stage: &Stage,
-    run: Running,
-    reader: BankReader,
-    point: FailPoint,
-) -> u64 {
-    let name = point.name();
+pub(crate) async fn ends_well(stage: &Stage, run: Running, reader: BankReader, name: &str) -> u64 {
     stage.wait_for_equal(stage.comparison()).await;
     let seen = reader.stop().await.unwrap();
     assert_eq!(
@@ -105,7 +121,7 @@ pub(super) async fn ends_well(
     seen.moved
 }
 
-async fn nothing_is_left(stage: &Stage) {
+pub(crate) async fn nothing_is_left(stage: &Stage) {
     let name = format!("tidemark_{}", stage.name);
     let on_source = [
         "SELECT string_agg(pubname, ' ') FROM pg_publication",

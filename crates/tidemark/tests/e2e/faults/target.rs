@@ -1,0 +1,178 @@
+//! Whoever else has a hand in the target: other rows, missing rows, dropped tables, settings.
+
+use tidemark_lab::wait_for;
+
+use super::retries;
+use crate::asks::text;
+use crate::stage::{PATIENCE, Stage};
+
+const TABLES: &str = "CREATE TABLE t (id int PRIMARY KEY, seat int UNIQUE, v text);
+    INSERT INTO t SELECT i, i, 'row ' || i FROM generate_series(1, 20) i;
+    CREATE TABLE other (id int PRIMARY KEY, v text); INSERT INTO other VALUES (1, 'one')";
+
+/// The other table goes on whatever is the matter with one.
+async fn the_other_goes_on(stage: &Stage, id: u32) {
+    let insert = format!("INSERT INTO other VALUES ({id}, 'more')");
+    stage.source_sql(&insert).await;
+    let arrived = format!("SELECT count(*) FROM other WHERE id = {id}");
+    stage.wait_for_target(&arrived, "1").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f47_a_foreign_row_in_the_way_is_told_by_its_constraint() {
+    let stage = Stage::new("fault_violation").await;
+    stage.source_sql(TABLES).await;
+    let run = stage.start_streaming().await;
+    stage.wait_until_identical().await;
+    stage
+        .target_sql("INSERT INTO t VALUES (1000, 77, 'foreign')")
+        .await;
+    stage
+        .source_sql("UPDATE t SET seat = 77 WHERE id = 5")
+        .await;
+    stage.wait_for_table("public.t", "quarantined").await;
+    let reason = stage.table("public.t").await["reason"].to_string();
+    assert!(reason.contains("t_seat_key"), "{reason}");
+    the_other_goes_on(&stage, 2).await;
+    let resync = ["resync", "FILE", "--table", "public.t", "--yes"];
+    stage.run(&resync).await.expect(0);
+    stage.wait_until_identical().await;
+    assert_eq!(run.terminate().await, Some(0));
+    stage.clear().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f48_a_missing_row_is_counted_and_seen_and_told_where_it_should_be() {
+    let stage = Stage::new("fault_missing").await;
+    stage.source_sql(TABLES).await;
+    let run = stage.start_streaming().await;
+    stage.wait_until_identical().await;
+    stage.target_sql("DELETE FROM t WHERE id IN (3, 4)").await;
+    stage
+        .source_sql("UPDATE t SET v = 'new' WHERE id = 3; DELETE FROM t WHERE id = 4")
+        .await;
+    wait_for(PATIENCE, "both to be counted", || async {
+        let conflicts = stage.table("public.t").await["conflicts"].clone();
+        Ok((conflicts == 2).then_some(()))
+    })
+    .await
+    .unwrap_or_else(|err| panic!("{err:#}\n{}", stage.log()));
+    let log = stage.log();
+    let warned = log.matches("\"code\":\"TM4034\"").count();
+    assert_eq!(warned, 1, "{log}");
+    let status = stage.status().await;
+    assert_eq!(status["totals"]["conflicts"], 2, "{status}");
+    assert_eq!(status["health"], "warning", "{status}");
+    stage.wait_until_identical().await;
+    assert_eq!(run.terminate().await, Some(0));
+
+    // And with no patience for such rows the pipeline ends.
+    stage.write("[target]\non_conflict = \"fail\"\n");
+    let mut run = stage.start_streaming().await;
+    stage.target_sql("DELETE FROM t WHERE id = 7").await;
+    stage
+        .source_sql("UPDATE t SET v = 'new' WHERE id = 7")
+        .await;
+    let code = run.ended().await;
+    assert!(code != Some(0), "{}", stage.log());
+    assert!(stage.log().contains("public.t (1)"), "{}", stage.log());
+    stage.clear().await;
+}
+
+/// Triggers, and foreign keys that delete, have fired on the source.
+#[tokio::test(flavor = "multi_thread")]
+async fn f49_triggers_and_cascades_of_the_target_do_not_fire_again() {
+    let stage = Stage::new("fault_triggers").await;
+    stage
+        .source_sql(
+            "CREATE TABLE parent (id int PRIMARY KEY);
+             CREATE TABLE child (id int PRIMARY KEY, parent int REFERENCES parent ON DELETE CASCADE);
+             CREATE TABLE audit (id serial PRIMARY KEY, what text);
+             CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
+               $$ BEGIN INSERT INTO public.audit (what) VALUES (TG_OP); RETURN NULL; END $$;
+             CREATE TRIGGER noted AFTER INSERT OR UPDATE OR DELETE ON child
+               FOR EACH ROW EXECUTE FUNCTION note();
+             INSERT INTO parent VALUES (1), (2); INSERT INTO child VALUES (1, 1), (2, 1), (3, 2)",
+        )
+        .await;
+    let run = stage.start_streaming().await;
+    stage.wait_until_identical().await;
+    stage
+        .target_sql(
+            "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
+               $$ BEGIN INSERT INTO public.audit VALUES (1000000, 'again'); RETURN NULL; END $$;
+             CREATE TRIGGER noted AFTER INSERT OR UPDATE OR DELETE ON child
+               FOR EACH ROW EXECUTE FUNCTION note()",
+        )
+        .await;
+    stage
+        .source_sql("INSERT INTO child VALUES (4, 2); DELETE FROM parent WHERE id = 1")
+        .await;
+    stage.wait_until_identical().await;
+    let audit = "SELECT count(*) || ' ' || count(*) FILTER (WHERE what = 'DELETE') FROM audit";
+    assert_eq!(text(&stage.target, audit).await.unwrap(), "6 2");
+    assert_eq!(run.terminate().await, Some(0));
+    stage.clear().await;
+}
+
+/// What an administrator sets for a database is for people, not for us.
+#[tokio::test(flavor = "multi_thread")]
+async fn f52_time_limits_of_a_database_do_not_end_our_sessions() {
+    let stage = Stage::new("fault_limits").await;
+    stage.source_sql(TABLES).await;
+    // Before there are limits.
+    let holder = stage.target_server.client_to(&stage.target_name).await;
+    let holder = holder.unwrap();
+    for (client, name) in [
+        (&stage.source, &stage.source_name),
+        (&stage.target, &stage.target_name),
+    ] {
+        for (setting, value) in [
+            ("statement_timeout", "300ms"),
+            ("lock_timeout", "50ms"),
+            ("idle_in_transaction_session_timeout", "50ms"),
+            ("idle_session_timeout", "50ms"),
+            ("default_transaction_isolation", "serializable"),
+            ("search_path", "nowhere"),
+        ] {
+            let set = format!("ALTER DATABASE {name} SET {setting} = '{value}'");
+            client.batch_execute(&set).await.unwrap();
+        }
+    }
+    let run = stage.start_streaming().await;
+    let lock = "BEGIN; LOCK TABLE public.t";
+    holder.batch_execute(lock).await.unwrap();
+    stage
+        .source_sql("UPDATE t SET v = 'new' WHERE id = 1")
+        .await;
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' \
+                 AND datname = current_database() AND now() - query_start > '1s' \
+                 AND application_name LIKE 'tidemark %'";
+    stage.wait_for_target(waits, "1").await;
+    holder.batch_execute("COMMIT").await.unwrap();
+    stage.wait_until_identical().await;
+    assert_eq!(retries(&stage), 0, "{}", stage.log());
+    assert_eq!(run.terminate().await, Some(0));
+    stage.clear().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f54_a_table_of_the_target_that_is_dropped_stops_nobody_else() {
+    let stage = Stage::new("fault_dropped").await;
+    stage.source_sql(TABLES).await;
+    let run = stage.start_streaming().await;
+    stage.wait_until_identical().await;
+    stage.target_sql("DROP TABLE t").await;
+    stage
+        .source_sql("UPDATE t SET v = 'new' WHERE id = 5")
+        .await;
+    stage.wait_for_table("public.t", "quarantined").await;
+    let reason = stage.table("public.t").await["reason"].to_string();
+    assert!(reason.contains("public.t"), "{reason}");
+    the_other_goes_on(&stage, 2).await;
+    let resync = ["resync", "FILE", "--table", "public.t", "--yes"];
+    stage.run(&resync).await.expect(0);
+    stage.wait_until_identical().await;
+    assert_eq!(run.terminate().await, Some(0));
+    stage.clear().await;
+}
