@@ -30,7 +30,8 @@ tests named beside it make it happen to real servers, with writers on the source
 time: no row is missing, none is there twice, the sum of a bank was never seen to be wrong, both sides are equal row by
 row, and nothing is left behind: no slot, publication, file, lock or session. `make test` runs all of them, and so does
 CI with every change; a test that lacks something on a machine (root, a second version of the server) says so and is
-counted as skipped, which CI does not accept.
+counted as skipped, which CI does not accept. What a run has shown, test by test, it leaves in
+`target/test-logs/faults.txt`.
 
 `make soak MINUTES=10` has faults come at random, from a seed that it prints and takes again (`SEED=...`).
 ";
