@@ -57,6 +57,12 @@ pub trait Source: Send + Sync {
     /// The changes that commit at or after a position, from what the source keeps for this pipeline.
     async fn changes(&self, after: Position) -> Result<Box<dyn ChangeStream>>;
 
+    /// Who else writes here: pipelines of ours that run now and have this database as their target.
+    /// Changes nothing; empty where that cannot be seen.
+    async fn fed_by(&self) -> Result<Vec<Feed>> {
+        Ok(Vec::new())
+    }
+
     /// The end of the log now.
     async fn head(&self) -> Result<Position>;
 
@@ -407,4 +413,15 @@ pub trait ChangeStream: Send {
 
     /// Ends the stream politely, the last acknowledgement sent.
     async fn close(self: Box<Self>) -> Result<()>;
+}
+
+/// A pipeline that writes into a database that is a source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Feed {
+    /// Its name.
+    pub pipeline: String,
+    /// Where it reads.
+    pub source: SourceIdentity,
+    /// The tables that it writes to.
+    pub tables: Vec<TableName>,
 }

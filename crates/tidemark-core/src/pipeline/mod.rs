@@ -46,6 +46,7 @@ use partitions::Partitions;
 use plan::Start;
 use retry::Backoff;
 
+mod apart;
 mod apply;
 mod assemble;
 mod commands;
@@ -478,24 +479,9 @@ impl Run {
             return Err(err);
         }
         self.not_onto_itself(mappings).await?;
+        self.not_in_a_circle(mappings).await?;
         self.is_checked = true;
         Ok(())
-    }
-
-    /// A table that is its own copy would be emptied or made anew by what prepares it, and fed by
-    /// its own changes for ever.
-    async fn not_onto_itself(&self, mappings: &[Arc<TableMapping>]) -> Result<()> {
-        let Some(mapping) = mappings.iter().find(|m| *m.source() == m.target) else {
-            return Ok(());
-        };
-        let identity = self.engine.source.log_state().await?.identity;
-        if !self.engine.target.is_source(&identity).await? {
-            return Ok(());
-        }
-        let database = &identity.database;
-        let message = format!("source and target are both the database {database} of one server");
-        let err = Error::definite(codes::TARGET_IS_SOURCE, message);
-        Err(err.table(mapping.source().to_string()))
     }
 
     /// Copies what is not in yet at this snapshot, then makes what was deferred.

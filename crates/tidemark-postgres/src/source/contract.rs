@@ -11,13 +11,14 @@ use tidemark_core::position::Position;
 use tidemark_core::schema::{SourceSchema, TableName};
 use tidemark_core::selection::Selection;
 use tidemark_core::source::{
-    ChangeStream, ColumnType, Keep, LogState, Partition, Retyped, SequenceValue, Snapshot, Source,
-    StreamedShape, WillStream, Within,
+    ChangeStream, ColumnType, Feed, Keep, LogState, Partition, Retyped, SequenceValue, Snapshot,
+    Source, StreamedShape, WillStream, Within,
 };
 
 use super::{PgSnapshot, PgSource};
 use crate::check::SourceCheck;
 use crate::schema;
+use crate::target::feeds;
 
 /// A check names transactions that have been open for longer.
 const LONG_TRANSACTION: Duration = Duration::from_mins(1);
@@ -83,6 +84,13 @@ impl Source for PgSource {
 
     async fn changes(&self, after: Position) -> Result<Box<dyn ChangeStream>> {
         self.changes(after).await
+    }
+
+    async fn fed_by(&self) -> Result<Vec<Feed>> {
+        let mut session = self.sessions.borrow(&self.options.connect).await?;
+        let feeds = feeds::read(&mut session).await?;
+        session.give_back();
+        Ok(feeds)
     }
 
     async fn head(&self) -> Result<Position> {

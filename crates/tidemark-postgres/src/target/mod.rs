@@ -39,6 +39,7 @@ mod contract;
 mod control;
 mod create;
 mod existing;
+pub(crate) mod feeds;
 mod finish;
 mod fit;
 mod foreign_keys;

@@ -206,6 +206,61 @@ async fn f40_what_is_no_row_of_a_table_is_passed_over() {
     stage.clear().await;
 }
 
+/// The pipeline of this name the other way round.
+async fn way_back(there: &Stage, name: &str, table: &str) -> Stage {
+    let mut back = Stage::new(name).await;
+    back.source_name.clone_from(&there.target_name);
+    back.target_name.clone_from(&there.source_name);
+    back.connect_again().await;
+    back.write(&format!(
+        "mode = \"cdc_only\"\nstart = \"now\"\n[tables]\ninclude = [\"{table}\"]\n"
+    ));
+    back
+}
+
+async fn assert_refused(stage: &Stage) {
+    let ran = stage.run(&["run", "FILE", "--until", "caught-up"]).await;
+    let ran = ran.expect(6);
+    assert!(ran.stderr.contains("TM2090"), "{ran:?}");
+    assert!(ran.stderr.contains("public.t"), "{ran:?}");
+}
+
+/// Two pipelines in a circle would send each other's changes back for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn f41_two_pipelines_in_a_circle_do_not_run_at_the_same_time() {
+    let there = Stage::new("circle_there").await;
+    there.write("[tables]\ninclude = [\"public.t\"]\n");
+    there.source_sql(TABLE).await;
+    there
+        .target_sql("CREATE TABLE other (id int PRIMARY KEY)")
+        .await;
+    let run = there.start_streaming().await;
+    there.wait_for_target("SELECT count(*) FROM t", "1").await;
+    let back = way_back(&there, "circle_back", "public.t").await;
+    assert_refused(&back).await;
+    assert!(back.slots().await.is_empty(), "nothing was made");
+
+    // Other tables make no circle.
+    let beside = way_back(&there, "circle_beside", "public.other").await;
+    let other = beside.start_streaming().await;
+    beside.source_sql("INSERT INTO other VALUES (1)").await;
+    beside
+        .wait_for_target("SELECT count(*) FROM other", "1")
+        .await;
+    assert_eq!(other.terminate().await, Some(0));
+    beside.clear().await;
+
+    // What has ended feeds nobody: then the way back is open, and the way there is not.
+    assert_eq!(run.terminate().await, Some(0));
+    let run = back.start_streaming().await;
+    back.source_sql("INSERT INTO t VALUES (2, 'back')").await;
+    back.wait_for_target("SELECT count(*) FROM t", "2").await;
+    assert_refused(&there).await;
+    assert_eq!(run.terminate().await, Some(0));
+    back.clear().await;
+    there.clear().await;
+}
+
 /// Sessions that act as a replica are writers like others.
 #[tokio::test(flavor = "multi_thread")]
 async fn f41_who_writes_as_a_replica_is_copied_as_well() {
