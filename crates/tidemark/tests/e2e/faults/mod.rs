@@ -16,6 +16,7 @@ use crate::stage::{PATIENCE, Running, Stage};
 use crate::writers::Writers;
 
 mod clocks;
+mod failover;
 mod load;
 mod machine;
 mod network;
