@@ -556,6 +556,7 @@ mod tests {
 
     fn log(head: u64) -> LogState {
         LogState {
+            earlier_timelines: Vec::new(),
             identity: SourceIdentity {
                 system: "1".into(),
                 timeline: 1,
@@ -588,7 +589,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_measured_source_gives_a_gap_and_goes_stale() {
         let mut board = streaming();
-        board.take(&PipelineEvent::Measured(Ok(log(900))), Instant::now());
+        board.take(
+            &PipelineEvent::Measured(Ok(Box::new(log(900)))),
+            Instant::now(),
+        );
         let status = board.status(Instant::now());
         assert_eq!(status.gap_bytes, Some(400));
         assert_eq!(status.health, Health::Ok);
@@ -611,7 +615,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_source_is_never_behind_what_came_from_it() {
         let mut board = streaming();
-        board.take(&PipelineEvent::Measured(Ok(log(900))), Instant::now());
+        board.take(
+            &PipelineEvent::Measured(Ok(Box::new(log(900)))),
+            Instant::now(),
+        );
         board.take(&PipelineEvent::Received(at(1_200)), Instant::now());
         let status = board.status(Instant::now());
         assert_eq!(
@@ -666,7 +673,10 @@ mod tests {
     async fn nothing_is_late_only_where_a_measurement_says_so() {
         let mut board = streaming();
         let latency = |board: &mut Board, head| {
-            board.take(&PipelineEvent::Measured(Ok(log(head))), Instant::now());
+            board.take(
+                &PipelineEvent::Measured(Ok(Box::new(log(head)))),
+                Instant::now(),
+            );
             board.status(Instant::now()).latency_seconds
         };
         assert_eq!(latency(&mut board, 600), None, "nothing was received");
@@ -739,12 +749,15 @@ mod tests {
         let mut board = streaming();
         for (second, head) in [(0, 500 + (10 << 20)), (6, 500 + (5 << 20))] {
             tokio::time::advance(Duration::from_secs(second)).await;
-            board.take(&PipelineEvent::Measured(Ok(log(head))), Instant::now());
+            board.take(
+                &PipelineEvent::Measured(Ok(Box::new(log(head)))),
+                Instant::now(),
+            );
         }
         assert_eq!(board.status(Instant::now()).trend, Trend::CatchingUp);
         tokio::time::advance(Duration::from_secs(10)).await;
         board.take(
-            &PipelineEvent::Measured(Ok(log(500 + (90 << 20)))),
+            &PipelineEvent::Measured(Ok(Box::new(log(500 + (90 << 20))))),
             Instant::now(),
         );
         assert_eq!(board.status(Instant::now()).trend, Trend::FallingBehind);
@@ -767,10 +780,10 @@ mod tests {
                 wal_status: "reserved".into(),
                 lost: None,
             };
-            PipelineEvent::Measured(Ok(LogState {
+            PipelineEvent::Measured(Ok(Box::new(LogState {
                 slot: Some(slot),
                 ..log(900)
-            }))
+            })))
         };
         board.take(&kept(1_000), Instant::now());
         let status = board.status(Instant::now());

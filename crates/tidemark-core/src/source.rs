@@ -193,6 +193,8 @@ pub enum Keep {
 pub struct LogState {
     /// Who it is.
     pub identity: SourceIdentity,
+    /// Timelines that its log has been on before, and where each ended; empty where that is not known.
+    pub earlier_timelines: Vec<(u32, Position)>,
     /// The end of its log.
     pub head: Position,
     /// What it keeps for this pipeline, by name.

@@ -81,6 +81,10 @@ pub trait Target: Send + Sync {
     /// Records how far the first load is. Durable on return.
     async fn set_phase(&self, phase: LoadPhase) -> Result<()>;
 
+    /// Records that the source is on another timeline now, which has all that the target has. Durable on
+    /// return.
+    async fn follow_timeline(&self, timeline: u32) -> Result<()>;
+
     /// Records why the slot is about to be removed. Durable on return.
     async fn record_release(&self, release: &Release) -> Result<()>;
 

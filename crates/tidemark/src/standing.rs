@@ -333,6 +333,7 @@ mod tests {
 
     fn log(head: u64) -> LogState {
         LogState {
+            earlier_timelines: Vec::new(),
             identity: SourceIdentity {
                 system: "1".into(),
                 timeline: 1,

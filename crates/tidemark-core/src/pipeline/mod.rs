@@ -385,6 +385,12 @@ impl Run {
         let log = engine.source.log_state().await?;
         let start = plan::decide(mode, engine.options.cdc_start, checkpoint.as_ref(), &log)?;
         engine.step(2, "plan", describe_start(&start, checkpoint.as_ref()));
+        // From here on positions of the new timeline are recorded, which the old one never had.
+        let timeline = log.identity.timeline;
+        let was = checkpoint.as_ref().map(|found| found.identity.timeline);
+        if mode.streams() && was.is_some_and(|was| was < timeline) {
+            engine.target.follow_timeline(timeline).await?;
+        }
 
         let snapshot = match &start {
             Start::First { leftover } => {

@@ -74,7 +74,9 @@ async fn measure(
                 Look::Over(over) => drop(is_over.send_replace(Some(over))),
             }
         }
-        engine.observer.say(PipelineEvent::Measured(measured));
+        engine
+            .observer
+            .say(PipelineEvent::Measured(measured.map(Box::new)));
     }
 }
 

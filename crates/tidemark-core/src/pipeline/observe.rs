@@ -131,7 +131,7 @@ pub enum PipelineEvent {
         written_at_us: i64,
     },
     /// The source's log was looked at. `Err`: it could not be.
-    Measured(Result<LogState, Error>),
+    Measured(Result<Box<LogState>, Error>),
     /// A side was lost; the pipeline tries again.
     Retry {
         /// Why.

@@ -14,6 +14,7 @@
 //! | at P | confirmed ≤ P | resume at P; what committed before P is skipped |
 //! | at P | confirmed > P | changes are missing: refuse, offer the way out |
 //! | at P | missing, released on purpose, lost, of another source | the same, with the cause |
+//! | at P | any, on a timeline that began before P | the same: the source lacks what the target has |
 
 use crate::catalogue::{Code, codes};
 use crate::checkpoint::{Checkpoint, LoadPhase, SourceIdentity};
@@ -108,6 +109,7 @@ pub fn decide(
         (None, Some(slot)) => without_checkpoint(mode, cdc_start, slot, log),
         (Some(checkpoint), slot) => {
             same_source(&checkpoint.identity, &log.identity)?;
+            same_history(checkpoint, log)?;
             let Some(slot) = slot else {
                 return Err(without_slot(checkpoint));
             };
@@ -232,6 +234,23 @@ fn same_source(ours: &SourceIdentity, theirs: &SourceIdentity) -> Result<(), Err
         codes::OTHER_SOURCE,
         format!("this is not the source that the target was loaded from: {difference}"),
     ))
+}
+
+/// A standby that took over may have lacked what the target has by then, and have gone on past that.
+fn same_history(checkpoint: &Checkpoint, log: &LogState) -> Result<(), Error> {
+    let ours = checkpoint.identity.timeline;
+    if log.identity.timeline == ours || log.earlier_timelines.is_empty() {
+        return Ok(());
+    }
+    let mut earlier = log.earlier_timelines.iter();
+    let why = match earlier.find(|(timeline, _)| *timeline == ours) {
+        Some((_, end)) if checkpoint.position <= *end => return Ok(()),
+        Some((_, end)) => {
+            format!("the source left timeline {ours} at {end}, before the checkpoint")
+        }
+        None => format!("the source was never on timeline {ours}"),
+    };
+    Err(gap(codes::SOURCE_WENT_BACK, checkpoint, &why))
 }
 
 pub(super) fn usable(slot: &Slot) -> Result<(), Error> {

@@ -44,6 +44,7 @@ fn slot(confirmed: u64) -> Slot {
 
 fn log(slot: Option<Slot>) -> LogState {
     LogState {
+        earlier_timelines: Vec::new(),
         identity: identity(),
         head: at(1000),
         slot,
@@ -183,6 +184,30 @@ fn an_older_timeline_is_another_source_and_a_newer_one_is_a_promotion() {
     let mut newer = log(Some(slot(400)));
     newer.identity.timeline = 4;
     assert!(full(Some(&ours), &newer).is_ok());
+}
+
+#[test]
+fn f35_a_timeline_that_began_before_the_checkpoint_lacks_what_the_target_has() {
+    let ours = checkpoint(500, LoadPhase::Loaded);
+    let was = ours.identity.timeline;
+    for (earlier, is_refused) in [
+        (vec![(was - 1, at(100)), (was, at(500))], false),
+        (vec![(was, at(900))], false),
+        (vec![(was, at(499))], true),
+        (vec![(was - 1, at(100))], true),
+        // Not known: a role that may not replicate.
+        (vec![], false),
+    ] {
+        let mut newer = log(Some(slot(400)));
+        newer.identity.timeline = was + 1;
+        newer.earlier_timelines.clone_from(&earlier);
+        let started = full(Some(&ours), &newer);
+        if is_refused {
+            assert_eq!(code(started), codes::SOURCE_WENT_BACK, "{earlier:?}");
+        } else {
+            assert!(started.is_ok(), "{earlier:?}");
+        }
+    }
 }
 
 #[test]

@@ -203,6 +203,7 @@ mod tests {
     fn log(retained_bytes: u64, safe_bytes: Option<i64>) -> LogState {
         let at = Position::PgLsn(Lsn(1));
         LogState {
+            earlier_timelines: Vec::new(),
             identity: SourceIdentity {
                 system: "1".into(),
                 timeline: 1,

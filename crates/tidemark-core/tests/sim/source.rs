@@ -61,6 +61,7 @@ impl Source for SimSource {
             lost: None,
         });
         Ok(LogState {
+            earlier_timelines: Vec::new(),
             identity: identity(),
             head: at(world.head),
             slot,

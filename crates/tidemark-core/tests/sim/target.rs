@@ -280,6 +280,14 @@ impl Target for SimTarget {
         .await
     }
 
+    async fn follow_timeline(&self, timeline: u32) -> Result<()> {
+        self.commit("follow timeline", |new| {
+            let checkpoint = new.checkpoint.as_mut().expect("started");
+            checkpoint.identity.timeline = timeline;
+        })
+        .await
+    }
+
     async fn record_release(&self, release: &Release) -> Result<()> {
         self.commit("record release", |new| {
             new.checkpoint.as_mut().expect("started").release = Some(release.clone());

@@ -11,8 +11,8 @@ use crate::directory::LabDirectory;
 use crate::installation;
 
 impl PostgresServer {
-    /// A standby that follows this server, from a copy of its files; the server is stopped for it and
-    /// started again. The settings are the standby's own.
+    /// A standby that follows this server, from a copy of its files without its slots; the server is
+    /// stopped for it and started again. The settings are the standby's own.
     pub async fn standby(&self, settings: &[(&str, &str)]) -> Result<PostgresServer> {
         self.stop(Shutdown::Fast).await?;
         let directory = LabDirectory::create()?;
@@ -23,6 +23,10 @@ impl PostgresServer {
             .arg(&data)
             .status();
         ensure!(copied?.success(), "copy the files of the server");
+        // A base backup leaves them out.
+        for slot in std::fs::read_dir(data.join("pg_replslot"))? {
+            std::fs::remove_dir_all(slot?.path())?;
+        }
         self.start().await?;
         let port = free_port()?;
         let conf = std::fs::read_to_string(data.join("lab.conf"))?;

@@ -16,7 +16,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tidemark_core::catalogue::codes;
-use tidemark_core::checkpoint::SourceIdentity;
 use tidemark_core::config::{ChangeOrigin, Create};
 use tidemark_core::position::{Lsn, Position};
 use tidemark_core::schema::TableName;
@@ -27,6 +26,7 @@ use crate::config::ConnectConfig;
 use crate::wire::{Connection, ShutdownNotice};
 use publication::Wanted;
 use session::Sessions;
+use slot::Identity;
 use slot::create::Lifetime;
 
 mod assemble;
@@ -128,7 +128,7 @@ pub struct PgSource {
     /// does not tell it.
     head: Arc<AtomicU64>,
     /// Who the source is, and since when that holds.
-    known: Mutex<Option<(String, SourceIdentity)>>,
+    known: Mutex<Option<(String, Identity)>>,
     made: Made,
     /// The way to the last stream.
     stream: Mutex<ShutdownNotice>,
@@ -159,7 +159,7 @@ impl PgSource {
     }
 
     /// Asked again only when it may have changed: it takes a replication session.
-    async fn identity(&self, incarnation: Option<String>) -> Result<SourceIdentity> {
+    async fn identity(&self, incarnation: Option<String>) -> Result<Identity> {
         let known = self.known().clone();
         if let Some((since, identity)) = known
             && Some(since) == incarnation
@@ -171,7 +171,7 @@ impl PgSource {
         Ok(identity)
     }
 
-    fn known(&self) -> MutexGuard<'_, Option<(String, SourceIdentity)>> {
+    fn known(&self) -> MutexGuard<'_, Option<(String, Identity)>> {
         // Holds a whole answer or none, whatever panicked.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -205,8 +205,13 @@ impl PgSource {
         let slot = slot::read(&mut session, &options.slot).await?;
         let pins = pins::read(&mut session).await?;
         session.give_back();
+        let Identity {
+            identity,
+            earlier_timelines,
+        } = self.identity(now.incarnation).await?;
         Ok(LogState {
-            identity: self.identity(now.incarnation).await?,
+            identity,
+            earlier_timelines,
             clock_us: now.clock_us,
             running: now.running,
             head: self.saw(now.head),

@@ -45,20 +45,32 @@ pub fn check_name(name: &str) -> Result<()> {
     ))
 }
 
+/// Who the source is, and what it was before.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    pub(crate) identity: SourceIdentity,
+    pub(crate) earlier_timelines: Vec<(u32, Position)>,
+}
+
 /// Who the source is. Needs a replication session, since only `IDENTIFY_SYSTEM` tells the present
 /// timeline; a role that may not replicate gets that of the last checkpoint (which lags behind for a
 /// moment after a failover, and matters only to who streams).
-pub(crate) async fn identity(config: &ConnectConfig) -> Result<SourceIdentity> {
+pub(crate) async fn identity(config: &ConnectConfig) -> Result<Identity> {
     match open_replication(config).await {
         Ok(mut connection) => {
             let sets = connection.simple("IDENTIFY_SYSTEM").await;
             let sets = sets.map_err(command_refused)?;
-            connection.close().await;
             let row = first_row(&sets)?;
-            Ok(SourceIdentity {
+            let identity = SourceIdentity {
                 system: row.get_str(row.index("systemid")?)?.to_owned(),
                 timeline: row.get(row.index("timeline")?)?,
                 database: row.get_str(row.index("dbname")?)?.to_owned(),
+            };
+            let earlier_timelines = history(&mut connection, identity.timeline).await?;
+            connection.close().await;
+            Ok(Identity {
+                identity,
+                earlier_timelines,
             })
         }
         Err(error) if error.code() == codes::SOURCE_NO_REPLICATION => {
@@ -68,14 +80,50 @@ pub(crate) async fn identity(config: &ConnectConfig) -> Result<SourceIdentity> {
             let set = connection.query(sql, &[]).await?;
             connection.close().await;
             let row = set.one()?;
-            Ok(SourceIdentity {
+            let identity = SourceIdentity {
                 system: row.get_str(0)?.to_owned(),
                 timeline: row.get(1)?,
                 database: row.get_str(2)?.to_owned(),
+            };
+            Ok(Identity {
+                identity,
+                earlier_timelines: Vec::new(),
             })
         }
         Err(error) => Err(error),
     }
+}
+
+/// Where the timelines before this one ended; the first has no history.
+async fn history(connection: &mut Connection, timeline: u32) -> Result<Vec<(u32, Position)>> {
+    if timeline <= 1 {
+        return Ok(Vec::new());
+    }
+    let sets = connection
+        .simple(&format!("TIMELINE_HISTORY {timeline}"))
+        .await;
+    let sets = sets.map_err(command_refused)?;
+    let row = first_row(&sets)?;
+    read_history(row.get_str(row.index("content")?)?)
+}
+
+/// A line for each: its number, where it ended, why (`writeTimeLineHistory`, PostgreSQL 15).
+fn read_history(content: &str) -> Result<Vec<(u32, Position)>> {
+    let lines = content.lines().map(str::trim);
+    let lines = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let line = |line: &str| {
+        let mut words = line.split_ascii_whitespace();
+        let timeline = words.next().and_then(|word| word.parse().ok());
+        let end = words.next().map(|word| Position::parse("pg_lsn", word));
+        match (timeline, end) {
+            (Some(timeline), Some(Ok(end))) => Ok((timeline, end)),
+            _ => Err(crate::error::protocol(
+                crate::config::Side::Source,
+                "a timeline's history that cannot be read",
+            )),
+        }
+    };
+    lines.map(line).collect()
 }
 
 /// The end of the log: where the next record goes, or on a standby what has been replayed.
@@ -164,7 +212,8 @@ async fn select(
          FROM pg_replication_slots s LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid {clause}",
         conflicting = since(16, "s.conflicting", "NULL::bool"),
         invalidation = since(17, "s.invalidation_reason", "NULL::text"),
-        synced = since(17, "s.synced", "false"),
+        // A standby that was promoted keeps the word for slots that it had copied.
+        synced = since(17, "s.synced AND pg_is_in_recovery()", "false"),
     );
     let set = connection.query(&sql, params).await?;
     set.rows.iter().map(slot).collect()

@@ -105,6 +105,8 @@ const START: &str = "UPDATE tidemark.checkpoint SET system = $2, timeline = $3::
 
 const SET_RELEASE: &str = "UPDATE tidemark.checkpoint SET release = $2::jsonb WHERE pipeline = $1";
 
+const SET_TIMELINE: &str = "UPDATE tidemark.checkpoint SET timeline = $2::int8 WHERE pipeline = $1";
+
 const SET_PHASE: &str = "UPDATE tidemark.checkpoint SET phase = $2 WHERE pipeline = $1";
 
 /// A statement and its parameters in text form. The text is the same every time, so it may be
@@ -259,6 +261,14 @@ impl Writer {
         let pipeline = Some(self.pipeline.clone());
         vec![
             Write::new(SET_PHASE, [pipeline, Some(word(&phase))]),
+            self.advance(None),
+        ]
+    }
+
+    pub(super) fn timeline(&self, timeline: u32) -> Vec<Write> {
+        let pipeline = Some(self.pipeline.clone());
+        vec![
+            Write::new(SET_TIMELINE, [pipeline, Some(timeline.to_string())]),
             self.advance(None),
         ]
     }

@@ -69,6 +69,10 @@ impl Target for PgTarget {
         self.set_phase(phase).await
     }
 
+    async fn follow_timeline(&self, timeline: u32) -> Result<()> {
+        self.follow_timeline(timeline).await
+    }
+
     async fn record_release(&self, release: &Release) -> Result<()> {
         self.record_release(release).await
     }

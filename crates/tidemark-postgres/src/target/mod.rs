@@ -227,6 +227,12 @@ impl PgTarget {
             .await
     }
 
+    /// Records the source's timeline.
+    pub async fn follow_timeline(&self, timeline: u32) -> Result<()> {
+        self.write(&self.writer().timeline(timeline), "the source's timeline")
+            .await
+    }
+
     /// The side door.
     pub async fn control(&self) -> Result<Box<dyn Control>> {
         let connection = Connection::connect(&self.config, Role::Ordinary).await?;

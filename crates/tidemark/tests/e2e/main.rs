@@ -17,6 +17,7 @@ mod catalog;
 mod cutover;
 mod encodings;
 mod existing;
+mod failover;
 mod faults;
 mod fence;
 mod hand_over;

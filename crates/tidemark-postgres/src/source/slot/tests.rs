@@ -76,6 +76,18 @@ fn only_slots_of_our_kind_are_not_foreign() {
 }
 
 #[test]
+fn f35_the_history_of_a_timeline_tells_where_others_ended() {
+    let at = |lsn| Position::PgLsn(Lsn(lsn));
+    let content = "1\t0/3000148\tno recovery target specified\n\n\
+                   # by hand\n2\t1/A0\tbefore 2024-01-01 00:00:00+00\n";
+    let read = read_history(content).unwrap();
+    assert_eq!(read, [(1, at(0x300_0148)), (2, at(0x1_0000_00A0))]);
+    for bad in ["x\t0/1\t", "1", "1\tnowhere\t"] {
+        read_history(bad).expect_err(bad);
+    }
+}
+
+#[test]
 fn lost_is_told_with_its_reason_by_every_version() {
     let fate = |wal_status, is_conflicting, has_restart, reason| Fate {
         wal_status,
