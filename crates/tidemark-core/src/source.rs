@@ -426,4 +426,6 @@ pub struct Feed {
     pub source: SourceIdentity,
     /// The tables that it writes to.
     pub tables: Vec<TableName>,
+    /// Whether the stream leaves out what it writes: it marks that, and it leaves out what others mark.
+    pub is_left_out: bool,
 }

@@ -33,6 +33,11 @@ pub trait Target: Send + Sync {
         Ok(false)
     }
 
+    /// Whether whoever reads the target's log can leave out what is applied here.
+    fn marks(&self) -> bool {
+        false
+    }
+
     /// What the target has; `None` if the pipeline never started. Changes nothing: a target
     /// without our schema answers `None`.
     async fn checkpoint(&self) -> Result<Option<Checkpoint>>;

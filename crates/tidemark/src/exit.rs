@@ -113,7 +113,9 @@ pub(crate) fn of_code(code: Code) -> Option<Exit> {
         codes::POSITION_MALFORMED,
     ];
     // A prerequisite is missing that no privilege gives.
-    const REFUSED: [Code; 16] = [
+    const REFUSED: [Code; 18] = [
+        codes::CUTOVER_NO_WAY_BACK,
+        codes::TARGET_CIRCLE,
         codes::CUTOVER_NOT_READY,
         codes::CUTOVER_NOT_SILENT,
         codes::CUTOVER_DIFFERENT,

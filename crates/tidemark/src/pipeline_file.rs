@@ -71,6 +71,15 @@ impl Opened {
         Opened::of(file.to_path_buf(), read(file, &[])?.config)
     }
 
+    /// The pipeline that a file would describe, were this text in it.
+    pub(crate) fn of_text(file: &Path, text: String) -> Result<Opened, Failure> {
+        let document = Document::new(file.display().to_string(), text);
+        Opened::of(
+            file.to_path_buf(),
+            read_document(file, document, &[])?.config,
+        )
+    }
+
     /// A pipeline that was read already.
     pub(crate) fn of(file: PathBuf, config: PipelineConfig) -> Result<Opened, Failure> {
         let source = systems::source(&config, &file)?;
@@ -228,7 +237,14 @@ pub(crate) fn all_here() -> Vec<PathBuf> {
 
 /// Reads a pipeline file with everything around it.
 fn read(file: &Path, set: &[(String, String)]) -> Result<Reading, Failure> {
-    let document = document(file)?;
+    read_document(file, document(file)?, set)
+}
+
+fn read_document(
+    file: &Path,
+    document: Document,
+    set: &[(String, String)],
+) -> Result<Reading, Failure> {
     let connections = match file.parent().unwrap_or(Path::new("")).join(CONNECTIONS) {
         path if path.is_file() => Some(self::document(&path)?),
         _ => None,

@@ -19,7 +19,7 @@ use tidemark_postgres::config::ConnectConfig;
 use tidemark_postgres::cutover::objects::LeftBehind;
 use tidemark_postgres::cutover::{fence, objects};
 use tidemark_postgres::source::{PgSource, PgSourceOptions};
-use tidemark_postgres::target::PgTarget;
+use tidemark_postgres::target::{Origin, PgTarget, origin};
 use tidemark_postgres::wire::{Connection, Role};
 
 use crate::problem::Failure;
@@ -57,7 +57,14 @@ pub(crate) fn target(config: &PipelineConfig) -> Result<Arc<dyn Target>, Failure
                 // Nothing is loaded, so rows that are there are the copy whose changes come.
                 Existing::SkipLoaded
             };
-            let target = PgTarget::new(connect, &config.name).existing(existing);
+            let origin = if config.target.mark_origin {
+                Origin::Marked
+            } else {
+                Origin::Unmarked
+            };
+            let target = PgTarget::new(connect, &config.name)
+                .existing(existing)
+                .origin(origin);
             Ok(Arc::new(target))
         }
     }
@@ -110,9 +117,18 @@ pub(crate) async fn drop_slot(config: &PipelineConfig, name: &str) -> Result<(),
     Ok(())
 }
 
-/// Whether the source's database is read-only by default.
-pub(crate) async fn is_fenced(config: &PipelineConfig) -> Result<bool, Failure> {
-    let connect = connect_config(config, Side::Source)?;
+/// Whether the role of a side may mark what it applies there.
+pub(crate) async fn may_mark(config: &PipelineConfig, side: Side) -> Result<bool, Failure> {
+    let connect = connect_config(config, side)?;
+    let mut connection = Connection::connect(&connect, Role::Ordinary).await?;
+    let is_permitted = origin::is_permitted(&mut connection).await?;
+    connection.close().await;
+    Ok(is_permitted)
+}
+
+/// Whether a side's database is read-only by default.
+pub(crate) async fn is_fenced(config: &PipelineConfig, side: Side) -> Result<bool, Failure> {
+    let connect = connect_config(config, side)?;
     Ok(fence::is_raised(&connect).await?)
 }
 
@@ -128,9 +144,9 @@ pub(crate) async fn raise_fence(config: &PipelineConfig) -> Result<fence::Raised
     Ok(fence::raise(&connect).await?)
 }
 
-/// Lets the source be written to again.
-pub(crate) async fn lower_fence(config: &PipelineConfig) -> Result<(), Failure> {
-    let connect = connect_config(config, Side::Source)?;
+/// Lets a side be written to again.
+pub(crate) async fn lower_fence(config: &PipelineConfig, side: Side) -> Result<(), Failure> {
+    let connect = connect_config(config, side)?;
     Ok(fence::lower(&connect).await?)
 }
 

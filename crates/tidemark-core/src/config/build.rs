@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::choice::{Choice, Create, MaskKind, OnMaxRetained};
+use super::choice::{Choice, Create, MaskKind, OnMaxRetained, Origin as ChangeOrigin};
 use super::endpoint::{self, Connections};
 use super::keys::LATER_VALUES;
 use super::problem::{Located, Place, Problem, Problems, suggestion};
@@ -30,6 +30,7 @@ pub(super) fn build(
     let mode: Option<Mode> = choice(settings, "pipeline.mode");
     let start = start(settings, mode, problems);
     refuse_what_nobody_minds(settings, problems);
+    marks_and_leaves_out(settings, problems);
     let mut rules = rules(settings, problems);
     let name = settings.text("pipeline.name").map(|name| name.value);
     let (source, target, name, mode) = (source?, target?, name?, mode?);
@@ -55,6 +56,7 @@ pub(super) fn build(
             on_schema_change: choice(settings, "target.on_schema_change")?,
             on_conflict: choice(settings, "target.on_conflict")?,
             on_truncate: choice(settings, "target.on_truncate")?,
+            mark_origin: settings.flag("target.mark_origin")?,
         },
         new_tables: choice(settings, "tables.new_tables")?,
         rules,
@@ -89,6 +91,25 @@ fn refuse_what_nobody_minds(settings: &Settings, problems: &mut Problems) {
                 .label(*why),
             );
         }
+    }
+}
+
+/// Who marks what it applies does so for another that copies back; and must not send back in turn what
+/// that one marks.
+fn marks_and_leaves_out(settings: &Settings, problems: &mut Problems) {
+    let leaves_out = choice(settings, "source.postgres.origin") == Some(ChangeOrigin::None);
+    if settings.flag("target.mark_origin") == Some(true)
+        && !leaves_out
+        && let Some(setting) = settings.get("target.mark_origin")
+    {
+        problems.push(
+            Problem::new(
+                codes::CONFIG_CONFLICT,
+                "`mark_origin` goes with `source.postgres.origin = \"none\"`",
+            )
+            .at(setting.key_place.clone())
+            .label("changes that another pipeline brings to the source would be sent back to it"),
+        );
     }
 }
 

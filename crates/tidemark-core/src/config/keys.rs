@@ -347,7 +347,7 @@ fn source_postgres_keys() -> Vec<Key> {
         key("source.postgres.slot_creation_timeout", Kind::Time { min: seconds(1), max: seconds(7 * 86_400) }, "How long making the slot waits for transactions that are running on the source.").or("\"10m\""),
         key("source.postgres.max_retained", Kind::Bytes { min: MB, max: 1_000 * TB }, "How much log the slot may keep on the source's disk: a warning at a half and at four fifths of it, then `on_max_retained`; no limit if not given."),
         key("source.postgres.on_max_retained", choice::<OnMaxRetained>(), "When the slot keeps more than `max_retained`, and more than when the run began: stop and keep the slot (nothing is lost, and the log stays on the source), or release the slot on purpose (the source's disk is safe, and the copy has a gap until `tidemark reconcile`).").or("\"fail\""),
-        key("source.postgres.origin", choice::<Origin>(), "`none` leaves out changes that replication brought to the source (PostgreSQL 16 and later).").or("\"any\""),
+        key("source.postgres.origin", choice::<Origin>(), "`none` leaves out changes that replication brought to the source. Before PostgreSQL 16 the source cannot, and sends them in vain.").or("\"any\""),
     ]
 }
 
@@ -359,6 +359,7 @@ fn target_keys() -> Vec<Key> {
         key("target.on_schema_change", choice::<OnSchemaChange>(), "When a table changes its shape on the source: `apply` everything; `apply_additive` adds columns, widens types, keeps dropped columns on the target, and stops the table at anything else; `stop_table`; or `ignore`: go on with the columns that both sides have. Where rows were written anew, which the log does not tell, the table is loaded anew while the others stream.").or("\"apply_additive\""),
         key("target.on_conflict", choice::<OnConflict>(), "When a change meets another row than the log implies, because somebody else wrote to the target: apply, count and warn; apply and count; or stop the pipeline behind it.").or("\"warn\""),
         key("target.on_truncate", choice::<OnTruncate>(), "When the source empties a table with TRUNCATE: empty the target's too, stop the table, or keep the rows.").or("\"apply\""),
+        key("target.mark_origin", Kind::Flag, "Changes that are applied bear the replication origin `tidemark_` and the pipeline's name, so that a pipeline that reads the target with `source.postgres.origin = \"none\"` leaves them out. For two directions at once: goes with `source.postgres.origin = \"none\"` on either. Takes a right on the target (see [privileges](../how-to/privileges.md)).").or("false"),
     ]
 }
 

@@ -207,6 +207,8 @@ pub struct TargetConfig {
     pub on_conflict: OnConflict,
     /// What to do with `TRUNCATE`.
     pub on_truncate: OnTruncate,
+    /// Whether applied changes bear a replication origin of ours.
+    pub mark_origin: bool,
 }
 
 /// `[load]`.

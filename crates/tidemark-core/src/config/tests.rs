@@ -122,6 +122,7 @@ fn every_key_reaches_the_engine() {
     assert_eq!(config.target.on_schema_change, OnSchemaChange::StopTable);
     assert_eq!(config.target.on_conflict, OnConflict::Fail);
     assert_eq!(config.target.on_truncate, OnTruncate::Ignore);
+    assert!(config.target.mark_origin);
     assert_eq!(config.target.existing, Existing::SkipLoaded);
     assert_eq!(config.new_tables, NewTables::Add);
     let rule = &config.rules.tables[0];

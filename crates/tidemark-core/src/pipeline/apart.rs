@@ -10,13 +10,17 @@ use crate::mapping::TableMapping;
 use crate::schema::TableName;
 
 impl Run {
-    /// What we apply bears no mark in the target's log, so a pipeline that reads there sends it back.
+    /// A pipeline that reads the target's log sends back what we apply, unless both directions mark what
+    /// they apply and leave out what is marked.
     pub(super) async fn not_in_a_circle(&self, mappings: &[Arc<TableMapping>]) -> Result<()> {
         for feed in self.engine.source.fed_by().await? {
             let is_copied = |table: &&TableName| mappings.iter().any(|m| m.source() == *table);
             let Some(table) = feed.tables.iter().find(is_copied) else {
                 continue;
             };
+            if feed.is_left_out && self.engine.target.marks() {
+                continue;
+            }
             if self.engine.target.is_source(&feed.source).await? {
                 let message = format!(
                     "pipeline {} runs, and copies from this target to {table} of this source",

@@ -36,6 +36,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use tidemark_core::catalogue::codes;
+use tidemark_core::config::ChangeOrigin;
 use tidemark_core::event::{Begin, Cell, Event, RowChange, StreamTable};
 use tidemark_core::position::{Lsn, Position};
 use tidemark_core::source::GiveUndecided;
@@ -81,6 +82,10 @@ pub(crate) enum Stop {
 #[derive(Debug)]
 pub(crate) struct Assembler {
     heartbeat_prefix: Vec<u8>,
+    /// Which transactions are wanted.
+    origin: ChangeOrigin,
+    /// The present one came from elsewhere and is not wanted: its changes are left out.
+    is_left_out: bool,
     scope: Scope,
     /// Everything that committed before this has been handed out.
     reached: Lsn,
@@ -198,6 +203,8 @@ impl Assembler {
     pub(crate) fn new(after: Lsn, heartbeat_prefix: &str) -> Assembler {
         Assembler {
             heartbeat_prefix: heartbeat_prefix.as_bytes().to_vec(),
+            origin: ChangeOrigin::Any,
+            is_left_out: false,
             scope: Scope::Between,
             reached: after,
             heard: after,
@@ -208,6 +215,13 @@ impl Assembler {
             given: None,
             luck: Luck::default(),
         }
+    }
+
+    /// Whether transactions that replication brought to the source are wanted. Since PostgreSQL 16 it
+    /// does not send them to who does not want them.
+    pub(crate) fn leaving_out(mut self, origin: ChangeOrigin) -> Assembler {
+        self.origin = origin;
+        self
     }
 
     /// Whether a transaction in progress may be given out while it comes.
@@ -341,7 +355,9 @@ impl Assembler {
             Message::Change(change) => {
                 self.expect_transaction()?;
                 self.tables.check(&change)?;
-                out.events.push(Event::Change(change));
+                if !self.is_left_out {
+                    out.events.push(Event::Change(change));
+                }
             }
             Message::Begin(begin) => {
                 self.expect_between()?;
@@ -350,6 +366,7 @@ impl Assembler {
                 self.scope = Scope::Transaction {
                     commit: begin.commit,
                 };
+                self.is_left_out = false;
                 out.events.push(Event::Begin(begin));
             }
             Message::Commit { commit, end } => {
@@ -373,7 +390,9 @@ impl Assembler {
             }
             Message::Truncate(truncate) => {
                 self.expect_transaction()?;
-                out.events.push(Event::Truncate(truncate));
+                if !self.is_left_out {
+                    out.events.push(Event::Truncate(truncate));
+                }
             }
             Message::Logical {
                 is_transactional: false,
@@ -384,7 +403,8 @@ impl Assembler {
                     out.events.extend(heartbeat(content));
                 }
             }
-            Message::Logical { .. } | Message::Origin | Message::Type => {}
+            Message::Origin => self.is_left_out = self.origin == ChangeOrigin::None,
+            Message::Logical { .. } | Message::Type => {}
             Message::StreamStart { xid, is_first } => {
                 self.expect_between()?;
                 self.stream_start(xid, is_first)?;

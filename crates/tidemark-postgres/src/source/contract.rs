@@ -88,7 +88,7 @@ impl Source for PgSource {
 
     async fn fed_by(&self) -> Result<Vec<Feed>> {
         let mut session = self.sessions.borrow(&self.options.connect).await?;
-        let feeds = feeds::read(&mut session).await?;
+        let feeds = feeds::read(&mut session, self.options.origin).await?;
         session.give_back();
         Ok(feeds)
     }

@@ -123,7 +123,7 @@ pub(crate) async fn open(
         reader,
         slot: options.slot.clone(),
         publication: options.publication.clone(),
-        assembler: Assembler::new(after, &options.heartbeat_prefix()),
+        assembler: Assembler::new(after, &options.heartbeat_prefix()).leaving_out(options.origin),
         head,
         ready: None,
         disk: Disk::Idle(Spool::new(options.spool_dir.clone()), None),
@@ -194,9 +194,14 @@ fn statement(options: &PgSourceOptions, version: u32, after: Lsn) -> String {
     let publication = quote_ident(&options.publication).replace('\'', "''");
     let mut sql = format!(
         "START_REPLICATION SLOT {} LOGICAL {after} (proto_version '{protocol}', \
-         publication_names '{publication}', messages 'true', streaming 'on'",
+         publication_names '{publication}', messages 'true'",
         quote_ident(&options.slot)
     );
+    // Where it cannot leave out what has an origin, it names the origin of a transaction that is
+    // decided; one in progress may come without.
+    if version >= 160_000 || options.origin == ChangeOrigin::Any {
+        sql.push_str(", streaming 'on'");
+    }
     if version >= 160_000 && options.origin == ChangeOrigin::None {
         sql.push_str(", origin 'none'");
     }
@@ -478,6 +483,10 @@ mod tests {
             assert_eq!(
                 asks_for_origin,
                 version >= 160_000 && origin == ChangeOrigin::None
+            );
+            assert_eq!(
+                sql.contains("streaming 'on'"),
+                version >= 160_000 || origin == ChangeOrigin::Any
             );
         }
     }

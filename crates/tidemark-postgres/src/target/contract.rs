@@ -11,7 +11,7 @@ use tidemark_core::target::{Applier, Existing, LoadStart, Loader, Owner, Place, 
 use tidemark_core::verify::View;
 use tidemark_core::{Error, Result};
 
-use super::PgTarget;
+use super::{Origin, PgTarget};
 
 #[async_trait]
 impl Target for PgTarget {
@@ -21,6 +21,10 @@ impl Target for PgTarget {
 
     async fn is_source(&self, source: &SourceIdentity) -> Result<bool> {
         self.is_source(source).await
+    }
+
+    fn marks(&self) -> bool {
+        self.origin == Origin::Marked
     }
 
     async fn checkpoint(&self) -> Result<Option<Checkpoint>> {

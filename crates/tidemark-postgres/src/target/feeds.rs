@@ -3,10 +3,11 @@
 
 use tidemark_core::Result;
 use tidemark_core::checkpoint::SourceIdentity;
+use tidemark_core::config::ChangeOrigin;
 use tidemark_core::schema::TableName;
 use tidemark_core::source::Feed;
 
-use super::owner;
+use super::{origin, owner};
 use crate::wire::Connection;
 
 /// The records may be of another version, but these columns are of the first.
@@ -20,8 +21,11 @@ const FEEDS: &str = "SELECT c.pipeline, c.system, c.timeline, c.database, \
      FROM tidemark.checkpoint c JOIN tidemark.table_state t USING (pipeline) \
      WHERE c.system IS NOT NULL ORDER BY 1, 5, 6";
 
+/// Who marks what it applies leaves out what others mark: the configuration sees to that.
+const IS_MARKED: &str = "SELECT EXISTS (SELECT FROM pg_replication_origin WHERE roname = $1)";
+
 /// See the module's text. A role that may not read the records sees none.
-pub(crate) async fn read(connection: &mut Connection) -> Result<Vec<Feed>> {
+pub(crate) async fn read(connection: &mut Connection, wanted: ChangeOrigin) -> Result<Vec<Feed>> {
     let readable = connection.query(READABLE, &[]).await?;
     if !readable.one()?.get_bool(0)? {
         return Ok(Vec::new());
@@ -41,12 +45,16 @@ pub(crate) async fn read(connection: &mut Connection) -> Result<Vec<Feed>> {
                     database: row.get_str(3)?.to_owned(),
                 },
                 tables: vec![table],
+                is_left_out: false,
             }),
         }
     }
     let mut running = Vec::new();
-    for feed in feeds {
+    for mut feed in feeds {
         if owner::holder(connection, &feed.pipeline).await?.is_some() {
+            let name = origin::name(&feed.pipeline);
+            let marked = connection.query(IS_MARKED, &[Some(&name)]).await?;
+            feed.is_left_out = wanted == ChangeOrigin::None && marked.one()?.get_bool(0)?;
             running.push(feed);
         }
     }

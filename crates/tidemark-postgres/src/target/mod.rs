@@ -48,7 +48,8 @@ mod load;
 mod metadata;
 mod names;
 mod objects;
-mod owner;
+pub mod origin;
+pub(crate) mod owner;
 mod prepare;
 mod sequences;
 mod swap;
@@ -75,6 +76,17 @@ pub struct PgTarget {
     idle: Mutex<Vec<Connection>>,
     triggers: OnceLock<Triggers>,
     existing: Existing,
+    origin: Origin,
+}
+
+/// Whether applied changes say that they came from elsewhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Origin {
+    /// They look like anybody's.
+    #[default]
+    Unmarked,
+    /// They bear a replication origin of the pipeline's name ([`origin`]).
+    Marked,
 }
 
 /// What triggers and foreign keys of the target do when we write.
@@ -97,6 +109,7 @@ impl PgTarget {
             idle: Mutex::default(),
             triggers: OnceLock::new(),
             existing: Existing::default(),
+            origin: Origin::default(),
         }
     }
 
@@ -104,6 +117,13 @@ impl PgTarget {
     #[must_use]
     pub fn existing(mut self, existing: Existing) -> PgTarget {
         self.existing = existing;
+        self
+    }
+
+    /// Whether applied changes are marked.
+    #[must_use]
+    pub fn origin(mut self, origin: Origin) -> PgTarget {
+        self.origin = origin;
         self
     }
 

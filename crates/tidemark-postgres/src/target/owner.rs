@@ -134,7 +134,7 @@ async fn try_lock(connection: &mut Connection, pipeline: &str) -> Result<bool> {
 
 /// The server process that holds the pipeline's lock. The key's halves are `classid` and `objid`
 /// (PostgreSQL 15, 54.13 `pg_locks`).
-pub(super) async fn holder(connection: &mut Connection, pipeline: &str) -> Result<Option<u32>> {
+pub(crate) async fn holder(connection: &mut Connection, pipeline: &str) -> Result<Option<u32>> {
     let key = lock_key(pipeline).to_string();
     let answer = connection
         .query(

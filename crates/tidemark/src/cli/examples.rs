@@ -196,6 +196,10 @@ pub(crate) const VERBS: &[Verb] = &[
                 "fence the source, drain, compare, hand over",
             ),
             (
+                "tidemark cutover shop --fence --reverse shop_back.toml",
+                "the same, with a way back",
+            ),
+            (
                 "tidemark cutover shop --stop-writers ./stop --start-writers ./start",
                 "by commands of yours",
             ),

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use tidemark_core::catalogue::{Code, codes};
 use tidemark_core::control::{Command, HoldId};
+use tidemark_core::finding::Side;
 use tidemark_core::pipeline::options::Until;
 use tidemark_core::verify::standstill::Ask;
 use tidemark_core::{Context, Error};
@@ -24,10 +25,12 @@ use crate::systems;
 use crate::verbs::run::{self, Running};
 use crate::verbs::verify::Elsewhere;
 
+mod back;
 mod report;
 mod steps;
 mod writers;
 
+use back::Back;
 use report::Report;
 
 #[derive(Args, Clone, Debug)]
@@ -55,6 +58,9 @@ pub(crate) struct CutoverArgs {
     /// Set the target's sequences so many values ahead of the source's
     #[arg(long, value_name = "VALUES", default_value_t = 1_000)]
     sequence_margin: u32,
+    /// Make a pipeline that copies back, from the target to the source, and write its file here
+    #[arg(long, value_name = "FILE")]
+    reverse: Option<PathBuf>,
     /// Write the report to this file, too (Markdown)
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
@@ -132,7 +138,7 @@ async fn failed(own: &mut Option<Running>) -> Failure {
 async fn abort(invocation: &Invocation, opened: &Opened) -> Outcome {
     let word = opened.word();
     let data = |lowered: bool| serde_json::json!({ "pipeline": opened.name(), "lowered": lowered });
-    if !systems::is_fenced(&opened.config).await? {
+    if !systems::is_fenced(&opened.config, Side::Source).await? {
         return Ok(Answer::new(
             "the source is not fenced: nothing to take down",
             data(false),
@@ -144,7 +150,7 @@ async fn abort(invocation: &Invocation, opened: &Opened) -> Outcome {
         "Type the pipeline's name to continue:",
         opened.name(),
     )?;
-    systems::lower_fence(&opened.config).await?;
+    systems::lower_fence(&opened.config, Side::Source).await?;
     Ok(Answer::new("the source takes writes again", data(true))
         .notice(format!("whether the pipeline runs: tidemark status {word}")))
 }
@@ -162,7 +168,7 @@ struct Cutover<'a> {
 }
 
 /// What was done so far that has to be taken back if it comes to nothing.
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Undo {
     /// The source is fenced, or that was begun.
     fence: Option<Fence>,
@@ -170,6 +176,10 @@ struct Undo {
     stopped: bool,
     /// The pipeline may be held.
     held: bool,
+    /// The target may be written to: nothing is taken back any more.
+    is_past: bool,
+    /// A pipeline that copies back was made, or that was begun.
+    back: Option<Back>,
 }
 
 /// Whose a fence is.
@@ -212,6 +222,12 @@ impl Cutover<'_> {
     async fn take_back(&self) -> Vec<String> {
         let undo = std::mem::take(&mut *self.undo());
         let mut said = Vec::new();
+        if undo.is_past {
+            let word = self.opened.word();
+            return vec![format!(
+                "all is handed over, but the pipeline may still run: tidemark stop {word}"
+            )];
+        }
         if undo.held {
             // One that does not hear us goes on by itself.
             let pipeline = Elsewhere(self.opened);
@@ -220,6 +236,15 @@ impl Cutover<'_> {
                 tracing::debug!("no answer to the release of the hold");
             }
         }
+        if let Some(back) = &undo.back {
+            said.push(match back.take_back().await {
+                Ok(()) => "the way back is removed again".to_owned(),
+                Err(_) => format!(
+                    "slot and publication of {} are still on the target",
+                    back.name()
+                ),
+            });
+        }
         let word = self.opened.word();
         said.push(match undo.fence {
             None => "the source takes writes as before".to_owned(),
@@ -227,13 +252,15 @@ impl Cutover<'_> {
                 "the source was read-only before this began, and still is: \
                  tidemark cutover {word} --abort"
             ),
-            Some(Fence::Ours) => match systems::lower_fence(&self.opened.config).await {
-                Ok(()) => "the source takes writes again".to_owned(),
-                Err(_) => format!(
-                    "the source could not be reached and may still refuse writes: \
+            Some(Fence::Ours) => {
+                match systems::lower_fence(&self.opened.config, Side::Source).await {
+                    Ok(()) => "the source takes writes again".to_owned(),
+                    Err(_) => format!(
+                        "the source could not be reached and may still refuse writes: \
                      tidemark cutover {word} --abort"
-                ),
-            },
+                    ),
+                }
+            }
         });
         if undo.stopped {
             said.push(match &self.arguments.start_writers {

@@ -65,7 +65,7 @@ use self::parked::{OldShapes, Parcel};
 use self::session::Session;
 use self::transaction::{Part, State};
 use super::checkpoint::Writer;
-use super::{PgTarget, Triggers};
+use super::{Origin as Mark, PgTarget, Triggers, origin};
 use crate::wire::Connection;
 
 /// Applies to one PostgreSQL database, over one connection.
@@ -96,6 +96,9 @@ impl PgTarget {
     pub async fn applier(&self) -> Result<PgApplier> {
         let mut connection = self.connect().await?;
         let triggers = self.keep_triggers_still(&mut connection).await?;
+        if self.origin == Mark::Marked {
+            origin::set(&mut connection, &self.pipeline).await?;
+        }
         PgApplier::open(connection, triggers, self.writer()).await
     }
 }

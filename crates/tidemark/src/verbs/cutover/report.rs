@@ -39,6 +39,8 @@ pub(super) struct Report {
     pub(super) downtime: Option<Duration>,
     pub(super) rows: Option<u64>,
     pub(super) sequences: Option<usize>,
+    /// The file of the pipeline that copies back.
+    pub(super) back: Option<String>,
     /// What was taken back.
     pub(super) undone: Vec<String>,
 }
@@ -57,6 +59,7 @@ impl Report {
             downtime: None,
             rows: None,
             sequences: None,
+            back: None,
             undone: Vec::new(),
         }
     }
@@ -106,7 +109,12 @@ impl Report {
     pub(super) fn answer(&self, refusal: Option<&Error>) -> Answer {
         let answer = Answer::new(self.text(refusal), self.data(refusal));
         match refusal {
-            None => answer,
+            None => match &self.back {
+                Some(file) if !self.is_rehearsal => answer.notice(format!(
+                    "carries back what is written now: tidemark run {file}"
+                )),
+                _ => answer,
+            },
             Some(err) => answer.verdict(Verdict::Negative).notice(err.action()),
         }
     }
@@ -246,6 +254,7 @@ impl Report {
             "write_downtime_seconds": self.downtime.map(|downtime| downtime.as_secs_f64()),
             "rows": self.rows,
             "sequences": self.sequences,
+            "reverse": self.back,
             "steps": steps,
             "undone": self.undone,
             "left_behind": left,

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tidemark_core::Error;
 use tidemark_core::catalogue::codes;
 use tidemark_core::control::{Command, HoldAt};
+use tidemark_core::finding::Side;
 use tidemark_core::mapping::TableMapping;
 use tidemark_core::position::Position;
 use tidemark_core::status::{PipelineState, TableStatusState};
@@ -39,6 +40,13 @@ impl Cutover<'_> {
         self.step("verified", self.verified()).await?;
         self.step("left behind", self.left_behind(&mappings))
             .await?;
+        let back = match &self.arguments.reverse {
+            Some(file) => Some(
+                self.step("way back", self.look_back(file, &mappings))
+                    .await?,
+            ),
+            None => None,
+        };
         self.step("gap", self.small_gap()).await?;
         if self.arguments.fence {
             self.may_fence().await?;
@@ -53,6 +61,9 @@ impl Cutover<'_> {
         self.step("drained", self.drained(end)).await?;
         self.step("sequences", self.sequences(&mappings)).await?;
         self.step("compared", self.compared()).await?;
+        if let Some(back) = back {
+            self.step("way back made", self.make_back(back)).await?;
+        }
         let still = async {
             let seen = watch.look().await?;
             if !seen.is_silent() {
@@ -70,7 +81,7 @@ impl Cutover<'_> {
             report.downtime = Some(stopped_at.elapsed());
         });
         // From here on the target may be written to: nothing is taken back any more.
-        *self.undo() = super::Undo::default();
+        self.undo().is_past = true;
         self.step("switched", self.stop_pipeline()).await
     }
 
@@ -88,6 +99,10 @@ impl Cutover<'_> {
         self.step("verified", verified).await?;
         self.step("left behind", self.left_behind(&mappings))
             .await?;
+        if let Some(file) = &self.arguments.reverse {
+            self.step("way back", self.look_back(file, &mappings))
+                .await?;
+        }
         let gap = async {
             let gap = status::look(self.opened).await?.status.gap_bytes;
             Ok(((), gap.map_or("unknown".to_owned(), bytes)))
@@ -369,6 +384,15 @@ impl Cutover<'_> {
         answered(self.opened, &answer)?;
         if !self.runs_here {
             wait_until_nobody_owns(self.opened).await?;
+        }
+        if self.arguments.reverse.is_some() {
+            // Started again by mistake, it would bring what the way back has brought there.
+            self.opened.source.release().await?;
+        }
+        let config = &self.opened.config;
+        if systems::is_fenced(config, Side::Target).await? {
+            // An earlier cutover, in the other direction, left it so.
+            systems::lower_fence(config, Side::Target).await?;
         }
         Ok((
             (),

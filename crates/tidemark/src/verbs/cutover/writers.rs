@@ -5,6 +5,7 @@ use std::process::Stdio;
 
 use tidemark_core::Error;
 use tidemark_core::catalogue::codes;
+use tidemark_core::finding::Side;
 
 use super::{Cutover, Fence};
 use crate::output::numbers::counted;
@@ -27,7 +28,7 @@ impl Cutover<'_> {
             self.consent(format!(
                 "Stop everything that writes to {} now. From here on the source must stay as it is \
                  until this is done or given up.",
-                systems::address(&self.opened.config, tidemark_core::finding::Side::Source)?.0
+                systems::address(&self.opened.config, Side::Source)?.0
             ))
             .await?;
             said.push("stopped by hand".to_owned());
@@ -37,7 +38,7 @@ impl Cutover<'_> {
 
     async fn fence(&self) -> Result<String, Failure> {
         let config = &self.opened.config;
-        let fence = if systems::is_fenced(config).await? {
+        let fence = if systems::is_fenced(config, Side::Source).await? {
             Fence::Found
         } else {
             Fence::Ours

@@ -9,6 +9,7 @@ use tokio_postgres::Client;
 
 use crate::stage::{Ran, Stage};
 
+mod back;
 mod given_up;
 mod handed_over;
 

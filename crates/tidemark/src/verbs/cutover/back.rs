@@ -1,0 +1,314 @@
+//! The way back: a pipeline that carries to the old primary what is written to the new one.
+//!
+//! It is a pipeline file like any other. Its slot is made while nobody writes to either side, after all
+//! that came from the old primary is in: so it brings everything that is written from then on, and
+//! nothing that came from there. It reads without what has an origin and marks what it applies, so
+//! that neither direction ever carries back what the other brought; where the role may not mark, the
+//! two directions refuse to run side by side (`TARGET_CIRCLE`).
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tidemark_core::Error;
+use tidemark_core::catalogue::codes;
+use tidemark_core::finding::{Finding, Side, Verdict};
+use tidemark_core::mapping::TableMapping;
+use tidemark_core::schema::{ColumnDefault, TableName};
+use tidemark_core::selection::Glob;
+use tidemark_core::source::{Keep, Source};
+use toml::{Table, Value};
+
+use super::Cutover;
+use crate::pipeline_file::{Opened, text};
+use crate::problem::Failure;
+use crate::{systems, verbs};
+
+/// What says where a database is; the rest of `[source]` and `[target]` is the one side's own.
+const ENDPOINT: [&str; 12] = [
+    "type",
+    "connection",
+    "url",
+    "host",
+    "port",
+    "database",
+    "user",
+    "password",
+    "sslmode",
+    "sslrootcert",
+    "sslcert",
+    "sslkey",
+];
+
+/// For sessions on a database that a fence has made read-only by default.
+const IN_SPITE_OF_FENCE: &str = "options=-c%20default_transaction_read_only%3Doff";
+
+/// A name has this many characters at most.
+const NAME_MAX: usize = 40;
+
+/// A pipeline that is to copy back.
+#[derive(Clone)]
+pub(super) struct Back {
+    file: PathBuf,
+    pipeline: String,
+    source: Arc<dyn Source>,
+    tables: Vec<TableName>,
+    draft: Table,
+    is_written: Arc<AtomicBool>,
+}
+
+impl Back {
+    pub(super) fn name(&self) -> &str {
+        &self.pipeline
+    }
+
+    /// Removes what was made of it.
+    pub(super) async fn take_back(&self) -> Result<(), Failure> {
+        self.source.take_back().await?;
+        if self.is_written.load(Ordering::Relaxed) {
+            std::fs::remove_file(&self.file).map_err(|err| {
+                let shown = self.file.display();
+                Error::definite(codes::CLI_MACHINE, format!("remove {shown}: {err}"))
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl Cutover<'_> {
+    /// What the pipeline would be, and whether it could run.
+    pub(super) async fn look_back(
+        &self,
+        file: &Path,
+        mappings: &[TableMapping],
+    ) -> Result<(Back, String), Failure> {
+        if file.exists() {
+            return Err(no_way(format!(
+                "{} exists and is not overwritten",
+                file.display()
+            )));
+        }
+        let is_beside = match (directory(file), directory(&self.opened.file)) {
+            (Some(one), Some(other)) => one == other,
+            _ => false,
+        };
+        if !is_beside {
+            // What the one file refers to, the other must find.
+            return Err(no_way("its file belongs beside that of the pipeline"));
+        }
+        let mut draft = self.draft(mappings)?;
+        if !systems::may_mark(&self.opened.config, Side::Source).await? {
+            draft["target"]["mark_origin"] = Value::Boolean(false);
+        }
+        let opened = Opened::of_text(file, written(&draft, None))?;
+        self.is_turned_round(&opened)?;
+        let checked = verbs::check::look(&opened).await?;
+        let failed: Vec<String> = checked
+            .findings
+            .iter()
+            .filter(|finding| finding.verdict == Verdict::Failed)
+            .map(failed_check)
+            .collect();
+        if !failed.is_empty() {
+            return Err(no_way(failed.join("; ")));
+        }
+        let back = Back {
+            file: file.to_path_buf(),
+            pipeline: opened.name().to_owned(),
+            source: Arc::clone(&opened.source),
+            tables: mappings
+                .iter()
+                .map(|mapping| mapping.target.clone())
+                .collect(),
+            draft,
+            is_written: Arc::default(),
+        };
+        let text = format!("{} could run", back.pipeline);
+        Ok((back, text))
+    }
+
+    /// Makes slot, publication and file.
+    pub(super) async fn make_back(&self, back: Back) -> Result<((), String), Failure> {
+        self.undo().back = Some(back.clone());
+        back.source.announce(&back.tables).await?;
+        let (position, snapshot) = back.source.open_log(Keep::ForPipeline).await?;
+        drop(snapshot);
+        let text = written(&back.draft, Some(&position.to_string()));
+        let written = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(&back.file)
+            .and_then(|mut file| file.write_all(text.as_bytes()));
+        let shown = back.file.display().to_string();
+        written
+            .map_err(|err| Error::definite(codes::CLI_MACHINE, format!("write {shown}: {err}")))?;
+        back.is_written.store(true, Ordering::Relaxed);
+        let said = format!("{shown}, from {position} of the target on");
+        self.with_report(|report| report.back = Some(shown));
+        Ok(((), said))
+    }
+
+    /// The file, but for where it starts.
+    fn draft(&self, mappings: &[TableMapping]) -> Result<Table, Failure> {
+        let file: Table = text(&self.opened.file)?
+            .parse()
+            .map_err(|_| no_way("the pipeline's file cannot be read any more"))?;
+        let side = |name: &str| -> Table {
+            let section = file.get(name).and_then(Value::as_table);
+            let keys = section.into_iter().flatten();
+            keys.filter(|(key, _)| ENDPOINT.contains(&key.as_str()))
+                .map(|(key, value)| (key.clone(), value.clone()))
+                .collect()
+        };
+        let (mut source, mut target) = (side("target"), side("source"));
+        source.insert("postgres".into(), table([("origin", "none".into())]));
+        target.insert("mark_origin".into(), Value::Boolean(true));
+        if self.arguments.fence {
+            let url = target.get("url").and_then(Value::as_str);
+            let Some(url) = url.filter(|url| !url.contains("options=")) else {
+                return Err(no_way(
+                    "behind a fence it needs source.url, without options of its own",
+                ));
+            };
+            let joint = if url.contains('?') { '&' } else { '?' };
+            target.insert(
+                "url".into(),
+                format!("{url}{joint}{IN_SPITE_OF_FENCE}").into(),
+            );
+        }
+        let name: String = self
+            .opened
+            .name()
+            .chars()
+            .take(NAME_MAX - "_back".len())
+            .collect();
+        let include: Vec<Value> = mappings.iter().map(|m| pattern(&m.target).into()).collect();
+        let mut draft = Table::new();
+        draft.insert("version".into(), Value::Integer(1));
+        draft.insert(
+            "pipeline".into(),
+            table([
+                ("name", format!("{name}_back").into()),
+                ("mode", "cdc_only".into()),
+            ]),
+        );
+        draft.insert("source".into(), Value::Table(source));
+        draft.insert("target".into(), Value::Table(target));
+        draft.insert("tables".into(), table([("include", Value::Array(include))]));
+        let exceptions: Vec<Value> = mappings
+            .iter()
+            .map(turned_round)
+            .collect::<Result<Vec<_>, Failure>>()?
+            .into_iter()
+            .flatten()
+            .collect();
+        if !exceptions.is_empty() {
+            draft.insert("table".into(), Value::Array(exceptions));
+        }
+        Ok(draft)
+    }
+
+    /// Flags and variables may say other addresses than the file.
+    fn is_turned_round(&self, back: &Opened) -> Result<(), Failure> {
+        let there = &self.opened.config;
+        for (one, other) in [(Side::Source, Side::Target), (Side::Target, Side::Source)] {
+            if systems::address(there, one)? != systems::address(&back.config, other)? {
+                return Err(no_way(
+                    "the addresses that are in force are not those of the pipeline's file",
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A table's exception, where it has another name or other columns there.
+fn turned_round(mapping: &TableMapping) -> Result<Option<Value>, Failure> {
+    let source = mapping.source();
+    let is_whole = mapping.schema.columns.iter().all(|column| {
+        matches!(column.default, ColumnDefault::Generated(_))
+            || mapping.target_column(&column.name).is_some()
+    });
+    if !is_whole || mapping.columns.iter().any(|column| column.mask.is_some()) {
+        return Err(no_way(format!(
+            "the target has not all of {source} as it is on the source"
+        )));
+    }
+    let rename: Table = mapping
+        .columns
+        .iter()
+        .map(|column| {
+            (
+                column.target.clone(),
+                mapping.source_column(column).to_owned(),
+            )
+        })
+        .filter(|(there, here)| there != here)
+        .map(|(there, here)| (there, Value::String(here)))
+        .collect();
+    if mapping.target == *source && rename.is_empty() {
+        return Ok(None);
+    }
+    let mut exception = Table::new();
+    exception.insert("source".into(), pattern(&mapping.target).into());
+    exception.insert("target".into(), pattern(source).into());
+    if !rename.is_empty() {
+        exception.insert("rename".into(), Value::Table(rename));
+    }
+    Ok(Some(Value::Table(exception)))
+}
+
+/// A table's name as a pattern that fits it alone.
+fn pattern(name: &TableName) -> String {
+    let part = |text: &str| Glob::Name(text.to_owned()).to_string();
+    format!("{}.{}", part(&name.schema), part(&name.name))
+}
+
+fn written(draft: &Table, position: Option<&str>) -> String {
+    let mut draft = draft.clone();
+    let start = position.map_or("now".to_owned(), |position| format!("lsn:{position}"));
+    if let Some(Value::Table(pipeline)) = draft.get_mut("pipeline") {
+        pipeline.insert("start".into(), start.into());
+    }
+    format!("# The way back, made by a cutover.\n{draft}")
+}
+
+fn table<const N: usize>(entries: [(&str, Value); N]) -> Value {
+    Value::Table(
+        entries
+            .into_iter()
+            .map(|(key, value)| (key.to_owned(), value))
+            .collect(),
+    )
+}
+
+fn failed_check(finding: &Finding) -> String {
+    let mend = finding
+        .fixes
+        .first()
+        .map_or_else(String::new, |fix| format!(" ({})", fix.text));
+    format!("{}: {}{mend}", turned(finding.side), finding.found)
+}
+
+/// Of the way back: its source is the target that is spoken of here.
+fn turned(side: Side) -> Side {
+    match side {
+        Side::Source => Side::Target,
+        Side::Target => Side::Source,
+    }
+}
+
+fn directory(file: &Path) -> Option<PathBuf> {
+    let parent = file.parent()?;
+    let parent = if parent.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        parent
+    };
+    parent.canonicalize().ok()
+}
+
+fn no_way(why: impl Into<String>) -> Failure {
+    Error::definite(codes::CUTOVER_NO_WAY_BACK, why).into()
+}
