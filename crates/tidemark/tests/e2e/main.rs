@@ -31,6 +31,7 @@ mod modes;
 mod oracle;
 mod pages;
 mod partitions;
+mod poisoned;
 mod protection;
 mod readme;
 mod reconcile;
