@@ -2,7 +2,8 @@
 //!
 //! An entry says what a code means, what it does to the data, and what to do first. `tidemark
 //! explain CODE`, error messages and the documents render from it. Ranges: 1xxx source, 2xxx
-//! target, 3xxx load, 4xxx stream and slot, 6xxx verify and cutover, 7xxx configuration, 9xxx internal.
+//! target, 3xxx load, 4xxx stream and slot, 6xxx verify and cutover, 7xxx configuration, 8xxx server,
+//! 9xxx internal.
 //!
 //! To add a code: write `catalogue/TMnnnn.toml` and add a line to the list below.
 
@@ -290,6 +291,30 @@ catalogue! {
     7047 DEMO_NOT_RUNNING
     7048 CLI_REFUSED
     7049 DEMO_GIVEN
+    8001 STORE_DAMAGED
+    8002 STORE_NEWER
+    8003 STORE_KEY
+    8004 STORE_UNWRITABLE
+    8005 STORE_FULL
+    8006 STORE_IN_USE
+    8010 LISTEN_FAILED
+    8011 LISTEN_UNPROTECTED
+    8020 API_MALFORMED
+    8021 API_NO_TOKEN
+    8022 API_NOT_ALLOWED
+    8023 API_NOT_FOUND
+    8024 API_CONFLICT
+    8025 API_CHANGED
+    8026 API_NO_IF_MATCH
+    8027 API_TOO_MANY
+    8028 API_KEY_REUSED
+    8029 API_TOO_LARGE
+    8030 API_METHOD
+    8031 API_TIMEOUT
+    8032 API_MEDIA_TYPE
+    8033 API_HOST
+    8034 API_FILE_MANAGED
+    8040 PIPELINE_FILE
     9001 INTERNAL
 }
 

@@ -7,6 +7,7 @@
 //! - [`compare`]: the oracle, row by row
 //! - [`demo`]: the sample shop of `tidemark demo` and its customers
 //! - [`given`]: a database of our own on a server that somebody else runs
+//! - [`http`]: requests to an API, byte for byte
 //! - [`server`]: a PostgreSQL server of its own in a temporary directory, gone with its owner
 //! - [`pooler`]: what shares sessions between clients, as PgBouncer does
 //! - [`proxy`]: a wire between us and a server that can be cut, frozen, slowed
@@ -20,6 +21,7 @@ pub mod compare;
 pub mod demo;
 mod directory;
 pub mod given;
+pub mod http;
 pub mod installation;
 pub mod pooler;
 mod process;

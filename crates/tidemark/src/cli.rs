@@ -108,6 +108,8 @@ pub(crate) enum Verb {
     Plan(verbs::plan::PlanArgs),
     /// One pipeline, here, now
     Run(verbs::run::RunArgs),
+    /// Many pipelines in one process, with an API
+    Serve(verbs::serve::ServeArgs),
     /// State, health and what needs you
     Status(verbs::status::StatusArgs),
     /// Every table, those that need you first
@@ -153,6 +155,7 @@ impl Verb {
             Verb::Check(_) => "check",
             Verb::Plan(_) => "plan",
             Verb::Run(_) => "run",
+            Verb::Serve(_) => "serve",
             Verb::Status(_) => "status",
             Verb::Tables(_) => "tables",
             Verb::Lag(_) => "lag",
@@ -287,6 +290,7 @@ Start      demo        two real databases, live traffic, a verified result
            check       is everything ready?   (prints the SQL to fix what is not)
            plan        what would happen, how long, what does not fit
 Run        run         one pipeline, here, now
+           serve       many pipelines in one process, with an API
 Watch      status · lag · tables · verify
 Act        pause · resume · stop · reconcile · resync · cutover · sequences
 Also       explain · slots · config · completions · man · version

@@ -139,10 +139,13 @@ pub(crate) fn of_code(code: Code) -> Option<Exit> {
         _ if UNREACHABLE.contains(&code) => Some(Exit::Unreachable),
         _ if USAGE.contains(&code) => Some(Exit::Usage),
         _ if REFUSED.contains(&code) => Some(Exit::Refused),
+        // What a server refuses, and what keeps one from starting.
+        8_021 | 8_022 => Some(Exit::NotAllowed),
+        8_010 | 8_027 | 8_031 => Some(Exit::Unreachable),
+        7_000..8_000 | 8_020 | 8_023 | 8_026 | 8_028..=8_030 | 8_032 => Some(Exit::Usage),
         // What a check found, data that would be changed or lost, slots and positions: going on would
         // overwrite, mix or lose something.
-        1_031..1_100 | 2_031..2_100 | 3_002..4_000 | 4_000..5_000 => Some(Exit::Refused),
-        7_000..8_000 => Some(Exit::Usage),
+        1_031..1_100 | 2_031..2_100 | 3_002..5_000 | 8_000..9_000 => Some(Exit::Refused),
         _ => None,
     }
 }

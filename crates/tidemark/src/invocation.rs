@@ -132,6 +132,7 @@ impl Verb {
     fn care(&self) -> Care {
         match self {
             Verb::Run(_)
+            | Verb::Serve(_)
             | Verb::Demo(_)
             | Verb::Verify(_)
             | Verb::Reconcile(_)
@@ -155,6 +156,7 @@ async fn dispatch(invocation: &Invocation, verb: Verb) -> Outcome {
         Verb::Check(arguments) => verbs::check::run(invocation, &arguments).await,
         Verb::Plan(arguments) => verbs::plan::run(invocation, &arguments).await,
         Verb::Run(arguments) => Box::pin(verbs::run::run(invocation, &arguments)).await,
+        Verb::Serve(arguments) => Box::pin(verbs::serve::run(invocation, &arguments)).await,
         Verb::Status(arguments) => verbs::status::run(invocation, &arguments).await,
         Verb::Tables(arguments) => verbs::tables::run(invocation, &arguments).await,
         Verb::Lag(arguments) => verbs::lag::run(invocation, &arguments).await,
@@ -176,7 +178,7 @@ async fn dispatch(invocation: &Invocation, verb: Verb) -> Outcome {
 }
 
 fn loudness(verb: &Verb) -> Loudness {
-    if matches!(verb, Verb::Run(_) | Verb::Reconcile(_)) {
+    if matches!(verb, Verb::Run(_) | Verb::Serve(_) | Verb::Reconcile(_)) {
         Loudness::Works
     } else {
         Loudness::Answers

@@ -68,7 +68,14 @@ pub(crate) fn start(talk: &Talk, form: LogForm, loudness: Loudness, filter: Opti
         (Detail::Verbose, _) => "debug",
         (Detail::Trace, _) => "trace",
     };
-    let ours = format!("warn,tidemark={level},tidemark_core={level},tidemark_postgres={level}");
+    let ours = [
+        "tidemark",
+        "tidemark_core",
+        "tidemark_postgres",
+        "tidemark_server",
+    ]
+    .map(|name| format!("{name}={level}"));
+    let ours = format!("warn,{}", ours.join(","));
     let filter = filter.and_then(|text| EnvFilter::try_new(text).ok());
     let quiet = if talk.detail == Detail::Quiet {
         "error"

@@ -24,7 +24,7 @@ use crate::systems;
 /// Where pipelines are kept, beside the working directory itself.
 const DIRECTORY: &str = "pipelines.d";
 /// Shared endpoints, beside the pipeline file.
-const CONNECTIONS: &str = "connections.toml";
+pub(crate) const CONNECTIONS: &str = "connections.toml";
 
 /// Which pipeline.
 #[derive(Args, Clone, Debug)]

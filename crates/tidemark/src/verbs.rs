@@ -15,6 +15,7 @@ pub(crate) mod reconcile;
 pub(crate) mod resync;
 pub(crate) mod run;
 pub(crate) mod sequences;
+pub(crate) mod serve;
 pub(crate) mod slots;
 pub(crate) mod status;
 pub(crate) mod tables;

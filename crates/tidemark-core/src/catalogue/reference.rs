@@ -22,13 +22,14 @@ fills in.
 ";
 
 /// What the first digit of a code stands for.
-const CHAPTERS: [(u16, &str); 7] = [
+const CHAPTERS: [(u16, &str); 8] = [
     (1, "Source"),
     (2, "Target"),
     (3, "Load"),
     (4, "Stream and slot"),
     (6, "Verification"),
     (7, "Pipeline file and command line"),
+    (8, "Server"),
     (9, "Internal"),
 ];
 

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use toml::de::{DeTable, DeValue};
 
-use super::keys::{Key, Kind};
+use super::keys::{KEYS, Key, Kind};
 use super::problem::Document;
 
 /// Parts of key names that promise a secret.
@@ -22,6 +22,14 @@ const WORDS: [&str; 8] = [
     "credential",
     "url",
 ];
+
+/// A pipeline file with `***` in the place of what is secret in it; references stay.
+pub fn masked(text: &str) -> String {
+    let mut document = Document::new("", text);
+    let (tree, _) = DeTable::parse_recoverable(text);
+    hide_secrets(&mut document, tree.get_ref(), &KEYS);
+    document.masked()
+}
 
 pub(super) fn hide_secrets(document: &mut Document, tree: &DeTable<'_>, keys: &[Key]) {
     let mut found = Vec::new();
@@ -129,4 +137,21 @@ fn hidden_part(text: &str, span: Range<usize>) -> Option<Range<usize>> {
     let from = span.start + lead + (body.len() - inner.len());
     let to = from + inner.trim_end_matches(['"', '\'']).len();
     (from < to).then_some(from..to)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::masked;
+
+    #[test]
+    fn what_is_secret_is_masked_and_nothing_else() {
+        let text = "version = 1\n[source]\nurl = \"postgres://me:hunter2@db/x\"\n\
+                    password = 'hunter2'\n[target]\npassword = \"${env:PW}\"\n\
+                    [[mask]]\nsalt = \"hunter2\"\n";
+        let expected = "version = 1\n[source]\nurl = \"postgres://me:***@db/x\"\n\
+                    password = '***'\n[target]\npassword = \"${env:PW}\"\n\
+                    [[mask]]\nsalt = \"***\"\n";
+        assert_eq!(masked(text), expected);
+        assert!(!masked("[source\npassword = \"hunter2").contains("hunter2"));
+    }
 }

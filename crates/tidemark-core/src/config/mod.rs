@@ -47,6 +47,7 @@ pub use choice::{
     Origin as ChangeOrigin, SlotAhead, SlotBehind, System,
 };
 pub use format::format;
+pub use hide::masked;
 pub use overrides::Override;
 pub use problem::{Document, Located, Place, Problem, Problems};
 pub use reference::reference;

@@ -67,6 +67,25 @@ impl Document {
         (line, column)
     }
 
+    /// The text with `***` in the place of each range that must not be shown.
+    pub(crate) fn masked(&self) -> String {
+        let mut hidden: Vec<&Range<usize>> = self.hidden.iter().collect();
+        hidden.sort_by_key(|range| (range.start, range.end));
+        let (mut masked, mut at) = (String::new(), 0);
+        for range in hidden.into_iter().filter(|range| !range.is_empty()) {
+            if range.end <= at {
+                continue;
+            }
+            if range.start >= at {
+                masked.push_str(self.text.get(at..range.start).unwrap_or_default());
+                masked.push_str("***");
+            }
+            at = range.end;
+        }
+        masked.push_str(self.text.get(at..).unwrap_or_default());
+        masked
+    }
+
     /// Whether a byte is within a range that must not be shown.
     fn hides(&self, at: usize) -> bool {
         self.hidden.iter().any(|range| range.contains(&at))

@@ -79,6 +79,23 @@ pub(crate) const VERBS: &[Verb] = &[
         ],
     },
     Verb {
+        name: "serve",
+        examples: &[
+            (
+                "tidemark serve",
+                "the pipelines of pipelines.d, and an API on http://127.0.0.1:7070",
+            ),
+            (
+                "tidemark serve --pipelines /etc/tidemark/pipelines.d --state /var/lib/tidemark",
+                "with directories of its own",
+            ),
+            (
+                "tidemark serve --listen 0.0.0.0:7070 --host tidemark.example --auth token",
+                "for other machines: every request needs a token",
+            ),
+        ],
+    },
+    Verb {
         name: "status",
         examples: &[
             ("tidemark status shop", "one pipeline"),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 use serde_json::{Value, json};
+use tidemark_core::checkpoint::Checkpoint;
 use tidemark_core::finding::{Finding, Verdict};
 use tidemark_core::mapping::{ColumnMapping, TableMapping, TargetType};
 use tidemark_core::mask::Mask;
@@ -17,6 +18,7 @@ use crate::output::style::{Style, Tone};
 use crate::output::table::{Column, Table};
 use crate::output::{Answer, Outcome, put, wrap};
 use crate::pipeline_file::{Opened, Which};
+use crate::problem::Failure;
 use crate::verbs::check;
 
 #[derive(Args, Clone, Debug)]
@@ -52,32 +54,68 @@ struct Estimate {
     log_bytes_during_load: Option<u64>,
 }
 
+/// What would happen.
+struct Planned {
+    schema: SourceSchema,
+    findings: Vec<Finding>,
+    checkpoint: Option<Checkpoint>,
+    tables: Vec<PlannedTable>,
+    estimate: Estimate,
+    creates: Creates,
+}
+
+/// What would happen, as a program sees it.
+pub(crate) async fn data_of(opened: &Opened) -> Result<Value, Failure> {
+    Ok(data(opened, &look(opened).await?))
+}
+
+async fn look(opened: &Opened) -> Result<Planned, Failure> {
+    let rules = &opened.config.rules;
+    let schema = opened.source.describe(rules.selection()).await?;
+    let mappings = rules.map(&schema)?;
+    let findings = check::look(opened).await?.findings;
+    let checkpoint = opened.target.checkpoint().await?;
+    let tables: Vec<PlannedTable> = mappings.iter().map(planned).collect();
+    let estimate = estimate(opened, &tables).await?;
+    let creates = creates(opened, &schema, &mappings);
+    Ok(Planned {
+        schema,
+        findings,
+        checkpoint,
+        tables,
+        estimate,
+        creates,
+    })
+}
+
 pub(crate) async fn run(invocation: &Invocation, arguments: &PlanArgs) -> Outcome {
     let opened = Opened::open(invocation, &arguments.which)?;
     let config = &opened.config;
-    let schema = opened.source.describe(config.rules.selection()).await?;
-    let mappings = config.rules.map(&schema)?;
-    let checked = check::look(&opened).await?;
-    let checkpoint = opened.target.checkpoint().await?;
-    let tables: Vec<PlannedTable> = mappings.iter().map(planned).collect();
-    let estimate = estimate(&opened, &tables).await?;
-    let creates = creates(&opened, &schema, &mappings);
+    let plan = look(&opened).await?;
+    let Planned {
+        schema,
+        findings,
+        checkpoint,
+        tables,
+        estimate,
+        creates,
+    } = &plan;
 
     let mut lines = vec![format!("{}   {}", config.mode.name(), config.name)];
-    if let Some(checkpoint) = &checkpoint {
+    if let Some(checkpoint) = checkpoint {
         lines.push(format!(
             "The target has a checkpoint at {}: a start goes on there, and what is loaded stays.",
             checkpoint.position
         ));
     }
-    lines.extend(table_lines(&tables, invocation));
+    lines.extend(table_lines(tables, invocation));
     let (style, width) = (invocation.talk.out, invocation.talk.out_width());
-    lines.extend(finding_lines(&checked.findings, style, width));
+    lines.extend(finding_lines(findings, style, width));
     lines.extend(not_carried_lines(&schema.not_carried, width));
     if config.mode.loads() {
         lines.push(wrap::labelled(
             "Estimated",
-            &estimate_text(&estimate),
+            &estimate_text(estimate),
             0,
             11,
             width,
@@ -87,24 +125,28 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &PlanArgs) -> Outcom
     lines.push(wrap::labelled("", &creates.target, 0, 11, width));
     lines.push("Nothing was changed.".to_owned());
 
-    let data = json!({
-        "pipeline": config.name,
-        "mode": config.mode.name(),
-        "checkpoint": checkpoint.map(|checkpoint| checkpoint.position),
-        "tables": tables,
-        "findings": findings_data(&checked.findings),
-        "not_carried": schema.not_carried,
-        "estimate": if config.mode.loads() { json!(estimate) } else { Value::Null },
-        "creates": { "source": creates.source, "target": creates.target },
-    });
-    let failed = check::count(&checked.findings, Verdict::Failed);
-    let answer = Answer::new(lines.join("\n"), data);
+    let failed = check::count(findings, Verdict::Failed);
+    let answer = Answer::new(lines.join("\n"), data(&opened, &plan));
     Ok(match failed {
         0 => answer,
         _ => answer.notice(format!(
             "{failed} checks fail; what to do about them: tidemark check {}",
             opened.word()
         )),
+    })
+}
+
+fn data(opened: &Opened, plan: &Planned) -> Value {
+    let config = &opened.config;
+    json!({
+        "pipeline": config.name,
+        "mode": config.mode.name(),
+        "checkpoint": plan.checkpoint.as_ref().map(|checkpoint| checkpoint.position),
+        "tables": plan.tables,
+        "findings": findings_data(&plan.findings),
+        "not_carried": plan.schema.not_carried,
+        "estimate": if config.mode.loads() { json!(plan.estimate) } else { Value::Null },
+        "creates": { "source": plan.creates.source, "target": plan.creates.target },
     })
 }
 

@@ -38,6 +38,7 @@ mod reconcile;
 mod resync;
 mod rows;
 mod schema;
+mod serve;
 mod slot_verbs;
 mod slots;
 #[allow(dead_code, reason = "what tests of a running pipeline stand on")]

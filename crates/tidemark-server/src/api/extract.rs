@@ -1,0 +1,134 @@
+//! What comes in, read strictly: what is not understood is refused with a problem document.
+
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tidemark_core::catalogue::codes;
+use tidemark_core::schema::TableName;
+use tidemark_core::selection::Pattern;
+
+use super::guard::read;
+use super::problem::Failure;
+
+/// Parts of the path.
+pub(crate) struct Route<T>(pub(crate) T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Route<T> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Route<T>, Failure> {
+        match Path::<T>::from_request_parts(parts, &()).await {
+            Ok(Path(found)) => Ok(Route(found)),
+            Err(wrong) => Err(Failure::new(codes::API_MALFORMED, wrong.body_text())),
+        }
+    }
+}
+
+/// Parameters of the query.
+pub(crate) struct Params<T>(pub(crate) T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Params<T> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Params<T>, Failure> {
+        match Query::<T>::from_request_parts(parts, &()).await {
+            Ok(Query(found)) => Ok(Params(found)),
+            Err(wrong) => Err(Failure::new(codes::API_MALFORMED, wrong.body_text())),
+        }
+    }
+}
+
+/// A JSON body; an empty one counts as `{}`.
+pub(crate) struct Json<T>(pub(crate) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, _: &S) -> Result<Json<T>, Failure> {
+        let kind = media_type(request.headers());
+        let body = read(request.into_body()).await?;
+        if body.is_empty() {
+            return from_json(b"{}").map(Json);
+        }
+        match kind.as_deref() {
+            Some("application/json") => from_json(&body).map(Json),
+            _ => Err(other_form("application/json")),
+        }
+    }
+}
+
+/// A pipeline's definition, as the text of a file.
+pub(crate) struct DefinitionText(pub(crate) String);
+
+impl<S: Send + Sync> FromRequest<S> for DefinitionText {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, _: &S) -> Result<DefinitionText, Failure> {
+        let kind = media_type(request.headers());
+        let body = read(request.into_body()).await?;
+        match kind.as_deref() {
+            Some("application/json") => to_toml(&from_json::<Value>(&body)?).map(DefinitionText),
+            Some("application/toml") => match String::from_utf8(body.to_vec()) {
+                Ok(text) => Ok(DefinitionText(text)),
+                Err(_) => Err(Failure::new(codes::API_MALFORMED, "the body is not UTF-8")),
+            },
+            _ => Err(other_form("application/json or application/toml")),
+        }
+    }
+}
+
+fn other_form(expected: &str) -> Failure {
+    Failure::new(
+        codes::API_MEDIA_TYPE,
+        format!("the body must be {expected}"),
+    )
+}
+
+fn media_type(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    let kind = value.split(';').next()?.trim();
+    Some(kind.to_ascii_lowercase())
+}
+
+fn from_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
+    serde_json::from_slice(body).map_err(|wrong| {
+        Failure::new(
+            codes::API_MALFORMED,
+            format!("the body is not as expected: {wrong}"),
+        )
+    })
+}
+
+/// A definition as JSON has the keys of the file.
+pub(crate) fn to_toml(value: &Value) -> Result<String, Failure> {
+    if !value.is_object() {
+        return Err(Failure::new(
+            codes::API_MALFORMED,
+            "expected an object at the top",
+        ));
+    }
+    toml::to_string(value).map_err(|wrong| {
+        let text = format!("a definition cannot hold this: {wrong}");
+        Failure::new(codes::API_MALFORMED, text)
+    })
+}
+
+/// A table of the source, as a pipeline file names it.
+pub(crate) fn table_name(text: &str) -> Result<TableName, Failure> {
+    let pattern = Pattern::parse(text)
+        .ok()
+        .and_then(|pattern| pattern.exact());
+    pattern.ok_or_else(|| {
+        Failure::new(
+            codes::API_MALFORMED,
+            "a table is named as schema.table, without * and ?",
+        )
+    })
+}
+
+/// The same of several.
+pub(crate) fn table_names(texts: &[String]) -> Result<Vec<TableName>, Failure> {
+    texts.iter().map(|text| table_name(text)).collect()
+}

@@ -1,0 +1,105 @@
+//! Whether the server lives and is ready, and its metrics. Pipelines do not make it unready: one that is
+//! broken would have all of them started anew.
+
+use std::sync::Arc;
+
+use axum::Json as Answer;
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::middleware;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tidemark_core::status::Health;
+
+use super::extract::Params;
+use super::problem::Failure;
+use super::{App, guard};
+use crate::store::Key;
+use crate::supervisor::OWN_TENANT;
+
+/// A key that no pipeline has: looking for it shows that the store answers.
+const NOBODY: &str = "";
+
+pub(super) fn routes(app: &Arc<App>) -> Router<Arc<App>> {
+    // Names and positions of pipelines are for those who may see them.
+    let metrics =
+        Router::new()
+            .route("/metrics", get(metrics))
+            .layer(middleware::from_fn_with_state(
+                Arc::clone(app),
+                guard::known,
+            ));
+    Router::new()
+        .route("/livez", get(lives))
+        .route("/readyz", get(ready))
+        .route("/healthz", get(ready))
+        .route("/startupz", get(ready))
+        .merge(metrics)
+}
+
+/// Turns, and touches nothing.
+async fn lives() -> &'static str {
+    "ok\n"
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReadyParams {
+    /// List what was looked at.
+    verbose: Option<String>,
+    /// `strict`: not ready while a pipeline that is to run has no connection.
+    pipelines: Option<String>,
+}
+
+/// The store is open and answers. Who asks may be nobody, so no pipeline is named.
+async fn ready(State(app): State<Arc<App>>, Params(params): Params<ReadyParams>) -> Response {
+    let store = app.store.pipeline(&Key::new(NOBODY, NOBODY)).await;
+    let is_strict = params.pipelines.as_deref() == Some("strict");
+    let lost = if is_strict {
+        let views = app
+            .supervisor
+            .members()
+            .into_iter()
+            .map(|member| member.view());
+        let is_lost = |health| matches!(health, Health::Unknown | Health::Error);
+        views
+            .filter(|view| view.state != "draft" && is_lost(view.status.health))
+            .count()
+    } else {
+        0
+    };
+    let is_ready = store.is_ok() && lost == 0;
+    let status = if is_ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    if params.verbose.is_none() {
+        return (status, if is_ready { "ok\n" } else { "not ready\n" }).into_response();
+    }
+    let store: Value = match store {
+        Ok(_) => "ok".into(),
+        Err(err) => err.code().to_string().into(),
+    };
+    let body = json!({ "ready": is_ready, "store": store, "listener": "ok",
+        "pipelines_lost": is_strict.then_some(lost) });
+    (status, Answer(body)).into_response()
+}
+
+async fn metrics(State(app): State<Arc<App>>, caller: guard::Caller) -> Result<Response, Failure> {
+    // Whoever runs the server scrapes all of it, a tenant its own.
+    let members = if caller.tenant == OWN_TENANT {
+        app.supervisor.members()
+    } else {
+        app.supervisor.members_of(&caller.tenant)
+    };
+    let text = crate::metrics::exposition(&members, &app.requests);
+    let kind = [(
+        header::CONTENT_TYPE,
+        "text/plain; version=0.0.4; charset=utf-8",
+    )];
+    Ok((kind, text).into_response())
+}

@@ -1,0 +1,134 @@
+//! Changes of a definition: a patch on top of it, and secrets that come back as they were shown.
+
+use serde_json::Value;
+use tidemark_core::catalogue::codes;
+
+use super::bodies::shown;
+use super::problem::Failure;
+
+/// What stands in the place of a secret.
+const MASK: &str = "***";
+
+/// A definition with a patch applied (RFC 7396).
+pub(super) fn merge(text: &str, patch: Value) -> Result<Value, Failure> {
+    if !patch.is_object() {
+        return Err(Failure::new(
+            codes::API_MALFORMED,
+            "expected an object at the top",
+        ));
+    }
+    let mut merged = tree(text)?;
+    apply(&mut merged, patch);
+    put_back(&mut merged, &tree(&shown(text))?, &tree(text)?);
+    refuse_masks(&merged)?;
+    Ok(merged)
+}
+
+fn apply(value: &mut Value, patch: Value) {
+    let Value::Object(patch) = patch else {
+        *value = patch;
+        return;
+    };
+    if !value.is_object() {
+        *value = Value::Object(serde_json::Map::new());
+    }
+    let Value::Object(object) = value else { return };
+    for (name, part) in patch {
+        if part.is_null() {
+            object.shift_remove(&name);
+        } else {
+            apply(object.entry(name).or_insert(Value::Null), part);
+        }
+    }
+}
+
+/// A definition whose masked secrets are what they were in the old one; its text stays as it is where
+/// nothing in it is masked.
+pub(super) fn unmask(text: &str, old: &str) -> Result<String, Failure> {
+    if !text.contains(MASK) {
+        return Ok(text.to_owned());
+    }
+    let mut new = tree(text)?;
+    put_back(&mut new, &tree(&shown(old))?, &tree(old)?);
+    refuse_masks(&new)?;
+    super::extract::to_toml(&new)
+}
+
+/// Where the new value is what was shown of the old one, it is the old one.
+fn put_back(new: &mut Value, shown: &Value, old: &Value) {
+    match (new, shown, old) {
+        (Value::Object(new), Value::Object(shown), Value::Object(old)) => {
+            for (name, new) in new {
+                if let (Some(shown), Some(old)) = (shown.get(name), old.get(name)) {
+                    put_back(new, shown, old);
+                }
+            }
+        }
+        (Value::Array(new), Value::Array(shown), Value::Array(old)) => {
+            for ((new, shown), old) in new.iter_mut().zip(shown).zip(old) {
+                put_back(new, shown, old);
+            }
+        }
+        (Value::String(new), Value::String(shown), Value::String(old)) if new == shown => {
+            new.clone_from(old);
+        }
+        _ => {}
+    }
+}
+
+fn refuse_masks(value: &Value) -> Result<(), Failure> {
+    let is_masked = match value {
+        Value::String(text) => text.contains(MASK),
+        Value::Array(items) => return items.iter().try_for_each(refuse_masks),
+        Value::Object(items) => return items.values().try_for_each(refuse_masks),
+        _ => false,
+    };
+    if is_masked {
+        let text =
+            "`***` stands where no secret was before; write the secret, or a reference to it";
+        return Err(Failure::new(codes::CONFIG_SECRET, text));
+    }
+    Ok(())
+}
+
+fn tree(text: &str) -> Result<Value, Failure> {
+    toml::from_str(text).map_err(|_| {
+        // The parser's words may hold a piece of the text.
+        Failure::new(codes::CONFIG_SYNTAX, "the definition is not TOML")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    const OLD: &str =
+        "version = 1\n[source]\nurl = \"postgres://me:hunter2@db/x\"\npassword = \"s3cret\"\n";
+
+    #[test]
+    fn s06_secrets_that_come_back_masked_stay_what_they_were() {
+        let back = unmask(&shown(OLD), OLD).unwrap();
+        assert_eq!(tree(&back).unwrap(), tree(OLD).unwrap());
+        let other = shown(OLD).replace("@db/x", "@db/y");
+        assert!(
+            unmask(&other, OLD).is_err(),
+            "for another address the secret must be said"
+        );
+        assert!(unmask("[target]\npassword = \"***\"", OLD).is_err());
+        let text = "version = 1 # kept\n";
+        assert_eq!(unmask(text, OLD).unwrap(), text);
+    }
+
+    #[test]
+    fn a_patch_changes_what_it_names() {
+        let patch = json!({ "source": { "password": null }, "stream": { "batch_rows": 7 } });
+        let merged = merge(OLD, patch).unwrap();
+        assert_eq!(
+            merged["source"],
+            json!({ "url": "postgres://me:hunter2@db/x" })
+        );
+        assert_eq!(merged["stream"]["batch_rows"], 7);
+        assert!(merge(OLD, json!([])).is_err());
+    }
+}

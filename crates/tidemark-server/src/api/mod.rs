@@ -1,0 +1,116 @@
+//! The API: routes, and the document that describes them, made from the same declarations.
+//!
+//! `guard` is before and after every request; the other modules have the routes by subject. A body of
+//! an answer is a type of the API's own (`bodies`), an error a problem document (`problem`).
+
+use std::sync::Arc;
+
+use axum::Json as Answer;
+use axum::Router;
+use axum::extract::State;
+use axum::middleware;
+use tidemark_core::catalogue::codes;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::{InfoBuilder, OpenApi, OpenApiBuilder};
+use utoipa_axum::router::OpenApiRouter;
+
+pub use guard::{AuthMode, Role};
+
+pub(crate) use bodies::lag_of;
+pub(crate) use guard::Auth;
+
+use crate::metrics::Requests;
+use crate::store::Store;
+use crate::supervisor::Supervisor;
+use problem::Failure;
+
+mod access;
+mod bodies;
+mod extract;
+pub(crate) mod guard;
+mod health;
+mod journal;
+mod merge;
+mod monitoring;
+mod pipelines;
+mod problem;
+#[cfg(test)]
+mod reference;
+mod stream;
+
+/// What every request is given.
+pub(crate) struct App {
+    pub(crate) supervisor: Arc<Supervisor>,
+    pub(crate) store: Store,
+    pub(crate) auth: Auth,
+    /// Names under which the server is spoken to.
+    pub(crate) hosts: Vec<String>,
+    pub(crate) requests: Requests,
+}
+
+/// Everything that is answered.
+pub(crate) fn router(app: Arc<App>) -> Router {
+    let (api, _) = routes().split_for_parts();
+    let api = api
+        .route("/api/v1/openapi.json", axum::routing::get(document))
+        .route("/problems/{code}", axum::routing::get(access::code))
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&app),
+            guard::known,
+        ));
+    api.merge(health::routes(&app))
+        .fallback(nothing)
+        .method_not_allowed_fallback(other_method)
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&app),
+            guard::around,
+        ))
+        .with_state(app)
+}
+
+fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::with_openapi(head()).nest(
+        "/api/v1",
+        OpenApiRouter::new()
+            .merge(pipelines::routes())
+            .merge(journal::routes())
+            .merge(monitoring::routes())
+            .merge(access::routes())
+            .merge(stream::routes()),
+    )
+}
+
+/// The document (OpenAPI 3.1) that describes the API.
+pub fn openapi() -> OpenApi {
+    routes().split_for_parts().1
+}
+
+fn head() -> OpenApi {
+    let info = InfoBuilder::new()
+        .title("Tidemark")
+        .version("v1")
+        .description(Some(
+            "Copies databases and keeps the copies current. What is not known is null, never 0.",
+        ))
+        .build();
+    let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
+    let components = utoipa::openapi::ComponentsBuilder::new()
+        .security_scheme("token", SecurityScheme::Http(bearer))
+        .build();
+    OpenApiBuilder::new()
+        .info(info)
+        .components(Some(components))
+        .build()
+}
+
+async fn document(State(_): State<Arc<App>>) -> Answer<OpenApi> {
+    Answer(openapi())
+}
+
+async fn nothing() -> Failure {
+    Failure::new(codes::API_NOT_FOUND, "there is no such route")
+}
+
+async fn other_method() -> Failure {
+    Failure::new(codes::API_METHOD, "the route has no such method")
+}

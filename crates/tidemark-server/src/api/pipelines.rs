@@ -1,0 +1,552 @@
+//! Pipelines: listed, defined, changed, asked to act.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Json as Answer;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tidemark_core::catalogue::codes;
+use tidemark_core::control::ResyncStrategy;
+use tidemark_core::status::Health;
+use tidemark_core::verify::compare::Depth;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::App;
+use super::bodies::{PipelineBody, etag, shown};
+use super::extract::{DefinitionText, Json, Params, Route, table_names, to_toml};
+use super::guard::{Caller, Role};
+use super::merge::{merge, unmask};
+use super::problem::{Failure, Problem};
+use crate::store::{DesiredState, Key, Level, NewPipeline, OperationRow};
+use crate::supervisor::actions::{Action, may};
+use crate::supervisor::{Member, View, desired_first, open, open_definition};
+use crate::systems::{Definition, Opened};
+
+/// Items of a page, by default and at most.
+const LIMIT: usize = 100;
+const LIMIT_MAX: usize = 500;
+
+pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(list, create))
+        .routes(routes!(get, put, patch, delete))
+        .routes(routes!(definition))
+        .routes(routes!(act))
+}
+
+/// How many items a page has.
+pub(super) fn limit(wanted: Option<usize>) -> Result<usize, Failure> {
+    let limit = wanted.unwrap_or(LIMIT);
+    if (1..=LIMIT_MAX).contains(&limit) {
+        return Ok(limit);
+    }
+    let text = format!("limit is 1 to {LIMIT_MAX}");
+    Err(Failure::new(codes::API_MALFORMED, text))
+}
+
+/// The pipeline of a caller.
+pub(super) fn member(app: &App, caller: &Caller, id: &str) -> Result<Arc<Member>, Failure> {
+    let key = Key::new(caller.tenant.as_str(), id);
+    app.supervisor
+        .member(&key)
+        .ok_or_else(|| Failure::not_found("pipeline"))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct ListParams {
+    /// Only those in this state.
+    state: Option<String>,
+    /// Only those of this health.
+    health: Option<String>,
+    /// Only those whose name holds this.
+    q: Option<String>,
+    /// At most so many, 1 to 500.
+    #[param(minimum = 1, maximum = 500)]
+    limit: Option<usize>,
+    /// From `next_cursor` of the page before.
+    cursor: Option<String>,
+}
+
+/// A page of pipelines, worst first, then by name.
+#[derive(Debug, Serialize, ToSchema)]
+struct PipelineList {
+    pipelines: Vec<PipelineBody>,
+    /// All that were asked for, by health.
+    counts: BTreeMap<String, usize>,
+    total: usize,
+    next_cursor: Option<String>,
+    /// The next page.
+    next: Option<String>,
+}
+
+/// Worst first.
+pub(super) fn rank(health: Health) -> u8 {
+    match health {
+        Health::Error => 0,
+        Health::Unknown => 1,
+        Health::Warning => 2,
+        Health::Notice => 3,
+        Health::Ok => 4,
+    }
+}
+
+#[utoipa::path(get, path = "/pipelines", tag = "pipelines", params(ListParams),
+    responses((status = 200, body = PipelineList), (status = 400, body = Problem)))]
+async fn list(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Params(params): Params<ListParams>,
+) -> Result<Answer<PipelineList>, Failure> {
+    let limit = limit(params.limit)?;
+    let after = params.cursor.as_deref().map(position).transpose()?;
+    let mut found: Vec<((u8, String), Arc<Member>, View)> = Vec::new();
+    let mut counts = BTreeMap::new();
+    for member in app.supervisor.members_of(&caller.tenant) {
+        let view = member.view();
+        let health = crate::supervisor::word_of(&view.status.health);
+        let is = |wanted: &Option<String>, word: &str| {
+            wanted.as_ref().is_none_or(|wanted| wanted == word)
+        };
+        let is_named = params
+            .q
+            .as_ref()
+            .is_none_or(|q| member.key.id.contains(q.as_str()));
+        if !(is(&params.state, &view.state) && is(&params.health, &health) && is_named) {
+            continue;
+        }
+        *counts.entry(health).or_insert(0) += 1;
+        let place = (rank(view.status.health), member.key.id.clone());
+        found.push((place, member, view));
+    }
+    found.sort_by(|(a, ..), (b, ..)| a.cmp(b));
+    let total = found.len();
+    let mut page: Vec<_> = found
+        .into_iter()
+        .filter(|(place, ..)| after.as_ref().is_none_or(|after| place > after))
+        .take(limit + 1)
+        .collect();
+    let has_more = page.len() > limit;
+    page.truncate(limit);
+    let last = page.last().filter(|_| has_more).map(|(place, ..)| place);
+    let next_cursor = last.map(|(rank, id)| format!("{rank}.{id}"));
+    let next = next_cursor
+        .as_ref()
+        .map(|cursor| format!("/api/v1/pipelines?limit={limit}&cursor={cursor}"));
+    let pipelines = page
+        .iter()
+        .map(|(_, member, view)| PipelineBody::of(member, view));
+    Ok(Answer(PipelineList {
+        pipelines: pipelines.collect(),
+        counts,
+        total,
+        next_cursor,
+        next,
+    }))
+}
+
+fn position(cursor: &str) -> Result<(u8, String), Failure> {
+    let parts = cursor
+        .split_once('.')
+        .and_then(|(rank, id)| Some((rank.parse().ok()?, id.to_owned())));
+    parts.ok_or_else(|| Failure::new(codes::API_MALFORMED, "this is no cursor of ours"))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct CreateParams {
+    /// Only tell what would happen.
+    #[serde(default)]
+    dry_run: bool,
+    /// Start it at once.
+    #[serde(default)]
+    start: bool,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct ChangeParams {
+    /// Only tell what would happen.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+fn answer(status: StatusCode, member: &Member, more: &[(HeaderName, String)]) -> Response {
+    let body = PipelineBody::of(member, &member.view());
+    let tag = body.etag.clone();
+    let mut response = (status, [(header::ETAG, tag)], Answer(body)).into_response();
+    for (name, value) in more {
+        if let Ok(value) = value.parse() {
+            response.headers_mut().insert(name.clone(), value);
+        }
+    }
+    response
+}
+
+async fn opened(app: &App, caller: &Caller, text: String) -> Result<Opened, Failure> {
+    let place = app.supervisor.shared.place(&caller.tenant);
+    let definition = Definition { text, place };
+    Ok(open_definition(&app.supervisor.shared, definition).await?)
+}
+
+#[utoipa::path(post, path = "/pipelines", tag = "pipelines", params(CreateParams),
+    request_body(content((Value = "application/json"), (String = "application/toml"))),
+    responses((status = 201, body = PipelineBody), (status = 200, description = "The plan", body = Value),
+        (status = 409, body = Problem), (status = 422, body = Problem), (status = 503, body = Problem)))]
+async fn create(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Params(params): Params<CreateParams>,
+    DefinitionText(text): DefinitionText,
+) -> Result<Response, Failure> {
+    caller.needs(Role::Admin)?;
+    let opened = opened(&app, &caller, text.clone()).await?;
+    if params.dry_run {
+        let plan = app.supervisor.shared.systems.plan(&opened).await?;
+        return Ok(Answer(plan).into_response());
+    }
+    let state = if params.start {
+        DesiredState::Running
+    } else {
+        DesiredState::Draft
+    };
+    let new = NewPipeline {
+        key: Key::new(caller.tenant.as_str(), opened.config.name.as_str()),
+        mode: opened.config.mode.name().to_owned(),
+        definition: Some(text),
+        file: None,
+        desired: desired_first(state, &caller.name),
+        by: caller.name.clone(),
+    };
+    let member = app.supervisor.add(new).await?;
+    let text = "the pipeline was defined";
+    app.supervisor
+        .note(&member, Level::Info, "definition", text, Some(caller.name));
+    let place = format!("/api/v1/pipelines/{}", member.key.id);
+    Ok(answer(
+        StatusCode::CREATED,
+        &member,
+        &[(header::LOCATION, place)],
+    ))
+}
+
+#[utoipa::path(get, path = "/pipelines/{id}", tag = "pipelines", params(("id" = String, Path)),
+    responses((status = 200, body = PipelineBody), (status = 404, body = Problem)))]
+async fn get(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Route(id): Route<String>,
+) -> Result<Response, Failure> {
+    let member = member(&app, &caller, &id)?;
+    Ok(answer(StatusCode::OK, &member, &[]))
+}
+
+#[utoipa::path(get, path = "/pipelines/{id}/definition", tag = "pipelines", params(("id" = String, Path)),
+    responses((status = 200, body = String, content_type = "application/toml",
+        description = "The pipeline file; secrets are `***`, references stay"),
+        (status = 404, body = Problem)))]
+async fn definition(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Route(id): Route<String>,
+) -> Result<Response, Failure> {
+    let member = member(&app, &caller, &id)?;
+    let row = member.row();
+    let definition = app.supervisor.shared.definition(&row).await?;
+    let headers = [
+        (header::CONTENT_TYPE, "application/toml".to_owned()),
+        (header::ETAG, etag(&row)),
+    ];
+    Ok((headers, shown(&definition.text)).into_response())
+}
+
+/// Refuses a change of what a file has, and one that is not based on what is there.
+fn may_change(member: &Member, headers: &HeaderMap) -> Result<i64, Failure> {
+    let row = member.row();
+    if let Some(file) = &row.file {
+        let text = format!("{} is defined by {file}", row.key.id);
+        return Err(Failure::new(codes::API_FILE_MANAGED, text));
+    }
+    let Some(tag) = headers.get(header::IF_MATCH) else {
+        return Err(Failure::new(
+            codes::API_NO_IF_MATCH,
+            "the request has no If-Match",
+        ));
+    };
+    let tags = tag.to_str().unwrap_or_default();
+    let is_present = tags
+        .split(',')
+        .any(|tag| tag.trim() == "*" || tag.trim() == etag(&row));
+    if is_present {
+        Ok(row.version)
+    } else {
+        Err(Failure::new(
+            codes::API_CHANGED,
+            "it is not as it was when it was read",
+        ))
+    }
+}
+
+async fn change(
+    app: &App,
+    caller: &Caller,
+    member: &Arc<Member>,
+    version: i64,
+    text: String,
+    is_dry: bool,
+) -> Result<Response, Failure> {
+    let opened = opened(app, caller, text.clone()).await?;
+    if opened.config.name != member.key.id {
+        let text = format!("it is named {}; a name stays", member.key.id);
+        return Err(Failure::new(codes::API_CONFLICT, text));
+    }
+    if is_dry {
+        let plan = app.supervisor.shared.systems.plan(&opened).await?;
+        return Ok(Answer(plan).into_response());
+    }
+    let mode = opened.config.mode.name().to_owned();
+    app.supervisor
+        .redefine(member, version, mode, Some(text))
+        .await?;
+    Ok(answer(StatusCode::OK, member, &[]))
+}
+
+#[utoipa::path(put, path = "/pipelines/{id}", tag = "pipelines",
+    params(("id" = String, Path), ("If-Match" = Option<String>, Header), ChangeParams),
+    request_body(content((Value = "application/json"), (String = "application/toml"))),
+    responses((status = 200, body = PipelineBody), (status = 404, body = Problem),
+        (status = 409, body = Problem), (status = 412, body = Problem), (status = 422, body = Problem),
+        (status = 428, body = Problem), (status = 503, body = Problem)))]
+async fn put(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Route(id): Route<String>,
+    Params(params): Params<ChangeParams>,
+    headers: HeaderMap,
+    DefinitionText(text): DefinitionText,
+) -> Result<Response, Failure> {
+    caller.needs(Role::Admin)?;
+    let member = member(&app, &caller, &id)?;
+    let version = may_change(&member, &headers)?;
+    let old = app.supervisor.shared.definition(&member.row()).await?;
+    let text = unmask(&text, &old.text)?;
+    change(&app, &caller, &member, version, text, params.dry_run).await
+}
+
+#[utoipa::path(patch, path = "/pipelines/{id}", tag = "pipelines",
+    params(("id" = String, Path), ("If-Match" = Option<String>, Header), ChangeParams),
+    request_body(content = Value, description = "What changes (RFC 7396); `null` removes"),
+    responses((status = 200, body = PipelineBody), (status = 404, body = Problem),
+        (status = 409, body = Problem), (status = 412, body = Problem), (status = 422, body = Problem),
+        (status = 428, body = Problem), (status = 503, body = Problem)))]
+async fn patch(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Route(id): Route<String>,
+    Params(params): Params<ChangeParams>,
+    headers: HeaderMap,
+    Json(patch): Json<Value>,
+) -> Result<Response, Failure> {
+    caller.needs(Role::Admin)?;
+    let member = member(&app, &caller, &id)?;
+    let version = may_change(&member, &headers)?;
+    let old = app.supervisor.shared.definition(&member.row()).await?;
+    let text = to_toml(&merge(&old.text, patch)?)?;
+    change(&app, &caller, &member, version, text, params.dry_run).await
+}
+
+#[utoipa::path(delete, path = "/pipelines/{id}", tag = "pipelines",
+    params(("id" = String, Path), ("If-Match" = Option<String>, Header)),
+    responses((status = 202, description = "It is in the list until everything that was made for it on \
+        both sides is removed", body = OperationRow), (status = 404, body = Problem),
+        (status = 409, body = Problem), (status = 412, body = Problem), (status = 428, body = Problem)))]
+async fn delete(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Route(id): Route<String>,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
+    caller.needs(Role::Admin)?;
+    let member = member(&app, &caller, &id)?;
+    may_change(&member, &headers)?;
+    begin(&app, &caller, member, Action::Delete).await
+}
+
+/// What an action is about.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ActBody {
+    /// Tables of the source, as `schema.table`; none for all.
+    #[serde(default)]
+    pub(super) tables: Vec<String>,
+    /// `swap` (readers see the old rows until the switch) or `truncate`.
+    strategy: Option<Strategy>,
+    /// `deep` or `counts`.
+    depth: Option<Depths>,
+    /// Only tell what would happen.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Strategy {
+    Swap,
+    Truncate,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Depths {
+    Deep,
+    Counts,
+}
+
+#[utoipa::path(post, path = "/pipelines/{id}/actions/{action}", tag = "pipelines",
+    params(("id" = String, Path),
+        ("action" = String, Path, description = "start, pause, resume, stop, resync or verify")),
+    request_body = ActBody,
+    responses((status = 202, body = OperationRow), (status = 200, description = "The effect", body = Value),
+        (status = 404, body = Problem), (status = 409, body = Problem), (status = 503, body = Problem)))]
+async fn act(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Route((id, action)): Route<(String, String)>,
+    Json(body): Json<ActBody>,
+) -> Result<Response, Failure> {
+    ask(&app, &caller, &id, &action, body).await
+}
+
+/// Has an action done, or tells what it would do.
+pub(super) async fn ask(
+    app: &Arc<App>,
+    caller: &Caller,
+    id: &str,
+    action: &str,
+    body: ActBody,
+) -> Result<Response, Failure> {
+    caller.needs(Role::Operator)?;
+    let member = member(app, caller, id)?;
+    let tables = table_names(&body.tables)?;
+    let action = match action {
+        "start" => Action::Start,
+        "pause" => Action::Pause(tables),
+        "resume" => Action::Resume(tables),
+        "stop" => Action::Stop,
+        "resync" => Action::Resync(
+            tables,
+            match body.strategy {
+                Some(Strategy::Truncate) => ResyncStrategy::Truncate,
+                Some(Strategy::Swap) | None => ResyncStrategy::Swap,
+            },
+        ),
+        "verify" => Action::Verify(
+            tables,
+            match body.depth {
+                Some(Depths::Counts) => Depth::Counts,
+                Some(Depths::Deep) | None => Depth::Deep,
+            },
+        ),
+        _ => return Err(Failure::not_found("action")),
+    };
+    may(&member, &action)?;
+    if body.dry_run {
+        return effect(app, &member, &action).await;
+    }
+    begin(app, caller, member, action).await
+}
+
+/// What an action would do, with objects and rows.
+async fn effect(app: &App, member: &Arc<Member>, action: &Action) -> Result<Response, Failure> {
+    let Action::Resync(wanted, strategy) = action else {
+        let text = json!({ "pipeline_id": member.key.id, "action": action.word() });
+        return Ok(Answer(text).into_response());
+    };
+    let opened = open(&app.supervisor.shared, member).await?;
+    let rules = &opened.config.rules;
+    let schema = opened.source.describe(rules.selection()).await?;
+    let checkpoint = opened.target.checkpoint().await?;
+    let mut tables = Vec::new();
+    for mapping in rules.map(&schema)? {
+        let source = mapping.source();
+        if !wanted.is_empty() && !wanted.contains(source) {
+            continue;
+        }
+        let known = checkpoint
+            .iter()
+            .flat_map(|found| &found.tables)
+            .find(|t| t.source == *source);
+        let loaded: Option<u64> = known.map(|table| table.units.iter().map(|unit| unit.rows).sum());
+        tables.push(json!({
+            "source": source.to_string(), "target": mapping.target.to_string(),
+            "rows_estimated": mapping.schema.rows, "size_bytes": mapping.schema.bytes,
+            "rows_loaded_before": loaded,
+        }));
+    }
+    let swap = *strategy == ResyncStrategy::Swap;
+    let body = json!({
+        "pipeline_id": member.key.id,
+        "action": action.word(),
+        "strategy": if swap { "swap" } else { "truncate" },
+        "tables": tables,
+        "readers": if swap {
+            "see the old rows until the switch"
+        } else {
+            "see an empty, then a growing table"
+        },
+        "others": "keep streaming; the position does not move back",
+    });
+    Ok(Answer(body).into_response())
+}
+
+/// Begins an action that goes on after the answer.
+async fn begin(
+    app: &Arc<App>,
+    caller: &Caller,
+    member: Arc<Member>,
+    action: Action,
+) -> Result<Response, Failure> {
+    let id = super::guard::new_id()?;
+    let word = action.word();
+    let store = app.store.clone();
+    store
+        .begin_operation(&member.key, id.clone(), word, caller.name.clone())
+        .await?;
+    let (by, tenant) = (caller.name.clone(), caller.tenant.clone());
+    let (supervisor, operation) = (Arc::clone(&app.supervisor), id.clone());
+    tokio::spawn(async move {
+        let done = supervisor.act(&member, action, &by).await;
+        match &done {
+            Ok(text) => supervisor.note(&member, Level::Info, "action", text.as_str(), Some(by)),
+            Err(err) => {
+                let text = format!("{word}: {err}");
+                supervisor.note(&member, Level::Warn, "action", text, Some(by));
+            }
+        }
+        let news = Arc::clone(&supervisor.shared.news);
+        let data = json!({ "id": operation, "pipeline_id": member.key.id, "kind": word,
+            "state": if done.is_ok() { "succeeded" } else { "failed" } });
+        if let Err(err) = supervisor.shared.store.end_operation(operation, done).await {
+            tracing::warn!(code = %err.code(), error = %err, "an operation's end is not written down");
+        }
+        news.say(
+            &tenant,
+            &member.key.id,
+            crate::news::Topic::Operations,
+            data,
+        );
+    });
+    let found = store.operation(caller.tenant.clone(), id.clone()).await?;
+    let place = format!("/api/v1/operations/{id}");
+    let body = Answer(found.ok_or_else(|| Failure::not_found("operation"))?);
+    Ok((StatusCode::ACCEPTED, [(header::LOCATION, place)], body).into_response())
+}

@@ -1,0 +1,98 @@
+//! The API as a page, `docs/reference/api.md`; made anew by `UPDATE_DOCS=1 cargo test -p
+//! tidemark-server reference`.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use serde_json::Value;
+
+const HEAD: &str = "\
+# The API
+
+<!-- The list of routes is made from the OpenAPI document; a test compares the two. -->
+
+`tidemark serve` answers on `http://127.0.0.1:7070`. The document that describes every route and body (OpenAPI 3.1) is at
+`/api/v1/openapi.json`. Bodies are JSON; a definition may also be the text of a pipeline file (`Content-Type:
+application/toml`). Names of fields are those of `--json`, positions are text as the database writes them, times RFC 3339.
+
+    curl http://127.0.0.1:7070/api/v1/monitoring/pipelines/shop/lag
+    curl -X POST -H 'Content-Type: application/toml' --data-binary @shop.toml 'http://127.0.0.1:7070/api/v1/pipelines?start=true'
+    curl -X POST http://127.0.0.1:7070/api/v1/pipelines/shop/actions/pause
+
+- **Unknown is `null`**, never 0: `stale`, `unknown_reason` (a code) and `last_known` say why and what was known.
+- **Errors** are problem documents (RFC 9457) with `code`, `effect`, `fix`, `retryable`, `request_id` and, where a definition
+  has several faults, `errors` with all of them. `/problems/CODE` explains a code.
+- **Actions** are answered with 202 and `Location: /api/v1/operations/ID`, where their end is told. `\"dry_run\": true`
+  tells the effect of a resync instead.
+- **Changes** of a definition need `If-Match` with the `ETag` that was read: 428 without it, 412 if somebody was faster. A
+  pipeline that a file defines is changed in the file: 409.
+- **`Idempotency-Key`** on a POST: the same request again within a day gets the same answer.
+- **Lists** have pages: `limit` up to 500, `next_cursor`.
+- **News** as server-sent events on `/api/v1/events/stream`, with numbers: `Last-Event-ID` goes on where a reader was, the
+  event `reset` says that it must look at everything anew.
+- **Secrets** go in and never come out: a definition shows `***`, and `***` sent back keeps what was there. References
+  (`${env:NAME}`) stay references.
+
+## Who may
+
+On an address of this machine alone whoever reaches the server may do everything. `--auth token` asks for
+`Authorization: Bearer TOKEN`; any other address is refused without it. The first start leaves a token of an administrator
+in `admin.token` of the state directory; `POST /api/v1/tokens` gives more out, each with a role and a tenant. A tenant sees
+its own pipelines and nothing else; what is another's is answered like what is not there.
+
+| role | may |
+|--|--|
+| viewer | look |
+| operator | act on pipelines |
+| admin | define pipelines, give tokens out, read the audit |
+
+The `Host` header must name the address that is listened on, or a `--host`; a request of a page of another origin changes
+nothing. Wrong tokens are slowed down by address.
+
+## Health and metrics
+
+| route | tells |
+|--|--|
+| `/livez` | the process turns; touches nothing |
+| `/readyz`, `/healthz`, `/startupz` | the store answers; `?verbose` lists, `?pipelines=strict` is 503 while a pipeline that was started is not connected |
+| `/metrics` | Prometheus' text format; what is not known is absent |
+
+## Routes
+
+| method and route | parameters |
+|--|--|
+";
+
+fn page() -> String {
+    let document = serde_json::to_value(super::openapi()).expect("a document is plain data");
+    let mut page = HEAD.to_owned();
+    let paths = document.get("paths").and_then(Value::as_object);
+    for (path, methods) in paths.into_iter().flatten() {
+        for (method, about) in methods.as_object().into_iter().flatten() {
+            let parameters = about.get("parameters").and_then(Value::as_array);
+            let queries = parameters.into_iter().flatten().filter_map(|parameter| {
+                let name = parameter.get("name")?.as_str()?;
+                let is_query = parameter.get("in")?.as_str()? == "query";
+                is_query.then(|| format!("`{name}`"))
+            });
+            let queries: Vec<String> = queries.collect();
+            let method = method.to_uppercase();
+            writeln!(page, "| `{method} {path}` | {} |", queries.join(", ")).expect("grows");
+        }
+    }
+    page
+}
+
+#[test]
+fn reference_is_what_the_handlers_say() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference/api.md");
+    let page = page();
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&file, &page).unwrap();
+    }
+    let there = std::fs::read_to_string(&file).unwrap_or_default();
+    assert!(
+        there == page,
+        "docs/reference/api.md is not up to date: UPDATE_DOCS=1"
+    );
+}

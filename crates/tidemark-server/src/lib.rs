@@ -1,0 +1,23 @@
+//! The server: many pipelines in one process, kept in a store, commanded and watched through an API.
+//!
+//! ```text
+//!   pipelines.d ─► files ─┐                     ┌─► engine (one for each pipeline, in tasks of its own)
+//!                         ├─► supervisor ───────┤
+//!   API ─► actions ───────┘      │              └─► events ─► scribe ─► store, news
+//!                                └─► store: definitions, what is wanted, history
+//! ```
+//!
+//! The engine stays as it is: the server commands and watches it, holds no position, and losing its
+//! store loses no data. It knows no kind of database: [`systems::Systems`] is what the binary brings.
+
+pub mod api;
+mod files;
+mod metrics;
+mod news;
+mod server;
+mod store;
+mod supervisor;
+pub mod systems;
+
+pub use server::{Server, Settings};
+pub use store::Seal;

@@ -1,0 +1,523 @@
+//! Metrics in Prometheus' text format: base units, `_total`, what is not known is absent.
+//!
+//! Made anew for every scrape from what pipelines say of themselves; only requests are counted here.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::http::{Method, StatusCode};
+use tidemark_core::position::{Lsn, Position};
+use tidemark_core::status::{Status, TableStatusState};
+
+use crate::supervisor::{Member, View, word_of};
+
+const STATES: [&str; 10] = [
+    "draft",
+    "checking",
+    "starting",
+    "loading",
+    "catching_up",
+    "streaming",
+    "paused",
+    "stopped",
+    "completed",
+    "failed",
+];
+const HEALTHS: [&str; 5] = ["ok", "notice", "warning", "error", "unknown"];
+const WAL_STATUSES: [&str; 4] = ["reserved", "extended", "unreserved", "lost"];
+
+/// Upper bounds of the time that an answer takes, in seconds.
+const BUCKETS: [f64; 8] = [0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0, 30.0];
+
+/// How requests were answered.
+#[derive(Default)]
+pub(crate) struct Requests {
+    by_route: Mutex<BTreeMap<(String, String, u16), Durations>>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Durations {
+    buckets: [u64; BUCKETS.len()],
+    count: u64,
+    seconds: f64,
+}
+
+impl Requests {
+    /// Takes in an answer. Routes are templates, so there are few.
+    pub(crate) fn note(&self, method: &Method, route: &str, status: StatusCode, took: Duration) {
+        let method = match *method {
+            Method::GET | Method::POST | Method::PUT | Method::PATCH | Method::DELETE => {
+                method.as_str()
+            }
+            // A method is the caller's word: not each becomes a series.
+            _ => "other",
+        };
+        let key = (route.to_owned(), method.to_owned(), status.as_u16());
+        let mut by_route = self.by_route.lock().unwrap_or_else(PoisonError::into_inner);
+        let durations = by_route.entry(key).or_default();
+        let seconds = took.as_secs_f64();
+        for (count, bound) in durations.buckets.iter_mut().zip(BUCKETS) {
+            *count += u64::from(seconds <= bound);
+        }
+        durations.count += 1;
+        durations.seconds += seconds;
+    }
+}
+
+/// A page of metrics, family by family.
+#[derive(Default)]
+struct Page {
+    text: String,
+}
+
+type Labels<'a> = Vec<(&'a str, String)>;
+
+impl Page {
+    fn family(
+        &mut self,
+        name: &str,
+        kind: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = (Labels<'static>, f64)>,
+    ) {
+        let mut is_first = true;
+        for (labels, value) in samples {
+            if std::mem::take(&mut is_first) {
+                self.head(name, kind, help);
+            }
+            self.sample(name, &labels, value);
+        }
+    }
+
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        write!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}\n").expect("a string grows");
+    }
+
+    fn sample(&mut self, name: &str, labels: &Labels<'_>, value: f64) {
+        let labels: Vec<String> = labels
+            .iter()
+            .map(|(label, value)| format!("{label}=\"{}\"", escaped(value)))
+            .collect();
+        let labels = match labels.as_slice() {
+            [] => String::new(),
+            labels => format!("{{{}}}", labels.join(",")),
+        };
+        writeln!(self.text, "{name}{labels} {value}").expect("a string grows");
+    }
+}
+
+fn escaped(value: &str) -> String {
+    value
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
+}
+
+/// Everything there is to say.
+pub(crate) fn exposition(members: &[Arc<Member>], requests: &Requests) -> String {
+    let mut page = Page::default();
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    page.family(
+        "tidemark_build_info",
+        "gauge",
+        "This program.",
+        [(vec![("version", version)], 1.0)],
+    );
+    let found: Vec<(&Member, View)> = members.iter().map(|m| (m.as_ref(), m.view())).collect();
+    states(&mut page, &found);
+    positions(&mut page, &found);
+    slots(&mut page, &found);
+    counters(&mut page, &found);
+    verification(&mut page, &found);
+    answers(&mut page, requests);
+    own(&mut page);
+    page.text
+}
+
+fn labels(member: &Member) -> Labels<'static> {
+    vec![
+        ("pipeline", member.key.id.clone()),
+        ("tenant", member.key.tenant.clone()),
+    ]
+}
+
+fn with(member: &Member, label: &'static str, value: impl Into<String>) -> Labels<'static> {
+    let mut labels = labels(member);
+    labels.push((label, value.into()));
+    labels
+}
+
+fn states(page: &mut Page, found: &[(&Member, View)]) {
+    page.family(
+        "tidemark_pipeline_info",
+        "gauge",
+        "A pipeline.",
+        found
+            .iter()
+            .map(|(member, _)| (with(member, "mode", member.row().mode), 1.0)),
+    );
+    page.family(
+        "tidemark_pipeline_state",
+        "gauge",
+        "1 for the state that the pipeline is in.",
+        found.iter().flat_map(|(member, view)| {
+            STATES.map(|state| (with(member, "state", state), one(view.state == state)))
+        }),
+    );
+    page.family(
+        "tidemark_pipeline_health",
+        "gauge",
+        "1 for the health of the pipeline.",
+        found.iter().flat_map(|(member, view)| {
+            let health = word_of(&view.status.health);
+            HEALTHS.map(|level| (with(member, "level", level), one(health == level)))
+        }),
+    );
+    page.family(
+        "tidemark_table_state",
+        "gauge",
+        "1 for the state of a table that does not plainly stream.",
+        found.iter().flat_map(|(member, view)| {
+            let odd = view.status.tables.iter().filter(|table| {
+                !matches!(
+                    table.state,
+                    TableStatusState::Streaming | TableStatusState::Done
+                )
+            });
+            odd.map(|table| {
+                let mut labels = with(member, "table", table.source.clone());
+                labels.push(("state", word_of(&table.state)));
+                (labels, 1.0)
+            })
+        }),
+    );
+    page.family(
+        "tidemark_quarantined_tables",
+        "gauge",
+        "Tables that were set aside after an error.",
+        found.iter().map(|(member, view)| {
+            let is_aside = |state| state == TableStatusState::Quarantined;
+            let aside = view
+                .status
+                .tables
+                .iter()
+                .filter(|table| is_aside(table.state));
+            (labels(member), aside.count() as f64)
+        }),
+    );
+}
+
+fn one(is: bool) -> f64 {
+    if is { 1.0 } else { 0.0 }
+}
+
+/// A gauge of what some pipelines know.
+fn known(
+    page: &mut Page,
+    found: &[(&Member, View)],
+    name: &str,
+    help: &str,
+    value: impl Fn(&Status) -> Option<f64>,
+) {
+    let samples = found
+        .iter()
+        .filter_map(|(member, view)| Some((labels(member), value(&view.status)?)));
+    page.family(name, "gauge", help, samples);
+}
+
+/// A position as a number of bytes.
+fn bytes(position: Option<Position>) -> Option<f64> {
+    match position? {
+        Position::PgLsn(Lsn(bytes)) => Some(bytes as f64),
+    }
+}
+
+fn positions(page: &mut Page, found: &[(&Member, View)]) {
+    known(
+        page,
+        found,
+        "tidemark_source_lsn_bytes",
+        "End of the source's log.",
+        |s| bytes(s.source_lsn),
+    );
+    known(
+        page,
+        found,
+        "tidemark_received_lsn_bytes",
+        "Received by the pipeline.",
+        |s| bytes(s.received_lsn),
+    );
+    known(
+        page,
+        found,
+        "tidemark_processed_lsn_bytes",
+        "Committed in the target.",
+        |s| bytes(s.processed_lsn),
+    );
+    known(
+        page,
+        found,
+        "tidemark_confirmed_lsn_bytes",
+        "Told to the source.",
+        |s| bytes(s.confirmed_lsn),
+    );
+    known(
+        page,
+        found,
+        "tidemark_restart_lsn_bytes",
+        "Oldest log that is kept.",
+        |s| bytes(s.restart_lsn),
+    );
+    let gap = |s: &Status| s.gap_bytes.map(|gap| gap as f64);
+    known(
+        page,
+        found,
+        "tidemark_lag_bytes",
+        "Log that is not in the target yet.",
+        gap,
+    );
+    let help = "Age of the oldest transaction that is on the source and not in the target.";
+    known(page, found, "tidemark_lag_seconds", help, |s| {
+        s.latency_seconds
+    });
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs_f64();
+    let help = "When the lag was measured last; absent while it is not known.";
+    known(
+        page,
+        found,
+        "tidemark_lag_measured_timestamp_seconds",
+        help,
+        |s| s.latency_seconds.map(|_| now),
+    );
+    page.family(
+        "tidemark_latency_by_stage_seconds",
+        "gauge",
+        "The latency by stage.",
+        found.iter().flat_map(|(member, view)| {
+            let stages = view.status.latency_by_stage_seconds;
+            stages.into_iter().flat_map(|stages| {
+                [
+                    (with(member, "stage", "read"), stages.read),
+                    (with(member, "stage", "queue"), stages.queue),
+                    (with(member, "stage", "apply"), stages.apply),
+                ]
+            })
+        }),
+    );
+}
+
+fn slots(page: &mut Page, found: &[(&Member, View)]) {
+    let of = |value: fn(&tidemark_core::status::SlotStatus) -> Option<f64>| {
+        let samples = found.iter().filter_map(|(member, view)| {
+            let slot = view.status.slot.as_ref()?;
+            Some((with(member, "slot", slot.name.clone()), value(slot)?))
+        });
+        samples.collect::<Vec<_>>()
+    };
+    let active = of(|slot| Some(one(slot.active)));
+    page.family(
+        "tidemark_slot_active",
+        "gauge",
+        "Whether somebody reads the slot.",
+        active,
+    );
+    let retained = of(|slot| Some(slot.retained_bytes as f64));
+    let help = "Log that the source keeps because of the slot.";
+    page.family("tidemark_slot_retained_bytes", "gauge", help, retained);
+    let safe = of(|slot| slot.safe_bytes.map(|safe| safe as f64));
+    let help = "Log that may be written before the slot is lost; absent without a limit.";
+    page.family("tidemark_slot_safe_bytes", "gauge", help, safe);
+    let loss = of(|slot| {
+        let rate = slot.retained_bytes_per_second.filter(|rate| *rate > 0.0)?;
+        slot.predicted_loss_at.as_ref()?;
+        Some((slot.safe_bytes? as f64 / rate).max(0.0))
+    });
+    let help = "How long until the slot is lost, at this rate; absent where it is not to come.";
+    page.family("tidemark_slot_predicted_loss_seconds", "gauge", help, loss);
+    page.family(
+        "tidemark_slot_wal_status",
+        "gauge",
+        "1 for the server's word about the slot.",
+        found.iter().flat_map(|(member, view)| {
+            view.status.slot.iter().flat_map(|slot| {
+                WAL_STATUSES.map(|status| {
+                    let mut labels = with(member, "slot", slot.name.clone());
+                    labels.push(("status", status.to_owned()));
+                    (labels, one(slot.wal_status == status))
+                })
+            })
+        }),
+    );
+}
+
+fn counters(page: &mut Page, found: &[(&Member, View)]) {
+    let running = || found.iter().filter(|(_, view)| view.is_running);
+    page.family(
+        "tidemark_changes_applied_total",
+        "counter",
+        "Rows changed in the target by this run.",
+        running().flat_map(|(member, view)| {
+            let totals = view.status.totals;
+            [
+                (with(member, "op", "insert"), totals.inserts as f64),
+                (with(member, "op", "update"), totals.updates as f64),
+                (with(member, "op", "delete"), totals.deletes as f64),
+            ]
+        }),
+    );
+    page.family(
+        "tidemark_transactions_applied_total",
+        "counter",
+        "Source transactions applied by this run.",
+        running().map(|(m, view)| (labels(m), view.status.totals.transactions as f64)),
+    );
+    page.family(
+        "tidemark_retries_total",
+        "counter",
+        "Times that a side was connected anew by this run.",
+        running().map(|(m, view)| (labels(m), view.status.totals.retries as f64)),
+    );
+    let loaded = |rows: bool| {
+        running().map(move |(member, view)| {
+            let tables = view.status.tables.iter();
+            let sum: u64 = if rows {
+                tables.map(|table| table.rows_loaded).sum()
+            } else {
+                tables.map(|table| table.bytes_loaded).sum()
+            };
+            (labels(member), sum as f64)
+        })
+    };
+    // A unit that is given up is copied again, so these may go back.
+    page.family(
+        "tidemark_load_rows",
+        "gauge",
+        "Rows that the load has copied.",
+        loaded(true),
+    );
+    page.family(
+        "tidemark_load_bytes",
+        "gauge",
+        "Bytes that this run's load copied.",
+        loaded(false),
+    );
+}
+
+fn verification(page: &mut Page, found: &[(&Member, View)]) {
+    known(
+        page,
+        found,
+        "tidemark_verified_lsn_bytes",
+        "Where both sides were compared last.",
+        |s| bytes(s.verified.as_ref().map(|verified| verified.lsn)),
+    );
+    page.family(
+        "tidemark_verified_result",
+        "gauge",
+        "1 for what the last comparison found.",
+        found.iter().flat_map(|(member, view)| {
+            view.status.verified.iter().flat_map(|verified| {
+                ["identical", "different", "incomplete"]
+                    .map(|word| (with(member, "result", word), one(verified.result == word)))
+            })
+        }),
+    );
+}
+
+fn answers(page: &mut Page, requests: &Requests) {
+    let by_route = requests
+        .by_route
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone();
+    let name = "http_request_duration_seconds";
+    if by_route.is_empty() {
+        return;
+    }
+    page.head(name, "histogram", "How long answers took.");
+    for ((route, method, status), durations) in by_route {
+        let labels = vec![
+            ("route", route),
+            ("method", method),
+            ("status", status.to_string()),
+        ];
+        let bucket = format!("{name}_bucket");
+        let bounds = BUCKETS
+            .iter()
+            .map(ToString::to_string)
+            .chain(["+Inf".to_owned()]);
+        let counts = durations.buckets.into_iter().chain([durations.count]);
+        for (bound, count) in bounds.zip(counts) {
+            let mut labels = labels.clone();
+            labels.push(("le", bound));
+            page.sample(&bucket, &labels, count as f64);
+        }
+        page.sample(&format!("{name}_sum"), &labels, durations.seconds);
+        page.sample(&format!("{name}_count"), &labels, durations.count as f64);
+    }
+}
+
+/// What the system says of this process; absent where it does not (proc(5)).
+fn own(page: &mut Page) {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let resident = resident.and_then(|rest| rest.split_whitespace().next()?.parse::<f64>().ok());
+    let help = "Resident memory.";
+    let samples = resident.map(|kib| (Vec::new(), kib * 1024.0));
+    page.family("process_resident_memory_bytes", "gauge", help, samples);
+    let open = std::fs::read_dir("/proc/self/fd").map(Iterator::count).ok();
+    let samples = open.map(|count| (Vec::new(), count as f64));
+    page.family(
+        "process_open_fds",
+        "gauge",
+        "Open file descriptors.",
+        samples,
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_known_is_absent_and_labels_are_escaped() {
+        let mut page = Page::default();
+        page.family("nothing", "gauge", "x", []);
+        assert_eq!(page.text, "");
+        page.family(
+            "a",
+            "gauge",
+            "x",
+            [(vec![("t", "q\"\\\n".to_owned())], 1.5)],
+        );
+        let expected = "# HELP a x\n# TYPE a gauge\na{t=\"q\\\"\\\\\\n\"} 1.5\n";
+        assert_eq!(page.text, expected);
+    }
+
+    #[test]
+    fn answers_are_counted_by_route() {
+        let requests = Requests::default();
+        let took = Duration::from_millis(7);
+        requests.note(&Method::GET, "/api/v1/pipelines/{id}", StatusCode::OK, took);
+        let text = exposition(&[], &requests);
+        let labels = "route=\"/api/v1/pipelines/{id}\",method=\"GET\",status=\"200\"";
+        let name = "http_request_duration_seconds";
+        assert!(
+            text.contains(&format!("{name}_bucket{{{labels},le=\"0.005\"}} 0\n")),
+            "{text}"
+        );
+        assert!(
+            text.contains(&format!("{name}_bucket{{{labels},le=\"0.01\"}} 1\n")),
+            "{text}"
+        );
+        assert!(
+            text.contains(&format!("{name}_count{{{labels}}} 1\n")),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,158 @@
+//! News for whoever watches: numbered, kept for a while, so that a reader who was cut off can go on
+//! where it was, or is told that it must look at everything anew.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde_json::Value;
+use tidemark_core::clock;
+use tokio::sync::broadcast;
+
+/// How many are kept.
+const KEPT: usize = 20_000;
+/// How far a reader may be behind before it has to catch up from what is kept.
+const BEHIND_MAX: usize = 1_024;
+
+/// What news are about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Topic {
+    State,
+    Lag,
+    Tables,
+    Events,
+    Operations,
+}
+
+impl Topic {
+    pub(crate) const ALL: [Topic; 5] = [
+        Topic::State,
+        Topic::Lag,
+        Topic::Tables,
+        Topic::Events,
+        Topic::Operations,
+    ];
+
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Topic::State => "state",
+            Topic::Lag => "lag",
+            Topic::Tables => "tables",
+            Topic::Events => "events",
+            Topic::Operations => "ops",
+        }
+    }
+}
+
+/// One piece of news.
+#[derive(Debug)]
+pub(crate) struct Item {
+    pub(crate) id: u64,
+    pub(crate) tenant: String,
+    pub(crate) pipeline: String,
+    pub(crate) topic: Topic,
+    pub(crate) data: Value,
+}
+
+/// See the module's text.
+pub(crate) struct News {
+    ring: Mutex<Ring>,
+    sender: broadcast::Sender<Arc<Item>>,
+}
+
+struct Ring {
+    items: VecDeque<Arc<Item>>,
+    next: u64,
+}
+
+/// How a reader begins.
+pub(crate) struct Subscription {
+    /// What came since it was last there.
+    pub(crate) missed: Vec<Arc<Item>>,
+    /// It was away for too long, or another server told it last.
+    pub(crate) is_reset: bool,
+    /// Every item up to this is in `missed`, or not asked for.
+    pub(crate) up_to: u64,
+    pub(crate) receiver: broadcast::Receiver<Arc<Item>>,
+}
+
+impl News {
+    pub(crate) fn new() -> News {
+        let (sender, _) = broadcast::channel(BEHIND_MAX);
+        // Numbers of a server before this one are smaller, and so found to be too old.
+        let first = u64::try_from(clock::now_us()).unwrap_or(1);
+        let ring = Ring {
+            items: VecDeque::new(),
+            next: first,
+        };
+        News {
+            ring: Mutex::new(ring),
+            sender,
+        }
+    }
+
+    pub(crate) fn say(&self, tenant: &str, pipeline: &str, topic: Topic, data: Value) {
+        let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        let item = Arc::new(Item {
+            id: ring.next,
+            tenant: tenant.to_owned(),
+            pipeline: pipeline.to_owned(),
+            topic,
+            data,
+        });
+        ring.next += 1;
+        if ring.items.len() == KEPT {
+            ring.items.pop_front();
+        }
+        ring.items.push_back(Arc::clone(&item));
+        // Nobody listening is not an error.
+        drop(self.sender.send(item));
+    }
+
+    /// From the item after `last` on; from now on without one.
+    pub(crate) fn subscribe(&self, last: Option<u64>) -> Subscription {
+        let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        let receiver = self.sender.subscribe();
+        let oldest = ring.items.front().map_or(ring.next, |item| item.id);
+        let up_to = ring.next - 1;
+        let is_known = |last: u64| last + 1 >= oldest && last < ring.next;
+        let missed = match last {
+            Some(last) if is_known(last) => {
+                let newer = ring.items.iter().filter(|item| item.id > last);
+                newer.cloned().collect()
+            }
+            _ => Vec::new(),
+        };
+        Subscription {
+            missed,
+            is_reset: last.is_some_and(|last| !is_known(last)),
+            up_to,
+            receiver,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_goes_on_where_it_was_or_is_told_to_look_anew() {
+        let news = News::new();
+        for number in 0..3 {
+            news.say("a", "shop", Topic::Lag, number.into());
+        }
+        let first = news.subscribe(None).up_to - 2;
+        let again = news.subscribe(Some(first));
+        let missed: Vec<u64> = again.missed.iter().map(|item| item.id).collect();
+        assert_eq!(
+            (missed, again.is_reset),
+            (vec![first + 1, first + 2], false)
+        );
+        assert!(news.subscribe(Some(first + 2)).missed.is_empty());
+        assert!(news.subscribe(Some(7)).is_reset, "of another server");
+        for number in 0..KEPT {
+            news.say("a", "shop", Topic::Lag, number.into());
+        }
+        assert!(news.subscribe(Some(first)).is_reset, "too old");
+    }
+}

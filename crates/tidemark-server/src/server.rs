@@ -1,0 +1,184 @@
+//! The server from its settings to its end.
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tidemark_core::catalogue::codes;
+use tidemark_core::target::Owner;
+use tidemark_core::{Error, Result};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::api::guard::{hash_of, new_id, new_token};
+use crate::api::{App, Auth, AuthMode, router};
+use crate::files::Files;
+use crate::metrics::Requests;
+use crate::store::{NewToken, Seal, Store};
+use crate::supervisor::{OWN_TENANT, Supervisor};
+use crate::systems::Systems;
+
+/// Where the first start leaves the token of an administrator.
+const TOKEN_FILE: &str = "admin.token";
+
+/// How a server is to run.
+pub struct Settings {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Names under which it is spoken to, besides where it listens.
+    pub hosts: Vec<String>,
+    /// Whether tokens are asked for.
+    pub auth: AuthMode,
+    /// Where its store is.
+    pub state: PathBuf,
+    /// Opens what is secret in the store.
+    pub seal: Seal,
+    /// The directory of pipeline files.
+    pub pipelines: Option<PathBuf>,
+    /// Who runs pipelines here, for the message to whoever comes second.
+    pub owner: Owner,
+}
+
+/// A server that listens.
+pub struct Server {
+    listener: TcpListener,
+    app: Arc<App>,
+    files: Option<Files>,
+    /// Where the first start left a token.
+    token_file: Option<PathBuf>,
+}
+
+impl Server {
+    /// Opens the store, takes all pipelines up, listens.
+    pub async fn start(settings: Settings, systems: Arc<dyn Systems>) -> Result<Server> {
+        let Settings {
+            listen,
+            mut hosts,
+            auth,
+            state,
+            seal,
+            pipelines,
+            owner,
+        } = settings;
+        if auth == AuthMode::Open && !listen.ip().is_loopback() {
+            let text = format!("{listen} is reached from other machines");
+            return Err(Error::definite(codes::LISTEN_UNPROTECTED, text));
+        }
+        let store = Store::open(&state, seal)?;
+        let listener = TcpListener::bind(listen)
+            .await
+            .map_err(|err| Error::definite(codes::LISTEN_FAILED, format!("{listen}: {err}")))?;
+        let auth = Auth::new(auth, store.clone()).await?;
+        let token_file = first_token(&auth, &store, &state).await?;
+        hosts.extend(own_names(listen.ip()));
+        let supervisor = Supervisor::start(systems, store.clone(), owner, state).await?;
+        let files = match pipelines {
+            Some(directory) => {
+                let directory = directory.canonicalize().map_err(|err| {
+                    let text = format!("read {}: {err}", directory.display());
+                    Error::definite(codes::PIPELINE_FILE, text)
+                })?;
+                let mut files = Files::new(directory, Arc::clone(&supervisor));
+                files.look().await?;
+                Some(files)
+            }
+            None => None,
+        };
+        let app = App {
+            supervisor,
+            store,
+            auth,
+            hosts,
+            requests: Requests::default(),
+        };
+        Ok(Server {
+            listener,
+            app: Arc::new(app),
+            files,
+            token_file,
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> Result<SocketAddr> {
+        self.listener
+            .local_addr()
+            .map_err(|err| Error::definite(codes::LISTEN_FAILED, err.to_string()))
+    }
+
+    /// Where this first start left the token of an administrator.
+    pub fn token_file(&self) -> Option<&Path> {
+        self.token_file.as_deref()
+    }
+
+    /// Answers until told to stop; then every pipeline stops at a checkpoint.
+    pub async fn run(self, stop: impl Future<Output = ()> + Send + 'static) -> Result<()> {
+        let (closing, closed) = watch::channel(false);
+        let files = self
+            .files
+            .map(|files| tokio::spawn(files.follow(closed.clone())));
+        let router = router(Arc::clone(&self.app));
+        let service = router.into_make_service_with_connect_info::<SocketAddr>();
+        let answering = tokio::spawn(async move { axum::serve(self.listener, service).await });
+        stop.await;
+        closing.send_replace(true);
+        if let Some(Err(died)) = async { Some(files?.await) }.await {
+            tracing::warn!(error = %died, "the pipelines' directory was not followed to the end");
+        }
+        self.app.supervisor.close().await;
+        // Readers of news would stay for ever.
+        answering.abort();
+        Ok(())
+    }
+}
+
+/// Names of the machine itself where only it is listened to.
+fn own_names(listen: IpAddr) -> Vec<String> {
+    let own = match listen {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
+    };
+    let mut names = vec![own];
+    if listen.is_loopback() || listen.is_unspecified() {
+        names.extend(["localhost", "127.0.0.1", "[::1]"].map(str::to_owned));
+    }
+    names
+}
+
+/// Whoever starts a server that asks for tokens must be able to come in.
+async fn first_token(auth: &Auth, store: &Store, state: &Path) -> Result<Option<PathBuf>> {
+    if auth.mode != AuthMode::Token || auth.has_admin() {
+        return Ok(None);
+    }
+    let token = new_token()?;
+    let file = state.join(TOKEN_FILE);
+    let unwritable = |err: std::io::Error| {
+        Error::definite(
+            codes::STORE_UNWRITABLE,
+            format!("{}: {err}", file.display()),
+        )
+    };
+    if file.exists() {
+        std::fs::remove_file(&file).map_err(unwritable)?;
+    }
+    let mut made = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&file)
+        .map_err(unwritable)?;
+    std::io::Write::write_all(&mut made, format!("{token}\n").as_bytes()).map_err(unwritable)?;
+    let new = NewToken {
+        id: new_id()?,
+        tenant: OWN_TENANT.to_owned(),
+        name: "admin".to_owned(),
+        role: "admin".to_owned(),
+        hash: hash_of(&token),
+        by: "first start".to_owned(),
+        expires_at: None,
+    };
+    store.add_token(new).await?;
+    auth.refresh().await?;
+    Ok(Some(file))
+}

@@ -1,0 +1,205 @@
+//! Who may come in, and answers that are given again for the same key.
+
+use rusqlite::{Row, params};
+use serde::Serialize;
+use tidemark_core::{Result, clock};
+use utoipa::ToSchema;
+
+use super::Store;
+
+/// How long an answer is kept for its `Idempotency-Key`.
+const ANSWERS_KEPT_DAYS: i64 = 1;
+
+/// A token that is to be kept.
+#[derive(Clone, Debug)]
+pub(crate) struct NewToken {
+    pub(crate) id: String,
+    pub(crate) tenant: String,
+    pub(crate) name: String,
+    pub(crate) role: String,
+    /// SHA-256 of the token.
+    pub(crate) hash: Vec<u8>,
+    pub(crate) by: String,
+    pub(crate) expires_at: Option<String>,
+}
+
+/// A token that is kept; the token itself is not.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub(crate) struct TokenRow {
+    /// By which it is revoked.
+    pub(crate) id: String,
+    /// Whose pipelines it opens.
+    pub(crate) tenant: String,
+    /// For people.
+    pub(crate) name: String,
+    /// `viewer`, `operator` or `admin`.
+    pub(crate) role: String,
+    /// RFC 3339.
+    pub(crate) created_at: String,
+    /// Who made it.
+    pub(crate) created_by: String,
+    /// RFC 3339; `null` for never.
+    pub(crate) expires_at: Option<String>,
+    /// RFC 3339; `null` while it counts.
+    pub(crate) revoked_at: Option<String>,
+}
+
+/// What was said to a request with an `Idempotency-Key`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Answered {
+    /// Nobody came with this key before: it is ours now.
+    Never,
+    /// Another request came with it.
+    Other,
+    /// The same request came and is being answered.
+    Now,
+    /// The same request was answered.
+    So {
+        status: u16,
+        location: Option<String>,
+        body: Vec<u8>,
+    },
+}
+
+/// So many days ago, RFC 3339.
+pub(super) fn days_ago(days: i64) -> String {
+    clock::rfc3339(clock::now_us() - days * 86_400 * 1_000_000)
+}
+
+const COLUMNS: &str = "id, tenant, name, role, created_at, created_by, expires_at, revoked_at";
+
+impl Store {
+    /// Keeps a token's hash.
+    pub(crate) async fn add_token(&self, new: NewToken) -> Result<TokenRow> {
+        self.with(move |store, _| {
+            let sql = "INSERT INTO tokens (id, tenant, name, role, hash, created_at, created_by, expires_at) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+            let now = clock::now();
+            store.execute(
+                sql,
+                params![
+                    new.id, new.tenant, new.name, new.role, new.hash, now, new.by, new.expires_at
+                ],
+            )?;
+            let sql = format!("SELECT {COLUMNS} FROM tokens WHERE id = ?1");
+            Ok(store.query_row(&sql, [new.id], token)?)
+        })
+        .await
+    }
+
+    /// Every token that counts now, with its hash.
+    pub(crate) async fn tokens_that_count(&self) -> Result<Vec<(Vec<u8>, TokenRow)>> {
+        self.with(|store, _| {
+            let sql = format!(
+                "SELECT {COLUMNS}, hash FROM tokens WHERE revoked_at IS NULL \
+                 AND (expires_at IS NULL OR expires_at > ?1)"
+            );
+            let mut query = store.prepare(&sql)?;
+            let rows = query.query_map([clock::now()], |row| Ok((row.get(8)?, token(row)?)))?;
+            Ok(rows.collect::<Result<Vec<_>, _>>()?)
+        })
+        .await
+    }
+
+    /// Tokens of a tenant; of all of them without one.
+    pub(crate) async fn tokens(&self, tenant: Option<String>) -> Result<Vec<TokenRow>> {
+        self.with(move |store, _| {
+            let sql = format!(
+                "SELECT {COLUMNS} FROM tokens WHERE (?1 IS NULL OR tenant = ?1) \
+                 ORDER BY created_at DESC, id"
+            );
+            let mut query = store.prepare(&sql)?;
+            let rows = query.query_map([tenant], token)?;
+            Ok(rows.collect::<Result<Vec<_>, _>>()?)
+        })
+        .await
+    }
+
+    /// Makes a token count no more. Whether there was one.
+    pub(crate) async fn revoke_token(&self, tenant: Option<String>, id: String) -> Result<bool> {
+        self.with(move |store, _| {
+            let sql = "UPDATE tokens SET revoked_at = coalesce(revoked_at, ?3) WHERE id = ?1 \
+                 AND (?2 IS NULL OR tenant = ?2)";
+            Ok(store.execute(sql, params![id, tenant, clock::now()])? > 0)
+        })
+        .await
+    }
+
+    /// Takes a key, or tells what became of it.
+    pub(crate) async fn take_idempotency_key(
+        &self,
+        tenant: String,
+        who: String,
+        key: String,
+        request: Vec<u8>,
+    ) -> Result<Answered> {
+        self.with(move |store, _| {
+            let sql = "DELETE FROM idempotency WHERE created_at < ?1";
+            store.execute(sql, [days_ago(ANSWERS_KEPT_DAYS)])?;
+            let sql = "INSERT INTO idempotency (tenant, who, key, request, created_at) \
+                 VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING";
+            if store.execute(sql, params![tenant, who, key, request, clock::now()])? > 0 {
+                return Ok(Answered::Never);
+            }
+            let sql = "SELECT request, status, location, body FROM idempotency WHERE tenant = ?1 \
+                 AND who = ?2 AND key = ?3";
+            let found = store.query_row(sql, params![tenant, who, key], |row| {
+                let known: Vec<u8> = row.get(0)?;
+                let status: Option<u16> = row.get(1)?;
+                Ok(match status {
+                    _ if known != request => Answered::Other,
+                    None => Answered::Now,
+                    Some(status) => Answered::So {
+                        status,
+                        location: row.get(2)?,
+                        body: row.get(3)?,
+                    },
+                })
+            });
+            Ok(found?)
+        })
+        .await
+    }
+
+    /// Keeps the answer for a key; without one the key is free again.
+    pub(crate) async fn answer_idempotency_key(
+        &self,
+        (tenant, who, key): (String, String, String),
+        answer: Option<(u16, Option<String>, Vec<u8>)>,
+    ) -> Result<()> {
+        self.with(move |store, _| {
+            if let Some((status, location, body)) = answer {
+                let sql = "UPDATE idempotency SET status = ?4, location = ?5, body = ?6 \
+                     WHERE tenant = ?1 AND who = ?2 AND key = ?3";
+                store.execute(sql, params![tenant, who, key, status, location, body])?;
+            } else {
+                let sql = "DELETE FROM idempotency WHERE tenant = ?1 AND who = ?2 AND key = ?3";
+                store.execute(sql, params![tenant, who, key])?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Requests that a server left behind when it was killed were not answered.
+    pub(crate) async fn free_idempotency_keys(&self) -> Result<()> {
+        self.with(|store, _| {
+            store.execute("DELETE FROM idempotency WHERE status IS NULL", [])?;
+            Ok(())
+        })
+        .await
+    }
+}
+
+fn token(row: &Row<'_>) -> rusqlite::Result<TokenRow> {
+    Ok(TokenRow {
+        id: row.get(0)?,
+        tenant: row.get(1)?,
+        name: row.get(2)?,
+        role: row.get(3)?,
+        created_at: row.get(4)?,
+        created_by: row.get(5)?,
+        expires_at: row.get(6)?,
+        revoked_at: row.get(7)?,
+    })
+}

@@ -1,0 +1,196 @@
+//! Long actions and what became of them; verifications and what they found.
+
+use rusqlite::{OptionalExtension, Row, params};
+use serde::Serialize;
+use serde_json::Value;
+use tidemark_core::{Result, clock};
+use utoipa::ToSchema;
+
+use super::{Cursor, Key, Store};
+
+/// How many of a pipeline's verifications are kept.
+const VERIFICATIONS_KEPT: i64 = 500;
+
+/// An action that takes its time.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub(crate) struct OperationRow {
+    /// Not to be guessed.
+    pub(crate) id: String,
+    /// Of which pipeline.
+    pub(crate) pipeline: String,
+    /// `start`, `pause`, `resume`, `stop`, `resync`, `verify` or `delete`.
+    pub(crate) kind: String,
+    /// `running`, `succeeded` or `failed`.
+    pub(crate) state: String,
+    /// Who asked.
+    pub(crate) by: String,
+    /// RFC 3339.
+    pub(crate) created_at: String,
+    /// RFC 3339.
+    pub(crate) ended_at: Option<String>,
+    /// What came of it, in a sentence.
+    pub(crate) text: Option<String>,
+    /// Catalogue code of what went wrong.
+    pub(crate) code: Option<String>,
+}
+
+/// A comparison of both sides.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub(crate) struct VerificationRow {
+    /// Increases.
+    pub(crate) id: i64,
+    /// RFC 3339.
+    pub(crate) at: String,
+    /// Both sides were read here.
+    pub(crate) lsn: String,
+    /// `identical`, `different` or `incomplete`.
+    pub(crate) result: String,
+    /// `deep` or `counts`.
+    pub(crate) depth: String,
+    /// Rows that were compared.
+    pub(crate) rows: i64,
+    /// How long it took.
+    pub(crate) seconds: f64,
+    /// Table by table, worst first.
+    #[schema(value_type = Vec<Object>)]
+    pub(crate) tables: Value,
+}
+
+impl Store {
+    /// An operation begins.
+    pub(crate) async fn begin_operation(
+        &self,
+        key: &Key,
+        id: String,
+        kind: &'static str,
+        by: String,
+    ) -> Result<()> {
+        let key = key.clone();
+        self.with(move |store, _| {
+            let sql = "INSERT INTO operations (id, tenant, pipeline, kind, state, by, created_at) \
+                 VALUES (?1, ?2, ?3, ?4, 'running', ?5, ?6)";
+            store.execute(sql, params![id, key.tenant, key.id, kind, by, clock::now()])?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// An operation has ended.
+    pub(crate) async fn end_operation(
+        &self,
+        id: String,
+        ended: std::result::Result<String, tidemark_core::Error>,
+    ) -> Result<()> {
+        self.with(move |store, _| {
+            let (state, text, code) = match ended {
+                Ok(text) => ("succeeded", text, None),
+                Err(err) => ("failed", err.to_string(), Some(err.code().to_string())),
+            };
+            let sql =
+                "UPDATE operations SET state = ?2, ended_at = ?3, text = ?4, code = ?5 WHERE id = ?1";
+            store.execute(sql, params![id, state, clock::now(), text, code])?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Operations that a server left behind when it was killed have no end of their own.
+    pub(crate) async fn end_operations_left_behind(&self) -> Result<()> {
+        self.with(|store, _| {
+            let sql = "UPDATE operations SET state = 'failed', ended_at = ?1, \
+                 text = 'the server ended before it was over' WHERE state = 'running'";
+            store.execute(sql, [clock::now()])?;
+            let sql = "DELETE FROM operations WHERE created_at < ?1";
+            store.execute(sql, [super::access::days_ago(30)])?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// One operation.
+    pub(crate) async fn operation(
+        &self,
+        tenant: String,
+        id: String,
+    ) -> Result<Option<OperationRow>> {
+        self.with(move |store, _| {
+            let sql = "SELECT id, pipeline, kind, state, by, created_at, ended_at, text, code \
+                 FROM operations WHERE tenant = ?1 AND id = ?2";
+            let found = store.query_row(sql, params![tenant, id], operation);
+            Ok(found.optional()?)
+        })
+        .await
+    }
+
+    /// Keeps what a comparison found, and gives its number.
+    pub(crate) async fn add_verification(&self, key: &Key, row: VerificationRow) -> Result<i64> {
+        let key = key.clone();
+        self.with(move |store, _| {
+            let sql = "INSERT INTO verifications (tenant, pipeline, at, lsn, result, depth, rows, seconds, \
+                 tables) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+            let tables = row.tables.to_string();
+            store.execute(
+                sql,
+                params![
+                    key.tenant, key.id, row.at, row.lsn, row.result, row.depth, row.rows, row.seconds,
+                    tables
+                ],
+            )?;
+            let id = store.last_insert_rowid();
+            let sql = "DELETE FROM verifications WHERE tenant = ?1 AND pipeline = ?2 AND id <= (SELECT id \
+                 FROM verifications WHERE tenant = ?1 AND pipeline = ?2 ORDER BY id DESC LIMIT 1 OFFSET ?3)";
+            store.execute(sql, params![key.tenant, key.id, VERIFICATIONS_KEPT])?;
+            Ok(id)
+        })
+        .await
+    }
+
+    /// Comparisons of a pipeline, newest first; `only` one of them.
+    pub(crate) async fn verifications(
+        &self,
+        key: &Key,
+        only: Option<i64>,
+        page: Cursor,
+    ) -> Result<Vec<VerificationRow>> {
+        let key = key.clone();
+        self.with(move |store, _| {
+            let sql = "SELECT id, at, lsn, result, depth, rows, seconds, tables FROM verifications \
+                 WHERE tenant = ?1 AND pipeline = ?2 AND (?3 IS NULL OR id < ?3) \
+                 AND (?4 IS NULL OR id = ?4) ORDER BY id DESC LIMIT ?5";
+            let mut query = store.prepare(sql)?;
+            let limit = i64::try_from(page.limit).unwrap_or(i64::MAX);
+            let row = params![key.tenant, key.id, page.before, only, limit];
+            let rows = query.query_map(row, verification)?;
+            Ok(rows.collect::<Result<Vec<_>, _>>()?)
+        })
+        .await
+    }
+}
+
+fn operation(row: &Row<'_>) -> rusqlite::Result<OperationRow> {
+    Ok(OperationRow {
+        id: row.get(0)?,
+        pipeline: row.get(1)?,
+        kind: row.get(2)?,
+        state: row.get(3)?,
+        by: row.get(4)?,
+        created_at: row.get(5)?,
+        ended_at: row.get(6)?,
+        text: row.get(7)?,
+        code: row.get(8)?,
+    })
+}
+
+fn verification(row: &Row<'_>) -> rusqlite::Result<VerificationRow> {
+    let tables: String = row.get(7)?;
+    Ok(VerificationRow {
+        id: row.get(0)?,
+        at: row.get(1)?,
+        lsn: row.get(2)?,
+        result: row.get(3)?,
+        depth: row.get(4)?,
+        rows: row.get(5)?,
+        seconds: row.get(6)?,
+        tables: serde_json::from_str(&tables).unwrap_or(Value::Null),
+    })
+}

@@ -1,0 +1,322 @@
+//! Definitions, and whether they are to run.
+
+use rusqlite::{OptionalExtension, Row, params};
+use serde::Serialize;
+use tidemark_core::catalogue::codes;
+use tidemark_core::{Error, Result, clock};
+use utoipa::ToSchema;
+
+use super::{Failed, Seal, Store};
+
+/// A pipeline among those of all tenants.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Key {
+    /// Whose it is.
+    pub(crate) tenant: String,
+    /// Its name there.
+    pub(crate) id: String,
+}
+
+impl Key {
+    /// A key.
+    pub(crate) fn new(tenant: impl Into<String>, id: impl Into<String>) -> Key {
+        Key {
+            tenant: tenant.into(),
+            id: id.into(),
+        }
+    }
+
+    fn bound(&self) -> String {
+        format!("definition/{}/{}", self.tenant, self.id)
+    }
+}
+
+/// What a person wants of a pipeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum DesiredState {
+    /// It was never started.
+    Draft,
+    /// It runs.
+    Running,
+    /// It applies nothing until resumed.
+    Paused,
+    /// It does not run.
+    Stopped,
+    /// It was a full load alone, and is done.
+    Completed,
+}
+
+impl DesiredState {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            DesiredState::Draft => "draft",
+            DesiredState::Running => "running",
+            DesiredState::Paused => "paused",
+            DesiredState::Stopped => "stopped",
+            DesiredState::Completed => "completed",
+        }
+    }
+
+    fn of_word(word: &str) -> Option<DesiredState> {
+        [
+            DesiredState::Draft,
+            DesiredState::Running,
+            DesiredState::Paused,
+            DesiredState::Stopped,
+            DesiredState::Completed,
+        ]
+        .into_iter()
+        .find(|state| state.word() == word)
+    }
+}
+
+/// What is wanted, by whom, since when and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Desired {
+    /// What.
+    pub(crate) state: DesiredState,
+    /// Who: a name, `file` or `engine`.
+    pub(crate) by: String,
+    /// RFC 3339.
+    pub(crate) since: String,
+    /// Why, where there is more to say.
+    pub(crate) reason: Option<String>,
+}
+
+impl Desired {
+    /// From now on.
+    pub(crate) fn now(
+        state: DesiredState,
+        by: impl Into<String>,
+        reason: Option<String>,
+    ) -> Desired {
+        Desired {
+            state,
+            by: by.into(),
+            since: clock::now(),
+            reason,
+        }
+    }
+}
+
+/// A pipeline that is to be kept.
+#[derive(Clone, Debug)]
+pub(crate) struct NewPipeline {
+    pub(crate) key: Key,
+    pub(crate) mode: String,
+    /// Its text; `None` where a file has it.
+    pub(crate) definition: Option<String>,
+    /// The file that has it.
+    pub(crate) file: Option<String>,
+    pub(crate) desired: Desired,
+    pub(crate) by: String,
+}
+
+/// A pipeline that is kept.
+#[derive(Clone, Debug)]
+pub(crate) struct PipelineRow {
+    /// Which.
+    pub(crate) key: Key,
+    /// Its mode.
+    pub(crate) mode: String,
+    /// Its text; `None` where a file has it.
+    pub(crate) definition: Option<String>,
+    /// The file that has it.
+    pub(crate) file: Option<String>,
+    /// The consistent point of its first load.
+    pub(crate) full_load_lsn: Option<String>,
+    /// What is wanted of it.
+    pub(crate) desired: Desired,
+    /// RFC 3339.
+    pub(crate) created_at: String,
+    /// Who made it.
+    pub(crate) created_by: String,
+    /// RFC 3339.
+    pub(crate) updated_at: String,
+    /// Counts changes of the definition.
+    pub(crate) version: i64,
+}
+
+const COLUMNS: &str = "tenant, id, mode, definition, file, full_load_lsn, desired, desired_by, \
+     desired_since, desired_reason, created_at, created_by, updated_at, version";
+
+impl Store {
+    /// All pipelines of all tenants, in order.
+    pub(crate) async fn pipelines(&self) -> Result<Vec<PipelineRow>> {
+        self.with(|store, seal| {
+            let sql = format!("SELECT {COLUMNS} FROM pipelines ORDER BY tenant, id");
+            let mut query = store.prepare(&sql)?;
+            let mut rows = query.query([])?;
+            let mut found = Vec::new();
+            while let Some(row) = rows.next()? {
+                found.push(read(row, seal)?);
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    /// One of them.
+    pub(crate) async fn pipeline(&self, key: &Key) -> Result<Option<PipelineRow>> {
+        let key = key.clone();
+        self.with(move |store, seal| find(store, seal, &key)).await
+    }
+
+    /// Keeps a new one; `None` if there is one of this name.
+    pub(crate) async fn add_pipeline(&self, new: NewPipeline) -> Result<Option<PipelineRow>> {
+        self.with(move |store, seal| {
+            let sealed = sealed(seal, &new.key, new.definition.as_deref())?;
+            let now = clock::now();
+            let desired = &new.desired;
+            let sql = "INSERT INTO pipelines (tenant, id, mode, definition, file, desired, desired_by, \
+                 desired_since, desired_reason, created_at, created_by, updated_at, version) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?10, 1) ON CONFLICT DO NOTHING";
+            let added = store.execute(
+                sql,
+                params![
+                    new.key.tenant,
+                    new.key.id,
+                    new.mode,
+                    sealed,
+                    new.file,
+                    desired.state.word(),
+                    desired.by,
+                    desired.since,
+                    desired.reason,
+                    now,
+                    new.by,
+                ],
+            )?;
+            if added == 0 {
+                return Ok(None);
+            }
+            find(store, seal, &new.key)
+        })
+        .await
+    }
+
+    /// Gives it another definition, or another mode where a file has it. `None` if it changed since
+    /// `version`, or is gone.
+    pub(crate) async fn redefine(
+        &self,
+        key: &Key,
+        version: i64,
+        mode: String,
+        definition: Option<String>,
+    ) -> Result<Option<PipelineRow>> {
+        let key = key.clone();
+        self.with(move |store, seal| {
+            let sealed = sealed(seal, &key, definition.as_deref())?;
+            let sql = "UPDATE pipelines SET mode = ?4, definition = ?5, updated_at = ?6, \
+                 version = version + 1 WHERE tenant = ?1 AND id = ?2 AND version = ?3";
+            let row = params![key.tenant, key.id, version, mode, sealed, clock::now()];
+            if store.execute(sql, row)? == 0 {
+                return Ok(None);
+            }
+            find(store, seal, &key)
+        })
+        .await
+    }
+
+    /// Records what is wanted of it.
+    pub(crate) async fn desire(&self, key: &Key, desired: Desired) -> Result<()> {
+        let key = key.clone();
+        self.with(move |store, _| {
+            let sql = "UPDATE pipelines SET desired = ?3, desired_by = ?4, desired_since = ?5, \
+                 desired_reason = ?6 WHERE tenant = ?1 AND id = ?2";
+            let word = desired.state.word();
+            let (by, since, reason) = (desired.by, desired.since, desired.reason);
+            store.execute(sql, params![key.tenant, key.id, word, by, since, reason])?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Records the consistent point of its first load.
+    pub(crate) async fn set_full_load_lsn(&self, key: &Key, position: String) -> Result<()> {
+        let key = key.clone();
+        self.with(move |store, _| {
+            let sql = "UPDATE pipelines SET full_load_lsn = ?3 WHERE tenant = ?1 AND id = ?2";
+            store.execute(sql, params![key.tenant, key.id, position])?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Forgets it, and all that was written down about it.
+    pub(crate) async fn remove_pipeline(&self, key: &Key) -> Result<()> {
+        let key = key.clone();
+        self.with(move |store, _| {
+            for table in ["runs", "events", "history", "verifications"] {
+                let sql = format!("DELETE FROM {table} WHERE tenant = ?1 AND pipeline = ?2");
+                store.execute(&sql, params![key.tenant, key.id])?;
+            }
+            let sql = "DELETE FROM pipelines WHERE tenant = ?1 AND id = ?2";
+            store.execute(sql, params![key.tenant, key.id])?;
+            Ok(())
+        })
+        .await
+    }
+}
+
+fn sealed(seal: &Seal, key: &Key, definition: Option<&str>) -> Result<Option<Vec<u8>>> {
+    let sealed = definition.map(|text| seal.seal(text.as_bytes(), &key.bound()));
+    sealed.transpose()
+}
+
+fn find(
+    store: &rusqlite::Transaction<'_>,
+    seal: &Seal,
+    key: &Key,
+) -> Result<Option<PipelineRow>, Failed> {
+    let sql = format!("SELECT {COLUMNS} FROM pipelines WHERE tenant = ?1 AND id = ?2");
+    let mut query = store.prepare(&sql)?;
+    let mut rows = query.query(params![key.tenant, key.id])?;
+    match rows.next()? {
+        Some(row) => Ok(Some(read(row, seal)?)),
+        None => Ok(None),
+    }
+}
+
+fn read(row: &Row<'_>, seal: &Seal) -> Result<PipelineRow, Failed> {
+    let key = Key {
+        tenant: row.get(0)?,
+        id: row.get(1)?,
+    };
+    let damaged =
+        |what: &str| Error::definite(codes::STORE_DAMAGED, format!("{what} of {}", key.id));
+    let definition = match row.get::<_, Option<Vec<u8>>>(3)? {
+        Some(sealed) => {
+            let opened = seal.open(&sealed, &key.bound())?;
+            Some(String::from_utf8(opened).map_err(|_| damaged("the definition"))?)
+        }
+        None => None,
+    };
+    let word: String = row.get(6)?;
+    let state = DesiredState::of_word(&word).ok_or_else(|| damaged("the desired state"))?;
+    Ok(PipelineRow {
+        mode: row.get(2)?,
+        definition,
+        file: row.get(4)?,
+        full_load_lsn: row.get(5)?,
+        desired: Desired {
+            state,
+            by: row.get(7)?,
+            since: row.get(8)?,
+            reason: row.get(9)?,
+        },
+        created_at: row.get(10)?,
+        created_by: row.get(11)?,
+        updated_at: row.get(12)?,
+        version: row.get(13)?,
+        key,
+    })
+}
+
+/// Whether there is such a pipeline; for what is written down about it later.
+pub(super) fn exists(store: &rusqlite::Transaction<'_>, key: &Key) -> Result<bool, Failed> {
+    let sql = "SELECT 1 FROM pipelines WHERE tenant = ?1 AND id = ?2";
+    let found = store.query_row(sql, params![key.tenant, key.id], |_| Ok(()));
+    Ok(found.optional()?.is_some())
+}

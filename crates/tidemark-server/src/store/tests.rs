@@ -1,0 +1,267 @@
+//! What a store promises: it is all there or says why not, secrets do not lie open, and it grows up.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use tidemark_core::catalogue::Code;
+use tidemark_core::config::Secret;
+
+use super::*;
+
+fn seal(digit: char) -> Seal {
+    let key: String = std::iter::repeat_n(digit, 64).collect();
+    Seal::of_text(&Secret::new(key)).unwrap()
+}
+
+fn new(tenant: &str, id: &str) -> NewPipeline {
+    NewPipeline {
+        key: Key::new(tenant, id),
+        mode: "full_load_and_cdc".to_owned(),
+        definition: Some("password = \"hunter2\"".to_owned()),
+        file: None,
+        desired: Desired::now(DesiredState::Draft, "ann", None),
+        by: "ann".to_owned(),
+    }
+}
+
+fn refusal(directory: &Path, digit: char) -> Code {
+    match Store::open(directory, seal(digit)) {
+        Ok(_) => panic!("the store opens"),
+        Err(err) => err.code(),
+    }
+}
+
+/// A store with a pipeline in it, closed.
+async fn made(directory: &Path) {
+    let store = Store::open(directory, seal('a')).unwrap();
+    store
+        .add_pipeline(new("default", "shop"))
+        .await
+        .unwrap()
+        .unwrap();
+}
+
+#[tokio::test]
+async fn what_is_kept_is_there_after_a_restart_and_lies_nowhere_open() {
+    let home = tempfile::tempdir().unwrap();
+    let directory = home.path().join("state");
+    made(&directory).await;
+    let file = directory.join(FILE);
+    assert_eq!(
+        fs::metadata(&file).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+    for entry in fs::read_dir(&directory).unwrap() {
+        let bytes = fs::read(entry.unwrap().path()).unwrap();
+        assert!(!bytes.windows(7).any(|window| window == b"hunter2"));
+    }
+    let store = Store::open(&directory, seal('a')).unwrap();
+    let rows = store.pipelines().await.unwrap();
+    assert_eq!(rows.len(), 1);
+    assert_eq!(
+        rows[0].definition.as_deref(),
+        Some("password = \"hunter2\"")
+    );
+    assert_eq!(rows[0].desired.by, "ann");
+    assert!(
+        store
+            .add_pipeline(new("default", "shop"))
+            .await
+            .unwrap()
+            .is_none()
+    );
+    assert!(
+        store
+            .add_pipeline(new("other", "shop"))
+            .await
+            .unwrap()
+            .is_some()
+    );
+}
+
+#[tokio::test]
+async fn s08_another_key_opens_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    made(home.path()).await;
+    assert_eq!(refusal(home.path(), 'b'), codes::STORE_KEY);
+    assert!(Store::open(home.path(), seal('a')).is_ok());
+}
+
+#[test]
+fn s08_a_key_that_others_may_read_is_refused() {
+    let home = tempfile::tempdir().unwrap();
+    Seal::beside_store(home.path()).unwrap();
+    let file = home.path().join("key");
+    assert!(Seal::of_file(&file).is_ok());
+    fs::set_permissions(&file, Permissions::from_mode(0o640)).unwrap();
+    let err = Seal::of_file(&file).map(|_| ()).unwrap_err();
+    assert_eq!(err.code(), codes::STORE_KEY);
+    assert!(err.to_string().contains("640"), "{err}");
+    fs::remove_file(&file).unwrap();
+    fs::write(home.path().join(FILE), "something").unwrap();
+    let err = Seal::beside_store(home.path()).map(|_| ()).unwrap_err();
+    assert_eq!(err.code(), codes::STORE_KEY, "no new key for an old store");
+}
+
+#[tokio::test]
+async fn a_damaged_store_is_an_error_and_never_an_empty_list() {
+    for damage in ["truncated", "overwritten", "empty", "half"] {
+        let home = tempfile::tempdir().unwrap();
+        made(home.path()).await;
+        let file = home.path().join(FILE);
+        let mut bytes = fs::read(&file).unwrap();
+        assert!(
+            bytes.len() > 8192,
+            "the journal is in the file once it is closed"
+        );
+        match damage {
+            "truncated" => bytes.truncate(5000),
+            "overwritten" => bytes.fill(7),
+            "empty" => bytes.clear(),
+            _ => {
+                let half = bytes.len() / 2;
+                for byte in bytes.iter_mut().skip(half) {
+                    *byte = 0xA5;
+                }
+            }
+        }
+        fs::write(&file, bytes).unwrap();
+        assert_eq!(refusal(home.path(), 'a'), codes::STORE_DAMAGED, "{damage}");
+    }
+}
+
+#[tokio::test]
+async fn a_store_of_a_newer_version_is_left_as_it_is() {
+    let home = tempfile::tempdir().unwrap();
+    made(home.path()).await;
+    let file = home.path().join(FILE);
+    let connection = Connection::open(&file).unwrap();
+    connection.pragma_update(None, "user_version", 99).unwrap();
+    drop(connection);
+    assert_eq!(refusal(home.path(), 'a'), codes::STORE_NEWER);
+}
+
+#[tokio::test]
+async fn two_servers_do_not_share_a_store() {
+    let home = tempfile::tempdir().unwrap();
+    let first = Store::open(home.path(), seal('a')).unwrap();
+    assert_eq!(refusal(home.path(), 'a'), codes::STORE_IN_USE);
+    assert!(first.pipelines().await.unwrap().is_empty());
+}
+
+#[test]
+fn a_place_that_cannot_be_written_is_named() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("file");
+    fs::write(&file, "x").unwrap();
+    assert_eq!(refusal(&file, 'a'), codes::STORE_UNWRITABLE);
+}
+
+/// A full disk as SQLite meets one: no page more than there are.
+#[tokio::test]
+async fn a_full_disk_refuses_what_is_new_and_keeps_what_is_there() {
+    let home = tempfile::tempdir().unwrap();
+    let store = Store::open(home.path(), seal('a')).unwrap();
+    store
+        .add_pipeline(new("default", "shop"))
+        .await
+        .unwrap()
+        .unwrap();
+    let full = store.with(|transaction, _| {
+        let pages: i64 = transaction.query_row("PRAGMA page_count", [], |row| row.get(0))?;
+        transaction.pragma_update(None, "max_page_count", pages)?;
+        Ok(())
+    });
+    full.await.unwrap();
+    let mut large = new("default", "large");
+    large.definition = Some("x".repeat(100_000));
+    let err = store.add_pipeline(large).await.unwrap_err();
+    assert_eq!(err.code(), codes::STORE_FULL, "{err}");
+    assert_eq!(store.pipelines().await.unwrap().len(), 1);
+}
+
+#[test]
+fn an_older_store_is_copied_and_then_brought_up_to_date() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join(FILE);
+    let steps = [
+        "CREATE TABLE a (x INTEGER); INSERT INTO a VALUES (7)",
+        "ALTER TABLE a ADD y TEXT",
+    ];
+    let mut connection = Connection::open(&file).unwrap();
+    migrations::migrate(&mut connection, &file, &steps[..1])
+        .map_err(|f| f.0)
+        .unwrap();
+    assert!(
+        !home.path().join("tidemark.v1.db").exists(),
+        "nothing to copy at first"
+    );
+    migrations::migrate(&mut connection, &file, &steps)
+        .map_err(|f| f.0)
+        .unwrap();
+    let x: i64 = connection
+        .query_row("SELECT x FROM a WHERE y IS NULL", [], |r| r.get(0))
+        .unwrap();
+    assert_eq!(x, 7);
+    let copy = Connection::open(home.path().join("tidemark.v1.db")).unwrap();
+    assert!(
+        copy.prepare("SELECT y FROM a").is_err(),
+        "the copy is as it was"
+    );
+    let failing = [steps[0], steps[1], "CREATE TABLE b (x INTEGER); NONSENSE"];
+    assert!(migrations::migrate(&mut connection, &file, &failing).is_err());
+    assert!(
+        connection.prepare("SELECT x FROM b").is_err(),
+        "all of a step or nothing"
+    );
+}
+
+#[tokio::test]
+async fn history_keeps_least_most_and_last_and_a_hole_stays_a_hole() {
+    let home = tempfile::tempdir().unwrap();
+    let store = Store::open(home.path(), seal('a')).unwrap();
+    let key = Key::new("default", "shop");
+    let sample = |at, gap_bytes| Sample {
+        key: key.clone(),
+        at,
+        gap_bytes,
+        latency_seconds: gap_bytes.map(|gap| gap as f64 / 10.0),
+        source: None,
+        processed: None,
+        retained_bytes: None,
+        changes: [1, 2, 3],
+        state: "streaming".to_owned(),
+    };
+    let samples = vec![
+        sample(100, Some(7)),
+        sample(101, Some(3)),
+        sample(102, Some(5)),
+        sample(110, None),
+    ];
+    store.add_samples(samples, 120).await.unwrap();
+    let rows = store
+        .history(&key, Step::TenSeconds, 0, 1000)
+        .await
+        .unwrap();
+    let gaps: Vec<_> = rows.iter().map(|row| (row.at, row.gap)).collect();
+    assert_eq!(gaps, [(100, [Some(3), Some(7), Some(5)]), (110, [None; 3])]);
+    assert_eq!(rows[0].latency, [Some(0.3), Some(0.7), Some(0.5)]);
+    let later = 110 + Step::Second.kept_seconds() + 1;
+    store.add_samples(Vec::new(), later).await.unwrap();
+    assert!(
+        store
+            .history(&key, Step::Second, 0, 1000)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    assert_eq!(
+        store
+            .history(&key, Step::FiveMinutes, 0, 1000)
+            .await
+            .unwrap()
+            .len(),
+        1
+    );
+}

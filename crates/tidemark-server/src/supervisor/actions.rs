@@ -1,0 +1,300 @@
+//! What a person can ask of a pipeline, through the engine's own way in for commands.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidemark_core::catalogue::{Code, codes};
+use tidemark_core::checkpoint::{TableCheckpoint, TableState};
+use tidemark_core::control::{Answer, Command, HoldId, ResyncStrategy};
+use tidemark_core::schema::TableName;
+use tidemark_core::verify::compare::{self, Depth, Request};
+use tidemark_core::{Error, Result};
+
+use super::{Alive, Member, Supervisor, open, verify};
+use crate::store::{Desired, DesiredState, Level};
+
+/// How long a command may take until the engine has answered: it may be in a large transaction.
+const ANSWER_WITHIN: Duration = Duration::from_mins(2);
+/// How long a run may take to end in order; longer than the life of the pipeline gives it.
+const STOP_WITHIN: Duration = Duration::from_mins(1);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+const TABLES_EVERY: Duration = Duration::from_millis(500);
+/// How long a resync may take.
+const RESYNC_WITHIN: Duration = Duration::from_hours(24 * 7);
+
+/// An action.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    Start,
+    Pause(Vec<TableName>),
+    Resume(Vec<TableName>),
+    Stop,
+    Resync(Vec<TableName>, ResyncStrategy),
+    Verify(Vec<TableName>, Depth),
+    /// Stops it, removes what was made for it on both sides, and forgets it.
+    Delete,
+}
+
+impl Action {
+    pub(crate) fn word(&self) -> &'static str {
+        match self {
+            Action::Start => "start",
+            Action::Pause(_) => "pause",
+            Action::Resume(_) => "resume",
+            Action::Stop => "stop",
+            Action::Resync(..) => "resync",
+            Action::Verify(..) => "verify",
+            Action::Delete => "delete",
+        }
+    }
+}
+
+impl Supervisor {
+    /// Carries an action out and says what came of it.
+    pub(crate) async fn act(
+        self: &Arc<Self>,
+        member: &Arc<Member>,
+        action: Action,
+        by: &str,
+    ) -> Result<String> {
+        may(member, &action)?;
+        let id = member.key.id.as_str();
+        let wanted = |state| Desired::now(state, by, None);
+        let desired = member.row().desired.state;
+        match action {
+            Action::Start if desired == DesiredState::Paused => {
+                let text = format!("{id} is paused");
+                Err(Error::definite(codes::API_CONFLICT, text).first_action("resume it"))
+            }
+            Action::Start => {
+                if member.alive().is_some() {
+                    return Ok(format!("{id} runs already"));
+                }
+                self.desire(member, wanted(DesiredState::Running)).await?;
+                Ok(format!("{id} starts"))
+            }
+            Action::Pause(tables) if tables.is_empty() => {
+                if let Some(alive) = member.alive() {
+                    answered(ask(&alive, Command::Pause { tables }).await)?;
+                }
+                self.desire(member, wanted(DesiredState::Paused)).await?;
+                Ok(format!("{id} is paused"))
+            }
+            Action::Resume(tables) if tables.is_empty() => {
+                if let Some(alive) = member.alive() {
+                    answered(ask(&alive, Command::Resume { tables }).await)?;
+                }
+                self.desire(member, wanted(DesiredState::Running)).await?;
+                Ok(format!("{id} goes on"))
+            }
+            Action::Pause(tables) => {
+                let alive = running(member)?;
+                answered(ask(&alive, Command::Pause { tables }).await)
+            }
+            Action::Resume(tables) => {
+                let alive = running(member)?;
+                answered(ask(&alive, Command::Resume { tables }).await)
+            }
+            Action::Stop => {
+                self.stop(member, by).await?;
+                Ok(format!("{id} is stopped"))
+            }
+            Action::Resync(tables, strategy) => resync(member, tables, strategy).await,
+            Action::Verify(tables, depth) => match member.alive() {
+                Some(alive) if alive.opened.config.mode.streams() => {
+                    let verified =
+                        verify::verify(&self.shared, member, &alive, &tables, depth).await;
+                    verified.map(|(number, text)| format!("verification {number}: {text}"))
+                }
+                _ => self.verify_still(member, &tables, depth).await,
+            },
+            Action::Delete => self.delete(member, by).await,
+        }
+    }
+
+    async fn stop(&self, member: &Member, by: &str) -> Result<()> {
+        let state = match member.row().desired.state {
+            DesiredState::Draft => return Ok(()),
+            _ => DesiredState::Stopped,
+        };
+        self.desire(member, Desired::now(state, by, None)).await?;
+        let gone = async {
+            while member.alive().is_some() {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        tokio::time::timeout(STOP_WITHIN, gone)
+            .await
+            .map_err(|_| Error::transient(codes::API_TIMEOUT, "the run has not ended yet"))
+    }
+
+    /// A full load has no log to meet in: both sides are compared as they are now.
+    async fn verify_still(
+        &self,
+        member: &Arc<Member>,
+        tables: &[TableName],
+        depth: Depth,
+    ) -> Result<String> {
+        let opened = open(&self.shared, member).await?;
+        let rules = &opened.config.rules;
+        let schema = opened.source.describe(rules.selection()).await?;
+        let mut mappings: Vec<_> = rules.map(&schema)?.into_iter().map(Arc::new).collect();
+        mappings.retain(|table| tables.is_empty() || tables.contains(table.source()));
+        let request = Request {
+            tables: mappings,
+            depth,
+            differences_max: 10_000,
+            hold: HoldId::random(),
+        };
+        let (source, target) = (opened.source.as_ref(), opened.target.as_ref());
+        let began = std::time::Instant::now();
+        let report = compare::verify_still(source, target, &request).await?;
+        let kept = verify::keep(&self.shared, member, &report, depth, began.elapsed()).await?;
+        Ok(format!("verification {}: {}", kept.0, kept.1))
+    }
+
+    /// Removed only when everything that was made for it is: until then it stays in the list.
+    async fn delete(&self, member: &Arc<Member>, by: &str) -> Result<String> {
+        let was_draft = member.row().desired.state == DesiredState::Draft;
+        self.stop(member, by).await?;
+        let mut removed = Vec::new();
+        if !was_draft {
+            let opened = open(&self.shared, member).await?;
+            // Whoever runs it at this moment keeps it.
+            opened.target.acquire(&self.shared.owner).await?;
+            removed = opened.source.release().await?;
+            opened.target.forget().await?;
+        }
+        self.note(
+            member,
+            Level::Info,
+            "definition",
+            "deleted",
+            Some(by.to_owned()),
+        );
+        self.forget(member).await?;
+        Ok(match removed.as_slice() {
+            [] => format!("{} is deleted", member.key.id),
+            removed => format!(
+                "{} is deleted; removed {}",
+                member.key.id,
+                removed.join(", ")
+            ),
+        })
+    }
+}
+
+/// Whether an action fits the pipeline's state; what can be told at once is refused at once.
+pub(crate) fn may(member: &Member, action: &Action) -> Result<()> {
+    let desired = member.row().desired.state;
+    let state = member.view().state;
+    let conflict = |text: String, then: &str| {
+        Err(Error::definite(codes::API_CONFLICT, text).first_action(then))
+    };
+    let id = &member.key.id;
+    let wants_to_run = matches!(desired, DesiredState::Running | DesiredState::Paused);
+    match action {
+        Action::Pause(tables) | Action::Resume(tables) if tables.is_empty() && !wants_to_run => {
+            conflict(format!("{id} is {state}"), "start it")
+        }
+        Action::Pause(tables) | Action::Resume(tables)
+            if !tables.is_empty() && member.alive().is_none() =>
+        {
+            conflict(
+                format!("{id} is {state}: its tables stand still"),
+                "start it",
+            )
+        }
+        Action::Resync(..) if member.alive().is_none() => {
+            conflict(format!("{id} is {state}"), "start it")
+        }
+        Action::Verify(..) if member.alive().is_none() && desired != DesiredState::Completed => {
+            let text = format!("{id} is {state}: both sides have no position in common");
+            conflict(text, "start it")
+        }
+        _ => Ok(()),
+    }
+}
+
+fn running(member: &Member) -> Result<Alive> {
+    member.alive().ok_or_else(|| {
+        let text = format!("{} does not run", member.key.id);
+        Error::definite(codes::API_CONFLICT, text).first_action("start it")
+    })
+}
+
+async fn ask(alive: &Alive, command: Command) -> Answer {
+    let asked = alive.commander.ask(command);
+    tokio::time::timeout(ANSWER_WITHIN, asked)
+        .await
+        .unwrap_or_else(|_| Answer {
+            ok: false,
+            text: "the pipeline did not answer in time".to_owned(),
+            code: Some(codes::API_TIMEOUT.to_string()),
+        })
+}
+
+fn answered(answer: Answer) -> Result<String> {
+    if answer.ok {
+        return Ok(answer.text);
+    }
+    let code = answer.code.as_deref().and_then(Code::parse);
+    Err(Error::definite(
+        code.unwrap_or(codes::API_CONFLICT),
+        answer.text,
+    ))
+}
+
+/// Asks for it, and waits until the tables stream again.
+async fn resync(
+    member: &Member,
+    tables: Vec<TableName>,
+    strategy: ResyncStrategy,
+) -> Result<String> {
+    let alive = running(member)?;
+    let mappings = verify::tables(&alive, &tables).await?;
+    let names: Vec<TableName> = mappings
+        .iter()
+        .map(|table| table.source().clone())
+        .collect();
+    let command = Command::Resync {
+        tables: names.clone(),
+        strategy,
+    };
+    answered(ask(&alive, command).await)?;
+    let done = async {
+        loop {
+            tokio::time::sleep(TABLES_EVERY).await;
+            if member.alive().is_none() {
+                let text = "the pipeline has stopped; the resync goes on with its next run";
+                return Err(Error::definite(codes::API_CONFLICT, text));
+            }
+            let Ok(Some(checkpoint)) = alive.opened.target.checkpoint().await else {
+                continue;
+            };
+            let is_ours = |table: &&TableCheckpoint| names.contains(&table.source);
+            let ours: Vec<_> = checkpoint.tables.iter().filter(is_ours).collect();
+            let is_aside = |state| matches!(state, TableState::Quarantined | TableState::Unloaded);
+            if let Some(aside) = ours.iter().find(|table| is_aside(table.state)) {
+                let reason = aside.reason.clone().unwrap_or_default();
+                let code = reason.split(':').next().and_then(Code::parse);
+                let err = Error::data(code.unwrap_or(codes::API_CONFLICT), reason);
+                return Err(err.table(aside.source.to_string()));
+            }
+            if ours
+                .iter()
+                .all(|table| table.state != TableState::Resyncing)
+            {
+                let rows: u64 = ours
+                    .iter()
+                    .flat_map(|t| &t.units)
+                    .map(|unit| unit.rows)
+                    .sum();
+                return Ok(format!("{} tables copied anew, {rows} rows", ours.len()));
+            }
+        }
+    };
+    tokio::time::timeout(RESYNC_WITHIN, done)
+        .await
+        .map_err(|_| Error::transient(codes::API_TIMEOUT, "the resync is not over yet"))?
+}

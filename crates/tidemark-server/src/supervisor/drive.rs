@@ -1,0 +1,434 @@
+//! The life of one pipeline: it runs while that is wanted, and rests otherwise.
+//!
+//! A run has a task of its own for the engine and for each of its readers, as `tidemark run` has. What
+//! panics in them ends that run; this loop, and the pipelines beside it, go on.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tidemark_core::board::Board;
+use tidemark_core::catalogue::codes;
+use tidemark_core::config::AfterLoad;
+use tidemark_core::control::{Command, door};
+use tidemark_core::pipeline::observe::{Observer, PipelineEvent};
+use tidemark_core::pipeline::{Outcome, Pipeline};
+use tidemark_core::status::PipelineState;
+use tidemark_core::verify::compare::Depth;
+use tidemark_core::{Error, Result};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::member::{Alive, Member, Orders, Rest, status_of};
+use super::policy::{self, Verdict};
+use super::{Shared, verify};
+use crate::store::{Desired, DesiredState, Entry, Level};
+use crate::systems::Opened;
+
+/// How often a pipeline that does not run is looked at from outside, and how long that may take.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+const LOOK_WITHIN: Duration = Duration::from_secs(8);
+/// How long a run may take to end in order.
+const STOP_WITHIN: Duration = Duration::from_secs(25);
+/// How long the last events and the last status may take.
+const LAST_WORD_WITHIN: Duration = Duration::from_secs(5);
+/// How often it is looked whether the stream has caught up after a load.
+const CAUGHT_UP_EVERY: Duration = Duration::from_millis(200);
+
+/// How a run ended.
+enum Ended {
+    /// In order, because it was asked to, or because something else is wanted now.
+    Asked,
+    /// In order, because somebody asked it by way of the target.
+    Elsewhere,
+    /// It was a full load alone, and is done.
+    Completed,
+    /// With an error.
+    Err(Error),
+}
+
+/// Until the server ends, or the pipeline is gone.
+pub(super) async fn drive(shared: Arc<Shared>, member: Arc<Member>) {
+    let mut closing = member.closing.subscribe();
+    let mut orders = member.orders.subscribe();
+    let mut attempt = 0;
+    loop {
+        let order = orders.borrow_and_update().clone();
+        if *closing.borrow() {
+            return;
+        }
+        if order.desired.state != DesiredState::Running {
+            attempt = 0;
+            let rest = Rest::wanted(&order.desired);
+            if rest_until_told(&shared, &member, rest, &mut orders, &mut closing).await {
+                return;
+            }
+            continue;
+        }
+        let ended = run(
+            &shared,
+            &member,
+            &order,
+            &mut orders,
+            &mut closing,
+            &mut attempt,
+        )
+        .await;
+        let rest = match ended {
+            Ended::Asked => continue,
+            Ended::Elsewhere => {
+                let why = Some("stopped by way of the target".to_owned());
+                let desired = Desired::now(DesiredState::Stopped, "user", why);
+                settle(&shared, &member, desired).await;
+                continue;
+            }
+            Ended::Completed => {
+                let desired = Desired::now(DesiredState::Completed, "engine", None);
+                settle(&shared, &member, desired).await;
+                continue;
+            }
+            Ended::Err(err) if policy::verdict(&err) == Verdict::Again => {
+                let pause = policy::pause(attempt);
+                attempt += 1;
+                let seconds = pause.as_secs_f64();
+                let more = format!("; tries again in {seconds:.1} s");
+                note(&shared, &member, Level::Warn, "retry", &err, &more);
+                member.rests(Rest::because("starting", &err, &more));
+                super::tell_state(&shared, &member);
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    _ = orders.changed() => {}
+                    _ = closing.wait_for(|closing| *closing) => {}
+                }
+                continue;
+            }
+            Ended::Err(err) => {
+                attempt = 0;
+                tracing::error!(
+                    pipeline = member.key.id, tenant = member.key.tenant, code = %err.code(),
+                    error = %err, "failed: {err}"
+                );
+                note(&shared, &member, Level::Error, "failed", &err, "");
+                Rest::because("failed", &err, "")
+            }
+        };
+        if rest_until_told(&shared, &member, rest, &mut orders, &mut closing).await {
+            return;
+        }
+    }
+}
+
+/// Rests, looking at it from outside now and then, until something else is wanted. `true`: the server
+/// ends.
+async fn rest_until_told(
+    shared: &Arc<Shared>,
+    member: &Arc<Member>,
+    rest: Rest,
+    orders: &mut watch::Receiver<Orders>,
+    closing: &mut watch::Receiver<bool>,
+) -> bool {
+    let is_looked_at = !matches!(rest.state, "draft" | "completed");
+    member.rests(rest);
+    super::tell_state(shared, member);
+    let looks = async {
+        if !is_looked_at {
+            return std::future::pending().await;
+        }
+        loop {
+            look(shared, member).await;
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        _ = closing.wait_for(|closing| *closing) => true,
+        changed = orders.changed() => changed.is_err(),
+        () = looks => false,
+    }
+}
+
+/// How it stands, from what both sides say.
+async fn look(shared: &Arc<Shared>, member: &Arc<Member>) {
+    let looked = async {
+        let opened = super::open(shared, member).await?;
+        member.set_route(&opened);
+        shared.systems.look(&opened).await
+    };
+    match tokio::time::timeout(LOOK_WITHIN, looked).await {
+        Ok(Ok(status)) => member.looked(status),
+        Ok(Err(err)) => {
+            tracing::debug!(pipeline = member.key.id, error = %err, "not looked at");
+        }
+        Err(_) => tracing::debug!(pipeline = member.key.id, "not looked at: no answer in time"),
+    }
+}
+
+/// Another state is wanted from now on, and nobody asked for it here.
+async fn settle(shared: &Arc<Shared>, member: &Arc<Member>, desired: Desired) {
+    if let Err(err) = shared.store.desire(&member.key, desired.clone()).await {
+        tracing::warn!(pipeline = member.key.id, error = %err, "the state is not written down");
+    }
+    member.order(desired);
+}
+
+fn note(
+    shared: &Arc<Shared>,
+    member: &Member,
+    level: Level,
+    kind: &'static str,
+    err: &Error,
+    more: &str,
+) {
+    shared.scribe.note(Entry {
+        key: member.key.clone(),
+        level,
+        kind,
+        code: Some(err.code().to_string()),
+        table: err.table_name().map(str::to_owned),
+        text: format!("{err}{more}"),
+        by: Some("engine".to_owned()),
+    });
+}
+
+/// The tasks of one run.
+struct Run {
+    engine: JoinHandle<Result<Outcome>>,
+    reader: JoinHandle<()>,
+    door: JoinHandle<()>,
+    proof: JoinHandle<()>,
+    stop: watch::Sender<bool>,
+}
+
+async fn run(
+    shared: &Arc<Shared>,
+    member: &Arc<Member>,
+    order: &Orders,
+    orders: &mut watch::Receiver<Orders>,
+    closing: &mut watch::Receiver<bool>,
+    attempt: &mut u32,
+) -> Ended {
+    member.rests(Rest::wanted(&order.desired));
+    super::tell_state(shared, member);
+    let opened = match super::open(shared, member).await {
+        Ok(opened) => Arc::new(opened),
+        Err(err) => return Ended::Err(err),
+    };
+    member.set_route(&opened);
+    let number = match shared.store.begin_run(&member.key).await {
+        Ok(number) => Some(number),
+        Err(err) => {
+            tracing::warn!(pipeline = member.key.id, error = %err, "a run is not written down");
+            None
+        }
+    };
+    let (mut run, alive) = Run::start(shared, member, &opened);
+    member.begins(alive.clone());
+    let mut is_stopping = false;
+    let ended = loop {
+        let give_up = async {
+            if is_stopping {
+                tokio::time::sleep(STOP_WITHIN).await;
+            } else {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            ended = &mut run.engine => break match ended {
+                Ok(Ok(outcome)) if outcome.state == PipelineState::Completed => Ended::Completed,
+                Ok(Ok(_)) if is_stopping => Ended::Asked,
+                Ok(Ok(_)) => Ended::Elsewhere,
+                Ok(Err(err)) => Ended::Err(err),
+                Err(died) => Ended::Err(
+                    Error::definite(codes::INTERNAL, "a task of the pipeline died").caused_by(died)
+                ),
+            },
+            () = give_up => {
+                // As safe as any crash: what counts is committed with its data.
+                run.engine.abort();
+                break Ended::Asked;
+            }
+            _ = closing.wait_for(|closing| *closing), if !is_stopping => is_stopping = true,
+            changed = orders.changed(), if !is_stopping => {
+                let now = orders.borrow_and_update().clone();
+                let goes_on = matches!(now.desired.state, DesiredState::Running | DesiredState::Paused);
+                is_stopping = changed.is_err() || !goes_on || now.version != order.version;
+            }
+        }
+        if is_stopping {
+            let commander = alive.commander.clone();
+            tokio::spawn(async move { commander.ask(Command::Stop).await });
+        }
+    };
+    if has_run(&alive) {
+        *attempt = 0;
+    }
+    run.end().await;
+    end_run(shared, member, number, &ended).await;
+    member.rests(Rest::wanted(&member.orders.borrow().desired));
+    ended
+}
+
+/// Whether the run got as far as to read or apply something.
+fn has_run(alive: &Alive) -> bool {
+    let status = status_of(&alive.board, tokio::time::Instant::now());
+    status.processed_lsn.is_some() && status.received_lsn.is_some()
+}
+
+async fn end_run(shared: &Arc<Shared>, member: &Member, number: Option<i64>, ended: &Ended) {
+    let Some(number) = number else { return };
+    let (outcome, err) = match ended {
+        Ended::Asked | Ended::Elsewhere => ("stopped", None),
+        Ended::Completed => ("completed", None),
+        Ended::Err(err) => ("failed", Some(err)),
+    };
+    let (code, reason) = (
+        err.map(|e| e.code().to_string()),
+        err.map(ToString::to_string),
+    );
+    if let Err(err) = shared.store.end_run(number, outcome, code, reason).await {
+        tracing::warn!(pipeline = member.key.id, error = %err, "the end is not written down");
+    }
+}
+
+impl Run {
+    fn start(shared: &Arc<Shared>, member: &Arc<Member>, opened: &Arc<Opened>) -> (Run, Alive) {
+        let config = &opened.config;
+        let (observer, events) = Observer::new();
+        let (pipeline, commander) = Pipeline::new(
+            config.name.as_str(),
+            Arc::clone(&opened.source),
+            Arc::clone(&opened.target),
+            config.rules.clone(),
+            opened.options.clone(),
+            shared.owner.clone(),
+            observer,
+        );
+        let mut board = Board::new(config.name.as_str(), config.mode.name());
+        board.set_max_retained(opened.options.max_retained_bytes);
+        let board = Arc::new(Mutex::new(board));
+        let (stop, stopped) = watch::channel(false);
+        let (loaded, is_loaded) = watch::channel(false);
+        let listener = {
+            let (shared, member) = (Arc::clone(shared), Arc::clone(member));
+            move |event: PipelineEvent| heard(&shared, &member, &event, &loaded)
+        };
+        let reader = door::watch(Arc::clone(&board), events, listener);
+        let side_door = door::serve(
+            Arc::clone(&opened.target),
+            commander.clone(),
+            Arc::clone(&board),
+            stopped,
+        );
+        let alive = Alive {
+            commander,
+            opened: Arc::clone(opened),
+            board,
+        };
+        let proof = after_load(
+            Arc::clone(shared),
+            Arc::clone(member),
+            alive.clone(),
+            is_loaded,
+        );
+        let run = Run {
+            engine: tokio::spawn(pipeline.run()),
+            reader: tokio::spawn(reader),
+            door: tokio::spawn(side_door),
+            proof: tokio::spawn(proof),
+            stop,
+        };
+        (run, alive)
+    }
+
+    /// Ends the readers, the last status reported.
+    async fn end(mut self) {
+        self.proof.abort();
+        if tokio::time::timeout(LAST_WORD_WITHIN, &mut self.reader)
+            .await
+            .is_err()
+        {
+            self.reader.abort();
+        }
+        self.stop.send_replace(true);
+        // A target that does not answer must not keep us: what counts is committed.
+        if tokio::time::timeout(LAST_WORD_WITHIN, &mut self.door)
+            .await
+            .is_err()
+        {
+            self.door.abort();
+        }
+    }
+}
+
+/// Takes in what the engine says.
+fn heard(
+    shared: &Arc<Shared>,
+    member: &Arc<Member>,
+    event: &PipelineEvent,
+    loaded: &watch::Sender<bool>,
+) {
+    shared.scribe.note_event(&member.key, event);
+    let (pipeline, tenant) = (member.key.id.as_str(), member.key.tenant.as_str());
+    match event {
+        PipelineEvent::State { state, .. } => {
+            tracing::info!(pipeline, tenant, "state {}", super::word_of(state));
+            super::tell_state(shared, member);
+        }
+        PipelineEvent::Loaded { rows, .. } => {
+            tracing::info!(pipeline, tenant, rows, "loaded");
+            loaded.send_replace(true);
+        }
+        PipelineEvent::LoadPosition(position)
+        | PipelineEvent::Checkpoint {
+            load_position: position,
+            ..
+        } => {
+            let text = position.to_string();
+            if member.row().full_load_lsn.as_ref() == Some(&text) {
+                return;
+            }
+            member.set_full_load_lsn(*position);
+            let (store, key) = (shared.store.clone(), member.key.clone());
+            tokio::spawn(async move {
+                if let Err(err) = store.set_full_load_lsn(&key, text).await {
+                    tracing::warn!(pipeline = key.id, error = %err, "full_load_lsn is not kept");
+                }
+            });
+        }
+        PipelineEvent::Retry { error, .. } => {
+            tracing::warn!(pipeline, tenant, code = %error.code(), error = %error, "tries again");
+        }
+        _ => {}
+    }
+}
+
+/// Compares both sides once a load is in and the stream has caught up, if the definition says so.
+async fn after_load(
+    shared: Arc<Shared>,
+    member: Arc<Member>,
+    alive: Alive,
+    mut loaded: watch::Receiver<bool>,
+) {
+    let config = &alive.opened.config;
+    let depth = match config.verify.after_load {
+        AfterLoad::Deep => Depth::Deep,
+        AfterLoad::Counts => Depth::Counts,
+        AfterLoad::Off => return,
+    };
+    if !config.mode.streams() || loaded.wait_for(|is_loaded| *is_loaded).await.is_err() {
+        return;
+    }
+    let state = || status_of(&alive.board, tokio::time::Instant::now()).state;
+    loop {
+        while state() != PipelineState::Streaming {
+            tokio::time::sleep(CAUGHT_UP_EVERY).await;
+        }
+        match verify::verify(&shared, &member, &alive, &[], depth).await {
+            Ok(_) => return,
+            Err(err) => {
+                let pipeline = member.key.id.as_str();
+                tracing::warn!(pipeline, error = %err, "the comparison begins again");
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        }
+    }
+}

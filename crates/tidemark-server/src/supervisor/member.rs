@@ -1,0 +1,394 @@
+//! One pipeline under supervision: what is wanted of it, what it does, and how it stands.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tidemark_core::Error;
+use tidemark_core::clock;
+use tidemark_core::control::door::SharedBoard;
+use tidemark_core::pipeline::Commander;
+use tidemark_core::position::Position;
+use tidemark_core::status::{
+    By, Health, PipelineState, Status, StatusError, TableStatusState, Totals, Trend,
+};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::store::{Desired, DesiredState, Key, PipelineRow};
+use crate::systems::Opened;
+
+/// How far back the estimate of the time to catch up looks.
+const ESTIMATE_OVER: Duration = Duration::from_mins(1);
+/// A look from outside that is older than this says nothing about now.
+const LOOK_COUNTS: Duration = Duration::from_secs(45);
+
+/// What is wanted of it: a change of any of this ends a wait.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Orders {
+    pub(super) desired: Desired,
+    /// Of the definition.
+    pub(super) version: i64,
+    /// Counts what is asked, so that the same wish said twice is heard twice.
+    pub(super) number: u64,
+}
+
+/// See the module's text.
+pub(crate) struct Member {
+    pub(crate) key: Key,
+    pub(super) orders: watch::Sender<Orders>,
+    /// Ends its life here; what is wanted of it stays.
+    pub(super) closing: watch::Sender<bool>,
+    row: Mutex<PipelineRow>,
+    now: Mutex<Now>,
+}
+
+#[derive(Default)]
+struct Now {
+    alive: Option<Alive>,
+    rest: Rest,
+    look: Option<(Instant, Status)>,
+    gaps: VecDeque<(Instant, u64)>,
+    route: Option<(String, String)>,
+}
+
+/// A run that goes on.
+#[derive(Clone)]
+pub(crate) struct Alive {
+    pub(crate) commander: Commander,
+    pub(crate) opened: Arc<Opened>,
+    pub(super) board: SharedBoard,
+}
+
+/// How it stands while it does not run.
+#[derive(Clone, Debug)]
+pub(super) struct Rest {
+    pub(super) state: &'static str,
+    pub(super) since: String,
+    pub(super) reason: Option<String>,
+    pub(super) by: String,
+    pub(super) error: Option<StatusError>,
+}
+
+impl Default for Rest {
+    fn default() -> Rest {
+        Rest::of("draft", "engine", None)
+    }
+}
+
+impl Rest {
+    pub(super) fn of(state: &'static str, by: impl Into<String>, reason: Option<String>) -> Rest {
+        Rest {
+            state,
+            since: clock::now(),
+            reason,
+            by: by.into(),
+            error: None,
+        }
+    }
+
+    /// As it is wanted.
+    pub(super) fn wanted(desired: &Desired) -> Rest {
+        Rest {
+            state: match desired.state {
+                DesiredState::Running => "starting",
+                other => other.word(),
+            },
+            since: desired.since.clone(),
+            reason: desired.reason.clone(),
+            by: desired.by.clone(),
+            error: None,
+        }
+    }
+
+    /// Because of an error.
+    pub(super) fn because(state: &'static str, err: &Error, more: &str) -> Rest {
+        Rest {
+            error: Some(StatusError {
+                code: err.code().to_string(),
+                message: err.to_string(),
+                action: err.action(),
+                since: clock::now(),
+            }),
+            ..Rest::of(
+                state,
+                "engine",
+                Some(format!("{}: {err}{more}", err.code())),
+            )
+        }
+    }
+}
+
+/// How it stands.
+#[derive(Clone, Debug)]
+pub(crate) struct View {
+    /// In the dictionary's words.
+    pub(crate) state: String,
+    pub(crate) since: String,
+    pub(crate) reason: Option<String>,
+    /// A name, `schedule` or `engine`.
+    pub(crate) by: String,
+    /// Everything else; its own state, since, reason and by are these.
+    pub(crate) status: Status,
+    /// Whether a run goes on in this server.
+    pub(crate) is_running: bool,
+    pub(crate) eta_seconds: Option<f64>,
+}
+
+impl Member {
+    pub(super) fn new(row: PipelineRow) -> Member {
+        let orders = Orders {
+            desired: row.desired.clone(),
+            version: row.version,
+            number: 0,
+        };
+        let now = Now {
+            rest: Rest::wanted(&row.desired),
+            ..Now::default()
+        };
+        Member {
+            key: row.key.clone(),
+            orders: watch::Sender::new(orders),
+            closing: watch::Sender::new(false),
+            row: Mutex::new(row),
+            now: Mutex::new(now),
+        }
+    }
+
+    /// As it is kept.
+    pub(crate) fn row(&self) -> PipelineRow {
+        self.row
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// The run, while one goes on.
+    pub(crate) fn alive(&self) -> Option<Alive> {
+        self.now().alive.clone()
+    }
+
+    /// Where rows come from and go to, once that is known.
+    pub(crate) fn route(&self) -> Option<(String, String)> {
+        self.now().route.clone()
+    }
+
+    /// How it stands at this moment.
+    pub(crate) fn view(&self) -> View {
+        let at = Instant::now();
+        let now = self.now();
+        let desired = self.orders.borrow().desired.clone();
+        let Some(alive) = &now.alive else {
+            return self.resting(&now, at);
+        };
+        let status = status_of(&alive.board, at);
+        let mut by = super::word_of(&status.by);
+        let is_wanted = status.state == PipelineState::Paused && status.by == By::User;
+        if is_wanted && desired.state == DesiredState::Paused {
+            by.clone_from(&desired.by);
+        }
+        View {
+            state: super::word_of(&status.state),
+            since: status.since.clone(),
+            reason: status.reason.clone(),
+            by,
+            is_running: true,
+            eta_seconds: eta(&now.gaps, status.gap_bytes),
+            status,
+        }
+    }
+
+    fn resting(&self, now: &Now, at: Instant) -> View {
+        let rest = &now.rest;
+        let fresh = now
+            .look
+            .as_ref()
+            .filter(|(seen, _)| at - *seen <= LOOK_COUNTS);
+        let mut status = match (fresh, &now.look) {
+            (Some((_, status)), _) => status.clone(),
+            (None, Some((_, status))) => forgotten(status.clone()),
+            (None, None) => unknown(&self.key.id, &self.row().mode),
+        };
+        status.since.clone_from(&rest.since);
+        status.reason.clone_from(&rest.reason);
+        if rest.error.is_some() {
+            status.error.clone_from(&rest.error);
+        }
+        let is_set_aside = |state| state == TableStatusState::Quarantined;
+        let is_lost = status
+            .slot
+            .as_ref()
+            .is_some_and(|slot| slot.wal_status == "lost");
+        status.state = match rest.state {
+            "failed" => PipelineState::Failed,
+            "completed" => PipelineState::Completed,
+            "paused" => PipelineState::Paused,
+            "starting" => PipelineState::Starting,
+            _ => PipelineState::Stopped,
+        };
+        status.health = match rest.state {
+            "failed" => Health::Error,
+            _ if is_lost || status.tables.iter().any(|t| is_set_aside(t.state)) => Health::Error,
+            "draft" => Health::Notice,
+            "completed" => Health::Ok,
+            // Where it does not run the copy falls behind, and the source keeps its log for it.
+            _ if status.source_lsn.is_none() => Health::Unknown,
+            _ => Health::Warning,
+        };
+        View {
+            state: rest.state.to_owned(),
+            since: rest.since.clone(),
+            reason: rest.reason.clone(),
+            by: rest.by.clone(),
+            status,
+            is_running: false,
+            eta_seconds: None,
+        }
+    }
+
+    pub(super) fn set_row(&self, row: PipelineRow) {
+        *self.row.lock().unwrap_or_else(PoisonError::into_inner) = row;
+    }
+
+    /// Says what is wanted; heard also if it was wanted before.
+    pub(super) fn order(&self, desired: Desired) {
+        self.row
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .desired
+            .clone_from(&desired);
+        self.orders.send_modify(|orders| {
+            orders.desired = desired;
+            orders.number += 1;
+        });
+    }
+
+    /// Takes another definition in.
+    pub(super) fn redefine(&self, row: PipelineRow) {
+        let version = row.version;
+        self.set_row(row);
+        self.orders.send_modify(|orders| {
+            orders.version = version;
+            orders.number += 1;
+        });
+    }
+
+    pub(super) fn set_full_load_lsn(&self, position: Position) {
+        let mut row = self.row.lock().unwrap_or_else(PoisonError::into_inner);
+        row.full_load_lsn = Some(position.to_string());
+    }
+
+    pub(super) fn begins(&self, alive: Alive) {
+        let mut now = self.now();
+        now.gaps.clear();
+        now.alive = Some(alive);
+    }
+
+    /// A run has ended; what it saw last is what is known.
+    pub(super) fn rests(&self, rest: Rest) {
+        let mut now = self.now();
+        if let Some(alive) = now.alive.take() {
+            let at = Instant::now();
+            now.look = Some((at, status_of(&alive.board, at)));
+        }
+        now.rest = rest;
+    }
+
+    pub(super) fn looked(&self, status: Status) {
+        self.now().look = Some((Instant::now(), status));
+    }
+
+    pub(super) fn set_route(&self, opened: &Opened) {
+        let route = (opened.source_address.clone(), opened.target_address.clone());
+        self.now().route = Some(route);
+    }
+
+    /// Remembers the gap, for an estimate.
+    pub(super) fn note_gap(&self, gap: Option<u64>) {
+        let at = Instant::now();
+        let mut now = self.now();
+        match gap {
+            Some(gap) => now.gaps.push_back((at, gap)),
+            None => now.gaps.clear(),
+        }
+        while now
+            .gaps
+            .front()
+            .is_some_and(|(seen, _)| at - *seen > ESTIMATE_OVER)
+        {
+            now.gaps.pop_front();
+        }
+    }
+
+    fn now(&self) -> MutexGuard<'_, Now> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+pub(super) fn status_of(board: &SharedBoard, at: Instant) -> Status {
+    let board = board.lock().unwrap_or_else(PoisonError::into_inner);
+    board.status(at)
+}
+
+/// How long until nothing is left, at the rate of the last minute; `None` where it does not shrink.
+fn eta(gaps: &VecDeque<(Instant, u64)>, gap: Option<u64>) -> Option<f64> {
+    let gap = gap?;
+    if gap == 0 {
+        return Some(0.0);
+    }
+    let (first_at, first) = gaps.front()?;
+    let (last_at, last) = gaps.back()?;
+    let seconds = (*last_at - *first_at).as_secs_f64();
+    let shrunk = first.checked_sub(*last)?;
+    if shrunk == 0 || seconds < 1.0 {
+        return None;
+    }
+    Some(gap as f64 / (shrunk as f64 / seconds))
+}
+
+/// What was known, with nothing in it that claims to be of now.
+fn forgotten(mut status: Status) -> Status {
+    status.trend = Trend::Unknown;
+    status.source_lsn = None;
+    status.received_lsn = None;
+    status.confirmed_lsn = None;
+    status.restart_lsn = None;
+    status.gap_bytes = None;
+    status.latency_seconds = None;
+    status.latency_by_stage_seconds = None;
+    status.slot = None;
+    status
+}
+
+/// A status in which nothing is known.
+fn unknown(pipeline: &str, mode: &str) -> Status {
+    let now = clock::now();
+    Status {
+        pipeline: pipeline.to_owned(),
+        mode: mode.to_owned(),
+        state: PipelineState::Stopped,
+        since: now.clone(),
+        reason: None,
+        by: By::Engine,
+        health: Health::Unknown,
+        trend: Trend::Unknown,
+        position_type: None,
+        full_load_lsn: None,
+        source_lsn: None,
+        received_lsn: None,
+        processed_lsn: None,
+        confirmed_lsn: None,
+        restart_lsn: None,
+        gap_bytes: None,
+        latency_seconds: None,
+        latency_by_stage_seconds: None,
+        slot: None,
+        verified: None,
+        tables: Vec::new(),
+        totals: Totals::default(),
+        error: None,
+        unknown_reason: None,
+        last_known: None,
+        measured_at: now,
+    }
+}

@@ -1,0 +1,357 @@
+//! The supervisor: every pipeline in tasks of its own, as it is wanted.
+//!
+//! It commands and watches; the engine stays as it is, and holds its position in the target. What one
+//! pipeline does, a panic included, leaves the others alone: nothing is shared but the store, which is
+//! beside the line.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::json;
+use tidemark_core::catalogue::codes;
+use tidemark_core::target::Owner;
+use tidemark_core::{Error, Result, clock};
+use tokio::task::JoinSet;
+
+pub(crate) use member::{Alive, Member, View};
+
+use crate::news::{News, Topic};
+use crate::store::{
+    Desired, DesiredState, Entry, Key, Level, NewPipeline, PipelineRow, Sample, Store,
+};
+use crate::systems::{Definition, Opened, Place, Systems};
+use scribe::Scribe;
+
+pub(crate) mod actions;
+mod drive;
+mod member;
+mod policy;
+pub(crate) mod scribe;
+pub(crate) mod verify;
+
+/// The tenant of whoever runs the server.
+pub(crate) const OWN_TENANT: &str = "default";
+
+/// How often pipelines are looked at for history and news, and how often that is written down.
+const SAMPLE_EVERY: Duration = Duration::from_secs(1);
+const SAMPLES_WRITTEN_EVERY: usize = 10;
+
+/// What all pipelines share.
+pub(crate) struct Shared {
+    pub(crate) systems: Arc<dyn Systems>,
+    pub(crate) store: Store,
+    pub(crate) news: Arc<News>,
+    pub(crate) scribe: Scribe,
+    owner: Owner,
+    /// Where definitions of the store are at home.
+    directory: PathBuf,
+}
+
+/// See the module's text.
+pub(crate) struct Supervisor {
+    pub(crate) shared: Arc<Shared>,
+    members: Mutex<BTreeMap<Key, Arc<Member>>>,
+    lives: Mutex<JoinSet<()>>,
+    readers: Mutex<JoinSet<()>>,
+}
+
+impl Supervisor {
+    /// Takes all pipelines of the store up as they are wanted.
+    pub(crate) async fn start(
+        systems: Arc<dyn Systems>,
+        store: Store,
+        owner: Owner,
+        directory: PathBuf,
+    ) -> Result<Arc<Supervisor>> {
+        let news = Arc::new(News::new());
+        let (scribe, writing) = Scribe::new(store.clone(), Arc::clone(&news));
+        let rows = store.pipelines().await?;
+        store.end_operations_left_behind().await?;
+        store.free_idempotency_keys().await?;
+        let shared = Arc::new(Shared {
+            systems,
+            store,
+            news,
+            scribe,
+            owner,
+            directory,
+        });
+        let supervisor = Arc::new(Supervisor {
+            shared,
+            members: Mutex::default(),
+            lives: Mutex::default(),
+            readers: Mutex::default(),
+        });
+        {
+            let mut readers = lock(&supervisor.readers);
+            readers.spawn(writing);
+            readers.spawn(sample(Arc::downgrade(&supervisor)));
+        }
+        for row in rows {
+            supervisor.take_up(row);
+        }
+        Ok(supervisor)
+    }
+
+    fn take_up(&self, row: PipelineRow) -> Arc<Member> {
+        let member = Arc::new(Member::new(row));
+        lock(&self.members).insert(member.key.clone(), Arc::clone(&member));
+        let life = drive::drive(Arc::clone(&self.shared), Arc::clone(&member));
+        lock(&self.lives).spawn(life);
+        member
+    }
+
+    /// One pipeline.
+    pub(crate) fn member(&self, key: &Key) -> Option<Arc<Member>> {
+        lock(&self.members).get(key).cloned()
+    }
+
+    /// All pipelines of a tenant, by name.
+    pub(crate) fn members_of(&self, tenant: &str) -> Vec<Arc<Member>> {
+        let members = lock(&self.members);
+        members
+            .values()
+            .filter(|m| m.key.tenant == tenant)
+            .cloned()
+            .collect()
+    }
+
+    /// All pipelines.
+    pub(crate) fn members(&self) -> Vec<Arc<Member>> {
+        lock(&self.members).values().cloned().collect()
+    }
+
+    /// Keeps a new pipeline and takes it up; refused if there is one of this name.
+    pub(crate) async fn add(&self, new: NewPipeline) -> Result<Arc<Member>> {
+        let id = new.key.id.clone();
+        if let Some(row) = self.shared.store.add_pipeline(new).await? {
+            return Ok(self.take_up(row));
+        }
+        let text = format!("there is a pipeline {id} already");
+        Err(Error::definite(codes::API_CONFLICT, text)
+            .first_action("choose another name, or change the one that is there"))
+    }
+
+    /// Gives a pipeline another definition; one that runs stops in order and goes on with it.
+    pub(crate) async fn redefine(
+        &self,
+        member: &Member,
+        version: i64,
+        mode: String,
+        definition: Option<String>,
+    ) -> Result<PipelineRow> {
+        let store = &self.shared.store;
+        let Some(row) = store
+            .redefine(&member.key, version, mode, definition)
+            .await?
+        else {
+            return Err(Error::definite(
+                codes::API_CHANGED,
+                "somebody changed it meanwhile",
+            ));
+        };
+        member.redefine(row.clone());
+        self.note(
+            member,
+            Level::Info,
+            "definition",
+            "the definition was changed",
+            None,
+        );
+        Ok(row)
+    }
+
+    /// Writes down what is wanted, and has it done.
+    pub(crate) async fn desire(&self, member: &Member, desired: Desired) -> Result<()> {
+        self.shared
+            .store
+            .desire(&member.key, desired.clone())
+            .await?;
+        member.order(desired);
+        Ok(())
+    }
+
+    /// Ends what a pipeline does here and forgets it.
+    pub(crate) async fn forget(&self, member: &Member) -> Result<()> {
+        self.shared.store.remove_pipeline(&member.key).await?;
+        member.closing.send_replace(true);
+        lock(&self.members).remove(&member.key);
+        Ok(())
+    }
+
+    pub(crate) fn note(
+        &self,
+        member: &Member,
+        level: Level,
+        kind: &'static str,
+        text: impl Into<String>,
+        by: Option<String>,
+    ) {
+        self.shared.scribe.note(Entry {
+            key: member.key.clone(),
+            level,
+            kind,
+            code: None,
+            table: None,
+            text: text.into(),
+            by,
+        });
+    }
+
+    /// Stops all pipelines in order. What is wanted of them stays, so that the next server goes on.
+    pub(crate) async fn close(&self) {
+        for member in self.members() {
+            member.closing.send_replace(true);
+        }
+        let mut lives = std::mem::take(&mut *lock(&self.lives));
+        while lives.join_next().await.is_some() {}
+        lock(&self.readers).abort_all();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The two sides of a pipeline as it is defined now.
+pub(crate) async fn open(shared: &Arc<Shared>, member: &Member) -> Result<Opened> {
+    let row = member.row();
+    let definition = shared.definition(&row).await?;
+    let opened = open_definition(shared, definition).await?;
+    if opened.config.name != row.key.id {
+        let text = format!(
+            "it is named {} there, and {} here",
+            opened.config.name, row.key.id
+        );
+        return Err(Error::definite(codes::PIPELINE_FILE, text));
+    }
+    Ok(opened)
+}
+
+/// The two sides of a definition. What panics on the way is an error of this pipeline alone.
+pub(crate) async fn open_definition(
+    shared: &Arc<Shared>,
+    definition: Definition,
+) -> Result<Opened> {
+    let systems = Arc::clone(&shared.systems);
+    let opened = tokio::task::spawn_blocking(move || systems.open(&definition)).await;
+    opened.map_err(|died| {
+        Error::definite(codes::INTERNAL, "reading the definition died").caused_by(died)
+    })?
+}
+
+impl Shared {
+    /// Where a definition that comes in through the API stands.
+    pub(crate) fn place(&self, tenant: &str) -> Place {
+        if tenant == OWN_TENANT {
+            Place::Store(self.directory.clone())
+        } else {
+            Place::Confined
+        }
+    }
+
+    /// A pipeline's definition, read from its file where it has one.
+    pub(crate) async fn definition(&self, row: &PipelineRow) -> Result<Definition> {
+        let text = match (&row.definition, &row.file) {
+            (Some(text), _) => text.clone(),
+            (None, Some(file)) => tokio::fs::read_to_string(file).await.map_err(|err| {
+                Error::definite(codes::PIPELINE_FILE, format!("read {file}: {err}"))
+            })?,
+            (None, None) => {
+                let text = format!("{} has no definition", row.key.id);
+                return Err(Error::definite(codes::STORE_DAMAGED, text));
+            }
+        };
+        let place = match &row.file {
+            Some(file) => Place::File(PathBuf::from(file)),
+            None => self.place(&row.key.tenant),
+        };
+        Ok(Definition { text, place })
+    }
+}
+
+/// The dictionary's word for a value of it.
+pub(crate) fn word_of(value: &impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => word,
+        other => format!("{other:?}"),
+    }
+}
+
+/// Tells whoever watches in which state a pipeline is.
+pub(crate) fn tell_state(shared: &Shared, member: &Member) {
+    let view = member.view();
+    let data = json!({
+        "pipeline_id": member.key.id, "state": view.state, "since": view.since,
+        "reason": view.reason, "by": view.by, "health": view.status.health,
+    });
+    shared
+        .news
+        .say(&member.key.tenant, &member.key.id, Topic::State, data);
+}
+
+/// Looks at every pipeline that runs once a second: history for later, news for now.
+async fn sample(supervisor: std::sync::Weak<Supervisor>) {
+    let mut tick = tokio::time::interval(SAMPLE_EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let (mut waiting, mut told_tables) = (Vec::new(), BTreeMap::new());
+    for count in 1_usize.. {
+        tick.tick().await;
+        let Some(supervisor) = supervisor.upgrade() else {
+            return;
+        };
+        let now = clock::now_us() / 1_000_000;
+        for member in supervisor.members() {
+            let view = member.view();
+            if !view.is_running {
+                continue;
+            }
+            member.note_gap(view.status.gap_bytes);
+            let lag = crate::api::lag_of(&member, &view);
+            let news = &supervisor.shared.news;
+            let (tenant, id) = (&member.key.tenant, &member.key.id);
+            news.say(tenant, id, Topic::Lag, json!(lag));
+            let tables = json!(view.status.tables);
+            if told_tables.get(&member.key) != Some(&tables) {
+                let data = json!({ "pipeline_id": id, "tables": tables });
+                news.say(tenant, id, Topic::Tables, data);
+                told_tables.insert(member.key.clone(), tables);
+            }
+            waiting.push(sample_of(&member.key, &view, now));
+        }
+        if count % SAMPLES_WRITTEN_EVERY == 0 {
+            let written = supervisor
+                .shared
+                .store
+                .add_samples(std::mem::take(&mut waiting), now);
+            if let Err(err) = written.await {
+                tracing::warn!(code = %err.code(), error = %err, "the history is not written down");
+            }
+        }
+    }
+}
+
+fn sample_of(key: &Key, view: &View, at: i64) -> Sample {
+    let status = &view.status;
+    let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    let totals = status.totals;
+    Sample {
+        key: key.clone(),
+        at,
+        gap_bytes: status.gap_bytes.map(number),
+        latency_seconds: status.latency_seconds,
+        source: status.source_lsn.map(|lsn| lsn.to_string()),
+        processed: status.processed_lsn.map(|lsn| lsn.to_string()),
+        retained_bytes: status.slot.as_ref().map(|slot| number(slot.retained_bytes)),
+        changes: [totals.inserts, totals.updates, totals.deletes].map(number),
+        state: view.state.clone(),
+    }
+}
+
+/// What a pipeline that comes from a file, or through the API, begins with.
+pub(crate) fn desired_first(state: DesiredState, by: &str) -> Desired {
+    Desired::now(state, by, None)
+}

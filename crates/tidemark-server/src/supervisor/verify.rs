@@ -1,0 +1,158 @@
+//! Both sides of a running pipeline compared at one position, and what was found kept.
+
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tidemark_core::catalogue::codes;
+use tidemark_core::control::HoldId;
+use tidemark_core::mapping::TableMapping;
+use tidemark_core::schema::TableName;
+use tidemark_core::status::Verified;
+use tidemark_core::verify::compare::{self, Depth, Outcome, Report, Request, TableReport};
+use tidemark_core::{Error, Result, clock};
+
+use super::Shared;
+use super::member::{Alive, Member};
+use crate::store::{Entry, Level, VerificationRow};
+
+/// Differences that are looked for in a table. All are counted up to here.
+const DIFFERENCES_MAX: usize = 10_000;
+/// Times that a comparison is begun which was interrupted.
+const ATTEMPTS_MAX: u32 = 3;
+
+/// Compares the tables that are named, or all. Gives the number under which the result is kept, and
+/// what it says.
+pub(crate) async fn verify(
+    shared: &Arc<Shared>,
+    member: &Arc<Member>,
+    alive: &Alive,
+    wanted: &[TableName],
+    depth: Depth,
+) -> Result<(i64, String)> {
+    let began = Instant::now();
+    let opened = &alive.opened;
+    let tables = tables(alive, wanted).await?;
+    let mut attempt = 1;
+    let report = loop {
+        let request = Request {
+            tables: tables.clone(),
+            depth,
+            differences_max: DIFFERENCES_MAX,
+            hold: HoldId::random(),
+        };
+        let (source, target) = (opened.source.as_ref(), opened.target.as_ref());
+        match compare::verify(source, target, &alive.commander, &request).await {
+            Err(err) if err.code() == codes::VERIFY_NO_HOLD && attempt < ATTEMPTS_MAX => {
+                attempt += 1;
+            }
+            compared => break compared?,
+        }
+    };
+    if wanted.is_empty() {
+        let verified = Verified {
+            lsn: report.position,
+            result: report.word().to_owned(),
+            at: clock::now(),
+        };
+        let mut board = alive.board.lock().unwrap_or_else(PoisonError::into_inner);
+        board.set_verified(verified);
+    }
+    keep(shared, member, &report, depth, began.elapsed()).await
+}
+
+/// Keeps what a comparison found. Gives its number, and what it says in a sentence.
+pub(super) async fn keep(
+    shared: &Arc<Shared>,
+    member: &Member,
+    report: &Report,
+    depth: Depth,
+    took: Duration,
+) -> Result<(i64, String)> {
+    let text = sentence(report);
+    let level = if report.is_identical() {
+        Level::Info
+    } else {
+        Level::Error
+    };
+    shared.scribe.note(Entry {
+        key: member.key.clone(),
+        level,
+        kind: "verification",
+        code: None,
+        table: None,
+        text: text.clone(),
+        by: None,
+    });
+    let depth = match depth {
+        Depth::Deep => "deep",
+        Depth::Counts => "counts",
+    };
+    let row = VerificationRow {
+        id: 0,
+        at: clock::now(),
+        lsn: report.position.to_string(),
+        result: report.word().to_owned(),
+        depth: depth.to_owned(),
+        rows: i64::try_from(report.rows()).unwrap_or(i64::MAX),
+        seconds: took.as_secs_f64(),
+        tables: report.tables.iter().map(table).collect(),
+    };
+    let id = shared.store.add_verification(&member.key, row).await?;
+    Ok((id, text))
+}
+
+/// The mappings of the tables that are named, or all.
+pub(crate) async fn tables(alive: &Alive, wanted: &[TableName]) -> Result<Vec<Arc<TableMapping>>> {
+    let config = &alive.opened.config;
+    let schema = alive
+        .opened
+        .source
+        .describe(config.rules.selection())
+        .await?;
+    let mut tables: Vec<Arc<TableMapping>> = config
+        .rules
+        .map(&schema)?
+        .into_iter()
+        .map(Arc::new)
+        .collect();
+    if let Some(unknown) = wanted
+        .iter()
+        .find(|name| !tables.iter().any(|table| table.source() == *name))
+    {
+        let text = format!("{unknown} is not a table of {}", config.name);
+        return Err(Error::definite(codes::MAPPING_NO_TABLE, text));
+    }
+    tables.retain(|table| wanted.is_empty() || wanted.contains(table.source()));
+    Ok(tables)
+}
+
+fn sentence(report: &Report) -> String {
+    let (rows, at) = (report.rows(), report.position);
+    let different: u64 = report.tables.iter().map(|table| table.different).sum();
+    match report.word() {
+        "identical" => format!("{rows} rows identical at {at}"),
+        "different" => format!("{different} rows differ at {at}"),
+        _ => format!("nothing differs at {at}, and not every table could be compared"),
+    }
+}
+
+/// Without cell values: keys are shown where a person asks for differences.
+fn table(table: &TableReport) -> Value {
+    let (result, why) = match &table.outcome {
+        Outcome::Identical => ("identical", None),
+        Outcome::Different => ("different", None),
+        Outcome::NotCompared(why) => ("not_compared", Some(why)),
+    };
+    json!({
+        "source": table.source.to_string(),
+        "target": table.target.to_string(),
+        "lsn": table.position.to_string(),
+        "result": result,
+        "reason": why,
+        "source_rows": table.source_rows,
+        "target_rows": table.target_rows,
+        "different": table.different,
+        "is_counted": table.is_counted,
+    })
+}

@@ -1,0 +1,70 @@
+//! What the server asks of whoever knows databases: the binary, where all systems meet.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde_json::Value;
+use tidemark_core::Result;
+use tidemark_core::config::PipelineConfig;
+use tidemark_core::finding::Finding;
+use tidemark_core::pipeline::options::Options;
+use tidemark_core::source::{Slot, Source};
+use tidemark_core::status::Status;
+use tidemark_core::target::Target;
+
+/// A pipeline as somebody wrote it down.
+#[derive(Clone, Debug)]
+pub struct Definition {
+    /// The text of a pipeline file.
+    pub text: String,
+    /// Where it stands.
+    pub place: Place,
+}
+
+/// Where a definition stands, which decides what it may refer to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In a file: it may refer to everything that the server can read.
+    File(PathBuf),
+    /// In the store, written by an administrator of the server itself: as a file in this directory.
+    Store(PathBuf),
+    /// In the store, written by somebody who must not read the server's files and variables.
+    Confined,
+}
+
+/// A pipeline whose two sides can be spoken to.
+pub struct Opened {
+    /// What its definition says.
+    pub config: PipelineConfig,
+    /// Numbers and policies of its runs.
+    pub options: Options,
+    /// Where rows come from.
+    pub source: Arc<dyn Source>,
+    /// Where rows go.
+    pub target: Arc<dyn Target>,
+    /// Where the source is, without any secret.
+    pub source_address: String,
+    /// Where the target is, without any secret.
+    pub target_address: String,
+}
+
+/// See the module's text.
+#[async_trait]
+pub trait Systems: Send + Sync + 'static {
+    /// Reads a definition and makes its two sides; connects to nothing. All that is wrong with it is in
+    /// the error. May wait for files.
+    fn open(&self, definition: &Definition) -> Result<Opened>;
+
+    /// How a pipeline stands that does not run here, from what both sides say.
+    async fn look(&self, opened: &Opened) -> Result<Status>;
+
+    /// What stands in the way of it. Changes nothing.
+    async fn check(&self, opened: &Opened) -> Result<Vec<Finding>>;
+
+    /// What would happen, as `tidemark plan --json` says it. Changes nothing.
+    async fn plan(&self, opened: &Opened) -> Result<Value>;
+
+    /// Everything of the kind of a slot on its source, ours or not.
+    async fn slots(&self, opened: &Opened) -> Result<Vec<Slot>>;
+}

@@ -1,0 +1,180 @@
+//! What the server asks of whoever knows databases: definitions read as files are, and pipelines looked
+//! at as the verbs look at them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde_json::Value;
+use tidemark_core::catalogue::codes;
+use tidemark_core::config::secret::Nothing;
+use tidemark_core::config::{self, Document, Input, PipelineConfig, Problems, Surroundings};
+use tidemark_core::finding::{Finding, Side};
+use tidemark_core::pipeline::options::Until;
+use tidemark_core::source::Slot;
+use tidemark_core::status::Status;
+use tidemark_core::{Error, Result};
+use tidemark_server::systems::{self as served, Definition, Place, Systems};
+
+use crate::pipeline_file::{CONNECTIONS, Opened, text};
+use crate::problem::Failure;
+use crate::surroundings::Around;
+use crate::verbs::run::options;
+use crate::verbs::{check, plan};
+use crate::{standing, systems};
+
+/// See the module's text.
+#[derive(Debug)]
+pub(crate) struct Served;
+
+/// By this name problems of a definition that is in no file are shown.
+const DEFINITION: &str = "definition.toml";
+
+#[async_trait]
+impl Systems for Served {
+    fn open(&self, definition: &Definition) -> Result<served::Opened> {
+        let (file, config) = read(definition)?;
+        let opened = Opened::of(file, config).map_err(into_error)?;
+        let address = |side| systems::address(&opened.config, side).map_err(into_error);
+        let ((source_address, _), (target_address, _)) =
+            (address(Side::Source)?, address(Side::Target)?);
+        Ok(served::Opened {
+            options: options::of(&opened.config, Until::Stopped),
+            config: opened.config,
+            source: opened.source,
+            target: opened.target,
+            source_address,
+            target_address,
+        })
+    }
+
+    async fn look(&self, opened: &served::Opened) -> Result<Status> {
+        let config = &opened.config;
+        let (source, target) = (&opened.source, &opened.target);
+        let standing = standing::look(&config.name, config.mode.name(), source, target).await?;
+        Ok(standing.status)
+    }
+
+    async fn check(&self, opened: &served::Opened) -> Result<Vec<Finding>> {
+        let checked = check::look(&as_verbs_have_it(opened)).await;
+        Ok(checked.map_err(into_error)?.findings)
+    }
+
+    async fn plan(&self, opened: &served::Opened) -> Result<Value> {
+        plan::data_of(&as_verbs_have_it(opened))
+            .await
+            .map_err(into_error)
+    }
+
+    async fn slots(&self, opened: &served::Opened) -> Result<Vec<Slot>> {
+        systems::slots(&opened.config).await.map_err(into_error)
+    }
+}
+
+fn as_verbs_have_it(opened: &served::Opened) -> Opened {
+    Opened {
+        file: PathBuf::from(DEFINITION),
+        config: opened.config.clone(),
+        source: Arc::clone(&opened.source),
+        target: Arc::clone(&opened.target),
+    }
+}
+
+/// The definition, and the file it is in or as good as in.
+fn read(definition: &Definition) -> Result<(PathBuf, PipelineConfig)> {
+    let (file, surroundings): (PathBuf, Box<dyn Surroundings>) = match &definition.place {
+        Place::File(file) => (file.clone(), Box::new(Around::of_file(file))),
+        Place::Store(directory) => {
+            let file = directory.join(DEFINITION);
+            let around = Around::of_file(&file);
+            (file, Box::new(around))
+        }
+        // Nothing of this machine can be referred to.
+        Place::Confined => (PathBuf::from(DEFINITION), Box::new(Nothing)),
+    };
+    let shown = match &definition.place {
+        Place::File(file) => file.display().to_string(),
+        Place::Store(_) | Place::Confined => DEFINITION.to_owned(),
+    };
+    let connections = match &definition.place {
+        Place::Confined => None,
+        Place::File(_) | Place::Store(_) => connections(&file)?,
+    };
+    let reading = config::read(Input {
+        file: Document::new(shown, definition.text.as_str()),
+        connections,
+        overrides: &[],
+        surroundings: surroundings.as_ref(),
+    });
+    Ok((file, reading.map_err(of_problems)?.config))
+}
+
+fn connections(file: &Path) -> Result<Option<Document>> {
+    let path = file.parent().unwrap_or(Path::new("")).join(CONNECTIONS);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let text = text(&path).map_err(into_error)?;
+    Ok(Some(Document::new(path.display().to_string(), text)))
+}
+
+fn into_error(failure: Failure) -> Error {
+    match failure {
+        Failure::Error(err) => err,
+        Failure::Config(problems) => of_problems(problems),
+        Failure::Signalled(_, text) => Error::definite(codes::CLI_REFUSED, text),
+    }
+}
+
+/// All problems in one error; whoever shows it finds them in its source.
+fn of_problems(problems: Problems) -> Error {
+    let first = problems.iter().next();
+    let code = first.map_or(codes::CONFIG_SYNTAX, |problem| problem.code);
+    let said = first.map_or_else(String::new, |problem| {
+        let place = problem.position().map(|position| format!("{position}: "));
+        format!("{}{}", place.unwrap_or_default(), problem.detail())
+    });
+    let text = match problems.len() {
+        0 | 1 => said,
+        more => format!("{said} (and {} more problems)", more - 1),
+    };
+    Error::definite(code, text).caused_by(problems)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn definition(place: Place) -> Definition {
+        let text = "version = 1\n[pipeline]\nname = \"shop\"\nmode = \"full_load_only\"\n\
+                    [source]\ntype = \"postgres\"\nurl = \"postgres://a@b/c\"\n\
+                    password = \"${env:PATH}\"\n[target]\ntype = \"postgres\"\n\
+                    url = \"postgres://a@b/d\"\n[tables]\ninclude = [\"public.*\"]\n";
+        Definition {
+            text: text.to_owned(),
+            place,
+        }
+    }
+
+    #[test]
+    fn a_confined_definition_cannot_refer_to_this_machine() {
+        let own = Served.open(&definition(Place::Store(PathBuf::from("/nowhere"))));
+        assert_eq!(own.map(|opened| opened.config.name).unwrap(), "shop");
+        let confined = Served.open(&definition(Place::Confined));
+        let err = confined.map(|_| ()).unwrap_err();
+        assert_eq!(err.code(), codes::CONFIG_SECRET, "{err}");
+    }
+
+    #[test]
+    fn all_problems_of_a_definition_are_in_the_error() {
+        let mut wrong = definition(Place::Confined);
+        wrong.text = wrong
+            .text
+            .replace("full_load_only", "all")
+            .replace("version = 1", "versoin = 1");
+        let err = Served.open(&wrong).map(|_| ()).unwrap_err();
+        let source = std::error::Error::source(&err).unwrap();
+        let problems = source.downcast_ref::<Problems>().unwrap();
+        assert!(problems.len() > 2, "{problems}");
+    }
+}

@@ -1,0 +1,129 @@
+//! `serve`: many pipelines in one process, kept in a store, commanded and watched through an API.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::{Args, ValueEnum};
+use serde_json::json;
+use tidemark_core::Error;
+use tidemark_core::catalogue::codes;
+use tidemark_core::config::Secret;
+use tidemark_server::api::AuthMode;
+use tidemark_server::{Seal, Server, Settings};
+
+use crate::invocation::Invocation;
+use crate::output::{Answer, Outcome};
+use crate::problem::Failure;
+use crate::served::Served;
+use crate::surroundings::env;
+
+/// Where pipelines are, if that is there and nothing else is said.
+const PIPELINES: &str = "pipelines.d";
+/// The key of the store as text, where it is not in a file.
+const KEY: &str = "TIDEMARK_STORE_KEY";
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ServeArgs {
+    /// Where to listen
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "TIDEMARK_LISTEN",
+        hide_env = true,
+        default_value = "127.0.0.1:7070"
+    )]
+    listen: SocketAddr,
+    /// A name under which it is spoken to, besides where it listens (may be repeated)
+    #[arg(long = "host", value_name = "NAME")]
+    hosts: Vec<String>,
+    /// Whether every request needs a token; without one whoever reaches it may do everything
+    #[arg(long, value_enum, default_value = "open")]
+    auth: Auth,
+    /// A directory of pipeline files, each of which runs; without it pipelines.d, if it is there
+    #[arg(long, value_name = "DIR")]
+    pipelines: Option<PathBuf>,
+    /// Where it keeps its store; without it the system's place for that
+    #[arg(long, value_name = "DIR", env = "TIDEMARK_STATE", hide_env = true)]
+    state: Option<PathBuf>,
+    /// The key that opens the store: 64 hexadecimal digits (also `TIDEMARK_STORE_KEY`); without one
+    /// it is made beside the store
+    #[arg(long, value_name = "FILE")]
+    key_file: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Auth {
+    Open,
+    Token,
+}
+
+pub(crate) async fn run(invocation: &Invocation, arguments: &ServeArgs) -> Outcome {
+    let state = match &arguments.state {
+        Some(state) => state.clone(),
+        None => state_directory()?,
+    };
+    let settings = Settings {
+        listen: arguments.listen,
+        hosts: arguments.hosts.clone(),
+        auth: match arguments.auth {
+            Auth::Open => AuthMode::Open,
+            Auth::Token => AuthMode::Token,
+        },
+        seal: seal(arguments, &state)?,
+        state,
+        pipelines: arguments.pipelines.clone().or_else(|| {
+            Path::new(PIPELINES)
+                .is_dir()
+                .then(|| PathBuf::from(PIPELINES))
+        }),
+        owner: super::run::owner(),
+    };
+    let server = Server::start(settings, Arc::new(Served)).await?;
+    let address = server.address()?;
+    tracing::info!(address = %address, "serves http://{address}/api/v1");
+    if let Some(file) = server.token_file() {
+        let text = format!("a token of an administrator is in {}", file.display());
+        invocation.talk.say(&text);
+    }
+    let signals = invocation.signals.clone();
+    let talk = invocation.talk.clone();
+    let stop = async move {
+        signals.stop().await;
+        talk.say("stopping every pipeline at a checkpoint; Ctrl-C again stops at once");
+    };
+    tokio::select! {
+        ended = server.run(stop) => ended?,
+        name = invocation.signals.stop_now() => return Err(Failure::Signalled(
+            name.exit(),
+            "stopped at once, which is safe: tidemark serve goes on from the checkpoints".to_owned(),
+        )),
+    }
+    let text = "✓ stopped; tidemark serve goes on from the checkpoints";
+    Ok(Answer::new(text, json!({ "address": address.to_string() })))
+}
+
+fn seal(arguments: &ServeArgs, state: &Path) -> Result<Seal, Failure> {
+    let seal = match (&arguments.key_file, env(KEY)) {
+        (Some(file), _) => Seal::of_file(file)?,
+        (None, Some(key)) => Seal::of_text(&Secret::new(key))?,
+        (None, None) => Seal::beside_store(state)?,
+    };
+    Ok(seal)
+}
+
+/// As systemd says (systemd.exec(5), `StateDirectory`), else as the XDG Base Directory Specification.
+fn state_directory() -> Result<PathBuf, Failure> {
+    if let Some(given) = env("STATE_DIRECTORY") {
+        return Ok(PathBuf::from(given));
+    }
+    let of_user = env("XDG_STATE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(env("HOME")?).join(".local/state")));
+    of_user.map(|place| place.join("tidemark")).ok_or_else(|| {
+        let text = "there is no place for the store: neither STATE_DIRECTORY nor HOME is set";
+        Error::definite(codes::CLI_MACHINE, text)
+            .first_action("give one: --state DIR")
+            .into()
+    })
+}

@@ -1,0 +1,298 @@
+//! Who may come in, and what they then may.
+
+use serde_json::{Value, json};
+use tidemark_lab::http::Request;
+
+use super::contract::{operations, routes_of};
+use super::{Server, definition, fill};
+use crate::stage::{PATIENCE, Stage};
+
+/// A server that asks for tokens, spoken to by its administrator.
+async fn guarded() -> Server {
+    let mut server = Server::start(&["--auth", "token"]).await;
+    server.token = Some(server.admin_token());
+    server
+}
+
+async fn token(server: &Server, name: &str, role: &str, tenant: &str) -> String {
+    let body = json!({ "name": name, "role": role, "tenant": tenant });
+    let answer = server.post("/tokens", &body).await;
+    assert_eq!(answer.status, 201, "{}", answer.text());
+    answer.json().unwrap()["token"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn s10_every_route_needs_a_token_and_guessing_is_slowed_down() {
+    use std::os::unix::fs::PermissionsExt;
+    let mut server = guarded().await;
+    let mode = std::fs::metadata(server.state().join("admin.token"))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let document = server.get("/openapi.json").await;
+    assert_eq!(server.get("/whoami").await["role"], "admin");
+    let admin = server.token.take().unwrap();
+    for operation in operations(&document) {
+        let answer = server
+            .send(Request::new(&operation.method, &operation.path_with("x")))
+            .await;
+        assert_eq!(answer.status, 401, "{operation:?}");
+        assert_eq!(
+            answer.header("content-type"),
+            Some("application/problem+json")
+        );
+    }
+    // A token in the address is none, and what is kept of a token is not the token.
+    let by_query = format!("/api/v1/whoami?token={admin}");
+    assert_eq!(
+        server.send(Request::new("GET", &by_query)).await.status,
+        401
+    );
+    for entry in std::fs::read_dir(server.state()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.file_name().is_some_and(|name| name != "admin.token") {
+            let bytes = std::fs::read(&path).unwrap();
+            assert!(
+                !bytes
+                    .windows(admin.len())
+                    .any(|part| part == admin.as_bytes()),
+                "{path:?}"
+            );
+        }
+    }
+    let wrong = || Request::new("GET", "/api/v1/whoami").header("authorization", "Bearer tm_0");
+    let mut statuses = Vec::new();
+    for _ in 0..25 {
+        statuses.push(server.send(wrong()).await.status);
+    }
+    assert_eq!((statuses[0], statuses[24]), (401, 429), "{statuses:?}");
+    let slowed = server.send(wrong()).await;
+    assert!(slowed.header("retry-after").is_some());
+    // Whether the server lives is for everybody.
+    assert_eq!(server.send(Request::new("GET", "/livez")).await.status, 200);
+    assert_eq!(
+        server.send(Request::new("GET", "/readyz")).await.status,
+        200
+    );
+    assert_eq!(
+        server.send(Request::new("GET", "/metrics")).await.status,
+        429
+    );
+}
+
+#[tokio::test]
+async fn s11_tenants_see_nothing_of_each_other_and_roles_hold() {
+    let stage = Stage::new("srv_tenant_a").await;
+    fill(&stage).await;
+    let mut server = guarded().await;
+    let of_a = token(&server, "ann", "admin", "a").await;
+    let of_b = token(&server, "bob", "admin", "b").await;
+    let viewer = token(&server, "vic", "viewer", "a").await;
+    let operator = token(&server, "olga", "operator", "a").await;
+    let document = server.get("/openapi.json").await;
+
+    server.token = Some(of_a.clone());
+    let answer = server
+        .post("/pipelines?start=true", &definition(&stage))
+        .await;
+    assert_eq!(answer.status, 201, "{}", answer.text());
+    server.wait_for_state("srv_tenant_a", "streaming").await;
+    let verified = server.act("srv_tenant_a", "verify", &json!({})).await;
+    assert_eq!(verified["state"], "succeeded", "{verified}");
+    let operation = verified["id"].as_str().unwrap().to_owned();
+    // A confined definition refers to nothing of the server's machine.
+    let mut spy = definition(&stage);
+    spy["pipeline"]["name"] = json!("spy");
+    spy["source"]["password"] = json!("${file:/etc/hostname}");
+    let spied = server.post("/pipelines", &spy).await;
+    assert_eq!(spied.status, 422, "{}", spied.text());
+
+    server.token = Some(of_b.clone());
+    nothing_is_found(&server, &stage, &document, &operation).await;
+    assert_eq!(server.get("/pipelines").await["total"], 0);
+    let metrics =
+        Request::new("GET", "/metrics").header("authorization", &format!("Bearer {of_b}"));
+    assert!(!server.send(metrics).await.text().contains("srv_tenant_a"));
+    let more = json!({ "name": "eve", "role": "admin", "tenant": "a" });
+    assert_eq!(server.post("/tokens", &more).await.status, 403);
+
+    // A viewer looks, an operator acts and does not define.
+    server.token = Some(viewer.clone());
+    assert_eq!(server.get("/pipelines").await["total"], 1);
+    for route in operations(&document)
+        .iter()
+        .filter(|route| route.method != "GET")
+    {
+        let request = Request::new(&route.method, &route.path_with("srv_tenant_a"))
+            .header("authorization", &format!("Bearer {viewer}"))
+            .json(&json!({}));
+        let answer = server.send(request).await;
+        assert_eq!(answer.status, 403, "{route:?}: {}", answer.text());
+    }
+    server.token = Some(operator);
+    assert_eq!(
+        server.act("srv_tenant_a", "pause", &json!({})).await["state"],
+        "succeeded"
+    );
+    let paused = server.wait_for_state("srv_tenant_a", "paused").await;
+    assert_eq!(paused["by"], "olga");
+    let request = server
+        .request("DELETE", "/pipelines/srv_tenant_a")
+        .header("if-match", "*");
+    assert_eq!(server.send(request).await.status, 403);
+    assert_eq!(
+        server.send(server.request("GET", "/audit")).await.status,
+        403
+    );
+
+    // A token that is revoked opens nothing from then on.
+    server.token = Some(of_a);
+    let tokens = server.get("/tokens").await;
+    let tokens = tokens["tokens"].as_array().unwrap().clone();
+    assert!(
+        tokens.iter().all(|token| token["tenant"] == "a"),
+        "{tokens:?}"
+    );
+    let id = tokens.iter().find(|token| token["name"] == "vic").unwrap()["id"].clone();
+    let route = format!("/tokens/{}", id.as_str().unwrap());
+    assert_eq!(
+        server.send(server.request("DELETE", &route)).await.status,
+        204
+    );
+    let request =
+        Request::new("GET", "/api/v1/whoami").header("authorization", &format!("Bearer {viewer}"));
+    assert_eq!(server.send(request).await.status, 401);
+    let audit = server.get("/audit").await;
+    let who: Vec<&Value> = audit["entries"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| &entry["who"])
+        .collect();
+    assert!(
+        who.contains(&&json!("olga")) && !who.contains(&&json!("bob")),
+        "{audit}"
+    );
+
+    let request = server
+        .request("DELETE", "/pipelines/srv_tenant_a")
+        .header("if-match", "*");
+    let done = server.operation(&server.send(request).await).await;
+    assert_eq!(done["state"], "succeeded", "{done}");
+    assert!(stage.slots().await.is_empty());
+}
+
+/// Every route, as the document has them: this tenant finds nothing, whatever the other has.
+async fn nothing_is_found(server: &Server, stage: &Stage, document: &Value, operation: &str) {
+    let token = server.token.as_ref().unwrap();
+    for route in operations(document) {
+        let id = if route.path.starts_with("/api/v1/operations") {
+            operation
+        } else {
+            "srv_tenant_a"
+        };
+        let path = route.path_with(id);
+        if route.path.contains("stream") || route.path.contains("/codes/") {
+            continue;
+        }
+        let request = Request::new(&route.method, &path)
+            .header("authorization", &format!("Bearer {token}"))
+            .header("if-match", "*");
+        let request = match route.method.as_str() {
+            "POST" | "PUT" if route.takes_definition => request.json(&definition(stage)),
+            "POST" | "PUT" | "PATCH" => request.json(&json!({})),
+            _ => request,
+        };
+        if route.method == "POST" && route.takes_definition {
+            // It is b's own then.
+            continue;
+        }
+        let answer = server.send(request).await;
+        let text = answer.text();
+        assert!(!text.contains("srv_tenant_a"), "{route:?}: {text}");
+        assert!(!text.contains("public.orders"), "{route:?}: {text}");
+        if route.path.contains("{id}") {
+            assert_eq!(answer.status, 404, "{route:?}: {text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn s12_other_names_and_other_origins_are_refused() {
+    let server = Server::start(&[]).await;
+    let rebound = Request::new("GET", "/api/v1/pipelines").header("host", "evil.example");
+    let answer = server.send(rebound).await;
+    assert_eq!(
+        (answer.status, &answer.json().unwrap()["code"]),
+        (421, &json!("TM8033"))
+    );
+    for (name, value) in [
+        ("origin", "http://evil.example"),
+        ("origin", "null"),
+        ("sec-fetch-site", "cross-site"),
+    ] {
+        let request = server
+            .request("POST", "/pipelines/x/actions/stop")
+            .header(name, value);
+        assert_eq!(server.send(request).await.status, 403, "{name}: {value}");
+    }
+    let own = format!("http://{}", server.address);
+    let request = server
+        .request("POST", "/pipelines/x/actions/stop")
+        .header("origin", &own);
+    assert_eq!(
+        server.send(request).await.status,
+        404,
+        "our own page may ask"
+    );
+    let answer = server.send(server.request("GET", "/version")).await;
+    let policy = answer.header("content-security-policy").unwrap();
+    assert!(
+        policy.contains("default-src 'none'") && !policy.contains("unsafe"),
+        "{policy}"
+    );
+    assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
+    assert!(answer.header("x-request-id").is_some());
+    assert_eq!(answer.header("access-control-allow-origin"), None);
+    // A text that a form could send is no JSON.
+    let form = server
+        .request("POST", "/tokens")
+        .body("text/plain", "{\"name\":\"x\",\"role\":\"admin\"}");
+    assert_eq!(server.send(form).await.status, 415);
+    let large = server
+        .request("POST", "/tokens")
+        .body("application/json", vec![b' '; (1 << 20) + 1]);
+    assert_eq!(server.send(large).await.status, 413);
+    assert!(!routes_of(&server.get("/openapi.json").await).is_empty());
+}
+
+#[tokio::test]
+async fn an_address_that_others_reach_needs_tokens() {
+    let stage = Stage::new("srv_open").await;
+    let arguments = [
+        "serve",
+        "--listen",
+        "0.0.0.0:0",
+        "--state",
+        "state",
+        "--json",
+    ];
+    let ran = stage.run(&arguments).await.expect(6);
+    assert_eq!(ran.json()["error"]["code"], "TM8011");
+    let ran = tokio::time::timeout(
+        PATIENCE,
+        stage.run(&[
+            "serve",
+            "--listen",
+            "192.0.2.1:7",
+            "--auth",
+            "token",
+            "--state",
+            "state",
+            "--json",
+        ]),
+    );
+    let ran = ran.await.unwrap().expect(5);
+    assert_eq!(ran.json()["error"]["code"], "TM8010");
+}

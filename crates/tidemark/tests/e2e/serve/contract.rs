@@ -1,0 +1,237 @@
+//! The API does what its document says, whatever comes: made-up requests to every route.
+
+use serde_json::{Value, json};
+use tidemark_lab::Random;
+use tidemark_lab::http::Request;
+
+use super::Server;
+
+/// One operation of the document.
+#[derive(Clone, Debug)]
+pub(super) struct Operation {
+    pub(super) method: String,
+    pub(super) path: String,
+    pub(super) takes_definition: bool,
+    queries: Vec<String>,
+    statuses: Vec<String>,
+    has_body: bool,
+}
+
+impl Operation {
+    /// The path with this in the place of a pipeline's name, and something that fits for the rest.
+    pub(super) fn path_with(&self, id: &str) -> String {
+        self.path
+            .replace("{id}", id)
+            .replace("{table}", "public.orders")
+            .replace("{action}", "pause")
+            .replace("{number}", "1")
+            .replace("{code}", "TM1001")
+    }
+}
+
+/// The paths of a document.
+pub(super) fn routes_of(document: &Value) -> Vec<String> {
+    document["paths"]
+        .as_object()
+        .unwrap()
+        .keys()
+        .cloned()
+        .collect()
+}
+
+/// Every operation of a document.
+pub(super) fn operations(document: &Value) -> Vec<Operation> {
+    let mut found = Vec::new();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, about) in methods.as_object().unwrap() {
+            let parameters = about["parameters"].as_array().cloned().unwrap_or_default();
+            let queries = parameters
+                .iter()
+                .filter(|parameter| parameter["in"] == "query");
+            let content = &about["requestBody"]["content"];
+            found.push(Operation {
+                method: method.to_uppercase(),
+                path: path.clone(),
+                takes_definition: content.get("application/toml").is_some(),
+                queries: queries
+                    .map(|q| q["name"].as_str().unwrap().to_owned())
+                    .collect(),
+                statuses: about["responses"]
+                    .as_object()
+                    .unwrap()
+                    .keys()
+                    .cloned()
+                    .collect(),
+                has_body: about.get("requestBody").is_some(),
+            });
+        }
+    }
+    assert!(found.len() > 30, "only {} operations", found.len());
+    found
+}
+
+/// Texts that somebody may send, or that somebody may try.
+const TEXTS: [&str; 16] = [
+    "",
+    "shop",
+    "0",
+    "-1",
+    "501",
+    "9223372036854775808",
+    "1.5",
+    "true",
+    "%00",
+    "%FF",
+    "%2e%2e%2f",
+    "a%22%3B%20DROP%20TABLE%20x%3B--",
+    "%3Cimg%20src=x%20onerror=y%3E",
+    "%F0%9F%92%A5",
+    "null",
+    "0.x",
+];
+
+fn pick<'a>(random: &mut Random, from: &[&'a str]) -> &'a str {
+    let at = random.below(from.len() as u64);
+    from[usize::try_from(at).unwrap()]
+}
+
+fn value(random: &mut Random, depth: u64) -> Value {
+    match random.below(if depth == 0 { 6 } else { 8 }) {
+        0 => Value::Null,
+        1 => json!(random.below(2) == 0),
+        2 => json!(random.bits()),
+        3 => json!(-1.5e300),
+        4 | 5 => json!(pick(random, &TEXTS)),
+        6 => (0..random.below(4))
+            .map(|_| value(random, depth - 1))
+            .collect(),
+        _ => {
+            let names = [
+                "tables", "strategy", "name", "role", "version", "pipeline", "source", "depth",
+            ];
+            let count = random.below(4);
+            let fields =
+                (0..count).map(|_| (pick(random, &names).to_owned(), value(random, depth - 1)));
+            Value::Object(fields.collect())
+        }
+    }
+}
+
+fn made_up(operation: &Operation, random: &mut Random) -> Request {
+    let mut path = operation.path.clone();
+    while let (Some(from), Some(to)) = (path.find('{'), path.find('}')) {
+        path.replace_range(from..=to, pick(random, &TEXTS[1..]));
+    }
+    let mut separator = '?';
+    for query in &operation.queries {
+        if random.below(2) == 0 {
+            path = format!("{path}{separator}{query}={}", pick(random, &TEXTS));
+            separator = '&';
+        }
+    }
+    let mut request = Request::new(&operation.method, &path);
+    for (header, values) in [
+        ("if-match", ["*", "\"1\"", "nonsense"]),
+        ("idempotency-key", ["k", "", "é"]),
+        ("last-event-id", ["7", "-1", "x"]),
+        ("accept", ["application/x-ndjson", "text/html", "*/*"]),
+    ] {
+        if random.below(4) == 0 {
+            request = request.header(header, pick(random, &values));
+        }
+    }
+    if !operation.has_body {
+        return request;
+    }
+    match random.below(6) {
+        0 => request,
+        1 => request.body("application/json", "{\"a\":"),
+        2 => request.body("text/plain", "hello"),
+        3 => request.body("application/toml", "version = 1\n[pipeline]\nname = \"x"),
+        4 => request.body("application/json", "[".repeat(10_000)),
+        _ => request.json(&value(random, 3)),
+    }
+}
+
+fn unreachable() -> Value {
+    json!({
+        "version": 1,
+        "pipeline": { "name": "shop", "mode": "full_load_and_cdc" },
+        "source": { "type": "postgres", "url": "postgres://a@127.0.0.1:1/x" },
+        "target": { "type": "postgres", "url": "postgres://a@127.0.0.1:1/y" },
+        "tables": { "include": ["public.*"] },
+    })
+}
+
+#[tokio::test]
+async fn whatever_is_sent_no_answer_is_a_defect() {
+    const EACH: u64 = 25;
+    let server = Server::start(&[]).await;
+    let document = server.get("/openapi.json").await;
+    assert_eq!(document["openapi"], "3.1.0");
+    let mut seen = std::collections::BTreeSet::new();
+    for (number, operation) in operations(&document).iter().enumerate() {
+        if operation.path.contains("stream") {
+            // It has no end; its own test reads it.
+            continue;
+        }
+        // One that may have been deleted by what came before; its databases do not answer.
+        let again = server.post("/pipelines", &unreachable()).await;
+        assert!([201, 409].contains(&again.status), "{}", again.text());
+        let mut random = Random::new(number as u64);
+        for round in 0..EACH {
+            let request = made_up(operation, &mut random);
+            let answer = server.send(request.clone()).await;
+            let about = format!(
+                "round {round} of {operation:?}: {request:?}\n{}",
+                answer.text()
+            );
+            let is_away =
+                answer.status == 503 && operation.statuses.iter().any(|known| known == "503");
+            assert!(answer.status < 500 || is_away, "{about}\n{}", server.log());
+            seen.insert(answer.status);
+            if answer.status < 400 {
+                let status = answer.status.to_string();
+                assert!(
+                    operation.statuses.contains(&status),
+                    "not in the document: {about}"
+                );
+                continue;
+            }
+            assert_eq!(
+                answer.header("content-type"),
+                Some("application/problem+json"),
+                "{about}"
+            );
+            let problem = answer.json().unwrap();
+            assert_eq!(problem["status"], answer.status, "{about}");
+            // What is said again for an Idempotency-Key names the request that it was said to.
+            if answer.header("idempotency-replayed").is_none() {
+                assert_eq!(
+                    problem["request_id"].as_str(),
+                    answer.header("x-request-id"),
+                    "{about}"
+                );
+            }
+            let code = problem["code"].as_str().unwrap();
+            let meaning = server
+                .send(Request::new("GET", problem["type"].as_str().unwrap()))
+                .await;
+            assert_eq!(meaning.json().unwrap()["code"], code, "{about}");
+        }
+    }
+    for status in [200, 400, 404, 415, 422, 428] {
+        assert!(seen.contains(&status), "{status} never came: {seen:?}");
+    }
+    let nothing = server.send(Request::new("GET", "/api/v1/nothing")).await;
+    assert_eq!(
+        (nothing.status, &nothing.json().unwrap()["code"]),
+        (404, &json!("TM8023"))
+    );
+    let method = server.send(Request::new("DELETE", "/api/v1/version")).await;
+    assert_eq!(
+        (method.status, &method.json().unwrap()["code"]),
+        (405, &json!("TM8030"))
+    );
+    assert!(!server.log().contains("panicked"), "{}", server.log());
+}
