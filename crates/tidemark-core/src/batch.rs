@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use crate::event::{Cell, CellKind, OldRow, Op, Row};
 use crate::mapping::TableMapping;
+use crate::target::Origin;
 
 /// See the module's text.
 #[derive(Debug, Default)]
@@ -20,6 +21,8 @@ pub struct Batch {
     cells: Vec<Cell>,
     tables: Vec<Arc<TableMapping>>,
     items: Vec<Item>,
+    /// From which item on which transaction brought them; `None` for one that is not decided.
+    origins: Vec<(usize, Option<Origin>)>,
     /// How many source transactions end in this batch.
     pub transactions: u64,
     /// Commit time on the source of the oldest transaction in it, microseconds since 1970 UTC.
@@ -115,6 +118,7 @@ impl Clone for Batch {
         self.cells.clone_from(&other.cells);
         self.tables.clone_from(&other.tables);
         self.items.clone_from(&other.items);
+        self.origins.clone_from(&other.origins);
         self.transactions = other.transactions;
         self.oldest_commit_us = other.oldest_commit_us;
     }
@@ -219,6 +223,48 @@ impl Batch {
         self.items.push(item);
     }
 
+    /// What is pushed from here on comes from this transaction; `None`: it is not decided.
+    pub fn begin_transaction(&mut self, origin: Option<Origin>) {
+        if self.origins.last().map(|(_, last)| *last) != Some(origin) {
+            self.origins.push((self.items.len(), origin));
+        }
+    }
+
+    /// All that is in it comes from this transaction.
+    pub fn come_from(&mut self, origin: Origin) {
+        self.origins = vec![(0, Some(origin))];
+    }
+
+    /// Which transaction brought an item, where that was told.
+    pub fn origin(&self, item: usize) -> Option<Origin> {
+        let behind = self.origins.partition_point(|(first, _)| *first <= item);
+        self.origins.get(behind.checked_sub(1)?)?.1
+    }
+
+    /// Copies a change of another batch in.
+    pub fn append(&mut self, other: &Batch, change: &Change) {
+        let table = self.table(&other.tables[change.table]);
+        let old = change.old.map(|old| match old {
+            OldRow::Key(row) => OldRow::Key(self.copy_row(other, row)),
+            OldRow::Full(row) => OldRow::Full(self.copy_row(other, row)),
+        });
+        let new = change.new.map(|row| self.copy_row(other, row));
+        self.push(Item::Change(Change {
+            table,
+            op: change.op,
+            old,
+            new,
+        }));
+    }
+
+    fn copy_row(&mut self, other: &Batch, row: Row) -> Row {
+        let begin = self.begin_row();
+        for cell in other.row(row) {
+            self.push_cell(cell.kind, other.value(*cell));
+        }
+        self.end_row(begin)
+    }
+
     /// Puts other items in the place of those that are there; their rows must be this batch's.
     pub fn replace_items(&mut self, items: Vec<Item>) {
         self.items = items;
@@ -230,6 +276,7 @@ impl Batch {
         self.cells.clear();
         self.tables.clear();
         self.items.clear();
+        self.origins.clear();
         self.transactions = 0;
         self.oldest_commit_us = None;
     }

@@ -13,6 +13,7 @@ use crate::clock;
 use crate::pipeline::observe::{Committed, PipelineEvent, TableOutline};
 use crate::pipeline::protection::used_percent;
 use crate::position::Position;
+use crate::quarantine::Kept;
 use crate::schema::TableName;
 use crate::source::LogState;
 use crate::status::{
@@ -230,6 +231,7 @@ impl Board {
                     since,
                 });
             }
+            PipelineEvent::Quarantined(tables) => self.quarantined(tables),
             PipelineEvent::Warning { .. } => self.has_warnings = true,
             PipelineEvent::Step { .. }
             | PipelineEvent::Checked(_)
@@ -258,7 +260,7 @@ impl Board {
         status.tables = self.tables.iter().map(Row::status).collect();
         status
             .tables
-            .sort_by(|a, b| (urgency(a.state), &a.source).cmp(&(urgency(b.state), &b.source)));
+            .sort_by_key(|table| (urgency(table), table.source.clone()));
         status.health = self.health(&status);
         status
     }
@@ -336,7 +338,11 @@ impl Board {
             Health::Error
         } else if streams && status.source_lsn.is_none() {
             Health::Unknown
-        } else if status.error.is_some() || status.totals.conflicts > 0 || self.keeps_much(status) {
+        } else if status.error.is_some()
+            || status.totals.conflicts > 0
+            || self.keeps_much(status)
+            || status.tables.iter().any(|table| table.quarantined > 0)
+        {
             Health::Warning
         } else if self.has_warnings || status.state == PipelineState::Paused {
             Health::Notice
@@ -443,6 +449,12 @@ impl Board {
         }
     }
 
+    fn quarantined(&mut self, tables: &[(TableName, Kept)]) {
+        for (table, kept) in tables {
+            self.row(table, |row| row.status.quarantined = kept.rows);
+        }
+    }
+
     /// How old a time of the source's clock is, in seconds; never negative.
     fn age(&self, source_us: i64) -> f64 {
         let age_us = clock::now_us() + self.clock_offset_us - source_us;
@@ -464,6 +476,7 @@ impl Board {
             parked: 0,
             conflicts: 0,
             reconciled: None,
+            quarantined: 0,
         };
         let row = Row {
             source: outline.source.clone(),
@@ -492,6 +505,7 @@ impl Board {
             parked: before.parked,
             conflicts: before.conflicts,
             reconciled: before.reconciled.clone(),
+            quarantined: before.quarantined,
             ..row.status
         };
         if !is_as_it_was {
@@ -528,8 +542,9 @@ impl Row {
 }
 
 /// Worst first.
-fn urgency(state: TableStatusState) -> u8 {
-    match state {
+fn urgency(table: &TableStatus) -> u8 {
+    match table.state {
+        TableStatusState::Streaming if table.quarantined > 0 => 1,
         TableStatusState::Quarantined => 0,
         TableStatusState::Paused => 1,
         TableStatusState::Resyncing => 2,

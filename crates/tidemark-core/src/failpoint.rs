@@ -98,6 +98,8 @@ fail_points! {
     PART_APPLIED "apply.part_applied"
     /// Changes of a table that is set aside are parked, uncommitted.
     PARKED "apply.parked"
+    /// A row that the target refused is put aside, uncommitted.
+    ROW_ASIDE "apply.row_aside"
     /// A table has its new columns, uncommitted.
     RESHAPED "apply.reshaped"
     /// All of a transaction is given to the applier, and nothing of its end.
@@ -140,6 +142,10 @@ fail_points! {
     RECONCILE_BEGUN "reconcile.begun"
     /// Both sides of a table are compared, nothing of it is moved.
     RECONCILE_COMPARED "reconcile.compared"
+    /// Rows in quarantine are applied again, uncommitted.
+    RELEASE_DUE "quarantine.release_due"
+    /// The same, committed.
+    RELEASED "quarantine.released"
 
     // The end, and those who ask.
     /// The last position is acknowledged; the stream is open.

@@ -23,6 +23,7 @@ pub mod mapping;
 pub mod mask;
 pub mod pipeline;
 pub mod position;
+pub mod quarantine;
 pub mod schema;
 pub mod selection;
 pub mod source;

@@ -6,6 +6,7 @@
 use crate::event::CellKind;
 use crate::filter::Filter;
 use crate::mask::Mask;
+use crate::quarantine::OnRowError;
 use crate::schema::{TableName, TableSchema, ValueClass};
 
 mod bind;
@@ -36,6 +37,8 @@ pub struct TableMapping {
     pub key: Vec<usize>,
     /// Rows for which this is not true are not carried.
     pub filter: Option<Filter>,
+    /// What becomes of a row that the target refuses.
+    pub on_row_error: OnRowError,
 }
 
 /// One carried column.

@@ -265,6 +265,9 @@ pub struct TableStatus {
     /// What the last reconcile of this run found; `None` if there was none.
     #[serde(default)]
     pub reconciled: Option<Reconciled>,
+    /// Rows in quarantine.
+    #[serde(default)]
+    pub quarantined: u64,
 }
 
 /// What a reconcile found in a table, and what it moved.

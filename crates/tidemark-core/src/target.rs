@@ -3,6 +3,8 @@
 //! Everything that is recorded (checkpoint, unit, table state) is recorded in the same transaction
 //! as the data it stands for, and every commit checks the generation.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 
 use crate::batch::Batch;
@@ -15,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::finding::Finding;
 use crate::mapping::TableMapping;
 use crate::position::Position;
+use crate::quarantine::{Cause, Chosen, Kept, Released};
 use crate::schema::{SourceSchema, TableName};
 use crate::source::{RowFormat, RowStream, SequenceValue};
 use crate::tidemark::Tidemark;
@@ -241,7 +244,11 @@ pub trait Applier: Send {
     async fn begin(&mut self) -> Result<()>;
 
     /// Applies a batch within it. A change that the target refuses is a data error that names the
-    /// table ([`crate::Error::table_name`]).
+    /// table ([`crate::Error::table_name`]), unless its row goes aside
+    /// ([`crate::quarantine::OnRowError::QuarantineRow`]): then it is kept within the transaction, with
+    /// its position, key and cause, and everything else of the batch is applied. Changes that have to
+    /// wait behind a row in quarantine ([`crate::quarantine::Aside`]) are kept likewise, whatever the
+    /// policy; a truncate discards what its tables have there.
     async fn apply(&mut self, batch: &Batch) -> Result<Applied>;
 
     /// Puts changes of a table aside, in order, within the transaction.
@@ -261,6 +268,19 @@ pub trait Applier: Send {
     /// Makes everything committed durable now, and raises [`Applier::durable`] accordingly. Called
     /// when there is nothing else to do.
     async fn flush(&mut self) -> Result<()>;
+
+    /// What tables have in quarantine, as far as it is committed.
+    fn quarantined(&self) -> Vec<(TableName, Kept)> {
+        Vec::new()
+    }
+
+    /// Applies rows in quarantine again, in the open transaction: each as what its changes come to.
+    /// Those that are refused again stay, with the new cause. Of tables that are not among `tables`
+    /// nothing is applied.
+    async fn release(&mut self, tables: &[Arc<TableMapping>], chosen: &Chosen) -> Result<Released>;
+
+    /// Discards rows in quarantine, in the open transaction; how many.
+    async fn discard(&mut self, chosen: &Chosen) -> Result<u64>;
 
     /// Parked changes of a table in order, at most about `bytes_max` of them, for replay with
     /// [`Applier::apply`]; in the open transaction they are removed from the queue. `None` when the
@@ -296,4 +316,8 @@ pub struct Applied {
     /// By table: changes that met another target row than the log implies (an insert that found
     /// one, an update or delete that found none). Somebody else wrote to the target.
     pub conflicts: Vec<(TableName, u64)>,
+    /// By table: what is in quarantine now, where the transaction changed that.
+    pub quarantined: Vec<(TableName, Kept)>,
+    /// Rows that went into quarantine, for a person: table and cause.
+    pub refused: Vec<(TableName, Cause)>,
 }

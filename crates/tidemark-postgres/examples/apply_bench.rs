@@ -408,6 +408,7 @@ fn table(name: &str, columns: &[&str], key_columns: usize) -> Arc<TableMapping> 
         columns: (0..columns.len()).map(mapped).collect(),
         key,
         filter: None,
+        on_row_error: tidemark_core::quarantine::OnRowError::StopTable,
     })
 }
 

@@ -130,6 +130,12 @@ pub(crate) enum Verb {
     Resync(verbs::resync::ResyncArgs),
     /// Make the target the database that is written to, with proof; --dry-run first
     Cutover(verbs::cutover::CutoverArgs),
+    /// Apply what was refused again: rows in quarantine, and tables that are set aside
+    Retry(verbs::quarantine::RetryArgs),
+    /// Go on with a table that is set aside, and keep the rows that cannot be applied aside
+    Skip(verbs::quarantine::SkipArgs),
+    /// Rows that could not be applied: list, show, export, release, drop
+    Quarantine(verbs::quarantine::QuarantineArgs),
     /// Set the target's sequences to the source's present values
     Sequences(verbs::sequences::SequencesArgs),
     /// What holds back the source's log, and for whom
@@ -166,6 +172,9 @@ impl Verb {
             Verb::Reconcile(_) => "reconcile",
             Verb::Resync(_) => "resync",
             Verb::Cutover(_) => "cutover",
+            Verb::Retry(_) => "retry",
+            Verb::Skip(_) => "skip",
+            Verb::Quarantine(_) => "quarantine",
             Verb::Sequences(_) => "sequences",
             Verb::Slots(_) => "slots",
             Verb::Explain(_) => "explain",
@@ -292,7 +301,8 @@ Start      demo        two real databases, live traffic, a verified result
 Run        run         one pipeline, here, now
            serve       many pipelines in one process, with an API
 Watch      status · lag · tables · verify
-Act        pause · resume · stop · reconcile · resync · cutover · sequences
+Act        pause · resume · stop · retry · skip · quarantine
+           reconcile · resync · cutover · sequences
 Also       explain · slots · config · completions · man · version
 
 Examples   tidemark check shop.toml --watch

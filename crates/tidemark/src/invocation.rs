@@ -140,10 +140,16 @@ impl Verb {
             Verb::Status(arguments) if arguments.watch.is_on() => Care::Watches,
             Verb::Tables(arguments) if arguments.watch.is_on() => Care::Watches,
             Verb::Lag(arguments) if arguments.watch.is_on() => Care::Watches,
-            Verb::Pause(_) | Verb::Resume(_) | Verb::Stop(_) | Verb::Resync(_) => Care::Acts,
+            Verb::Pause(_)
+            | Verb::Resume(_)
+            | Verb::Stop(_)
+            | Verb::Resync(_)
+            | Verb::Retry(_)
+            | Verb::Skip(_) => Care::Acts,
             Verb::Check(arguments) if arguments.fixes() => Care::Acts,
             Verb::Sequences(arguments) if arguments.sets() => Care::Acts,
             Verb::Slots(arguments) if arguments.drops() => Care::Acts,
+            Verb::Quarantine(arguments) if arguments.acts() => Care::Acts,
             _ => Care::Answers,
         }
     }
@@ -168,6 +174,9 @@ async fn dispatch(invocation: &Invocation, verb: Verb) -> Outcome {
         Verb::Resync(arguments) => verbs::resync::run(invocation, &arguments).await,
         Verb::Cutover(arguments) => Box::pin(verbs::cutover::run(invocation, &arguments)).await,
         Verb::Sequences(arguments) => verbs::sequences::run(invocation, &arguments).await,
+        Verb::Retry(arguments) => verbs::quarantine::retry(invocation, &arguments).await,
+        Verb::Skip(arguments) => verbs::quarantine::skip(invocation, &arguments).await,
+        Verb::Quarantine(arguments) => verbs::quarantine::run(invocation, arguments).await,
         Verb::Slots(arguments) => verbs::slots::run(invocation, arguments).await,
         Verb::Explain(arguments) => verbs::explain::run(&arguments),
         Verb::Config(arguments) => verbs::config::run(invocation, &arguments),

@@ -11,6 +11,8 @@ use serde::Serialize;
 use serde_json::Value;
 use tidemark_core::checkpoint::{Checkpoint, LoadPhase, TableCheckpoint, TableState, Unit};
 use tidemark_core::clock;
+use tidemark_core::quarantine::{Kept, count};
+use tidemark_core::schema::TableName;
 use tidemark_core::source::{LogState, Source};
 use tidemark_core::status::{
     By, Health, PipelineState, SlotStatus, Status, StatusError, TableStatus, TableStatusState,
@@ -55,6 +57,7 @@ pub(crate) async fn look(
     let reported = control.last_status().await?;
     let owner = control.owner().await?;
     let checkpoint = target.checkpoint().await?;
+    let quarantined = count(&control.quarantined().await?);
     let (report, age) = match reported {
         Some((status, age)) => (Some(status), Some(age)),
         None => (None, None),
@@ -78,6 +81,7 @@ pub(crate) async fn look(
                 }
             }
         }
+        take_quarantined(&mut status, &quarantined);
         return Ok(Standing {
             status,
             life,
@@ -90,6 +94,7 @@ pub(crate) async fn look(
     if let Some(checkpoint) = &checkpoint {
         take_checkpoint(&mut status, checkpoint);
     }
+    take_quarantined(&mut status, &quarantined);
     take_log(&mut status, &log);
     settle_state(&mut status, &life, age);
     settle_health(&mut status, &life);
@@ -194,6 +199,19 @@ fn take_checkpoint(status: &mut Status, checkpoint: &Checkpoint) {
     }
 }
 
+/// What is in quarantine is what the target has there.
+fn take_quarantined(status: &mut Status, quarantined: &[(TableName, Kept)]) {
+    for table in &mut status.tables {
+        let mut kept = quarantined.iter();
+        let found = kept.find(|(name, _)| name.to_string() == table.source);
+        table.quarantined = found.map_or(0, |(_, kept)| kept.rows);
+    }
+    let is_well = matches!(status.health, Health::Ok | Health::Notice);
+    if is_well && status.tables.iter().any(|table| table.quarantined > 0) {
+        status.health = Health::Warning;
+    }
+}
+
 fn table_status(table: &TableCheckpoint, checkpoint: &Checkpoint) -> TableStatus {
     let loaded = table.units.iter().filter(|unit| unit.is_loaded);
     let (chunks_loaded, rows_loaded) = loaded.fold((0, 0), |(chunks, rows), unit| {
@@ -213,6 +231,7 @@ fn table_status(table: &TableCheckpoint, checkpoint: &Checkpoint) -> TableStatus
         parked: 0,
         conflicts: 0,
         reconciled: None,
+        quarantined: 0,
     }
 }
 

@@ -11,6 +11,7 @@ pub(crate) mod init;
 pub(crate) mod lag;
 pub(crate) mod man;
 pub(crate) mod plan;
+pub(crate) mod quarantine;
 pub(crate) mod reconcile;
 pub(crate) mod resync;
 pub(crate) mod run;

@@ -44,6 +44,7 @@ fn table(name: &str) -> Arc<TableMapping> {
         columns: Vec::new(),
         key: Vec::new(),
         filter: None,
+        on_row_error: crate::quarantine::OnRowError::StopTable,
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::choice::{Choice, Create, MaskKind, OnMaxRetained, Origin as ChangeOrigin};
+use super::choice::{Choice, Create, MaskKind, OnMaxRetained, OnRowError, Origin as ChangeOrigin};
 use super::endpoint::{self, Connections};
 use super::keys::LATER_VALUES;
 use super::problem::{Located, Place, Problem, Problems, suggestion};
@@ -17,6 +17,7 @@ use crate::filter::Filter;
 use crate::mapping::{ColumnPattern, MaskRule, MaskWith, Rules, TableRule};
 use crate::pipeline::plan::{CdcStart, Mode};
 use crate::position::{Lsn, Position};
+use crate::quarantine;
 use crate::selection::{Pattern, Selection};
 
 /// Puts the pipeline together; `None` where something needed is missing, which was recorded.
@@ -144,7 +145,6 @@ fn stream(settings: &Settings) -> Option<StreamConfig> {
         batch_wait: settings.time("stream.batch_wait")?,
         heartbeat_interval: (heartbeat > Duration::ZERO).then_some(heartbeat),
         spool_dir: settings.text("stream.spool_dir").map(|path| path.value),
-        on_error: choice(settings, "stream.on_error")?,
     })
 }
 
@@ -285,7 +285,25 @@ fn rules(settings: &Settings, problems: &mut Problems) -> Rules {
             .filter_map(|index| mask_rule(settings, index, problems))
             .collect(),
         is_same_database: false,
+        on_row_error: on_row_error(settings, "stream.on_row_error").unwrap_or_default(),
     }
+}
+
+fn on_row_error(settings: &Settings, path: &str) -> Option<quarantine::OnRowError> {
+    use quarantine::{Bounds, OnRowError as Policy};
+    let default = Bounds::default();
+    Some(match choice::<OnRowError>(settings, path)? {
+        OnRowError::StopPipeline => Policy::StopPipeline,
+        OnRowError::StopTable => Policy::StopTable,
+        OnRowError::QuarantineRow => Policy::QuarantineRow(Bounds {
+            rows_max: settings
+                .number("stream.quarantine_rows")
+                .unwrap_or(default.rows_max),
+            bytes_max: settings
+                .number("stream.quarantine_bytes")
+                .unwrap_or(default.bytes_max),
+        }),
+    })
 }
 
 fn patterns(list: Vec<Located<String>>, problems: &mut Problems) -> Vec<Pattern> {
@@ -347,6 +365,7 @@ fn table_rule(settings: &Settings, index: usize, problems: &mut Problems) -> Opt
         drop_columns,
         filter,
         chunk_rows: settings.number(&at("chunk_rows")),
+        on_row_error: on_row_error(settings, &at("on_row_error")),
     })
 }
 

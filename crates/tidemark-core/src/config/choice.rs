@@ -133,9 +133,11 @@ choices! {
     }
 
     /// What to do with a change that the target refuses.
-    OnError {
-        /// Set the table aside, keep its changes in order, let the others go on.
-        QuarantineTable = "quarantine_table",
+    OnRowError {
+        /// Set its table aside, keep its changes in order, let the others go on.
+        StopTable = "stop_table",
+        /// Set the row alone aside, with what comes for it later.
+        QuarantineRow = "quarantine_row",
         /// Stop the pipeline.
         StopPipeline = "stop_pipeline",
     }

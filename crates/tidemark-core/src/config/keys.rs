@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use super::choice::{
-    AfterLoad, Choice, Create, MaskKind, NewTables, OnConflict, OnError, OnMaxRetained,
+    AfterLoad, Choice, Create, MaskKind, NewTables, OnConflict, OnMaxRetained, OnRowError,
     OnSchemaChange, OnTruncate, Origin, SlotAhead, SlotBehind, System,
 };
 use crate::pipeline::plan::Mode;
@@ -122,10 +122,6 @@ pub(crate) const LATER: &[(&str, &str)] = &[
     (
         "verify.continuous",
         "this version compares after the load and when asked, not continuously",
-    ),
-    (
-        "table[].on_row_error",
-        "this version sets tables aside, not single rows: see stream.on_error",
     ),
     ("target.bucket", "this version copies to PostgreSQL only"),
     ("target.prefix", "this version copies to PostgreSQL only"),
@@ -373,6 +369,7 @@ fn table_keys() -> Vec<Key> {
         key("table[].rename", Kind::Map, "New names of columns: `{ source = \"target\" }`."),
         key("table[].drop_columns", Kind::List, "Columns that are left out.").or("[]"),
         key("table[].where", Kind::Text, "Only rows for which this is true, in load and stream. See [row filters](filters.md)."),
+        key("table[].on_row_error", choice::<OnRowError>(), "`stream.on_row_error` for this table."),
         key("table[].chunk_rows", Kind::Count { min: 1_000, max: 1_000_000_000 }, "Rows in a chunk of the load, in place of `load.chunk_size`."),
         key("mask[].columns", Kind::List, "Columns whose values are masked: patterns `schema.table.column` of the source.").required(),
         key("mask[].with", choice::<MaskKind>(), "`hash`: salted SHA-256 in hexadecimal; `redact`: a constant of the column's type; `null`: NULL; `partial`: the domain of an address, or the last 4 of at least 8 characters; `fixed`: `value`. The first mask that fits a column counts.").required(),
@@ -396,7 +393,9 @@ fn engine_keys() -> Vec<Key> {
         key("stream.batch_wait", Kind::Time { min: Duration::ZERO, max: seconds(60) }, "Or after so long, while the source sends more. Under light load every transaction is applied at once.").or("\"200 ms\""),
         key("stream.heartbeat_interval", Kind::Time { min: Duration::ZERO, max: seconds(3_600) }, "How often an idle source gets a mark in its log, so that the slot moves and latency is measured; 0 for never.").or("\"10 s\""),
         key("stream.spool_dir", Kind::Text, "Where transactions larger than memory wait for their commit; the system's place for temporary files if not given."),
-        key("stream.on_error", choice::<OnError>(), "When the target refuses a change: set the table aside and keep its changes in order, or stop.").or("\"quarantine_table\""),
+        key("stream.on_row_error", choice::<OnRowError>(), "When the target refuses a change: `stop_table` sets its table aside and keeps its changes in order; `quarantine_row` sets the row alone aside, with what comes for it later, where the table has a key; `stop_pipeline` keeps strict order over all tables. Rows of a load stop their table.").or("\"stop_table\""),
+        key("stream.quarantine_rows", Kind::Count { min: 1, max: 100_000 }, "With `quarantine_row`: more rows of one table than this, and the table is set aside as a whole.").or("1_000"),
+        key("stream.quarantine_bytes", Kind::Bytes { min: 64 * KB, max: GB }, "The same in bytes of their changes.").or("\"16 MB\""),
         key("verify.after_load", choice::<AfterLoad>(), "What is compared once the load is in: every value, row counts, or nothing.").or("\"deep\""),
         key("verify.max_rows_per_second", rows_per_second, "Rows compared in a second; 0 for no limit.").or("0"),
     ]

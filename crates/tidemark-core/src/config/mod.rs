@@ -43,8 +43,8 @@ mod tests;
 pub(crate) use build::filter_problem;
 
 pub use choice::{
-    AfterLoad, Create, NewTables, OnConflict, OnError, OnMaxRetained, OnSchemaChange, OnTruncate,
-    Origin as ChangeOrigin, SlotAhead, SlotBehind, System,
+    AfterLoad, Create, NewTables, OnConflict, OnMaxRetained, OnRowError, OnSchemaChange,
+    OnTruncate, Origin as ChangeOrigin, SlotAhead, SlotBehind, System,
 };
 pub use format::format;
 pub use hide::masked;
@@ -239,8 +239,6 @@ pub struct StreamConfig {
     /// Where transactions larger than memory wait for their commit; `None` for the system's place
     /// for temporary files. Relative to the pipeline file.
     pub spool_dir: Option<String>,
-    /// What to do with a change that the target refuses.
-    pub on_error: OnError,
 }
 
 /// `[verify]`.

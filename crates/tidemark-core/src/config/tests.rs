@@ -141,7 +141,10 @@ fn every_key_reaches_the_engine() {
         config.stream.spool_dir.as_deref(),
         Some("/var/spool/tidemark")
     );
-    assert_eq!(config.stream.on_error, OnError::StopPipeline);
+    assert_eq!(
+        config.rules.on_row_error,
+        crate::quarantine::OnRowError::StopPipeline
+    );
     assert_eq!(config.verify.max_rows_per_second, None);
 }
 

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::checkpoint::Chunk;
 use crate::error::Result;
 use crate::position::Position;
+use crate::quarantine::{Chosen, KeptChange};
 use crate::schema::TableName;
 use crate::status::Status;
 
@@ -36,6 +37,9 @@ pub trait Control: Send {
 
     /// The last reported status and its age in seconds; `None` if there never was one.
     async fn last_status(&mut self) -> Result<Option<(Status, f64)>>;
+
+    /// What is in quarantine, in order, whoever runs the pipeline.
+    async fn quarantined(&mut self) -> Result<Vec<KeptChange>>;
 
     /// Who owns the pipeline now, as told by the lock on the target: host, pid. `None` if nobody
     /// runs it.
@@ -92,6 +96,16 @@ pub enum Command {
         /// How long to stand there at most: whoever asked may be gone.
         seconds_max: u32,
     },
+    /// Apply rows in quarantine again. Tables that are set aside go on with what was kept of them, where
+    /// they are named or all are meant, and no single row is.
+    Retry(Chosen),
+    /// Go on with tables that are set aside; rows that the target refuses go aside one by one.
+    Skip {
+        /// Tables on the source.
+        tables: Vec<TableName>,
+    },
+    /// Discard rows in quarantine.
+    Discard(Chosen),
     /// Ends a hold. Refused if it had ended before: whoever relied on it must not.
     Release {
         /// Who held.

@@ -14,6 +14,7 @@ use crate::config::problem::{Place, Problem, Problems};
 use crate::error::{Error, Result};
 use crate::filter::Filter;
 use crate::mask::{Mask, redacted};
+use crate::quarantine::OnRowError;
 use crate::schema::{
     Column, ColumnDefault, ReplicaIdentity, SourceSchema, TableName, TableSchema, ValueClass,
 };
@@ -129,7 +130,17 @@ impl Rules {
             columns,
             key,
             filter,
+            on_row_error: rule
+                .and_then(|rule| rule.on_row_error)
+                .unwrap_or(self.on_row_error),
         })
+    }
+
+    /// What becomes of a row of this table that the target refuses.
+    pub fn row_error_policy(&self, table: &TableName) -> OnRowError {
+        let rule = self.rule_for(table).ok().flatten();
+        rule.and_then(|rule| rule.on_row_error)
+            .unwrap_or(self.on_row_error)
     }
 
     /// No two tables to one, and none onto itself.

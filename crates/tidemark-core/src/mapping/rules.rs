@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::config::problem::{Located, Place};
 use crate::config::secret::Secret;
+use crate::quarantine::OnRowError;
 use crate::schema::TableName;
 use crate::selection::{Glob, Pattern, Selection, split, wrong_count};
 
@@ -22,6 +23,8 @@ pub struct Rules {
     pub masks: Vec<MaskRule>,
     /// Whether source and target are one database, so that no table may go onto itself.
     pub is_same_database: bool,
+    /// What becomes of a row that the target refuses, where a table's rule does not say.
+    pub on_row_error: OnRowError,
 }
 
 /// One `[[table]]`.
@@ -39,6 +42,8 @@ pub struct TableRule {
     pub filter: Option<Located<String>>,
     /// Rows in a chunk of the load, in place of a chunk's bytes.
     pub chunk_rows: Option<u64>,
+    /// What becomes of a row that the target refuses.
+    pub on_row_error: Option<OnRowError>,
 }
 
 /// One `[[mask]]`.

@@ -16,10 +16,14 @@ use crate::error::{Context, Error, Result};
 use crate::failpoint;
 use crate::mapping::TableMapping;
 use crate::position::Position;
+use crate::quarantine::{Chosen, Kept, Released};
+use crate::schema::TableName;
 use crate::target::{Applied, Applier, Origin};
 
 use super::assemble::{Unseen, Work, key_of, unseen_part};
 use super::router::Router;
+
+mod aside;
 
 /// What the applier is asked to do.
 pub(crate) enum Task {
@@ -36,6 +40,13 @@ pub(crate) enum Task {
         router: Box<Router>,
         bytes_max: usize,
     },
+    /// Apply rows in quarantine again.
+    Release {
+        mappings: Vec<Arc<TableMapping>>,
+        chosen: Chosen,
+    },
+    /// Discard rows in quarantine.
+    Discard(Chosen),
 }
 
 /// What became of a task.
@@ -62,7 +73,11 @@ pub(crate) enum DoneOutcome {
     /// Flushed.
     Flushed,
     /// Parked changes were applied; `is_empty`: none are left.
-    Drained { is_empty: bool },
+    Drained { is_empty: bool, applied: Applied },
+    /// Rows in quarantine were applied again.
+    Released(Released, Applied),
+    /// So many rows in quarantine were discarded.
+    Discarded(u64, Applied),
     /// Nothing was taken back: the log does not hold what is needed.
     NotInLog(NotInLog),
 }
@@ -81,6 +96,8 @@ pub(crate) struct ApplierHandle {
     tasks: mpsc::Sender<Task>,
     done: mpsc::Receiver<Result<Done>>,
     is_busy: bool,
+    /// What tables have in quarantine when it starts.
+    pub(crate) quarantined: Vec<(TableName, Kept)>,
     task: JoinSet<()>,
 }
 
@@ -88,12 +105,14 @@ impl ApplierHandle {
     pub(crate) fn start(applier: Box<dyn Applier>) -> ApplierHandle {
         let (tasks, tasks_in) = mpsc::channel(1);
         let (done_out, done) = mpsc::channel(1);
+        let quarantined = applier.quarantined();
         let mut task = JoinSet::new();
         task.spawn(run(applier, tasks_in, done_out));
         ApplierHandle {
             tasks,
             done,
             is_busy: false,
+            quarantined,
             task,
         }
     }
@@ -140,6 +159,10 @@ async fn run(
                 router,
                 bytes_max,
             } => drain(applier.as_mut(), &mapping, *router, bytes_max).await,
+            Task::Release { mappings, chosen } => {
+                aside::release(applier.as_mut(), &mappings, &chosen).await
+            }
+            Task::Discard(chosen) => aside::discard(applier.as_mut(), &chosen).await,
         };
         let outcome = outcome.map(|outcome| Done {
             outcome,
@@ -242,6 +265,7 @@ async fn drain(
         .await
         .context(|| "take changes back")?;
     let is_empty = parked.is_none();
+    let mut applied = Applied::default();
     for (origin, batch) in parked.into_iter().flat_map(|parked| parked.batches) {
         let unseen = match unseen_of(&mut router, mapping, origin, batch) {
             Ok(unseen) => unseen,
@@ -251,16 +275,15 @@ async fn drain(
             }
         };
         if !unseen.is_empty() {
-            applier
-                .apply(&unseen)
-                .await
-                .context(|| "apply changes taken back")?;
+            let done = applier.apply(&unseen).await;
+            add(&mut applied, done.context(|| "apply changes taken back")?);
         }
     }
     failpoint::reached(failpoint::DRAIN_DUE);
-    applier.commit(&CheckpointUpdate::default()).await?;
+    let done = applier.commit(&CheckpointUpdate::default()).await?;
+    add(&mut applied, done);
     failpoint::reached(failpoint::DRAINED);
-    Ok(DoneOutcome::Drained { is_empty })
+    Ok(DoneOutcome::Drained { is_empty, applied })
 }
 
 /// A parked batch without what the table's load has seen.
@@ -277,6 +300,7 @@ fn unseen_of(
     };
     router.begin(&begin);
     let Some(index) = router.named(mapping.source()) else {
+        batch.come_from(origin);
         return Ok(batch);
     };
     let mut kept = Vec::with_capacity(batch.len());
@@ -306,6 +330,7 @@ fn unseen_of(
         }
     }
     batch.replace_items(kept);
+    batch.come_from(origin);
     Ok(batch)
 }
 
@@ -314,4 +339,6 @@ fn add(total: &mut Applied, part: Applied) {
     total.updates += part.updates;
     total.deletes += part.deletes;
     total.conflicts.extend(part.conflicts);
+    total.quarantined.extend(part.quarantined);
+    total.refused.extend(part.refused);
 }

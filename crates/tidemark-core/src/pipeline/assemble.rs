@@ -332,6 +332,7 @@ impl Assembler {
             };
             park_batch(&mut self.work.parks, index, origin)
         } else {
+            self.work.batch.begin_transaction(open.origin());
             &mut self.work.batch
         };
         let pushed = push_change(batch, &self.router, index, projection, block, &change);

@@ -331,7 +331,7 @@ impl Worker {
                 });
                 Ok(())
             }
-            Err(err) if self.sets_aside(&err) => {
+            Err(err) if self.sets_aside(&mapping, &err) => {
                 self.queue.update(|inner| {
                     inner.preparing -= 1;
                     inner.refused.push((mapping, err));
@@ -437,7 +437,7 @@ impl Worker {
                 });
                 Ok(())
             }
-            Err(err) if self.sets_aside(&err) => {
+            Err(err) if self.sets_aside(&mapping, &err) => {
                 let err = err.context(what());
                 self.queue.update(|inner| inner.refuse(table, err));
                 Ok(())
@@ -582,7 +582,7 @@ impl Worker {
                     .update(|inner| inner.active[table].state = ActiveState::Done);
                 Ok(())
             }
-            Err(err) if self.sets_aside(&err) => {
+            Err(err) if self.sets_aside(&mapping, &err) => {
                 self.queue.update(|inner| inner.refuse(table, err));
                 Ok(())
             }
@@ -591,8 +591,8 @@ impl Worker {
     }
 
     /// Whether an error stops only its table.
-    fn sets_aside(&self, err: &Error) -> bool {
-        err.kind() == ErrorKind::Data && self.engine.quarantines()
+    fn sets_aside(&self, mapping: &TableMapping, err: &Error) -> bool {
+        err.kind() == ErrorKind::Data && self.engine.sets_aside(mapping.source())
     }
 }
 

@@ -31,6 +31,7 @@ use crate::failpoint;
 use crate::finding::{Finding, Verdict};
 use crate::mapping::{Rules, TableMapping};
 use crate::position::Position;
+use crate::quarantine::OnRowError;
 use crate::schema::{SourceSchema, TableName};
 use crate::source::{Snapshot, Source, WillStream};
 use crate::status::{By, PipelineState};
@@ -41,7 +42,7 @@ pub use commands::{Commander, Request};
 use commands::Interruption;
 use full_load::begun;
 use observe::{Observer, PipelineEvent};
-use options::{OnError, Options, Reconcile};
+use options::{Options, Reconcile};
 use partitions::Partitions;
 use plan::Start;
 use retry::Backoff;
@@ -113,9 +114,9 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// Whether a change that the target refuses sets only its table aside.
-    fn quarantines(&self) -> bool {
-        self.options.on_error == OnError::QuarantineTable
+    /// Whether an error of a table's own sets only the table aside.
+    fn sets_aside(&self, table: &TableName) -> bool {
+        self.rules.row_error_policy(table) != OnRowError::StopPipeline
     }
 
     fn step(&self, number: u8, name: &'static str, text: impl Into<String>) {
@@ -243,7 +244,7 @@ impl Run {
             let remedy = err.kind().remedy();
             let goes_on = match remedy {
                 Remedy::Retry => true,
-                Remedy::Quarantine => self.engine.quarantines() && self.set_aside(&err),
+                Remedy::Quarantine => self.set_aside(&err),
                 Remedy::Fail => false,
             };
             if !goes_on {
@@ -552,7 +553,10 @@ impl Run {
         let Some((schema, name)) = table.split_once('.') else {
             return false;
         };
-        let name = crate::schema::TableName::new(schema, name);
+        let name = TableName::new(schema, name);
+        if !self.engine.sets_aside(&name) {
+            return false;
+        }
         let is_known = self.states.iter().any(|change| change.table == name);
         self.states.push(TableStateChange {
             table: name.clone(),

@@ -12,6 +12,7 @@ use crate::checkpoint::TableState;
 use crate::error::Error;
 use crate::finding::Finding;
 use crate::position::Position;
+use crate::quarantine::Kept;
 use crate::schema::TableName;
 use crate::source::LogState;
 use crate::status::{By, PipelineState, Reconciled};
@@ -118,6 +119,8 @@ pub enum PipelineEvent {
     Unapplied(Option<i64>),
     /// A target transaction was committed.
     Committed(Committed),
+    /// What tables have in quarantine, where that has changed.
+    Quarantined(Vec<(TableName, Kept)>),
     /// The source was told.
     Acknowledged(Position),
     /// A heartbeat was written into the source's log.

@@ -27,8 +27,6 @@ pub struct Options {
     pub on_schema_change: OnSchemaChange,
     /// What becomes of tables that appear and match the patterns.
     pub new_tables: NewTables,
-    /// What becomes of a change that the target refuses.
-    pub on_error: OnError,
     /// What becomes of a change that meets another row than the log implies.
     pub on_conflict: OnConflict,
     /// What becomes of a truncate.
@@ -72,7 +70,6 @@ impl Default for Options {
             create_tables: true,
             on_schema_change: OnSchemaChange::ApplyAdditive,
             new_tables: NewTables::Notify,
-            on_error: OnError::QuarantineTable,
             on_conflict: OnConflict::Apply,
             on_truncate: OnTruncate::Apply,
             parallel_tables: 2,
@@ -138,15 +135,6 @@ pub enum NewTables {
     Add,
     /// Nothing.
     Ignore,
-}
-
-/// What becomes of a change that the target refuses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnError {
-    /// Its table is set aside, its changes kept in order; the others go on.
-    QuarantineTable,
-    /// The pipeline stops: strict order over all tables.
-    StopPipeline,
 }
 
 /// What becomes of a change that meets another row than the log implies.

@@ -429,7 +429,7 @@ impl From<Error> for Failed {
 impl Reload<'_> {
     /// Whether an error is the table's own: the others go on, even where nothing but a person helps.
     fn stops_the_table(&self, error: &Error) -> bool {
-        self.is_own(error) && self.engine.quarantines()
+        self.is_own(error) && self.engine.sets_aside(self.mapping.source())
     }
 
     fn is_own(&self, error: &Error) -> bool {

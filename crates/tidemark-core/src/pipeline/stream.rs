@@ -44,11 +44,14 @@ use super::router::Router;
 use super::schema_change::{self, IsLoading, Reshaped};
 use super::{Engine, Lasting, Outcome, Request, state_change};
 
+mod aside;
 mod catalog;
+mod conflicts;
 mod outcome;
 mod requests;
 mod undecided;
 
+use aside::Quarantine;
 use requests::{Hold, Unrecorded};
 
 /// How often the loop looks at what is due: positions to flush, holds to end.
@@ -130,6 +133,7 @@ struct Stream<'a> {
     unapplied_said: Option<i64>,
     /// Changes applied since the last commit, by route.
     counts: Vec<(usize, u64)>,
+    quarantine: Quarantine,
 }
 
 impl<'a> Stream<'a> {
@@ -155,6 +159,7 @@ impl<'a> Stream<'a> {
             .await
             .context(|| "open the change stream")?;
         let applier = ApplierHandle::start(engine.target.applier().await?);
+        let quarantine = Quarantine::new(&applier.quarantined);
         failpoint::reached(failpoint::STREAM_OPENED);
         let end_at = match engine.options.until {
             Until::Stopped => None,
@@ -192,9 +197,11 @@ impl<'a> Stream<'a> {
             applying_us: None,
             unapplied_said: None,
             counts: Vec::new(),
+            quarantine,
         };
         engine.observer.say(PipelineEvent::Unapplied(None));
         stream.show_tables(&checkpoint);
+        stream.quarantine.show(engine);
         stream.begin_recorded_resyncs(&checkpoint);
         let tables = stream.assembler.router.names();
         let unannounced = engine.source.unannounced(&tables, Within::Now);
@@ -354,6 +361,9 @@ impl<'a> Stream<'a> {
         if self.applier.is_busy() || self.lasting.is_paused || self.is_held() {
             return;
         }
+        if self.give_aside() {
+            return;
+        }
         if self.assembler.is_at_boundary() {
             let moved = self.assembler.assembled() > self.assembler.applied();
             if self.assembler.has_changes() || (moved && self.must_record_position()) {
@@ -425,7 +435,7 @@ impl<'a> Stream<'a> {
     }
 
     fn drain(&mut self, route: usize) {
-        let mapping = Arc::clone(&self.assembler.router.route(route).mapping);
+        let mapping = self.mapping_to_drain(route);
         let router = Box::new(self.assembler.router.for_draining(route));
         self.applier.give(Task::Drain {
             mapping,

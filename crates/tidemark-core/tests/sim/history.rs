@@ -11,6 +11,7 @@ use tidemark_core::mapping::Rules;
 use tidemark_core::pipeline::observe::{Observer, PipelineEvent};
 use tidemark_core::pipeline::options::{Options, Until};
 use tidemark_core::pipeline::{Commander, Pipeline};
+use tidemark_core::quarantine::{Bounds, Chosen, OnRowError};
 use tidemark_core::schema::TableName;
 use tidemark_core::selection::{Pattern, Selection};
 use tidemark_core::status::By;
@@ -23,6 +24,10 @@ use crate::world::{Shared, TABLES, at};
 
 /// What may go wrong in a history.
 #[derive(Clone, Copy, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each kind of fault by itself"
+)]
 pub(crate) struct Faults {
     /// Calls fail, before or after they had their effect.
     pub(crate) errors: bool,
@@ -30,6 +35,8 @@ pub(crate) struct Faults {
     pub(crate) kills: bool,
     /// Tables are loaded anew, some of their rows are, and tables are paused, while others stream.
     pub(crate) requests: bool,
+    /// The target refuses some rows until the end, when its fault is mended.
+    pub(crate) refusals: bool,
 }
 
 impl Faults {
@@ -37,6 +44,7 @@ impl Faults {
         errors: false,
         kills: false,
         requests: false,
+        refusals: false,
     };
 }
 
@@ -49,6 +57,8 @@ pub(crate) struct Report {
     pub(crate) stops: u64,
     /// Repairs that had to load a row more, because it moved out of those that they load.
     pub(crate) repairs_extended: u64,
+    /// Times that rows of a table went into quarantine.
+    pub(crate) refusals: u64,
 }
 
 pub(crate) struct History;
@@ -81,9 +91,10 @@ async fn live(seed: u64, faults: Faults) -> Report {
         let is_last = world.lock().to_begin == 0;
         if is_last {
             world.lock().settle();
+            world.lock().is_mended = true;
         }
         let ended = run_once(&world, &target.reopened(), is_last, &mut report).await;
-        if ended && is_last && target.is_following() {
+        if ended && is_last && target.is_following() && target.kept() == 0 {
             break;
         }
     }
@@ -102,6 +113,7 @@ async fn live(seed: u64, faults: Faults) -> Report {
 
 /// One process: true if it ended by itself.
 async fn run_once(world: &Shared, target: &SimTarget, is_last: bool, report: &mut Report) -> bool {
+    let faults = world.lock().faults;
     let (observer, mut events) = Observer::new();
     let options = Options {
         until: Until::CaughtUp,
@@ -117,6 +129,11 @@ async fn run_once(world: &Shared, target: &SimTarget, is_last: bool, report: &mu
             include: vec![any],
             exclude: Vec::new(),
         },
+        on_row_error: if faults.refusals {
+            OnRowError::QuarantineRow(Bounds::default())
+        } else {
+            OnRowError::default()
+        },
         ..Rules::default()
     };
     let (pipeline, commander) = Pipeline::new(
@@ -131,11 +148,18 @@ async fn run_once(world: &Shared, target: &SimTarget, is_last: bool, report: &mu
         },
         observer,
     );
-    let asks = world.lock().faults.requests;
+    let Faults {
+        requests: asks,
+        refusals: refuses,
+        ..
+    } = world.lock().faults;
     let is_told_to_stop = Cell::new(false);
     let mut commands = Box::pin(async {
-        if asks && is_last {
+        if (asks || refuses) && is_last {
             resume_all(&commander).await;
+            if target.kept() > 0 {
+                commander.ask(Command::Retry(Chosen::default())).await;
+            }
         } else if asks {
             let told = ask_at_random(world, target, &commander).await;
             is_told_to_stop.set(told);
@@ -162,6 +186,7 @@ async fn run_once(world: &Shared, target: &SimTarget, is_last: bool, report: &mu
     while let Ok(event) = events.try_recv() {
         match event {
             PipelineEvent::Retry { .. } => report.retries += 1,
+            PipelineEvent::Quarantined(tables) => report.refusals += tables.len() as u64,
             PipelineEvent::TableState { table, reason, .. } => {
                 if reason.as_deref() != Some("repair") {
                     under_repair.remove(&table);
@@ -189,7 +214,7 @@ async fn ask_at_random(world: &Shared, target: &SimTarget, commander: &Commander
             let rng = &mut world.lock().rng;
             let named = |number: u64| TableName::new("public", TABLES[number as usize]);
             let tables = vec![named(rng.below(3))];
-            match rng.below(10) {
+            match rng.below(12) {
                 0 | 1 => Command::Resync {
                     tables,
                     strategy: ResyncStrategy::Swap,
@@ -207,6 +232,7 @@ async fn ask_at_random(world: &Shared, target: &SimTarget, commander: &Commander
                 6 => Command::Pause { tables },
                 7 => Command::Resume { tables },
                 8 => Command::Pause { tables: Vec::new() },
+                9 | 10 => Command::Retry(Chosen::default()),
                 _ => Command::Stop,
             }
         };

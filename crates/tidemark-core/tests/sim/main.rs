@@ -28,6 +28,7 @@ const SEEDS: u64 = 2_000;
 
 fn run_seeds(name: &str, seeds: std::ops::Range<u64>, faults: Faults) {
     let (mut kills, mut retries, mut stops, mut extended) = (0, 0, 0, 0);
+    let mut refusals = 0;
     let from = option_env!("TIDEMARK_SIM_FROM")
         .and_then(|from| from.parse().ok())
         .unwrap_or(0);
@@ -37,6 +38,7 @@ fn run_seeds(name: &str, seeds: std::ops::Range<u64>, faults: Faults) {
         retries += report.retries;
         stops += report.stops;
         extended += report.repairs_extended;
+        refusals += report.refusals;
     }
     println!(
         "{name}: {kills} kills, {retries} retries, {stops} stops, {extended} repairs extended"
@@ -53,7 +55,10 @@ fn run_seeds(name: &str, seeds: std::ops::Range<u64>, faults: Faults) {
     if faults.requests {
         assert!(stops > 0, "no run was told to stop");
     }
-    if faults.requests && !faults.kills {
+    if faults.refusals {
+        assert!(refusals > 0, "no row was refused");
+    }
+    if faults.requests && !faults.kills && !faults.refusals {
         assert!(extended > 0, "no row moved out of those under repair");
     }
 }
@@ -96,6 +101,7 @@ fn histories_with_everything_end_equal() {
             errors: true,
             kills: true,
             requests: true,
+            refusals: false,
         },
     );
 }
@@ -108,6 +114,29 @@ fn histories_with_requests_end_equal() {
         Faults {
             requests: true,
             ..Faults::NONE
+        },
+    );
+}
+
+/// Rows that the target refuses wait with what comes for them, and nothing else does.
+#[test]
+fn histories_with_rows_that_cannot_be_applied_end_equal() {
+    run_seeds(
+        "refusals",
+        0..SEEDS / 2,
+        Faults {
+            refusals: true,
+            ..Faults::NONE
+        },
+    );
+    run_seeds(
+        "refusals and everything else",
+        0..SEEDS,
+        Faults {
+            errors: true,
+            kills: true,
+            requests: true,
+            refusals: true,
         },
     );
 }

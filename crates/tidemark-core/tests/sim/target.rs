@@ -1,7 +1,7 @@
 //! The in-memory target. At every commit it compares what it holds with what the source held at the
 //! committed position; an insert that finds its row, or a delete that finds none, ends the history.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -17,6 +17,7 @@ use tidemark_core::event::{Cell, CellKind, OldRow, Op, Row as CellRow};
 use tidemark_core::finding::Finding;
 use tidemark_core::mapping::TableMapping;
 use tidemark_core::position::Position;
+use tidemark_core::quarantine::{Aside, Chosen, Kept, Key, Released};
 use tidemark_core::schema::{SourceSchema, TableName};
 use tidemark_core::source::{RowFormat, RowStream, SequenceValue};
 use tidemark_core::target::{
@@ -26,7 +27,7 @@ use tidemark_core::target::{
 use tidemark_core::verify::View;
 
 use crate::source::table_of;
-use crate::world::{Row, Rows, Shared, TABLES, has_key, lost, lsn};
+use crate::world::{Row, Rows, Shared, TABLES, World, has_key, lost, lsn};
 
 /// What survives a kill.
 #[derive(Clone, Default)]
@@ -36,6 +37,9 @@ struct State {
     checkpoint: Option<Checkpoint>,
     generation: u64,
     parked: Vec<(usize, Origin, Vec<SimChange>)>,
+    /// Which keys are in quarantine, and the changes of their rows in order.
+    aside: Aside,
+    kept: Vec<(usize, Vec<Key>, SimChange)>,
 }
 
 /// A change in the target's own words: how parked ones are kept.
@@ -98,6 +102,10 @@ impl SimTarget {
 
     pub(crate) fn parked(&self) -> usize {
         self.lock().parked.len()
+    }
+
+    pub(crate) fn kept(&self) -> usize {
+        self.lock().kept.len()
     }
 
     /// Whether every table follows the stream.
@@ -168,8 +176,13 @@ impl SimTarget {
                     .is_none_or(|mark| mark.is_passed(position))
             });
             if table.state == TableState::Streaming && is_loaded && is_passed {
+                // With what waits in quarantine, in order, it is.
+                let mut rows = state.rows[index].clone();
+                for (_, _, change) in state.kept.iter().filter(|(of, ..)| *of == index) {
+                    apply_change(&mut rows, index, change);
+                }
                 assert_eq!(
-                    state.rows[index], expected[index],
+                    rows, expected[index],
                     "{} is not what the source held at {position}",
                     table.source
                 );
@@ -440,6 +453,8 @@ enum Step {
     Apply(usize, Vec<SimChange>),
     Park(usize, Origin, Vec<SimChange>),
     Unpark(usize, usize),
+    Release(Chosen),
+    Discard(Chosen),
 }
 
 #[async_trait]
@@ -476,6 +491,7 @@ impl Applier for SimApplier {
     async fn commit(&mut self, update: &CheckpointUpdate) -> Result<Applied> {
         let open = self.open.take().expect("begun");
         self.target.world.call("commit").await?;
+        let quarantined;
         {
             let mut state = self.target.lock();
             if state.generation != self.target.generation() {
@@ -485,9 +501,12 @@ impl Applier for SimApplier {
                 ));
             }
             let mut new = state.clone();
+            let world = self.target.world.lock();
             for step in open.steps {
-                new.take(step);
+                new.take(step, &world);
             }
+            drop(world);
+            quarantined = new.aside.changed_since(&state.aside);
             new.record(update);
             let position = new.checkpoint.as_ref().map(|c| c.position);
             assert!(
@@ -499,7 +518,29 @@ impl Applier for SimApplier {
         self.target.check_state();
         self.target.world.call("committed").await?;
         self.durable = self.target.position();
-        Ok(Applied::default())
+        Ok(Applied {
+            quarantined,
+            ..Applied::default()
+        })
+    }
+
+    fn quarantined(&self) -> Vec<(TableName, Kept)> {
+        self.target.lock().aside.all()
+    }
+
+    /// What becomes of it is told by the state at the commit.
+    async fn release(&mut self, _: &[Arc<TableMapping>], chosen: &Chosen) -> Result<Released> {
+        self.target.world.call("release").await?;
+        let open = self.open.as_mut().expect("begun");
+        open.steps.push(Step::Release(chosen.clone()));
+        Ok(Released::default())
+    }
+
+    async fn discard(&mut self, chosen: &Chosen) -> Result<u64> {
+        self.target.world.call("discard").await?;
+        let open = self.open.as_mut().expect("begun");
+        open.steps.push(Step::Discard(chosen.clone()));
+        Ok(0)
     }
 
     async fn rollback(&mut self) -> Result<()> {
@@ -548,11 +589,19 @@ impl Applier for SimApplier {
 }
 
 impl State {
-    fn take(&mut self, step: Step) {
+    fn take(&mut self, step: Step, world: &World) {
         match step {
             Step::Apply(table, changes) => {
-                for change in &changes {
-                    apply_change(&mut self.rows[table], table, change);
+                for change in changes {
+                    self.apply(table, change, world);
+                }
+            }
+            Step::Release(chosen) => self.release(&chosen, world),
+            Step::Discard(chosen) => {
+                for table in 0..TABLES.len() {
+                    if chosen.is(&name_of(table), &[]) {
+                        self.clear(table);
+                    }
                 }
             }
             Step::Park(table, origin, changes) => self.parked.push((table, origin, changes)),
@@ -562,6 +611,70 @@ impl State {
                 !taken
             }),
         }
+    }
+
+    /// A change that is refused, or has to wait, goes aside; a truncate discards what is there.
+    fn apply(&mut self, table: usize, change: SimChange, world: &World) {
+        let name = name_of(table);
+        match keys_of(&change).filter(|_| has_key(table)) {
+            Some(keys) if self.aside.waits(&name, &keys) || is_refused(&change, world) => {
+                self.aside.hold(&name, &keys, 1);
+                self.kept.push((table, keys, change));
+            }
+            _ => {
+                if matches!(change, SimChange::Truncate) {
+                    self.clear(table);
+                }
+                apply_change(&mut self.rows[table], table, &change);
+            }
+        }
+    }
+
+    fn clear(&mut self, table: usize) {
+        self.aside.clear(&name_of(table));
+        self.kept.retain(|(of, ..)| *of != table);
+    }
+
+    /// Each row by itself, as what its changes come to. Not those of a table that is being loaded.
+    fn release(&mut self, chosen: &Chosen, world: &World) {
+        let groups: BTreeSet<(usize, Option<u64>)> =
+            self.kept.iter().map(|one| self.group(one)).collect();
+        for (table, group) in groups {
+            let name = name_of(table);
+            let tables = self.checkpoint.iter().flat_map(|found| &found.tables);
+            let mut states = tables.filter(|one| one.source == name).map(|one| one.state);
+            if !states.all(TableState::has_rows) {
+                continue;
+            }
+            let is_of = |one: &(usize, Vec<Key>, SimChange)| self.group(one) == (table, group);
+            let changes: Vec<_> = self.kept.iter().filter(|one| is_of(one)).cloned().collect();
+            let keys: Vec<Key> = changes
+                .iter()
+                .flat_map(|(_, keys, _)| keys.clone())
+                .collect();
+            if !chosen.is(&name, &keys) {
+                continue;
+            }
+            let mut rows = self.rows[table].clone();
+            for (_, _, change) in &changes {
+                apply_change(&mut rows, table, change);
+            }
+            let is_its = |row: &Row| keys.iter().any(|key| Some(&key[0]) == row[0].as_ref());
+            let is_bad = |row: &Row| row[1].as_ref().is_some_and(|value| world.refuses(value));
+            if rows.keys().any(|row| is_its(row) && is_bad(row)) {
+                continue;
+            }
+            self.rows[table] = rows;
+            self.kept.retain(|(of, of_row, _)| {
+                *of != table || !of_row.iter().any(|key| keys.contains(key))
+            });
+            let count = changes.len() as u64;
+            self.aside.release(&name, &keys, count, count);
+        }
+    }
+
+    fn group(&self, (table, keys, _): &(usize, Vec<Key>, SimChange)) -> (usize, Option<u64>) {
+        (*table, self.aside.group(&name_of(*table), &keys[0]))
     }
 
     fn record(&mut self, update: &CheckpointUpdate) {
@@ -594,6 +707,35 @@ impl State {
                 unit.tidemark = None;
             }
         }
+    }
+}
+
+fn name_of(table: usize) -> TableName {
+    TableName::new("public", TABLES[table])
+}
+
+/// The keys of the old row and the new one.
+fn keys_of(change: &SimChange) -> Option<Vec<Key>> {
+    let SimChange::Row { old, new, .. } = change else {
+        return None;
+    };
+    let key = |cells: &Vec<SimCell>| match &cells[0] {
+        SimCell::Value(id) => Some(vec![id.clone()]),
+        SimCell::Null | SimCell::Unchanged => None,
+    };
+    let old = old.as_ref().and_then(|(_, cells)| key(cells));
+    let mut keys: Vec<Key> = old.into_iter().collect();
+    let new = new.as_ref().and_then(key);
+    keys.extend(new.filter(|new| !keys.contains(new)));
+    Some(keys)
+}
+
+fn is_refused(change: &SimChange, world: &World) -> bool {
+    match change {
+        SimChange::Row { new: Some(new), .. } => {
+            matches!(&new[1], SimCell::Value(value) if world.refuses(value))
+        }
+        _ => false,
     }
 }
 

@@ -59,6 +59,8 @@ pub(crate) struct World {
     locked: Vec<(u64, usize, Option<String>)>,
     next_value: u64,
     pub(crate) kills_left: u32,
+    /// The target takes every row again.
+    pub(crate) is_mended: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -94,6 +96,7 @@ impl Shared {
             locked: Vec::new(),
             next_value: 0,
             kills_left,
+            is_mended: false,
         };
         for _ in 0..30 {
             world.step();
@@ -234,6 +237,11 @@ impl World {
         } else {
             Some(from[self.rng.below(from.len() as u64) as usize])
         }
+    }
+
+    /// Whether the target refuses a row for a small value.
+    pub(crate) fn refuses(&self, value: &str) -> bool {
+        self.faults.refusals && !self.is_mended && value.ends_with('3')
     }
 
     /// All transactions end and become visible.

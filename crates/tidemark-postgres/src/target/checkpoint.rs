@@ -9,6 +9,7 @@
 //! | `table_state` | a row per table: names, state, known shape |
 //! | `unit` | a row per unit of loaded rows: chunk, tidemark, whether it is in |
 //! | `parked` | changes put aside, in order (written by the applier) |
+//! | `quarantine` | rows that could not be applied, and what waits behind them (written by the applier) |
 //! | `foreign_key` | foreign keys that were dropped for a load, to be made again ([`super::existing`]) |
 //! | `command`, `status` | the side door ([`super::control`]) |
 //! | `version` | one row: the version of all this |
@@ -285,6 +286,7 @@ impl Writer {
         [
             "DELETE FROM tidemark.unit WHERE pipeline = $1",
             "DELETE FROM tidemark.parked WHERE pipeline = $1",
+            "DELETE FROM tidemark.quarantine WHERE pipeline = $1",
             "DELETE FROM tidemark.table_state WHERE pipeline = $1",
         ]
         .map(|sql| Write::new(sql, [Some(self.pipeline.clone())]))

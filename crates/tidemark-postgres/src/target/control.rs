@@ -9,10 +9,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use tidemark_core::catalogue::codes;
 use tidemark_core::control::{Answer, Command, CommandId, Control};
+use tidemark_core::quarantine::KeptChange;
 use tidemark_core::status::Status;
 use tidemark_core::target::Owner;
 use tidemark_core::{Context, Error, Result};
 
+use super::apply::aside;
 use super::checkpoint::{from_json, json};
 use super::metadata::{self, Found};
 use super::owner;
@@ -182,6 +184,13 @@ impl Control for PgControl {
         };
         let age: f64 = row.get(1)?;
         Ok(Some((from_json(row.get_str(0)?)?, age.max(0.0))))
+    }
+
+    async fn quarantined(&mut self) -> Result<Vec<KeptChange>> {
+        if !self.is_there().await? {
+            return Ok(Vec::new());
+        }
+        aside::list(&mut self.connection, &self.pipeline).await
     }
 
     async fn owner(&mut self) -> Result<Option<Owner>> {

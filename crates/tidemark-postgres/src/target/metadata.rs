@@ -94,6 +94,23 @@ const MIGRATIONS: &[&str] = &[
      ) WITH (fillfactor = 10);",
     // 3: why a slot was released.
     "ALTER TABLE tidemark.checkpoint ADD COLUMN release jsonb;",
+    // 4: rows in quarantine.
+    "CREATE TABLE tidemark.quarantine (
+         pipeline text,
+         sequence int8 GENERATED ALWAYS AS IDENTITY,
+         source_schema text NOT NULL,
+         source_name text NOT NULL,
+         keys jsonb NOT NULL,
+         xid int8 NOT NULL,
+         commit_position text NOT NULL,
+         code text,
+         sqlstate text,
+         cause text,
+         since timestamptz NOT NULL DEFAULT now(),
+         payload bytea NOT NULL,
+         PRIMARY KEY (pipeline, sequence)
+     );
+     ALTER TABLE tidemark.quarantine ALTER COLUMN payload SET STORAGE EXTERNAL;",
 ];
 
 /// The version since which a release is recorded.

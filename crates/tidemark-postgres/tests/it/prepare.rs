@@ -529,5 +529,6 @@ pub(crate) fn renaming(table: &str, columns: &[(&str, &str)]) -> TableRule {
         drop_columns: Vec::new(),
         filter: None,
         chunk_rows: None,
+        on_row_error: None,
     }
 }

@@ -223,6 +223,38 @@ pub(crate) const VERBS: &[Verb] = &[
         ],
     },
     Verb {
+        name: "retry",
+        examples: &[
+            ("tidemark retry shop", "all that was refused"),
+            ("tidemark retry shop --table public.orders", "of one table"),
+        ],
+    },
+    Verb {
+        name: "skip",
+        examples: &[(
+            "tidemark skip shop --table public.orders --rows",
+            "go on without the rows that do not fit",
+        )],
+    },
+    Verb {
+        name: "quarantine",
+        examples: &[
+            ("tidemark quarantine list shop", "which rows, and why"),
+            (
+                "tidemark quarantine show shop --table public.orders --key 88",
+                "one of them with its values",
+            ),
+            (
+                "tidemark quarantine export shop > rows.jsonl",
+                "all of them",
+            ),
+            (
+                "tidemark quarantine release shop --key 88",
+                "apply one again",
+            ),
+        ],
+    },
+    Verb {
         name: "sequences",
         examples: &[
             ("tidemark sequences shop", "before the target takes writes"),

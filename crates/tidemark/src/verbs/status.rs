@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use tidemark_core::status::{Health, Status, TableStatusState};
 
 use crate::invocation::Invocation;
-use crate::output::numbers::{bytes, grouped, seconds};
+use crate::output::numbers::{bytes, counted, grouped, seconds};
 use crate::output::style::{Style, of_health, of_state, of_table};
 use crate::output::{Answer, Outcome, Verdict, wrap};
 use crate::pipeline_file::{self, Opened, Which};
@@ -211,6 +211,15 @@ fn text(standing: &Standing, invocation: &Invocation) -> String {
         line(
             "conflicts",
             format!("{} changes met another row", grouped(totals.conflicts)),
+        );
+    }
+    let kept: u64 = status.tables.iter().map(|table| table.quarantined).sum();
+    if kept > 0 {
+        let name = &status.pipeline;
+        let rows = counted(kept, "row");
+        line(
+            "quarantine",
+            format!("{rows}   why and what to do: tidemark quarantine show {name}"),
         );
     }
     if let Some(error) = &status.error {

@@ -5,7 +5,7 @@ use serde_json::json;
 use tidemark_core::status::TableStatus;
 
 use crate::invocation::Invocation;
-use crate::output::numbers::{grouped, short};
+use crate::output::numbers::{counted, grouped, short};
 use crate::output::style::of_table;
 use crate::output::table::{Cell, Column, Table};
 use crate::output::{Answer, Outcome};
@@ -68,6 +68,12 @@ fn text(tables: &[TableStatus], invocation: &Invocation) -> String {
         let mut notes: Vec<String> = table.reason.iter().cloned().collect();
         if table.conflicts > 0 {
             notes.push(format!("{} conflicts", grouped(table.conflicts)));
+        }
+        if table.quarantined > 0 {
+            notes.push(format!(
+                "{} in quarantine",
+                counted(table.quarantined, "row")
+            ));
         }
         shown.row([
             table.source.as_str().into(),

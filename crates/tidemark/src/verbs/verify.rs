@@ -16,6 +16,7 @@ use tidemark_core::checkpoint::TableState;
 use tidemark_core::control::{self, Command, HoldId};
 use tidemark_core::failpoint;
 use tidemark_core::mapping::TableMapping;
+use tidemark_core::quarantine::count;
 use tidemark_core::schema::TableName;
 use tidemark_core::verify::compare::{
     self, Depth, Outcome as Compared, Report, Request, TableReport,
@@ -140,7 +141,28 @@ async fn verify(
         repair(invocation, opened, &request, &report, repairs).await?;
         report = compare(invocation, opened, &request).await?;
     }
-    Ok(answer(invocation, opened, &report, depth, began.elapsed()))
+    let answer = answer(invocation, opened, &report, depth, began.elapsed());
+    Ok(note_quarantined(answer, opened, &report).await?)
+}
+
+/// Rows in quarantine differ, and are not for a repair: what they wait for would come after it.
+pub(crate) async fn note_quarantined(
+    mut answer: Answer,
+    opened: &Opened,
+    report: &Report,
+) -> tidemark_core::Result<Answer> {
+    let kept = count(&opened.target.control().await?.quarantined().await?);
+    for (table, kept) in kept {
+        let is_compared = report.tables.iter().any(|one| one.source == table);
+        if is_compared && kept.rows > 0 {
+            let (rows, name) = (counted(kept.rows, "row"), opened.word());
+            answer = answer.notice(format!(
+                "{table}: {rows} in quarantine, which may be all that differs: \
+                 tidemark quarantine show {name} --table {table}"
+            ));
+        }
+    }
+    Ok(answer)
 }
 
 /// What is compared: all tables of the pipeline, or those that were named.

@@ -33,6 +33,7 @@ mod pages;
 mod partitions;
 mod poisoned;
 mod protection;
+mod quarantine;
 mod readme;
 mod reconcile;
 mod resync;

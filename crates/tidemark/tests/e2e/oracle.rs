@@ -36,6 +36,7 @@ pub(crate) fn strict_file(stage: &Stage) -> String {
     format!(
         "[target]\non_conflict = \"fail\"\n[tables]\ninclude = [\"public.*\"]\nnew_tables = \"add\"\n\
          [[table]]\nsource = \"public.keyed\"\nchunk_rows = 1000\n\
+         on_row_error = \"quarantine_row\"\n\
          [[table]]\nsource = \"public.heap\"\nchunk_rows = 1000\n\
          [verify]\nafter_load = \"off\"\n\
          [stream]\nbatch_rows = 300\nspool_dir = \"{}\"\n",
@@ -73,6 +74,29 @@ pub(crate) async fn comes_through(stage: &Stage) {
     })
     .await
     .unwrap_or_else(|err| panic!("{err:#}\n{}", stage.log()));
+}
+
+/// Whether the source has the row that the target refuses.
+pub(crate) async fn has_refused_row(stage: &Stage) -> bool {
+    let there = "SELECT count(*) FROM keyed WHERE id > 9000";
+    text(&stage.source, there).await.unwrap() != "0"
+}
+
+/// Waits until the row that the target refuses is in quarantine with what waits behind it.
+pub(crate) async fn row_is_aside(stage: &Stage) {
+    stage
+        .wait_for_target("SELECT count(*) FROM tidemark.quarantine", "2")
+        .await;
+}
+
+/// Mends what the target refuses, and has it applied again.
+pub(crate) async fn row_is_released(stage: &Stage) {
+    let mended = "SELECT count(*) FROM pg_constraint WHERE conname = 'no_odd'";
+    if text(&stage.target, mended).await.unwrap() != "0" {
+        row_is_aside(stage).await;
+        stage.target_sql(crate::writers::MENDED).await;
+    }
+    stage.run(&["retry", "FILE"]).await.expect(0);
 }
 
 /// Waits until something new has come through to the target.

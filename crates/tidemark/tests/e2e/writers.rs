@@ -32,6 +32,12 @@ pub(crate) const DAMAGED: &str = "public.keyed";
 pub(crate) const DAMAGE: &str = "UPDATE keyed SET v = 'damaged' WHERE id % 1000 = 7;
     DELETE FROM keyed WHERE id = 3000";
 
+/// What makes the target refuse a row, the row with what comes for it later, and what mends it.
+pub(crate) const STRICT: &str = "ALTER TABLE keyed ADD CONSTRAINT no_odd CHECK (v <> 'odd')";
+pub(crate) const REFUSED: &str = "INSERT INTO keyed VALUES (9001, 'odd');
+    UPDATE keyed SET id = 9002 WHERE id = 9001; UPDATE keyed SET v = 'seen' WHERE id = 4";
+pub(crate) const MENDED: &str = "ALTER TABLE keyed DROP CONSTRAINT IF EXISTS no_odd";
+
 /// Tables beside those of the lab.
 #[derive(Clone, Copy)]
 struct Family;

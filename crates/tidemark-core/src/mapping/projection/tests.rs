@@ -92,6 +92,7 @@ fn mapping(filter: Option<&str>) -> Arc<TableMapping> {
         ],
         key: vec![0],
         filter: filter.map(|text| Filter::bind(text, &schema).unwrap()),
+        on_row_error: crate::quarantine::OnRowError::StopTable,
         schema,
     })
 }

@@ -9,8 +9,9 @@ use tokio::time::Instant;
 
 use crate::error::Result;
 use crate::event::Begin;
+use crate::target::Origin;
 
-use super::{Assembler, Taken, Work, protocol};
+use super::{Assembler, Open, Taken, Work, protocol};
 
 /// Whether the open transaction is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +21,16 @@ pub(super) enum Fate {
     /// Undecided, and it brought what must not be undone, or was refused by the target: nothing more of
     /// it is taken in.
     Refused,
+}
+
+impl Open {
+    /// Where its changes come from, once that is decided.
+    pub(super) fn origin(&self) -> Option<Origin> {
+        (self.fate == Fate::Committed).then_some(Origin {
+            xid: self.begin.xid,
+            commit: self.begin.commit,
+        })
+    }
 }
 
 impl Assembler {

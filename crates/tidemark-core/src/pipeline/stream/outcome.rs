@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::catalogue::codes;
 use crate::checkpoint::{Chunk, TableState};
 use crate::control::ResyncStrategy::{self, Truncate};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::failpoint;
 use crate::pipeline::apply::{Done, DoneOutcome, NotInLog};
 use crate::pipeline::assemble::Work;
@@ -15,16 +14,21 @@ use crate::pipeline::observe::{Committed, PipelineEvent};
 use crate::pipeline::options::{OnConflict, Until};
 use crate::pipeline::resync::{Reloaded, Resynced, What};
 use crate::pipeline::state_change;
-use crate::schema::TableName;
 
 use super::Stream;
+use super::conflicts::conflict_error;
 
 impl Stream<'_> {
     pub(super) fn on_done(&mut self, done: Done) -> Result<()> {
         match done.outcome {
             DoneOutcome::Flushed | DoneOutcome::Undone => {}
             DoneOutcome::Part(work) => self.add_counts(work.counts),
-            DoneOutcome::Drained { is_empty } => self.on_drained(is_empty),
+            DoneOutcome::Drained { is_empty, applied } => {
+                self.note_quarantined(&applied);
+                self.on_drained(is_empty);
+            }
+            DoneOutcome::Released(released, applied) => self.on_released(&released, &applied),
+            DoneOutcome::Discarded(count, applied) => self.on_discarded(count, &applied),
             DoneOutcome::NotInLog(missing) => self.on_not_in_log(missing),
             DoneOutcome::Committed {
                 work,
@@ -46,19 +50,6 @@ impl Stream<'_> {
         Ok(())
     }
 
-    /// Once a run for each table: how many there are is counted.
-    fn warn_of_conflicts(&mut self, conflicts: &[(TableName, u64)]) {
-        for (table, count) in conflicts {
-            if self.lasting.warned.insert(table.clone()) {
-                let text = conflict_text(table, *count);
-                let code = codes::CONFLICT;
-                self.engine
-                    .observer
-                    .say(PipelineEvent::Warning { code, text });
-            }
-        }
-    }
-
     fn on_committed(
         &mut self,
         work: Work,
@@ -77,6 +68,7 @@ impl Stream<'_> {
         if self.engine.options.on_conflict == OnConflict::Warn {
             self.warn_of_conflicts(&applied.conflicts);
         }
+        self.note_quarantined(&applied);
         let table = |route: usize| self.assembler.router.route(route).mapping.source().clone();
         let is_refused =
             self.engine.options.on_conflict == OnConflict::Fail && !applied.conflicts.is_empty();
@@ -152,6 +144,7 @@ impl Stream<'_> {
             return;
         }
         self.resyncs.over(route);
+        self.quarantine.skipped(route);
         let mapping = Arc::clone(&self.assembler.router.route(route).mapping);
         self.assembler
             .set_state(route, state_change(&mapping, TableState::Streaming, None));
@@ -194,6 +187,13 @@ impl Stream<'_> {
                 mapping,
                 tidemark,
             } => {
+                // A row that went into quarantine while others of its table were about to be loaded: it
+                // may be one of these, and what waits behind it is older.
+                let is_part = units.iter().any(|unit| unit.chunk.key_columns().is_some());
+                if is_part && self.quarantine.kept.contains_key(mapping.source()) {
+                    self.load_anew(route, What::Table(self.strategy(route)));
+                    return Ok(());
+                }
                 // Whoever wants to be caught up waits for what the load has seen as well.
                 if self.engine.options.until == Until::CaughtUp {
                     let end = self.end_at.filter(|end| *end >= tidemark.after);
@@ -206,6 +206,7 @@ impl Stream<'_> {
                     // The log has come farther than the load meanwhile, and so must the record.
                     self.assembler.keep_shape(route);
                 }
+                self.discard_older(mapping.source());
                 self.resyncs.take_back(route);
             }
             // Some rows can stand in the way of others where a second key is unique.
@@ -232,26 +233,4 @@ impl Stream<'_> {
         }
         Ok(())
     }
-}
-
-/// Changes of this table met rows that somebody else had a hand in.
-fn conflict_text(table: &TableName, count: u64) -> String {
-    format!(
-        "{table}: {count} changes met rows that somebody else wrote to the target, or has taken away; \
-         the source's rows are there now; what follows is counted in `tidemark status`"
-    )
-}
-
-fn conflict_error(conflicts: &[(TableName, u64)]) -> Error {
-    let tables: Vec<String> = conflicts
-        .iter()
-        .map(|(table, count)| format!("{table} ({count})"))
-        .collect();
-    Error::definite(
-        codes::CONFLICT,
-        format!(
-            "changes met rows that somebody else wrote to the target: {}",
-            tables.join(", ")
-        ),
-    )
 }

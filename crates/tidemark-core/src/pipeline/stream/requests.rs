@@ -82,6 +82,9 @@ impl Stream<'_> {
             Command::Reconcile { tables } => {
                 return self.on_tables(reply, |s| s.begin_reconcile(&tables));
             }
+            Command::Retry(chosen) => return self.on_retry(chosen, reply),
+            Command::Discard(chosen) => return self.on_discard(chosen, reply),
+            Command::Skip { tables } => return self.on_tables(reply, |s| s.skip_tables(&tables)),
             Command::Repair { table, chunks } => {
                 return self.on_tables(reply, |s| s.begin_repair(&table, &chunks));
             }
@@ -289,6 +292,13 @@ impl Stream<'_> {
             if entry.mapping.key.is_empty() {
                 return Err("a table without a key is repaired by a resync".to_owned());
             }
+            if let Some(kept) = self.quarantine.kept.get(table) {
+                // Their changes are older than what would be loaded, and would come after it.
+                return Err(format!(
+                    "{table} has {} rows in quarantine: retry or drop them first, or resync the table",
+                    kept.rows
+                ));
+            }
             if chunks.iter().any(|chunk| chunk.key_columns().is_none()) {
                 return Err("a repair names its rows by their keys".to_owned());
             }
@@ -304,7 +314,7 @@ impl Stream<'_> {
     }
 
     /// What is asked counts once the tables' states are recorded.
-    fn asked(&self, routes: &[usize], text: String) -> Asked {
+    pub(super) fn asked(&self, routes: &[usize], text: String) -> Asked {
         let state = |route: &usize| {
             let route = self.assembler.router.route(*route);
             (route.mapping.source().clone(), route.state)
@@ -347,7 +357,7 @@ impl Stream<'_> {
 
     /// A table that is loaded anew already is not loaded twice at once, and nobody may take it for
     /// whole before it is.
-    fn must_be_free(&self, routes: &[usize]) -> Result<(), String> {
+    pub(super) fn must_be_free(&self, routes: &[usize]) -> Result<(), String> {
         match routes
             .iter()
             .find(|route| self.resyncs.is_under_way(**route))
@@ -368,7 +378,7 @@ impl Stream<'_> {
         self.routes_of(if tables.is_empty() { &all } else { tables })
     }
 
-    fn routes_of(&self, tables: &[TableName]) -> Result<Vec<usize>, String> {
+    pub(super) fn routes_of(&self, tables: &[TableName]) -> Result<Vec<usize>, String> {
         tables
             .iter()
             .map(|table| {

@@ -13,6 +13,7 @@ impl Stream<'_> {
         let is_plain = self.state == PipelineState::Streaming
             && !self.is_stopping()
             && self.holds.is_empty()
+            && self.quarantine.kept.is_empty()
             && !self.resyncs.is_running()
             && self.assembler.may_be_undecided();
         if is_plain {

@@ -99,6 +99,10 @@ impl PgApplier {
         if stage == Stage::Unbegun {
             self.session.run("BEGIN", Step::Own)?;
         }
+        if self.quarantine.is_dirty() {
+            let pipeline = &self.writer.pipeline;
+            self.quarantine.send(&mut self.session, pipeline)?;
+        }
         self.queue_writes(writes)?;
         self.session.run("COMMIT", Step::Own)?;
         self.session.sync();

@@ -33,6 +33,7 @@
 //! write statements, [`session`] has them in flight, [`parked`] keeps changes for later,
 //! [`durability`] tells what may be acknowledged.
 
+pub(super) mod aside;
 mod barrier;
 mod caution;
 mod commit;
@@ -50,15 +51,20 @@ mod table;
 mod text;
 mod transaction;
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use tidemark_core::batch::Batch;
 use tidemark_core::catalogue::codes;
 use tidemark_core::checkpoint::CheckpointUpdate;
 use tidemark_core::mapping::TableMapping;
 use tidemark_core::position::Position;
+use tidemark_core::quarantine::{Chosen, Kept, Released};
+use tidemark_core::schema::TableName;
 use tidemark_core::target::{Applied, Applier, Origin, Parked};
 use tidemark_core::{Error, ErrorKind, Result};
 
+use self::aside::Quarantine;
 use self::durability::Durability;
 use self::known::KnownTables;
 use self::parked::{OldShapes, Parcel};
@@ -83,6 +89,7 @@ pub struct PgApplier {
     old_shapes: OldShapes,
     /// What a held batch had allocated, for the next one.
     spare: Batch,
+    quarantine: Quarantine,
 }
 
 /// Plans are made once and without knowing the values, and must hold for tables of any size: with
@@ -118,6 +125,7 @@ impl PgApplier {
         if !has_standby {
             connection.run("SET synchronous_commit = off").await?;
         }
+        let quarantine = aside::read(&mut connection, &writer.pipeline).await?;
         Ok(PgApplier {
             session: Session::new(connection),
             known: KnownTables::new(triggers),
@@ -128,12 +136,14 @@ impl PgApplier {
             is_lost: false,
             old_shapes: OldShapes::default(),
             spare: Batch::default(),
+            quarantine,
         })
     }
 
     /// After an error the transaction is gone, and so is the connection if it is not known to work.
     async fn settle<T: Send>(&mut self, done: Result<T>) -> Result<T> {
         if let Err(error) = &done {
+            self.quarantine.rolled_back();
             if error.kind() == ErrorKind::Transient {
                 self.is_lost = true;
                 self.state = State::Idle;
@@ -165,7 +175,9 @@ impl Applier for PgApplier {
     async fn apply(&mut self, batch: &Batch) -> Result<Applied> {
         match &self.state {
             State::Idle => return Err(out_of_turn("apply without begin")),
-            State::Held(parts) if transaction::is_light(parts, batch) => {
+            State::Held(parts)
+                if transaction::is_light(parts, batch) && !self.quarantine.concerns(batch) =>
+            {
                 let mut copy = std::mem::take(&mut self.spare);
                 copy.clone_from(batch);
                 self.hold(Part::Changes(copy));
@@ -190,10 +202,13 @@ impl Applier for PgApplier {
 
     async fn commit(&mut self, update: &CheckpointUpdate) -> Result<Applied> {
         let done = self.commit_now(update).await;
-        self.settle(done).await
+        let mut applied = self.settle(done).await?;
+        self.quarantine.committed(&mut applied);
+        Ok(applied)
     }
 
     async fn rollback(&mut self) -> Result<()> {
+        self.quarantine.rolled_back();
         let done = self.abandon().await;
         self.is_lost |= done.is_err();
         done
@@ -211,6 +226,20 @@ impl Applier for PgApplier {
             return Ok(());
         }
         let done = self.flush_now().await;
+        self.settle(done).await
+    }
+
+    fn quarantined(&self) -> Vec<(TableName, Kept)> {
+        self.quarantine.all()
+    }
+
+    async fn release(&mut self, tables: &[Arc<TableMapping>], chosen: &Chosen) -> Result<Released> {
+        let done = self.release_now(tables, chosen).await;
+        self.settle(done).await
+    }
+
+    async fn discard(&mut self, chosen: &Chosen) -> Result<u64> {
+        let done = self.discard_now(chosen).await;
         self.settle(done).await
     }
 

@@ -99,7 +99,7 @@ pub(super) struct OldShapes {
 const SHAPES_MAX: usize = 16;
 
 impl OldShapes {
-    fn share(&mut self, mapping: TableMapping) -> Arc<TableMapping> {
+    pub(super) fn share(&mut self, mapping: TableMapping) -> Arc<TableMapping> {
         let is_same = |known: &&Arc<TableMapping>| {
             known.target == mapping.target
                 && known
@@ -109,6 +109,7 @@ impl OldShapes {
                     .eq(mapping.columns.iter().map(|c| &c.target))
                 && known.schema == mapping.schema
                 && known.key == mapping.key
+                && known.on_row_error == mapping.on_row_error
         };
         if let Some(known) = self.shapes.iter().find(is_same) {
             return Arc::clone(known);
@@ -186,7 +187,7 @@ impl Part {
 }
 
 /// A bytea as the server writes it under `bytea_output = hex`, which every session of ours sets.
-fn from_hex(text: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn from_hex(text: &[u8]) -> Option<Vec<u8>> {
     let digits = text.strip_prefix(b"\\x")?;
     let digit = |byte: u8| {
         char::from(byte)

@@ -265,6 +265,7 @@ impl Reader<'_> {
             columns,
             key,
             filter: now.filter.clone(),
+            on_row_error: now.on_row_error,
         })
     }
 

@@ -50,6 +50,8 @@ pub(super) enum Pace {
     Fast,
     /// One by one in source order, ready for rows that ought not to be there.
     Careful,
+    /// What the changes come to, ready for the same.
+    Net,
 }
 
 /// Applies the changes of one batch; kept over its stretches.
@@ -151,7 +153,7 @@ impl<'b> Work<'b> {
         if self.met[place].is_none() {
             let mapping = &self.batch.tables()[place];
             let mut met = self.known.meet(self.session, mapping).await?;
-            met.is_cautious |= self.pace == Pace::Careful;
+            met.is_cautious |= self.pace != Pace::Fast;
             self.met[place] = Some(met);
         }
         Ok(())
@@ -165,6 +167,9 @@ impl<'b> Work<'b> {
     fn way(&self, changes: &TableChanges) -> Way {
         let met = self.of(changes.table);
         let table = &met.table;
+        if self.pace == Pace::Net && !table.key.is_empty() {
+            return fold_keyed(self.batch, changes, &table.key).map_or(Way::Rows, Way::Keyed);
+        }
         if met.is_cautious || table.is_ordered || table.columns.is_empty() {
             return Way::Rows;
         }
@@ -330,7 +335,7 @@ impl<'b> Work<'b> {
         Ok(())
     }
 
-    async fn items(
+    pub(super) async fn items(
         &mut self,
         items: Range<usize>,
         is_chosen: impl Fn(usize) -> bool + Send,

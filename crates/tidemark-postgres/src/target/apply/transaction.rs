@@ -2,6 +2,8 @@
 //!
 //! The state machine behind [`super::PgApplier`]; the module's text tells why there are two ways.
 
+use std::ops::Range;
+
 use tidemark_core::batch::{Batch, Item};
 use tidemark_core::compact::{Segment, Stretch, TableChanges, split};
 use tidemark_core::event::Op;
@@ -10,6 +12,7 @@ use tidemark_core::schema::TableName;
 use tidemark_core::target::{Applied, Parked};
 use tidemark_core::{Error, Result};
 
+use super::aside;
 use super::known::{KnownTables, Went};
 use super::parked::Parcel;
 use super::refusal;
@@ -55,14 +58,14 @@ impl Stage {
     }
 
     /// What undoes the part, and what makes another try one that can be undone.
-    fn undoing(self) -> (&'static str, &'static [&'static str]) {
+    pub(super) fn undoing(self) -> (&'static str, &'static [&'static str]) {
         match self {
             Stage::Unbegun => ("ROLLBACK", &["BEGIN"]),
             Stage::Begun | Stage::Saved => ("ROLLBACK TO SAVEPOINT tidemark_part", &[]),
         }
     }
 
-    fn after_part(self) -> Stage {
+    pub(super) fn after_part(self) -> Stage {
         match self {
             Stage::Unbegun => Stage::Begun,
             Stage::Begun | Stage::Saved => Stage::Saved,
@@ -126,7 +129,14 @@ impl PgApplier {
     /// Applies a batch in the open transaction.
     pub(super) async fn apply_now(&mut self, batch: &Batch) -> Result<Applied> {
         let stage = self.open_server().await?;
-        self.part(batch, stage).await
+        self.quarantine.mark();
+        let rest = if self.quarantine.concerns(batch) {
+            self.quarantine.without_waiting(batch)?
+        } else {
+            None
+        };
+        self.part(rest.as_ref().unwrap_or(batch), batch, stage)
+            .await
     }
 
     /// Puts a parcel aside, now or with the commit.
@@ -172,7 +182,7 @@ impl PgApplier {
     }
 
     /// From holding back to applying: what was held comes first.
-    async fn open_server(&mut self) -> Result<Stage> {
+    pub(super) async fn open_server(&mut self) -> Result<Stage> {
         match std::mem::replace(&mut self.state, State::Open(Stage::Unbegun)) {
             State::Idle => {
                 self.state = State::Idle;
@@ -202,9 +212,12 @@ impl PgApplier {
                 Ok(Applied::default())
             }
             Part::Changes(batch) => {
+                self.quarantine.mark();
                 let applied = match pace {
-                    Pace::Fast => self.part(&batch, stage).await,
-                    Pace::Careful => self.careful(&batch, stage, stage.opening()).await,
+                    Pace::Fast => self.part(&batch, &batch, stage).await,
+                    Pace::Careful | Pace::Net => {
+                        self.careful(&batch, &batch, stage, stage.opening()).await
+                    }
                 };
                 self.spare = batch;
                 applied
@@ -212,31 +225,37 @@ impl PgApplier {
         }
     }
 
-    /// Applies a batch as a part: fast, and if the server refuses that, carefully.
-    async fn part(&mut self, batch: &Batch, stage: Stage) -> Result<Applied> {
+    /// Applies a batch as a part: fast, and if the server refuses that, carefully. `whole` has what waits
+    /// behind rows in quarantine too.
+    async fn part(&mut self, batch: &Batch, whole: &Batch, stage: Stage) -> Result<Applied> {
         match self.attempt(batch, Pace::Fast, stage.opening()).await? {
             Attempt::Done(applied) => {
                 self.state = State::Open(stage.after_part());
                 Ok(applied)
             }
             Attempt::Refused(_, said, error) if !refusal::is_worth_a_replay(&said) => Err(error),
-            Attempt::Refused(step, said, _) => {
+            Attempt::Refused(step, said, error) => {
                 self.note_refusal(batch, step, &said);
+                if aside::may_sift(batch, step, &error) {
+                    return self.sift(whole, stage).await;
+                }
                 let (undo, opening) = stage.undoing();
                 self.session.run(undo, Step::Own)?;
                 self.session.sync();
                 if let Some((_, said)) = self.session.finish().await?.refused {
                     return Err(refusal::of_own(*said));
                 }
-                self.careful(batch, stage, opening).await
+                self.careful(batch, whole, stage, opening).await
             }
         }
     }
 
-    /// Applies a batch one change at a time; what is refused now is refused for good.
+    /// Applies a batch one change at a time; what is refused now is refused for good, and goes aside or
+    /// ends the transaction.
     async fn careful(
         &mut self,
         batch: &Batch,
+        whole: &Batch,
         stage: Stage,
         opening: &'static [&'static str],
     ) -> Result<Applied> {
@@ -247,6 +266,9 @@ impl PgApplier {
             Attempt::Done(applied) => {
                 self.state = State::Open(stage.after_part());
                 Ok(applied)
+            }
+            Attempt::Refused(step, _, error) if aside::may_sift(batch, step, &error) => {
+                self.sift(whole, stage).await
             }
             Attempt::Refused(_, _, error) => Err(error),
         }
@@ -337,6 +359,27 @@ pub(super) fn count(
     applied.inserts += total(|changes| changes.inserts) as u64;
     applied.updates += total(|changes| changes.updates) as u64;
     applied.deletes += total(|changes| changes.deletes) as u64;
+    for (table, count) in conflicts {
+        add_conflicts(applied, batch.tables()[*table as usize].source(), *count);
+    }
+}
+
+/// The same of changes that were applied one by one; those that wait count as well, as the log has them.
+pub(super) fn count_items(
+    applied: &mut Applied,
+    batch: &Batch,
+    items: Range<usize>,
+    conflicts: &[(u32, u64)],
+) {
+    for item in &batch.items()[items] {
+        if let Item::Change(change) = item {
+            match change.op {
+                Op::Insert => applied.inserts += 1,
+                Op::Update => applied.updates += 1,
+                Op::Delete => applied.deletes += 1,
+            }
+        }
+    }
     for (table, count) in conflicts {
         add_conflicts(applied, batch.tables()[*table as usize].source(), *count);
     }

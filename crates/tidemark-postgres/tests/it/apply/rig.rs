@@ -93,6 +93,7 @@ fn sum(a: Applied, b: Applied) -> Applied {
         updates: a.updates + b.updates,
         deletes: a.deletes + b.deletes,
         conflicts,
+        ..Applied::default()
     }
 }
 
@@ -136,6 +137,7 @@ pub(crate) fn table(name: &str, columns: &[&str]) -> TableMapping {
         columns: (0..names.len()).map(mapped).collect(),
         key,
         filter: None,
+        on_row_error: tidemark_core::quarantine::OnRowError::StopTable,
     }
 }
 

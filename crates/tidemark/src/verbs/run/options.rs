@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tidemark_core::config::{self, PipelineConfig};
 use tidemark_core::pipeline::options::{
-    NewTables, OnConflict, OnError, OnMaxRetained, OnSchemaChange, OnTruncate, Options, Until,
+    NewTables, OnConflict, OnMaxRetained, OnSchemaChange, OnTruncate, Options, Until,
 };
 
 /// A heartbeat that is switched off: far enough away.
@@ -30,10 +30,6 @@ pub(crate) fn of(config: &PipelineConfig, until: Until) -> Options {
             config::NewTables::Notify => NewTables::Notify,
             config::NewTables::Add => NewTables::Add,
             config::NewTables::Ignore => NewTables::Ignore,
-        },
-        on_error: match stream.on_error {
-            config::OnError::QuarantineTable => OnError::QuarantineTable,
-            config::OnError::StopPipeline => OnError::StopPipeline,
         },
         on_conflict: match target.on_conflict {
             config::OnConflict::Warn => OnConflict::Warn,

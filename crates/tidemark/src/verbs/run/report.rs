@@ -194,6 +194,7 @@ impl Reporter {
             | PipelineEvent::Table(_)
             | PipelineEvent::Received(_)
             | PipelineEvent::Unapplied(_)
+            | PipelineEvent::Quarantined(_)
             | PipelineEvent::Acknowledged(_)
             | PipelineEvent::HeartbeatWritten { .. }
             | PipelineEvent::Heartbeat { .. }

@@ -23,10 +23,10 @@ async fn a_typo_is_marked_in_the_file_and_nothing_starts() {
             "did you mean `batch_rows`?",
         ),
         (
-            "[stream]\non_error = \"quarantine\"\n",
+            "[stream]\non_row_error = \"quarantine\"\n",
             "TM7005",
             "\"quarantine\"",
-            "quarantine_table",
+            "quarantine_row",
         ),
         (
             "[stream]\nbatch_rows = \"10\"\n",

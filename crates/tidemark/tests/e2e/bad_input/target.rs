@@ -175,7 +175,7 @@ async fn a_value_that_does_not_fit_sets_only_its_table_aside() {
 async fn a_value_that_does_not_fit_stops_the_pipeline_where_the_file_says_so() {
     let stage = Stage::new("bad_value_stops").await;
     stage.source_sql(ROWS).await;
-    stage.write("[stream]\non_error = \"stop_pipeline\"\n");
+    stage.write("[stream]\non_row_error = \"stop_pipeline\"\n");
     assert_succeeds(&stage).await;
     stage
         .target_sql("ALTER TABLE t ALTER v TYPE varchar(9)")

@@ -56,6 +56,10 @@ enum Scene {
     RepairAsked,
     /// A verification is killed.
     Verify,
+    /// A row that the target refuses goes into quarantine.
+    Row,
+    /// It is applied again.
+    Release,
     /// All of a pipeline that nobody runs is to be loaded anew; who asked is killed.
     Anew,
     /// The slot is lost, and the gap is to be bridged; who does it is killed, and it is done once more.
@@ -121,6 +125,10 @@ const CASES: &[Case] = &[
     Case(failpoint::APPLY_BEGUN, 5, Scene::Run, Again::Yes),
     Case(failpoint::PART_APPLIED, 2, Scene::Run, Again::Yes),
     Case(failpoint::PARKED, 2, Scene::Swap, Again::Yes),
+    Case(failpoint::ROW_ASIDE, 1, Scene::Row, Again::Yes),
+    Case(failpoint::COMMITTED, 1, Scene::Row, Again::Yes),
+    Case(failpoint::RELEASE_DUE, 1, Scene::Release, Again::Yes),
+    Case(failpoint::RELEASED, 1, Scene::Release, Again::Yes),
     Case(failpoint::RESHAPED, 1, Scene::NewColumn, Again::Yes),
     Case(failpoint::COMMIT_DUE, 4, Scene::Run, Again::Yes),
     Case(failpoint::COMMIT_SENT, 7, Scene::Run, Again::Yes),
@@ -224,6 +232,9 @@ impl Case {
         let run = stage.start(arguments);
         oracle::comes_through(&stage).await;
         oracle::something_new_arrives(&stage).await;
+        if matches!(scene, Scene::Row | Scene::Release) {
+            oracle::row_is_released(&stage).await;
+        }
         writers.stop().await;
         oracle::ends_well(&stage, run, reader.await.unwrap(), point.name()).await
     }
@@ -248,6 +259,15 @@ impl Case {
             Scene::Gap | Scene::GapBegun => {
                 stage.clear().await;
                 stage.target_sql(writers::DAMAGE).await;
+            }
+            Scene::Row => stage.target_sql(writers::STRICT).await,
+            Scene::Release => {
+                stage.target_sql(writers::STRICT).await;
+                stage.source_sql(writers::REFUSED).await;
+                let run = stage.start(&["run", "FILE"]);
+                oracle::row_is_aside(stage).await;
+                assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
+                stage.target_sql(writers::MENDED).await;
             }
             _ => {}
         }
@@ -280,6 +300,20 @@ impl Case {
             Scene::NewColumn => {
                 let run = self.follows_the_log(stage, Armed::Yes).await;
                 stage.source_sql(writers::NEW_COLUMN).await;
+                self.is_killed(run).await;
+            }
+            Scene::Row => {
+                if oracle::has_refused_row(stage).await {
+                    return self.dies(stage, &["run", "FILE"]).await;
+                }
+                let run = self.follows_the_log(stage, Armed::Yes).await;
+                stage.source_sql(writers::REFUSED).await;
+                self.is_killed(run).await;
+            }
+            Scene::Release => {
+                let run = self.follows_the_log(stage, Armed::Yes).await;
+                // Its answer may never come.
+                drop(stage.run(&["retry", "FILE"]).await);
                 self.is_killed(run).await;
             }
             Scene::Stop => {

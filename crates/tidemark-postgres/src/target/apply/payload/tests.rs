@@ -51,6 +51,7 @@ fn mapping(columns: &[(&str, &str, u32)]) -> TableMapping {
             .collect(),
         key: vec![0],
         filter: None,
+        on_row_error: tidemark_core::quarantine::OnRowError::StopTable,
     }
 }
 

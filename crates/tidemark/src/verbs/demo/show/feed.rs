@@ -84,6 +84,7 @@ mod tests {
             parked: 0,
             conflicts: 0,
             reconciled: None,
+            quarantined: 0,
         });
         status
     }

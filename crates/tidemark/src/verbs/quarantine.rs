@@ -1,0 +1,445 @@
+//! `quarantine list|show|export|release|drop`, `retry` and `skip`: rows and tables that could not be
+//! applied. What is there is read from the target, whoever runs the pipeline; what is done about it is
+//! done by the pipeline that runs, and where none does by this process in its place.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use tidemark_core::Error;
+use tidemark_core::catalogue::{Code, codes};
+use tidemark_core::checkpoint::{CheckpointUpdate, TableState};
+use tidemark_core::control::{self, Command};
+use tidemark_core::mapping::TableMapping;
+use tidemark_core::quarantine::{Aside, Chosen, KeptChange, Key, discarded};
+use tidemark_core::schema::TableName;
+
+use crate::invocation::Invocation;
+use crate::output::numbers::counted;
+use crate::output::style::Tone;
+use crate::output::table::{Cell, Column, Table};
+use crate::output::{Answer, Outcome, put, wrap};
+use crate::pipeline_file::{Opened, Which};
+use crate::problem::Failure;
+use crate::verbs::control::{answered, ask, parse_table};
+
+#[derive(Args, Clone, Debug)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct QuarantineArgs {
+    #[command(subcommand)]
+    verb: QuarantineVerb,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum QuarantineVerb {
+    /// Rows in quarantine: key, cause and what waits behind each; no values but keys
+    List {
+        #[command(flatten)]
+        rows: Rows,
+    },
+    /// The same with values and what to do first
+    Show {
+        #[command(flatten)]
+        rows: Rows,
+    },
+    /// Every change in quarantine as one JSON object a line, with values
+    Export {
+        #[command(flatten)]
+        rows: Rows,
+    },
+    /// Apply rows in quarantine again; those that are refused again stay
+    Release {
+        #[command(flatten)]
+        rows: Rows,
+    },
+    /// Discard rows in quarantine: the target then differs from the source there
+    Drop {
+        #[command(flatten)]
+        rows: Rows,
+    },
+}
+
+/// Which rows.
+#[derive(Args, Clone, Debug)]
+struct Rows {
+    #[command(flatten)]
+    which: Which,
+    /// Only of this table of the source, as schema.table (may be repeated)
+    #[arg(long = "table", value_name = "TABLE", value_parser = parse_table)]
+    tables: Vec<TableName>,
+    /// Only the row of this key; several columns with commas between, or as a JSON array
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct RetryArgs {
+    #[command(flatten)]
+    which: Which,
+    /// Only this table of the source, as schema.table (may be repeated)
+    #[arg(long = "table", value_name = "TABLE", value_parser = parse_table)]
+    tables: Vec<TableName>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct SkipArgs {
+    #[command(flatten)]
+    which: Which,
+    /// A table that is set aside, as schema.table (may be repeated)
+    #[arg(long = "table", value_name = "TABLE", value_parser = parse_table, required = true)]
+    tables: Vec<TableName>,
+    /// Keep the rows that cannot be applied aside, and go on with all others of the table
+    #[arg(long, required = true)]
+    rows: bool,
+}
+
+impl QuarantineArgs {
+    /// Whether it changes the target.
+    pub(crate) fn acts(&self) -> bool {
+        matches!(
+            self.verb,
+            QuarantineVerb::Release { .. } | QuarantineVerb::Drop { .. }
+        )
+    }
+}
+
+pub(crate) async fn run(invocation: &Invocation, arguments: QuarantineArgs) -> Outcome {
+    match arguments.verb {
+        QuarantineVerb::List { rows } => list(invocation, &rows).await,
+        QuarantineVerb::Show { rows } => show(invocation, &rows).await,
+        QuarantineVerb::Export { rows } => export(invocation, &rows).await,
+        QuarantineVerb::Release { rows } => {
+            let opened = Opened::open(invocation, &rows.which)?;
+            let chosen = chosen(&opened, &rows).await?;
+            release(&opened, chosen).await
+        }
+        QuarantineVerb::Drop { rows } => discard(invocation, &rows).await,
+    }
+}
+
+pub(crate) async fn retry(invocation: &Invocation, arguments: &RetryArgs) -> Outcome {
+    let opened = Opened::open(invocation, &arguments.which)?;
+    let chosen = Chosen {
+        tables: arguments.tables.clone(),
+        key: None,
+    };
+    release(&opened, chosen).await
+}
+
+pub(crate) async fn skip(invocation: &Invocation, arguments: &SkipArgs) -> Outcome {
+    let opened = Opened::open(invocation, &arguments.which)?;
+    let tables = arguments.tables.clone();
+    answered(&opened, &ask(&opened, &Command::Skip { tables }).await?)
+}
+
+/// One row in quarantine: its changes, the one that was refused first.
+struct KeptRow {
+    changes: Vec<KeptChange>,
+    keys: Vec<Key>,
+}
+
+impl KeptRow {
+    fn first(&self) -> &KeptChange {
+        &self.changes[0]
+    }
+
+    /// The key that the row has, or had last.
+    fn key(&self) -> String {
+        let last = self.changes.last().and_then(|change| change.keys.last());
+        last.map_or_else(String::new, |key| key.join(","))
+    }
+
+    fn is_of(&self, text: &str) -> bool {
+        let parsed: Option<Key> = serde_json::from_str(text).ok();
+        let is_it = |key: &Key| key.join(",") == text || Some(key) == parsed.as_ref();
+        self.keys.iter().any(is_it)
+    }
+}
+
+/// Rows in quarantine, by when the first change of each came.
+async fn found(opened: &Opened, rows: &Rows) -> Result<Vec<KeptRow>, Failure> {
+    let changes = opened.target.control().await?.quarantined().await?;
+    let mut aside = Aside::default();
+    for change in &changes {
+        aside.hold(&change.table, &change.keys, 0);
+    }
+    let mut found: BTreeMap<(TableName, Option<u64>), KeptRow> = BTreeMap::new();
+    for change in changes {
+        let group = change
+            .keys
+            .first()
+            .and_then(|key| aside.group(&change.table, key));
+        let row = found
+            .entry((change.table.clone(), group))
+            .or_insert_with(|| KeptRow {
+                changes: Vec::new(),
+                keys: Vec::new(),
+            });
+        for key in &change.keys {
+            if !row.keys.contains(key) {
+                row.keys.push(key.clone());
+            }
+        }
+        row.changes.push(change);
+    }
+    let mut found: Vec<KeptRow> = found.into_values().collect();
+    found.retain(|row| rows.tables.is_empty() || rows.tables.contains(&row.first().table));
+    if let Some(key) = &rows.key {
+        found.retain(|row| row.is_of(key));
+    }
+    found.sort_by_key(|row| row.first().number);
+    Ok(found)
+}
+
+async fn list(invocation: &Invocation, rows: &Rows) -> Outcome {
+    let opened = Opened::open(invocation, &rows.which)?;
+    let found = found(&opened, rows).await?;
+    let mut shown = Table::new([
+        (Column::Name, "TABLE"),
+        (Column::Left, "KEY"),
+        (Column::Right, "CHANGES"),
+        (Column::Left, "CODE"),
+        (Column::Left, "SQLSTATE"),
+        (Column::Left, "POSITION"),
+        (Column::Left, "SINCE"),
+    ]);
+    for row in &found {
+        let first = row.first();
+        let cause = first.cause.as_ref();
+        shown.row([
+            first.table.to_string().into(),
+            row.key().into(),
+            row.changes.len().to_string().into(),
+            Cell::toned(cause.map_or("", |cause| &cause.code).to_owned(), Tone::Bad),
+            cause.map_or("", |cause| &cause.sqlstate).into(),
+            first.position.as_str().into(),
+            first.since.as_str().into(),
+        ]);
+    }
+    let text = if found.is_empty() {
+        "nothing is in quarantine".to_owned()
+    } else {
+        let width = invocation.talk.out_width();
+        shown.lines(invocation.talk.out, width).join("\n")
+    };
+    let data: Vec<Value> = found.iter().map(|row| data(row, false)).collect();
+    Ok(Answer::new(
+        text,
+        json!({ "pipeline": opened.name(), "rows": data }),
+    ))
+}
+
+async fn show(invocation: &Invocation, rows: &Rows) -> Outcome {
+    let opened = Opened::open(invocation, &rows.which)?;
+    let found = found(&opened, rows).await?;
+    let width = invocation.talk.out_width();
+    let (name, style) = (opened.word(), invocation.talk.out);
+    let mut text = String::new();
+    for row in &found {
+        let first = row.first();
+        let cause = first.cause.as_ref();
+        let code = cause.map_or("", |cause| cause.code.as_str());
+        let (table, key) = (&first.table, row.key());
+        let waiting = row.changes.len().saturating_sub(1);
+        let head = format!(
+            "{} {code}  {}  key {key}",
+            style.paint(Tone::Bad, "✗"),
+            first.target
+        );
+        let mut lines = vec![("What", cause.map_or_else(String::new, |c| c.text.clone()))];
+        lines.push((
+            "Effect",
+            format!(
+                "the row on the target is not as on the source; {} of it wait behind this one, \
+                 all other rows go on",
+                counted(waiting as u64, "change")
+            ),
+        ));
+        let action = Code::parse(code).map(|code| code.entry().first_action.clone());
+        lines.push((
+            "Do first",
+            format!(
+                "{}; then: tidemark retry {name} --table {table}",
+                action.unwrap_or_default()
+            ),
+        ));
+        lines.push((
+            "Or",
+            format!("give it up: tidemark quarantine drop {name} --table {table} --key {key}"),
+        ));
+        for change in &row.changes {
+            let cells: Vec<String> = change
+                .row
+                .iter()
+                .map(|(column, value)| match value {
+                    Some(value) => format!("{column} = {value}"),
+                    None => format!("{column} = NULL"),
+                })
+                .collect();
+            let state = change
+                .cause
+                .as_ref()
+                .map_or("waits", |cause| &cause.sqlstate);
+            lines.push((
+                "Raw",
+                format!(
+                    "{} at {} (transaction {}, {state}): {}",
+                    change.op,
+                    change.position,
+                    change.xid,
+                    cells.join(", ")
+                ),
+            ));
+        }
+        put!(text, "{head}\n");
+        for (label, body) in lines {
+            put!(text, "{}\n", wrap::labelled(label, &body, 2, 10, width));
+        }
+    }
+    if found.is_empty() {
+        text.push_str("nothing is in quarantine");
+    }
+    let data: Vec<Value> = found.iter().map(|row| data(row, true)).collect();
+    Ok(Answer::new(
+        text.trim_end(),
+        json!({ "pipeline": opened.name(), "rows": data }),
+    ))
+}
+
+async fn export(invocation: &Invocation, rows: &Rows) -> Outcome {
+    let opened = Opened::open(invocation, &rows.which)?;
+    let found = found(&opened, rows).await?;
+    let mut changes: Vec<&KeptChange> = found.iter().flat_map(|row| &row.changes).collect();
+    changes.sort_by_key(|change| change.number);
+    let values: Vec<Value> = changes.into_iter().map(|change| json!(change)).collect();
+    let lines: Vec<String> = values.iter().map(Value::to_string).collect();
+    Ok(Answer::new(
+        lines.join("\n"),
+        json!({ "pipeline": opened.name(), "changes": values }),
+    ))
+}
+
+async fn discard(invocation: &Invocation, rows: &Rows) -> Outcome {
+    let opened = Opened::open(invocation, &rows.which)?;
+    let found = found(&opened, rows).await?;
+    let chosen = chosen(&opened, rows).await?;
+    if found.is_empty() {
+        return Ok(done(&opened, discarded(0)));
+    }
+    let changes: usize = found.iter().map(|row| row.changes.len()).sum();
+    let effect = format!(
+        "Discards {} in quarantine of {}, with {} that the source made.\n\
+         The target then differs from the source there, until the rows change again or are repaired:\n\
+         tidemark verify {} --repair",
+        counted(found.len() as u64, "row"),
+        opened.name(),
+        counted(changes as u64, "change"),
+        opened.word()
+    );
+    let prompt = "Type the pipeline's name to continue:";
+    invocation.talk.confirm(&effect, prompt, opened.name())?;
+    if is_run(&opened).await? {
+        return answered(&opened, &ask(&opened, &Command::Discard(chosen)).await?);
+    }
+    opened.target.acquire(&super::run::owner()).await?;
+    let mut applier = opened.target.applier().await?;
+    applier.begin().await?;
+    let count = applier.discard(&chosen).await?;
+    applier.commit(&CheckpointUpdate::default()).await?;
+    applier.flush().await?;
+    Ok(done(&opened, discarded(count)))
+}
+
+/// Applies rows again: by the pipeline that runs, or in its place.
+async fn release(opened: &Opened, chosen: Chosen) -> Outcome {
+    if is_run(opened).await? {
+        return answered(opened, &ask(opened, &Command::Retry(chosen)).await?);
+    }
+    let schema = opened
+        .source
+        .describe(opened.config.rules.selection())
+        .await?;
+    let tables = opened.config.rules.map(&schema)?;
+    let checkpoint = opened.target.checkpoint().await?;
+    let recorded = checkpoint.map(|found| found.tables).unwrap_or_default();
+    let state = |table: &TableMapping| {
+        let mut recorded = recorded.iter();
+        let found = recorded.find(|recorded| recorded.source == *table.source());
+        found.map(|found| found.state)
+    };
+    let is_whole = |table: &TableMapping| state(table).is_some_and(TableState::has_rows);
+    let mut set_aside = recorded.iter().filter(|table| {
+        let is_meant = chosen.tables.is_empty() || chosen.tables.contains(&table.source);
+        is_meant && chosen.key.is_none() && table.state == TableState::Quarantined
+    });
+    let notice = set_aside.next().map(|table| {
+        let (name, table) = (opened.word(), &table.source);
+        format!("{table} is set aside; it goes on when {name} runs: tidemark retry {name} --table {table}")
+    });
+    let tables: Vec<Arc<TableMapping>> =
+        tables.into_iter().filter(is_whole).map(Arc::new).collect();
+    // Whoever starts it at this moment has it, or comes after us.
+    opened.target.acquire(&super::run::owner()).await?;
+    let mut applier = opened.target.applier().await?;
+    applier.begin().await?;
+    let released = applier.release(&tables, &chosen).await?;
+    applier.commit(&CheckpointUpdate::default()).await?;
+    applier.flush().await?;
+    let outcome = answered(opened, &released.answer(0))?;
+    Ok(match notice {
+        Some(notice) => outcome.notice(notice),
+        None => outcome,
+    })
+}
+
+async fn is_run(opened: &Opened) -> Result<bool, Failure> {
+    Ok(opened.target.control().await?.owner().await?.is_some())
+}
+
+/// Which rows are meant, by a key as it is kept.
+async fn chosen(opened: &Opened, rows: &Rows) -> Result<Chosen, Failure> {
+    let mut chosen = Chosen {
+        tables: rows.tables.clone(),
+        key: None,
+    };
+    if let Some(wanted) = &rows.key {
+        let found = found(opened, rows).await?;
+        let key = found.first().and_then(|row| row.keys.first().cloned());
+        let none = || {
+            let text = format!("no row of key {wanted} is in quarantine");
+            Error::definite(codes::CLI_REFUSED, text)
+                .first_action(format!("tidemark quarantine list {}", opened.word()))
+        };
+        chosen.key = Some(key.ok_or_else(none)?);
+    }
+    Ok(chosen)
+}
+
+fn done(opened: &Opened, text: String) -> Answer {
+    let answer = control::Answer {
+        ok: true,
+        text,
+        code: None,
+    };
+    let data = json!({ "pipeline": opened.name(), "answer": answer.text });
+    Answer::new(answer.text, data)
+}
+
+fn data(row: &KeptRow, with_values: bool) -> Value {
+    let first = row.first();
+    let changes: Vec<Value> = row.changes.iter().map(|change| json!(change)).collect();
+    let mut data = json!({
+        "table": first.table.to_string(),
+        "target": first.target,
+        "keys": row.keys,
+        "changes": row.changes.len(),
+        "position": first.position,
+        "since": first.since,
+        "cause": first.cause,
+    });
+    if with_values {
+        data["kept"] = changes.into();
+    }
+    data
+}
