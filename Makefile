@@ -1,7 +1,7 @@
 # Everything a person or CI asks of this repository. The work is done by scripts/ and cargo.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo build test check unit it e2e faults soak bench docs
+.PHONY: help setup demo build test check unit it ui e2e faults soak bench docs
 
 help: ## this list
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -23,7 +23,7 @@ test: ## everything we claim, tested against real servers (STRICT=1: a skip is a
 	@scripts/test
 
 check: ## format, lints, scripts, licences, and the rules of the house
-	@scripts/test format lints scripts licences tidy
+	@scripts/test format lints scripts licences web tidy
 
 unit: ## tests beside the code
 	@scripts/test unit
@@ -31,6 +31,10 @@ unit: ## tests beside the code
 it: ## each crate against real servers
 	@scripts/setup test
 	@scripts/test it
+
+ui: ## the web pages in a real browser, against a real server
+	@scripts/setup test
+	@scripts/test web ui
 
 e2e: ## the program as a user runs it
 	@scripts/setup test

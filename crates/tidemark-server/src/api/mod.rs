@@ -32,6 +32,7 @@ mod health;
 mod journal;
 mod merge;
 mod monitoring;
+mod pages;
 mod pipelines;
 mod problem;
 #[cfg(test)]
@@ -59,6 +60,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
             guard::known,
         ));
     api.merge(health::routes(&app))
+        .merge(pages::routes())
         .fallback(nothing)
         .method_not_allowed_fallback(other_method)
         .layer(middleware::from_fn_with_state(

@@ -1,0 +1,209 @@
+// News of the server, as they come; where they do not, the server is asked every five seconds, and where
+// it does not answer, everything stays as it was last known, with its age.
+
+import { batch, signal } from "@preact/signals";
+import { get, headers, needsToken, Problem } from "./api";
+import type { Event, Lag, Overview, Pipeline, Table } from "./shapes";
+
+export type Link = "connecting" | "live" | "polling" | "gone";
+
+const POLL_MS = 5_000;
+/** The server says at least a comment every 15 s. */
+const SILENCE_MS = 20_000;
+/** Failures of the stream after which the server is asked instead. */
+const FAILURES_MAX = 3;
+/** How many lags are remembered, one a second. */
+const LAGS_KEPT = 900;
+
+export const link = signal<Link>("connecting");
+/** When the server last said anything. */
+export const heard = signal<number | null>(null);
+/** Ticks once a second, for ages. */
+export const now = signal(Date.now());
+export const overview = signal<Overview | null>(null);
+export const lags = signal<Record<string, Lag[]>>({});
+export const tables = signal<Record<string, Table[]>>({});
+/** Grows with every event of a pipeline; the last one is in it. */
+export const lastEvent = signal<Event | null>(null);
+/** Messages of the stream, for tests. */
+export const messages = signal(0);
+
+let failures = 0;
+let lastId: string | null = null;
+let stopped: AbortController | null = null;
+
+/** How old what no news tells may be: the worst of all, slots at risk. */
+const REFRESH_MS = 10_000;
+let refreshed = 0;
+
+setInterval(() => {
+  now.value = Date.now();
+  if (link.value === "live" && !document.hidden && Date.now() - refreshed > REFRESH_MS) refreshSoon();
+}, 1_000);
+
+/** Asks for everything at once. */
+export async function refresh(): Promise<boolean> {
+  try {
+    refreshed = Date.now();
+    const found = await get<Overview>("/monitoring/overview");
+    batch(() => {
+      overview.value = found;
+      note();
+    });
+    return true;
+  } catch (wrong) {
+    if (wrong instanceof Problem && wrong.isSilence) link.value = "gone";
+    return false;
+  }
+}
+
+function note() {
+  heard.value = Date.now();
+  now.value = Date.now();
+}
+
+let waiting: number | undefined;
+
+/** Soon, once, however often it is asked for. */
+function refreshSoon() {
+  waiting ??= window.setTimeout(() => {
+    waiting = undefined;
+    void refresh();
+  }, 250);
+}
+
+/** Listens until told otherwise. */
+export async function listen() {
+  stopped?.abort();
+  const own = new AbortController();
+  stopped = own;
+  failures = 0;
+  lastId = null;
+  while (!own.signal.aborted && !needsToken.value) {
+    const reached = await refresh();
+    if (reached && failures >= FAILURES_MAX) link.value = "polling";
+    if (reached) {
+      try {
+        await stream(own.signal);
+      } catch {
+        // Whatever ended it: the server is asked, and then listened to again.
+      }
+      if (own.signal.aborted) return;
+      failures += 1;
+      if (link.value === "live") link.value = (await refresh()) ? "connecting" : "gone";
+    }
+    const wait = !reached ? 1_000 : failures >= FAILURES_MAX ? POLL_MS : 500;
+    await new Promise((done) => setTimeout(done, wait));
+  }
+}
+
+/** Asks now, whatever waits. */
+export function retry() {
+  void listen();
+}
+
+async function stream(ended: AbortSignal) {
+  const silence = new AbortController();
+  const stop = () => silence.abort();
+  ended.addEventListener("abort", stop);
+  let timer = setTimeout(stop, SILENCE_MS);
+  try {
+    const more: Record<string, string> = { accept: "text/event-stream" };
+    if (lastId !== null) more["last-event-id"] = lastId;
+    const response = await fetch("/api/v1/events/stream", { headers: headers(more), signal: silence.signal, cache: "no-store" });
+    if (response.status === 401) needsToken.value = true;
+    if (!response.ok || !response.body) throw new Error(String(response.status));
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    let text = "";
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) return;
+      clearTimeout(timer);
+      timer = setTimeout(stop, SILENCE_MS);
+      text += value;
+      const parts = text.split(/\r?\n\r?\n/);
+      text = parts.pop() ?? "";
+      batch(() => {
+        failures = 0;
+        link.value = "live";
+        note();
+        for (const part of parts) take(part);
+      });
+    }
+  } finally {
+    clearTimeout(timer);
+    ended.removeEventListener("abort", stop);
+  }
+}
+
+function take(part: string) {
+  let kind = "message";
+  let data = "";
+  for (const line of part.split(/\r?\n/)) {
+    const colon = line.indexOf(":");
+    if (colon <= 0) continue;
+    const [field, value] = [line.slice(0, colon), line.slice(colon + 1).replace(/^ /, "")];
+    if (field === "event") kind = value;
+    else if (field === "id") lastId = value;
+    else if (field === "data") data += value;
+  }
+  if (data === "") return;
+  messages.value += 1;
+  const said = JSON.parse(data);
+  switch (kind) {
+    case "reset":
+    case "ops":
+      refreshSoon();
+      break;
+    case "lag":
+      lag(said as Lag);
+      break;
+    case "tables":
+      tables.value = { ...tables.value, [said.pipeline_id]: said.tables as Table[] };
+      refreshSoon();
+      break;
+    case "state":
+      patch(said.pipeline_id, said);
+      refreshSoon();
+      break;
+    case "events":
+      lastEvent.value = said as Event;
+      break;
+  }
+}
+
+/** Asks for the lag of one pipeline, where news of it are not there yet or do not come. */
+export async function askLag(id: string) {
+  try {
+    lag(await get<Lag>(`/monitoring/pipelines/${encodeURIComponent(id)}/lag`));
+  } catch {
+    // It is said that the server does not answer; what was known stays.
+  }
+}
+
+function lag(said: Lag) {
+  const before = lags.value[said.pipeline_id] ?? [];
+  const last = before.at(-1);
+  if (last && last.measured_at >= said.measured_at) return;
+  lags.value = { ...lags.value, [said.pipeline_id]: [...before.slice(1 - LAGS_KEPT), said] };
+  const { state, health, trend, gap_bytes, latency_seconds, verified } = said;
+  patch(said.pipeline_id, { state, health, trend, gap_bytes, latency_seconds, verified });
+}
+
+function patch(id: string, change: Partial<Pipeline>) {
+  const all = overview.value;
+  if (!all) return;
+  const at = all.pipelines.findIndex((pipeline) => pipeline.id === id);
+  const old = all.pipelines[at];
+  if (!old) return refreshSoon();
+  const pipelines = [...all.pipelines];
+  const { id: _, ...rest } = change;
+  pipelines[at] = { ...old, ...rest };
+  const by_health: Overview["by_health"] = {};
+  for (const one of pipelines) by_health[one.health] = (by_health[one.health] ?? 0) + 1;
+  // More than the overview has in full are counted by the server alone.
+  const counts = pipelines.length === all.total ? by_health : all.by_health;
+  overview.value = { ...all, pipelines, by_health: counts };
+}
+
+export const pipelineOf = (id: string) => overview.value?.pipelines.find((one) => one.id === id) ?? null;

@@ -1,0 +1,124 @@
+// What asks before it changes something: with objects, rows, and who will notice.
+
+import { useEffect, useState } from "preact/hooks";
+import { ask, get, post, quoted } from "../api";
+import { bytes, grouped } from "../format";
+import { go } from "../router";
+import type { Operation, Pipeline, Table } from "../shapes";
+import { act, Copyable, Dialog, ProblemBox, Unknown } from "../ui";
+
+interface Effect {
+  strategy: string;
+  tables: { source: string; target: string; rows_estimated: number | null; size_bytes: number; rows_loaded_before: number | null }[];
+  readers: string;
+  others: string;
+}
+
+/** Resync of one table, or of one that is chosen here. */
+export function ResyncDialog({ one, table, onClose }: { one: Pipeline; table: string | null; onClose: () => void }) {
+  const path = `/pipelines/${encodeURIComponent(one.id)}`;
+  const [tables, setTables] = useState<string[]>(table === null ? [] : [table]);
+  const [chosen, setChosen] = useState(table);
+  const [strategy, setStrategy] = useState("swap");
+  const [effect, setEffect] = useState<Effect | null>(null);
+  const [problem, setProblem] = useState<unknown>(null);
+  const [typed, setTyped] = useState("");
+
+  useEffect(() => {
+    if (table !== null) return;
+    get<{ tables: Table[] }>(`${path}/tables?limit=500`).then((found) => {
+      setTables(found.tables.map((one) => one.source).sort());
+    }, setProblem);
+  }, []);
+
+  useEffect(() => {
+    if (chosen === null) return;
+    let isCurrent = true;
+    setEffect(null);
+    post<Effect>(`${path}/actions/resync`, { tables: [quoted(chosen)], strategy, dry_run: true }).then(
+      (found) => isCurrent && (setEffect(found), setProblem(null)),
+      (wrong) => isCurrent && setProblem(wrong),
+    );
+    return () => {
+      isCurrent = false;
+    };
+  }, [chosen, strategy]);
+
+  const start = (event: Event) => {
+    event.preventDefault();
+    if (chosen === null || typed !== chosen) return;
+    void act(`resync ${chosen}`, () => post<Operation>(`${path}/actions/resync`, { tables: [quoted(chosen)], strategy }));
+    onClose();
+  };
+  const target = effect?.tables[0];
+  return (
+    <Dialog title="Force resync" onClose={onClose}>
+      <form onSubmit={start}>
+        {table === null && (
+          <label>Table
+            <select value={chosen ?? ""} onChange={(event) => setChosen(event.currentTarget.value || null)}>
+              <option value="">choose a table</option>
+              {tables.map((name) => <option key={name} value={name}>{name}</option>)}
+            </select>
+          </label>
+        )}
+        {chosen !== null && (
+          <>
+            {effect && !target && <p class="error">The pipeline has no such table on the source now.</p>}
+            {target && (
+              <dl class="facts stacked">
+                <div><dt>table</dt><dd class="name">{target.source} → {target.target}</dd></div>
+                  <div><dt>rows on the source</dt><dd data-testid="rows">{target.rows_estimated === null ? <Unknown why="there are no statistics" /> : <>about {grouped(target.rows_estimated)}</>}</dd></div>
+                  <div><dt>size</dt><dd>{bytes(target.size_bytes)}</dd></div>
+                  <div><dt>loaded before</dt><dd>{target.rows_loaded_before === null ? <Unknown /> : `${grouped(target.rows_loaded_before)} rows`}</dd></div>
+                <div><dt>readers of the target</dt><dd>{effect.readers}</dd></div>
+                <div><dt>other tables</dt><dd>{effect.others}</dd></div>
+              </dl>
+            )}
+            {!effect && !problem && <p class="muted" aria-busy="true">Looking at both sides …</p>}
+            <fieldset>
+              <legend>Strategy</legend>
+              <label class="inline"><input type="radio" name="strategy" checked={strategy === "swap"} onChange={() => setStrategy("swap")} />swap: load beside the old table, then rename</label>
+              <label class="inline"><input type="radio" name="strategy" checked={strategy === "truncate"} onChange={() => setStrategy("truncate")} />truncate: empty it first</label>
+            </fieldset>
+            <Copyable label="command" text={`tidemark resync ${one.id} --table '${quoted(chosen).replaceAll("'", "'\\''")}'${strategy === "truncate" ? " --strategy truncate" : ""}`} />
+            <label><span>Type <span class="name mono">{chosen}</span> to go on</span>
+              <input name="confirm" autocomplete="off" spellcheck={false} value={typed} onInput={(event) => setTyped(event.currentTarget.value)} />
+            </label>
+          </>
+        )}
+        <ProblemBox problem={problem} />
+        <div class="row">
+          <button type="submit" class="primary" disabled={!target || typed !== chosen}>Resync</button>
+          <button type="button" onClick={onClose}>Cancel</button>
+        </div>
+      </form>
+    </Dialog>
+  );
+}
+
+export function DeleteDialog({ one, onClose }: { one: Pipeline; onClose: () => void }) {
+  const [typed, setTyped] = useState("");
+  const remove = (event: Event) => {
+    event.preventDefault();
+    if (typed !== one.id) return;
+    onClose();
+    void act(`delete ${one.id}`, async () => {
+      const response = await ask("DELETE", `/pipelines/${encodeURIComponent(one.id)}`, undefined, { "if-match": one.etag });
+      return response.json() as Promise<Operation>;
+    }).then((isGone) => isGone && go("/"));
+  };
+  return (
+    <Dialog title={`Delete ${one.id}`} onClose={onClose}>
+      <form onSubmit={remove}>
+        <p>The pipeline stops. What it made for itself is removed: its slot and publication on the source, its position in the target. The tables and rows in the target stay.</p>
+        <p>It cannot go on afterwards: a pipeline that is defined anew begins with a load.</p>
+        <label><span>Type <span class="mono">{one.id}</span> to go on</span><input name="confirm" autocomplete="off" spellcheck={false} value={typed} onInput={(event) => setTyped(event.currentTarget.value)} /></label>
+        <div class="row">
+          <button type="submit" class="danger" disabled={typed !== one.id}>Delete</button>
+          <button type="button" onClick={onClose}>Cancel</button>
+        </div>
+      </form>
+    </Dialog>
+  );
+}

@@ -1,0 +1,154 @@
+// All pipelines, worst first; the numbers on top are filters.
+
+import { bytes, grouped, moment, seconds, words } from "../format";
+import { lags, overview, now } from "../live";
+import { get, may } from "../api";
+import { parameter, put } from "../router";
+import type { Health, Pipeline, Table } from "../shapes";
+import { Code, HealthMark, Known, Reason, Spark, State, useAsked } from "../ui";
+
+const RANK: Health[] = ["error", "unknown", "warning", "notice", "ok"];
+const COUNT_WORD: Record<Health, string> = { error: "error", unknown: "unknown", warning: "warning", notice: "notice", ok: "ok" };
+
+export function Overview() {
+  const all = overview.value;
+  const health = parameter("health");
+  const wanted = (parameter("q") ?? "").toLowerCase();
+  if (!all) return <><h1 tabIndex={-1}>Overview</h1><p class="muted" aria-busy="true">Asking the server …</p></>;
+  const shown = all.pipelines
+    .filter((one) => (health === null || one.health === health) && `${one.id} ${one.source} ${one.target}`.toLowerCase().includes(wanted))
+    .sort((a, b) => RANK.indexOf(a.health) - RANK.indexOf(b.health) || (a.id < b.id ? -1 : 1));
+  const needy = shown.filter((one) => ["error", "unknown", "warning"].includes(one.health));
+  const well = shown.filter((one) => !needy.includes(one));
+  const worst = all.worst_lag;
+  return (
+    <>
+      <div class="row spread">
+        <h1 tabIndex={-1}>Overview</h1>
+        {may("admin") && <a class="button primary" href="/new">+ New pipeline</a>}
+      </div>
+      {all.total === 0 ? <Empty /> : (
+        <>
+          <div class="row spread">
+            <div class="counts" role="group" aria-label="filter by health">
+              {RANK.filter((one) => one !== "notice" || all.by_health.notice).map((one) => (
+                <button type="button" key={one} aria-pressed={health === one} onClick={() => put("health", health === one ? null : one)}>
+                  <HealthMark health={one} /> <b>{all.by_health[one] ?? 0}</b> {COUNT_WORD[one]}
+                </button>
+              ))}
+            </div>
+            <label class="inline">
+              <span class="muted">find</span>
+              <input id="find" type="search" value={parameter("q") ?? ""} placeholder="pipeline or address" onInput={(event) => put("q", event.currentTarget.value)} />
+            </label>
+          </div>
+          <dl class="facts">
+            <div><dt>worst latency</dt><dd>{worst ? <><span class="live-value">{seconds(worst.latency_seconds)}</span> <a href={`/p/${worst.pipeline_id}`}>{worst.pipeline_id}</a></> : <span class="muted">none measured</span>}</dd></div>
+            {all.lag_unknown > 0 && <div><dt>latency unknown</dt><dd>{all.lag_unknown}</dd></div>}
+            {all.tables_quarantined > 0 && <div><dt>tables in quarantine</dt><dd class="error">{all.tables_quarantined}</dd></div>}
+            {all.slots_at_risk.length > 0 && <div><dt>slots at risk</dt><dd class="error">{all.slots_at_risk.map((one) => one.slot.name).join(", ")}</dd></div>}
+          </dl>
+          {needy.length > 0 && (
+            <section class="cards" aria-labelledby="needy">
+              <h2 id="needy">Needs you</h2>
+              <ul class="cards">{needy.map((one) => <li key={one.id}><Card one={one} /></li>)}</ul>
+            </section>
+          )}
+          {well.length > 0 && <Well all={well} />}
+          {shown.length === 0 && <p>No pipeline is like that. <button type="button" onClick={() => { put("health", null); put("q", null); }}>Show all {all.total}</button></p>}
+        </>
+      )}
+    </>
+  );
+}
+
+function Empty() {
+  return (
+    <div class="empty">
+      <p>No pipeline yet. A pipeline copies a database and keeps the copy current.</p>
+      <div class="row">
+        {may("admin") && <a class="button primary" href="/new">Start from two connection strings</a>}
+        {may("admin") && <a class="button" href="/new?from=file">Paste a pipeline file</a>}
+      </div>
+      <p class="muted">Or put files into the directory that the server follows (<code>tidemark serve --pipelines DIR</code>), or try it with two databases of its own: <code>tidemark demo</code>.</p>
+    </div>
+  );
+}
+
+const hasSource = (one: Pipeline) => one.source !== null && one.target !== null;
+const isAtWork = (one: Pipeline) => !["draft", "completed"].includes(one.state);
+
+function Numbers({ one }: { one: Pipeline }) {
+  const series = (lags.value[one.id] ?? []).slice(-120).map((lag) => lag.gap_bytes);
+  return (
+    <>
+      <div><span class="k">latency</span> <Known value={one.latency_seconds}>{seconds}</Known></div>
+      <div><span class="k">gap</span> <Known value={one.gap_bytes}>{bytes}</Known> <Spark values={series} label="the gap in the last two minutes" /></div>
+    </>
+  );
+}
+
+function Card({ one }: { one: Pipeline }) {
+  const last = lags.value[one.id]?.at(-1);
+  const aside = one.tables.find((count) => count.state === "quarantined")?.count ?? 0;
+  const total = one.tables.reduce((sum, count) => sum + count.count, 0);
+  return (
+    <article class={`card ${one.health}-edge`} aria-label={one.id}>
+      <div class="row spread">
+        <div class="row">
+          <HealthMark health={one.health} />
+          <h3><a href={`/p/${one.id}`} data-row>{one.id}</a></h3>
+          <State state={one.state} />
+          {one.trend === "falling_behind" && <span class="warning">falling behind</span>}
+          {aside > 0 && <span class="error">{aside} of {total} tables in quarantine</span>}
+        </div>
+        <span class="muted small">since {moment(one.since)} by {one.by}</span>
+      </div>
+      {one.error ? <p><Code code={one.error.code} /> {one.error.message}</p> : one.reason && <p>{one.reason}</p>}
+      {one.error?.action && <p>First: {one.error.action}</p>}
+      {one.health === "unknown" && last?.unknown_reason && !one.error && <p>The source's side is not known now: <Code code={last.unknown_reason} />{last.last_known && <> · last known {moment(last.last_known.at)} at <code>{last.last_known.source_lsn}</code></>}</p>}
+      {aside > 0 && <Aside id={one.id} count={aside} />}
+      <div class="facts">
+        <Numbers one={one} />
+        <div><a href={`/p/${one.id}`}>See and fix<span class="hidden"> {one.id}</span></a></div>
+      </div>
+    </article>
+  );
+}
+
+/** Tables in quarantine, and why. */
+function Aside({ id, count }: { id: string; count: number }) {
+  const { value } = useAsked(() => get<{ tables: Table[] }>(`/pipelines/${encodeURIComponent(id)}/quarantine`), [id, count]);
+  return (
+    <ul>
+      {value?.tables.slice(0, 3).map((table) => <li key={table.source}><bdi class="mono">{table.source}</bdi> <Reason text={table.reason} />{table.parked > 0 && <span class="muted"> · {grouped(table.parked)} {table.parked === 1 ? "change waits" : "changes wait"}</span>}</li>)}
+      {count > 3 && <li class="muted">and {count - 3} more</li>}
+    </ul>
+  );
+}
+
+function Well({ all }: { all: Pipeline[] }) {
+  return (
+    <div class="scroll" tabIndex={0} role="region" aria-labelledby="well">
+      <table class="fold">
+        <caption id="well">Healthy</caption>
+        <thead>
+          <tr><th scope="col">Pipeline</th><th scope="col">Route</th><th scope="col">State</th><th scope="col" class="n">Latency</th><th scope="col" class="n">Gap</th><th scope="col">Last minutes</th><th scope="col">Verified</th></tr>
+        </thead>
+        <tbody>
+          {all.map((one) => (
+            <tr key={one.id}>
+              <td><span class="row"><HealthMark health={one.health} /> <a class="name" href={`/p/${one.id}`} data-row>{one.id}</a></span></td>
+              <td data-k="route" class="name muted small">{hasSource(one) ? `${one.source} → ${one.target}` : words(one.mode)}</td>
+              <td data-k="state"><State state={one.state} /></td>
+              <td data-k="latency" class="n">{isAtWork(one) ? <Known value={one.latency_seconds}>{seconds}</Known> : "–"}</td>
+              <td data-k="gap" class="n">{isAtWork(one) ? <Known value={one.gap_bytes}>{bytes}</Known> : "–"}</td>
+              <td data-k="minutes"><Spark values={(lags.value[one.id] ?? []).slice(-120).map((lag) => lag.gap_bytes)} label="the gap in the last two minutes" /></td>
+              <td data-k="verified">{one.verified ? <><State state={one.verified.result} /> <span class="muted small">{seconds(Math.max(0, Math.floor((now.value - Date.parse(one.verified.at)) / 1000)))} ago</span></> : <span class="muted">not in this run</span>}</td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </div>
+  );
+}

@@ -1,0 +1,100 @@
+// One pipeline: how it stands, what can be done with it, and its tabs.
+
+import { useEffect, useState } from "preact/hooks";
+import { may, post } from "../api";
+import { bytes, moment, seconds, words } from "../format";
+import { askLag, lags, link, now, overview, pipelineOf } from "../live";
+import type { Operation, Pipeline } from "../shapes";
+import { act, Code, HealthMark, Known, State } from "../ui";
+import { Analytics } from "./analytics";
+import { Configuration } from "./configuration";
+import { DeleteDialog, ResyncDialog } from "./dialogs";
+import { Events } from "./events";
+import { Tables } from "./tables";
+import { Verification } from "./verification";
+
+const TABS = ["tables", "analytics", "events", "verification", "configuration"] as const;
+
+export function PipelinePage({ id, tab }: { id: string; tab: string }) {
+  const one = pipelineOf(id);
+  const isPolling = link.value === "polling";
+  useEffect(() => void askLag(id), [id, isPolling ? Math.floor(now.value / 5_000) : link.value]);
+  if (!one) {
+    if (!overview.value) return <><h1 tabIndex={-1}>{id}</h1><p class="muted" aria-busy="true">Asking the server …</p></>;
+    return <><h1 tabIndex={-1}>{id}</h1><p>There is no pipeline of this name. <a href="/">All pipelines</a></p></>;
+  }
+  const shown = (TABS as readonly string[]).includes(tab) ? tab : "tables";
+  const path = `/p/${encodeURIComponent(id)}`;
+  return (
+    <>
+      <Head one={one} />
+      <nav class="tabs" aria-label={`views of ${id}`}>
+        {TABS.map((name) => (
+          <a key={name} href={name === "tables" ? path : `${path}/${name}`} aria-current={shown === name ? "page" : undefined}>{name[0]!.toUpperCase() + name.slice(1)}</a>
+        ))}
+      </nav>
+      {shown === "tables" && <Tables one={one} />}
+      {shown === "analytics" && <Analytics one={one} />}
+      {shown === "events" && <Events one={one} />}
+      {shown === "verification" && <Verification one={one} />}
+      {shown === "configuration" && <Configuration one={one} />}
+    </>
+  );
+}
+
+/** Asks for an action of a whole pipeline. */
+export function begin(id: string, action: string, body: unknown = {}) {
+  return act(`${action} ${id}`, () => post<Operation>(`/pipelines/${encodeURIComponent(id)}/actions/${action}`, body));
+}
+
+function Head({ one }: { one: Pipeline }) {
+  const [open, setOpen] = useState<"resync" | "delete" | null>(null);
+  const lag = lags.value[one.id]?.at(-1) ?? null;
+  const stages = lag?.latency_by_stage_seconds ?? null;
+  const isAtWork = !["draft", "stopped", "completed", "failed"].includes(one.state);
+  const isPaused = one.desired_state === "paused";
+  return (
+    <div class="head">
+      <div class="row spread">
+        <div class="row">
+          <h1 tabIndex={-1}>{one.id}</h1>
+          {one.health !== "ok" && <HealthMark health={one.health} word={one.health} />}
+          <State state={one.state} />
+          {one.trend !== "unknown" && one.state === "streaming" && <span class={one.trend === "falling_behind" ? "warning" : "muted"}>{words(one.trend)}</span>}
+        </div>
+        {may("operator") && (
+          <div class="row">
+            {!isAtWork && !isPaused && <button type="button" class="primary" onClick={() => begin(one.id, "start")}>{one.state === "draft" ? "Start" : "Start again"}</button>}
+            {isPaused && <button type="button" class="primary" onClick={() => begin(one.id, "resume")}>Resume</button>}
+            {isAtWork && !isPaused && <button type="button" onClick={() => begin(one.id, "pause")}>Pause</button>}
+            <button type="button" onClick={() => begin(one.id, "verify", { depth: "deep" })} disabled={one.state === "draft"}>Verify</button>
+            <button type="button" disabled={!isAtWork} onClick={() => setOpen("resync")}>Force resync …</button>
+            {one.desired_state !== "draft" && one.desired_state !== "stopped" && <button type="button" onClick={() => begin(one.id, "stop")}>Stop</button>}
+            {may("admin") && !one.file && <button type="button" class="danger" onClick={() => setOpen("delete")}>Delete …</button>}
+          </div>
+        )}
+      </div>
+      <p class="muted small name">{one.source ?? "source not known yet"} → {one.target ?? "target not known yet"} · {words(one.mode)}</p>
+      <dl class="facts">
+        <div><dt>since</dt><dd>{moment(one.since)} by {one.by}</dd></div>
+        {one.reason && <div><dt>reason</dt><dd>{one.reason}</dd></div>}
+        {isAtWork && <div><dt>latency</dt><dd><Known value={one.latency_seconds} why={lag?.unknown_reason ?? null}>{seconds}</Known></dd></div>}
+        {isAtWork && <div><dt>gap</dt><dd><Known value={one.gap_bytes} why={lag?.unknown_reason ?? null}>{bytes}</Known></dd></div>}
+        {isAtWork && stages && <div><dt>by stage</dt><dd>read {seconds(stages.read)} ▸ queue {seconds(stages.queue)} ▸ apply {seconds(stages.apply)}</dd></div>}
+        <div><dt>verified</dt><dd>{one.verified ? <><State state={one.verified.result} /> at <code>{one.verified.lsn}</code>, {seconds(Math.max(0, Math.floor((now.value - Date.parse(one.verified.at)) / 1000)))} ago</> : <span class="muted">not in this run</span>}</dd></div>
+        {one.full_load_lsn && <div><dt>first loaded at</dt><dd><code>{one.full_load_lsn}</code></dd></div>}
+      </dl>
+      {one.error && (
+        <div class="problem">
+          <p><strong class="error">✗</strong> <Code code={one.error.code} /> {one.error.message}</p>
+          {one.error.action && <p>First: {one.error.action}</p>}
+        </div>
+      )}
+      {isAtWork && lag?.unknown_reason && (
+        <p class="small">The source's side is not known now (<Code code={lag.unknown_reason} />){lag.last_known && <>; last known {moment(lag.last_known.at)} at <code>{lag.last_known.source_lsn}</code></>}.</p>
+      )}
+      {open === "resync" && <ResyncDialog one={one} table={null} onClose={() => setOpen(null)} />}
+      {open === "delete" && <DeleteDialog one={one} onClose={() => setOpen(null)} />}
+    </div>
+  );
+}

@@ -1,0 +1,35 @@
+// A server that asks for tokens.
+
+import { useState } from "preact/hooks";
+import { caller, get, needsToken, useToken } from "../api";
+import { listen } from "../live";
+import type { Caller } from "../shapes";
+import { ProblemBox } from "../ui";
+
+export function SignIn() {
+  const [text, setText] = useState("");
+  const [problem, setProblem] = useState<unknown>(null);
+  const enter = async (event: Event) => {
+    event.preventDefault();
+    useToken(text.trim());
+    try {
+      caller.value = await get<Caller>("/whoami");
+      needsToken.value = false;
+      void listen();
+    } catch (wrong) {
+      useToken(null);
+      setProblem(wrong);
+    }
+  };
+  return (
+    <>
+      <h1 tabIndex={-1}>Sign in</h1>
+      <form class="stack" onSubmit={enter}>
+        <p>This server asks for a token. The first one is in the file <code>admin.token</code> beside its store; an administrator gives out others under <em>Settings</em>.</p>
+        <label>Token<input type="password" name="token" autocomplete="current-password" required value={text} onInput={(event) => setText(event.currentTarget.value)} /></label>
+        <div class="row"><button class="primary" type="submit">Sign in</button><span class="muted small">kept until this tab is closed</span></div>
+        <ProblemBox problem={problem} />
+      </form>
+    </>
+  );
+}

@@ -1,0 +1,130 @@
+// The tables of a pipeline, those that need a person first, with the progress of loads.
+
+import { useRef, useState } from "preact/hooks";
+import { get, may, post, quoted } from "../api";
+import { bytes, grouped, seconds, short, words } from "../format";
+import { link, now, tables as told } from "../live";
+import { parameter, put } from "../router";
+import type { Operation, Pipeline, Table } from "../shapes";
+import { act, Bar, ProblemBox, Reason, State, useAsked } from "../ui";
+import { ResyncDialog } from "./dialogs";
+
+/** Shown at first, and more each time. */
+const SHOWN = 200;
+const URGENCY = ["quarantined", "resyncing", "loading", "queued", "catching_up", "paused", "streaming", "done", "excluded"];
+
+async function all(id: string): Promise<Table[]> {
+  const found: Table[] = [];
+  let cursor: string | null = "";
+  while (cursor !== null) {
+    const more = cursor === "" ? "" : `&cursor=${encodeURIComponent(cursor)}`;
+    const page: { tables: Table[]; next_cursor: string | null } = await get(`/pipelines/${encodeURIComponent(id)}/tables?limit=500${more}`);
+    found.push(...page.tables);
+    cursor = page.next_cursor;
+  }
+  return found;
+}
+
+export function Tables({ one }: { one: Pipeline }) {
+  // News come while it runs; else it is asked when its state changes.
+  const asked = useAsked(() => all(one.id), [one.id, one.state, link.value === "polling" ? Math.floor(now.value / 5_000) : 0]);
+  const [limit, setLimit] = useState(SHOWN);
+  const [resync, setResync] = useState<string | null>(null);
+  const isRunning = !["draft", "stopped", "completed", "failed"].includes(one.state);
+  const found = (isRunning && link.value !== "polling" ? told.value[one.id] : undefined) ?? asked.value;
+  const state = parameter("state");
+  const wanted = (parameter("q") ?? "").toLowerCase();
+  if (!found) return asked.problem ? <ProblemBox problem={asked.problem} /> : <p class="muted" aria-busy="true">Asking the server …</p>;
+  const counts = new Map<string, number>();
+  for (const table of found) counts.set(table.state, (counts.get(table.state) ?? 0) + 1);
+  const shown = found
+    .filter((table) => (state === null || table.state === state) && `${table.source} ${table.target}`.toLowerCase().includes(wanted))
+    .sort((a, b) => URGENCY.indexOf(a.state) - URGENCY.indexOf(b.state) || (a.source < b.source ? -1 : 1));
+  if (found.length === 0) return <p class="empty">{one.state === "draft" ? "Its tables are known when it has been started." : "No table is known of it yet."}</p>;
+  return (
+    <>
+      <div class="row spread">
+        <div class="counts" role="group" aria-label="filter by state">
+          <button type="button" class="small" aria-pressed={state === null} onClick={() => put("state", null)}>all {found.length}</button>
+          {[...counts].sort((a, b) => URGENCY.indexOf(a[0]) - URGENCY.indexOf(b[0])).map(([name, count]) => (
+            <button type="button" class="small" key={name} aria-pressed={state === name} onClick={() => put("state", state === name ? null : name)}>{words(name)} {count}</button>
+          ))}
+        </div>
+        <label class="inline"><span class="muted">find</span><input id="find" type="search" placeholder="table" value={parameter("q") ?? ""} onInput={(event) => put("q", event.currentTarget.value)} /></label>
+      </div>
+      <div class="scroll" tabIndex={0} role="region" aria-label="tables">
+        <table class="fold">
+          <caption class="hidden">Tables of {one.id}, those that need you first</caption>
+          <thead><tr><th scope="col">Table → target</th><th scope="col">State</th><th scope="col">Progress</th><th scope="col" class="n">Rows loaded</th><th scope="col" class="n">Changes</th>{may("operator") && <th scope="col">Actions</th>}</tr></thead>
+          <tbody>{shown.slice(0, limit).map((table) => <Row key={table.source} id={one.id} table={table} isRunning={isRunning} onResync={() => setResync(table.source)} />)}</tbody>
+        </table>
+      </div>
+      {shown.length > limit && <button type="button" onClick={() => setLimit(limit + SHOWN)}>Show more: {limit} of {shown.length} are shown</button>}
+      {shown.length === 0 && <p>No table is like that.</p>}
+      {resync !== null && <ResyncDialog one={one} table={resync} onClose={() => setResync(null)} />}
+    </>
+  );
+}
+
+function Row({ id, table, isRunning, onResync }: { id: string; table: Table; isRunning: boolean; onResync: () => void }) {
+  const isMoving = ["loading", "resyncing", "queued"].includes(table.state);
+  const rate = useRate(table.rows_loaded, isMoving);
+  const estimated = table.rows_estimated === null ? null : Math.max(table.rows_estimated, table.rows_loaded);
+  const ratio = estimated === null ? null : estimated === 0 ? 0 : table.rows_loaded / estimated;
+  const percent = ratio === null ? "" : `${Math.floor(ratio * 100)} percent, `;
+  const of = estimated === null ? "; how many there are is unknown" : ` of about ${grouped(estimated)}`;
+  const ask = (action: string, body: unknown = {}) =>
+    act(`${action} ${table.source}`, () =>
+      post<Operation>(`/pipelines/${encodeURIComponent(id)}/tables/${encodeURIComponent(quoted(table.source))}/actions/${action}`, body));
+  return (
+    <tr>
+      <td class="name"><span><bdi>{table.source}</bdi>{table.target !== table.source && <span class="muted"> → <bdi>{table.target}</bdi></span>}
+        {table.reason && <span class={table.state === "quarantined" ? "small error" : "small muted"}><br /><Reason text={table.reason} /></span>}
+        {table.conflicts > 0 && <span class="small warning"><br />{grouped(table.conflicts)} changes met another row than the log implies</span>}</span></td>
+      <td data-k="state"><State state={table.state} /></td>
+      <td data-k="progress">
+        {isMoving ? (
+          <span class="grow">
+            <Bar ratio={ratio} text={`${percent}${grouped(table.rows_loaded)}${of} rows`} />
+            <span class="small muted">
+              {ratio !== null && `${Math.floor(ratio * 100)} % · `}{table.chunks > 0 && `chunk ${table.chunks_loaded} of ${table.chunks}`}
+              {rate !== null && rate > 0 && ` · ${short(rate)} rows/s`}
+              {rate !== null && rate > 0 && estimated !== null && ` · about ${seconds(Math.max(1, (estimated - table.rows_loaded) / rate))} left`}
+            </span>
+          </span>
+        ) : table.parked > 0 && table.state !== "streaming" ? <span>{grouped(table.parked)} {table.parked === 1 ? "change" : "changes"} parked</span>
+          : <span class="muted small">{table.chunks > 0 ? `loaded in ${table.chunks_loaded} chunk${table.chunks_loaded === 1 ? "" : "s"}` : "–"}{table.bytes_loaded > 0 && `, ${bytes(table.bytes_loaded)}`}</span>}
+      </td>
+      <td data-k="rows" class="n live-value">{grouped(table.rows_loaded)}{isMoving && estimated !== null && <span class="muted"> / {grouped(estimated)}</span>}</td>
+      <td data-k="changes" class="n live-value">{grouped(table.changes)}</td>
+      {may("operator") && (
+        <td>
+          <span class="row buttons">
+            {table.state === "paused" || table.state === "quarantined"
+              ? <button type="button" class="small" disabled={!isRunning} onClick={() => ask("resume")} aria-label={`${table.state === "paused" ? "resume" : "retry"} ${table.source}`}>{table.state === "paused" ? "Resume" : "Retry"}</button>
+              : <button type="button" class="small" disabled={!isRunning || table.state !== "streaming"} onClick={() => ask("pause")} aria-label={`pause ${table.source}`}>Pause</button>}
+            <button type="button" class="small" disabled={!isRunning && table.state !== "done"} onClick={() => ask("verify", { depth: "deep" })} aria-label={`verify ${table.source}`}>Verify</button>
+            <button type="button" class="small" disabled={!isRunning} onClick={onResync} aria-label={`force resync of ${table.source}`}>Resync …</button>
+          </span>
+        </td>
+      )}
+    </tr>
+  );
+}
+
+/** Rows a second, smoothed; `null` until two looks. */
+function useRate(rows: number, isMoving: boolean): number | null {
+  const last = useRef<{ at: number; rows: number; rate: number | null } | null>(null);
+  if (!isMoving) {
+    last.current = null;
+    return null;
+  }
+  const at = Date.now();
+  const before = last.current;
+  if (!before) last.current = { at, rows, rate: null };
+  else if (rows !== before.rows && at - before.at >= 500) {
+    const rate = Math.max(0, ((rows - before.rows) * 1000) / (at - before.at));
+    last.current = { at, rows, rate: before.rate === null ? rate : before.rate * 0.5 + rate * 0.5 };
+  }
+  return last.current?.rate ?? null;
+}

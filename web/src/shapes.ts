@@ -1,0 +1,204 @@
+// What the API answers, as far as the pages read it. `null` is "not known", never 0.
+
+export type Health = "ok" | "notice" | "warning" | "error" | "unknown";
+
+export interface Caller {
+  name: string;
+  tenant: string;
+  role: "viewer" | "operator" | "admin";
+}
+
+export interface Verified {
+  lsn: string;
+  result: string;
+  at: string;
+}
+
+export interface Pipeline {
+  id: string;
+  mode: string;
+  state: string;
+  since: string;
+  reason: string | null;
+  by: string;
+  health: Health;
+  trend: string;
+  desired_state: string;
+  source: string | null;
+  target: string | null;
+  full_load_lsn: string | null;
+  gap_bytes: number | null;
+  latency_seconds: number | null;
+  tables: { state: string; count: number }[];
+  verified: Verified | null;
+  error: { code: string; message: string; action: string; since: string } | null;
+  file: string | null;
+  created_at: string;
+  created_by: string;
+  etag: string;
+}
+
+export interface Overview {
+  by_health: Partial<Record<Health, number>>;
+  total: number;
+  worst_lag: { pipeline_id: string; latency_seconds: number; gap_bytes: number | null } | null;
+  lag_unknown: number;
+  tables_quarantined: number;
+  slots_at_risk: { pipeline_id: string; slot: Slot }[];
+  pipelines: Pipeline[];
+  measured_at: string;
+}
+
+export interface Slot {
+  name: string;
+  active: boolean;
+  wal_status: string;
+  retained_bytes: number;
+  safe_bytes: number | null;
+  max_retained_bytes: number | null;
+  predicted_loss_at: string | null;
+}
+
+export interface Lag {
+  pipeline_id: string;
+  state: string;
+  health: Health;
+  trend: string;
+  position_type: string | null;
+  source_lsn: string | null;
+  received_lsn: string | null;
+  processed_lsn: string | null;
+  confirmed_lsn: string | null;
+  restart_lsn: string | null;
+  gap_bytes: number | null;
+  latency_seconds: number | null;
+  latency_by_stage_seconds: { read: number; queue: number; apply: number } | null;
+  slot: Slot | null;
+  verified: Verified | null;
+  eta_seconds: number | null;
+  measured_at: string;
+  stale: boolean;
+  last_known: { source_lsn: string; at: string } | null;
+  unknown_reason: string | null;
+}
+
+export interface Table {
+  source: string;
+  target: string;
+  state: string;
+  reason: string | null;
+  rows_loaded: number;
+  rows_estimated: number | null;
+  bytes_loaded: number;
+  chunks_loaded: number;
+  chunks: number;
+  changes: number;
+  parked: number;
+  conflicts: number;
+}
+
+export interface Event {
+  id: number;
+  pipeline: string;
+  at: string;
+  level: "info" | "warn" | "error";
+  kind: string;
+  code: string | null;
+  table: string | null;
+  text: string;
+  by: string | null;
+}
+
+export interface Operation {
+  id: string;
+  pipeline: string;
+  kind: string;
+  state: "running" | "succeeded" | "failed";
+  text: string | null;
+  code: string | null;
+}
+
+export interface Point {
+  at: string;
+  state: string;
+  gap_bytes: number | null;
+  gap_bytes_max: number | null;
+  latency_seconds: number | null;
+  latency_seconds_max: number | null;
+  source_lsn: string | null;
+  processed_lsn: string | null;
+  retained_bytes: number | null;
+  inserts: number | null;
+  updates: number | null;
+  deletes: number | null;
+}
+
+export interface History {
+  step_seconds: number;
+  points: Point[];
+}
+
+export interface Verification {
+  id: number;
+  at: string;
+  lsn: string;
+  result: string;
+  depth: string;
+  rows: number;
+  seconds: number;
+  tables: {
+    source: string;
+    target: string;
+    result: string;
+    reason: string | null;
+    source_rows: number | null;
+    target_rows: number | null;
+    different: number;
+    is_counted: boolean;
+  }[];
+}
+
+export interface Checked {
+  ok: boolean;
+  failed: number;
+  warnings: number;
+  findings: {
+    code: string;
+    verdict: "passed" | "note" | "warning" | "failed";
+    side: string;
+    found: string;
+    why: string;
+    fixes: { text: string; kind: string }[];
+  }[];
+}
+
+export interface Plan {
+  pipeline: string;
+  mode: string;
+  checkpoint: string | null;
+  tables: { source: string; target: string; rows_estimated: number | null; size_bytes: number; key: string[]; notes: string[] }[];
+  not_carried: { kind: string; name: string; note: string }[];
+  estimate: { load_seconds_best: number; load_seconds_worst: number; log_bytes_during_load: number | null } | null;
+  creates: { source: string; target: string };
+}
+
+export interface Token {
+  id: string;
+  tenant: string;
+  name: string;
+  role: string;
+  created_at: string;
+  created_by: string;
+  expires_at: string | null;
+  revoked_at: string | null;
+}
+
+export interface Audit {
+  id: number;
+  at: string;
+  who: string;
+  address: string;
+  action: string;
+  object: string;
+  detail: string;
+}

@@ -1,0 +1,97 @@
+// The pages in a real browser, against a real server with real databases.
+//
+//   node run.mjs '{"tidemark": PROGRAM, "admin": URL, "source": URL, "target": URL, "directory": DIR, "images": DIR}'
+//
+// `admin` may do everything on the databases' server. One line for each case: `ok NAME` or
+// `FAILED NAME: why`. With `images`, what the pages look like is written there.
+import { readFile, mkdir } from "node:fs/promises";
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { chromium } from "playwright-core";
+import { Databases, Proxy, Server, freePort, until } from "./stage.mjs";
+import cases from "./cases.mjs";
+
+const given = JSON.parse(process.argv[2]);
+const axe = await readFile(new URL("../node_modules/axe-core/axe.min.js", import.meta.url), "utf8");
+const browserPath = ["/usr/bin/chromium", "/usr/bin/chromium-headless-shell", "/usr/bin/google-chrome"].find((path) => existsSync(path));
+if (given.images) await mkdir(given.images, { recursive: true });
+
+const databases = new Databases(given);
+const proxy = new Proxy(new URL(given.source));
+await proxy.listen();
+const server = new Server(given.tidemark, join(given.directory, "state"), await freePort());
+await server.start();
+
+const browser = await chromium.launch({
+  executablePath: browserPath,
+  args: ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
+});
+const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, colorScheme: "light", locale: "en-GB", timezoneId: "UTC", reducedMotion: "reduce" });
+await context.grantPermissions(["clipboard-read", "clipboard-write"], { origin: server.url });
+
+const requests = new Set();
+const complaints = [];
+context.on("request", (request) => requests.add(new URL(request.url()).origin));
+if (process.env.DIST) {
+  // While one works on the pages: as they are in dist/, whatever the program has in it.
+  const dist = new URL("../dist/", import.meta.url);
+  await context.route("**/assets/*", (route) => route.fulfill({ path: new URL(new URL(route.request().url()).pathname.slice("/assets/".length), dist).pathname }));
+  await context.route((url) => !/^\/(assets|api)\//.test(url.pathname), (route) => route.fulfill({ path: new URL("index.html", dist).pathname, contentType: "text/html; charset=utf-8" }));
+}
+const page = await context.newPage();
+page.on("console", (message) => {
+  if (/Content Security Policy|Uncaught/.test(message.text())) complaints.push(message.text());
+});
+page.on("pageerror", (wrong) => complaints.push(String(wrong)));
+page.on("dialog", (dialog) => {
+  complaints.push(`a dialog of the browser: ${dialog.message()}`);
+  void dialog.dismiss();
+});
+page.setDefaultTimeout(20_000);
+
+const stage = {
+  page, context, server, databases, proxy, requests, complaints, until,
+  async shot(name) {
+    if (given.images) await page.screenshot({ path: join(given.images, `${name}.png`), animations: "disabled" });
+  },
+  /** What axe finds, in both themes. */
+  async accessible(where) {
+    for (const theme of ["light", "dark"]) {
+      await page.emulateMedia({ colorScheme: theme });
+      // Evaluated as the tools of a browser do, past the policy that pages are under.
+      await page.evaluate(axe);
+      const { violations } = await page.evaluate(() => globalThis.axe.run(document, { resultTypes: ["violations"] }));
+      const said = violations.map((one) => `${one.id}: ${one.nodes.map((node) => `${node.target} ${node.any[0]?.message ?? ""}`).slice(0, 3).join(" | ")}`);
+      if (said.length) throw new Error(`axe on ${where}, ${theme}: ${said.join("; ")}`);
+    }
+    await page.emulateMedia({ colorScheme: "light" });
+  },
+  async open(path) {
+    await page.goto(`${server.url}${path}`);
+  },
+};
+
+let failed = 0;
+for (const run of cases) {
+  const name = run.name;
+  // ONLY=u04,u05: those alone, while one works on them.
+  if (process.env.ONLY && !process.env.ONLY.split(",").some((only) => name.startsWith(only))) continue;
+  const began = Date.now();
+  try {
+    await run(stage);
+    console.log(`ok ${name} (${((Date.now() - began) / 1000).toFixed(1)} s)`);
+  } catch (wrong) {
+    failed += 1;
+    console.log(`FAILED ${name}: ${wrong.stack ?? wrong}`);
+    await page.screenshot({ path: join(given.directory, `${name}.png`) }).catch(() => undefined);
+    console.log((await page.locator("main").innerText().catch(() => "")).slice(0, 1_500));
+    // What follows stands on what went before.
+    break;
+  }
+}
+await browser.close();
+databases.close();
+await server.stop();
+proxy.close();
+if (failed) console.log(server.log.slice(-4_000));
+process.exit(failed ? 1 : 0);

@@ -1,0 +1,142 @@
+// What the cases stand on: databases by psql, the server as a process, a wire that can be cut.
+import { execFile, spawn } from "node:child_process";
+import { readFile } from "node:fs/promises";
+import net from "node:net";
+import { promisify } from "node:util";
+
+/** Asks until the answer is something; the last answer or error is in the complaint. */
+export async function until(what, look, within = 60_000) {
+  const began = Date.now();
+  let last;
+  for (;;) {
+    try {
+      last = await look();
+      if (last) return last;
+    } catch (wrong) {
+      last = wrong;
+    }
+    if (Date.now() - began > within) throw new Error(`waited for ${what}: ${last}`);
+    await new Promise((done) => setTimeout(done, 50));
+  }
+}
+
+export async function freePort() {
+  const server = net.createServer();
+  await new Promise((done) => server.listen(0, "127.0.0.1", done));
+  const { port } = server.address();
+  await new Promise((done) => server.close(done));
+  return port;
+}
+
+export class Databases {
+  constructor({ admin, source, target }) {
+    Object.assign(this, { admin, source, target });
+    this.running = [];
+  }
+
+  /** What a statement answers, as text. */
+  async sql(url, text) {
+    const { stdout } = await promisify(execFile)("psql", ["-X", "-q", "-At", "-v", "ON_ERROR_STOP=1", url, "-c", text]);
+    return stdout.trim();
+  }
+
+  /** Says a statement again and again until the returned function is called. */
+  repeat(url, text, every) {
+    const psql = spawn("psql", ["-X", "-q", "-At", url], { stdio: ["pipe", "ignore", "ignore"] });
+    psql.stdin.write(`${text} \\watch ${every}\n`);
+    this.running.push(psql);
+    return () => psql.kill();
+  }
+
+  close() {
+    for (const psql of this.running) psql.kill();
+  }
+}
+
+/** `tidemark serve`, as a process that can be killed and started again. */
+export class Server {
+  constructor(program, state, port) {
+    Object.assign(this, { program, state, port, log: "" });
+    this.url = `http://127.0.0.1:${port}`;
+  }
+
+  async start() {
+    this.child = spawn(this.program, ["serve", "--listen", `127.0.0.1:${this.port}`, "--state", this.state, "--auth", "token"], { stdio: ["ignore", "ignore", "pipe"] });
+    this.child.stderr.on("data", (text) => (this.log += text));
+    await until("the server", async () => (await fetch(`${this.url}/livez`)).ok);
+  }
+
+  async token() {
+    return (await readFile(`${this.state}/admin.token`, "utf8")).trim();
+  }
+
+  /** What the API answers to an administrator. */
+  async get(path) {
+    const response = await fetch(`${this.url}/api/v1${path}`, { headers: { authorization: `Bearer ${await this.token()}` } });
+    return response.json();
+  }
+
+  async post(path, body) {
+    const headers = { authorization: `Bearer ${await this.token()}`, "content-type": "application/json" };
+    const response = await fetch(`${this.url}/api/v1${path}`, { method: "POST", headers, body: JSON.stringify(body) });
+    return response.json();
+  }
+
+  /** As if the machine lost power. */
+  async kill() {
+    const gone = new Promise((done) => this.child.once("exit", done));
+    this.child.kill("SIGKILL");
+    await gone;
+  }
+
+  async stop() {
+    if (this.child.exitCode !== null || this.child.signalCode !== null) return;
+    const gone = new Promise((done) => this.child.once("exit", done));
+    this.child.kill("SIGTERM");
+    await gone;
+  }
+}
+
+/** A wire to a database that can be cut. */
+export class Proxy {
+  constructor(to) {
+    this.to = to;
+    this.sockets = new Set();
+    this.isCut = false;
+  }
+
+  async listen() {
+    this.server = net.createServer((socket) => {
+      if (this.isCut) return socket.destroy();
+      const other = net.connect(Number(this.to.port || 5432), this.to.hostname);
+      for (const [a, b] of [[socket, other], [other, socket]]) {
+        this.sockets.add(a);
+        a.on("error", () => undefined);
+        a.on("close", () => {
+          this.sockets.delete(a);
+          b.destroy();
+        });
+        a.pipe(b);
+      }
+    });
+    await new Promise((done) => this.server.listen(0, "127.0.0.1", done));
+    const url = new URL(this.to);
+    url.hostname = "127.0.0.1";
+    url.port = String(this.server.address().port);
+    this.url = url.href;
+  }
+
+  cut() {
+    this.isCut = true;
+    for (const socket of this.sockets) socket.destroy();
+  }
+
+  mend() {
+    this.isCut = false;
+  }
+
+  close() {
+    this.cut();
+    this.server.close();
+  }
+}
