@@ -101,18 +101,27 @@ fn by_looks(text: &str, found: &mut Vec<Range<usize>>) {
         if let Some((name, value)) = line.split_once('=') {
             let value_start = start + name.len() + 1;
             let value = value.trim();
-            let is_known = found
+            let known = found
                 .iter()
-                .any(|span| span.start >= value_start && span.start < end);
-            if !is_known
-                && !is_reference(value)
-                && promises_secret(name.rsplit(['{', ',']).next().unwrap_or(name))
-            {
-                found.push(value_start..end);
+                .filter(|span| span.start >= value_start && span.start < end)
+                .map(|span| span.end)
+                .max();
+            let is_secret = promises_secret(name.rsplit(['{', ',']).next().unwrap_or(name));
+            match known {
+                None if is_secret && !is_reference(value) => found.push(value_start..end),
+                // A value that is none any more where another begins: the second may be the secret.
+                Some(known) if is_secret && goes_on(text.get(known..end)) => found.push(known..end),
+                _ => {}
             }
         }
         start += line.len();
     }
+}
+
+/// Whether something stands behind a value that does not belong there.
+fn goes_on(rest: Option<&str>) -> bool {
+    let rest = rest.unwrap_or_default().trim_start();
+    !rest.is_empty() && !rest.starts_with(['#', ',', '}', ']'])
 }
 
 /// Everything behind `password=` in an address.

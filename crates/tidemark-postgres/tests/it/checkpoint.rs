@@ -124,7 +124,7 @@ async fn an_owner_cut_off_from_its_lock_takes_it_from_its_former_session() {
 }
 
 #[tokio::test]
-async fn an_older_generation_writes_nothing() {
+async fn f42_an_older_generation_writes_nothing() {
     let database = Database::new().await;
     let zombie = database.started("shop", &["orders"]).await;
     database
@@ -188,7 +188,7 @@ async fn a_take_over_waits_for_a_commit_under_way() {
 }
 
 #[tokio::test]
-async fn an_older_schema_is_migrated_and_a_newer_one_refused() {
+async fn f61_an_older_schema_is_migrated_and_a_newer_one_refused() {
     let database = Database::new().await;
     drop(database.started("shop", &["orders"]).await);
     // Version 1 had no side door.

@@ -25,7 +25,7 @@ async fn url(host: &str, user: &str, parameters: &str) -> String {
 }
 
 #[tokio::test]
-async fn tls_modes_check_what_they_promise() {
+async fn f17_tls_modes_check_what_they_promise() {
     let server = server().await;
     let (ca, stranger) = (server.file("ca.crt"), server.file("stranger.crt"));
     let pinned = server.file("server.crt");
@@ -89,7 +89,7 @@ async fn tls_modes_check_what_they_promise() {
 }
 
 #[tokio::test]
-async fn certificates_that_do_not_hold_are_told_apart() {
+async fn f17_certificates_that_do_not_hold_are_told_apart() {
     let server = server().await;
     let pinned = |name: &str| server.file(&format!("{name}.crt"));
     for (certificate, root, code) in [
@@ -150,7 +150,7 @@ fn tls_port(tls_config: Option<Arc<rustls::ServerConfig>>) -> u16 {
 }
 
 #[tokio::test]
-async fn modes_give_way_only_where_they_say_so() {
+async fn f17_modes_give_way_only_where_they_say_so() {
     // pg_hba.conf lets these in one way only.
     for (user, parameters, encrypted) in [
         ("onlytls", "sslmode=allow", Some(true)),

@@ -12,7 +12,7 @@ use crate::stage::{PATIENCE, Stage};
 const BANK: Bank = Bank { accounts: 200 };
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_run_is_refused_and_told_who_owns_the_pipeline() {
+async fn f42_a_second_run_is_refused_and_told_who_owns_the_pipeline() {
     let stage = Stage::new("fence_second").await;
     let table = "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 9)";
     stage.source.batch_execute(table).await.unwrap();
@@ -51,7 +51,7 @@ async fn end_sessions(client: &tokio_postgres::Client, query: &str, name: &str) 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_frozen_owner_that_lost_its_lock_cannot_write_when_it_wakes_up() {
+async fn f42_a_frozen_owner_that_lost_its_lock_cannot_write_when_it_wakes_up() {
     let stage = Stage::new("fence_zombie").await;
     let config = stage.source_config();
     let mixed = Mixed {

@@ -164,7 +164,7 @@ fn every_page_is_followed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn roles_of_the_page_on_privileges_are_enough() {
+async fn f14_roles_of_the_page_on_privileges_are_enough() {
     let roles = Some(("tidemark_reader", "tidemark_loader"));
     walk("how-to/privileges.md", "page_rights", roles).await;
 }

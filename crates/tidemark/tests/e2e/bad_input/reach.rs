@@ -55,7 +55,7 @@ async fn a_start_goes_on_as_soon_as_the_target_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_login_that_is_refused_ends_the_start() {
+async fn f16_a_login_that_is_refused_ends_the_start() {
     let server = server_of(PostgresServer::builder().scram("right")).await;
     let stage = Stage::on(server, server, "bad_login").await;
     stage.source_sql(ROWS).await;
@@ -84,7 +84,7 @@ async fn a_login_that_is_refused_ends_the_start() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn certificates_that_do_not_hold_end_the_start() {
+async fn f17_certificates_that_do_not_hold_end_the_start() {
     let server = server_of(PostgresServer::builder().tls()).await;
     let stage = Stage::on(server, server, "bad_tls").await;
     stage.source_sql(ROWS).await;
@@ -124,7 +124,7 @@ async fn certificates_that_do_not_hold_end_the_start() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_offers_no_tls_or_is_no_server_is_told() {
+async fn f17_what_offers_no_tls_or_is_no_server_is_told() {
     let stage = Stage::new("bad_protocol").await;
     stage.source_sql(ROWS).await;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -13,7 +13,7 @@ use crate::stage::{PATIENCE, Stage};
 
 /// The first action of each refusal is the statement that mends it.
 #[tokio::test(flavor = "multi_thread")]
-async fn missing_privileges_are_named_with_the_statements_that_grant_them() {
+async fn f14_missing_privileges_are_named_with_the_statements_that_grant_them() {
     let stage = Stage::new("bad_privileges").await;
     stage.source_sql(ROWS).await;
     stage.source_sql("CREATE ROLE bad_reader LOGIN").await;
@@ -38,7 +38,7 @@ async fn missing_privileges_are_named_with_the_statements_that_grant_them() {
 
 /// All of it at once, as `check --fix-sql` prints it.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_statements_of_fix_sql_are_enough() {
+async fn f14_the_statements_of_fix_sql_are_enough() {
     let stage = Stage::new("bad_fix_sql").await;
     stage.source_sql(ROWS).await;
     stage.source_sql("CREATE ROLE bad_fix LOGIN").await;

@@ -9,7 +9,7 @@ use super::{
 use crate::stage::Stage;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_role_that_may_make_nothing_is_told_what_it_lacks() {
+async fn f14_a_role_that_may_make_nothing_is_told_what_it_lacks() {
     let stage = Stage::new("bad_target_role").await;
     stage.source_sql(ROWS).await;
     stage.target_sql("CREATE ROLE bad_writer LOGIN").await;
@@ -199,7 +199,7 @@ async fn a_value_that_does_not_fit_stops_the_pipeline_where_the_file_says_so() {
 
 /// What is needed to connect can be taken away later: the run ends, and goes on where it was.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_password_that_is_changed_under_a_run_loses_nothing() {
+async fn f16_a_password_that_is_changed_under_a_run_loses_nothing() {
     let server = server_of(PostgresServer::builder().scram("right")).await;
     let shared = PostgresServer::shared().await.unwrap();
     let stage = Stage::on(shared, server, "bad_later_login").await;
