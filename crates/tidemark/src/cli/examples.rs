@@ -83,14 +83,14 @@ pub(crate) const VERBS: &[Verb] = &[
         examples: &[
             (
                 "tidemark serve",
-                "the pipelines of pipelines.d, and an API on http://127.0.0.1:7070",
+                "the files of pipelines.d, and an API on 127.0.0.1:7070",
             ),
             (
-                "tidemark serve --pipelines /etc/tidemark/pipelines.d --state /var/lib/tidemark",
+                "tidemark serve --pipelines DIR --state DIR",
                 "with directories of its own",
             ),
             (
-                "tidemark serve --listen 0.0.0.0:7070 --host tidemark.example --auth token",
+                "tidemark serve --listen 0.0.0.0:7070 --auth token",
                 "for other machines: every request needs a token",
             ),
         ],

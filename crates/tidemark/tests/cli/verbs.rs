@@ -44,6 +44,11 @@ const OFFLINE: &[Row] = &[
     (&["config", "fmt", "--check", "verbs.toml"], Both, Negative),
     (&["config", "fmt", "nope.toml"], Both, Fails(2, "TM7014")),
     (&["config", "schema"], Both, Well),
+    (
+        &["serve", "--listen", "0.0.0.0:0", "--state", "served"],
+        Both,
+        Fails(6, "TM8011"),
+    ),
     (&["completions", "fish"], Both, Well),
     (&["completions", "csh"], Both, Fails(2, "TM7040")),
     (&["man", "lag"], Both, Well),
