@@ -289,7 +289,7 @@ async fn a_reader_goes_on_after_a_stream_was_given_up_and_after_an_error() {
 }
 
 #[tokio::test]
-async fn hidden_rows_are_an_error_and_never_a_partial_load() {
+async fn f15_hidden_rows_are_an_error_and_never_a_partial_load() {
     let source = database(
         "CREATE TABLE t (a int); INSERT INTO t VALUES (1), (2);
          ALTER TABLE t ENABLE ROW LEVEL SECURITY; CREATE POLICY p ON t USING (a = 1);",

@@ -156,7 +156,7 @@ async fn a_table_without_identity_follows_inserts_and_its_updates_are_refused_by
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_identity_that_changes_while_it_streams_is_followed() {
+async fn f23_an_identity_that_changes_while_it_streams_is_followed() {
     let stage = Stage::new("identity_changes").await;
     let table = "CREATE TABLE t (id int PRIMARY KEY, n int NOT NULL UNIQUE, v text, big text);
         ALTER TABLE t ALTER big SET STORAGE EXTERNAL;

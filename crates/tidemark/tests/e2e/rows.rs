@@ -188,7 +188,7 @@ async fn a_transaction_that_fills_its_parts_is_committed_at_once() {
 /// A small memory for decoding makes the source send transactions while they run, rolled back parts
 /// included; these must leave nothing behind.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_streamed_transaction_leaves_out_what_was_rolled_back() {
+async fn f30_a_streamed_transaction_leaves_out_what_was_rolled_back() {
     let source = PostgresServer::builder().setting("logical_decoding_work_mem", "64kB");
     let source = Box::leak(Box::new(source.start().await.unwrap()));
     let target = PostgresServer::shared().await.unwrap();

@@ -18,7 +18,7 @@ const TABLES: &str =
     INSERT INTO bag SELECT 'b' FROM generate_series(1, 50);";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn plain_cascading_and_restarting_truncates_are_carried_out() {
+async fn f24_plain_cascading_and_restarting_truncates_are_carried_out() {
     let stage = Stage::new("truncate_kinds").await;
     stage.source_sql(TABLES).await;
     let run = stage.start_streaming().await;

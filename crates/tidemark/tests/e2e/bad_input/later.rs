@@ -17,7 +17,7 @@ async fn open_transaction(stage: &Stage, sql: &str) -> tokio_postgres::Client {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_start_that_waits_in_vain_takes_publication_and_slot_back() {
+async fn f26_a_start_that_waits_in_vain_takes_publication_and_slot_back() {
     let stage = Stage::new("bad_waits").await;
     stage.source_sql(ROWS).await;
     stage

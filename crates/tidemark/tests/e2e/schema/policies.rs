@@ -74,12 +74,12 @@ fn rest(stage: &Stage, policy: Policy) -> tidemark_lab::compare::Comparison<'_> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_changes_are_carried_out_in_the_stream() {
+async fn f21_f22_all_changes_are_carried_out_in_the_stream() {
     in_the_stream("schema_apply", Policy::Apply).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_adds_is_carried_out_in_the_stream() {
+async fn f21_f22_what_adds_is_carried_out_in_the_stream() {
     in_the_stream("schema_additive", Policy::ApplyAdditive).await;
 }
 

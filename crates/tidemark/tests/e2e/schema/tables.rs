@@ -23,7 +23,7 @@ async fn staged(name: &str, tables: &[&str], more: &str) -> Stage {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_table_that_goes_or_is_called_otherwise_stops_nobody_else() {
+async fn f19_a_table_that_goes_or_is_called_otherwise_stops_nobody_else() {
     let tables = ["renamed", "dropped", "good"];
     let stage = staged("schema_gone", &tables, IGNORED).await;
     // The new name is the first that this run hears of it.
@@ -66,7 +66,7 @@ async fn a_table_that_goes_or_is_called_otherwise_stops_nobody_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_table_comes_by_policy_and_one_made_again_in_any_case() {
+async fn f19_f20_a_new_table_comes_by_policy_and_one_made_again_in_any_case() {
     let stage = staged("schema_new", &["again", "good"], IGNORED).await;
     stage.catch_up().await;
     stage
