@@ -323,6 +323,7 @@ impl Board {
                 retained_bytes_per_second: self.forecast.bytes_per_second(),
                 predicted_loss_at: safe_bytes.and_then(lasts),
                 predicted_over_at: to_budget.and_then(lasts),
+                relayed: log.relayed.as_deref().cloned(),
                 ..SlotStatus::of(slot, &log.pins)
             });
         }
@@ -582,6 +583,7 @@ mod tests {
             clock_us: clock::now_us(),
             running: Vec::new(),
             pins: Vec::new(),
+            relayed: None,
         }
     }
 

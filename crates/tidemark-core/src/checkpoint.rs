@@ -40,6 +40,19 @@ pub struct Checkpoint {
     pub tables: Vec<TableCheckpoint>,
     /// The slot was released on purpose.
     pub release: Option<Release>,
+    /// Where log may be that the source has been told to forget and that is not applied yet.
+    pub relay: Option<RelayHome>,
+}
+
+/// Where a relay log is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelayHome {
+    /// Tells its directory from another of the same name.
+    pub id: String,
+    /// On which machine.
+    pub host: String,
+    /// In which directory.
+    pub directory: String,
 }
 
 /// Why the source keeps no log for the pipeline any more.

@@ -88,6 +88,12 @@ fail_points! {
     // The stream.
     /// The source sends its log, the applier is connected.
     STREAM_OPENED "stream.opened"
+    /// The target knows where log may be kept beside the source.
+    RELAY_RECORDED "relay.recorded"
+    /// Log is durable on this machine; the source is not told.
+    RELAYED "relay.durable"
+    /// Log that the target has is removed from this machine.
+    RELAY_REMOVED "relay.removed"
     /// A transaction in progress was put aside on disk.
     SPOOLED "stream.spooled"
     /// It has committed, and comes back from there.

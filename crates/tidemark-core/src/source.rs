@@ -63,6 +63,16 @@ pub trait Source: Send + Sync {
         Ok(Vec::new())
     }
 
+    /// What of the source's log this machine keeps itself for the pipeline, so that the source may be told
+    /// to forget it while the target does not keep up; `None` where nothing is to be kept. Only for the
+    /// pipeline's owner: what an earlier run has left is looked at, and nobody else may use it.
+    async fn relayed(&self) -> Result<Option<Relayed>> {
+        Ok(None)
+    }
+
+    /// From here on the log may be kept on this machine: the target knows where it is.
+    fn permit_relay(&self) {}
+
     /// The end of the log now.
     async fn head(&self) -> Result<Position>;
 
@@ -207,6 +217,27 @@ pub struct LogState {
     pub running: Vec<u64>,
     /// What keeps the source from clearing up behind itself, oldest first, a few of them.
     pub pins: Vec<Pin>,
+    /// What this machine keeps of the log.
+    pub relayed: Option<Box<Relayed>>,
+}
+
+/// What this machine keeps of the source's log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Relayed {
+    /// Tells its directory from another of the same name.
+    pub id: String,
+    /// Where it is.
+    pub directory: String,
+    /// Everything that commits from the one on and before the other is in it; `None`: nothing is.
+    pub range: Option<(Position, Position)>,
+    /// How much that is.
+    pub bytes: u64,
+    /// How much it may be.
+    pub bytes_max: u64,
+    /// Whether the source's log is being read into it.
+    pub is_reading: bool,
+    /// Why some of it is of no use.
+    pub damage: Option<String>,
 }
 
 /// Something on the source that is old: until it ends, old versions of rows stay, and where it has

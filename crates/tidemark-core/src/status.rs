@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::position::Position;
-use crate::source::{Pin, Slot};
+use crate::source::{Pin, Relayed, Slot};
 
 /// State of a pipeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -180,6 +180,9 @@ pub struct SlotStatus {
     /// What is old on the source, oldest first.
     #[serde(default)]
     pub pins: Vec<Pin>,
+    /// What of the log is kept beside the source, by the machine that runs the pipeline.
+    #[serde(default)]
+    pub relayed: Option<Relayed>,
 }
 
 impl SlotStatus {
@@ -196,6 +199,7 @@ impl SlotStatus {
             predicted_loss_at: None,
             predicted_over_at: None,
             pins: pins.to_vec(),
+            relayed: None,
         }
     }
 }

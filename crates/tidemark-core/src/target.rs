@@ -9,8 +9,8 @@ use async_trait::async_trait;
 
 use crate::batch::Batch;
 use crate::checkpoint::{
-    Checkpoint, CheckpointUpdate, Generation, LoadPhase, Release, SourceIdentity, TableCheckpoint,
-    Unit,
+    Checkpoint, CheckpointUpdate, Generation, LoadPhase, RelayHome, Release, SourceIdentity,
+    TableCheckpoint, Unit,
 };
 use crate::control::Control;
 use crate::error::{Error, Result};
@@ -95,6 +95,9 @@ pub trait Target: Send + Sync {
 
     /// Records why the slot is about to be removed. Durable on return.
     async fn record_release(&self, release: &Release) -> Result<()>;
+
+    /// Records where the source's log is kept beside the source. Durable on return.
+    async fn record_relay(&self, relay: &RelayHome) -> Result<()>;
 
     /// Gives a resynced table its place: the new rows (loaded at [`Place::Beside`]) become the
     /// table, in one transaction; readers see the old rows until then.

@@ -363,6 +363,7 @@ mod tests {
             clock_us: 0,
             running: Vec::new(),
             pins: Vec::new(),
+            relayed: None,
         }
     }
 

@@ -3,7 +3,7 @@
 //! Nothing outside of this file knows which kinds of databases there are. What a verb needs beyond
 //! the two traits (slots of other pipelines, running a remedy) is here too, by kind.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use tidemark_core::{Context, Result};
 use tidemark_postgres::config::ConnectConfig;
 use tidemark_postgres::cutover::objects::LeftBehind;
 use tidemark_postgres::cutover::{fence, objects};
-use tidemark_postgres::source::{PgSource, PgSourceOptions};
+use tidemark_postgres::source::{PgSource, PgSourceOptions, RelayOptions};
 use tidemark_postgres::target::{Origin, PgTarget, origin};
 use tidemark_postgres::wire::{Connection, Role};
 
@@ -39,11 +39,22 @@ pub(crate) fn source(config: &PipelineConfig, file: &Path) -> Result<Arc<dyn Sou
             options.origin = postgres.origin;
             options.slot_creation_timeout = postgres.slot_creation_timeout;
             if let Some(directory) = &config.stream.spool_dir {
-                options.spool_dir = file.parent().unwrap_or(Path::new("")).join(directory);
+                options.spool_dir = beside(file, directory);
             }
+            options.relay = postgres.relay.as_ref().map(|relay| RelayOptions {
+                directory: beside(file, &relay.directory),
+                bytes_max: relay.bytes_max,
+                key: relay.key.clone(),
+                budget_bytes: postgres.max_retained_bytes.unwrap_or(u64::MAX),
+            });
             Ok(Arc::new(PgSource::new(options)?))
         }
     }
+}
+
+/// A path that is relative to the pipeline file.
+fn beside(file: &Path, path: &str) -> PathBuf {
+    file.parent().unwrap_or(Path::new("")).join(path)
 }
 
 /// The target of a pipeline. Connects to nothing yet.

@@ -9,8 +9,8 @@ use super::problem::{Located, Place, Problem, Problems, suggestion};
 use super::secret::Secret;
 use super::settings::{Settings, Value};
 use super::{
-    LoadConfig, PipelineConfig, PostgresSource, SourceConfig, StreamConfig, TargetConfig,
-    VerifyConfig,
+    LoadConfig, PipelineConfig, PostgresSource, RelayConfig, SourceConfig, StreamConfig,
+    TargetConfig, VerifyConfig,
 };
 use crate::catalogue::codes;
 use crate::filter::Filter;
@@ -166,7 +166,41 @@ fn postgres_source(
         slot_creation_timeout: settings.time("source.postgres.slot_creation_timeout")?,
         max_retained_bytes: settings.number("source.postgres.max_retained"),
         on_max_retained: choice(settings, "source.postgres.on_max_retained")?,
+        relay: relay(settings, problems),
         origin: choice(settings, "source.postgres.origin")?,
+    })
+}
+
+fn relay(settings: &Settings, problems: &mut Problems) -> Option<RelayConfig> {
+    let key = settings.secret("source.postgres.relay_key");
+    let bytes_max = settings.number("source.postgres.relay_max")?;
+    let Some(directory) = settings.text("source.postgres.relay_dir") else {
+        if let Some(key) = key {
+            let problem = Problem::new(codes::CONFIG_CONFLICT, "`relay_key` without `relay_dir`");
+            problems.push(problem.at(key.place).label("there is nothing to encrypt"));
+        }
+        return None;
+    };
+    if settings.number("source.postgres.max_retained").is_none() {
+        let problem = Problem::new(codes::CONFIG_CONFLICT, "`relay_dir` needs `max_retained`");
+        let label = "without a budget there is nothing to begin at";
+        problems.push(problem.at(directory.place.clone()).label(label));
+    }
+    if key
+        .as_ref()
+        .is_some_and(|key| key.value == Secret::default())
+    {
+        let problem = Problem::new(codes::CONFIG_VALUE, "`relay_key` is empty");
+        problems.push(
+            problem
+                .at(directory.place.clone())
+                .label("anybody could read it"),
+        );
+    }
+    Some(RelayConfig {
+        directory: directory.value,
+        bytes_max,
+        key: key.map(|key| key.value),
     })
 }
 

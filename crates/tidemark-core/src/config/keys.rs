@@ -343,6 +343,9 @@ fn source_postgres_keys() -> Vec<Key> {
         key("source.postgres.slot_creation_timeout", Kind::Time { min: seconds(1), max: seconds(7 * 86_400) }, "How long making the slot waits for transactions that are running on the source.").or("\"10m\""),
         key("source.postgres.max_retained", Kind::Bytes { min: MB, max: 1_000 * TB }, "How much log the slot may keep on the source's disk: a warning at a half and at four fifths of it, then `on_max_retained`; no limit if not given."),
         key("source.postgres.on_max_retained", choice::<OnMaxRetained>(), "When the slot keeps more than `max_retained`, and more than when the run began: stop and keep the slot (nothing is lost, and the log stays on the source), or release the slot on purpose (the source's disk is safe, and the copy has a gap until `tidemark reconcile`).").or("\"fail\""),
+        key("source.postgres.relay_dir", Kind::Text, "While the target does not keep up, the log is read into files here, so that the source can forget it: from a half of `max_retained` on. A disk of this machine that survives a restart; relative to the pipeline file. Not if not given."),
+        key("source.postgres.relay_max", Kind::Bytes { min: 16 * MB, max: 1_000 * TB }, "How much is kept in `relay_dir`; above it the source keeps its log as without.").or("\"10 GB\""),
+        key("source.postgres.relay_key", Kind::Secret, "Encrypts what is in `relay_dir` (AES-256-GCM). A long random text."),
         key("source.postgres.origin", choice::<Origin>(), "`none` leaves out changes that replication brought to the source. Before PostgreSQL 16 the source cannot, and sends them in vain.").or("\"any\""),
     ]
 }

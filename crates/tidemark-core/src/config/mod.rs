@@ -189,8 +189,21 @@ pub struct PostgresSource {
     pub max_retained_bytes: Option<u64>,
     /// What to do when that is used up.
     pub on_max_retained: OnMaxRetained,
+    /// Keeps the log on this machine while the target does not keep up.
+    pub relay: Option<RelayConfig>,
     /// Which changes are read.
     pub origin: ChangeOrigin,
+}
+
+/// `source.postgres.relay_…`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RelayConfig {
+    /// Where; relative to the pipeline file.
+    pub directory: String,
+    /// How much, at most.
+    pub bytes_max: u64,
+    /// Encrypts it.
+    pub key: Option<Secret>,
 }
 
 /// The `[target]`.

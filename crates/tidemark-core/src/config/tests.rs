@@ -115,6 +115,10 @@ fn every_key_reaches_the_engine() {
     );
     assert_eq!(postgres.max_retained_bytes, Some(20_000_000_000));
     assert_eq!(postgres.on_max_retained, OnMaxRetained::Fail);
+    let relay = postgres.relay.as_ref().unwrap();
+    assert_eq!(relay.directory, "/var/lib/tidemark/relay");
+    assert_eq!(relay.bytes_max, 5_000_000_000);
+    assert_eq!(relay.key, Some(Secret::new("value of RELAY_KEY")));
     assert_eq!(
         config.target.endpoint.url.value.expose(),
         "postgres://lo%40der@dw-db:5433/dw%20house?sslmode=verify-full&sslrootcert=%2Fetc%2Fca.pem"
@@ -186,6 +190,20 @@ fn a_slot_is_released_only_where_that_can_be() {
     ] {
         let problems = reading(&text, None, &[]).map(|_| ()).expect_err(why);
         let shown = problems.to_string();
+        assert!(shown.contains("TM7006") && shown.contains(why), "{shown}");
+    }
+}
+
+#[test]
+fn a_relay_log_needs_a_budget() {
+    let max = "max_retained = \"20 GB\"\n";
+    let directory = "relay_dir = \"/var/lib/tidemark/relay\"\n";
+    for (without, why) in [
+        (max, "`relay_dir` needs"),
+        (directory, "`relay_key` without"),
+    ] {
+        let problems = reading(&FULL.replacen(without, "", 1), None, &[]).map(|_| ());
+        let shown = problems.expect_err(why).to_string();
         assert!(shown.contains("TM7006") && shown.contains(why), "{shown}");
     }
 }

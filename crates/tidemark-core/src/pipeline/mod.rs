@@ -336,6 +336,7 @@ impl Run {
             }
         }
         let outcome = if self.engine.options.mode.streams() {
+            self.settle_relay().await?;
             let lasting = &mut self.lasting;
             stream::stream(&self.engine, &schema, &mappings, requests, lasting).await?
         } else {
@@ -383,7 +384,10 @@ impl Run {
                 position,
             });
         }
-        let log = engine.source.log_state().await?;
+        let mut log = engine.source.log_state().await?;
+        if mode.streams() {
+            log.relayed = engine.source.relayed().await?.map(Box::new);
+        }
         let start = plan::decide(mode, engine.options.cdc_start, checkpoint.as_ref(), &log)?;
         engine.step(2, "plan", describe_start(&start, checkpoint.as_ref()));
         // From here on positions of the new timeline are recorded, which the old one never had.

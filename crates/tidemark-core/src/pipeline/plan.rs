@@ -12,6 +12,7 @@
 //! | none | ours by name, nobody reads it | leftover of a killed start: remove it, first start |
 //! | none | ours by name, somebody reads it | refuse: who |
 //! | at P | confirmed ≤ P | resume at P; what committed before P is skipped |
+//! | at P | confirmed > P, and this machine keeps the log between | resume at P |
 //! | at P | confirmed > P | changes are missing: refuse, offer the way out |
 //! | at P | missing, released on purpose, lost, of another source | the same, with the cause |
 //! | at P | any, on a timeline that began before P | the same: the source lacks what the target has |
@@ -21,6 +22,8 @@ use crate::checkpoint::{Checkpoint, LoadPhase, SourceIdentity};
 use crate::error::Error;
 use crate::position::Position;
 use crate::source::{LogState, Slot};
+
+use super::protection;
 
 /// What a pipeline does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -111,7 +114,7 @@ pub fn decide(
             same_source(&checkpoint.identity, &log.identity)?;
             same_history(checkpoint, log)?;
             let Some(slot) = slot else {
-                return Err(without_slot(checkpoint));
+                return Err(protection::without_slot(checkpoint));
             };
             with_both(checkpoint, slot, log)
         }
@@ -151,26 +154,6 @@ fn without_checkpoint(
     }
 }
 
-/// A release that was recorded at another position is an older one, healed since.
-fn without_slot(checkpoint: &Checkpoint) -> Error {
-    let release = checkpoint.release.as_ref();
-    match release.filter(|release| release.position == checkpoint.position) {
-        Some(release) => gap(
-            codes::SLOT_RELEASED,
-            checkpoint,
-            &format!(
-                "the slot was released on purpose at {}: {}",
-                release.at, release.reason
-            ),
-        ),
-        None => gap(
-            codes::SLOT_MISSING,
-            checkpoint,
-            "the slot is gone from the source",
-        ),
-    }
-}
-
 fn with_both(checkpoint: &Checkpoint, slot: &Slot, log: &LogState) -> Result<Start, Error> {
     usable(slot)?;
     if let Some(why) = &slot.lost {
@@ -183,9 +166,18 @@ fn with_both(checkpoint: &Checkpoint, slot: &Slot, log: &LogState) -> Result<Sta
             ),
         ));
     }
-    not_held(slot)?;
+    let relayed = log.relayed.as_ref();
+    if !relayed.is_some_and(|relayed| relayed.is_reading) {
+        not_held(slot)?;
+    }
     let position = checkpoint.position;
-    if slot.confirmed > position {
+    let is_relayed = relayed
+        .and_then(|relayed| relayed.range)
+        .is_some_and(|(from, to)| from <= position && slot.confirmed <= to);
+    if slot.confirmed > position && !is_relayed {
+        if let Some(home) = &checkpoint.relay {
+            return Err(protection::not_here(checkpoint, home, slot, log));
+        }
         let missing = slot.confirmed.bytes_since(position).unwrap_or_default();
         return Err(gap(
             codes::SLOT_AHEAD,
@@ -298,7 +290,7 @@ fn no_slot_for(position: Position) -> Error {
     )
 }
 
-fn gap(code: Code, checkpoint: &Checkpoint, cause: &str) -> Error {
+pub(super) fn gap(code: Code, checkpoint: &Checkpoint, cause: &str) -> Error {
     Error::definite(
         code,
         format!(

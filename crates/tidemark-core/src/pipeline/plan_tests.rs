@@ -1,8 +1,9 @@
 //! Every row of the table "Slot rules at start", and the rows between them.
 
 use super::*;
+use crate::checkpoint::{RelayHome, Release};
 use crate::position::Lsn;
-use crate::source::Holder;
+use crate::source::{Holder, Relayed};
 
 fn at(lsn: u64) -> Position {
     Position::PgLsn(Lsn(lsn))
@@ -24,6 +25,7 @@ fn checkpoint(position: u64, phase: LoadPhase) -> Checkpoint {
         phase,
         tables: Vec::new(),
         release: None,
+        relay: None,
     }
 }
 
@@ -51,6 +53,7 @@ fn log(slot: Option<Slot>) -> LogState {
         clock_us: 0,
         running: Vec::new(),
         pins: Vec::new(),
+        relayed: None,
     }
 }
 
@@ -70,6 +73,100 @@ fn full(checkpoint: Option<&Checkpoint>, log: &LogState) -> Result<Start, Error>
 
 fn code(result: Result<Start, Error>) -> Code {
     result.expect_err("this start must be refused").code()
+}
+
+#[test]
+fn a_slot_that_was_released_on_purpose_is_a_gap_that_says_why() {
+    let mut checkpoint = checkpoint(500, LoadPhase::Loaded);
+    let release = |position| Release {
+        position: at(position),
+        at: "2026-11-21T14:00:00Z".into(),
+        reason: "it kept 21 GB".into(),
+    };
+    checkpoint.release = Some(release(500));
+    let refused = full(Some(&checkpoint), &log(None)).unwrap_err();
+    assert_eq!(refused.code(), codes::SLOT_RELEASED);
+    assert!(refused.to_string().contains("it kept 21 GB"), "{refused}");
+    // One that was healed since says nothing of this one.
+    checkpoint.release = Some(release(400));
+    assert_eq!(
+        code(full(Some(&checkpoint), &log(None))),
+        codes::SLOT_MISSING
+    );
+}
+
+#[test]
+fn a_slot_past_the_checkpoint_is_no_gap_where_the_relay_log_holds_what_is_between() {
+    let mut checkpoint = checkpoint(500, LoadPhase::Loaded);
+    let home = RelayHome {
+        id: "a1".into(),
+        host: "host-a".into(),
+        directory: "/relay".into(),
+    };
+    checkpoint.relay = Some(home);
+    let relayed = |id: &str, range: Option<(u64, u64)>| Relayed {
+        id: id.into(),
+        directory: "/relay".into(),
+        range: range.map(|(from, to)| (at(from), at(to))),
+        bytes: 1,
+        bytes_max: 2,
+        is_reading: false,
+        damage: None,
+    };
+    let state = |relayed: Option<Relayed>| LogState {
+        relayed: relayed.map(Box::new),
+        ..log(Some(slot(700)))
+    };
+    for (here, is_enough) in [
+        (Some(relayed("a1", Some((500, 700)))), true),
+        (Some(relayed("a1", Some((400, 800)))), true),
+        (Some(relayed("a1", Some((501, 800)))), false),
+        (Some(relayed("a1", Some((500, 699)))), false),
+        (Some(relayed("b2", None)), false),
+        (None, false),
+    ] {
+        let started = full(Some(&checkpoint), &state(here.clone()));
+        match started {
+            Ok(start) => {
+                let resumes = Start::ResumeStream {
+                    slot_behind_bytes: 0,
+                };
+                assert!(is_enough && start == resumes, "{here:?}");
+            }
+            Err(err) => {
+                assert!(
+                    !is_enough && err.code() == codes::RELAY_LOST,
+                    "{here:?}: {err}"
+                );
+                assert!(err.to_string().contains("host-a in /relay"), "{err}");
+            }
+        }
+    }
+    checkpoint.relay = None;
+    assert_eq!(
+        code(full(Some(&checkpoint), &state(None))),
+        codes::SLOT_AHEAD
+    );
+}
+
+/// The slot is held by ourselves while the log is read into the relay log.
+#[test]
+fn a_slot_that_the_relay_log_reads_is_not_anothers() {
+    let checkpoint = checkpoint(500, LoadPhase::Loaded);
+    let relayed = Relayed {
+        id: "a1".into(),
+        directory: "/relay".into(),
+        range: Some((at(500), at(700))),
+        bytes: 1,
+        bytes_max: 2,
+        is_reading: true,
+        damage: None,
+    };
+    let state = LogState {
+        relayed: Some(Box::new(relayed)),
+        ..log(Some(held(slot(700))))
+    };
+    assert!(full(Some(&checkpoint), &state).is_ok());
 }
 
 #[test]

@@ -26,14 +26,16 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use crate::catalogue::codes;
-use crate::checkpoint::Release;
+use crate::checkpoint::{Checkpoint, RelayHome, Release};
 use crate::clock;
 use crate::error::{Context, Error, Result};
+use crate::failpoint;
 use crate::source::{LogState, Slot};
 
-use super::Engine;
 use super::observe::PipelineEvent;
 use super::options::OnMaxRetained;
+use super::plan::gap;
+use super::{Engine, Run};
 
 /// How long a release waits for the target to record it.
 const RECORD_PATIENCE: Duration = Duration::from_secs(10);
@@ -186,6 +188,78 @@ impl Engine {
     }
 }
 
+/// A release that was recorded at another position is an older one, healed since.
+pub(super) fn without_slot(checkpoint: &Checkpoint) -> Error {
+    let release = checkpoint.release.as_ref();
+    match release.filter(|release| release.position == checkpoint.position) {
+        Some(release) => gap(
+            codes::SLOT_RELEASED,
+            checkpoint,
+            &format!(
+                "the slot was released on purpose at {}: {}",
+                release.at, release.reason
+            ),
+        ),
+        None => gap(
+            codes::SLOT_MISSING,
+            checkpoint,
+            "the slot is gone from the source",
+        ),
+    }
+}
+
+/// The source was told to forget what was kept elsewhere, and that is not here, or not whole.
+pub(super) fn not_here(
+    checkpoint: &Checkpoint,
+    home: &RelayHome,
+    slot: &Slot,
+    log: &LogState,
+) -> Error {
+    let RelayHome {
+        id,
+        host,
+        directory,
+    } = home;
+    let what = match &log.relayed {
+        None => "no relay log is configured here".to_owned(),
+        Some(here) if here.id != *id => {
+            format!("the one here, in {}, is another", here.directory)
+        }
+        Some(here) => match &here.damage {
+            Some(damage) => format!("it is damaged: {damage}"),
+            None => "it does not hold all of that".to_owned(),
+        },
+    };
+    let cause = format!(
+        "the source was told to forget what commits before {}, which was kept in the relay log {id} \
+         on {host} in {directory}; {what}",
+        slot.confirmed
+    );
+    gap(codes::RELAY_LOST, checkpoint, &cause)
+}
+
+impl Run {
+    /// The target knows where log may be kept beside the source, before any is. What was recorded is
+    /// needed no more: a start that needs it goes no farther than [`super::plan::decide`].
+    pub(super) async fn settle_relay(&self) -> Result<()> {
+        let engine = &self.engine;
+        let Some(relayed) = engine.source.relayed().await? else {
+            return Ok(());
+        };
+        let home = RelayHome {
+            id: relayed.id,
+            host: self.owner.host.clone(),
+            directory: relayed.directory,
+        };
+        if self.checkpoint().await?.relay.as_ref() != Some(&home) {
+            engine.target.record_relay(&home).await?;
+            failpoint::reached(failpoint::RELAY_RECORDED);
+        }
+        engine.source.permit_relay();
+        Ok(())
+    }
+}
+
 fn not_recorded(pipeline: &str, why: &dyn std::fmt::Display) -> String {
     tracing::warn!(
         pipeline,
@@ -225,6 +299,7 @@ mod tests {
             clock_us: 0,
             running: Vec::new(),
             pins: Vec::new(),
+            relayed: None,
         }
     }
 

@@ -468,7 +468,13 @@ impl<'a> Stream<'a> {
     fn on_block(&mut self, block: Block) {
         self.lasting.backoff.reset();
         if let Some(position) = block.position() {
-            self.engine.observer.say(PipelineEvent::Received(position));
+            // What comes again is not news.
+            let received = if position > self.processed {
+                position
+            } else {
+                self.processed
+            };
+            self.engine.observer.say(PipelineEvent::Received(received));
         }
         self.block = Some((block, 0));
     }

@@ -68,6 +68,7 @@ impl Source for SimSource {
             clock_us: 0,
             running: world.snapshot().xip,
             pins: Vec::new(),
+            relayed: None,
         })
     }
 

@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use tidemark_core::batch::{Batch, Change, Item};
 use tidemark_core::catalogue::codes;
 use tidemark_core::checkpoint::{
-    Checkpoint, CheckpointUpdate, Chunk, Generation, LoadPhase, Release, TableCheckpoint,
-    TableState, Unit,
+    Checkpoint, CheckpointUpdate, Chunk, Generation, LoadPhase, RelayHome, Release,
+    TableCheckpoint, TableState, Unit,
 };
 use tidemark_core::control::Control;
 use tidemark_core::error::{Error, Result};
@@ -230,6 +230,7 @@ impl Target for SimTarget {
             phase: start.phase,
             tables: start.tables.clone(),
             release: None,
+            relay: None,
         };
         self.commit("start load", |new| new.checkpoint = Some(checkpoint))
             .await
@@ -304,6 +305,13 @@ impl Target for SimTarget {
     async fn record_release(&self, release: &Release) -> Result<()> {
         self.commit("record release", |new| {
             new.checkpoint.as_mut().expect("started").release = Some(release.clone());
+        })
+        .await
+    }
+
+    async fn record_relay(&self, relay: &RelayHome) -> Result<()> {
+        self.commit("record relay", |new| {
+            new.checkpoint.as_mut().expect("started").relay = Some(relay.clone());
         })
         .await
     }

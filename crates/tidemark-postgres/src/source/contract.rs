@@ -11,8 +11,8 @@ use tidemark_core::position::Position;
 use tidemark_core::schema::{SourceSchema, TableName};
 use tidemark_core::selection::Selection;
 use tidemark_core::source::{
-    ChangeStream, ColumnType, Feed, Keep, LogState, Partition, Retyped, SequenceValue, Snapshot,
-    Source, StreamedShape, WillStream, Within,
+    ChangeStream, ColumnType, Feed, Keep, LogState, Partition, Relayed, Retyped, SequenceValue,
+    Snapshot, Source, StreamedShape, WillStream, Within,
 };
 
 use super::{PgSnapshot, PgSource};
@@ -91,6 +91,14 @@ impl Source for PgSource {
         let feeds = feeds::read(&mut session, self.options.origin).await?;
         session.give_back();
         Ok(feeds)
+    }
+
+    async fn relayed(&self) -> Result<Option<Relayed>> {
+        self.relayed().await
+    }
+
+    fn permit_relay(&self) {
+        self.permit_relay();
     }
 
     async fn head(&self) -> Result<Position> {

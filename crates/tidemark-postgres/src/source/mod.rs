@@ -19,12 +19,16 @@ use tidemark_core::catalogue::codes;
 use tidemark_core::config::{ChangeOrigin, Create};
 use tidemark_core::position::{Lsn, Position};
 use tidemark_core::schema::TableName;
-use tidemark_core::source::{ChangeStream, Keep, LogState, Partition, SequenceValue, Within};
+use tidemark_core::source::{
+    ChangeStream, Keep, LogState, Partition, Relayed, SequenceValue, Within,
+};
 use tidemark_core::{Error, Result, failpoint};
 
 use crate::config::ConnectConfig;
 use crate::wire::{Connection, ShutdownNotice};
 use publication::Wanted;
+use relay::Relay;
+use relay::writer::Origin;
 use session::Sessions;
 use slot::Identity;
 use slot::create::Lifetime;
@@ -38,6 +42,7 @@ mod frames;
 mod partitions;
 mod pins;
 pub(crate) mod publication;
+mod relay;
 mod replay;
 pub(crate) mod select;
 mod sequences;
@@ -48,6 +53,7 @@ pub(crate) mod spool;
 mod stream;
 mod xids;
 
+pub use relay::RelayOptions;
 pub use slot::create::ExportedSnapshot;
 pub use slot::{check_name, list_slots};
 
@@ -76,6 +82,8 @@ pub struct PgSourceOptions {
     pub silence_timeout: Duration,
     /// Frames that wait to be decoded hold at most so many bytes.
     pub queue_bytes_max: usize,
+    /// Keeps the log on this machine while the target does not keep up.
+    pub relay: Option<RelayOptions>,
 }
 
 impl PgSourceOptions {
@@ -94,6 +102,7 @@ impl PgSourceOptions {
             status_interval: stream.status_interval,
             silence_timeout: stream.silence_timeout,
             queue_bytes_max: stream.queue_bytes_max,
+            relay: None,
         }
     }
 
@@ -122,8 +131,10 @@ impl PgSourceOptions {
 
 /// See the module's text.
 pub struct PgSource {
-    options: PgSourceOptions,
-    sessions: Sessions,
+    options: Arc<PgSourceOptions>,
+    sessions: Arc<Sessions>,
+    /// Set where the log may be kept on this machine.
+    relay: Option<Arc<Relay>>,
     /// The farthest end of the log that anybody has seen, for blocks of the stream: the protocol
     /// does not tell it.
     head: Arc<AtomicU64>,
@@ -137,6 +148,14 @@ pub struct PgSource {
 /// A server that shuts down, or has not started yet (PostgreSQL 15, appendix A).
 const CANNOT_CONNECT_NOW: &str = "57P03";
 
+impl Drop for PgSource {
+    fn drop(&mut self) {
+        if let Some(relay) = &self.relay {
+            relay.abort();
+        }
+    }
+}
+
 /// What of the pipeline's things was not there before; for [`PgSource::take_back`].
 #[derive(Debug, Default)]
 struct Made {
@@ -148,9 +167,11 @@ impl PgSource {
     /// A source; connects to nothing yet.
     pub fn new(options: PgSourceOptions) -> Result<PgSource> {
         slot::check_name(&options.slot)?;
+        let relay = options.relay.clone();
         Ok(PgSource {
-            options,
-            sessions: Sessions::default(),
+            relay: relay.map(|relay| Arc::new(Relay::new(relay, &options.pipeline))),
+            options: Arc::new(options),
+            sessions: Arc::default(),
             head: Arc::default(),
             known: Mutex::default(),
             made: Made::default(),
@@ -189,6 +210,9 @@ impl PgSource {
         {
             // While it starts there is no stream; so it shuts down, which ours may hold up.
             self.stream().server_shuts_down();
+            if let Some(relay) = &self.relay {
+                relay.server_shuts_down();
+            }
         }
         state
     }
@@ -205,6 +229,11 @@ impl PgSource {
         let slot = slot::read(&mut session, &options.slot).await?;
         let pins = pins::read(&mut session).await?;
         session.give_back();
+        if let (Some(relay), Some(slot)) = (&self.relay, &slot)
+            && relay.is_due(slot, now.head)
+        {
+            relay.begin(self.origin());
+        }
         let Identity {
             identity,
             earlier_timelines,
@@ -217,6 +246,11 @@ impl PgSource {
             head: self.saw(now.head),
             slot,
             pins,
+            relayed: self
+                .relay
+                .as_ref()
+                .and_then(|relay| relay.relayed())
+                .map(Box::new),
         })
     }
 
@@ -286,9 +320,33 @@ impl PgSource {
     pub async fn changes(&self, after: Position) -> Result<Box<dyn ChangeStream>> {
         let Position::PgLsn(after) = after;
         let head = Arc::clone(&self.head);
-        let stream = stream::open(&self.options, &self.sessions, head, after).await?;
+        let stream = stream::open(self.origin(), self.relay.clone(), head, after).await?;
         *self.stream() = stream.shutdown_notice();
         Ok(Box::new(stream))
+    }
+
+    /// See the trait.
+    pub async fn relayed(&self) -> Result<Option<Relayed>> {
+        let Some(relay) = &self.relay else {
+            return Ok(None);
+        };
+        let identity = slot::identity(&self.options.connect).await?.identity;
+        relay.open(&self.options.slot, &identity).await?;
+        Ok(relay.relayed())
+    }
+
+    /// See the trait.
+    pub fn permit_relay(&self) {
+        if let Some(relay) = &self.relay {
+            relay.permit();
+        }
+    }
+
+    fn origin(&self) -> Origin {
+        Origin {
+            options: Arc::clone(&self.options),
+            sessions: Arc::clone(&self.sessions),
+        }
     }
 
     /// See the trait.
@@ -359,6 +417,9 @@ impl PgSource {
 
     async fn remove_slot(&self, session: &mut Connection) -> Result<Option<String>> {
         let name = &self.options.slot;
+        if let Some(relay) = &self.relay {
+            relay.let_go().await;
+        }
         let is_gone = slot::drop_ours(session, name).await?;
         self.made.slot.store(false, Ordering::Relaxed);
         failpoint::reached(failpoint::SLOT_REMOVED);

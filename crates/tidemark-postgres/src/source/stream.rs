@@ -25,11 +25,14 @@ use tidemark_core::event::Block;
 use tidemark_core::position::{Lsn, Position};
 use tidemark_core::source::{ChangeStream, GiveUndecided};
 use tidemark_core::{Error, ErrorKind, Result};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout_at};
 
 use super::PgSourceOptions;
 use super::assemble::{Aside, Assembler, Output, Stop};
+use super::relay::Relay;
+use super::relay::reader::{Next, RelayReader};
+use super::relay::writer::Origin;
 use super::replay::Replay;
 use super::session::{Sessions, command_refused, open_replication};
 use super::slot::{self, create::is_logical};
@@ -54,9 +57,9 @@ const UNDECIDED_SILENCE: Duration = Duration::from_secs(1);
 
 /// See the module's text.
 pub(crate) struct PgChangeStream {
-    reader: ReplicationReader,
-    slot: String,
-    publication: String,
+    input: Input,
+    relay: Option<Arc<Relay>>,
+    origin: Origin,
     assembler: Assembler,
     /// The farthest end of the log that anybody has seen.
     head: Arc<AtomicU64>,
@@ -68,6 +71,20 @@ pub(crate) struct PgChangeStream {
     /// When rows came last.
     read_at: Instant,
     state: State,
+}
+
+/// Where frames come from.
+enum Input {
+    /// The slot.
+    Wire(ReplicationReader),
+    /// What is kept of the log on this machine; at its end the slot is about to be read.
+    Relay(Box<RelayReader>, Option<Opening>),
+}
+
+/// The slot is about to be read from the relay log's end.
+struct Opening {
+    end: Lsn,
+    task: JoinSet<Result<Option<ReplicationReader>>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,11 +105,76 @@ enum Disk {
 
 /// Opens the stream of what commits at or after `after`.
 pub(crate) async fn open(
-    options: &PgSourceOptions,
-    sessions: &Sessions,
+    origin: Origin,
+    relay: Option<Arc<Relay>>,
     head: Arc<AtomicU64>,
     after: Lsn,
 ) -> Result<PgChangeStream> {
+    let input = match &relay {
+        None => Input::Wire(open_wire(&origin.options, &origin.sessions, after).await?),
+        Some(relay) => open_beside(relay, &origin, after).await?,
+    };
+    let options = &origin.options;
+    Ok(PgChangeStream {
+        input,
+        relay,
+        assembler: Assembler::new(after, &options.heartbeat_prefix()).leaving_out(options.origin),
+        head,
+        ready: None,
+        disk: Disk::Idle(Spool::new(options.spool_dir.clone()), None),
+        replay: None,
+        rest: None,
+        read_at: Instant::now(),
+        state: State::Running,
+        origin,
+    })
+}
+
+/// Reads from what is kept here, where the source has been told that it may forget it.
+async fn open_beside(relay: &Arc<Relay>, origin: &Origin, after: Lsn) -> Result<Input> {
+    let _gate = relay.gate().await;
+    let relayed = || {
+        let reader = RelayReader::new(Arc::clone(relay), after);
+        Input::Relay(Box::new(reader), None)
+    };
+    if relay.is_written() {
+        return Ok(relayed());
+    }
+    let mut session = origin.sessions.borrow(&origin.options.connect).await?;
+    let found = slot::read(&mut session, &origin.options.slot).await?;
+    session.give_back();
+    let is_ahead = found.is_some_and(|slot| slot.confirmed > Position::PgLsn(after));
+    if is_ahead && relay.holds(after) {
+        return Ok(relayed());
+    }
+    let reader = open_wire(&origin.options, &origin.sessions, after).await?;
+    relay.discard();
+    relay.set_stopper(reader.stopper());
+    Ok(Input::Wire(reader))
+}
+
+/// The relay log is at its end; `None` where it goes on after all.
+async fn open_after(
+    relay: Arc<Relay>,
+    origin: Origin,
+    end: Lsn,
+) -> Result<Option<ReplicationReader>> {
+    let _gate = relay.gate().await;
+    if relay.is_written() {
+        return Ok(None);
+    }
+    relay.same_log(&origin, end).await?;
+    let reader = open_wire(&origin.options, &origin.sessions, end).await?;
+    relay.set_stopper(reader.stopper());
+    Ok(Some(reader))
+}
+
+/// Reads the slot, and acknowledges `after`.
+pub(super) async fn open_wire(
+    options: &PgSourceOptions,
+    sessions: &Sessions,
+    after: Lsn,
+) -> Result<ReplicationReader> {
     let doing = || format!("read slot {} from {after}", options.slot);
     check(options, sessions, after).await?;
     let mut connection = open_replication(&options.connect).await?;
@@ -112,32 +194,22 @@ pub(crate) async fn open(
             queue_bytes_max: options.queue_bytes_max,
         },
     );
-    let reader = match started.await {
-        Ok(reader) => reader,
+    match started.await {
+        Ok(reader) => Ok(reader),
         Err(error) => {
             let error = refused(options, sessions, command_refused(error)).await;
-            return Err(error.context(doing()));
+            Err(error.context(doing()))
         }
-    };
-    Ok(PgChangeStream {
-        reader,
-        slot: options.slot.clone(),
-        publication: options.publication.clone(),
-        assembler: Assembler::new(after, &options.heartbeat_prefix()).leaving_out(options.origin),
-        head,
-        ready: None,
-        disk: Disk::Idle(Spool::new(options.spool_dir.clone()), None),
-        replay: None,
-        rest: None,
-        read_at: Instant::now(),
-        state: State::Running,
-    })
+    }
 }
 
 impl PgChangeStream {
     /// See [`ShutdownNotice`].
     pub(crate) fn shutdown_notice(&self) -> ShutdownNotice {
-        self.reader.shutdown_notice()
+        match &self.input {
+            Input::Wire(reader) => reader.shutdown_notice(),
+            Input::Relay(..) => ShutdownNotice::default(),
+        }
     }
 }
 
@@ -228,7 +300,8 @@ async fn refused(options: &PgSourceOptions, sessions: &Sessions, error: Error) -
 
 /// Gives errors of the running stream the entry that helps. What the server cannot decode it will not
 /// be able to decode the next time either: the record stays in its log.
-fn broken(error: Error, slot: &str, publication: &str) -> Error {
+fn broken(error: Error, options: &PgSourceOptions) -> Error {
+    let (slot, publication) = (&options.slot, &options.publication);
     let definite = |error: Error, code| error.with_kind(ErrorKind::Definite).with_code(code);
     let is_warning = server_error(&error).is_some_and(|said| said.severity == "WARNING");
     let error = match error.sqlstate_code() {
@@ -263,16 +336,29 @@ impl ChangeStream for PgChangeStream {
     }
 
     fn give_undecided(&mut self, give: GiveUndecided) {
+        let give = match self.input {
+            Input::Wire(_) => give,
+            // Who is behind reads what is decided, for the most part.
+            Input::Relay(..) => GiveUndecided::No,
+        };
         self.assembler.give_undecided(give);
     }
 
     fn acknowledge(&mut self, position: Position) {
         let Position::PgLsn(lsn) = position;
-        self.reader.acknowledge(lsn);
+        if let Input::Wire(reader) = &self.input {
+            reader.acknowledge(lsn);
+        }
+        if let Some(relay) = &self.relay {
+            relay.acknowledge(lsn);
+        }
     }
 
     async fn close(self: Box<Self>) -> Result<()> {
-        self.reader.stop().await
+        match self.input {
+            Input::Wire(reader) => reader.stop().await,
+            Input::Relay(..) => Ok(()),
+        }
     }
 }
 
@@ -301,7 +387,11 @@ impl PgChangeStream {
 
     /// Waits for the next block of frames; while a transaction is given undecided not for long.
     async fn receive(&mut self) -> Result<()> {
-        let next = self.reader.next_block();
+        let reader = match &mut self.input {
+            Input::Wire(reader) => reader,
+            Input::Relay(..) => return self.receive_relayed().await,
+        };
+        let next = reader.next_block();
         let block = if self.assembler.gives_undecided().is_some() {
             let Ok(block) = timeout_at(self.read_at + UNDECIDED_SILENCE, next).await else {
                 self.withdraw();
@@ -311,12 +401,56 @@ impl PgChangeStream {
         } else {
             next.await
         };
-        let block = block.map_err(|error| broken(error, &self.slot, &self.publication))?;
-        let block = block.ok_or_else(|| {
-            Error::definite(codes::INTERNAL, "a change stream is used after its end")
+        let block = block.map_err(|error| broken(error, &self.origin.options))?;
+        let block = block.ok_or_else(|| match self.relay {
+            Some(_) => Error::transient(
+                codes::RELAY_BEGUN,
+                "the source's log is kept on this machine from here on",
+            ),
+            None => Error::definite(codes::INTERNAL, "a change stream is used after its end"),
         })?;
         self.rest = Some((block.bytes().clone(), 0));
         Ok(())
+    }
+
+    /// The same from the relay log, or from where that ends.
+    async fn receive_relayed(&mut self) -> Result<()> {
+        let Input::Relay(reader, opening) = &mut self.input else {
+            return Ok(());
+        };
+        if let Some(Opening { end, task }) = opening {
+            let (end, opened) = (*end, task.join_next().await);
+            *opening = None;
+            let opened = opened.unwrap_or(Ok(Ok(None))).map_err(|died| {
+                Error::definite(codes::INTERNAL, "opening the stream died").caused_by(died)
+            })?;
+            if let Some(wire) = opened? {
+                self.input = Input::Wire(wire);
+                self.begin_at(end);
+            }
+            return Ok(());
+        }
+        match reader.next().await? {
+            Next::Frames(bytes) => self.rest = Some((bytes, 0)),
+            Next::Segment(start) => self.begin_at(start),
+            Next::End(end) => {
+                if let Some(relay) = self.relay.clone() {
+                    let mut task = JoinSet::new();
+                    task.spawn(open_after(relay, self.origin.clone(), end));
+                    *opening = Some(Opening { end, task });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What follows is as from a new connection: tables are described anew, and what was in progress
+    /// is sent again.
+    fn begin_at(&mut self, start: Lsn) {
+        let options = &self.origin.options;
+        let assembler = Assembler::new(start, &options.heartbeat_prefix());
+        self.assembler = assembler.leaving_out(options.origin);
+        self.disk = Disk::Idle(Spool::new(options.spool_dir.clone()), None);
     }
 
     fn withdraw(&mut self) {
@@ -504,7 +638,7 @@ mod tests {
                 sqlstate: sqlstate.to_owned(),
                 ..Default::default()
             };
-            let error = broken(crate::error::classify(Side::Source, said), "s", "p");
+            let error = broken(crate::error::classify(Side::Source, said), &options());
             assert_eq!((error.code(), error.kind()), (code, kind), "{sqlstate}");
         }
     }

@@ -5,7 +5,7 @@
 //!
 //! | table | holds |
 //! |--|--|
-//! | `checkpoint` | a row per pipeline: generation, owner, source identity, position, phase of the load, why the slot was released |
+//! | `checkpoint` | a row per pipeline: generation, owner, source identity, position, phase of the load, why the slot was released, where the relay log is |
 //! | `table_state` | a row per table: names, state, known shape |
 //! | `unit` | a row per unit of loaded rows: chunk, tidemark, whether it is in |
 //! | `parked` | changes put aside, in order (written by the applier) |
@@ -46,8 +46,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tidemark_core::catalogue::codes;
 use tidemark_core::checkpoint::{
-    Checkpoint, CheckpointUpdate, Generation, LoadPhase, Release, SourceIdentity, TableCheckpoint,
-    Unit,
+    Checkpoint, CheckpointUpdate, Generation, LoadPhase, RelayHome, Release, SourceIdentity,
+    TableCheckpoint, Unit,
 };
 use tidemark_core::position::Position;
 use tidemark_core::schema::TableName;
@@ -101,8 +101,10 @@ const RECORD_TABLE: &str = "INSERT INTO tidemark.table_state AS t \
 
 const START: &str = "UPDATE tidemark.checkpoint SET system = $2, timeline = $3::int8, \
      database = $4, position_type = $5, position = $6, load_position = $6, phase = $7, \
-     release = NULL \
+     release = NULL, relay = NULL \
      WHERE pipeline = $1";
+
+const SET_RELAY: &str = "UPDATE tidemark.checkpoint SET relay = $2::jsonb WHERE pipeline = $1";
 
 const SET_RELEASE: &str = "UPDATE tidemark.checkpoint SET release = $2::jsonb WHERE pipeline = $1";
 
@@ -282,6 +284,14 @@ impl Writer {
         ]
     }
 
+    pub(super) fn relay(&self, relay: &RelayHome) -> Vec<Write> {
+        let pipeline = Some(self.pipeline.clone());
+        vec![
+            Write::new(SET_RELAY, [pipeline, Some(json(relay))]),
+            self.advance(None),
+        ]
+    }
+
     fn forget_tables(&self) -> Vec<Write> {
         [
             "DELETE FROM tidemark.unit WHERE pipeline = $1",
@@ -384,8 +394,9 @@ pub(super) async fn read(
 ) -> Result<Option<Checkpoint>> {
     let release = match metadata::find(connection).await? {
         Found::Nothing => return Ok(None),
-        Found::Version(metadata::RELEASE..) => "release",
-        Found::Version(_) => "NULL",
+        Found::Version(metadata::RELAY..) => "release, relay",
+        Found::Version(metadata::RELEASE..) => "release, NULL",
+        Found::Version(_) => "NULL, NULL",
     };
     let pipeline = quote_literal(pipeline);
     let sql = format!(
@@ -425,6 +436,7 @@ fn read_head(row: &Row) -> Result<Checkpoint> {
         phase: from_word(row.get_str(6)?)?,
         tables: Vec::new(),
         release: row.opt_str(7)?.map(from_json).transpose()?,
+        relay: row.opt_str(8)?.map(from_json).transpose()?,
     })
 }
 

@@ -1,7 +1,9 @@
 //! [`PgTarget`] as core's [`Target`]: nothing is decided here.
 
 use async_trait::async_trait;
-use tidemark_core::checkpoint::{Checkpoint, Generation, LoadPhase, Release, SourceIdentity, Unit};
+use tidemark_core::checkpoint::{
+    Checkpoint, Generation, LoadPhase, RelayHome, Release, SourceIdentity, Unit,
+};
 use tidemark_core::control::Control;
 use tidemark_core::finding::Finding;
 use tidemark_core::mapping::TableMapping;
@@ -79,6 +81,10 @@ impl Target for PgTarget {
 
     async fn record_release(&self, release: &Release) -> Result<()> {
         self.record_release(release).await
+    }
+
+    async fn record_relay(&self, relay: &RelayHome) -> Result<()> {
+        self.record_relay(relay).await
     }
 
     async fn swap(&self, mapping: &TableMapping) -> Result<()> {

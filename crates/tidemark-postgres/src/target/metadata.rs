@@ -111,7 +111,12 @@ const MIGRATIONS: &[&str] = &[
          PRIMARY KEY (pipeline, sequence)
      );
      ALTER TABLE tidemark.quarantine ALTER COLUMN payload SET STORAGE EXTERNAL;",
+    // 5: where log is kept that the source was told to forget.
+    "ALTER TABLE tidemark.checkpoint ADD COLUMN relay jsonb;",
 ];
+
+/// The version since which the relay log's place is recorded.
+pub(super) const RELAY: usize = 5;
 
 /// The version since which a release is recorded.
 pub(super) const RELEASE: usize = 3;

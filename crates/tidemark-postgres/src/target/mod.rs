@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tidemark_core::catalogue::codes;
-use tidemark_core::checkpoint::{Checkpoint, Generation, LoadPhase, Release, Unit};
+use tidemark_core::checkpoint::{Checkpoint, Generation, LoadPhase, RelayHome, Release, Unit};
 use tidemark_core::control::Control;
 use tidemark_core::mapping::TableMapping;
 use tidemark_core::schema::SourceSchema;
@@ -244,6 +244,12 @@ impl PgTarget {
     /// Records why the slot is about to be removed.
     pub async fn record_release(&self, release: &Release) -> Result<()> {
         self.write(&self.writer().release(release), "the slot's release")
+            .await
+    }
+
+    /// Records where the source's log is kept beside the source.
+    pub async fn record_relay(&self, relay: &RelayHome) -> Result<()> {
+        self.write(&self.writer().relay(relay), "where the relay log is")
             .await
     }
 

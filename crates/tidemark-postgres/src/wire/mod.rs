@@ -29,7 +29,7 @@ pub use connection::{Connection, Notification, Role, TransactionStatus};
 pub use copy::{CopyBlock, CopyIn, CopyOut};
 pub use pipeline::{Format, Reply};
 pub use quote::{quote_ident, quote_literal, quote_qualified};
-pub use replication::{ReplicationOptions, ReplicationReader, ShutdownNotice};
+pub use replication::{ReplicationOptions, ReplicationReader, ReplicationStopper, ShutdownNotice};
 pub use rows::{Column, DataRow, ResultSet, Row};
 pub use server_error::ServerError;
 pub use wal::{WalBlock, WalMessage};

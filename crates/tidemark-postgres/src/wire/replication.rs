@@ -213,6 +213,11 @@ impl ReplicationReader {
         }
     }
 
+    /// For whoever may have to end the stream while somebody else holds it.
+    pub fn stopper(&self) -> ReplicationStopper {
+        ReplicationStopper(Arc::clone(&self.shared))
+    }
+
     /// What has been acknowledged.
     pub fn acknowledged(&self) -> Lsn {
         Lsn(self.shared.acknowledged.load(Ordering::SeqCst))
@@ -240,6 +245,22 @@ impl ReplicationReader {
             }
             self.shared.arrived.notified().await;
         }
+    }
+}
+
+/// Ends a replication stream from outside.
+pub struct ReplicationStopper(Arc<Shared>);
+
+impl ReplicationStopper {
+    /// See [`ShutdownNotice`].
+    pub fn shutdown_notice(&self) -> ShutdownNotice {
+        ShutdownNotice(Arc::downgrade(&self.0))
+    }
+
+    /// Closes the connection soon. What was read before is still given out, and then the end.
+    pub fn stop(&self) {
+        self.0.stop.store(STOP_NOW, Ordering::SeqCst);
+        self.0.ring();
     }
 }
 

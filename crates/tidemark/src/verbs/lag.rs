@@ -124,6 +124,14 @@ fn text(standing: &Standing, invocation: &Invocation) -> String {
         if !old.is_empty() {
             say("held by", old.join("; "));
         }
+        if let Some(relayed) = slot.relayed.as_ref().filter(|it| it.range.is_some()) {
+            let (kept, most) = (bytes(relayed.bytes), bytes(relayed.bytes_max));
+            let directory = &relayed.directory;
+            say(
+                "relay log",
+                format!("keeps {kept} of {most} in {directory}"),
+            );
+        }
     }
     if let Some(verified) = &status.verified {
         let (lsn, result, ago) = (&verified.lsn, &verified.result, age(&verified.at));
@@ -266,6 +274,7 @@ mod tests {
             predicted_loss_at: None,
             predicted_over_at: None,
             pins: Vec::new(),
+            relayed: None,
         };
         let text = slot_text(&slot);
         assert!(

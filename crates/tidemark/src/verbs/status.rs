@@ -73,13 +73,17 @@ async fn once(invocation: &Invocation, arguments: &StatusArgs) -> Outcome {
 }
 
 pub(crate) async fn look(opened: &Opened) -> tidemark_core::Result<Standing> {
-    standing::look(
+    let looked = standing::look(
         opened.name(),
         opened.config.mode.name(),
         &opened.source,
         &opened.target,
-    )
-    .await
+    );
+    let mut standing = looked.await?;
+    if let Some(slot) = &mut standing.status.slot {
+        slot.max_retained_bytes = opened.config.source.postgres.max_retained_bytes;
+    }
+    Ok(standing)
 }
 
 /// Every pipeline of this directory, worst first. One that cannot be looked at is among them.

@@ -36,6 +36,7 @@ mod protection;
 mod quarantine;
 mod readme;
 mod reconcile;
+mod relay;
 mod resync;
 mod rows;
 mod schema;

@@ -14,12 +14,13 @@ use tidemark_lab::PostgresServer;
 use crate::stage::{PATIENCE, Stage};
 
 /// Pages with the test that runs them; a page that is in no line fails.
-const PAGES: [&str; 9] = [
+const PAGES: [&str; 10] = [
     "how-to/cutover.md",
     "how-to/lost-slot.md",
     "how-to/managed-service.md",
     "how-to/migrate-once.md",
     "how-to/privileges.md",
+    "how-to/protect-the-source.md",
     "how-to/resync-a-table.md",
     "how-to/run-as-a-service.md",
     "how-to/tls.md",
@@ -161,6 +162,12 @@ fn every_page_is_followed() {
             "{page}"
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_source_is_protected_as_the_page_says() {
+    let shown = walk("how-to/protect-the-source.md", "page_protect", None).await;
+    assert!(shown.contains("GB allowed"), "{shown}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
