@@ -10,8 +10,8 @@ use crate::stage::{PATIENCE, Stage};
 const BANK: Bank = Bank { accounts: 100 };
 
 /// What the first version kept.
-const OLDER: &str = "BEGIN; DROP TABLE tidemark.command, tidemark.status;
-    ALTER TABLE tidemark.checkpoint DROP COLUMN release;
+const OLDER: &str = "BEGIN; DROP TABLE tidemark.command, tidemark.status, tidemark.quarantine;
+    ALTER TABLE tidemark.checkpoint DROP COLUMN release, DROP COLUMN relay;
     UPDATE tidemark.version SET version = 1; COMMIT";
 
 const VERSION: &str = "SELECT version FROM tidemark.version";
