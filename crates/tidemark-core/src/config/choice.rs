@@ -100,6 +100,8 @@ choices! {
         StopTable = "stop_table",
         /// Go on with the columns that both sides have.
         Ignore = "ignore",
+        /// End the pipeline.
+        Fail = "fail",
     }
 
     /// What to do when a change meets another target row than the log implies.

@@ -124,6 +124,8 @@ pub enum OnSchemaChange {
     Ignore,
     /// Set the table aside until a person decides.
     StopTable,
+    /// End the pipeline before anything is applied in the new shape.
+    Fail,
 }
 
 /// What becomes of a table that appears and matches the patterns.

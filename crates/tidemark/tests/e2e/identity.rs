@@ -124,7 +124,7 @@ async fn every_identity_is_followed_exactly_once_across_kills() {
 
 /// Without an identity the source itself refuses what the log could not tell.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_table_without_identity_follows_inserts_and_its_updates_are_refused_by_the_source() {
+async fn f23_a_table_without_identity_follows_inserts_and_its_updates_are_refused_by_the_source() {
     let stage = Stage::new("identity_nothing").await;
     let tables = "CREATE TABLE logs (at int PRIMARY KEY, v text); ALTER TABLE logs REPLICA IDENTITY NOTHING;
         CREATE TABLE plain (at int, v text); INSERT INTO logs VALUES (1, 'a'); INSERT INTO plain VALUES (1, 'a');";

@@ -86,7 +86,7 @@ impl Workload for Emptying {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn truncates_during_a_killed_load_and_a_killed_stream_leave_both_sides_equal() {
+async fn f24_truncates_during_a_killed_load_and_a_killed_stream_leave_both_sides_equal() {
     let stage = Stage::new("truncate_kills").await;
     stage.write(
         "[load]\nchunk_size = \"1 MB\"\nparallel_chunks = 1\nmax_source_rows_per_second = 20000\n",
@@ -138,7 +138,7 @@ async fn truncates_during_a_killed_load_and_a_killed_stream_leave_both_sides_equ
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_truncate_that_is_not_to_be_carried_out_sets_its_table_aside() {
+async fn f24_a_truncate_that_is_not_to_be_carried_out_sets_its_table_aside() {
     let stage = Stage::new("truncate_stop").await;
     stage.write("[target]\non_truncate = \"stop_table\"\n");
     stage.source_sql(TABLES).await;
@@ -172,7 +172,7 @@ async fn a_truncate_that_is_not_to_be_carried_out_sets_its_table_aside() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_truncate_that_is_ignored_keeps_the_rows_and_is_told() {
+async fn f24_a_truncate_that_is_ignored_keeps_the_rows_and_is_told() {
     let stage = Stage::new("truncate_ignore").await;
     stage.write("[target]\non_truncate = \"ignore\"\n");
     stage.source_sql(TABLES).await;

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use crate::batch::SchemaChange;
 use crate::catalogue::codes;
 use crate::checkpoint::{KnownShape, TableState};
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::event::StreamTable;
 use crate::mapping::{TableMapping, TargetType};
 use crate::schema::{ColumnDefault, TableName};
@@ -66,6 +66,8 @@ enum Decision {
     LoadAnew,
     /// A person has to look, because.
     Aside(&'static str),
+    /// The pipeline ends here.
+    Fail,
 }
 
 /// Decides and carries out what a table's announcement means.
@@ -131,6 +133,7 @@ pub(super) async fn reshape(
     }
     let is_changed = !compared.changes.is_empty();
     match decision {
+        Decision::Fail => Err(is_to_fail(&table.name, &text)),
         Decision::Aside(why) => {
             set_aside(
                 engine,
@@ -176,6 +179,10 @@ pub(super) async fn reshape(
     }
 }
 
+fn is_to_fail(table: &TableName, text: &str) -> Error {
+    Error::definite(codes::SCHEMA_CHANGED, format!("{table}: {text}")).table(table.to_string())
+}
+
 /// While a table is loaded, what it has is not known here: the next load brings it.
 fn load_again(compared: &Compared) -> Decision {
     if compared.changes.is_empty() {
@@ -193,6 +200,7 @@ fn decide(policy: OnSchemaChange, compared: &Compared, mapping: &TableMapping) -
     }
     match policy {
         OnSchemaChange::StopTable => Decision::Aside("target.on_schema_change stops it"),
+        OnSchemaChange::Fail => Decision::Fail,
         OnSchemaChange::Ignore if changes.iter().all(leaves_values) => Decision::Leave,
         OnSchemaChange::Ignore => Decision::Aside(
             "values that both sides have were written anew, which is not in the log",

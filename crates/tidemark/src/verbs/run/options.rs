@@ -25,6 +25,7 @@ pub(crate) fn of(config: &PipelineConfig, until: Until) -> Options {
             config::OnSchemaChange::ApplyAdditive => OnSchemaChange::ApplyAdditive,
             config::OnSchemaChange::StopTable => OnSchemaChange::StopTable,
             config::OnSchemaChange::Ignore => OnSchemaChange::Ignore,
+            config::OnSchemaChange::Fail => OnSchemaChange::Fail,
         },
         new_tables: match config.new_tables {
             config::NewTables::Notify => NewTables::Notify,

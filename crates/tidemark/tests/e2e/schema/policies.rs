@@ -2,6 +2,7 @@
 
 use super::cases::{CASES, Policy, Then};
 use super::{Writers, assert_as_the_policy_says, change, staged, write};
+use crate::asks::text;
 use crate::stage::Stage;
 
 /// In the stream, under load; then the ways back of what was set aside, and a restart.
@@ -84,13 +85,53 @@ async fn f21_f22_what_adds_is_carried_out_in_the_stream() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_table_that_changes_is_stopped_in_the_stream() {
+async fn f21_f22_a_table_that_changes_is_stopped_in_the_stream() {
     in_the_stream("schema_stop", Policy::StopTable).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn changes_are_ignored_in_the_stream() {
+async fn f21_f22_changes_are_ignored_in_the_stream() {
     in_the_stream("schema_ignore", Policy::Ignore).await;
+}
+
+/// The pipeline ends at the change; with another policy it goes on from there, and nothing is lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn f22_a_pipeline_that_is_to_fail_ends_before_the_change_is_applied() {
+    let stage = Stage::new("schema_fail").await;
+    let tables = "CREATE TABLE t (id int PRIMARY KEY, v text); \
+                  INSERT INTO t SELECT i, 'row ' || i FROM generate_series(1, 40) i";
+    stage.source_sql(tables).await;
+    stage.write("[target]\non_schema_change = \"fail\"\n");
+    let mut run = stage.start_streaming().await;
+    stage
+        .source_sql("UPDATE t SET v = 'before' WHERE id = 1")
+        .await;
+    stage.wait_until_identical().await;
+    stage.source_sql("ALTER TABLE t ADD c int DEFAULT 7").await;
+    stage
+        .source_sql("UPDATE t SET c = id, v = 'after' WHERE id < 5")
+        .await;
+    let ended = run.ended().await;
+    assert_eq!(ended, Some(6), "{}", run.log());
+    assert!(run.log().contains("TM4036"), "{}", run.log());
+    let columns = "SELECT string_agg(attname, ' ' ORDER BY attnum) FROM pg_attribute \
+                   WHERE attrelid = 't'::regclass AND attnum > 0";
+    assert_eq!(text(&stage.target, columns).await.unwrap(), "id v");
+    assert_eq!(
+        text(&stage.target, "SELECT v FROM t WHERE id = 2")
+            .await
+            .unwrap(),
+        "row 2"
+    );
+    let again = stage
+        .run(&["run", "FILE", "--until", "caught-up"])
+        .await
+        .expect(6);
+    assert!(again.stderr.contains("TM4036"), "{}", again.stderr);
+    stage.write("[target]\non_schema_change = \"apply\"\n");
+    stage.catch_up().await;
+    stage.assert_identical().await;
+    stage.clear().await;
 }
 
 /// The log is read long after the catalog has changed.
@@ -114,11 +155,11 @@ async fn while_stopped(name: &str, policy: Policy) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_changes_are_carried_out_after_a_stop() {
+async fn f21_f22_all_changes_are_carried_out_after_a_stop() {
     while_stopped("schema_apply_later", Policy::Apply).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_adds_is_carried_out_after_a_stop() {
+async fn f21_f22_what_adds_is_carried_out_after_a_stop() {
     while_stopped("schema_additive_later", Policy::ApplyAdditive).await;
 }
