@@ -13,6 +13,7 @@
 )]
 #![expect(clippy::print_stdout, reason = "a failing seed is told")]
 
+mod change;
 mod history;
 mod rng;
 mod source;
