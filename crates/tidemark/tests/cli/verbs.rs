@@ -116,6 +116,13 @@ const STILL: &[Row] = &[
     (&["stop", "verbs"], Both, Well),
     (&["resync", "verbs", "--yes"], Both, Fails(6, "TM7042")),
     (&["reconcile", "verbs", "--yes"], Both, Fails(6, "TM4060")),
+    (&["quarantine", "list", "verbs"], Both, Well),
+    (&["retry", "verbs"], Both, Well),
+    (
+        &["skip", "verbs", "--table", "public.t", "--rows"],
+        Both,
+        Fails(6, "TM7042"),
+    ),
     (&["verify", "verbs"], Both, Fails(6, "TM7042")),
     (&["cutover", "verbs", "--dry-run"], Both, Negative),
     (

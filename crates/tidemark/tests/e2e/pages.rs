@@ -14,7 +14,7 @@ use tidemark_lab::PostgresServer;
 use crate::stage::{PATIENCE, Stage};
 
 /// Pages with the test that runs them; a page that is in no line fails.
-const PAGES: [&str; 10] = [
+const PAGES: [&str; 11] = [
     "how-to/cutover.md",
     "how-to/lost-slot.md",
     "how-to/managed-service.md",
@@ -22,6 +22,7 @@ const PAGES: [&str; 10] = [
     "how-to/privileges.md",
     "how-to/protect-the-source.md",
     "how-to/resync-a-table.md",
+    "how-to/rows-in-quarantine.md",
     "how-to/run-as-a-service.md",
     "how-to/tls.md",
     "tutorial/first-copy.md",
@@ -186,6 +187,14 @@ async fn roles_of_a_managed_service_are_enough() {
 async fn one_table_is_copied_anew_as_the_page_says() {
     let shown = walk("how-to/resync-a-table.md", "page_resync", None).await;
     assert!(shown.contains("200 rows differ"), "{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_in_quarantine_come_back_as_the_page_says() {
+    let shown = walk("how-to/rows-in-quarantine.md", "page_rows", None).await;
+    for words in ["not_too_much", "23514"] {
+        assert!(shown.contains(words), "{words} in {shown}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
