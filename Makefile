@@ -1,7 +1,7 @@
 # Everything a person or CI asks of this repository. The work is done by scripts/ and cargo.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo build test check unit it ui e2e faults soak bench docs
+.PHONY: help setup demo build test check unit it ui e2e faults soak fuzz bench docs
 
 help: ## this list
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -47,6 +47,9 @@ faults: ## kill, cut, freeze, fill the disk, and count the rows
 soak: ## faults at random under load: make soak MINUTES=10 [SEED=7]
 	@scripts/setup test
 	@SOAK_MINUTES=$(or $(MINUTES),5) SEED=$(SEED) cargo test --locked -p tidemark --test e2e faults_at_random -- --nocapture
+
+fuzz: ## bytes of the outside, whatever they are: make fuzz [SECONDS=60]
+	@fuzz/run $(or $(SECONDS),60)
 
 bench: ## speed, beside what a user would take instead
 	@bench/run $(ARGS)

@@ -26,6 +26,8 @@ use crate::error::{self, pick};
 use crate::tls;
 use crate::wire::{Connection, Role, STARTUP_FRAME_MAX, Socket, Stream};
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod knock;
 mod startup;
 
 #[cfg(test)]

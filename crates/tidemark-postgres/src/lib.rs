@@ -5,6 +5,8 @@ pub mod config;
 pub mod connect;
 pub mod cutover;
 pub mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod schema;
 mod shown;
 pub mod source;

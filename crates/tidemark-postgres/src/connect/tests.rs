@@ -1,29 +1,9 @@
 //! Start-up against a server that says anything at all.
 
-use std::io::Write;
-use std::os::unix::net::UnixStream;
-
 use proptest::prelude::*;
 
+use super::knock::start_up;
 use super::*;
-
-/// Start-up with what the server says; it hangs up afterwards.
-fn start_up(said: &[u8]) -> Result<Connection> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
-        let (ours, mut theirs) = UnixStream::pair().unwrap();
-        ours.set_nonblocking(true).unwrap();
-        let socket = tokio::net::UnixStream::from_std(ours).unwrap();
-        let config = ConnectConfig::parse("postgres://u:p@/d?host=/tmp", Side::Source).unwrap();
-        theirs.write_all(said).unwrap();
-        theirs.shutdown(std::net::Shutdown::Write).unwrap();
-        let stream = Stream::Plain(Socket::Unix(socket));
-        startup::start(&config, &config.hosts[0], stream, Role::Ordinary).await
-    })
-}
 
 fn messages() -> impl Strategy<Value = Vec<u8>> {
     let tag = proptest::sample::select(b"RRRRREKSZNv".to_vec());

@@ -39,6 +39,8 @@ mod chunks;
 mod contract;
 mod decode;
 mod frames;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod knock;
 mod partitions;
 mod pins;
 pub(crate) mod publication;

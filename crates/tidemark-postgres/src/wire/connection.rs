@@ -119,7 +119,7 @@ impl Connection {
         self.frame_limit = frame::FRAME_MAX;
     }
 
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn inbound_capacity(&self) -> usize {
         self.inbound.capacity()
     }

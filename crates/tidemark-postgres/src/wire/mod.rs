@@ -15,6 +15,8 @@ mod cancel;
 mod connection;
 mod copy;
 mod frame;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod knock;
 mod pipeline;
 mod quote;
 mod replication;
@@ -37,7 +39,7 @@ pub use wal::{WalBlock, WalMessage};
 #[cfg(test)]
 mod tests;
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) use frame::FRAME_MAX;
 pub(crate) use frame::{Header, STARTUP_FRAME_MAX};
 pub(crate) use socket::{Socket, Stream};

@@ -1,23 +1,10 @@
 //! A connection whose server says anything at all.
 
 use std::io::Write;
-use std::os::unix::net::UnixStream;
 
 use proptest::prelude::*;
-use tidemark_core::Error;
 
-use super::{Connection, FRAME_MAX, Reply, Socket, Stream};
-use crate::config::{ConnectConfig, Side};
-
-/// A connection past start-up, and the server's end of it.
-fn connection() -> (Connection, UnixStream) {
-    let (ours, theirs) = UnixStream::pair().unwrap();
-    ours.set_nonblocking(true).unwrap();
-    let socket = tokio::net::UnixStream::from_std(ours).unwrap();
-    let config = ConnectConfig::parse("postgres://u@/d?host=/tmp", Side::Source).unwrap();
-    let stream = Stream::Plain(Socket::Unix(socket));
-    (Connection::new(stream, &config, FRAME_MAX), theirs)
-}
+use super::knock::{Use, connection, survives};
 
 /// Messages of types that exist, with any body, which may be cut off or have a wrong length.
 fn messages() -> impl Strategy<Value = Vec<u8>> {
@@ -36,71 +23,8 @@ fn messages() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// What use is made of a connection.
-#[derive(Clone, Copy, Debug)]
-enum Use {
-    Simple,
-    Query,
-    Replies,
-    CopyOut,
-    CopyIn,
-    Notification,
-}
-
-async fn make_use(connection: &mut Connection, what: Use) -> Result<(), Error> {
-    match what {
-        Use::Simple => connection.run("SELECT 1").await,
-        Use::Query => connection.query("SELECT $1", &[Some("1")]).await.map(drop),
-        Use::Replies => loop {
-            if let Reply::Ready(_) = connection.next_reply().await? {
-                return Ok(());
-            }
-        },
-        Use::CopyOut => {
-            let mut out = connection.copy_out("COPY t TO STDOUT").await?;
-            while let Some(block) = out.next_block().await? {
-                assert!(!block.frames.is_empty());
-            }
-            Ok(())
-        }
-        Use::CopyIn => {
-            let mut into = connection.copy_in("COPY t FROM STDIN").await?;
-            into.write_payload(b"1\n").await?;
-            into.write_frames(b"d\0\0\0\x062\n").await?;
-            into.finish().await.map(drop)
-        }
-        Use::Notification => connection.notification().await.map(drop),
-    }
-}
-
-/// Ends, without a panic and without memory for what has not arrived.
-fn survives(bytes: &[u8], what: Use) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
-        let (mut connection, mut server) = connection();
-        server.write_all(bytes).unwrap();
-        server.shutdown(std::net::Shutdown::Write).unwrap();
-        for _ in 0..3 {
-            if make_use(&mut connection, what).await.is_err() {
-                break;
-            }
-        }
-        assert!(connection.inbound_capacity() < 1 << 21);
-    });
-}
-
 fn uses() -> impl Strategy<Value = Use> {
-    proptest::sample::select(vec![
-        Use::Simple,
-        Use::Query,
-        Use::Replies,
-        Use::CopyOut,
-        Use::CopyIn,
-        Use::Notification,
-    ])
+    proptest::sample::select(Use::ALL.to_vec())
 }
 
 proptest! {
