@@ -44,8 +44,10 @@ pub fn text(bytes: &[u8]) {
 mod tests {
     use std::path::Path;
 
+    type Door = fn(&[u8]);
+
     /// Each input as it is, cut at every place, and with one byte changed in each of some places.
-    fn knock(door: fn(&[u8]), input: &[u8]) {
+    fn knock(door: Door, input: &[u8]) {
         door(input);
         let step = (input.len() / 64).max(1);
         for at in (0..input.len()).step_by(step) {
@@ -61,7 +63,7 @@ mod tests {
     #[test]
     fn what_a_fuzzer_has_found_is_survived_cut_and_changed() {
         let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus");
-        let doors: [(&str, fn(&[u8])); 4] = [
+        let doors: [(&str, Door); 4] = [
             ("log", super::log),
             ("session", super::session),
             ("login", super::login),
