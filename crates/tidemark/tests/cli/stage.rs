@@ -79,14 +79,15 @@ impl Stage {
         ran.envelope()
     }
 
-    pub(crate) fn start(&self, arguments: &[&str]) -> Child {
+    pub(crate) fn start(&self, arguments: &[&str]) -> Started {
         let log = std::fs::File::create(self.directory.path().join("run.log")).unwrap();
-        command_in(self.directory.path(), arguments)
+        let child = command_in(self.directory.path(), arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
-            .unwrap()
+            .unwrap();
+        Started(child)
     }
 
     /// Starts the program and keeps what it says.
@@ -141,5 +142,30 @@ pub(crate) fn ended(child: &mut Child) -> Option<i32> {
         }
         assert!(began.elapsed() < PATIENCE, "it does not end");
         std::thread::yield_now();
+    }
+}
+
+/// A program that runs; it ends with this, however a test ends.
+pub(crate) struct Started(Child);
+
+impl std::ops::Deref for Started {
+    type Target = Child;
+
+    fn deref(&self) -> &Child {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for Started {
+    fn deref_mut(&mut self) -> &mut Child {
+        &mut self.0
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        // It has mostly ended by itself.
+        drop(self.0.kill());
+        drop(self.0.wait());
     }
 }
