@@ -18,7 +18,7 @@ use crate::schema::TableName;
 use crate::source::LogState;
 use crate::status::{
     By, Health, LastKnown, PipelineState, SlotStatus, StageLatency, Status, StatusError,
-    TableStatus, TableStatusState, Totals, Trend, Verified,
+    TableStatus, TableStatusState, Trend, Verified,
 };
 
 use forecast::Forecast;
@@ -81,35 +81,10 @@ struct Row {
 impl Board {
     /// A board that knows nothing yet.
     pub fn new(pipeline: impl Into<String>, mode: impl Into<String>) -> Board {
-        let now = clock::now();
         Board {
             status: Status {
-                pipeline: pipeline.into(),
-                mode: mode.into(),
                 state: PipelineState::Starting,
-                since: now.clone(),
-                reason: None,
-                by: By::Engine,
-                health: Health::Unknown,
-                trend: Trend::Unknown,
-                position_type: None,
-                full_load_lsn: None,
-                source_lsn: None,
-                received_lsn: None,
-                processed_lsn: None,
-                confirmed_lsn: None,
-                restart_lsn: None,
-                gap_bytes: None,
-                latency_seconds: None,
-                latency_by_stage_seconds: None,
-                slot: None,
-                verified: None,
-                tables: Vec::new(),
-                totals: Totals::default(),
-                error: None,
-                unknown_reason: None,
-                last_known: None,
-                measured_at: now,
+                ..Status::unknown(pipeline, mode)
             },
             tables: Vec::new(),
             measured: None,

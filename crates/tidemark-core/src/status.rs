@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::clock;
 use crate::position::Position;
 use crate::source::{Pin, Relayed, Slot};
 
@@ -129,6 +130,41 @@ pub struct Status {
     pub last_known: Option<LastKnown>,
     /// When this was measured, RFC 3339.
     pub measured_at: String,
+}
+
+impl Status {
+    /// A status in which nothing is known yet.
+    pub fn unknown(pipeline: impl Into<String>, mode: impl Into<String>) -> Status {
+        let now = clock::now();
+        Status {
+            pipeline: pipeline.into(),
+            mode: mode.into(),
+            state: PipelineState::Stopped,
+            since: now.clone(),
+            reason: None,
+            by: By::Engine,
+            health: Health::Unknown,
+            trend: Trend::Unknown,
+            position_type: None,
+            full_load_lsn: None,
+            source_lsn: None,
+            received_lsn: None,
+            processed_lsn: None,
+            confirmed_lsn: None,
+            restart_lsn: None,
+            gap_bytes: None,
+            latency_seconds: None,
+            latency_by_stage_seconds: None,
+            slot: None,
+            verified: None,
+            tables: Vec::new(),
+            totals: Totals::default(),
+            error: None,
+            unknown_reason: None,
+            last_known: None,
+            measured_at: now,
+        }
+    }
 }
 
 /// What was known before it became unknown.

@@ -16,7 +16,7 @@ use tidemark_core::schema::TableName;
 use tidemark_core::source::{LogState, Source};
 use tidemark_core::status::{
     By, Health, PipelineState, SlotStatus, Status, StatusError, TableStatus, TableStatusState,
-    Totals, Trend,
+    Trend,
 };
 use tidemark_core::target::{Owner, Target};
 use tidemark_core::{Error, Result};
@@ -89,7 +89,7 @@ pub(crate) async fn look(
         });
     }
     let log = source.log_state().await;
-    let mut status = report.unwrap_or_else(|| unknown(pipeline, mode));
+    let mut status = report.unwrap_or_else(|| Status::unknown(pipeline, mode));
     forget_what_only_a_run_knows(&mut status);
     if let Some(checkpoint) = &checkpoint {
         take_checkpoint(&mut status, checkpoint);
@@ -139,39 +139,6 @@ impl Standing {
     /// Whether the source's side of it is not of now.
     pub(crate) fn is_stale(&self) -> bool {
         self.life != Life::Draft && self.status.source_lsn.is_none()
-    }
-}
-
-/// A status in which nothing is known yet.
-pub(crate) fn unknown(pipeline: &str, mode: &str) -> Status {
-    let now = clock::now();
-    Status {
-        pipeline: pipeline.to_owned(),
-        mode: mode.to_owned(),
-        state: PipelineState::Stopped,
-        since: now.clone(),
-        reason: None,
-        by: By::Engine,
-        health: Health::Unknown,
-        trend: Trend::Unknown,
-        position_type: None,
-        full_load_lsn: None,
-        source_lsn: None,
-        received_lsn: None,
-        processed_lsn: None,
-        confirmed_lsn: None,
-        restart_lsn: None,
-        gap_bytes: None,
-        latency_seconds: None,
-        latency_by_stage_seconds: None,
-        slot: None,
-        verified: None,
-        tables: Vec::new(),
-        totals: Totals::default(),
-        error: None,
-        unknown_reason: None,
-        last_known: None,
-        measured_at: now,
     }
 }
 
@@ -373,7 +340,7 @@ mod tests {
             processed_lsn: Some(at(100)),
             latency_seconds: Some(0.0),
             health: Health::Ok,
-            ..unknown("shop", "full_load_and_cdc")
+            ..Status::unknown("shop", "full_load_and_cdc")
         }
     }
 

@@ -10,7 +10,7 @@ use tidemark_core::control::door::SharedBoard;
 use tidemark_core::pipeline::Commander;
 use tidemark_core::position::Position;
 use tidemark_core::status::{
-    By, Health, PipelineState, Status, StatusError, TableStatusState, Totals, Trend,
+    By, Health, PipelineState, Status, StatusError, TableStatusState, Trend,
 };
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -207,7 +207,7 @@ impl Member {
         let mut status = match (fresh, &now.look) {
             (Some((_, status)), _) => status.clone(),
             (None, Some((_, status))) => forgotten(status.clone()),
-            (None, None) => unknown(&self.key.id, &self.row().mode),
+            (None, None) => Status::unknown(&self.key.id, &self.row().mode),
         };
         status.since.clone_from(&rest.since);
         status.reason.clone_from(&rest.reason);
@@ -358,37 +358,4 @@ fn forgotten(mut status: Status) -> Status {
     status.latency_by_stage_seconds = None;
     status.slot = None;
     status
-}
-
-/// A status in which nothing is known.
-fn unknown(pipeline: &str, mode: &str) -> Status {
-    let now = clock::now();
-    Status {
-        pipeline: pipeline.to_owned(),
-        mode: mode.to_owned(),
-        state: PipelineState::Stopped,
-        since: now.clone(),
-        reason: None,
-        by: By::Engine,
-        health: Health::Unknown,
-        trend: Trend::Unknown,
-        position_type: None,
-        full_load_lsn: None,
-        source_lsn: None,
-        received_lsn: None,
-        processed_lsn: None,
-        confirmed_lsn: None,
-        restart_lsn: None,
-        gap_bytes: None,
-        latency_seconds: None,
-        latency_by_stage_seconds: None,
-        slot: None,
-        verified: None,
-        tables: Vec::new(),
-        totals: Totals::default(),
-        error: None,
-        unknown_reason: None,
-        last_known: None,
-        measured_at: now,
-    }
 }

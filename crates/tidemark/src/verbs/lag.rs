@@ -244,7 +244,6 @@ fn data(standing: &Standing) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::standing::unknown;
 
     #[test]
     fn a_latency_above_the_limit_or_unknown_does_not_pass() {
@@ -255,7 +254,7 @@ mod tests {
             (None, max, Verdict::Negative),
             (None, None, Verdict::Positive),
         ] {
-            let mut status = unknown("shop", "cdc_only");
+            let mut status = Status::unknown("shop", "cdc_only");
             status.latency_seconds = latency;
             assert_eq!(verdict(&status, max), expected, "{latency:?} {max:?}");
         }
@@ -293,7 +292,7 @@ mod tests {
 
     #[test]
     fn what_is_unknown_is_between_bounds_where_there_are_any() {
-        let mut status = unknown("shop", "cdc_only");
+        let mut status = Status::unknown("shop", "cdc_only");
         assert_eq!(latency(&status), None);
         let source_lsn = tidemark_core::position::Position::PgLsn(tidemark_core::position::Lsn(1));
         status.last_known = Some(tidemark_core::status::LastKnown {

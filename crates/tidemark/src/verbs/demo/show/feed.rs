@@ -69,7 +69,7 @@ mod tests {
     use tidemark_core::status::TableStatus;
 
     fn reported(rows_estimated: Option<u64>, rows: u64, state: TableStatusState) -> Status {
-        let mut status = crate::standing::unknown("shop", "full_load_and_cdc");
+        let mut status = tidemark_core::status::Status::unknown("shop", "full_load_and_cdc");
         status.tables.push(TableStatus {
             source: "public.orders".to_owned(),
             target: "dw.orders".to_owned(),
