@@ -1,6 +1,6 @@
 //! The pages in a real browser, against a real server with real databases.
 //!
-//! The cases are in `web/test/cases.mjs`: they start `tidemark serve`, kill it, cut its wire to the source,
+//! The cases are in `web/test/cases/`: they start `tidemark serve`, kill it, cut its wire to the source,
 //! and look at what a person sees. Here are the databases, and what a machine must have for it.
 //! `UPDATE_DOCS=1` writes what the pages look like into `docs/images`.
 

@@ -1,0 +1,78 @@
+// The other tabs of a pipeline.
+import assert from "node:assert/strict";
+import { header, row, said } from "./look.mjs";
+
+export async function both_sides_are_compared_from_the_page({ page, open, until, accessible, shot, databases }) {
+  await open("/p/shop/verification");
+  await page.getByRole("button", { name: "Compare every row" }).click();
+  await until("an answer", async () => /✓ verification \d+: \d+ rows identical at/.test(await said(page).innerText()));
+  const at = /at ([0-9A-F]+\/[0-9A-F]+)/.exec(await said(page).innerText())[1];
+  await page.locator("#report").filter({ hasText: "identical" }).filter({ hasText: at }).waitFor();
+  const rows = Number(await databases.sql(databases.source, "SELECT count(*) FROM customers"));
+  const shown = await row(page, "public.customers").locator("td").nth(2).innerText();
+  assert.equal(Number(shown.replace(/\D/g, "")), rows);
+  await until("the header", async () => (await header(page).innerText()).includes("identical"));
+  await accessible("verification");
+  await shot("pipeline-verification");
+}
+
+export async function the_past_is_drawn_and_can_be_read_as_a_table({ page, open, until, accessible, shot }) {
+  await open("/p/shop/analytics");
+  await page.locator(".uplot canvas").first().waitFor();
+  await until("a position", async () => /[0-9A-F]+\/[0-9A-F]+/.test(await page.locator(".readouts").innerText()));
+  // Lines are drawn: their colour is on the canvas, and in the dark another one.
+  const drawn = (colour) => page.evaluate((colour) => {
+    const canvas = document.querySelector(".uplot canvas");
+    const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+    const [r, g, b] = [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
+    let count = 0;
+    for (let at = 0; at < data.length; at += 4) if (Math.abs(data[at] - r) + Math.abs(data[at + 1] - g) + Math.abs(data[at + 2] - b) < 30 && data[at + 3] > 200) count += 1;
+    return count;
+  }, colour);
+  await until("the source's line", async () => (await drawn("#0072b2")) > 20);
+  await accessible("analytics");
+  await shot("pipeline-analytics");
+  await page.emulateMedia({ colorScheme: "dark" });
+  await until("the source's line in the dark", async () => (await drawn("#56b4e9")) > 20);
+  // Labels of axes are readable there as well.
+  assert.ok((await drawn("#9fb0c0")) > 20, "axis labels have no colour of the dark theme");
+  await shot("pipeline-analytics-dark");
+  await page.emulateMedia({ colorScheme: "light" });
+  await page.getByRole("button", { name: "as table" }).click();
+  await page.getByRole("region", { name: "measurements" }).locator("tbody tr").nth(3).waitFor();
+  await accessible("measurements");
+}
+
+export async function u06_what_is_not_known_is_unknown_and_never_0({ page, open, until, proxy, accessible, shot }) {
+  await open("/p/shop/analytics");
+  await page.locator(".uplot canvas").first().waitFor();
+  const holes = async () => Number(/(\d+) of \d+ moments were not measured/.exec(await page.getByRole("img", { name: /^Gap/ }).getAttribute("aria-label"))?.[1] ?? 0);
+  const before = await holes();
+  proxy.cut();
+  const outs = page.locator(".readouts");
+  await until("unknown", async () => /gap\s*unknown/.test(await outs.innerText()) && /latency\s*unknown/.test(await outs.innerText()));
+  assert.ok(!/(gap|latency)\s*0/.test(await outs.innerText()));
+  await until("no number beside the chart either", async () => (await page.locator("figcaption", { hasText: "Gap" }).innerText()).includes("gap unknown"));
+  assert.match(await page.locator("main").innerText(), /last known .* at [0-9A-F]+\/[0-9A-F]+/);
+  await until("a hole in the past", async () => (await holes()) > before + 2);
+  await shot("pipeline-analytics-hole");
+  await open("/");
+  const line = page.locator("tr, article").filter({ hasText: "shop" }).first();
+  await until("the overview says so", async () => /latency\s*unknown/.test(await line.innerText()) && /gap\s*unknown/.test(await line.innerText()));
+  assert.ok(!/\b0 s\b/.test(await line.innerText()));
+  await accessible("an overview with an unknown");
+  await shot("overview-unknown");
+  proxy.mend();
+}
+
+export async function events_and_the_definition_are_shown_without_secrets({ page, open, accessible, shot }) {
+  await open("/p/shop/events");
+  await page.locator(".events li").nth(3).waitFor();
+  await accessible("events");
+  await shot("pipeline-events");
+  await open("/p/shop/configuration");
+  const text = await page.locator("pre").innerText();
+  assert.match(text, /name = "shop"/);
+  assert.ok(!text.includes("copier:copier"), text);
+  await accessible("configuration");
+}
