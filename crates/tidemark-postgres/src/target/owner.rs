@@ -32,10 +32,6 @@ const ANSWER_MAX: Duration = Duration::from_secs(3);
 const FORMER_SESSION_MAX: Duration = Duration::from_secs(5);
 const FORMER_SESSION_POLL: Duration = Duration::from_millis(50);
 
-/// Tells the present owner from others.
-const OWNER: &str =
-    "SELECT c.owner_host, c.owner_pid FROM tidemark.checkpoint c WHERE pipeline = $1";
-
 /// The owner's connection, while there is one.
 #[derive(Debug, Default)]
 pub(super) struct Lock {
@@ -43,6 +39,8 @@ pub(super) struct Lock {
     /// The server process of the connection that held the lock last. The server may not have
     /// noticed its end when we come back.
     former_pid: Option<u32>,
+    /// Whether the pipeline has been ours in this run already.
+    was_held: bool,
 }
 
 impl Lock {
@@ -60,7 +58,9 @@ impl Lock {
         self.former_pid = Some(connection.pid());
         metadata::migrate(&mut connection).await?;
         failpoint::reached(failpoint::SCHEMA_MADE);
-        let generation = raise_generation(&mut connection, pipeline, owner).await?;
+        let is_first = !self.was_held;
+        let generation = raise_generation(&mut connection, pipeline, owner, is_first).await?;
+        self.was_held = true;
         self.held = Some(connection);
         Ok(generation)
     }
@@ -183,19 +183,15 @@ async fn refusal(connection: &mut Connection, pipeline: &str, pid: u32) -> Resul
 }
 
 /// Raises the generation and records the owner. Waits for a commit of the former generation that
-/// is under way. Commands that nobody will answer any more are answered.
+/// is under way. Commands that were sent to an earlier run are answered: who is told by a host and a
+/// process id alone may be another one, as in a container, where each process has the number 1.
 async fn raise_generation(
     connection: &mut Connection,
     pipeline: &str,
     owner: &Owner,
+    is_first: bool,
 ) -> Result<Generation> {
     connection.run("BEGIN").await?;
-    let before = connection.query(OWNER, &[Some(pipeline)]).await?;
-    let mut is_new_owner = true;
-    if let Some(row) = before.rows.first() {
-        is_new_owner =
-            row.opt_str(0)? != Some(owner.host.as_str()) || row.opt(1)? != Some(owner.pid);
-    }
     let pid = owner.pid.to_string();
     let raised = connection
         .query(
@@ -211,7 +207,7 @@ async fn raise_generation(
         .await
         .context(|| "raise the pipeline's generation")?;
     let generation = Generation(raised.one()?.get(0)?);
-    if is_new_owner {
+    if is_first {
         connection
             .query(
                 "UPDATE tidemark.command SET answered_at = now(), answer = jsonb_build_object(\
