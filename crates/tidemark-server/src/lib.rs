@@ -10,6 +10,7 @@
 //! The engine stays as it is: the server commands and watches it, holds no position, and losing its
 //! store loses no data. It knows no kind of database: [`systems::Systems`] is what the binary brings.
 
+mod alerts;
 pub mod api;
 mod files;
 mod metrics;

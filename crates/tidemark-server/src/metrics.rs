@@ -11,6 +11,7 @@ use axum::http::{Method, StatusCode};
 use tidemark_core::position::{Lsn, Position};
 use tidemark_core::status::{Status, TableStatusState};
 
+use crate::store::AlertRow;
 use crate::supervisor::{Member, View, word_of};
 
 const STATES: [&str; 10] = [
@@ -116,7 +117,11 @@ fn escaped(value: &str) -> String {
 }
 
 /// Everything there is to say.
-pub(crate) fn exposition(members: &[Arc<Member>], requests: &Requests) -> String {
+pub(crate) fn exposition(
+    members: &[Arc<Member>],
+    firing: &[AlertRow],
+    requests: &Requests,
+) -> String {
     let mut page = Page::default();
     let version = env!("CARGO_PKG_VERSION").to_owned();
     page.family(
@@ -131,6 +136,7 @@ pub(crate) fn exposition(members: &[Arc<Member>], requests: &Requests) -> String
     slots(&mut page, &found);
     counters(&mut page, &found);
     verification(&mut page, &found);
+    alerts(&mut page, firing);
     answers(&mut page, requests);
     own(&mut page);
     page.text
@@ -429,6 +435,25 @@ fn verification(page: &mut Page, found: &[(&Member, View)]) {
     );
 }
 
+/// By what they look at: rules of pipelines are too many for a label.
+fn alerts(page: &mut Page, firing: &[AlertRow]) {
+    let mut counts: BTreeMap<[&str; 4], f64> = BTreeMap::new();
+    for row in firing {
+        let labels = [&row.key.id, &row.key.tenant, &row.when, &row.severity].map(String::as_str);
+        *counts.entry(labels).or_default() += 1.0;
+    }
+    let names = ["pipeline", "tenant", "rule", "severity"];
+    page.family(
+        "tidemark_alerts_firing",
+        "gauge",
+        "Alerts that fire.",
+        counts.into_iter().map(|(values, count)| {
+            let values = values.map(str::to_owned);
+            (names.into_iter().zip(values).collect(), count)
+        }),
+    );
+}
+
 fn answers(page: &mut Page, requests: &Requests) {
     let by_route = requests
         .by_route
@@ -504,7 +529,7 @@ mod tests {
         let requests = Requests::default();
         let took = Duration::from_millis(7);
         requests.note(&Method::GET, "/api/v1/pipelines/{id}", StatusCode::OK, took);
-        let text = exposition(&[], &requests);
+        let text = exposition(&[], &[], &requests);
         let labels = "route=\"/api/v1/pipelines/{id}\",method=\"GET\",status=\"200\"";
         let name = "http_request_duration_seconds";
         assert!(

@@ -33,11 +33,13 @@ pub(super) fn build(
     refuse_what_nobody_minds(settings, problems);
     marks_and_leaves_out(settings, problems);
     let mut rules = rules(settings, problems);
+    let alerts = super::alert::alerts(settings, mode, problems);
     let name = settings.text("pipeline.name").map(|name| name.value);
     let (source, target, name, mode) = (source?, target?, name?, mode?);
     rules.is_same_database = endpoint::is_same_database(&source, &target);
     let postgres = postgres_source(settings, &name, problems)?;
     Some(PipelineConfig {
+        alerts,
         mode,
         start: start?,
         description: settings.text("pipeline.description").map(|text| text.value),

@@ -154,6 +154,40 @@ choices! {
         Off = "off",
     }
 
+    /// What an alert looks at.
+    AlertWhen {
+        /// The pipeline is in one of some states.
+        State = "state",
+        /// How far behind the target is, in seconds.
+        LagSeconds = "lag_seconds",
+        /// How far behind the target is, in bytes of log.
+        LagBytes = "lag_bytes",
+        /// How far behind it is cannot be told.
+        LagUnknown = "lag_unknown",
+        /// How long until the source gives the log up that is still needed.
+        SlotTimeLeft = "slot_time_left",
+        /// A table was set aside.
+        TableQuarantined = "table_quarantined",
+        /// Rows were set aside.
+        RowsQuarantined = "rows_quarantined",
+        /// The pipeline failed before its load was in.
+        LoadFailed = "load_failed",
+        /// The last comparison found a difference.
+        VerificationDifferent = "verification_different",
+        /// Nothing was compared for long.
+        VerificationStale = "verification_stale",
+    }
+
+    /// How much an alert matters.
+    AlertSeverity {
+        /// A person should look.
+        Warning = "warning",
+        /// A person must act.
+        Critical = "critical",
+        /// Worth knowing.
+        Notice = "notice",
+    }
+
     /// Kinds of masks, by their word.
     MaskKind {
         /// A salted hash.

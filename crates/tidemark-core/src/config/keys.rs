@@ -8,8 +8,8 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use super::choice::{
-    AfterLoad, Choice, Create, MaskKind, NewTables, OnConflict, OnMaxRetained, OnRowError,
-    OnSchemaChange, OnTruncate, Origin, SlotAhead, SlotBehind, System,
+    AfterLoad, AlertSeverity, AlertWhen, Choice, Create, MaskKind, NewTables, OnConflict,
+    OnMaxRetained, OnRowError, OnSchemaChange, OnTruncate, Origin, SlotAhead, SlotBehind, System,
 };
 use crate::pipeline::plan::Mode;
 use crate::target::Existing;
@@ -98,8 +98,8 @@ impl NameRule {
 /// What is known and not in this version: path, and what it needs.
 pub(crate) const LATER: &[(&str, &str)] = &[
     (
-        "alert",
-        "alerts need the server, which this version does not have",
+        "alert[].notify",
+        "this version tells alerts by its API, events, metrics and log; it sends no messages yet",
     ),
     (
         "schedule",
@@ -213,6 +213,7 @@ pub(crate) static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
     keys.extend(target_keys());
     keys.extend(table_keys());
     keys.extend(engine_keys());
+    keys.extend(alert_keys());
     keys
 });
 
@@ -401,6 +402,23 @@ fn engine_keys() -> Vec<Key> {
         key("stream.quarantine_bytes", Kind::Bytes { min: 64 * KB, max: GB }, "The same in bytes of their changes.").or("\"16 MB\""),
         key("verify.after_load", choice::<AfterLoad>(), "What is compared once the load is in: every value, row counts, or nothing.").or("\"deep\""),
         key("verify.max_rows_per_second", rows_per_second, "Rows compared in a second; 0 for no limit.").or("0"),
+    ]
+}
+
+fn alert_keys() -> Vec<Key> {
+    let day = seconds(86_400);
+    let above = Kind::Count {
+        min: 0,
+        max: 1_000_000_000_000_000,
+    };
+    vec![
+        key("alert[].when", choice::<AlertWhen>(), "What the server looks at, see [alerts](../how-to/alerts.md). A lag that is not known is neither above nor below anything: `lag_unknown` is the alert for it.").required(),
+        key("alert[].is", Kind::List, "With `state`, and needed there: the states that count."),
+        key("alert[].above", above, "Met above this: seconds with `lag_seconds` and `verification_stale`, bytes with `lag_bytes`, rows with `rows_quarantined` (0 if not given)."),
+        key("alert[].below", Kind::Time { min: seconds(60), max: seconds(30 * 86_400) }, "With `slot_time_left`, and needed there: met when the log that is needed is kept for less than this, at the present rate."),
+        key("alert[].for", Kind::Time { min: Duration::ZERO, max: day }, "How long it must be so before the alert fires.").or("\"0 s\""),
+        key("alert[].resolve_after", Kind::Time { min: seconds(1), max: day }, "How long it must be over before the alert counts as resolved; twice as long for each time that it fired within the last hour.").or("\"30 s\""),
+        key("alert[].severity", choice::<AlertSeverity>(), "How much it matters.").or("\"warning\""),
     ]
 }
 

@@ -21,6 +21,7 @@ use crate::mapping::Rules;
 use crate::pipeline::plan::{CdcStart, Mode};
 use crate::target::Existing;
 
+pub mod alert;
 mod build;
 pub mod choice;
 mod endpoint;
@@ -42,9 +43,10 @@ mod tests;
 
 pub(crate) use build::filter_problem;
 
+pub use alert::AlertRule;
 pub use choice::{
-    AfterLoad, Create, NewTables, OnConflict, OnMaxRetained, OnRowError, OnSchemaChange,
-    OnTruncate, Origin as ChangeOrigin, SlotAhead, SlotBehind, System,
+    AfterLoad, AlertSeverity, AlertWhen, Create, NewTables, OnConflict, OnMaxRetained, OnRowError,
+    OnSchemaChange, OnTruncate, Origin as ChangeOrigin, SlotAhead, SlotBehind, System,
 };
 pub use format::format;
 pub use hide::masked;
@@ -56,6 +58,8 @@ pub use secret::{Secret, Surroundings};
 pub use settings::{Effective, Origin};
 
 use endpoint::Connections;
+pub use unit::{show_bytes, show_duration};
+
 use keys::{CONNECTION_KEYS, KEYS};
 
 /// What a pipeline is read from.
@@ -146,6 +150,8 @@ pub struct PipelineConfig {
     pub stream: StreamConfig,
     /// Verification.
     pub verify: VerifyConfig,
+    /// What a person wants to be told of.
+    pub alerts: Vec<AlertRule>,
 }
 
 /// How to reach a database.

@@ -18,7 +18,7 @@ editors.
 
 Each value comes from the first of: a flag, a variable, the file, the default. The variable of a key
 is its path in upper case with underscores behind `TIDEMARK_`: `TIDEMARK_STREAM_BATCH_ROWS` is
-`stream.batch_rows` (keys of `[[table]]` and `[[mask]]` have none).
+`stream.batch_rows` (keys of `[[table]]`, `[[mask]]` and `[[alert]]` have none).
 `tidemark config lint FILE --show-origin` tells where each value came from.
 
 Sizes are written with a unit, `\"20 GB\"` (powers of 1000) or `\"16 MiB\"` (powers of 1024); durations

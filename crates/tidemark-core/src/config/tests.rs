@@ -259,6 +259,11 @@ fn problems_look_as_promised() {
         include_str!("tests/conflicts.txt"),
     );
     check(
+        "alerts",
+        include_str!("tests/alerts.toml"),
+        include_str!("tests/alerts.txt"),
+    );
+    check(
         "syntax",
         include_str!("tests/syntax.toml"),
         include_str!("tests/syntax.txt"),

@@ -105,7 +105,7 @@ fn part_of(fraction: &str, factor: u64) -> Option<u64> {
 }
 
 /// A size as [`bytes`] reads it, in the largest unit that holds it whole.
-pub(crate) fn show_bytes(value: u64) -> String {
+pub fn show_bytes(value: u64) -> String {
     let unit = SIZES
         .iter()
         .filter(|(name, factor)| {
@@ -119,7 +119,7 @@ pub(crate) fn show_bytes(value: u64) -> String {
 }
 
 /// A duration as [`duration`] reads it.
-pub(crate) fn show_duration(value: Duration) -> String {
+pub fn show_duration(value: Duration) -> String {
     let mut rest = u64::try_from(value.as_micros()).unwrap_or(u64::MAX);
     if rest == 0 {
         return "0 s".to_owned();

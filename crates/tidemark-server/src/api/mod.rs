@@ -25,6 +25,7 @@ use crate::supervisor::Supervisor;
 use problem::Failure;
 
 mod access;
+mod alerts;
 mod bodies;
 mod extract;
 pub(crate) mod guard;
@@ -77,6 +78,7 @@ fn routes() -> OpenApiRouter<Arc<App>> {
             .merge(pipelines::routes())
             .merge(journal::routes())
             .merge(monitoring::routes())
+            .merge(alerts::routes())
             .merge(access::routes())
             .merge(stream::routes()),
     )

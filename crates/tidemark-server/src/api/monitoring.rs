@@ -21,7 +21,7 @@ use super::extract::{DefinitionText, Params, Route};
 use super::guard::{Caller, Role};
 use super::pipelines::{member, rank};
 use super::problem::{Failure, Problem};
-use crate::store::{HistoryRow, Step};
+use crate::store::{HistoryRow, Key, Step};
 use crate::supervisor::{open, open_definition, word_of};
 use crate::systems::{Definition, Opened};
 
@@ -230,6 +230,7 @@ struct Overview {
     /// Pipelines whose latency is unknown though they run.
     lag_unknown: usize,
     tables_quarantined: usize,
+    alerts_firing: usize,
     slots_at_risk: Vec<SlotAtRisk>,
     /// Worst first, at most 500.
     pipelines: Vec<PipelineBody>,
@@ -254,6 +255,8 @@ struct SlotAtRisk {
 #[utoipa::path(get, path = "/monitoring/overview", tag = "monitoring",
     responses((status = 200, body = Overview)))]
 async fn overview(State(app): State<Arc<App>>, caller: Caller) -> Answer<Overview> {
+    let is_own = |key: &Key| key.tenant == caller.tenant;
+    let firing = app.supervisor.shared.alerts.firing(is_own);
     let mut overview = Overview {
         by_health: BTreeMap::new(),
         by_state: BTreeMap::new(),
@@ -261,6 +264,7 @@ async fn overview(State(app): State<Arc<App>>, caller: Caller) -> Answer<Overvie
         worst_lag: None,
         lag_unknown: 0,
         tables_quarantined: 0,
+        alerts_firing: firing.len(),
         slots_at_risk: Vec::new(),
         pipelines: Vec::new(),
         measured_at: clock::now(),

@@ -5,7 +5,7 @@ use serde::Serialize;
 use tidemark_core::{Result, clock};
 use utoipa::ToSchema;
 
-use super::{Key, Store, pipelines};
+use super::{Failed, Key, Store, pipelines};
 
 /// How many events of a pipeline are kept.
 const EVENTS_KEPT: i64 = 20_000;
@@ -63,7 +63,8 @@ pub(crate) struct EventRow {
     pub(crate) at: String,
     /// How much it matters.
     pub(crate) level: Level,
-    /// `state`, `step`, `check`, `load`, `table`, `retry`, `schema`, `new_table`, `warning`, `failed`.
+    /// `state`, `step`, `check`, `load`, `table`, `retry`, `schema`, `new_table`, `warning`, `failed`,
+    /// `verification`, `alert`, `alert_resolved`.
     pub(crate) kind: String,
     /// Catalogue code.
     pub(crate) code: Option<String>,
@@ -136,38 +137,7 @@ impl Store {
         self.with(move |store, _| {
             let mut added = Vec::new();
             for entry in entries {
-                if !pipelines::exists(store, &entry.key)? {
-                    continue;
-                }
-                let at = clock::now();
-                let (tenant, pipeline) = (&entry.key.tenant, &entry.key.id);
-                let sql = "INSERT INTO events (tenant, pipeline, at, level, kind, code, table_name, text, \
-                     by) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
-                let word = entry.level.word();
-                let (kind, code, table) = (entry.kind, &entry.code, &entry.table);
-                let (text, by) = (&entry.text, &entry.by);
-                store.execute(
-                    sql,
-                    params![tenant, pipeline, at, word, kind, code, table, text, by],
-                )?;
-                let id = store.last_insert_rowid();
-                let sql = "DELETE FROM events WHERE tenant = ?1 AND pipeline = ?2 AND id <= (SELECT id \
-                     FROM events WHERE tenant = ?1 AND pipeline = ?2 ORDER BY id DESC LIMIT 1 OFFSET ?3)";
-                if id % 100 == 0 {
-                    store.execute(sql, params![tenant, pipeline, EVENTS_KEPT])?;
-                }
-                let row = EventRow {
-                    id,
-                    pipeline: entry.key.id.clone(),
-                    at,
-                    level: entry.level,
-                    kind: entry.kind.to_owned(),
-                    code: entry.code,
-                    table: entry.table,
-                    text: entry.text,
-                    by: entry.by,
-                };
-                added.push((entry.key, row));
+                added.extend(add_event(store, entry)?);
             }
             Ok(added)
         })
@@ -315,4 +285,43 @@ impl Store {
         })
         .await
     }
+}
+
+/// Writes one event down, unless its pipeline is gone.
+pub(super) fn add_event(
+    store: &rusqlite::Transaction<'_>,
+    entry: Entry,
+) -> Result<Option<(Key, EventRow)>, Failed> {
+    if !pipelines::exists(store, &entry.key)? {
+        return Ok(None);
+    }
+    let at = clock::now();
+    let (tenant, pipeline) = (&entry.key.tenant, &entry.key.id);
+    let sql = "INSERT INTO events (tenant, pipeline, at, level, kind, code, table_name, text, by) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+    let word = entry.level.word();
+    let (kind, code, table) = (entry.kind, &entry.code, &entry.table);
+    let (text, by) = (&entry.text, &entry.by);
+    store.execute(
+        sql,
+        params![tenant, pipeline, at, word, kind, code, table, text, by],
+    )?;
+    let id = store.last_insert_rowid();
+    let sql = "DELETE FROM events WHERE tenant = ?1 AND pipeline = ?2 AND id <= (SELECT id FROM events \
+         WHERE tenant = ?1 AND pipeline = ?2 ORDER BY id DESC LIMIT 1 OFFSET ?3)";
+    if id % 100 == 0 {
+        store.execute(sql, params![tenant, pipeline, EVENTS_KEPT])?;
+    }
+    let row = EventRow {
+        id,
+        pipeline: entry.key.id.clone(),
+        at,
+        level: entry.level,
+        kind: entry.kind.to_owned(),
+        code: entry.code,
+        table: entry.table,
+        text: entry.text,
+        by: entry.by,
+    };
+    Ok(Some((entry.key, row)))
 }

@@ -59,6 +59,11 @@ pub(super) const ALL: &[&str] = &[
         tenant TEXT NOT NULL, who TEXT NOT NULL, key TEXT NOT NULL, request BLOB NOT NULL,
         status INTEGER, location TEXT, body BLOB, created_at TEXT NOT NULL,
         PRIMARY KEY (tenant, who, key)) STRICT;",
+    "CREATE TABLE alerts (
+        tenant TEXT NOT NULL, pipeline TEXT NOT NULL, rule TEXT NOT NULL, condition TEXT NOT NULL,
+        severity TEXT NOT NULL, state TEXT NOT NULL, since_us INTEGER NOT NULL, fired_us INTEGER,
+        over_us INTEGER, fires TEXT NOT NULL, text TEXT NOT NULL,
+        PRIMARY KEY (tenant, pipeline, rule)) STRICT;",
 ];
 
 /// Takes the steps that the file has not been through yet.

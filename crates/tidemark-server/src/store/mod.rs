@@ -17,6 +17,7 @@ use tidemark_core::catalogue::codes;
 use tidemark_core::{Error, ErrorKind, Result};
 
 pub(crate) use access::{Answered, NewToken, TokenRow};
+pub(crate) use alerts::{AlertMove, AlertRow, AlertState};
 pub(crate) use history::{HistoryRow, Sample, Step};
 pub(crate) use journal::{AuditRow, Cursor, Entry, EventRow, EventsWanted, Level, RunRow};
 pub(crate) use operations::{OperationRow, VerificationRow};
@@ -25,6 +26,7 @@ pub use seal::Seal;
 pub(crate) use seal::{fill, hex};
 
 mod access;
+mod alerts;
 mod history;
 mod journal;
 mod migrations;

@@ -248,7 +248,7 @@ impl Store {
     pub(crate) async fn remove_pipeline(&self, key: &Key) -> Result<()> {
         let key = key.clone();
         self.with(move |store, _| {
-            for table in ["runs", "events", "history", "verifications"] {
+            for table in ["runs", "events", "history", "verifications", "alerts"] {
                 let sql = format!("DELETE FROM {table} WHERE tenant = ?1 AND pipeline = ?2");
                 store.execute(&sql, params![key.tenant, key.id])?;
             }

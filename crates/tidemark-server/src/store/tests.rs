@@ -265,3 +265,60 @@ async fn history_keeps_least_most_and_last_and_a_hole_stays_a_hole() {
         1
     );
 }
+
+#[tokio::test]
+async fn an_alert_and_what_is_told_of_it_are_there_after_a_restart_or_neither_is() {
+    let home = tempfile::tempdir().unwrap();
+    made(home.path()).await;
+    let key = Key::new("default", "shop");
+    let row = AlertRow {
+        key: key.clone(),
+        rule: "lag_seconds above 60".to_owned(),
+        when: "lag_seconds".to_owned(),
+        severity: "critical".to_owned(),
+        state: AlertState::Firing,
+        since_us: 1_800_000_000_000_000,
+        fired_us: Some(1_800_000_120_000_000),
+        over_us: None,
+        fires: vec![1_800_000_000_000_000, 1_800_000_120_000_000],
+        text: "! shop is 4 m behind".to_owned(),
+    };
+    let told = Entry {
+        key: key.clone(),
+        level: Level::Error,
+        kind: "alert",
+        code: None,
+        table: None,
+        text: row.text.clone(),
+        by: None,
+    };
+    let moved = AlertMove {
+        which: row.which(),
+        row: Some(row.clone()),
+        told: Some(told),
+    };
+    let everything = Cursor {
+        before: None,
+        limit: 10,
+    };
+    let store = Store::open(home.path(), seal('a')).unwrap();
+    assert_eq!(
+        store.move_alerts(vec![moved.clone()]).await.unwrap().len(),
+        1
+    );
+    drop(store);
+    let store = Store::open(home.path(), seal('a')).unwrap();
+    assert_eq!(store.alerts().await.unwrap(), [row]);
+    let events = store.events(&key, EventsWanted::default(), everything);
+    assert_eq!(events.await.unwrap().len(), 1);
+
+    // Of two moves the second cannot be written down: the first is not there either.
+    let full = store.with(|transaction, _| {
+        transaction.execute_batch("DROP TABLE events")?;
+        Ok(())
+    });
+    full.await.unwrap();
+    let gone = AlertMove { row: None, ..moved };
+    assert!(store.move_alerts(vec![gone]).await.is_err());
+    assert_eq!(store.alerts().await.unwrap().len(), 1);
+}

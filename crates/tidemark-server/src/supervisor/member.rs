@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tidemark_core::Error;
 use tidemark_core::clock;
+use tidemark_core::config::AlertRule;
 use tidemark_core::control::door::SharedBoard;
 use tidemark_core::pipeline::Commander;
 use tidemark_core::position::Position;
@@ -50,6 +51,7 @@ struct Now {
     look: Option<(Instant, Status)>,
     gaps: VecDeque<(Instant, u64)>,
     route: Option<(String, String)>,
+    rules: Option<Arc<[AlertRule]>>,
 }
 
 /// A run that goes on.
@@ -171,6 +173,11 @@ impl Member {
     /// Where rows come from and go to, once that is known.
     pub(crate) fn route(&self) -> Option<(String, String)> {
         self.now().route.clone()
+    }
+
+    /// What people want to be told of, once its definition was read.
+    pub(crate) fn rules(&self) -> Option<Arc<[AlertRule]>> {
+        self.now().rules.clone()
     }
 
     /// How it stands at this moment.
@@ -300,7 +307,9 @@ impl Member {
 
     pub(super) fn set_route(&self, opened: &Opened) {
         let route = (opened.source_address.clone(), opened.target_address.clone());
-        self.now().route = Some(route);
+        let mut now = self.now();
+        now.route = Some(route);
+        now.rules = Some(opened.config.alerts.as_slice().into());
     }
 
     /// Remembers the gap, for an estimate.

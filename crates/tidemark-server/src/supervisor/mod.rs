@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 
 pub(crate) use member::{Alive, Member, View};
 
+use crate::alerts::{self, Alerts};
 use crate::news::{News, Topic};
 use crate::store::{
     Desired, DesiredState, Entry, Key, Level, NewPipeline, PipelineRow, Sample, Store,
@@ -45,6 +46,7 @@ pub(crate) struct Shared {
     pub(crate) store: Store,
     pub(crate) news: Arc<News>,
     pub(crate) scribe: Scribe,
+    pub(crate) alerts: Alerts,
     owner: Owner,
     /// Where definitions of the store are at home.
     directory: PathBuf,
@@ -71,11 +73,13 @@ impl Supervisor {
         let rows = store.pipelines().await?;
         store.end_operations_left_behind().await?;
         store.free_idempotency_keys().await?;
+        let alerts = Alerts::load(&store).await?;
         let shared = Arc::new(Shared {
             systems,
             store,
             news,
             scribe,
+            alerts,
             owner,
             directory,
         });
@@ -89,6 +93,7 @@ impl Supervisor {
             let mut readers = lock(&supervisor.readers);
             readers.spawn(writing);
             readers.spawn(sample(Arc::downgrade(&supervisor)));
+            readers.spawn(alerts::watch(Arc::downgrade(&supervisor)));
         }
         for row in rows {
             supervisor.take_up(row);

@@ -14,7 +14,8 @@ use tidemark_lab::PostgresServer;
 use crate::stage::{PATIENCE, Stage};
 
 /// Pages with the test that runs them; a page that is in no line fails.
-const PAGES: [&str; 11] = [
+const PAGES: [&str; 12] = [
+    "how-to/alerts.md",
     "how-to/cutover.md",
     "how-to/lost-slot.md",
     "how-to/managed-service.md",
@@ -163,6 +164,15 @@ fn every_page_is_followed() {
             "{page}"
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn alerts_are_written_down_as_the_page_says() {
+    let shown = walk("how-to/alerts.md", "page_alerts", None).await;
+    assert!(
+        shown.contains("✓ page_alerts.toml: pipeline page_alerts"),
+        "{shown}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

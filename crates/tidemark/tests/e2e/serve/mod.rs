@@ -1,6 +1,7 @@
 //! Many pipelines in one process: the server as a team runs it, and its API as a program meets it.
 
 mod access;
+mod alerts;
 mod api;
 mod contract;
 mod lives;

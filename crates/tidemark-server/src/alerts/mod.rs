@@ -1,0 +1,235 @@
+//! Alerts: rules of pipeline files, judged once a second, and what of it is told to people.
+//!
+//! ```text
+//!   nothing ─(met)─► pending ─(for)─► firing ─(over for `resolve_after`)─► calm ─(an hour)─► nothing
+//! ```
+//!
+//! What stands is in the store and moves there together with the event that tells of it, in one
+//! transaction: a server that is killed neither repeats nor loses one. A rule that looks at something
+//! unknown moves nothing: an alert that fires goes on, one that does not is not begun. What comes and
+//! goes is told less and less often ([`state::calm_after`]).
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use serde_json::json;
+use tidemark_core::config::{AlertRule, AlertSeverity, AlertWhen};
+use tidemark_core::{Result, clock};
+
+use crate::news::Topic;
+use crate::store::{AlertMove, AlertRow, AlertState, Cursor, Entry, Key, Level, Store};
+use crate::supervisor::{Member, Supervisor, View};
+use judge::{Compared, Verdict, judge};
+use state::step;
+
+mod judge;
+mod state;
+
+/// How often rules are judged.
+const JUDGE_EVERY: Duration = Duration::from_secs(1);
+/// How many comparisons of a pipeline are looked at, to know each table's last.
+const COMPARISONS: usize = 50;
+
+/// By which an alert is known: pipeline and rule.
+pub(crate) type Which = (Key, String);
+
+/// See the module's text.
+#[derive(Default)]
+pub(crate) struct Alerts {
+    standing: Mutex<BTreeMap<Which, AlertRow>>,
+}
+
+impl Alerts {
+    /// What stood when the server ended.
+    pub(crate) async fn load(store: &Store) -> Result<Alerts> {
+        let rows = store.alerts().await?;
+        let standing = rows.into_iter().map(|row| (row.which(), row)).collect();
+        Ok(Alerts {
+            standing: Mutex::new(standing),
+        })
+    }
+
+    /// Those that fire, those that matter most first.
+    pub(crate) fn firing(&self, is_wanted: impl Fn(&Key) -> bool) -> Vec<AlertRow> {
+        let standing = self.lock();
+        let is_shown = |row: &&AlertRow| row.state == AlertState::Firing && is_wanted(&row.key);
+        let mut rows: Vec<AlertRow> = standing.values().filter(is_shown).cloned().collect();
+        rows.sort_by_key(|row| (rank(&row.severity), row.fired_us));
+        rows
+    }
+
+    /// How one stands, if it does.
+    pub(crate) fn state(&self, key: &Key, rule: &AlertRule) -> Option<AlertState> {
+        let which = (key.clone(), rule.id());
+        self.lock().get(&which).map(|row| row.state)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Which, AlertRow>> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn rank(severity: &str) -> u8 {
+    match severity {
+        "critical" => 0,
+        "warning" => 1,
+        _ => 2,
+    }
+}
+
+/// Judges until the supervisor is gone.
+pub(crate) async fn watch(supervisor: Weak<Supervisor>) {
+    let mut tick = tokio::time::interval(JUDGE_EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let Some(supervisor) = supervisor.upgrade() else {
+            return;
+        };
+        if let Err(err) = round(&supervisor).await {
+            // What stands in memory is what the store has: the next round tries again.
+            tracing::warn!(code = %err.code(), error = %err, "alerts are not written down");
+        }
+    }
+}
+
+/// Looks at everything once.
+async fn round(supervisor: &Supervisor) -> Result<()> {
+    let members = supervisor.members();
+    let now = clock::now_us();
+    let mut moves = Vec::new();
+    for member in &members {
+        let Some(rules) = member.rules() else {
+            continue;
+        };
+        let view = member.view();
+        let compared = compared(supervisor, member, &rules).await?;
+        for rule in rules.iter() {
+            moves.extend(one(supervisor, member, &view, compared.as_ref(), rule, now));
+        }
+    }
+    moves.extend(left_over(supervisor, &members, now));
+    if moves.is_empty() {
+        return Ok(());
+    }
+    let told = supervisor.shared.store.move_alerts(moves.clone()).await?;
+    let alerts = &supervisor.shared.alerts;
+    for AlertMove { which, row, .. } in moves {
+        let mut standing = alerts.lock();
+        match row {
+            Some(row) => standing.insert(which, row),
+            None => standing.remove(&which),
+        };
+    }
+    for (key, event) in told {
+        tracing::warn!(pipeline = key.id, tenant = key.tenant, "{}", event.text);
+        let news = &supervisor.shared.news;
+        news.say(&key.tenant, &key.id, Topic::Events, json!(event));
+    }
+    Ok(())
+}
+
+/// What one rule comes to, if anything moves.
+fn one(
+    supervisor: &Supervisor,
+    member: &Member,
+    view: &View,
+    compared: Option<&Compared>,
+    rule: &AlertRule,
+    now: i64,
+) -> Option<AlertMove> {
+    let which = (member.key.clone(), rule.id());
+    let verdict = judge(member, view, compared, rule, now);
+    let was = supervisor.shared.alerts.lock().get(&which).cloned();
+    if let (Verdict::Met(said), Some(_)) = (&verdict, &was) {
+        // How it is now: not worth a transaction.
+        if let Some(row) = supervisor.shared.alerts.lock().get_mut(&which) {
+            row.text = said.text(row.since_us);
+        }
+    }
+    let next = step(&member.key, rule, was.as_ref(), &verdict, now)?;
+    let told = next.told.then(|| {
+        let row = next.row.as_ref();
+        let text = row.map(|row| row.text.clone()).unwrap_or_default();
+        let is_over = row.is_none_or(|row| row.state != AlertState::Firing);
+        let level = match rule.severity {
+            _ if is_over => Level::Info,
+            AlertSeverity::Critical => Level::Error,
+            AlertSeverity::Warning => Level::Warn,
+            AlertSeverity::Notice => Level::Info,
+        };
+        entry(
+            &member.key,
+            level,
+            if is_over { "alert_resolved" } else { "alert" },
+            text,
+        )
+    });
+    Some(AlertMove {
+        which,
+        row: next.row,
+        told,
+    })
+}
+
+fn entry(key: &Key, level: Level, kind: &'static str, text: String) -> Entry {
+    Entry {
+        key: key.clone(),
+        level,
+        kind,
+        code: None,
+        table: None,
+        text,
+        by: Some("engine".to_owned()),
+    }
+}
+
+/// Alerts of pipelines that are gone, and of rules that somebody took away.
+fn left_over(supervisor: &Supervisor, members: &[Arc<Member>], now: i64) -> Vec<AlertMove> {
+    let standing = supervisor.shared.alerts.lock();
+    let is_left = |row: &&AlertRow| match members.iter().find(|member| member.key == row.key) {
+        None => true,
+        // A definition that was not read yet says nothing of its rules.
+        Some(member) => member
+            .rules()
+            .is_some_and(|rules| rules.iter().all(|rule| rule.id() != row.rule)),
+    };
+    let left = standing.values().filter(is_left);
+    let over = |row: &AlertRow| AlertMove {
+        which: row.which(),
+        row: None,
+        told: (row.state == AlertState::Firing).then(|| {
+            let text = format!(
+                "✓ {}: {} is no alert any more after {}",
+                row.key.id,
+                row.rule,
+                judge::about((now - row.since_us).max(0) as f64 / 1e6)
+            );
+            entry(&row.key, Level::Info, "alert_resolved", text)
+        }),
+    };
+    left.map(over).collect()
+}
+
+/// Each table's last comparison, where a rule asks for it.
+async fn compared(
+    supervisor: &Supervisor,
+    member: &Member,
+    rules: &[AlertRule],
+) -> Result<Option<Compared>> {
+    let asks = |rule: &AlertRule| {
+        let when = rule.when;
+        when == AlertWhen::VerificationDifferent || when == AlertWhen::VerificationStale
+    };
+    if !rules.iter().any(asks) {
+        return Ok(None);
+    }
+    let page = Cursor {
+        before: None,
+        limit: COMPARISONS,
+    };
+    let store = &supervisor.shared.store;
+    let rows = store.verifications(&member.key, None, page).await?;
+    Ok(Some(Compared::of(&rows)))
+}

@@ -1,0 +1,136 @@
+//! Alerts as they stand: each moves together with the event that tells of it.
+
+use rusqlite::params;
+use tidemark_core::Result;
+
+use super::journal::add_event;
+use super::{Entry, EventRow, Key, Store};
+
+/// How an alert stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AlertState {
+    /// It is so, and not for long enough yet.
+    Pending,
+    /// People were told.
+    Firing,
+    /// Over; kept while it counts how often it fired.
+    Calm,
+}
+
+impl AlertState {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            AlertState::Pending => "pending",
+            AlertState::Firing => "firing",
+            AlertState::Calm => "calm",
+        }
+    }
+
+    fn of_word(word: &str) -> AlertState {
+        match word {
+            "pending" => AlertState::Pending,
+            "firing" => AlertState::Firing,
+            _ => AlertState::Calm,
+        }
+    }
+}
+
+/// An alert of a pipeline by a rule. Times are microseconds since 1970 UTC.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct AlertRow {
+    pub(crate) key: Key,
+    /// By which the rule is known.
+    pub(crate) rule: String,
+    /// What it looks at.
+    pub(crate) when: String,
+    pub(crate) severity: String,
+    pub(crate) state: AlertState,
+    pub(crate) since_us: i64,
+    pub(crate) fired_us: Option<i64>,
+    /// Since when it is over, while that is not for long enough yet.
+    pub(crate) over_us: Option<i64>,
+    /// When it fired of late.
+    pub(crate) fires: Vec<i64>,
+    pub(crate) text: String,
+}
+
+impl AlertRow {
+    /// By which it is known.
+    pub(crate) fn which(&self) -> (Key, String) {
+        (self.key.clone(), self.rule.clone())
+    }
+}
+
+/// An alert as it stands from now on (`None`: not at all), and what is told of it.
+#[derive(Clone, Debug)]
+pub(crate) struct AlertMove {
+    pub(crate) which: (Key, String),
+    pub(crate) row: Option<AlertRow>,
+    pub(crate) told: Option<Entry>,
+}
+
+impl Store {
+    /// All that stand.
+    pub(crate) async fn alerts(&self) -> Result<Vec<AlertRow>> {
+        self.with(|store, _| {
+            let sql = "SELECT tenant, pipeline, rule, condition, severity, state, since_us, fired_us, \
+                 over_us, fires, text FROM alerts";
+            let mut query = store.prepare(sql)?;
+            let rows = query.query_map([], |row| {
+                let (tenant, pipeline): (String, String) = (row.get(0)?, row.get(1)?);
+                let (state, fires): (String, String) = (row.get(5)?, row.get(9)?);
+                let fires = fires.split(' ').filter_map(|fired| fired.parse().ok());
+                Ok(AlertRow {
+                    key: Key::new(tenant, pipeline),
+                    rule: row.get(2)?,
+                    when: row.get(3)?,
+                    severity: row.get(4)?,
+                    state: AlertState::of_word(&state),
+                    since_us: row.get(6)?,
+                    fired_us: row.get(7)?,
+                    over_us: row.get(8)?,
+                    fires: fires.collect(),
+                    text: row.get(10)?,
+                })
+            })?;
+            Ok(rows.collect::<Result<Vec<_>, _>>()?)
+        })
+        .await
+    }
+
+    /// Moves alerts and writes down what is told of them, all of it or nothing. Gives the events.
+    pub(crate) async fn move_alerts(&self, moves: Vec<AlertMove>) -> Result<Vec<(Key, EventRow)>> {
+        self.with(move |store, _| {
+            let mut told = Vec::new();
+            for AlertMove {
+                which: (key, rule),
+                row,
+                told: entry,
+            } in moves
+            {
+                let sql = "DELETE FROM alerts WHERE tenant = ?1 AND pipeline = ?2 AND rule = ?3";
+                store.execute(sql, params![key.tenant, key.id, rule])?;
+                if let Some(row) = row {
+                    let sql = "INSERT INTO alerts (tenant, pipeline, rule, condition, severity, state, \
+                         since_us, fired_us, over_us, fires, text) \
+                         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+                    let fires: Vec<String> = row.fires.iter().map(ToString::to_string).collect();
+                    let (state, fires) = (row.state.word(), fires.join(" "));
+                    let (since, fired, over) = (row.since_us, row.fired_us, row.over_us);
+                    store.execute(
+                        sql,
+                        params![
+                            key.tenant, key.id, rule, row.when, row.severity, state, since, fired,
+                            over, fires, row.text
+                        ],
+                    )?;
+                }
+                if let Some(entry) = entry {
+                    told.extend(add_event(store, entry)?);
+                }
+            }
+            Ok(told)
+        })
+        .await
+    }
+}
