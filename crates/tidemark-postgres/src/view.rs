@@ -17,11 +17,12 @@ use tidemark_core::schema::TableName;
 use tidemark_core::verify::{Digest, RowDigest, RowText, View};
 use tidemark_core::{Context as _, Error, Result};
 
-use crate::shown;
 use crate::source::select;
 use crate::wire::{Connection, ResultSet, Row, quote_ident, quote_qualified};
+use crate::{config, error, shown};
 
 mod hash;
+mod packed;
 
 use hash::{Form, Hashed, TextBytes, Use};
 
@@ -126,6 +127,14 @@ impl PgView {
 
     /// Reads rows of a table, and lets go of it: a savepoint that is rolled back gives the table's lock
     /// back, so that whoever wants to change the table waits for one query and not for all.
+    fn unreadable(&self) -> Error {
+        let side = match self.side {
+            Side::Source => config::Side::Source,
+            Side::Target(_) => config::Side::Target,
+        };
+        error::protocol(side, "digests that cannot be read")
+    }
+
     async fn query(&mut self, mapping: &TableMapping, sql: &str) -> Result<ResultSet> {
         let doing = match self.side {
             Side::Source => format!("compare {} on the source", mapping.source()),
@@ -237,21 +246,16 @@ impl View for PgView {
         bucket_count: u32,
     ) -> Result<Vec<Digest>> {
         let rows = self.rows_of(mapping, range).await?;
-        let sql = format!(
-            "SELECT {}, count(*), sum({}), sum({}) {} GROUP BY 1",
+        let grouped = format!(
+            "SELECT {} AS n, count(*) AS c, sum({}) AS s {} GROUP BY 1",
             rows.bucket(bucket_count),
             rows.row_hash(Use::First),
-            rows.row_hash(Use::Second),
             rows.all()
         );
+        let sql = packed::buckets_sql(&grouped, bucket_count);
         let set = self.query(mapping, &sql).await?;
-        let mut digests = vec![Digest::default(); bucket_count.max(1) as usize];
-        for row in &set.rows {
-            if let Some(place) = digests.get_mut(row.get::<usize>(0)?) {
-                *place = digest(row, 1)?;
-            }
-        }
-        Ok(digests)
+        let packed: String = set.one()?.get(0)?;
+        packed::buckets(&packed, bucket_count).ok_or_else(|| self.unreadable())
     }
 
     async fn bucket_rows(
@@ -274,19 +278,19 @@ impl View for PgView {
             buckets.join(",")
         );
         let sql = format!(
-            "SELECT {}, {}{} {}",
-            rows.row_hash(Use::First),
-            rows.row_hash(Use::Second),
+            "SELECT {}{} {}",
+            packed::hash_sql(&rows.row_hash(Use::First), &rows.row_hash(Use::Second)),
             key.join(""),
             rows.limited_by(&in_buckets),
         );
         let set = self.query(mapping, &sql).await?;
         let mut out = Vec::with_capacity(set.rows.len());
         for row in &set.rows {
-            let key = (2..row.len()).map(|cell| Ok(row.opt(cell)?.unwrap_or_default()));
+            let key = (1..row.len()).map(|cell| Ok(row.opt(cell)?.unwrap_or_default()));
+            let hash: String = row.get(0)?;
             out.push(RowDigest {
                 key: key.collect::<Result<_>>()?,
-                hash: (half(row, 0)?, half(row, 1)?),
+                hash: packed::hash(&hash).ok_or_else(|| self.unreadable())?,
             });
         }
         out.sort_unstable();
@@ -333,8 +337,4 @@ fn digest(row: &Row, at: usize) -> Result<Digest> {
 fn modulo(sum: Option<i128>) -> u64 {
     let rest = sum.unwrap_or(0).rem_euclid(1 << 64);
     u64::try_from(rest).expect("a rest modulo 2^64 is a u64")
-}
-
-fn half(row: &Row, at: usize) -> Result<u64> {
-    Ok(row.get::<i64>(at)?.cast_unsigned())
 }

@@ -29,7 +29,8 @@ pub trait View: Send {
     async fn digest(&mut self, mapping: &TableMapping, range: &Chunk) -> Result<Digest>;
 
     /// Digests of the rows of a range by bucket of a hash over the key (over the whole row, without
-    /// a key); `bucket_count` of them, in order.
+    /// a key); `bucket_count` of them, in order. They are for telling buckets of both sides apart:
+    /// half of each sum will do, and the number of rows may end at 2^31 - 1.
     async fn bucket_digests(
         &mut self,
         mapping: &TableMapping,

@@ -288,6 +288,39 @@ async fn a_source_that_moved_to_another_cluster_is_followed_from_there() {
     assert!(outcome.is_identical(), "{outcome}");
 }
 
+/// Short rows, one in a thousand different and scattered: what is read to find them is counted, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_finds_scattered_differences_is_a_fiftieth_of_a_load() {
+    let stage = Stage::new("rec_narrow").await;
+    let proxy = Proxy::start(stage.source_server.port()).await.unwrap();
+    let url = stage
+        .source_server
+        .url_through(proxy.address(), &stage.source_name);
+    stage.write_between(&url, &stage.target_url(), "");
+    stage
+        .source_sql(
+            "CREATE TABLE accounts (aid int PRIMARY KEY, bid int, abalance int, filler char(84));
+             INSERT INTO accounts SELECT i, 1, 0, '' FROM generate_series(1, 200000) i; ANALYZE",
+        )
+        .await;
+    let read = || proxy.counters().to_client_bytes;
+    stage.catch_up().await;
+    let load = read();
+    lose_the_slot(&stage).await;
+    stage
+        .source_sql("UPDATE accounts SET abalance = aid WHERE aid % 1000 = 1")
+        .await;
+    let ran = reconcile(&stage).await;
+    let reconciled = read() - load;
+    assert_eq!(counts(&found(&ran, "public.accounts")), json!([0, 200, 0]));
+    assert!(
+        reconciled * 50 < load,
+        "{reconciled} bytes to reconcile, {load} to load"
+    );
+    stage.assert_identical().await;
+    stage.clear().await;
+}
+
 /// Of a table that is nearly the same on both sides, nearly nothing is read: counted on the wire.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_moved_is_as_much_as_differs() {

@@ -1,0 +1,133 @@
+//! Digests packed for the way: as text, numbers and a message for each row would be several times as
+//! long as the digests themselves, and are most of what a comparison reads.
+//!
+//! Numbers are in network byte order (`int4send`, `int8send`), and bytes travel as base64 in lines, as
+//! `encode(bytea, 'base64')` writes it (PostgreSQL 15, 9.5): a third more than the bytes, where the
+//! text of `bytea` is twice as much.
+
+use tidemark_core::verify::Digest;
+
+/// 2^64, of which sums of hashes are the rest.
+const MODULUS: &str = "18446744073709551616";
+const HALF: &str = "9223372036854775808";
+
+/// A bucket: its rows in four bytes, and half of its sum in eight.
+const BUCKET_BYTES: usize = 12;
+
+/// One value with all buckets in order, those without rows too. `grouped` selects `n`, the bucket's
+/// number, `c`, its rows, and `s`, the sum of their hashes.
+pub(super) fn buckets_sql(grouped: &str, count: u32) -> String {
+    // The rest as a signed number of the same 64 bits.
+    let signed = format!(
+        "CASE WHEN m >= {HALF} THEN m - {MODULUS} WHEN m < -{HALF} THEN m + {MODULUS} ELSE m END"
+    );
+    format!(
+        "SELECT encode(string_agg(int4send(c) || int8send(({signed})::int8), ''::bytea ORDER BY n), \
+         'base64') FROM (SELECT n, least(coalesce(c, 0), {max})::int4 AS c, \
+         mod(coalesce(s, 0), {MODULUS}) AS m FROM generate_series(0, {last}) AS every (n) \
+         LEFT JOIN ({grouped}) AS found USING (n)) AS buckets",
+        max = i32::MAX,
+        last = count.max(1) - 1,
+    )
+}
+
+/// The buckets of [`buckets_sql`]; `None` where it is not what that gives.
+pub(super) fn buckets(text: &str, count: u32) -> Option<Vec<Digest>> {
+    let bytes = decode(text)?;
+    let (buckets, rest) = bytes.as_chunks::<BUCKET_BYTES>();
+    let is_whole = rest.is_empty() && buckets.len() == count.max(1) as usize;
+    let digest = |bucket: &[u8; BUCKET_BYTES]| {
+        let (rows, sum) = bucket.split_first_chunk::<4>()?;
+        Some(Digest {
+            rows: u64::from(u32::from_be_bytes(*rows)),
+            sum: (u64::from_be_bytes(sum.try_into().ok()?), 0),
+        })
+    };
+    is_whole.then(|| buckets.iter().map(digest).collect())?
+}
+
+/// Both halves of a row's hash as one value.
+pub(super) fn hash_sql(first: &str, second: &str) -> String {
+    format!("encode(int8send({first}) || int8send({second}), 'base64')")
+}
+
+/// The halves of [`hash_sql`].
+pub(super) fn hash(text: &str) -> Option<(u64, u64)> {
+    let bytes = decode(text)?;
+    let (first, second) = bytes.split_first_chunk::<8>()?;
+    let second = second.try_into().ok()?;
+    Some((u64::from_be_bytes(*first), u64::from_be_bytes(second)))
+}
+
+/// Base64 (RFC 4648) with line breaks; `None` for anything else.
+fn decode(text: &str) -> Option<Vec<u8>> {
+    let signs: Vec<u8> = text.bytes().filter(|sign| *sign != b'\n').collect();
+    let (groups, rest) = signs.as_chunks::<4>();
+    let mut bytes = Vec::with_capacity(groups.len() * 3);
+    let mut is_over = !rest.is_empty();
+    for group in groups {
+        let padding = group.iter().rev().take_while(|sign| **sign == b'=').count();
+        if is_over || padding > 2 {
+            return None;
+        }
+        let mut bits = 0_u32;
+        for sign in &group[..4 - padding] {
+            bits = (bits << 6) | u32::from(six_bits(*sign)?);
+        }
+        bits <<= 6 * padding;
+        bytes.extend_from_slice(&bits.to_be_bytes()[1..4 - padding]);
+        is_over = padding > 0;
+    }
+    rest.is_empty().then_some(bytes)
+}
+
+fn six_bits(sign: u8) -> Option<u8> {
+    match sign {
+        b'A'..=b'Z' => Some(sign - b'A'),
+        b'a'..=b'z' => Some(sign - b'a' + 26),
+        b'0'..=b'9' => Some(sign - b'0' + 52),
+        b'+' => Some(62),
+        b'/' => Some(63),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_is_read_and_nothing_else() {
+        for (text, bytes) in [
+            ("", Some(&b""[..])),
+            ("Zg==", Some(b"f")),
+            ("Zm8=", Some(b"fo")),
+            ("Zm9v\nYmFy", Some(b"foobar")),
+            ("+/8A", Some(b"\xfb\xff\x00")),
+            ("Zm9", None),
+            ("Zm9v=", None),
+            ("Zg==Zm9v", None),
+            ("Z===", None),
+            ("Zm 9", None),
+            ("Zm=v", None),
+        ] {
+            assert_eq!(decode(text).as_deref(), bytes, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn buckets_that_are_not_all_there_are_refused() {
+        let two = "AAAAAf//////////AAAAAgAAAAAAAAAH";
+        let digest = |rows, sum| Digest {
+            rows,
+            sum: (sum, 0),
+        };
+        let read = buckets(two, 2).unwrap();
+        assert_eq!(read, [digest(1, u64::MAX), digest(2, 7)]);
+        assert_eq!(buckets(two, 1), None);
+        assert_eq!(buckets(two, 3), None);
+        assert_eq!(buckets("AAAA", 1), None);
+        assert_eq!(hash("AAAAAAAAAAEAAAAAAAAAAg=="), Some((1, 2)));
+        assert_eq!(hash("AAAAAAAAAAEAAAAAAAAA"), None);
+    }
+}
