@@ -67,7 +67,8 @@ pub trait Target: Send + Sync {
     /// Makes the table where it is missing (columns, types, NOT NULL; keys, indexes and foreign keys
     /// later), or sees that an existing one fits and treats its rows as `existing` says. Records its
     /// units, replacing what was recorded for the table. At [`Place::Beside`] the shadow table is made
-    /// anew and `existing` does not matter. May be repeated: what is loaded stays.
+    /// anew and `existing` does not matter, but for [`Existing::Swap`], by which the target chooses the
+    /// place ([`Prepared::place`]). May be repeated: what is loaded stays.
     async fn prepare(
         &self,
         mapping: &TableMapping,
@@ -158,6 +159,9 @@ pub enum Existing {
     Truncate,
     /// Drop it and make it anew.
     Drop,
+    /// Load beside it, and let the new rows take its place when all tables are in ([`Target::swap`]):
+    /// readers see the old rows until then. For a full load alone, since nothing of it is resumed.
+    Swap,
     /// It is ours from an earlier start: keep what the recorded units say, remove the rest.
     Resume,
 }
@@ -180,6 +184,8 @@ pub struct Prepared {
     pub is_skipped: bool,
     /// Units that need not be loaded again.
     pub loaded_units: Vec<u32>,
+    /// Where the rows go: as asked, or with [`Existing::Swap`] beside a table that is there.
+    pub place: Place,
 }
 
 /// One worker's connection for loading.

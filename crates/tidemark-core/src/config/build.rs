@@ -19,6 +19,7 @@ use crate::pipeline::plan::{CdcStart, Mode};
 use crate::position::{Lsn, Position};
 use crate::quarantine;
 use crate::selection::{Pattern, Selection};
+use crate::target::Existing;
 
 /// Puts the pipeline together; `None` where something needed is missing, which was recorded.
 pub(super) fn build(
@@ -32,6 +33,7 @@ pub(super) fn build(
     let start = start(settings, mode, problems);
     refuse_what_nobody_minds(settings, problems);
     marks_and_leaves_out(settings, problems);
+    swaps_a_load_alone(settings, mode, problems);
     let mut rules = rules(settings, problems);
     let alerts = super::alert::alerts(settings, mode, problems);
     let name = settings.text("pipeline.name").map(|name| name.value);
@@ -112,6 +114,25 @@ fn marks_and_leaves_out(settings: &Settings, problems: &mut Problems) {
             )
             .at(setting.key_place.clone())
             .label("changes that another pipeline brings to the source would be sent back to it"),
+        );
+    }
+}
+
+/// A load that is followed by changes goes on where it was cut off, in the table itself; there a single
+/// table is loaded anew by a resync.
+fn swaps_a_load_alone(settings: &Settings, mode: Option<Mode>, problems: &mut Problems) {
+    let swaps = choice(settings, "target.existing") == Some(Existing::Swap);
+    if swaps
+        && mode.is_some_and(|mode| mode != Mode::FullLoadOnly)
+        && let Some(setting) = settings.get("target.existing")
+    {
+        problems.push(
+            Problem::new(
+                codes::CONFIG_CONFLICT,
+                "`existing = \"swap\"` is for `full_load_only` alone",
+            )
+            .at(setting.place.clone())
+            .label("a table of a pipeline that streams is loaded anew by `tidemark resync`"),
         );
     }
 }

@@ -219,6 +219,7 @@ impl Choice for Existing {
         ("skip_loaded", Existing::SkipLoaded),
         ("truncate", Existing::Truncate),
         ("drop", Existing::Drop),
+        ("swap", Existing::Swap),
     ];
 }
 

@@ -320,6 +320,11 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "mode = \"full_load_only\"\nstart = \"now\"",
         "TM7006 `start` is for `cdc_only` alone",
     ),
+    (
+        "[tables]",
+        "existing = \"swap\"\n[tables]",
+        "TM7006 `existing = \"swap\"` is for `full_load_only` alone",
+    ),
     ("name = \"shop-2\"", "name = \"\"", "TM7012 `pipeline.name`"),
     (
         "name = \"shop-2\"",

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use crate::checkpoint::{Checkpoint, KnownShape, LoadPhase, TableCheckpoint, TableState, Unit};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::failpoint;
 use crate::mapping::TableMapping;
 use crate::schema::TableName;
@@ -42,10 +42,11 @@ impl Run {
 
         let began = tokio::time::Instant::now();
         let loading = load::load(&engine, Arc::from(snapshot), tables, Place::InPlace);
-        let report = tokio::select! {
+        let mut report = tokio::select! {
             report = loading => report?,
             asked = commands::interrupted(requests, self.lasting.is_paused) => return Ok(Interrupted::Asked(asked)),
         };
+        swap_in(&engine, &mut report).await?;
         let (rows, took) = (report.rows, began.elapsed());
         self.record_loaded(&checkpoint, report).await?;
         failpoint::reached(failpoint::TABLES_RECORDED);
@@ -90,6 +91,25 @@ impl Run {
         debug_assert!(checkpoint.phase == LoadPhase::Loading);
         self.record_states().await
     }
+}
+
+/// Gives rows that were loaded beside their tables their place, now that all are in. A table that cannot
+/// be replaced keeps its old rows.
+async fn swap_in(engine: &Engine, report: &mut LoadReport) -> Result<()> {
+    for mapping in std::mem::take(&mut report.beside) {
+        let is_refused = |(other, _): &(Arc<TableMapping>, _)| other.source() == mapping.source();
+        if report.refused.iter().any(is_refused) {
+            continue;
+        }
+        match engine.target.swap(&mapping).await {
+            Ok(()) => {}
+            Err(err) if err.kind() == ErrorKind::Data && engine.sets_aside(mapping.source()) => {
+                report.refused.push((mapping, err));
+            }
+            Err(err) => return Err(err),
+        }
+    }
+    Ok(())
 }
 
 /// Foreign keys and sequences, then the load is over.
@@ -173,7 +193,7 @@ fn tables_to_load(
                 Existing::AppendIfEmpty | Existing::SkipLoaded => Existing::Truncate,
                 other => other,
             };
-        } else if begun.contains(mapping.source()) {
+        } else if begun.contains(mapping.source()) && existing != Existing::Swap {
             existing = Existing::Truncate;
         }
         tables.push(LoadTable {

@@ -57,6 +57,8 @@ pub(crate) struct LoadReport {
     pub(crate) refused: Vec<(Arc<TableMapping>, Error)>,
     /// Units as they are in now, by table.
     pub(crate) tables: Vec<(Arc<TableMapping>, Vec<Unit>)>,
+    /// Tables whose rows are beside them, and still have to take their place.
+    pub(crate) beside: Vec<Arc<TableMapping>>,
 }
 
 /// Loads tables at a snapshot and makes their keys and indexes. On return all units are recorded,
@@ -129,23 +131,23 @@ pub(crate) fn resumable(mapping: &TableMapping, recorded: &[Unit]) -> Option<Vec
 /// What a worker does next.
 enum Job {
     Prepare(LoadTable),
-    Copy {
-        table: usize,
-        unit: Unit,
-        format: RowFormat,
-        replace: Replace,
-    },
-    Finish {
-        table: usize,
-    },
+    Copy { table: usize, unit: Unit, way: Way },
+    Finish { table: usize },
+}
+
+/// How the rows of a table are written.
+#[derive(Clone, Copy)]
+struct Way {
+    format: RowFormat,
+    place: Place,
+    replace: Replace,
 }
 
 /// A table under way.
 struct Active {
     mapping: Arc<TableMapping>,
     anew: Option<&'static str>,
-    format: RowFormat,
-    replace: Replace,
+    way: Way,
     units: Vec<Unit>,
     waiting: VecDeque<usize>,
     copying: usize,
@@ -229,6 +231,12 @@ impl Queue {
                 .iter()
                 .map(|active| (Arc::clone(&active.mapping), active.units.clone()))
                 .collect(),
+            beside: inner
+                .active
+                .iter()
+                .filter(|active| active.way.place == Place::Beside)
+                .map(|active| Arc::clone(&active.mapping))
+                .collect(),
         }
     }
 }
@@ -257,8 +265,7 @@ impl Inner {
             return Some(Job::Copy {
                 table,
                 unit: active.units[unit].clone(),
-                format: active.format,
-                replace: active.replace,
+                way: active.way,
             });
         }
         let under_way = self
@@ -304,14 +311,7 @@ impl Worker {
         while let Some(job) = self.queue.next().await {
             match job {
                 Job::Prepare(table) => self.prepare(table).await?,
-                Job::Copy {
-                    table,
-                    unit,
-                    format,
-                    replace,
-                } => {
-                    self.copy(table, unit, format, replace).await?;
-                }
+                Job::Copy { table, unit, way } => self.copy(table, unit, way).await?,
                 Job::Finish { table } => self.finish(table).await?,
             }
         }
@@ -381,8 +381,11 @@ impl Worker {
         Ok(Active {
             mapping,
             anew: table.anew,
-            format: prepared.format,
-            replace,
+            way: Way {
+                format: prepared.format,
+                place: prepared.place,
+                replace,
+            },
             units,
             waiting,
             copying: 0,
@@ -407,21 +410,12 @@ impl Worker {
         }));
     }
 
-    async fn copy(
-        &mut self,
-        table: usize,
-        mut unit: Unit,
-        format: RowFormat,
-        replace: Replace,
-    ) -> Result<()> {
+    async fn copy(&mut self, table: usize, mut unit: Unit, way: Way) -> Result<()> {
         let mapping = self
             .queue
             .update(|inner| Arc::clone(&inner.active[table].mapping));
         let what = || format!("load unit {} of {}", unit.number, mapping.source());
-        match self
-            .copy_with_retries(&mapping, &unit, format, replace)
-            .await
-        {
+        match self.copy_with_retries(&mapping, &unit, way).await {
             Ok(part) => {
                 failpoint::reached(failpoint::UNIT_COMMITTED);
                 unit.is_loaded = true;
@@ -450,12 +444,11 @@ impl Worker {
         &mut self,
         mapping: &TableMapping,
         unit: &Unit,
-        format: RowFormat,
-        replace: Replace,
+        way: Way,
     ) -> Result<LoadedPart> {
         let mut backoff = Backoff::new(&self.engine.options);
         loop {
-            let copied = self.copy_once(mapping, unit, format, replace).await;
+            let copied = self.copy_once(mapping, unit, way).await;
             match copied {
                 Err(err)
                     if err.kind() == ErrorKind::Transient
@@ -501,8 +494,7 @@ impl Worker {
         &mut self,
         mapping: &TableMapping,
         unit: &Unit,
-        format: RowFormat,
-        replace: Replace,
+        way: Way,
     ) -> Result<LoadedPart> {
         let usable = self.connections.take().filter(|c| c.loader.is_usable());
         let connections = match usable {
@@ -515,7 +507,7 @@ impl Worker {
         let connections = self.connections.insert(connections);
         let rows = connections
             .reader
-            .read(mapping, &unit.chunk, format)
+            .read(mapping, &unit.chunk, way.format)
             .await?;
         let mut rows = ThrottledRows {
             rows,
@@ -536,9 +528,9 @@ impl Worker {
         let unit = LoadUnit {
             unit,
             tidemark: self.snapshot.tidemark(),
-            format,
-            place: self.place,
-            replace,
+            format: way.format,
+            place: way.place,
+            replace: way.replace,
         };
         let loaded = connections
             .loader
@@ -556,12 +548,13 @@ impl Worker {
     }
 
     async fn finish(&mut self, table: usize) -> Result<()> {
-        let mapping = self
-            .queue
-            .update(|inner| Arc::clone(&inner.active[table].mapping));
+        let (mapping, place) = self.queue.update(|inner| {
+            let active = &inner.active[table];
+            (Arc::clone(&active.mapping), active.way.place)
+        });
         let mut backoff = Backoff::new(&self.engine.options);
         let finished = loop {
-            match self.engine.target.finish(&mapping, self.place).await {
+            match self.engine.target.finish(&mapping, place).await {
                 Err(err)
                     if err.kind() == ErrorKind::Transient
                         && backoff.attempts() + 1 < UNIT_ATTEMPTS_MAX =>

@@ -250,6 +250,7 @@ impl Target for SimTarget {
             format: RowFormat::PgCopyText,
             is_skipped: false,
             loaded_units,
+            place,
         })
     }
 

@@ -63,9 +63,10 @@ impl Preparation<'_> {
 
     async fn in_transaction(&self, connection: &mut Connection) -> Result<Prepared> {
         connection.run("BEGIN").await?;
-        let name = table_at(self.mapping, self.place);
+        let place = self.place(connection).await?;
+        let name = table_at(self.mapping, place);
         let found = catalog::relation(connection, &name).await?;
-        let ready = match (self.place, found) {
+        let ready = match (place, found) {
             (Place::Beside, found) => {
                 if found.is_some() {
                     // A leftover of an earlier attempt; by its name it can be nobody else's.
@@ -89,12 +90,22 @@ impl Preparation<'_> {
         Ok(Prepared {
             format: ready.format,
             is_skipped: ready.rows == Rows::Kept,
+            place,
             loaded_units: units
                 .iter()
                 .filter(|unit| unit.is_loaded)
                 .map(|unit| unit.number)
                 .collect(),
         })
+    }
+
+    /// A table that is to be swapped and is not there is made in its place: nobody reads it.
+    async fn place(&self, connection: &mut Connection) -> Result<Place> {
+        if self.existing != Existing::Swap {
+            return Ok(self.place);
+        }
+        let found = catalog::relation(connection, &self.mapping.target).await?;
+        Ok(found.map_or(Place::InPlace, |_| Place::Beside))
     }
 
     async fn missing(&self, connection: &mut Connection, name: &TableName) -> Result<Ready> {

@@ -233,7 +233,7 @@ impl Draft {
              url = {target}\n\
              {target_password}\
              # schema = \"copy\"                    # into this schema; without it as on the source\n\
-             # existing = \"load_if_empty\"         # fail | append_if_empty | skip_loaded | truncate | drop\n\n\
+             # existing = \"load_if_empty\"         # fail | append_if_empty | skip_loaded | truncate | drop | swap\n\n\
              [tables]\n\
              include = [{include}]\n\
              # exclude = [\"public.tmp_*\"]\n\n\

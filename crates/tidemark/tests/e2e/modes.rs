@@ -6,6 +6,7 @@ use tidemark_lab::traffic::bank::BankReader;
 use tidemark_lab::wait_for;
 
 use crate::asks::text;
+use crate::resync;
 use crate::stage::{PATIENCE, Stage};
 use crate::writing::{BANK, CHANGES, TABLES, Writers};
 
@@ -70,6 +71,71 @@ async fn a_full_load_runs_again_as_the_policy_for_existing_tables_says() {
         stage.assert_identical().await;
     }
     stage.assert_nothing_on_the_source().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_load_that_swaps_never_shows_fewer_rows() {
+    let stage = Stage::new("mode_swap").await;
+    stage.write("mode = \"full_load_only\"\n[load]\nchunk_size = \"1 MB\"\n");
+    stage.source_sql(resync::TABLES).await;
+    let arguments = ["run", "FILE", "--set", "target.existing=swap"];
+    // Nothing is there yet, so nothing is swapped.
+    stage.run(&arguments).await.expect(0);
+    stage.assert_identical().await;
+
+    let reader = resync::Reader::start(&stage).await;
+    let grows = "INSERT INTO big (parent, v) SELECT 1, 'later' FROM generate_series(1, 500);
+                 UPDATE big SET v = v || '+' WHERE id % 3 = 0;";
+    stage.source_sql(grows).await;
+    stage.run(&arguments).await.expect(0);
+    stage.assert_identical().await;
+
+    // Killed while the rows are in beside their tables, and when the first of these has its place.
+    for point in ["resync.swap_due:1", "resync.swap_due:2"] {
+        stage.source_sql(grows).await;
+        let mut command = stage.command(&arguments);
+        command.env("TIDEMARK_FAILPOINT", point);
+        assert_eq!(stage.spawn(command).killed_by().await, Some(9), "{point}");
+        stage.run(&arguments).await.expect(0);
+        stage.assert_identical().await;
+    }
+    // The source's table has another shape by now.
+    let shape = "ALTER TABLE big ADD COLUMN more int DEFAULT 7; ALTER TABLE big DROP COLUMN n";
+    stage.source_sql(shape).await;
+    stage.target_sql("ALTER TABLE big DROP COLUMN n").await;
+    stage.run(&arguments).await.expect(0);
+    stage.assert_identical().await;
+    assert!(reader.stop().await > 0);
+
+    let left = "SELECT count(*) FROM pg_class WHERE relname LIKE 'tidemark_beside%'";
+    assert_eq!(text(&stage.target, left).await.unwrap(), "0");
+    let unproven = "SELECT count(*) FROM pg_constraint WHERE NOT convalidated";
+    assert_eq!(text(&stage.target, unproven).await.unwrap(), "0");
+    stage.assert_nothing_on_the_source().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_cannot_be_swapped_keeps_its_rows_and_is_named() {
+    let stage = Stage::new("mode_swap_view").await;
+    stage.write("mode = \"full_load_only\"\n");
+    stage.source_sql(TABLES).await;
+    let arguments = ["run", "FILE", "--set", "target.existing=swap"];
+    stage.run(&arguments).await.expect(0);
+    stage
+        .target_sql("CREATE VIEW of_notes AS SELECT * FROM notes")
+        .await;
+    stage.source_sql(CHANGES).await;
+    let proving = [&arguments[..], &["--until", "verified"]].concat();
+    let ran = stage.run(&proving).await;
+    assert_ne!(ran.code, Some(0), "{}", ran.stderr);
+    for word in ["TM2048", "public.notes", "of_notes"] {
+        assert!(ran.stderr.contains(word), "{word} in\n{}", ran.stderr);
+    }
+    let rows = text(&stage.target, "SELECT count(*) FROM of_notes").await;
+    assert_eq!(rows.unwrap(), "100", "as it was");
+    stage.target_sql("DROP VIEW of_notes").await;
+    stage.run(&arguments).await.expect(0);
+    stage.assert_identical().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

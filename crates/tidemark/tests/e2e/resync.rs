@@ -12,7 +12,7 @@ use crate::writing::Writers;
 
 /// `big` is what is copied anew; it only grows, so that a reader can tell a loss. `parent` and
 /// `child` point to it and from it.
-const TABLES: &str = "CREATE TABLE parent (id int PRIMARY KEY);
+pub(crate) const TABLES: &str = "CREATE TABLE parent (id int PRIMARY KEY);
     CREATE TABLE big (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, parent int REFERENCES parent,
       v text, n int DEFAULT 0, seat int UNIQUE);
     CREATE INDEX big_v ON big (v);
@@ -48,13 +48,13 @@ impl Workload for Growing {
 }
 
 /// Reads `big` on the target over and over, and fails the moment there are fewer rows than before.
-struct Reader {
+pub(crate) struct Reader {
     stop: Arc<AtomicBool>,
     task: tokio::task::JoinHandle<(u64, Option<String>)>,
 }
 
 impl Reader {
-    async fn start(stage: &Stage) -> Reader {
+    pub(crate) async fn start(stage: &Stage) -> Reader {
         let client = stage.target_server.client_to(&stage.target_name).await;
         let client = client.unwrap();
         let stop = Arc::new(AtomicBool::new(false));
@@ -76,7 +76,7 @@ impl Reader {
         Reader { stop, task }
     }
 
-    async fn stop(self) -> u64 {
+    pub(crate) async fn stop(self) -> u64 {
         self.stop.store(true, Ordering::SeqCst);
         let (looks, wrong) = self.task.await.unwrap();
         assert_eq!(wrong, None, "after {looks} looks");

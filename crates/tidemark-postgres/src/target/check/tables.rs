@@ -292,7 +292,7 @@ impl Table<'_> {
             );
             return Ok(());
         }
-        if existing == Existing::Drop {
+        if matches!(existing, Existing::Drop | Existing::Swap) {
             return Ok(());
         }
         self.check_fit(&have).await?;
