@@ -60,6 +60,8 @@ pub(crate) struct PgChangeStream {
     input: Input,
     relay: Option<Arc<Relay>>,
     origin: Origin,
+    /// What commits before is in the target, and nobody wants it again.
+    after: Lsn,
     assembler: Assembler,
     /// The farthest end of the log that anybody has seen.
     head: Arc<AtomicU64>,
@@ -118,6 +120,7 @@ pub(crate) async fn open(
     Ok(PgChangeStream {
         input,
         relay,
+        after,
         assembler: Assembler::new(after, &options.heartbeat_prefix()).leaving_out(options.origin),
         head,
         ready: None,
@@ -434,6 +437,9 @@ impl PgChangeStream {
             Next::Frames(bytes) => self.rest = Some((bytes, 0)),
             Next::Segment(start) => self.begin_at(start),
             Next::End(end) => {
+                // A relay log that was begun behind the checkpoint may end behind it. What is in the
+                // target already must not be given undecided.
+                let end = end.max(self.after);
                 if let Some(relay) = self.relay.clone() {
                     let mut task = JoinSet::new();
                     task.spawn(open_after(relay, self.origin.clone(), end));

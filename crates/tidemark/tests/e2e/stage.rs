@@ -178,7 +178,7 @@ impl Stage {
             .schema("public", "public")
             .wait_until_identical(PATIENCE)
             .await;
-        outcome.unwrap()
+        outcome.unwrap_or_else(|err| panic!("{err:#}\n{}", self.log()))
     }
 
     /// Both sides compared now.
