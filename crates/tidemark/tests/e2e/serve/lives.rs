@@ -69,11 +69,19 @@ async fn pipelines_of_files_run_and_a_broken_one_leaves_the_others_alone() {
     std::fs::write(server.pipelines().join("srv_broken.toml"), "version = 1\n").unwrap();
     server.signal(rustix::process::Signal::HUP);
     std::fs::remove_file(server.pipelines().join("srv_two.toml")).unwrap();
-    let gone = server.wait_for_state("srv_two", "stopped").await;
-    assert_eq!(
-        (&gone["by"], &gone["reason"]),
-        (&json!("file"), &json!("its file is gone"))
-    );
+    // The engine says first that it was told to stop.
+    wait_for(PATIENCE, "the file to be named", || async {
+        let gone = server.get("/pipelines/srv_two").await;
+        let told = (&gone["state"], &gone["by"], &gone["reason"]);
+        let expected = (
+            &json!("stopped"),
+            &json!("file"),
+            &json!("its file is gone"),
+        );
+        Ok((told == expected).then_some(()))
+    })
+    .await
+    .unwrap();
     assert_eq!(server.terminate().await, Some(0), "{}", server.log());
     // What is on the source stays until a person decides.
     assert_eq!(two.slots().await.len(), 1);
