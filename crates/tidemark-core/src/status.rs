@@ -32,6 +32,21 @@ pub enum PipelineState {
     Failed,
 }
 
+/// The words of what a pipeline is shown as: a definition that was never started, then each
+/// [`PipelineState`].
+pub const STATES: [&str; 10] = [
+    "draft",
+    "checking",
+    "starting",
+    "loading",
+    "catching_up",
+    "streaming",
+    "paused",
+    "stopped",
+    "completed",
+    "failed",
+];
+
 /// Health, apart from state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -361,4 +376,17 @@ pub struct StatusError {
     pub action: String,
     /// RFC 3339.
     pub since: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_word_but_the_first_is_a_state() {
+        for word in &STATES[1..] {
+            let read = serde_json::from_value::<PipelineState>((*word).into());
+            assert!(read.is_ok(), "{word}");
+        }
+    }
 }

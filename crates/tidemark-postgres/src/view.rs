@@ -125,8 +125,6 @@ impl PgView {
         }
     }
 
-    /// Reads rows of a table, and lets go of it: a savepoint that is rolled back gives the table's lock
-    /// back, so that whoever wants to change the table waits for one query and not for all.
     fn unreadable(&self) -> Error {
         let side = match self.side {
             Side::Source => config::Side::Source,
@@ -135,6 +133,8 @@ impl PgView {
         error::protocol(side, "digests that cannot be read")
     }
 
+    /// Reads rows of a table, and lets go of it: a savepoint that is rolled back gives the table's lock
+    /// back, so that whoever wants to change the table waits for one query and not for all.
     async fn query(&mut self, mapping: &TableMapping, sql: &str) -> Result<ResultSet> {
         let doing = match self.side {
             Side::Source => format!("compare {} on the source", mapping.source()),

@@ -9,23 +9,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::http::{Method, StatusCode};
 use tidemark_core::position::{Lsn, Position};
-use tidemark_core::status::{Status, TableStatusState};
+use tidemark_core::status::{STATES, Status, TableStatusState};
 
 use crate::store::AlertRow;
 use crate::supervisor::{Member, View, word_of};
 
-const STATES: [&str; 10] = [
-    "draft",
-    "checking",
-    "starting",
-    "loading",
-    "catching_up",
-    "streaming",
-    "paused",
-    "stopped",
-    "completed",
-    "failed",
-];
 const HEALTHS: [&str; 5] = ["ok", "notice", "warning", "error", "unknown"];
 const WAL_STATUSES: [&str; 4] = ["reserved", "extended", "unreserved", "lost"];
 

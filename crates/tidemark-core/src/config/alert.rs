@@ -11,20 +11,7 @@ use super::settings::Settings;
 use crate::catalogue::codes;
 use crate::config::choice::Choice;
 use crate::pipeline::plan::Mode;
-
-/// States that a rule may wait for: those in which a pipeline stays until somebody does something, and
-/// those of a pipeline at work.
-pub const STATES: [&str; 9] = [
-    "checking",
-    "starting",
-    "loading",
-    "catching_up",
-    "streaming",
-    "paused",
-    "stopped",
-    "completed",
-    "failed",
-];
+use crate::status::STATES;
 
 /// One rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,12 +132,14 @@ fn rule(
             problems.push(problem.at(setting.key_place.clone()).label("take it away"));
         }
     }
+    // A draft is not judged.
+    let states = &STATES[1..];
     for state in &is {
-        if !STATES.contains(&state.value.as_str()) {
+        if !states.contains(&state.value.as_str()) {
             let message = format!("`{}` is no state of a pipeline", state.value);
-            let label = match suggestion(&state.value, STATES) {
+            let label = match suggestion(&state.value, states.iter().copied()) {
                 Some(near) => format!("did you mean \"{near}\"?"),
-                None => format!("known: {}", STATES.join(", ")),
+                None => format!("known: {}", states.join(", ")),
             };
             let problem = Problem::new(codes::CONFIG_VALUE, message);
             problems.push(problem.at(state.place.clone()).label(label));

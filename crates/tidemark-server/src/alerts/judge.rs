@@ -199,8 +199,9 @@ fn with_tables(
 /// Where a pipeline is to follow its source, and how far it has come cannot be told.
 fn lag_unknown(member: &Member, view: &View) -> Verdict {
     let (status, name) = (&view.status, &member.key.id);
-    let is_wanted = member.row().desired.state == DesiredState::Running;
-    let follows = member.row().mode != "full_load_only" && view.state != "loading";
+    let row = member.row();
+    let is_wanted = row.desired.state == DesiredState::Running;
+    let follows = row.mode != "full_load_only" && view.state != "loading";
     let is_met = is_wanted && follows && status.latency_seconds.is_none();
     let what = || format!("how far {name} is behind is unknown");
     met(is_met, what, || {

@@ -175,13 +175,8 @@ fn one(
 
 fn entry(key: &Key, level: Level, kind: &'static str, text: String) -> Entry {
     Entry {
-        key: key.clone(),
-        level,
-        kind,
-        code: None,
-        table: None,
-        text,
         by: Some("engine".to_owned()),
+        ..Entry::plain(key, level, kind, text)
     }
 }
 

@@ -52,6 +52,26 @@ pub(crate) struct Entry {
     pub(crate) by: Option<String>,
 }
 
+impl Entry {
+    /// One that says no more than this.
+    pub(crate) fn plain(
+        key: &Key,
+        level: Level,
+        kind: &'static str,
+        text: impl Into<String>,
+    ) -> Entry {
+        Entry {
+            key: key.clone(),
+            level,
+            kind,
+            code: None,
+            table: None,
+            text: text.into(),
+            by: None,
+        }
+    }
+}
+
 /// Something that happened to a pipeline.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub(crate) struct EventRow {

@@ -283,15 +283,7 @@ async fn an_alert_and_what_is_told_of_it_are_there_after_a_restart_or_neither_is
         fires: vec![1_800_000_000_000_000, 1_800_000_120_000_000],
         text: "! shop is 4 m behind".to_owned(),
     };
-    let told = Entry {
-        key: key.clone(),
-        level: Level::Error,
-        kind: "alert",
-        code: None,
-        table: None,
-        text: row.text.clone(),
-        by: None,
-    };
+    let told = Entry::plain(&key, Level::Error, "alert", row.text.as_str());
     let moved = AlertMove {
         which: row.which(),
         row: Some(row.clone()),

@@ -196,13 +196,8 @@ impl Supervisor {
         by: Option<String>,
     ) {
         self.shared.scribe.note(Entry {
-            key: member.key.clone(),
-            level,
-            kind,
-            code: None,
-            table: None,
-            text: text.into(),
             by,
+            ..Entry::plain(&member.key, level, kind, text)
         });
     }
 

@@ -66,15 +66,7 @@ async fn write(store: Store, news: Arc<News>, mut entries: mpsc::Receiver<Entry>
 }
 
 fn entry(key: &Key, event: &PipelineEvent) -> Option<Entry> {
-    let plain = |level, kind, text: String| Entry {
-        key: key.clone(),
-        level,
-        kind,
-        code: None,
-        table: None,
-        text,
-        by: None,
-    };
+    let plain = |level, kind, text: String| Entry::plain(key, level, kind, text);
     Some(match event {
         PipelineEvent::Step {
             number,

@@ -75,15 +75,8 @@ pub(super) async fn keep(
     } else {
         Level::Error
     };
-    shared.scribe.note(Entry {
-        key: member.key.clone(),
-        level,
-        kind: "verification",
-        code: None,
-        table: None,
-        text: text.clone(),
-        by: None,
-    });
+    let entry = Entry::plain(&member.key, level, "verification", text.as_str());
+    shared.scribe.note(entry);
     let depth = match depth {
         Depth::Deep => "deep",
         Depth::Counts => "counts",

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use serde_json::{Value, json};
-use tidemark_core::status::{Health, Status, TableStatusState};
+use tidemark_core::status::{Health, STATES, Status, TableStatusState};
 
 use crate::invocation::Invocation;
 use crate::output::numbers::{bytes, counted, grouped, seconds};
@@ -26,18 +26,6 @@ pub(crate) struct StatusArgs {
 }
 
 fn parse_state(text: &str) -> Result<String, String> {
-    const STATES: [&str; 10] = [
-        "draft",
-        "checking",
-        "starting",
-        "loading",
-        "catching_up",
-        "streaming",
-        "paused",
-        "stopped",
-        "completed",
-        "failed",
-    ];
     if STATES.contains(&text) {
         Ok(text.to_owned())
     } else {

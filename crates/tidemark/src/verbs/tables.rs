@@ -53,11 +53,12 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &TablesArgs) -> Outc
 /// All of it in columns where there is room; else the columns that tell most, and the rest of each
 /// table below its row, where it has any.
 fn text(tables: &[TableStatus], style: Style, width: Option<usize>) -> String {
-    let lines = wide(tables).lines(Style::PLAIN, width);
+    let wide = wide(tables);
+    let lines = wide.lines(Style::PLAIN, width);
     let fits = |width| lines.iter().all(|line| display_width(line) <= width);
     match width {
         Some(width) if !fits(width) => narrow(tables, style, width).join("\n"),
-        _ => wide(tables).lines(style, width).join("\n"),
+        _ => wide.lines(style, width).join("\n"),
     }
 }
 

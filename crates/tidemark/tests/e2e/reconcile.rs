@@ -288,15 +288,21 @@ async fn a_source_that_moved_to_another_cluster_is_followed_from_there() {
     assert!(outcome.is_identical(), "{outcome}");
 }
 
-/// Short rows, one in a thousand different and scattered: what is read to find them is counted, too.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_finds_scattered_differences_is_a_fiftieth_of_a_load() {
-    let stage = Stage::new("rec_narrow").await;
+/// A pipeline whose source is read by way of a proxy, which counts.
+async fn counted(name: &str) -> (Stage, Proxy) {
+    let stage = Stage::new(name).await;
     let proxy = Proxy::start(stage.source_server.port()).await.unwrap();
     let url = stage
         .source_server
         .url_through(proxy.address(), &stage.source_name);
     stage.write_between(&url, &stage.target_url(), "");
+    (stage, proxy)
+}
+
+/// Short rows, one in a thousand different and scattered: what is read to find them is counted, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_finds_scattered_differences_is_a_fiftieth_of_a_load() {
+    let (stage, proxy) = counted("rec_narrow").await;
     stage
         .source_sql(
             "CREATE TABLE accounts (aid int PRIMARY KEY, bid int, abalance int, filler char(84));
@@ -324,12 +330,7 @@ async fn what_finds_scattered_differences_is_a_fiftieth_of_a_load() {
 /// Of a table that is nearly the same on both sides, nearly nothing is read: counted on the wire.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_moved_is_as_much_as_differs() {
-    let stage = Stage::new("rec_bytes").await;
-    let proxy = Proxy::start(stage.source_server.port()).await.unwrap();
-    let url = stage
-        .source_server
-        .url_through(proxy.address(), &stage.source_name);
-    stage.write_between(&url, &stage.target_url(), "");
+    let (stage, proxy) = counted("rec_bytes").await;
     stage
         .source_sql(
             "CREATE TABLE big (id int PRIMARY KEY, v text);
