@@ -1,11 +1,10 @@
 //! Who may come in, and answers that are given again for the same key.
 
-use rusqlite::{Row, params};
 use serde::Serialize;
 use tidemark_core::{Result, clock};
 use utoipa::ToSchema;
 
-use super::Store;
+use super::{Failed, Row, Store, params};
 
 /// How long an answer is kept for its `Idempotency-Key`.
 const ANSWERS_KEPT_DAYS: i64 = 1;
@@ -73,7 +72,7 @@ impl Store {
     pub(crate) async fn add_token(&self, new: NewToken) -> Result<TokenRow> {
         self.with(move |store, _| {
             let sql = "INSERT INTO tokens (id, tenant, name, role, hash, created_at, created_by, expires_at) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
             let now = clock::now();
             store.execute(
                 sql,
@@ -81,8 +80,8 @@ impl Store {
                     new.id, new.tenant, new.name, new.role, new.hash, now, new.by, new.expires_at
                 ],
             )?;
-            let sql = format!("SELECT {COLUMNS} FROM tokens WHERE id = ?1");
-            Ok(store.query_row(&sql, [new.id], token)?)
+            let sql = format!("SELECT {COLUMNS} FROM tokens WHERE id = $1");
+            store.one(&sql, params![new.id], token)
         })
         .await
     }
@@ -92,11 +91,11 @@ impl Store {
         self.with(|store, _| {
             let sql = format!(
                 "SELECT {COLUMNS}, hash FROM tokens WHERE revoked_at IS NULL \
-                 AND (expires_at IS NULL OR expires_at > ?1)"
+                 AND (expires_at IS NULL OR expires_at > $1)"
             );
-            let mut query = store.prepare(&sql)?;
-            let rows = query.query_map([clock::now()], |row| Ok((row.get(8)?, token(row)?)))?;
-            Ok(rows.collect::<Result<Vec<_>, _>>()?)
+            store.query(&sql, params![clock::now()], |row| {
+                Ok((row.get(8)?, token(row)?))
+            })
         })
         .await
     }
@@ -105,12 +104,10 @@ impl Store {
     pub(crate) async fn tokens(&self, tenant: Option<String>) -> Result<Vec<TokenRow>> {
         self.with(move |store, _| {
             let sql = format!(
-                "SELECT {COLUMNS} FROM tokens WHERE (?1 IS NULL OR tenant = ?1) \
+                "SELECT {COLUMNS} FROM tokens WHERE ($1 IS NULL OR tenant = $1) \
                  ORDER BY created_at DESC, id"
             );
-            let mut query = store.prepare(&sql)?;
-            let rows = query.query_map([tenant], token)?;
-            Ok(rows.collect::<Result<Vec<_>, _>>()?)
+            store.query(&sql, params![tenant], token)
         })
         .await
     }
@@ -118,8 +115,8 @@ impl Store {
     /// Makes a token count no more. Whether there was one.
     pub(crate) async fn revoke_token(&self, tenant: Option<String>, id: String) -> Result<bool> {
         self.with(move |store, _| {
-            let sql = "UPDATE tokens SET revoked_at = coalesce(revoked_at, ?3) WHERE id = ?1 \
-                 AND (?2 IS NULL OR tenant = ?2)";
+            let sql = "UPDATE tokens SET revoked_at = coalesce(revoked_at, $3) WHERE id = $1 \
+                 AND ($2 IS NULL OR tenant = $2)";
             Ok(store.execute(sql, params![id, tenant, clock::now()])? > 0)
         })
         .await
@@ -134,16 +131,16 @@ impl Store {
         request: Vec<u8>,
     ) -> Result<Answered> {
         self.with(move |store, _| {
-            let sql = "DELETE FROM idempotency WHERE created_at < ?1";
-            store.execute(sql, [days_ago(ANSWERS_KEPT_DAYS)])?;
+            let sql = "DELETE FROM idempotency WHERE created_at < $1";
+            store.execute(sql, params![days_ago(ANSWERS_KEPT_DAYS)])?;
             let sql = "INSERT INTO idempotency (tenant, who, key, request, created_at) \
-                 VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING";
+                 VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING";
             if store.execute(sql, params![tenant, who, key, request, clock::now()])? > 0 {
                 return Ok(Answered::Never);
             }
-            let sql = "SELECT request, status, location, body FROM idempotency WHERE tenant = ?1 \
-                 AND who = ?2 AND key = ?3";
-            let found = store.query_row(sql, params![tenant, who, key], |row| {
+            let sql = "SELECT request, status, location, body FROM idempotency WHERE tenant = $1 \
+                 AND who = $2 AND key = $3";
+            store.one(sql, params![tenant, who, key], |row| {
                 let known: Vec<u8> = row.get(0)?;
                 let status: Option<u16> = row.get(1)?;
                 Ok(match status {
@@ -155,8 +152,7 @@ impl Store {
                         body: row.get(3)?,
                     },
                 })
-            });
-            Ok(found?)
+            })
         })
         .await
     }
@@ -169,11 +165,11 @@ impl Store {
     ) -> Result<()> {
         self.with(move |store, _| {
             if let Some((status, location, body)) = answer {
-                let sql = "UPDATE idempotency SET status = ?4, location = ?5, body = ?6 \
-                     WHERE tenant = ?1 AND who = ?2 AND key = ?3";
+                let sql = "UPDATE idempotency SET status = $4, location = $5, body = $6 \
+                     WHERE tenant = $1 AND who = $2 AND key = $3";
                 store.execute(sql, params![tenant, who, key, status, location, body])?;
             } else {
-                let sql = "DELETE FROM idempotency WHERE tenant = ?1 AND who = ?2 AND key = ?3";
+                let sql = "DELETE FROM idempotency WHERE tenant = $1 AND who = $2 AND key = $3";
                 store.execute(sql, params![tenant, who, key])?;
             }
             Ok(())
@@ -184,14 +180,14 @@ impl Store {
     /// Requests that a server left behind when it was killed were not answered.
     pub(crate) async fn free_idempotency_keys(&self) -> Result<()> {
         self.with(|store, _| {
-            store.execute("DELETE FROM idempotency WHERE status IS NULL", [])?;
+            store.execute("DELETE FROM idempotency WHERE status IS NULL", &[])?;
             Ok(())
         })
         .await
     }
 }
 
-fn token(row: &Row<'_>) -> rusqlite::Result<TokenRow> {
+fn token(row: &Row) -> Result<TokenRow, Failed> {
     Ok(TokenRow {
         id: row.get(0)?,
         tenant: row.get(1)?,

@@ -1,10 +1,9 @@
 //! Alerts as they stand: each moves together with the event that tells of it.
 
-use rusqlite::params;
 use tidemark_core::Result;
 
 use super::journal::add_event;
-use super::{Entry, EventRow, Key, Store};
+use super::{Entry, EventRow, Key, Store, params};
 
 /// How an alert stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,8 +74,7 @@ impl Store {
         self.with(|store, _| {
             let sql = "SELECT tenant, pipeline, rule, condition, severity, state, since_us, fired_us, \
                  over_us, fires, text FROM alerts";
-            let mut query = store.prepare(sql)?;
-            let rows = query.query_map([], |row| {
+            store.query(sql, &[], |row| {
                 let (tenant, pipeline): (String, String) = (row.get(0)?, row.get(1)?);
                 let (state, fires): (String, String) = (row.get(5)?, row.get(9)?);
                 let fires = fires.split(' ').filter_map(|fired| fired.parse().ok());
@@ -92,8 +90,7 @@ impl Store {
                     fires: fires.collect(),
                     text: row.get(10)?,
                 })
-            })?;
-            Ok(rows.collect::<Result<Vec<_>, _>>()?)
+            })
         })
         .await
     }
@@ -108,12 +105,12 @@ impl Store {
                 told: entry,
             } in moves
             {
-                let sql = "DELETE FROM alerts WHERE tenant = ?1 AND pipeline = ?2 AND rule = ?3";
+                let sql = "DELETE FROM alerts WHERE tenant = $1 AND pipeline = $2 AND rule = $3";
                 store.execute(sql, params![key.tenant, key.id, rule])?;
                 if let Some(row) = row {
                     let sql = "INSERT INTO alerts (tenant, pipeline, rule, condition, severity, state, \
                          since_us, fired_us, over_us, fires, text) \
-                         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+                         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
                     let fires: Vec<String> = row.fires.iter().map(ToString::to_string).collect();
                     let (state, fires) = (row.state.word(), fires.join(" "));
                     let (since, fired, over) = (row.since_us, row.fired_us, row.over_us);

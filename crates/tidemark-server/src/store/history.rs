@@ -2,10 +2,9 @@
 //! day, five minutes for a month. A bucket has the least, the most and the last; a period in which
 //! nothing was measured has no value, and one without a run no bucket.
 
-use rusqlite::params;
 use tidemark_core::Result;
 
-use super::{Key, Store};
+use super::{Key, Store, params};
 
 /// A width of buckets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,15 +67,17 @@ pub(crate) struct HistoryRow {
 }
 
 /// Values come in order of time, so the last one written is the last one measured.
-const ADD: &str = "INSERT INTO history VALUES (?1, ?2, ?3, ?4, ?5, ?5, ?5, ?6, ?6, ?6, ?7, ?8, ?9, ?10, \
-    ?11, ?12, ?13) ON CONFLICT DO UPDATE SET \
-    gap_min = min(coalesce(gap_min, excluded.gap_min), coalesce(excluded.gap_min, gap_min)), \
-    gap_max = max(coalesce(gap_max, excluded.gap_max), coalesce(excluded.gap_max, gap_max)), \
+const ADD: &str = "INSERT INTO history VALUES ($1, $2, $3, $4, $5, $5, $5, $6, $6, $6, $7, $8, $9, $10, \
+    $11, $12, $13) ON CONFLICT (tenant, pipeline, step, bucket) DO UPDATE SET \
+    gap_min = CASE WHEN history.gap_min IS NULL OR excluded.gap_min < history.gap_min \
+      THEN excluded.gap_min ELSE history.gap_min END, \
+    gap_max = CASE WHEN history.gap_max IS NULL OR excluded.gap_max > history.gap_max \
+      THEN excluded.gap_max ELSE history.gap_max END, \
     gap_last = excluded.gap_last, \
-    latency_min = min(coalesce(latency_min, excluded.latency_min), \
-      coalesce(excluded.latency_min, latency_min)), \
-    latency_max = max(coalesce(latency_max, excluded.latency_max), \
-      coalesce(excluded.latency_max, latency_max)), \
+    latency_min = CASE WHEN history.latency_min IS NULL OR excluded.latency_min < history.latency_min \
+      THEN excluded.latency_min ELSE history.latency_min END, \
+    latency_max = CASE WHEN history.latency_max IS NULL OR excluded.latency_max > history.latency_max \
+      THEN excluded.latency_max ELSE history.latency_max END, \
     latency_last = excluded.latency_last, source_last = excluded.source_last, \
     processed_last = excluded.processed_last, retained_last = excluded.retained_last, \
     inserts = excluded.inserts, updates = excluded.updates, deletes = excluded.deletes, \
@@ -86,7 +87,6 @@ impl Store {
     /// Writes looks down, in the order in which they were taken, and forgets what is too old.
     pub(crate) async fn add_samples(&self, samples: Vec<Sample>, now: i64) -> Result<()> {
         self.with(move |store, _| {
-            let mut add = store.prepare(ADD)?;
             for sample in &samples {
                 for step in Step::ALL {
                     let width = step.seconds();
@@ -96,14 +96,15 @@ impl Store {
                     let (source, processed) = (&sample.source, &sample.processed);
                     let (tenant, id) = (&sample.key.tenant, &sample.key.id);
                     let (retained, state) = (sample.retained_bytes, &sample.state);
-                    add.execute(params![
+                    let row = params![
                         tenant, id, width, bucket, gap, latency, source, processed, retained,
                         inserts, updates, deletes, state
-                    ])?;
+                    ];
+                    store.execute(ADD, row)?;
                 }
             }
             for step in Step::ALL {
-                let sql = "DELETE FROM history WHERE step = ?1 AND bucket < ?2";
+                let sql = "DELETE FROM history WHERE step = $1 AND bucket < $2";
                 store.execute(sql, params![step.seconds(), now - step.kept_seconds()])?;
             }
             Ok(())
@@ -123,10 +124,9 @@ impl Store {
         self.with(move |store, _| {
             let sql = "SELECT bucket, gap_min, gap_max, gap_last, latency_min, latency_max, latency_last, \
                  source_last, processed_last, retained_last, inserts, updates, deletes, state \
-                 FROM history WHERE tenant = ?1 AND pipeline = ?2 AND step = ?3 AND bucket >= ?4 \
-                 AND bucket < ?5 ORDER BY bucket";
-            let mut query = store.prepare(sql)?;
-            let rows = query.query_map(
+                 FROM history WHERE tenant = $1 AND pipeline = $2 AND step = $3 AND bucket >= $4 \
+                 AND bucket < $5 ORDER BY bucket";
+            store.query(sql,
                 params![key.tenant, key.id, step.seconds(), from, to],
                 |row| {
                     Ok(HistoryRow {
@@ -140,8 +140,7 @@ impl Store {
                         state: row.get(13)?,
                     })
                 },
-            )?;
-            Ok(rows.collect::<Result<Vec<_>, _>>()?)
+            )
         })
         .await
     }

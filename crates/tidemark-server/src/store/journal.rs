@@ -1,11 +1,10 @@
 //! What happened: runs, events of pipelines, and who changed what.
 
-use rusqlite::params;
 use serde::Serialize;
 use tidemark_core::{Result, clock};
 use utoipa::ToSchema;
 
-use super::{Failed, Key, Store, pipelines};
+use super::{Failed, Key, Session, Store, params, pipelines};
 
 /// How many events of a pipeline are kept.
 const EVENTS_KEPT: i64 = 20_000;
@@ -174,14 +173,14 @@ impl Store {
         let key = key.clone();
         self.with(move |store, _| {
             let sql = "SELECT id, pipeline, at, level, kind, code, table_name, text, by FROM events \
-                 WHERE tenant = ?1 AND pipeline = ?2 AND (?3 IS NULL OR id < ?3) \
-                 AND (?4 IS NULL OR level = ?4) AND (?5 IS NULL OR code = ?5) \
-                 AND (?6 IS NULL OR at >= ?6) AND (?7 IS NULL OR at < ?7) ORDER BY id DESC LIMIT ?8";
-            let mut query = store.prepare(sql)?;
-            let level = wanted.level.map(Level::word);
+                 WHERE tenant = $1 AND pipeline = $2 AND ($3 IS NULL OR id < $3) \
+                 AND ($4 IS NULL OR level = $4) AND ($5 IS NULL OR code = $5) \
+                 AND ($6 IS NULL OR at >= $6) AND ($7 IS NULL OR at < $7) ORDER BY id DESC LIMIT $8";
+                        let level = wanted.level.map(Level::word);
             let (code, since, until) = (wanted.code, wanted.since, wanted.until);
             let limit = i64::try_from(page.limit).unwrap_or(i64::MAX);
-            let rows = query.query_map(
+            store.query(
+                sql,
                 params![key.tenant, key.id, page.before, level, code, since, until, limit],
                 |row| {
                     let level: String = row.get(3)?;
@@ -197,8 +196,7 @@ impl Store {
                         by: row.get(8)?,
                     })
                 },
-            )?;
-            Ok(rows.collect::<Result<Vec<_>, _>>()?)
+            )
         })
         .await
     }
@@ -207,11 +205,11 @@ impl Store {
     pub(crate) async fn begin_run(&self, key: &Key) -> Result<i64> {
         let key = key.clone();
         self.with(move |store, _| {
-            let sql = "INSERT INTO runs (tenant, pipeline, started_at) VALUES (?1, ?2, ?3)";
-            store.execute(sql, params![key.tenant, key.id, clock::now()])?;
-            let id = store.last_insert_rowid();
-            let sql = "DELETE FROM runs WHERE tenant = ?1 AND pipeline = ?2 AND id <= (SELECT id FROM runs \
-                 WHERE tenant = ?1 AND pipeline = ?2 ORDER BY id DESC LIMIT 1 OFFSET ?3)";
+            let sql = "INSERT INTO runs (tenant, pipeline, started_at) VALUES ($1, $2, $3) RETURNING id";
+            let row = params![key.tenant, key.id, clock::now()];
+            let id: i64 = store.one(sql, row, |row| row.get(0))?;
+            let sql = "DELETE FROM runs WHERE tenant = $1 AND pipeline = $2 AND id <= (SELECT id FROM runs \
+                 WHERE tenant = $1 AND pipeline = $2 ORDER BY id DESC LIMIT 1 OFFSET $3)";
             store.execute(sql, params![key.tenant, key.id, RUNS_KEPT])?;
             Ok(id)
         })
@@ -228,7 +226,7 @@ impl Store {
     ) -> Result<()> {
         self.with(move |store, _| {
             let sql =
-                "UPDATE runs SET ended_at = ?2, outcome = ?3, code = ?4, reason = ?5 WHERE id = ?1";
+                "UPDATE runs SET ended_at = $2, outcome = $3, code = $4, reason = $5 WHERE id = $1";
             store.execute(sql, params![id, clock::now(), outcome, code, reason])?;
             Ok(())
         })
@@ -239,11 +237,10 @@ impl Store {
     pub(crate) async fn runs(&self, key: &Key, page: Cursor) -> Result<Vec<RunRow>> {
         let key = key.clone();
         self.with(move |store, _| {
-            let sql = "SELECT id, started_at, ended_at, outcome, code, reason FROM runs WHERE tenant = ?1 \
-                 AND pipeline = ?2 AND (?3 IS NULL OR id < ?3) ORDER BY id DESC LIMIT ?4";
-            let mut query = store.prepare(sql)?;
-            let limit = i64::try_from(page.limit).unwrap_or(i64::MAX);
-            let rows = query.query_map(params![key.tenant, key.id, page.before, limit], |row| {
+            let sql = "SELECT id, started_at, ended_at, outcome, code, reason FROM runs WHERE tenant = $1 \
+                 AND pipeline = $2 AND ($3 IS NULL OR id < $3) ORDER BY id DESC LIMIT $4";
+                        let limit = i64::try_from(page.limit).unwrap_or(i64::MAX);
+            store.query(sql, params![key.tenant, key.id, page.before, limit], |row| {
                 Ok(RunRow {
                     id: row.get(0)?,
                     started_at: row.get(1)?,
@@ -252,8 +249,7 @@ impl Store {
                     code: row.get(4)?,
                     reason: row.get(5)?,
                 })
-            })?;
-            Ok(rows.collect::<Result<Vec<_>, _>>()?)
+            })
         })
         .await
     }
@@ -262,7 +258,7 @@ impl Store {
     pub(crate) async fn add_audit(&self, tenant: String, row: AuditRow) -> Result<()> {
         self.with(move |store, _| {
             let sql = "INSERT INTO audit (tenant, at, who, address, action, object, detail, request_id) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
             let AuditRow {
                 at,
                 who,
@@ -286,10 +282,9 @@ impl Store {
     pub(crate) async fn audit(&self, tenant: String, page: Cursor) -> Result<Vec<AuditRow>> {
         self.with(move |store, _| {
             let sql = "SELECT id, at, who, address, action, object, detail, request_id FROM audit \
-                 WHERE tenant = ?1 AND (?2 IS NULL OR id < ?2) ORDER BY id DESC LIMIT ?3";
-            let mut query = store.prepare(sql)?;
+                 WHERE tenant = $1 AND ($2 IS NULL OR id < $2) ORDER BY id DESC LIMIT $3";
             let limit = i64::try_from(page.limit).unwrap_or(i64::MAX);
-            let rows = query.query_map(params![tenant, page.before, limit], |row| {
+            store.query(sql, params![tenant, page.before, limit], |row| {
                 Ok(AuditRow {
                     id: row.get(0)?,
                     at: row.get(1)?,
@@ -300,8 +295,7 @@ impl Store {
                     detail: row.get(6)?,
                     request_id: row.get(7)?,
                 })
-            })?;
-            Ok(rows.collect::<Result<Vec<_>, _>>()?)
+            })
         })
         .await
     }
@@ -309,7 +303,7 @@ impl Store {
 
 /// Writes one event down, unless its pipeline is gone.
 pub(super) fn add_event(
-    store: &rusqlite::Transaction<'_>,
+    store: &mut Session<'_>,
     entry: Entry,
 ) -> Result<Option<(Key, EventRow)>, Failed> {
     if !pipelines::exists(store, &entry.key)? {
@@ -318,17 +312,14 @@ pub(super) fn add_event(
     let at = clock::now();
     let (tenant, pipeline) = (&entry.key.tenant, &entry.key.id);
     let sql = "INSERT INTO events (tenant, pipeline, at, level, kind, code, table_name, text, by) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING id";
     let word = entry.level.word();
     let (kind, code, table) = (entry.kind, &entry.code, &entry.table);
     let (text, by) = (&entry.text, &entry.by);
-    store.execute(
-        sql,
-        params![tenant, pipeline, at, word, kind, code, table, text, by],
-    )?;
-    let id = store.last_insert_rowid();
-    let sql = "DELETE FROM events WHERE tenant = ?1 AND pipeline = ?2 AND id <= (SELECT id FROM events \
-         WHERE tenant = ?1 AND pipeline = ?2 ORDER BY id DESC LIMIT 1 OFFSET ?3)";
+    let row = params![tenant, pipeline, at, word, kind, code, table, text, by];
+    let id: i64 = store.one(sql, row, |row| row.get(0))?;
+    let sql = "DELETE FROM events WHERE tenant = $1 AND pipeline = $2 AND id <= (SELECT id FROM events \
+         WHERE tenant = $1 AND pipeline = $2 ORDER BY id DESC LIMIT 1 OFFSET $3)";
     if id % 100 == 0 {
         store.execute(sql, params![tenant, pipeline, EVENTS_KEPT])?;
     }

@@ -1,15 +1,11 @@
 //! From an older store to this version: forward only, in one transaction, with a copy made before.
 //!
-//! `user_version` of the file counts the steps that it has been through. A step that was shipped is
-//! never changed; a new one is added at the end.
+//! A step that was shipped is never changed; a new one is added at the end.
 
-use std::path::Path;
-
-use rusqlite::Connection;
 use tidemark_core::Error;
 use tidemark_core::catalogue::codes;
 
-use super::Failed;
+use super::session::Failed;
 
 /// All steps, oldest first.
 pub(super) const ALL: &[&str] = &[
@@ -66,52 +62,13 @@ pub(super) const ALL: &[&str] = &[
         PRIMARY KEY (tenant, pipeline, rule)) STRICT;",
 ];
 
-/// Takes the steps that the file has not been through yet.
-pub(super) fn migrate(
-    connection: &mut Connection,
-    file: &Path,
-    steps: &[&str],
-) -> Result<(), Failed> {
+/// The steps that a store of a version has not been through yet; `None` if it is up to date.
+pub(super) fn left<'a>(found: i64, steps: &'a [&'a str]) -> Result<Option<&'a [&'a str]>, Failed> {
     let known = steps.len();
-    let found: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     let found = usize::try_from(found).unwrap_or(usize::MAX);
     if found > known {
         let text = format!("it is of version {found}, this program knows {known}");
         return Err(Error::definite(codes::STORE_NEWER, text).into());
     }
-    if found == known {
-        return Ok(());
-    }
-    if found > 0 {
-        back_up(connection, file, found)?;
-    }
-    let transaction = connection.transaction()?;
-    for step in steps.iter().skip(found) {
-        transaction.execute_batch(step)?;
-    }
-    transaction.pragma_update(
-        None,
-        "user_version",
-        u32::try_from(known).unwrap_or(u32::MAX),
-    )?;
-    transaction.commit()?;
-    Ok(())
-}
-
-/// A whole copy beside it, with the version in its name.
-fn back_up(connection: &Connection, file: &Path, version: usize) -> Result<(), Failed> {
-    let copy = file.with_extension(format!("v{version}.db"));
-    let unwritable = |err: std::io::Error| {
-        Error::definite(
-            codes::STORE_UNWRITABLE,
-            format!("{}: {err}", copy.display()),
-        )
-    };
-    if copy.exists() {
-        // Of a try that did not get to its end: the store is as it was before it.
-        std::fs::remove_file(&copy).map_err(unwritable)?;
-    }
-    super::make_file(&copy)?;
-    connection.backup("main", &copy, None::<fn(rusqlite::backup::Progress)>)?;
-    Ok(())
+    Ok(steps.get(found..).filter(|left| !left.is_empty()))
 }

@@ -1,12 +1,11 @@
 //! Long actions and what became of them; verifications and what they found.
 
-use rusqlite::{OptionalExtension, Row, params};
 use serde::Serialize;
 use serde_json::Value;
 use tidemark_core::{Result, clock};
 use utoipa::ToSchema;
 
-use super::{Cursor, Key, Store};
+use super::{Cursor, Failed, Key, Row, Store, params};
 
 /// How many of a pipeline's verifications are kept.
 const VERIFICATIONS_KEPT: i64 = 500;
@@ -68,7 +67,7 @@ impl Store {
         let key = key.clone();
         self.with(move |store, _| {
             let sql = "INSERT INTO operations (id, tenant, pipeline, kind, state, by, created_at) \
-                 VALUES (?1, ?2, ?3, ?4, 'running', ?5, ?6)";
+                 VALUES ($1, $2, $3, $4, 'running', $5, $6)";
             store.execute(sql, params![id, key.tenant, key.id, kind, by, clock::now()])?;
             Ok(())
         })
@@ -87,7 +86,7 @@ impl Store {
                 Err(err) => ("failed", err.to_string(), Some(err.code().to_string())),
             };
             let sql =
-                "UPDATE operations SET state = ?2, ended_at = ?3, text = ?4, code = ?5 WHERE id = ?1";
+                "UPDATE operations SET state = $2, ended_at = $3, text = $4, code = $5 WHERE id = $1";
             store.execute(sql, params![id, state, clock::now(), text, code])?;
             Ok(())
         })
@@ -97,11 +96,11 @@ impl Store {
     /// Operations that a server left behind when it was killed have no end of their own.
     pub(crate) async fn end_operations_left_behind(&self) -> Result<()> {
         self.with(|store, _| {
-            let sql = "UPDATE operations SET state = 'failed', ended_at = ?1, \
+            let sql = "UPDATE operations SET state = 'failed', ended_at = $1, \
                  text = 'the server ended before it was over' WHERE state = 'running'";
-            store.execute(sql, [clock::now()])?;
-            let sql = "DELETE FROM operations WHERE created_at < ?1";
-            store.execute(sql, [super::access::days_ago(30)])?;
+            store.execute(sql, params![clock::now()])?;
+            let sql = "DELETE FROM operations WHERE created_at < $1";
+            store.execute(sql, params![super::access::days_ago(30)])?;
             Ok(())
         })
         .await
@@ -115,9 +114,8 @@ impl Store {
     ) -> Result<Option<OperationRow>> {
         self.with(move |store, _| {
             let sql = "SELECT id, pipeline, kind, state, by, created_at, ended_at, text, code \
-                 FROM operations WHERE tenant = ?1 AND id = ?2";
-            let found = store.query_row(sql, params![tenant, id], operation);
-            Ok(found.optional()?)
+                 FROM operations WHERE tenant = $1 AND id = $2";
+            store.optional(sql, params![tenant, id], operation)
         })
         .await
     }
@@ -127,18 +125,14 @@ impl Store {
         let key = key.clone();
         self.with(move |store, _| {
             let sql = "INSERT INTO verifications (tenant, pipeline, at, lsn, result, depth, rows, seconds, \
-                 tables) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+                 tables) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING id";
             let tables = row.tables.to_string();
-            store.execute(
-                sql,
-                params![
-                    key.tenant, key.id, row.at, row.lsn, row.result, row.depth, row.rows, row.seconds,
-                    tables
-                ],
-            )?;
-            let id = store.last_insert_rowid();
-            let sql = "DELETE FROM verifications WHERE tenant = ?1 AND pipeline = ?2 AND id <= (SELECT id \
-                 FROM verifications WHERE tenant = ?1 AND pipeline = ?2 ORDER BY id DESC LIMIT 1 OFFSET ?3)";
+            let row = params![
+                key.tenant, key.id, row.at, row.lsn, row.result, row.depth, row.rows, row.seconds, tables
+            ];
+            let id: i64 = store.one(sql, row, |row| row.get(0))?;
+            let sql = "DELETE FROM verifications WHERE tenant = $1 AND pipeline = $2 AND id <= (SELECT id \
+                 FROM verifications WHERE tenant = $1 AND pipeline = $2 ORDER BY id DESC LIMIT 1 OFFSET $3)";
             store.execute(sql, params![key.tenant, key.id, VERIFICATIONS_KEPT])?;
             Ok(id)
         })
@@ -155,19 +149,17 @@ impl Store {
         let key = key.clone();
         self.with(move |store, _| {
             let sql = "SELECT id, at, lsn, result, depth, rows, seconds, tables FROM verifications \
-                 WHERE tenant = ?1 AND pipeline = ?2 AND (?3 IS NULL OR id < ?3) \
-                 AND (?4 IS NULL OR id = ?4) ORDER BY id DESC LIMIT ?5";
-            let mut query = store.prepare(sql)?;
+                 WHERE tenant = $1 AND pipeline = $2 AND ($3 IS NULL OR id < $3) \
+                 AND ($4 IS NULL OR id = $4) ORDER BY id DESC LIMIT $5";
             let limit = i64::try_from(page.limit).unwrap_or(i64::MAX);
             let row = params![key.tenant, key.id, page.before, only, limit];
-            let rows = query.query_map(row, verification)?;
-            Ok(rows.collect::<Result<Vec<_>, _>>()?)
+            store.query(sql, row, verification)
         })
         .await
     }
 }
 
-fn operation(row: &Row<'_>) -> rusqlite::Result<OperationRow> {
+fn operation(row: &Row) -> Result<OperationRow, Failed> {
     Ok(OperationRow {
         id: row.get(0)?,
         pipeline: row.get(1)?,
@@ -181,7 +173,7 @@ fn operation(row: &Row<'_>) -> rusqlite::Result<OperationRow> {
     })
 }
 
-fn verification(row: &Row<'_>) -> rusqlite::Result<VerificationRow> {
+fn verification(row: &Row) -> Result<VerificationRow, Failed> {
     let tables: String = row.get(7)?;
     Ok(VerificationRow {
         id: row.get(0)?,

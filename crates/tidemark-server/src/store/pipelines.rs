@@ -1,12 +1,11 @@
 //! Definitions, and whether they are to run.
 
-use rusqlite::{OptionalExtension, Row, params};
 use serde::Serialize;
 use tidemark_core::catalogue::codes;
 use tidemark_core::{Error, Result, clock};
 use utoipa::ToSchema;
 
-use super::{Failed, Seal, Store};
+use super::{Failed, Row, Seal, Session, Store, params};
 
 /// A pipeline among those of all tenants.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -146,13 +145,7 @@ impl Store {
     pub(crate) async fn pipelines(&self) -> Result<Vec<PipelineRow>> {
         self.with(|store, seal| {
             let sql = format!("SELECT {COLUMNS} FROM pipelines ORDER BY tenant, id");
-            let mut query = store.prepare(&sql)?;
-            let mut rows = query.query([])?;
-            let mut found = Vec::new();
-            while let Some(row) = rows.next()? {
-                found.push(read(row, seal)?);
-            }
-            Ok(found)
+            store.query(&sql, &[], |row| read(row, seal))
         })
         .await
     }
@@ -171,7 +164,7 @@ impl Store {
             let desired = &new.desired;
             let sql = "INSERT INTO pipelines (tenant, id, mode, definition, file, desired, desired_by, \
                  desired_since, desired_reason, created_at, created_by, updated_at, version) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?10, 1) ON CONFLICT DO NOTHING";
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $10, 1) ON CONFLICT DO NOTHING";
             let added = store.execute(
                 sql,
                 params![
@@ -208,8 +201,8 @@ impl Store {
         let key = key.clone();
         self.with(move |store, seal| {
             let sealed = sealed(seal, &key, definition.as_deref())?;
-            let sql = "UPDATE pipelines SET mode = ?4, definition = ?5, updated_at = ?6, \
-                 version = version + 1 WHERE tenant = ?1 AND id = ?2 AND version = ?3";
+            let sql = "UPDATE pipelines SET mode = $4, definition = $5, updated_at = $6, \
+                 version = version + 1 WHERE tenant = $1 AND id = $2 AND version = $3";
             let row = params![key.tenant, key.id, version, mode, sealed, clock::now()];
             if store.execute(sql, row)? == 0 {
                 return Ok(None);
@@ -223,8 +216,8 @@ impl Store {
     pub(crate) async fn desire(&self, key: &Key, desired: Desired) -> Result<()> {
         let key = key.clone();
         self.with(move |store, _| {
-            let sql = "UPDATE pipelines SET desired = ?3, desired_by = ?4, desired_since = ?5, \
-                 desired_reason = ?6 WHERE tenant = ?1 AND id = ?2";
+            let sql = "UPDATE pipelines SET desired = $3, desired_by = $4, desired_since = $5, \
+                 desired_reason = $6 WHERE tenant = $1 AND id = $2";
             let word = desired.state.word();
             let (by, since, reason) = (desired.by, desired.since, desired.reason);
             store.execute(sql, params![key.tenant, key.id, word, by, since, reason])?;
@@ -237,7 +230,7 @@ impl Store {
     pub(crate) async fn set_full_load_lsn(&self, key: &Key, position: String) -> Result<()> {
         let key = key.clone();
         self.with(move |store, _| {
-            let sql = "UPDATE pipelines SET full_load_lsn = ?3 WHERE tenant = ?1 AND id = ?2";
+            let sql = "UPDATE pipelines SET full_load_lsn = $3 WHERE tenant = $1 AND id = $2";
             store.execute(sql, params![key.tenant, key.id, position])?;
             Ok(())
         })
@@ -249,10 +242,10 @@ impl Store {
         let key = key.clone();
         self.with(move |store, _| {
             for table in ["runs", "events", "history", "verifications", "alerts"] {
-                let sql = format!("DELETE FROM {table} WHERE tenant = ?1 AND pipeline = ?2");
+                let sql = format!("DELETE FROM {table} WHERE tenant = $1 AND pipeline = $2");
                 store.execute(&sql, params![key.tenant, key.id])?;
             }
-            let sql = "DELETE FROM pipelines WHERE tenant = ?1 AND id = ?2";
+            let sql = "DELETE FROM pipelines WHERE tenant = $1 AND id = $2";
             store.execute(sql, params![key.tenant, key.id])?;
             Ok(())
         })
@@ -265,28 +258,20 @@ fn sealed(seal: &Seal, key: &Key, definition: Option<&str>) -> Result<Option<Vec
     sealed.transpose()
 }
 
-fn find(
-    store: &rusqlite::Transaction<'_>,
-    seal: &Seal,
-    key: &Key,
-) -> Result<Option<PipelineRow>, Failed> {
-    let sql = format!("SELECT {COLUMNS} FROM pipelines WHERE tenant = ?1 AND id = ?2");
-    let mut query = store.prepare(&sql)?;
-    let mut rows = query.query(params![key.tenant, key.id])?;
-    match rows.next()? {
-        Some(row) => Ok(Some(read(row, seal)?)),
-        None => Ok(None),
-    }
+fn find(store: &mut Session<'_>, seal: &Seal, key: &Key) -> Result<Option<PipelineRow>, Failed> {
+    let sql = format!("SELECT {COLUMNS} FROM pipelines WHERE tenant = $1 AND id = $2");
+    let key = params![key.tenant, key.id];
+    store.optional(&sql, key, |row| read(row, seal))
 }
 
-fn read(row: &Row<'_>, seal: &Seal) -> Result<PipelineRow, Failed> {
+fn read(row: &Row, seal: &Seal) -> Result<PipelineRow, Failed> {
     let key = Key {
         tenant: row.get(0)?,
         id: row.get(1)?,
     };
     let damaged =
         |what: &str| Error::definite(codes::STORE_DAMAGED, format!("{what} of {}", key.id));
-    let definition = match row.get::<_, Option<Vec<u8>>>(3)? {
+    let definition = match row.get::<Option<Vec<u8>>>(3)? {
         Some(sealed) => {
             let opened = seal.open(&sealed, &key.bound())?;
             Some(String::from_utf8(opened).map_err(|_| damaged("the definition"))?)
@@ -315,8 +300,8 @@ fn read(row: &Row<'_>, seal: &Seal) -> Result<PipelineRow, Failed> {
 }
 
 /// Whether there is such a pipeline; for what is written down about it later.
-pub(super) fn exists(store: &rusqlite::Transaction<'_>, key: &Key) -> Result<bool, Failed> {
-    let sql = "SELECT 1 FROM pipelines WHERE tenant = ?1 AND id = ?2";
-    let found = store.query_row(sql, params![key.tenant, key.id], |_| Ok(()));
-    Ok(found.optional()?.is_some())
+pub(super) fn exists(store: &mut Session<'_>, key: &Key) -> Result<bool, Failed> {
+    let sql = "SELECT 1 FROM pipelines WHERE tenant = $1 AND id = $2";
+    let found = store.optional(sql, params![key.tenant, key.id], |_| Ok(()))?;
+    Ok(found.is_some())
 }

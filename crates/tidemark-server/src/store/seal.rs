@@ -11,12 +11,11 @@ use std::path::Path;
 
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::rand::{SecureRandom, SystemRandom};
-use rusqlite::{Connection, OptionalExtension};
 use tidemark_core::catalogue::codes;
 use tidemark_core::config::Secret;
 use tidemark_core::{Error, Result};
 
-use super::Failed;
+use super::{Failed, Session, params};
 
 /// Bytes of a key; it is written as hexadecimal digits.
 const KEY_BYTES: usize = 32;
@@ -133,17 +132,14 @@ impl Seal {
     }
 
     /// Whether the store was sealed with this key; a new store is, from now on.
-    pub(super) fn check(&self, connection: &Connection) -> Result<(), Failed> {
-        let probe: Option<Vec<u8>> = connection
-            .query_row("SELECT value FROM meta WHERE name = 'key'", [], |row| {
-                row.get(0)
-            })
-            .optional()?;
+    pub(super) fn check(&self, store: &mut Session<'_>) -> Result<(), Failed> {
+        let sql = "SELECT value FROM meta WHERE name = 'key'";
+        let probe: Option<Vec<u8>> = store.optional(sql, &[], |row| row.get(0))?;
         if let Some(probe) = probe {
             self.open(&probe, "key")?;
         } else {
             let probe = self.seal(PROBE, "key")?;
-            connection.execute("INSERT INTO meta VALUES ('key', ?1)", [probe])?;
+            store.execute("INSERT INTO meta VALUES ('key', $1)", params![probe])?;
         }
         Ok(())
     }

@@ -1,9 +1,10 @@
 //! What a store promises: it is all there or says why not, secrets do not lie open, and it grows up.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use rusqlite::Connection;
 use tidemark_core::catalogue::Code;
 use tidemark_core::config::Secret;
 
@@ -168,9 +169,10 @@ async fn a_full_disk_refuses_what_is_new_and_keeps_what_is_there() {
         .await
         .unwrap()
         .unwrap();
-    let full = store.with(|transaction, _| {
-        let pages: i64 = transaction.query_row("PRAGMA page_count", [], |row| row.get(0))?;
-        transaction.pragma_update(None, "max_page_count", pages)?;
+    let full = store.on_kept(|kept, _| {
+        let connection = kept.connection();
+        let pages: i64 = connection.query_row("PRAGMA page_count", [], |row| row.get(0))?;
+        connection.pragma_update(None, "max_page_count", pages)?;
         Ok(())
     });
     full.await.unwrap();
@@ -189,18 +191,15 @@ fn an_older_store_is_copied_and_then_brought_up_to_date() {
         "CREATE TABLE a (x INTEGER); INSERT INTO a VALUES (7)",
         "ALTER TABLE a ADD y TEXT",
     ];
-    let mut connection = Connection::open(&file).unwrap();
-    migrations::migrate(&mut connection, &file, &steps[..1])
-        .map_err(|f| f.0)
-        .unwrap();
+    let mut store = sqlite::open_file(&file, true).map_err(|f| f.0).unwrap();
+    store.migrate(&steps[..1]).map_err(|f| f.0).unwrap();
     assert!(
         !home.path().join("tidemark.v1.db").exists(),
         "nothing to copy at first"
     );
-    migrations::migrate(&mut connection, &file, &steps)
-        .map_err(|f| f.0)
-        .unwrap();
-    let x: i64 = connection
+    store.migrate(&steps).map_err(|f| f.0).unwrap();
+    let x: i64 = store
+        .connection()
         .query_row("SELECT x FROM a WHERE y IS NULL", [], |r| r.get(0))
         .unwrap();
     assert_eq!(x, 7);
@@ -210,9 +209,9 @@ fn an_older_store_is_copied_and_then_brought_up_to_date() {
         "the copy is as it was"
     );
     let failing = [steps[0], steps[1], "CREATE TABLE b (x INTEGER); NONSENSE"];
-    assert!(migrations::migrate(&mut connection, &file, &failing).is_err());
+    assert!(store.migrate(&failing).is_err());
     assert!(
-        connection.prepare("SELECT x FROM b").is_err(),
+        store.connection().prepare("SELECT x FROM b").is_err(),
         "all of a step or nothing"
     );
 }
@@ -306,7 +305,7 @@ async fn an_alert_and_what_is_told_of_it_are_there_after_a_restart_or_neither_is
 
     // Of two moves the second cannot be written down: the first is not there either.
     let full = store.with(|transaction, _| {
-        transaction.execute_batch("DROP TABLE events")?;
+        transaction.execute("DROP TABLE events", &[])?;
         Ok(())
     });
     full.await.unwrap();

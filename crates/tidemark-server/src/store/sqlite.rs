@@ -1,0 +1,231 @@
+//! The store in one file: SQLite, for a server that is alone.
+
+use std::fs::{self, OpenOptions, Permissions};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::types::{ToSqlOutput, ValueRef};
+use rusqlite::{Connection, ErrorCode, ToSql};
+use tidemark_core::catalogue::codes;
+use tidemark_core::{Error, ErrorKind, Result};
+
+use super::migrations;
+use super::session::{Failed, Row, Said, Session, Statements, Value};
+use super::{FILE, Seal};
+
+/// See the module's text.
+pub(super) struct Sqlite {
+    connection: Connection,
+    pub(super) file: PathBuf,
+}
+
+impl Sqlite {
+    /// Opens the store of a state directory, makes it where there is none, and brings an older one to
+    /// this version. Nobody else has it open on return.
+    pub(super) fn open(directory: &Path, seal: &Seal) -> Result<Sqlite> {
+        make_directory(directory)?;
+        let file = directory.join(FILE);
+        let opening = || format!("open the store {}", file.display());
+        let is_new = make_file(&file)?;
+        if !is_new && fs::metadata(&file).is_ok_and(|found| found.len() == 0) {
+            let text = "the file is empty, and was not when it was made";
+            return Err(Error::definite(codes::STORE_DAMAGED, text).context(opening()));
+        }
+        let opened = open_file(&file, is_new).and_then(|mut store| {
+            store.migrate(migrations::ALL)?;
+            store.transact(|session| seal.check(session))?;
+            Ok(store)
+        });
+        if opened.is_err() && is_new {
+            // Half a store would be taken for a damaged one.
+            fs::remove_file(&file).ok();
+        }
+        opened.map_err(|failed| failed.0.context(opening()))
+    }
+
+    /// All of it or nothing.
+    pub(super) fn transact<T>(
+        &mut self,
+        work: impl FnOnce(&mut Session<'_>) -> Result<T, Failed>,
+    ) -> Result<T, Failed> {
+        // What is not committed on its way out is taken back.
+        let transaction = self.connection.transaction()?;
+        let done = {
+            let mut statements: &Connection = &transaction;
+            work(&mut Session {
+                statements: &mut statements,
+            })?
+        };
+        transaction.commit()?;
+        Ok(done)
+    }
+
+    /// `user_version` of the file counts the steps that it has been through.
+    pub(super) fn migrate(&mut self, steps: &[&str]) -> Result<(), Failed> {
+        let sql = "PRAGMA user_version";
+        let found: i64 = self.connection.query_row(sql, [], |row| row.get(0))?;
+        let Some(left) = migrations::left(found, steps)? else {
+            return Ok(());
+        };
+        if found > 0 {
+            self.back_up(found)?;
+        }
+        let known = i64::try_from(steps.len()).unwrap_or(i64::MAX);
+        let transaction = self.connection.transaction()?;
+        for step in left {
+            transaction.execute_batch(step)?;
+        }
+        transaction.pragma_update(None, "user_version", known)?;
+        transaction.commit()?;
+        Ok(())
+    }
+
+    /// A whole copy beside it, with the version in its name.
+    fn back_up(&self, version: i64) -> Result<(), Failed> {
+        let copy = self.file.with_extension(format!("v{version}.db"));
+        if copy.exists() {
+            // Of a try that did not get to its end: the store is as it was before it.
+            fs::remove_file(&copy).map_err(|err| unwritable(&copy, &err))?;
+        }
+        make_file(&copy)?;
+        let progress = None::<fn(rusqlite::backup::Progress)>;
+        self.connection.backup("main", &copy, progress)?;
+        Ok(())
+    }
+
+    #[cfg(test)]
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+}
+
+impl Statements for &Connection {
+    fn statement(&mut self, sql: &str, values: &[Value]) -> Result<Said, Failed> {
+        let mut statement = self.prepare(sql)?;
+        for (number, value) in (1..).zip(values) {
+            let name = format!("${number}");
+            let Some(index) = statement.parameter_index(&name)? else {
+                let text = format!("{name} is given and not used");
+                return Err(Error::definite(codes::INTERNAL, text).into());
+            };
+            statement.raw_bind_parameter(index, value)?;
+        }
+        if statement.column_count() == 0 {
+            let written = statement.raw_execute()?;
+            return Ok(Said {
+                rows: Vec::new(),
+                written: u64::try_from(written).unwrap_or(u64::MAX),
+            });
+        }
+        let columns = statement.column_count();
+        let mut rows = Vec::new();
+        let mut found = statement.raw_query();
+        while let Some(row) = found.next()? {
+            let cells = (0..columns).map(|index| Ok(cell(row.get_ref(index)?)));
+            rows.push(Row(cells.collect::<Result<_, rusqlite::Error>>()?));
+        }
+        Ok(Said { rows, written: 0 })
+    }
+}
+
+fn cell(value: ValueRef<'_>) -> Value {
+    match value {
+        ValueRef::Null => Value::Null,
+        ValueRef::Integer(number) => Value::Integer(number),
+        ValueRef::Real(number) => Value::Real(number),
+        ValueRef::Text(text) => Value::Text(String::from_utf8_lossy(text).into_owned()),
+        ValueRef::Blob(bytes) => Value::Bytes(bytes.to_vec()),
+    }
+}
+
+impl ToSql for Value {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(match self {
+            Value::Null => ValueRef::Null,
+            Value::Integer(number) => ValueRef::Integer(*number),
+            Value::Real(number) => ValueRef::Real(*number),
+            Value::Text(text) => ValueRef::Text(text.as_bytes()),
+            Value::Bytes(bytes) => ValueRef::Blob(bytes),
+        }))
+    }
+}
+
+impl From<rusqlite::Error> for Failed {
+    fn from(err: rusqlite::Error) -> Failed {
+        Failed(classify(&err))
+    }
+}
+
+/// The one place that knows SQLite's errors.
+fn classify(err: &rusqlite::Error) -> Error {
+    let (kind, code) = match err.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => (ErrorKind::Transient, codes::STORE_FULL),
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            (ErrorKind::Definite, codes::STORE_IN_USE)
+        }
+        Some(
+            ErrorCode::ReadOnly
+            | ErrorCode::CannotOpen
+            | ErrorCode::PermissionDenied
+            | ErrorCode::SystemIoFailure,
+        ) => (ErrorKind::Definite, codes::STORE_UNWRITABLE),
+        _ => (ErrorKind::Definite, codes::STORE_DAMAGED),
+    };
+    Error::new(kind, code, err.to_string())
+}
+
+pub(super) fn make_directory(directory: &Path) -> Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700);
+    builder
+        .create(directory)
+        .map_err(|err| unwritable(directory, &err))
+}
+
+/// Makes the file, so that it is ours alone from the first byte. Whether it was not there before.
+pub(super) fn make_file(file: &Path) -> Result<bool> {
+    let made = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(file);
+    match made {
+        Ok(_) => Ok(true),
+        Err(err) if err.kind() == std::io::ErrorKind::AlreadyExists => {
+            let found = fs::metadata(file).map_err(|err| unwritable(file, &err))?;
+            if found.permissions().mode() & 0o077 != 0 {
+                fs::set_permissions(file, Permissions::from_mode(0o600))
+                    .map_err(|err| unwritable(file, &err))?;
+            }
+            Ok(false)
+        }
+        Err(err) => Err(unwritable(file, &err)),
+    }
+}
+
+fn unwritable(path: &Path, err: &std::io::Error) -> Error {
+    let code = match err.kind() {
+        std::io::ErrorKind::StorageFull => codes::STORE_FULL,
+        _ => codes::STORE_UNWRITABLE,
+    };
+    Error::definite(code, format!("{}: {err}", path.display()))
+}
+
+pub(super) fn open_file(file: &Path, is_new: bool) -> Result<Sqlite, Failed> {
+    let connection = Connection::open(file)?;
+    // One server has one store: the lock is held as long as the file is open.
+    connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", "ON")?;
+    connection.busy_timeout(Duration::ZERO)?;
+    if !is_new {
+        let found: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+        if found != "ok" {
+            return Err(Error::definite(codes::STORE_DAMAGED, found).into());
+        }
+    }
+    let file = file.to_path_buf();
+    Ok(Sqlite { connection, file })
+}
