@@ -240,6 +240,16 @@ impl Board {
         status
     }
 
+    /// How old the oldest transaction of a commit is that was just made, and where it spent that time;
+    /// `None` for a position alone.
+    pub fn latency_of(&self, committed: &Committed) -> Option<(Duration, StageLatency)> {
+        let age = self.age(committed.oldest_commit_us?);
+        let (queue, apply) = (committed.queued.as_secs_f64(), committed.took.as_secs_f64());
+        let read = (age - queue - apply).max(0.0);
+        let stages = StageLatency { read, queue, apply };
+        Some((Duration::try_from_secs_f64(age).ok()?, stages))
+    }
+
     /// Age of the oldest thing that is on the source, as far as we know, and not in the target: it grows
     /// while nothing comes in.
     fn behind(&self) -> Option<f64> {
@@ -407,12 +417,8 @@ impl Board {
             .iter()
             .map(|(_, count)| count)
             .sum::<u64>();
-        if let Some(oldest_us) = committed.oldest_commit_us {
-            let age = self.age(oldest_us);
-            let (queue, apply) = (committed.queued.as_secs_f64(), committed.took.as_secs_f64());
-            let read = (age - queue - apply).max(0.0);
-            let stages = StageLatency { read, queue, apply };
-            self.measured_latency(now, age, Some(stages));
+        if let Some((age, stages)) = self.latency_of(committed) {
+            self.measured_latency(now, age.as_secs_f64(), Some(stages));
         }
         for (table, count) in &committed.changes {
             self.row(table, |row| row.status.changes += count);

@@ -13,6 +13,7 @@
 mod alerts;
 pub mod api;
 mod files;
+mod measures;
 mod metrics;
 mod news;
 mod server;

@@ -11,26 +11,17 @@ use axum::http::{Method, StatusCode};
 use tidemark_core::position::{Lsn, Position};
 use tidemark_core::status::{STATES, Status, TableStatusState};
 
+use crate::measures::{Histogram, Measures};
 use crate::store::AlertRow;
 use crate::supervisor::{Member, View, word_of};
 
 const HEALTHS: [&str; 5] = ["ok", "notice", "warning", "error", "unknown"];
 const WAL_STATUSES: [&str; 4] = ["reserved", "extended", "unreserved", "lost"];
 
-/// Upper bounds of the time that an answer takes, in seconds.
-const BUCKETS: [f64; 8] = [0.005, 0.01, 0.025, 0.1, 0.25, 1.0, 5.0, 30.0];
-
 /// How requests were answered.
 #[derive(Default)]
 pub(crate) struct Requests {
-    by_route: Mutex<BTreeMap<(String, String, u16), Durations>>,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Durations {
-    buckets: [u64; BUCKETS.len()],
-    count: u64,
-    seconds: f64,
+    by_route: Mutex<BTreeMap<(String, String, u16), Histogram>>,
 }
 
 impl Requests {
@@ -45,13 +36,8 @@ impl Requests {
         };
         let key = (route.to_owned(), method.to_owned(), status.as_u16());
         let mut by_route = self.by_route.lock().unwrap_or_else(PoisonError::into_inner);
-        let durations = by_route.entry(key).or_default();
-        let seconds = took.as_secs_f64();
-        for (count, bound) in durations.buckets.iter_mut().zip(BUCKETS) {
-            *count += u64::from(seconds <= bound);
-        }
-        durations.count += 1;
-        durations.seconds += seconds;
+        let durations = by_route.entry(key).or_insert_with(Histogram::of_answers);
+        durations.note(took.as_secs_f64());
     }
 }
 
@@ -82,6 +68,28 @@ impl Page {
 
     fn head(&mut self, name: &str, kind: &str, help: &str) {
         write!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}\n").expect("a string grows");
+    }
+
+    /// A family of histograms; those that have no value are absent.
+    fn histograms(
+        &mut self,
+        name: &str,
+        help: &str,
+        series: impl IntoIterator<Item = (Labels<'static>, Histogram)>,
+    ) {
+        let mut is_first = true;
+        for (labels, histogram) in series.into_iter().filter(|(_, it)| it.count > 0) {
+            if std::mem::take(&mut is_first) {
+                self.head(name, "histogram", help);
+            }
+            for (bound, count) in histogram.buckets() {
+                let mut labels = labels.clone();
+                labels.push(("le", bound));
+                self.sample(&format!("{name}_bucket"), &labels, count as f64);
+            }
+            self.sample(&format!("{name}_sum"), &labels, histogram.sum);
+            self.sample(&format!("{name}_count"), &labels, histogram.count as f64);
+        }
     }
 
     fn sample(&mut self, name: &str, labels: &Labels<'_>, value: f64) {
@@ -123,6 +131,7 @@ pub(crate) fn exposition(
     positions(&mut page, &found);
     slots(&mut page, &found);
     counters(&mut page, &found);
+    measured(&mut page, members);
     verification(&mut page, &found);
     alerts(&mut page, firing);
     answers(&mut page, requests);
@@ -376,30 +385,79 @@ fn counters(page: &mut Page, found: &[(&Member, View)]) {
         "Times that a side was connected anew by this run.",
         running().map(|(m, view)| (labels(m), view.status.totals.retries as f64)),
     );
-    let loaded = |rows: bool| {
-        running().map(move |(member, view)| {
-            let tables = view.status.tables.iter();
-            let sum: u64 = if rows {
-                tables.map(|table| table.rows_loaded).sum()
-            } else {
-                tables.map(|table| table.bytes_loaded).sum()
-            };
-            (labels(member), sum as f64)
-        })
+}
+
+/// What was counted as it happened.
+fn measured(page: &mut Page, members: &[Arc<Member>]) {
+    let counted: Vec<(&Member, Measures)> = members
+        .iter()
+        .map(|member| (member.as_ref(), member.measures().clone()))
+        .collect();
+    let mut histograms = |name, help, of: fn(&Measures) -> &Histogram| {
+        let series = counted.iter().map(|(m, it)| (labels(m), of(it).clone()));
+        page.histograms(name, help, series);
     };
-    // A unit that is given up is copied again, so these may go back.
-    page.family(
-        "tidemark_load_rows",
-        "gauge",
-        "Rows that the load has copied.",
-        loaded(true),
+    let help = "Changes in a commit of the target.";
+    histograms("tidemark_apply_batch_rows", help, |it| &it.batch_rows);
+    let help = "How long the target took for a commit with changes.";
+    histograms("tidemark_apply_batch_duration_seconds", help, |it| {
+        &it.batch_seconds
+    });
+    let help = "From the commit on the source to the one in the target, of its oldest transaction.";
+    histograms("tidemark_commit_to_apply_seconds", help, |it| {
+        &it.commit_to_apply
+    });
+    let help = "The same by stage: until it is received, waiting for the target, in the target.";
+    let stages = counted.iter().flat_map(|(member, it)| {
+        let stages = it.stages.iter();
+        stages.map(|(stage, histogram)| (with(member, "stage", *stage), histogram.clone()))
+    });
+    page.histograms("tidemark_stage_latency_seconds", help, stages);
+    let mut values = |name, kind, help, of: fn(&Measures) -> Option<f64>| {
+        let samples = counted
+            .iter()
+            .filter_map(|(m, it)| Some((labels(m), of(it)?)));
+        page.family(name, kind, help, samples);
+    };
+    let help = "Since the position was committed in the target by this server.";
+    values("tidemark_checkpoint_age_seconds", "gauge", help, |it| {
+        Some(it.committed_at?.elapsed().as_secs_f64())
+    });
+    let help = "Rows that loads have copied, those that were copied again as well.";
+    values("tidemark_load_rows_total", "counter", help, |it| {
+        Some(it.loaded?.0 as f64)
+    });
+    let help = "Bytes that loads have copied, those that were copied again as well.";
+    values("tidemark_load_bytes_total", "counter", help, |it| {
+        Some(it.loaded?.1 as f64)
+    });
+    let help = "Rows that verifications have compared.";
+    values(
+        "tidemark_verify_rows_compared_total",
+        "counter",
+        help,
+        |it| (it.rows_compared > 0).then_some(it.rows_compared as f64),
     );
-    page.family(
-        "tidemark_load_bytes",
+    let help = "Rows that the last verification of all tables found different.";
+    values("tidemark_verify_rows_different", "gauge", help, |it| {
+        Some(it.compared?.different as f64)
+    });
+    let help = "When the last verification of all tables ended.";
+    values(
+        "tidemark_verify_last_timestamp_seconds",
         "gauge",
-        "Bytes that this run's load copied.",
-        loaded(false),
+        help,
+        |it| Some(it.compared?.at),
     );
+    let errors = counted.iter().flat_map(|(member, it)| {
+        it.errors.iter().map(|((code, class), count)| {
+            let mut labels = with(member, "code", code.clone());
+            labels.push(("class", (*class).to_owned()));
+            (labels, *count as f64)
+        })
+    });
+    let help = "Errors of pipelines, those that are tried again as well.";
+    page.family("tidemark_errors_total", "counter", help, errors);
 }
 
 fn verification(page: &mut Page, found: &[(&Member, View)]) {
@@ -448,31 +506,16 @@ fn answers(page: &mut Page, requests: &Requests) {
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .clone();
-    let name = "http_request_duration_seconds";
-    if by_route.is_empty() {
-        return;
-    }
-    page.head(name, "histogram", "How long answers took.");
-    for ((route, method, status), durations) in by_route {
+    let series = by_route.into_iter().map(|((route, method, status), took)| {
         let labels = vec![
             ("route", route),
             ("method", method),
             ("status", status.to_string()),
         ];
-        let bucket = format!("{name}_bucket");
-        let bounds = BUCKETS
-            .iter()
-            .map(ToString::to_string)
-            .chain(["+Inf".to_owned()]);
-        let counts = durations.buckets.into_iter().chain([durations.count]);
-        for (bound, count) in bounds.zip(counts) {
-            let mut labels = labels.clone();
-            labels.push(("le", bound));
-            page.sample(&bucket, &labels, count as f64);
-        }
-        page.sample(&format!("{name}_sum"), &labels, durations.seconds);
-        page.sample(&format!("{name}_count"), &labels, durations.count as f64);
-    }
+        (labels, took)
+    });
+    let name = "http_request_duration_seconds";
+    page.histograms(name, "How long answers took.", series);
 }
 
 /// What the system says of this process; absent where it does not (proc(5)).

@@ -57,6 +57,13 @@ nothing. Wrong tokens are slowed down by address.
 | `/readyz`, `/healthz`, `/startupz` | the store answers; `?verbose` lists, `?pipelines=strict` is 503 while a pipeline that was started is not connected |
 | `/metrics` | Prometheus' text format; what is not known is absent |
 
+What happens is measured once for each commit of the target: `tidemark_apply_batch_rows`,
+`tidemark_apply_batch_duration_seconds`, `tidemark_commit_to_apply_seconds`, and by stage (`read`, `queue`, `apply`)
+`tidemark_stage_latency_seconds`, all histograms; `tidemark_checkpoint_age_seconds`. Loads count
+`tidemark_load_rows_total` and `tidemark_load_bytes_total`, verifications `tidemark_verify_rows_compared_total`; those of
+all tables leave `tidemark_verify_rows_different` and `tidemark_verify_last_timestamp_seconds`. `tidemark_errors_total` is
+by `code` and `class` (`transient`, `data`, `definite`). These begin with the server.
+
 ## Routes
 
 | method and route | parameters |

@@ -149,7 +149,15 @@ impl Supervisor {
         let (source, target) = (opened.source.as_ref(), opened.target.as_ref());
         let began = std::time::Instant::now();
         let report = compare::verify_still(source, target, &request).await?;
-        let kept = verify::keep(&self.shared, member, &report, depth, began.elapsed()).await?;
+        let kept = verify::keep(
+            &self.shared,
+            member,
+            tables,
+            &report,
+            depth,
+            began.elapsed(),
+        )
+        .await?;
         Ok(format!("verification {}: {}", kept.0, kept.1))
     }
 

@@ -3,12 +3,13 @@
 //! A run has a task of its own for the engine and for each of its readers, as `tidemark run` has. What
 //! panics in them ends that run; this loop, and the pipelines beside it, go on.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tidemark_core::board::Board;
 use tidemark_core::catalogue::codes;
 use tidemark_core::config::AfterLoad;
+use tidemark_core::control::door::SharedBoard;
 use tidemark_core::control::{Command, door};
 use tidemark_core::pipeline::observe::{Observer, PipelineEvent};
 use tidemark_core::pipeline::{Outcome, Pipeline};
@@ -178,6 +179,7 @@ fn note(
     err: &Error,
     more: &str,
 ) {
+    member.measures().failed(err);
     shared.scribe.note(Entry {
         key: member.key.clone(),
         level,
@@ -309,7 +311,11 @@ impl Run {
         let (loaded, is_loaded) = watch::channel(false);
         let listener = {
             let (shared, member) = (Arc::clone(shared), Arc::clone(member));
-            move |event: PipelineEvent| heard(&shared, &member, &event, &loaded)
+            let board = Arc::clone(&board);
+            move |event: PipelineEvent| {
+                measure(&member, &board, &event);
+                heard(&shared, &member, &event, &loaded);
+            }
         };
         let reader = door::watch(Arc::clone(&board), events, listener);
         let side_door = door::serve(
@@ -356,6 +362,22 @@ impl Run {
         {
             self.door.abort();
         }
+    }
+}
+
+/// Counts what the engine says.
+fn measure(member: &Member, board: &SharedBoard, event: &PipelineEvent) {
+    match event {
+        PipelineEvent::Committed(committed) => {
+            let latency = {
+                let board = board.lock().unwrap_or_else(PoisonError::into_inner);
+                board.latency_of(committed)
+            };
+            member.measures().committed(committed, latency);
+        }
+        PipelineEvent::LoadProgress { rows, bytes, .. } => member.measures().copied(*rows, *bytes),
+        PipelineEvent::Retry { error, .. } => member.measures().failed(error),
+        _ => {}
     }
 }
 

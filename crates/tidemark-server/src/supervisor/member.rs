@@ -16,6 +16,7 @@ use tidemark_core::status::{
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::measures::Measures;
 use crate::store::{Desired, DesiredState, Key, PipelineRow};
 use crate::systems::Opened;
 
@@ -42,6 +43,7 @@ pub(crate) struct Member {
     pub(super) closing: watch::Sender<bool>,
     row: Mutex<PipelineRow>,
     now: Mutex<Now>,
+    measures: Mutex<Measures>,
 }
 
 #[derive(Default)]
@@ -154,7 +156,13 @@ impl Member {
             closing: watch::Sender::new(false),
             row: Mutex::new(row),
             now: Mutex::new(now),
+            measures: Mutex::default(),
         }
+    }
+
+    /// What was counted of it since the server began.
+    pub(crate) fn measures(&self) -> MutexGuard<'_, Measures> {
+        self.measures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// As it is kept.

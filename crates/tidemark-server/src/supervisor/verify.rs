@@ -14,6 +14,7 @@ use tidemark_core::{Error, Result, clock};
 
 use super::Shared;
 use super::member::{Alive, Member};
+use crate::measures::Compared;
 use crate::store::{Entry, Level, VerificationRow};
 
 /// Differences that are looked for in a table. All are counted up to here.
@@ -58,17 +59,25 @@ pub(crate) async fn verify(
         let mut board = alive.board.lock().unwrap_or_else(PoisonError::into_inner);
         board.set_verified(verified);
     }
-    keep(shared, member, &report, depth, began.elapsed()).await
+    keep(shared, member, wanted, &report, depth, began.elapsed()).await
 }
 
-/// Keeps what a comparison found. Gives its number, and what it says in a sentence.
+/// Keeps what a comparison of the tables that are named, or all, found. Gives its number, and what it says in a sentence.
 pub(super) async fn keep(
     shared: &Arc<Shared>,
     member: &Member,
+    wanted: &[TableName],
     report: &Report,
     depth: Depth,
     took: Duration,
 ) -> Result<(i64, String)> {
+    member.measures().rows_compared += report.rows();
+    // Some tables alone say nothing of how the whole stands.
+    if wanted.is_empty() {
+        let different = report.tables.iter().map(|table| table.different).sum();
+        let at = clock::now_us() as f64 / 1e6;
+        member.measures().compared = Some(Compared { different, at });
+    }
     let text = sentence(report);
     let level = if report.is_identical() {
         Level::Info

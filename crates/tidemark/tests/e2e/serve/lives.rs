@@ -1,6 +1,7 @@
 //! Lives of pipelines in a server: beside each other, through kills, without their store.
 
 use serde_json::json;
+use tidemark_lab::http::Request;
 use tidemark_lab::wait::wait_for;
 
 use super::{Server, definition, fill};
@@ -43,6 +44,7 @@ async fn pipelines_of_files_run_and_a_broken_one_leaves_the_others_alone() {
         .unwrap();
     one.wait_until_identical().await;
     two.wait_until_identical().await;
+    what_happened_is_measured(&server).await;
 
     // The list has the worst first, and says how many there are of each.
     let list = server.get("/pipelines").await;
@@ -87,6 +89,37 @@ async fn pipelines_of_files_run_and_a_broken_one_leaves_the_others_alone() {
     assert_eq!(two.slots().await.len(), 1);
     one.clear().await;
     two.clear().await;
+}
+
+/// The first pipeline has loaded 1000 rows, applied one change and compared both sides.
+async fn what_happened_is_measured(server: &Server) {
+    let series = [
+        "tidemark_load_rows_total{pipeline=\"srv_one\",tenant=\"default\"} 1000\n",
+        "tidemark_apply_batch_rows_sum{pipeline=\"srv_one\",tenant=\"default\"} 1\n",
+        "tidemark_apply_batch_rows_count{pipeline=\"srv_one\",tenant=\"default\"} 1\n",
+        "tidemark_commit_to_apply_seconds_count{pipeline=\"srv_one\",tenant=\"default\"} 1\n",
+        "tidemark_stage_latency_seconds_count{pipeline=\"srv_one\",tenant=\"default\",stage=\"read\"} 1\n",
+        "tidemark_checkpoint_age_seconds{pipeline=\"srv_one\"",
+        "tidemark_verify_rows_different{pipeline=\"srv_one\",tenant=\"default\"} 0\n",
+        "tidemark_errors_total{pipeline=\"srv_broken\",tenant=\"default\",code=\"TM70",
+    ];
+    let measured = wait_for(PATIENCE, "everything to be measured", || async {
+        let text = server.send(Request::new("GET", "/metrics")).await.text();
+        let missing: Vec<_> = series.iter().filter(|one| !text.contains(**one)).collect();
+        anyhow::ensure!(missing.is_empty(), "{missing:?} in {text}");
+        Ok(Some(text))
+    });
+    let text = measured.await.unwrap();
+    // Nothing was applied there: absent, not zero.
+    for absent in [
+        "tidemark_apply_batch_rows_count{pipeline=\"srv_two\"",
+        "tidemark_commit_to_apply_seconds_count{pipeline=\"srv_two\"",
+        "tidemark_load_rows_total{pipeline=\"srv_broken\"",
+        "tidemark_checkpoint_age_seconds{pipeline=\"srv_broken\"",
+        "tidemark_errors_total{pipeline=\"srv_one\"",
+    ] {
+        assert!(!text.contains(absent), "{absent} in {text}");
+    }
 }
 
 #[tokio::test]
