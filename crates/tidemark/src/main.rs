@@ -13,6 +13,7 @@ mod pipeline_file;
 mod problem;
 mod progress;
 mod served;
+mod service;
 mod signals;
 mod standing;
 mod surroundings;

@@ -16,6 +16,7 @@ use crate::invocation::Invocation;
 use crate::output::{Answer, Outcome};
 use crate::problem::Failure;
 use crate::served::Served;
+use crate::service::Notices;
 use crate::surroundings::env;
 
 /// Where pipelines are, if that is there and nothing else is said.
@@ -59,6 +60,7 @@ enum Auth {
 }
 
 pub(crate) async fn run(invocation: &Invocation, arguments: &ServeArgs) -> Outcome {
+    let notices = Notices::of_environment();
     let state = match &arguments.state {
         Some(state) => state.clone(),
         None => state_directory()?,
@@ -86,14 +88,18 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &ServeArgs) -> Outco
         let text = format!("a token of an administrator is in {}", file.display());
         invocation.talk.say(&text);
     }
-    let signals = invocation.signals.clone();
-    let talk = invocation.talk.clone();
+    let (signals, talk) = (invocation.signals.clone(), invocation.talk.clone());
+    let notices = Arc::new(notices);
+    notices.ready(&format!("serves http://{address}"));
+    let told = Arc::clone(&notices);
     let stop = async move {
         signals.stop().await;
+        told.stopping("stopping every pipeline at a checkpoint");
         talk.say("stopping every pipeline at a checkpoint; Ctrl-C again stops at once");
     };
     tokio::select! {
         ended = server.run(stop) => ended?,
+        never = notices.stay_alive() => match never {},
         name = invocation.signals.stop_now() => return Err(Failure::Signalled(
             name.exit(),
             "stopped at once, which is safe: tidemark serve goes on from the checkpoints".to_owned(),

@@ -5,12 +5,13 @@ use std::path::Path;
 use super::{Source, none, root, sources};
 
 /// Where paths of ours begin.
-const TOP: [&str; 7] = [
+const TOP: [&str; 8] = [
     "crates/",
     "docs/",
     "scripts/",
     "examples/",
     "bench/",
+    "packaging/",
     "web/",
     ".ci/",
 ];

@@ -5,6 +5,7 @@ mod alerts;
 mod api;
 mod contract;
 mod lives;
+mod managed;
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
