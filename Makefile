@@ -9,7 +9,7 @@ help: ## this list
 setup: ## install what demo and tests need
 	@scripts/setup test
 
-demo: ## two real PostgreSQL servers, 800 000 rows, live traffic, a verified result
+demo: ## two real PostgreSQL servers, 800 000 rows, live traffic, a web page, a verified result
 	@scripts/setup demo
 	@test -x target/demo/tidemark || echo "building, which takes a few minutes the first time ..."
 	@cargo build --quiet --locked --profile demo -p tidemark

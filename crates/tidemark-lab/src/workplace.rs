@@ -3,7 +3,9 @@
 //! Servers refuse root, and what a document tells its reader to do must work for anybody. The directory
 //! goes with its owner, and so does whatever still runs in it.
 
-use std::path::Path;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
@@ -27,6 +29,16 @@ impl Workplace {
     /// Where it is.
     pub fn path(&self) -> &Path {
         self.directory.path()
+    }
+
+    /// Makes a directory in it whose files can be removed with it, whoever writes them.
+    pub fn make_directory(&self, name: &str) -> Result<PathBuf> {
+        let path = self.path().join(name);
+        DirBuilder::new().mode(0o700).create(&path)?;
+        if let Some(account) = installation::account() {
+            std::os::unix::fs::chown(&path, Some(account.uid), Some(account.gid))?;
+        }
+        Ok(path)
     }
 
     /// A command that works here, not as root.

@@ -15,6 +15,9 @@ use super::lab;
 
 /// The pipeline's name.
 pub(crate) const PIPELINE: &str = "shop";
+/// Directories of the demo's own.
+const PIPELINES: &str = "pipelines.d";
+const STATE: &str = "state";
 /// The same customers every time.
 const SEED: u64 = 7;
 
@@ -194,6 +197,16 @@ impl Servers {
         self.directory.path()
     }
 
+    /// Where the pipeline's file is.
+    pub(crate) fn pipelines(&self) -> PathBuf {
+        self.directory().join(PIPELINES)
+    }
+
+    /// Where the server keeps its store.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.directory().join(STATE)
+    }
+
     /// The wire to a target of our own.
     pub(crate) fn wire(&self) -> Result<&Proxy, Error> {
         self.wire.as_ref().ok_or_else(not_ours)
@@ -232,7 +245,9 @@ impl Servers {
 
     /// Writes the pipeline file: a renamed table, a column left out, masks, everything else as it is.
     pub(crate) fn write_file(&self) -> Result<PathBuf, Error> {
-        let file = self.directory().join(format!("{PIPELINE}.toml"));
+        let made = |name| self.directory.make_directory(name).map_err(|err| lab(&err));
+        made(STATE)?;
+        let file = made(PIPELINES)?.join(format!("{PIPELINE}.toml"));
         let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
         let text = format!(
             "version = 1\n\n\

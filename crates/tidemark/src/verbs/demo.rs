@@ -11,6 +11,7 @@ use tidemark_lab::demo::{ROWS, ROWS_MIN};
 use crate::demo::mark::Mark;
 use crate::demo::orders::{self, Break};
 use crate::demo::stage;
+use crate::demo::worker::Port;
 use crate::invocation::Invocation;
 use crate::output::screen::Stream;
 use crate::output::{Answer, Form, Outcome, Verdict};
@@ -34,6 +35,9 @@ pub(crate) struct DemoArgs {
     #[arg(long, value_name = "NUMBER", default_value_t = 300,
           value_parser = clap::value_parser!(u32).range(1..=20_000))]
     tps: u32,
+    /// Port of the page; without it 7070, or any other if that is taken
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    port: Option<u16>,
     /// Use this server as the source, in a database that is removed at the end (the role needs
     /// CREATEDB and REPLICATION, the server `wal_level` logical)
     #[arg(long, value_name = "URL")]
@@ -81,6 +85,7 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &DemoArgs) -> Outcom
                 target: arguments.target.clone(),
                 rows: arguments.rows,
                 transactions_per_second: arguments.tps,
+                port: arguments.port.map_or(Port::Usual, Port::Given),
                 ends: if is_once {
                     show::Ends::OnceVerified
                 } else {

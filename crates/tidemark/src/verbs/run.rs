@@ -301,7 +301,7 @@ async fn after(time: Option<Duration>) {
 
 /// Returns when standard input is at its end, or cannot be read. The thread that waits for it ends
 /// with the process: a read of standard input cannot be called off.
-async fn input_closed() {
+pub(crate) async fn input_closed() {
     let (closed, is_closed) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || {
         let mut waste = [0; 1024];

@@ -51,6 +51,14 @@ pub(crate) struct ServeArgs {
     /// it is made beside the store
     #[arg(long, value_name = "FILE")]
     key_file: Option<PathBuf>,
+    /// End when this happens, besides when told to: eof (standard input closes)
+    #[arg(long, value_enum)]
+    until: Option<Until>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Until {
+    Eof,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -92,8 +100,18 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &ServeArgs) -> Outco
     let notices = Arc::new(notices);
     notices.ready(&format!("serves http://{address}"));
     let told = Arc::clone(&notices);
+    let until = arguments.until;
     let stop = async move {
-        signals.stop().await;
+        let closed = async {
+            match until {
+                Some(Until::Eof) => super::run::input_closed().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = signals.stop() => {}
+            () = closed => {}
+        }
         told.stopping("stopping every pipeline at a checkpoint");
         talk.say("stopping every pipeline at a checkpoint; Ctrl-C again stops at once");
     };

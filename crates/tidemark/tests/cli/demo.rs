@@ -2,6 +2,7 @@
 //! JSON as published, and nothing is left behind however it ends.
 
 use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Stdio};
 use std::time::{Duration, Instant};
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::{TempDir, tempdir};
 use tidemark_lab::PostgresServer;
+use tidemark_lab::http::{Request, Response};
 
 use crate::program::{Ran, command_in, tidemark_in};
 
@@ -102,6 +104,41 @@ impl Demo {
     }
 }
 
+/// The page that the demo opens.
+struct Page {
+    address: String,
+}
+
+impl Demo {
+    /// Where it said that its page is.
+    fn page(&self) -> Page {
+        let mut lines = self.printed.iter();
+        let address = lines.find_map(|line| line.strip_prefix("Open      http://"));
+        let address = address.unwrap_or_else(|| panic!("no page in {:#?}", self.printed));
+        Page {
+            address: address.trim_end_matches('/').to_owned(),
+        }
+    }
+}
+
+impl Page {
+    fn get(&self, target: &str) -> Response {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let answer = runtime.block_on(Request::new("GET", target).send(&self.address));
+        let answer = answer.unwrap();
+        assert_eq!(answer.status, 200, "{target}: {}", answer.text());
+        answer
+    }
+
+    /// The page itself is there, and asks nobody for a token; gives what it shows of the pipeline.
+    fn shown_state(&self) -> String {
+        let page = self.get("/").text();
+        assert!(page.contains("<title>Tidemark"), "{page}");
+        let pipeline = self.get("/api/v1/pipelines/shop").json().unwrap();
+        pipeline["state"].as_str().unwrap().to_owned()
+    }
+}
+
 impl Drop for Demo {
     fn drop(&mut self) {
         // The lab removes what a killed owner leaves.
@@ -134,7 +171,7 @@ fn every_command_the_demo_prints_works_and_every_verb_answers_as_published() {
     let mut demo = Demo::start(&[]);
     demo.read_until("Ctrl-C stops everything");
     for name in [
-        "source", "target", "data", "check", "traffic", "load", "stream", "verified",
+        "source", "target", "data", "check", "traffic", "page", "load", "stream", "verified",
     ] {
         let line = demo
             .printed
@@ -161,6 +198,9 @@ fn every_command_the_demo_prints_works_and_every_verb_answers_as_published() {
         "a command that this test does not know: {printed}"
     );
 
+    let page = demo.page();
+    assert_eq!(page.shown_state(), "streaming");
+
     let check = demo.tidemark(&["check", "shop"]);
     assert_eq!(check.code, 0, "{check:?}");
     watch_and_interrupt(&demo, &["lag", "shop", "--watch"]);
@@ -176,6 +216,11 @@ fn every_command_the_demo_prints_works_and_every_verb_answers_as_published() {
         }
         broken.assert_no_ansi();
     }
+    assert_eq!(
+        page.shown_state(),
+        "streaming",
+        "after a kill, where it was before"
+    );
     let broken = demo.tidemark(&["demo", "break", "network", "--json"]);
     let report = broken.envelope()["data"].clone();
     assert_eq!(
@@ -299,10 +344,21 @@ fn once_in_json_is_one_envelope_and_leaves_nothing() {
 }
 
 #[test]
+fn a_port_for_the_page_that_is_taken_is_refused_before_anything_starts() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let directory = tempdir().unwrap();
+    let ran = tidemark_in(directory.path(), &["demo", "--port", &port, "--json"]);
+    assert_eq!(ran.envelope()["error"]["code"], "TM8010", "{ran:?}");
+}
+
+#[test]
 fn a_killed_demo_leaves_nothing_either() {
+    // Whoever has it: it is taken.
+    let _usual = TcpListener::bind("127.0.0.1:7070");
     for (signal, code) in [(Signal::TERM, Some(143)), (Signal::KILL, None)] {
         let mut demo = Demo::start(&[]);
-        demo.read_until("✓ traffic");
+        demo.read_until("✓ page");
         demo.signal(signal);
         assert_eq!(demo.child.wait().unwrap().code(), code);
         demo.assert_nothing_left();

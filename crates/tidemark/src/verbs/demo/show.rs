@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tidemark_core::Error;
-use tidemark_core::catalogue::codes;
+use tidemark_core::catalogue::{Code, codes};
 use tidemark_core::finding::Verdict as CheckVerdict;
 use tidemark_core::status::PipelineState;
 use tidemark_core::verify::compare::{Depth, Report};
@@ -17,7 +17,7 @@ use crate::demo::lab;
 use crate::demo::mark::{Left, Mark, started_ticks};
 use crate::demo::orders;
 use crate::demo::stage::{self, Customers, PIPELINE, Servers, Side};
-use crate::demo::worker::Worker;
+use crate::demo::worker::{Place, Port, Worker};
 use crate::invocation::Invocation;
 use crate::output::numbers::{bytes, counted, duration, grouped, seconds};
 use crate::output::screen::Stream;
@@ -29,7 +29,7 @@ use crate::pipeline_file::Opened;
 use crate::problem::Failure;
 use crate::progress::Room;
 use crate::signals::SignalName;
-use crate::standing::Standing;
+use crate::standing::{Life, Standing};
 use crate::verbs::{check, status, verify};
 
 mod breaking;
@@ -45,6 +45,7 @@ pub(super) struct Wishes {
     pub(super) target: Option<String>,
     pub(super) rows: u64,
     pub(super) transactions_per_second: u32,
+    pub(super) port: Port,
     pub(super) ends: Ends,
 }
 
@@ -77,6 +78,7 @@ pub(super) struct Show<'a> {
 pub(super) async fn run(invocation: &Invocation, wishes: Wishes) -> Outcome {
     let began = Instant::now();
     let shop = Shop::of(wishes.rows).map_err(|err| lab(&err))?;
+    wishes.port.check()?;
     let servers = begin(invocation, &wishes).await?;
     let mut show = match Show::new(invocation, servers) {
         Ok(show) => show,
@@ -229,7 +231,7 @@ impl<'a> Show<'a> {
         );
         tell(self.invocation, "traffic", &text, Duration::ZERO);
 
-        self.worker = Some(Worker::start(&self.opened.file)?);
+        self.serve(wishes.port).await?;
         self.load().await?;
         self.stream().await?;
         let (report, took) = self.verify().await?;
@@ -274,6 +276,36 @@ impl<'a> Show<'a> {
     fn written(&self) -> TrafficReport {
         let customers = self.customers.as_ref();
         customers.map_or_else(TrafficReport::default, Customers::report)
+    }
+
+    /// Has the pipeline run and its page shown.
+    async fn serve(&mut self, port: Port) -> Result<(), Failure> {
+        let began = Instant::now();
+        let worker = self.start_worker(port).await?;
+        let page = page_of(&worker);
+        self.worker = Some(worker);
+        let text = format!("{page} shows all of this as it happens");
+        tell(self.invocation, "page", &text, began.elapsed());
+        self.fact("page", page);
+        Ok(())
+    }
+
+    async fn start_worker(&self, port: Port) -> Result<Worker, Error> {
+        let place = Place {
+            directory: self.servers.directory().to_path_buf(),
+            pipelines: self.servers.pipelines(),
+            state: self.servers.state(),
+        };
+        Worker::start(&place, port).await
+    }
+
+    /// The process that runs the pipeline is gone: another one takes its place, on the same port.
+    async fn replace_worker(&mut self) -> Result<&Worker, Error> {
+        let port = self.worker.take().map(|gone| gone.address().port());
+        let worker = self
+            .start_worker(port.map_or(Port::Usual, Port::Given))
+            .await?;
+        Ok(self.worker.insert(worker))
     }
 
     /// Until the rows are in; shows how far they are.
@@ -359,10 +391,13 @@ impl<'a> Show<'a> {
         let began = Instant::now();
         loop {
             // The target may be cut off on purpose.
-            if let Ok(standing) = status::look(&self.opened).await
-                && is_reached(&standing)
-            {
-                return Ok(standing);
+            if let Ok(standing) = status::look(&self.opened).await {
+                if is_reached(&standing) {
+                    return Ok(standing);
+                }
+                if let Some(err) = failed(&standing) {
+                    return Err(err.into());
+                }
             }
             if began.elapsed() > PATIENCE {
                 let text = format!("waited {} for {what}", duration(PATIENCE));
@@ -386,7 +421,7 @@ impl<'a> Show<'a> {
     }
 
     fn menu(&self) {
-        const MENU: &str = "
+        const MENU: &str = "\
 Watch     tidemark lag shop --watch
 Break it  tidemark demo break kill      kill -9 the worker: see that nothing is lost or doubled
           tidemark demo break network   cut the target for 10 s
@@ -402,10 +437,9 @@ Ctrl-C stops everything and removes what the demo made.";
             .lines()
             .filter(|line| is_ours || !NOT_WITH_GIVEN.iter().any(|what| line.contains(what)));
         let menu: Vec<&str> = lines.collect();
-        self.invocation
-            .talk
-            .screen
-            .write(Stream::Out, &menu.join("\n"));
+        let page = self.worker.as_ref().map(page_of).unwrap_or_default();
+        let menu = format!("\nOpen      {page}\n{}", menu.join("\n"));
+        self.invocation.talk.screen.write(Stream::Out, &menu);
     }
 
     /// Carries out orders; returns only when the worker ends by itself.
@@ -427,7 +461,7 @@ Ctrl-C stops everything and removes what the demo made.";
                 words = ended => {
                     self.invocation.talk.say(&format!("the pipeline's process ended: {words}"));
                     self.invocation.talk.say("starting it again, from the checkpoint");
-                    self.worker = Some(Worker::start(&self.opened.file)?);
+                    self.replace_worker().await?;
                 }
             }
         }
@@ -445,6 +479,30 @@ Ctrl-C stops everything and removes what the demo made.";
         }
         self.servers.remove().await;
     }
+}
+
+fn page_of(worker: &Worker) -> String {
+    format!("http://{}/", worker.address())
+}
+
+/// Why the pipeline does not go on by itself, where it does not.
+fn failed(standing: &Standing) -> Option<Error> {
+    let status = &standing.status;
+    if status.state != PipelineState::Failed || matches!(standing.life, Life::Running(_)) {
+        return None;
+    }
+    let text = status.reason.clone().unwrap_or_default();
+    let Some(error) = &status.error else {
+        return Some(Error::definite(
+            codes::CLI_REFUSED,
+            format!("the pipeline failed: {text}"),
+        ));
+    };
+    let code = Code::parse(&error.code).unwrap_or(codes::CLI_REFUSED);
+    Some(Error::definite(
+        code,
+        format!("the pipeline failed: {}", error.message),
+    ))
 }
 
 /// Whether the target is less than a second behind, as measured.

@@ -17,7 +17,6 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::{Show, is_caught_up};
 use crate::demo::orders::{Break, Order, Reply};
-use crate::demo::worker::Worker;
 use crate::output::numbers::{counted, duration, grouped};
 use crate::output::style::Style;
 use crate::problem::Failure;
@@ -63,9 +62,7 @@ impl Show<'_> {
             "killed    kill -9 {}, the process that runs the pipeline",
             killed.unwrap_or_default()
         ));
-        let worker = Worker::start(&self.opened.file)?;
-        let started = worker.pid();
-        self.worker = Some(worker);
+        let started = self.replace_worker().await?.pid();
         said.tick(&format!(
             "started   pid {}, from the checkpoint",
             started.unwrap_or_default()
