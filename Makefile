@@ -1,7 +1,7 @@
 # Everything a person or CI asks of this repository. The work is done by scripts/ and cargo.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo build test check unit it ui e2e faults soak fuzz bench docs
+.PHONY: help setup demo build test check unit it ui e2e faults soak fuzz bench docs package
 
 help: ## this list
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -17,6 +17,9 @@ demo: ## two real PostgreSQL servers, 800 000 rows, live traffic, a web page, a 
 
 build: ## the program, optimised: target/release/tidemark
 	@cargo build --locked --release -p tidemark
+
+package: build ## what is installed: target/packages
+	@packaging/deb/build
 
 test: ## everything we claim, tested against real servers (STRICT=1: a skip is a failure)
 	@scripts/setup test
