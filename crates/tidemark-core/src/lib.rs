@@ -24,6 +24,7 @@ pub mod mask;
 pub mod pipeline;
 pub mod position;
 pub mod quarantine;
+pub mod schedule;
 pub mod schema;
 pub mod selection;
 pub mod source;

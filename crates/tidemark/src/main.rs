@@ -12,6 +12,7 @@ mod output;
 mod pipeline_file;
 mod problem;
 mod progress;
+mod scheduled;
 mod served;
 mod service;
 mod signals;

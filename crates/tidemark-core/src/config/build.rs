@@ -36,12 +36,14 @@ pub(super) fn build(
     swaps_a_load_alone(settings, mode, problems);
     let mut rules = rules(settings, problems);
     let alerts = super::alert::alerts(settings, mode, problems);
+    let schedule = super::schedule::schedule(settings, mode, problems);
     let name = settings.text("pipeline.name").map(|name| name.value);
     let (source, target, name, mode) = (source?, target?, name?, mode?);
     rules.is_same_database = endpoint::is_same_database(&source, &target);
     let postgres = postgres_source(settings, &name, problems)?;
     Some(PipelineConfig {
         alerts,
+        schedule,
         mode,
         start: start?,
         description: settings.text("pipeline.description").map(|text| text.value),
@@ -426,26 +428,12 @@ fn table_rule(settings: &Settings, index: usize, problems: &mut Problems) -> Opt
     })
 }
 
-/// A filter's problem, at its place within the quoted text where text and file agree letter by
-/// letter (no escapes), else at the whole text.
+/// A filter's problem, at its place within the text.
 pub(crate) fn filter_problem(
     filter: &Located<String>,
     problem: crate::filter::FilterProblem,
 ) -> Problem {
-    let place = filter.place.as_ref().map(|place| {
-        let written = place
-            .document
-            .text()
-            .get(place.span.clone())
-            .unwrap_or_default();
-        let quote = written.find(|c| c != '"' && c != '\'').unwrap_or(0);
-        let inner = written.get(quote..).unwrap_or_default();
-        if inner.starts_with(&filter.value) {
-            place.within(problem.span.start + quote..problem.span.end + quote)
-        } else {
-            place.clone()
-        }
-    });
+    let place = filter.within(&problem.span);
     Problem::new(codes::CONFIG_FILTER, "this row filter cannot be used")
         .at(place)
         .label(problem.message)

@@ -188,6 +188,22 @@ choices! {
         Notice = "notice",
     }
 
+    /// What becomes of a scheduled run that is due while another goes on.
+    Overlap {
+        /// Nothing; the next one is for later.
+        Skip = "skip",
+        /// It waits for the end of that one.
+        Queue = "queue",
+    }
+
+    /// What becomes of a scheduled run whose time has passed, because no server was there.
+    Missed {
+        /// It runs late, once for all that were missed.
+        RunOnce = "run_once",
+        /// Nothing; the next one is for later.
+        Skip = "skip",
+    }
+
     /// Kinds of masks, by their word.
     MaskKind {
         /// A salted hash.

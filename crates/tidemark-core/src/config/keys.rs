@@ -8,8 +8,9 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use super::choice::{
-    AfterLoad, AlertSeverity, AlertWhen, Choice, Create, MaskKind, NewTables, OnConflict,
-    OnMaxRetained, OnRowError, OnSchemaChange, OnTruncate, Origin, SlotAhead, SlotBehind, System,
+    AfterLoad, AlertSeverity, AlertWhen, Choice, Create, MaskKind, Missed, NewTables, OnConflict,
+    OnMaxRetained, OnRowError, OnSchemaChange, OnTruncate, Origin, Overlap, SlotAhead, SlotBehind,
+    System,
 };
 use crate::pipeline::plan::Mode;
 use crate::target::Existing;
@@ -102,8 +103,8 @@ pub(crate) const LATER: &[(&str, &str)] = &[
         "this version tells alerts by its API, events, metrics and log; it sends no messages yet",
     ),
     (
-        "schedule",
-        "schedules need the server, which this version does not have",
+        "schedule.keep_runs",
+        "a load takes the place of the one before it; this version keeps no older ones",
     ),
     (
         "notifier",
@@ -213,6 +214,7 @@ pub(crate) static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
     keys.extend(target_keys());
     keys.extend(table_keys());
     keys.extend(engine_keys());
+    keys.extend(schedule_keys());
     keys.extend(alert_keys());
     keys
 });
@@ -402,6 +404,15 @@ fn engine_keys() -> Vec<Key> {
         key("stream.quarantine_bytes", Kind::Bytes { min: 64 * KB, max: GB }, "The same in bytes of their changes.").or("\"16 MB\""),
         key("verify.after_load", choice::<AfterLoad>(), "What is compared once the load is in: every value, row counts, or nothing.").or("\"deep\""),
         key("verify.max_rows_per_second", rows_per_second, "Rows compared in a second; 0 for no limit.").or("0"),
+    ]
+}
+
+fn schedule_keys() -> Vec<Key> {
+    vec![
+        key("schedule.full_load", Kind::Text, "When a server loads all tables anew, beside the old ones, so that readers never see fewer rows: `hourly`, `daily`, `every 6h`, or five fields of cron. See [schedules](../how-to/schedules.md)."),
+        key("schedule.timezone", Kind::Text, "Whose clock counts, by its name in the IANA database: `Europe/Berlin`. Not with `every`, which is the same everywhere.").or("\"UTC\""),
+        key("schedule.overlap", choice::<Overlap>(), "A run that is due while another goes on: `skip` it, or `queue` it (one at most) until that one has ended.").or("\"skip\""),
+        key("schedule.missed", choice::<Missed>(), "Runs whose time passed by more than a minute while no server was there: `run_once`, late, for all of them, or `skip` them.").or("\"run_once\""),
     ]
 }
 

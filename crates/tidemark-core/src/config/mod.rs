@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use crate::mapping::Rules;
 use crate::pipeline::plan::{CdcStart, Mode};
+use crate::schedule::Schedule;
 use crate::target::Existing;
 
 pub mod alert;
@@ -32,6 +33,7 @@ mod overrides;
 pub mod problem;
 mod read;
 mod reference;
+mod schedule;
 mod schema;
 pub mod secret;
 mod settings;
@@ -45,8 +47,9 @@ pub(crate) use build::filter_problem;
 
 pub use alert::AlertRule;
 pub use choice::{
-    AfterLoad, AlertSeverity, AlertWhen, Create, NewTables, OnConflict, OnMaxRetained, OnRowError,
-    OnSchemaChange, OnTruncate, Origin as ChangeOrigin, SlotAhead, SlotBehind, System,
+    AfterLoad, AlertSeverity, AlertWhen, Create, Missed, NewTables, OnConflict, OnMaxRetained,
+    OnRowError, OnSchemaChange, OnTruncate, Origin as ChangeOrigin, Overlap, SlotAhead, SlotBehind,
+    System,
 };
 pub use format::format;
 pub use hide::masked;
@@ -58,6 +61,7 @@ pub use secret::{Secret, Surroundings};
 pub use settings::{Effective, Origin};
 
 use endpoint::Connections;
+pub(crate) use unit::duration;
 pub use unit::{show_bytes, show_duration};
 
 use keys::{CONNECTION_KEYS, KEYS};
@@ -94,6 +98,7 @@ pub fn read(input: Input<'_>) -> Result<Reading, Problems> {
         &mut problems,
     );
     read::require(&settings, &KEYS, &mut problems);
+    schedule::add_defaults(&mut settings);
     overrides::add_defaults(&mut settings, &KEYS);
     let file = input.connections.map(|document| {
         let (settings, found) = read::read(document, &CONNECTION_KEYS, input.surroundings);
@@ -150,6 +155,8 @@ pub struct PipelineConfig {
     pub stream: StreamConfig,
     /// Verification.
     pub verify: VerifyConfig,
+    /// When a server loads everything anew.
+    pub schedule: Option<Schedule>,
     /// What a person wants to be told of.
     pub alerts: Vec<AlertRule>,
 }

@@ -128,6 +128,23 @@ impl<T> Located<T> {
     }
 }
 
+impl Located<String> {
+    /// The place of a range of its bytes, where text and file agree letter by letter (no escapes), else
+    /// that of the whole text.
+    pub(crate) fn within(&self, span: &Range<usize>) -> Option<Place> {
+        let place = self.place.as_ref()?;
+        let written = place.document.text().get(place.span.clone());
+        let written = written.unwrap_or_default();
+        let quote = written.find(|c| c != '"' && c != '\'').unwrap_or(0);
+        let inner = written.get(quote..).unwrap_or_default();
+        Some(if inner.starts_with(&self.value) {
+            place.within(span.start + quote..span.end + quote)
+        } else {
+            place.clone()
+        })
+    }
+}
+
 /// One problem.
 #[derive(Clone, Debug)]
 pub struct Problem {

@@ -150,6 +150,89 @@ fn every_key_reaches_the_engine() {
         crate::quarantine::OnRowError::StopPipeline
     );
     assert_eq!(config.verify.max_rows_per_second, None);
+    let schedule = config.schedule.as_ref().unwrap();
+    assert_eq!(
+        (schedule.text.as_str(), schedule.zone()),
+        ("0 2 * * 1-5", Some("Europe/Berlin"))
+    );
+    assert_eq!(
+        (schedule.overlap, schedule.missed),
+        (Overlap::Queue, Missed::Skip)
+    );
+}
+
+#[test]
+fn a_scheduled_load_swaps_where_the_file_says_nothing_else() {
+    let scheduled = format!("{SMALL}[schedule]\nfull_load = \"daily\"\n");
+    let alone = scheduled.replace("full_load_and_cdc", "full_load_only");
+    for (text, existing) in [
+        (&alone, Existing::Swap),
+        (&scheduled, Existing::LoadIfEmpty),
+    ] {
+        let reading = reading(text, None, &[]).unwrap();
+        assert_eq!(reading.config.target.existing, existing);
+        let shown = &reading.effective;
+        let key = shown.iter().find(|key| key.path == "target.existing");
+        assert_eq!(key.unwrap().origin, Origin::Default);
+        assert_eq!(reading.config.schedule.unwrap().text, "daily");
+    }
+    assert!(config(SMALL).schedule.is_none());
+    let truncates = alone.replace("[tables]", "existing = \"truncate\"\n[tables]");
+    let shown = reading(&truncates, None, &[])
+        .map(|_| ())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        shown.contains("TM7006") && shown.contains("a scheduled load goes with"),
+        "{shown}"
+    );
+    let follows = scheduled.replace("full_load_and_cdc\"", "cdc_only\"\nstart = \"now\"");
+    let shown = reading(&follows, None, &[])
+        .map(|_| ())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        shown.contains("no full load that could be scheduled"),
+        "{shown}"
+    );
+}
+
+/// B44 to B46: which field is wrong, and what was meant.
+#[test]
+fn a_schedule_that_is_none_says_which_field_is_wrong() {
+    for (written, marked, why) in [
+        ("* * *", "* * *", "here are 3"),
+        ("60 * * * *", "60", "minute: 60 is out of range, 0 to 59"),
+        ("0 24 * * *", "24", "hour: 24 is out of range, 0 to 23"),
+        ("0 0 0 * *", "0", "day of the month: 0 is out of range"),
+        ("0 0 31 2 *", "0 0 31 2 *", "never due"),
+        ("0 0 30 feb *", "0 0 30 feb *", "never due"),
+        ("0 0 * * moon", "moon", "weekday: `moon` is no number"),
+        ("0 0 * 5-2 *", "5-2", "month: 5-2 goes backwards"),
+        ("*/0 * * * *", "*/0", "a step is a number from 1"),
+        ("5/10 * * * *", "5/10", "such as 5-59"),
+        ("1,,2 * * * *", "1,,2", "minute: `` is no number"),
+        ("-1 * * * *", "-1", "minute: `` is no number"),
+        ("0 0 0 2 * *", "0 0 0 2 * *", "seconds are not among them"),
+        ("", "", "write \"daily\""),
+        ("dayly", "dayly", "did you mean \"daily\"?"),
+        ("@daily", "@daily", "here are 1"),
+        ("every 6", "every 6", "a unit is missing"),
+        ("every", "every", "write a number"),
+        ("every 0 s", "every 0 s", "from \"every 1s\""),
+        ("every 1500 ms", "every 1500 ms", "whole seconds"),
+        ("every 9999d", "every 9999d", "to \"every 366d\""),
+        ("every -3s", "every -3s", "negative"),
+    ] {
+        let text = format!("{SMALL}[schedule]\nfull_load = \"{written}\"\n");
+        let problems = reading(&text, None, &[]).map(|_| ()).expect_err(written);
+        let problem = problems.iter().next().unwrap();
+        assert!(problem.label.contains(why), "{written}: {problem}");
+        let place = problem.place.as_ref().unwrap();
+        let found = place.document.text().get(place.span.clone()).unwrap();
+        let found = found.trim_matches('"');
+        assert_eq!(found, marked, "{problem}");
+    }
 }
 
 /// Nothing that was asked for is passed over in silence.
@@ -262,6 +345,11 @@ fn problems_look_as_promised() {
         "alerts",
         include_str!("tests/alerts.toml"),
         include_str!("tests/alerts.txt"),
+    );
+    check(
+        "schedule",
+        include_str!("tests/schedule.toml"),
+        include_str!("tests/schedule.txt"),
     );
     check(
         "syntax",

@@ -14,8 +14,8 @@ use crate::output::style::{Tone, of_verdict};
 use crate::output::{self, Answer, Detail, Outcome, put, wrap};
 use crate::pipeline_file::{Opened, Which};
 use crate::problem::Failure;
-use crate::systems;
 use crate::watching::EVERY;
+use crate::{scheduled, systems};
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct CheckArgs {
@@ -144,6 +144,7 @@ fn answer(invocation: &Invocation, opened: &Opened, checked: &Checked) -> Result
             lines.push(format!("  {glyph} {passed} passed   (-v shows them)"));
         }
     }
+    lines.extend(scheduled::line(&opened.config, talk.out_width()));
     lines.push(String::new());
     lines.push(summary(&checked.findings, checked.took));
     let failed = count(&checked.findings, Verdict::Failed);
@@ -330,5 +331,6 @@ fn data(opened: &Opened, checked: &Checked) -> Value {
         "warnings": count(&checked.findings, Verdict::Warning),
         "failed": count(&checked.findings, Verdict::Failed),
         "findings": findings,
+        "schedule": scheduled::data(&opened.config),
     })
 }

@@ -12,6 +12,7 @@ use crate::output::table::{Column, Table};
 use crate::output::{Answer, Outcome, Verdict};
 use crate::pipeline_file::{self, Which};
 use crate::problem::Failure;
+use crate::scheduled;
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ConfigArgs {
@@ -82,6 +83,10 @@ fn lint(invocation: &Invocation, which: &Which, show_origin: bool) -> Outcome {
         file.display(),
         reading.config.name
     )];
+    lines.extend(scheduled::line(
+        &reading.config,
+        invocation.talk.out_width(),
+    ));
     if show_origin {
         let mut table = Table::new([
             (Column::Left, "KEY"),
@@ -104,6 +109,7 @@ fn lint(invocation: &Invocation, which: &Which, show_origin: bool) -> Outcome {
         .collect();
     let data = json!({
         "file": file.display().to_string(), "pipeline": reading.config.name, "keys": keys,
+        "schedule": scheduled::data(&reading.config),
     });
     Ok(Answer::new(lines.join("\n"), data))
 }

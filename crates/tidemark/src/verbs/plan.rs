@@ -19,6 +19,7 @@ use crate::output::table::{Column, Table};
 use crate::output::{Answer, Outcome, put, wrap};
 use crate::pipeline_file::{Opened, Which};
 use crate::problem::Failure;
+use crate::scheduled;
 use crate::verbs::check;
 
 #[derive(Args, Clone, Debug)]
@@ -121,6 +122,7 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &PlanArgs) -> Outcom
             width,
         ));
     }
+    lines.extend(scheduled::line(config, width));
     lines.push(wrap::labelled("Creates", &creates.source, 0, 11, width));
     lines.push(wrap::labelled("", &creates.target, 0, 11, width));
     lines.push("Nothing was changed.".to_owned());
@@ -146,6 +148,7 @@ fn data(opened: &Opened, plan: &Planned) -> Value {
         "findings": findings_data(&plan.findings),
         "not_carried": plan.schema.not_carried,
         "estimate": if config.mode.loads() { json!(plan.estimate) } else { Value::Null },
+        "schedule": scheduled::data(config),
         "creates": { "source": plan.creates.source, "target": plan.creates.target },
     })
 }

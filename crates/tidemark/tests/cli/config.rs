@@ -46,6 +46,36 @@ fn all_problems_are_shown_at_once_each_with_a_caret() {
 }
 
 #[test]
+fn a_schedule_is_shown_with_its_next_five_runs() {
+    let directory = tempdir().unwrap();
+    let text =
+        format!("{GOOD}\n[schedule]\nfull_load = \"0 12 29 2 *\"\ntimezone = \"Europe/Berlin\"\n");
+    write(directory.path(), "shop.toml", &text);
+    let lint = ["config", "lint", "shop.toml", "--json"];
+    let ran = command_in(directory.path(), &lint)
+        .env("ORDERS_PASSWORD", "x")
+        .output()
+        .unwrap();
+    let envelope: serde_json::Value = serde_json::from_slice(&ran.stdout).unwrap();
+    let schedule = &envelope["data"]["schedule"];
+    let next = schedule["next"].as_array().unwrap();
+    assert_eq!(next.len(), 5, "{envelope:#}");
+    for time in next {
+        let time = time.as_str().unwrap();
+        assert!(time.ends_with("-02-29T12:00:00+01:00"), "{time}");
+    }
+    assert_eq!(schedule["overlap"], "skip");
+    assert_eq!(schedule["missed"], "run_once");
+
+    let typo = text.replace("Europe/Berlin", "Berlin");
+    write(directory.path(), "shop.toml", &typo);
+    let ran = tidemark_in(directory.path(), &["config", "lint", "shop.toml"]);
+    assert_eq!(ran.code, 2, "{ran:?}");
+    let caret = "│            ^^^^^^^^ did you mean \"Europe/Berlin\"?";
+    assert!(ran.err.contains(caret), "{}", ran.err);
+}
+
+#[test]
 fn a_good_file_says_where_every_value_comes_from_and_shows_no_secret() {
     let directory = tempdir().unwrap();
     write(directory.path(), "shop.toml", GOOD);

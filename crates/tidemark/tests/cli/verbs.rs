@@ -81,6 +81,11 @@ const STILL: &[Row] = &[
     (&["check", "verbs", "--fix-sql"], Both, Well),
     (&["check", "denied"], Both, Negative),
     (&["plan", "verbs"], Both, Well),
+    (
+        &["plan", "verbs", "--set", "schedule.full_load=0 2 * * *"],
+        Both,
+        Well,
+    ),
     (&["status", "verbs"], Both, Well),
     (&["status"], Both, Well),
     (

@@ -14,7 +14,7 @@ use tidemark_lab::PostgresServer;
 use crate::stage::{PATIENCE, Stage};
 
 /// Pages with the test that runs them; a page that is in no line fails.
-const PAGES: [&str; 12] = [
+const PAGES: [&str; 13] = [
     "how-to/alerts.md",
     "how-to/cutover.md",
     "how-to/lost-slot.md",
@@ -25,6 +25,7 @@ const PAGES: [&str; 12] = [
     "how-to/resync-a-table.md",
     "how-to/rows-in-quarantine.md",
     "how-to/run-as-a-service.md",
+    "how-to/schedules.md",
     "how-to/tls.md",
     "tutorial/first-copy.md",
 ];
@@ -173,6 +174,14 @@ async fn alerts_are_written_down_as_the_page_says() {
         shown.contains("✓ page_alerts.toml: pipeline page_alerts"),
         "{shown}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn schedules_are_written_down_as_the_page_says() {
+    let shown = walk("how-to/schedules.md", "page_schedules", None).await;
+    let next = "Schedule   \"30 2 * * 1-5\" Europe/Berlin, where a server runs it";
+    assert_eq!(shown.matches(next).count(), 2, "{shown}");
+    assert_eq!(shown.matches("T02:30:00+0").count(), 10, "{shown}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
