@@ -20,6 +20,7 @@ build: ## the program, optimised: target/release/tidemark
 
 package: build ## what is installed: target/packages
 	@packaging/deb/build
+	@packaging/oci/build
 
 test: ## everything we claim, tested against real servers (STRICT=1: a skip is a failure)
 	@scripts/setup test
