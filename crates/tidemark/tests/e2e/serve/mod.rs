@@ -6,6 +6,7 @@ mod api;
 mod contract;
 mod lives;
 mod managed;
+mod shared;
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
