@@ -3,21 +3,33 @@
 //! The pipeline copies values out of the stream's blocks into the batch's own arena, once, while it
 //! applies the mapping: columns are in the order of [`TableMapping::columns`], masks and filters are
 //! done. What is in a batch can therefore be written, parked or replayed as it stands, and its size
-//! in bytes is what the batch occupies.
+//! in bytes is what the batch occupies. A large value is not copied: it keeps the stream's bytes, or
+//! those that a mask has made of it ([`Batch::large`]).
 //!
 //! Items stand in source order. [`Item::Truncate`] and [`Item::Schema`] are barriers: nothing may be
 //! reordered across them.
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::event::{Cell, CellKind, OldRow, Op, Row};
 use crate::mapping::TableMapping;
 use crate::target::Origin;
+
+/// From this size on a value stays in bytes of its own.
+pub const LARGE_BYTES: usize = 1 << 20;
+
+/// Set in the start of a cell whose bytes are not in the arena: the rest of it is their place in
+/// `large`. The arena ends long before, since a batch is cut at a gigabyte.
+const IS_LARGE: u32 = 1 << 31;
 
 /// See the module's text.
 #[derive(Debug, Default)]
 pub struct Batch {
     arena: Vec<u8>,
+    large: Vec<Bytes>,
+    large_bytes: usize,
     cells: Vec<Cell>,
     tables: Vec<Arc<TableMapping>>,
     items: Vec<Item>,
@@ -115,6 +127,8 @@ impl Clone for Batch {
 
     fn clone_from(&mut self, other: &Batch) {
         self.arena.clone_from(&other.arena);
+        self.large.clone_from(&other.large);
+        self.large_bytes = other.large_bytes;
         self.cells.clone_from(&other.cells);
         self.tables.clone_from(&other.tables);
         self.items.clone_from(&other.items);
@@ -133,6 +147,7 @@ impl Batch {
     /// What it occupies, in bytes.
     pub fn bytes(&self) -> usize {
         self.arena.len()
+            + self.large_bytes
             + self.cells.len() * size_of::<Cell>()
             + self.items.len() * size_of::<Item>()
     }
@@ -160,7 +175,21 @@ impl Batch {
 
     /// The bytes of a value; empty for NULL and unchanged ones.
     pub fn value(&self, cell: Cell) -> &[u8] {
+        if let Some(large) = self.large(cell) {
+            return large;
+        }
         &self.arena[cell.start as usize..cell.start as usize + cell.len as usize]
+    }
+
+    /// The value that has bytes of its own, to be held on to without a copy.
+    pub fn large(&self, cell: Cell) -> Option<&Bytes> {
+        let place = (cell.start & IS_LARGE != 0).then_some(cell.start & !IS_LARGE)?;
+        self.large.get(place as usize)
+    }
+
+    /// Whether any of the cells has bytes of its own.
+    pub fn has_large(&self, cells: &[Cell]) -> bool {
+        !self.large.is_empty() && cells.iter().any(|cell| self.large(*cell).is_some())
     }
 
     /// The position of a table in this batch, added if it is not there yet.
@@ -183,22 +212,45 @@ impl Batch {
 
     /// Copies one value in.
     pub fn push_cell(&mut self, kind: CellKind, value: &[u8]) {
-        let start = u32::try_from(self.arena.len()).expect("a batch is cut long before 4 GiB");
+        if value.len() >= LARGE_BYTES {
+            return self.push_large(Bytes::copy_from_slice(value));
+        }
+        let start = self.arena_start();
         let len = u32::try_from(value.len()).expect("a value is below 1 GiB");
         self.arena.extend_from_slice(value);
         self.cells.push(Cell { kind, start, len });
     }
 
-    /// Lets `write` append one value to the batch's own bytes: for what is made on the way.
-    pub fn push_cell_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
-        let start = self.arena.len();
-        write(&mut self.arena);
-        let len = self.arena.len().saturating_sub(start);
+    /// Takes one value as it is.
+    pub fn push_large(&mut self, value: Bytes) {
+        let place = u32::try_from(self.large.len()).expect("a batch is cut long before");
         self.cells.push(Cell {
             kind: CellKind::Text,
-            start: u32::try_from(start).expect("a batch is cut long before 4 GiB"),
-            len: u32::try_from(len).expect("a value is below 1 GiB"),
+            start: place | IS_LARGE,
+            len: u32::try_from(value.len()).expect("a value is below 1 GiB"),
         });
+        self.large_bytes += value.len();
+        self.large.push(value);
+    }
+
+    fn arena_start(&self) -> u32 {
+        let start = u32::try_from(self.arena.len()).ok();
+        let start = start.filter(|start| start & IS_LARGE == 0);
+        start.expect("a batch is cut long before 2 GiB, large values apart")
+    }
+
+    /// Lets `write` append one value to the batch's own bytes: for what is made on the way.
+    pub fn push_cell_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        let start = self.arena_start();
+        write(&mut self.arena);
+        let value = self.arena.get(start as usize..).unwrap_or_default();
+        if value.len() >= LARGE_BYTES {
+            let value = self.arena.split_off(start as usize);
+            return self.push_large(value.into());
+        }
+        let len = u32::try_from(value.len()).expect("a value is below 1 GiB");
+        let kind = CellKind::Text;
+        self.cells.push(Cell { kind, start, len });
     }
 
     /// Ends a row begun at `begin_row`'s answer.
@@ -208,14 +260,6 @@ impl Batch {
             len: u16::try_from(self.cells.len() - begin)
                 .expect("a table has at most 1,600 columns"),
         }
-    }
-
-    /// Forgets what was pushed since a row began.
-    pub fn abandon_row(&mut self, begin: usize) {
-        if let Some(first) = self.cells.get(begin) {
-            self.arena.truncate(first.start as usize);
-        }
-        self.cells.truncate(begin);
     }
 
     /// Adds an item.
@@ -260,7 +304,10 @@ impl Batch {
     fn copy_row(&mut self, other: &Batch, row: Row) -> Row {
         let begin = self.begin_row();
         for cell in other.row(row) {
-            self.push_cell(cell.kind, other.value(*cell));
+            match other.large(*cell) {
+                Some(value) => self.push_large(value.clone()),
+                None => self.push_cell(cell.kind, other.value(*cell)),
+            }
         }
         self.end_row(begin)
     }
@@ -273,11 +320,50 @@ impl Batch {
     /// Empties it, keeping what it had allocated.
     pub fn clear(&mut self) {
         self.arena.clear();
+        self.large.clear();
+        self.large_bytes = 0;
         self.cells.clear();
         self.tables.clear();
         self.items.clear();
         self.origins.clear();
         self.transactions = 0;
         self.oldest_commit_us = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_values_stay_where_they_are_and_are_counted() {
+        let shared = Bytes::from(vec![b'l'; LARGE_BYTES]);
+        let mut batch = Batch::default();
+        let begin = batch.begin_row();
+        batch.push_cell(CellKind::Text, b"small");
+        batch.push_large(shared.clone());
+        batch.push_cell(CellKind::Text, &vec![b'c'; LARGE_BYTES + 1]);
+        batch.push_cell_with(|arena| arena.resize(arena.len() + LARGE_BYTES + 2, b'm'));
+        batch.push_cell(CellKind::Null, b"");
+        batch.push_cell_with(|arena| arena.extend_from_slice(b"made"));
+        let row = batch.end_row(begin);
+        let lengths = |batch: &Batch| -> Vec<usize> {
+            let values = batch.row(row).iter().map(|cell| batch.value(*cell));
+            values.map(<[u8]>::len).collect()
+        };
+        let large = LARGE_BYTES;
+        assert_eq!(lengths(&batch), [5, large, large + 1, large + 2, 0, 4]);
+        assert_eq!(batch.value(batch.row(row)[0]), b"small");
+        assert_eq!(batch.value(batch.row(row)[5]), b"made");
+        let value = batch.value(batch.row(row)[1]);
+        assert_eq!(value.as_ptr(), shared.as_ptr(), "not a copy");
+        assert!(batch.arena.len() < 100 && batch.bytes() > 3 * large);
+        assert!(batch.has_large(batch.row(row)) && !batch.has_large(&batch.row(row)[4..]));
+
+        let copy = batch.clone();
+        batch.clear();
+        assert_eq!((batch.bytes(), batch.large.len()), (0, 0));
+        assert_eq!(lengths(&copy), [5, large, large + 1, large + 2, 0, 4]);
+        assert_eq!(copy.value(copy.row(row)[1]).as_ptr(), shared.as_ptr());
     }
 }

@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::batch::LARGE_BYTES;
 use crate::position::Position;
 use crate::schema::{ReplicaIdentity, TableName};
 
@@ -55,6 +56,14 @@ impl Block {
     /// The bytes of a value; empty for NULL and unchanged ones.
     pub fn value(&self, cell: Cell) -> &[u8] {
         &self.bytes[cell.start as usize..cell.start as usize + cell.len as usize]
+    }
+
+    /// The bytes of a large value without a copy. They keep the whole block, so only where they are
+    /// most of it: what holds them accounts for no more than the value.
+    pub fn large(&self, cell: Cell) -> Option<Bytes> {
+        let len = cell.len as usize;
+        let is_worth_it = len >= LARGE_BYTES && len >= self.bytes.len() / 2;
+        is_worth_it.then(|| self.bytes.slice_ref(self.value(cell)))
     }
 }
 

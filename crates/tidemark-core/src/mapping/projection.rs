@@ -214,7 +214,10 @@ impl Projection {
     fn copy_cell(&self, block: &Block, column: usize, cell: Cell, batch: &mut Batch) {
         let value = block.value(cell);
         match &self.mapping.columns[column].mask {
-            None => batch.push_cell(cell.kind, value),
+            None => match block.large(cell) {
+                Some(value) => batch.push_large(value),
+                None => batch.push_cell(cell.kind, value),
+            },
             Some(mask) => match mask.kind(cell.kind) {
                 CellKind::Text => batch.push_cell_with(|arena| mask.apply(value, arena)),
                 kind => batch.push_cell(kind, &[]),

@@ -84,6 +84,8 @@ pub struct PgSourceOptions {
     pub silence_timeout: Duration,
     /// Frames that wait to be decoded hold at most so many bytes.
     pub queue_bytes_max: usize,
+    /// Large messages of the log hold at most so many bytes until they are applied, but always one.
+    pub held_bytes_max: usize,
     /// Keeps the log on this machine while the target does not keep up.
     pub relay: Option<RelayOptions>,
 }
@@ -104,6 +106,7 @@ impl PgSourceOptions {
             status_interval: stream.status_interval,
             silence_timeout: stream.silence_timeout,
             queue_bytes_max: stream.queue_bytes_max,
+            held_bytes_max: stream.held_bytes_max,
             relay: None,
         }
     }

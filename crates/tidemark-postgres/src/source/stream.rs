@@ -195,6 +195,7 @@ pub(super) async fn open_wire(
             status_interval: options.status_interval,
             silence_timeout: options.silence_timeout,
             queue_bytes_max: options.queue_bytes_max,
+            held_bytes_max: options.held_bytes_max,
         },
     );
     match started.await {

@@ -79,6 +79,8 @@ pub struct Connection {
     pub(super) outbound: BytesMut,
     /// How much of `outbound` is written.
     pub(super) written: usize,
+    /// Values that go out behind so many bytes of `outbound`, where they need no copy.
+    attached: VecDeque<(usize, Bytes)>,
     /// Kept while the server's last words are still read.
     write_error: Option<io::Error>,
     /// `ReadyForQuery` messages still to come.
@@ -98,6 +100,7 @@ impl Connection {
             inbound: BytesMut::with_capacity(READ_MIN),
             outbound: BytesMut::new(),
             written: 0,
+            attached: VecDeque::new(),
             write_error: None,
             ready_expected: 0,
             status: TransactionStatus::Idle,
@@ -216,14 +219,22 @@ impl Connection {
     /// Ready when nothing is left to write. A broken pipe counts as written: what the server said
     /// before it closed is still to be read, and reading then ends with the error.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while self.written < self.outbound.len() && self.write_error.is_none() {
-            match Pin::new(&mut self.stream).poll_write(cx, &self.outbound[self.written..]) {
+        while self.write_error.is_none() {
+            let next = self.attached.front().map(|(at, _)| *at);
+            let until = next.unwrap_or(self.outbound.len());
+            let rest = match self.attached.front() {
+                Some((at, value)) if *at == self.written => &value[..],
+                _ if self.written < until => &self.outbound[self.written..until],
+                _ => break,
+            };
+            match Pin::new(&mut self.stream).poll_write(cx, rest) {
                 Poll::Ready(Ok(0)) => self.write_error = Some(io::ErrorKind::WriteZero.into()),
-                Poll::Ready(Ok(count)) => self.written += count,
+                Poll::Ready(Ok(count)) => self.note_written(count),
                 Poll::Ready(Err(error)) => self.write_error = Some(error),
                 Poll::Pending => return Poll::Pending,
             }
         }
+        self.attached.clear();
         self.outbound.clear();
         self.written = 0;
         if self.write_error.is_none() {
@@ -234,6 +245,38 @@ impl Connection {
             }
         }
         Poll::Ready(())
+    }
+
+    fn note_written(&mut self, count: usize) {
+        match self.attached.front_mut() {
+            Some((at, value)) if *at == self.written => {
+                value.advance(count);
+                if value.is_empty() {
+                    self.attached.pop_front();
+                }
+            }
+            _ => self.written += count,
+        }
+    }
+
+    /// Queues the bytes of a value without a copy, behind what is in [`Connection::output`].
+    pub fn attach(&mut self, value: Bytes) {
+        if !value.is_empty() {
+            self.attached.push_back((self.outbound.len(), value));
+        }
+    }
+
+    /// Takes back what was queued since the output was so long.
+    pub fn take_back(&mut self, len: usize) {
+        self.outbound.truncate(len);
+        // Nothing is attached to the very beginning of a message.
+        self.attached.retain(|(at, _)| *at <= len);
+    }
+
+    /// Bytes queued and not yet taken by the socket.
+    pub fn queued_bytes(&self) -> usize {
+        let attached: usize = self.attached.iter().map(|(_, value)| value.len()).sum();
+        self.outbound.len() - self.written + attached
     }
 
     /// Writes what is queued and then `bytes`, taking what was written off their front. Ready when

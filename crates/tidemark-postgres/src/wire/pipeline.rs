@@ -161,11 +161,6 @@ impl Connection {
         &mut self.outbound
     }
 
-    /// Bytes queued and not yet taken by the socket.
-    pub fn queued_bytes(&self) -> usize {
-        self.outbound.len() - self.written
-    }
-
     /// `ReadyForQuery` answers still to come.
     pub fn ready_expected(&self) -> usize {
         self.ready_expected

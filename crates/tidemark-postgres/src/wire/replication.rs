@@ -14,7 +14,7 @@
 use std::collections::VecDeque;
 use std::io::Write;
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -46,6 +46,9 @@ pub struct ReplicationOptions {
     pub silence_timeout: Duration,
     /// Blocks waiting to be taken hold at most so many bytes, but always one message.
     pub queue_bytes_max: usize,
+    /// Large messages that somebody still holds, taken or not, have at most so many bytes, but always
+    /// one message. Must be more than is held before anything is let go of.
+    pub held_bytes_max: usize,
 }
 
 impl Default for ReplicationOptions {
@@ -55,6 +58,7 @@ impl Default for ReplicationOptions {
             status_interval: Duration::from_secs(5),
             silence_timeout: Duration::from_mins(1),
             queue_bytes_max: 8 << 20,
+            held_bytes_max: 128 << 20,
         }
     }
 }
@@ -76,6 +80,7 @@ struct Shared {
     received: AtomicU64,
     stop: AtomicU8,
     waiting: AtomicU8,
+    held_bytes: AtomicUsize,
     bell: UnixStream,
     queue: Mutex<Queue>,
     arrived: Notify,

@@ -26,6 +26,11 @@ impl<'a> Values<'a> {
         value(self.batch, self.cells[place])
     }
 
+    /// As a statement's next parameter.
+    fn put(self, bind: &mut Bind<'_>, place: usize) {
+        bind.cell(self.batch, self.cells[place]);
+    }
+
     fn is_unchanged(self, place: usize) -> bool {
         self.cells[place].kind == CellKind::Unchanged
     }
@@ -149,7 +154,7 @@ impl Rows<'_> {
         if !is_partial {
             let statement = self.session.statement(table, &Shape::Move(Columns::All))?;
             let mut bind = self.session.bind(statement, count + table.key.len());
-            (0..count).for_each(|place| bind.value(new.get(place)));
+            (0..count).for_each(|place| new.put(&mut bind, place));
             put_key(&mut bind, table, old);
             return bind.execute(self.step, 0);
         }
@@ -172,7 +177,7 @@ impl Rows<'_> {
         let mut bind = self.session.bind(statement, table.key.len() * 2);
         for place in &table.key {
             let from = if new.is_unchanged(*place) { old } else { new };
-            bind.value(from.get(*place));
+            from.put(&mut bind, *place);
         }
         put_key(&mut bind, table, old);
         bind.execute(self.step, 0)
@@ -195,20 +200,20 @@ impl Rows<'_> {
         let statement = self.session.statement(table, &shape)?;
         let mut bind = self.session.bind(statement, present.len());
         for place in present {
-            bind.value(old.get(place));
+            old.put(&mut bind, place);
         }
         bind.execute(self.step, 1)
     }
 
     fn update_like(&mut self, old: Values<'_>, new: Values<'_>) -> Result<()> {
         let table = &*self.met.table;
-        let filled = |place: usize| if new.is_unchanged(place) { old } else { new }.get(place);
+        let filled = |place: usize| if new.is_unchanged(place) { old } else { new };
         let count = table.columns.len();
         if table.has_fixed_values {
             self.delete_like(old)?;
             let statement = self.session.statement(table, &Shape::Insert)?;
             let mut bind = self.session.bind(statement, count);
-            (0..count).for_each(|place| bind.value(filled(place)));
+            (0..count).for_each(|place| filled(place).put(&mut bind, place));
             return bind.execute(self.step, 1);
         }
         if count == 0 {
@@ -218,9 +223,9 @@ impl Rows<'_> {
         let shape = Shape::UpdateLike(Columns::some(present.iter().copied()));
         let statement = self.session.statement(table, &shape)?;
         let mut bind = self.session.bind(statement, count + present.len());
-        (0..count).for_each(|place| bind.value(filled(place)));
+        (0..count).for_each(|place| filled(place).put(&mut bind, place));
         for place in present {
-            bind.value(old.get(place));
+            old.put(&mut bind, place);
         }
         bind.execute(self.step, 0)
     }
@@ -229,7 +234,7 @@ impl Rows<'_> {
         let table = &*self.met.table;
         let statement = self.session.statement(table, shape)?;
         let mut bind = self.session.bind(statement, table.columns.len());
-        (0..table.columns.len()).for_each(|place| bind.value(new.get(place)));
+        (0..table.columns.len()).for_each(|place| new.put(&mut bind, place));
         bind.execute(self.step, expected)
     }
 
@@ -252,7 +257,7 @@ impl Rows<'_> {
             .session
             .bind(statement, columns.len() + table.key.len());
         for place in columns {
-            bind.value(new.get(*place));
+            new.put(&mut bind, *place);
         }
         put_key(&mut bind, table, key);
         bind.execute(self.step, 1)
@@ -272,10 +277,7 @@ impl Rows<'_> {
 }
 
 fn put_key(bind: &mut Bind<'_>, table: &TargetTable, row: Values<'_>) {
-    table
-        .key
-        .iter()
-        .for_each(|place| bind.value(row.get(*place)));
+    table.key.iter().for_each(|place| row.put(bind, *place));
 }
 
 /// Positions of the values that are not NULL.

@@ -11,10 +11,13 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Write as _;
 
-use bytes::BufMut;
+use bytes::{BufMut, Bytes};
+use tidemark_core::batch::Batch;
 use tidemark_core::catalogue::codes;
+use tidemark_core::event::Cell;
 use tidemark_core::{Error, Result};
 
+use super::rows::value;
 use super::shape::{self, Shape, Sql};
 use super::table::TargetTable;
 use crate::config::Side;
@@ -208,6 +211,7 @@ impl Session {
         Bind {
             session: self,
             start,
+            attached: 0,
         }
     }
 
@@ -243,7 +247,7 @@ impl Session {
         out.put_u8(b'd');
         out.put_i32(0);
         write(out);
-        patch_length(out, start);
+        patch_length(out, start, 0);
     }
 
     /// Ends a COPY that a statement of `step` began.
@@ -357,9 +361,10 @@ fn out_of_step() -> Error {
     error::protocol(Side::Target, "an answer to nothing that was asked")
 }
 
-/// Writes the length of the message that begins at `start`.
-fn patch_length(out: &mut bytes::BytesMut, start: usize) {
-    let length = u32::try_from(out.len() - start - 1).expect("checked against MESSAGE_BYTES_MAX");
+/// Writes the length of the message that begins at `start`, what is attached to it included.
+fn patch_length(out: &mut bytes::BytesMut, start: usize, attached: usize) {
+    let length = out.len() - start - 1 + attached;
+    let length = u32::try_from(length).expect("checked against MESSAGE_BYTES_MAX");
     out[start + 1..start + 5].copy_from_slice(&length.to_be_bytes());
 }
 
@@ -367,6 +372,8 @@ fn patch_length(out: &mut bytes::BytesMut, start: usize) {
 pub(super) struct Bind<'a> {
     session: &'a mut Session,
     start: usize,
+    /// Bytes of large values that are sent from where they are.
+    attached: usize,
 }
 
 impl Bind<'_> {
@@ -381,6 +388,23 @@ impl Bind<'_> {
                 out.put_slice(bytes);
             }
         }
+    }
+
+    /// The next parameter, a value of a batch.
+    pub(super) fn cell(&mut self, batch: &Batch, cell: Cell) {
+        match batch.large(cell) {
+            Some(large) => self.attach(large.clone()),
+            None => self.value(value(batch, cell)),
+        }
+    }
+
+    /// The next parameter, which is not copied.
+    pub(super) fn attach(&mut self, value: Bytes) {
+        let connection = &mut self.session.connection;
+        let length = u32::try_from(value.len()).unwrap_or(u32::MAX);
+        connection.output().put_u32(length);
+        self.attached += value.len();
+        connection.attach(value);
     }
 
     /// The next parameter, whose text `write` appends.
@@ -398,14 +422,14 @@ impl Bind<'_> {
         let out = self.session.connection.output();
         // Results, if any, as text.
         out.put_i16(0);
-        if out.len() - self.start > MESSAGE_BYTES_MAX {
-            out.truncate(self.start);
+        if out.len() - self.start + self.attached > MESSAGE_BYTES_MAX {
+            self.session.connection.take_back(self.start);
             return Err(Error::data(
                 codes::TARGET_VALUE,
                 "a row is larger than the server takes in one statement (1 GiB)",
             ));
         }
-        patch_length(out, self.start);
+        patch_length(out, self.start, self.attached);
         self.session.connection.send_execute()?;
         self.session.expect(step, rows);
         Ok(())

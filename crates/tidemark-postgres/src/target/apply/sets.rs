@@ -52,6 +52,11 @@ impl<'a> RowSet<'a> {
             .map(move |image| self.merged.cells(self.batch, *image))
     }
 
+    /// Whether a value is too large to be put into a list.
+    pub(super) fn has_large(self) -> bool {
+        self.cells().any(|cells| self.batch.has_large(cells))
+    }
+
     fn cells_of(self, row: usize) -> &'a [Cell] {
         self.merged.cells(self.batch, self.images[row])
     }
@@ -203,6 +208,16 @@ pub(super) struct Arrivals<'a> {
     next: usize,
     /// How often the next row was given already.
     given: u64,
+    /// A row that is being written.
+    at: Option<RowAt<'a>>,
+}
+
+/// How far a row is written.
+struct RowAt<'a> {
+    cells: &'a [Cell],
+    cell: usize,
+    /// Bytes of that cell's value.
+    byte: usize,
 }
 
 enum Arriving<'a> {
@@ -235,6 +250,7 @@ impl<'a> Arrivals<'a> {
             rows,
             next: 0,
             given: 0,
+            at: None,
         }
     }
 
@@ -244,7 +260,7 @@ impl<'a> Arrivals<'a> {
             Arriving::Images(_, images) => images.len(),
             Arriving::Tallies(_, tallies) => tallies.len(),
         };
-        self.next >= count
+        self.at.is_none() && self.next >= count
     }
 
     fn next(&mut self) -> Option<&'a [Cell]> {
@@ -273,25 +289,49 @@ impl<'a> Arrivals<'a> {
         }
     }
 
-    /// Appends rows until there are enough for a message.
+    /// Appends rows until there are enough for a message; the last may go on in the next one.
     fn put_block(&mut self, out: &mut BytesMut) {
-        let start = out.len();
-        while out.len() - start < COPY_BYTES
-            && let Some(cells) = self.next()
+        let end = out.len() + COPY_BYTES;
+        while out.len() < end
+            && let Some(mut row) = self.at.take().or_else(|| self.next().map(RowAt::start))
         {
-            put_copy_row(out, self.batch, cells);
+            if !row.put(out, end, self.batch) {
+                self.at = Some(row);
+            }
         }
     }
 }
 
-fn put_copy_row(out: &mut BytesMut, batch: &Batch, cells: &[Cell]) {
-    for (place, cell) in cells.iter().enumerate() {
-        if place > 0 {
-            out.put_u8(b'\t');
-        }
-        put_copy_value(out, value(batch, *cell));
+impl<'a> RowAt<'a> {
+    fn start(cells: &'a [Cell]) -> RowAt<'a> {
+        let (cell, byte) = (0, 0);
+        RowAt { cells, cell, byte }
     }
-    out.put_u8(b'\n');
+
+    /// Appends what is left of the row, values cut at `end` where they are large. Whether that was all.
+    fn put(&mut self, out: &mut BytesMut, end: usize, batch: &Batch) -> bool {
+        while let Some(cell) = self.cells.get(self.cell) {
+            if self.cell > 0 && self.byte == 0 {
+                out.put_u8(b'\t');
+            }
+            let value = value(batch, *cell).map(|value| &value[self.byte..]);
+            match value {
+                Some(rest) if rest.len() > COPY_BYTES => {
+                    put_copy_value(out, Some(&rest[..COPY_BYTES]));
+                    self.byte += COPY_BYTES;
+                    if out.len() >= end {
+                        return false;
+                    }
+                }
+                value => {
+                    put_copy_value(out, value);
+                    (self.cell, self.byte) = (self.cell + 1, 0);
+                }
+            }
+        }
+        out.put_u8(b'\n');
+        true
+    }
 }
 
 fn put_lists(

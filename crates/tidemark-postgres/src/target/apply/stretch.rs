@@ -245,7 +245,8 @@ impl<'b> Work<'b> {
         };
         for (images, expected) in [(&net.deletes, 1), (&net.vanished, 0)] {
             if images.len() < SET_MIN {
-                self.each(&met, step, set(images), Each::Delete(expected))?;
+                let each = Each::Delete(expected);
+                self.each(&met, step, set(images), each).await?;
                 continue;
             }
             let slots = self.sets(&met, table).delete(set(images)).await?;
@@ -256,8 +257,8 @@ impl<'b> Work<'b> {
             let rows = set(&group.rows);
             // A set does not tell which of its rows is missing.
             let must_be_there = !group.is_complete && met.table.expects_surprises();
-            if group.rows.len() < SET_MIN || must_be_there {
-                self.each(&met, step, rows, Each::Update)?;
+            if group.rows.len() < SET_MIN || must_be_there || rows.has_large() {
+                self.each(&met, step, rows, Each::Update).await?;
             } else if !group.columns.is_empty() {
                 let mut sets = self.sets(&met, table);
                 let slots = sets.update(rows, &group.columns, group.is_complete).await?;
@@ -273,10 +274,12 @@ impl<'b> Work<'b> {
                 watches.push(Watch { table, slots, kind });
             }
         }
-        if net.inserts.len() < SET_MIN {
-            self.each(&met, step, set(&net.inserts), Each::Insert)
+        let inserts = set(&net.inserts);
+        let is_listed = met.table.expects_surprises();
+        if inserts.len() < SET_MIN || (is_listed && inserts.has_large()) {
+            self.each(&met, step, inserts, Each::Insert).await
         } else {
-            self.arrivals(&met, table, set(&net.inserts)).await
+            self.arrivals(&met, table, inserts).await
         }
     }
 
@@ -293,8 +296,8 @@ impl<'b> Work<'b> {
         sets.insert_missing(rows).await.map(drop)
     }
 
-    /// Few rows of a net change, one by one.
-    fn each(&mut self, met: &Met, step: Step, set: RowSet<'_>, what: Each) -> Result<()> {
+    /// Rows of a net change, one by one: few, or such as are too large for lists.
+    async fn each(&mut self, met: &Met, step: Step, set: RowSet<'_>, what: Each) -> Result<()> {
         let mut rows = Rows {
             session: self.session,
             met,
@@ -310,6 +313,7 @@ impl<'b> Work<'b> {
                 Each::Update => rows.update(values)?,
                 Each::Insert => rows.insert(values)?,
             }
+            rows.session.pump().await?;
         }
         Ok(())
     }

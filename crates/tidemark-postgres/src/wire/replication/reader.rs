@@ -17,7 +17,7 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -42,6 +42,9 @@ use crate::error::{self, pick};
 
 /// Room for one read; grows only for messages that are larger.
 const BUFFER_BYTES: usize = 256 * 1024;
+
+/// How much larger than what is in it a buffer becomes at once.
+const GROWTH: usize = 16;
 
 /// Between two status updates that are sent only because more was acknowledged.
 const ACKNOWLEDGE_PAUSE: Duration = Duration::from_millis(100);
@@ -73,6 +76,7 @@ pub(super) fn spawn(
         received: AtomicU64::new(options.acknowledged.0),
         stop: AtomicU8::new(RUN),
         waiting: AtomicU8::new(AWAKE),
+        held_bytes: AtomicUsize::new(0),
         bell,
         queue: Mutex::new(Queue::default()),
         arrived: Notify::new(),
@@ -138,6 +142,26 @@ impl Ender {
 impl Drop for Ender {
     fn drop(&mut self) {
         self.end(Err(died()));
+    }
+}
+
+/// A large message, counted until everybody has let go of it: its values go on uncopied.
+struct Held {
+    grown: Vec<u8>,
+    shared: Arc<Shared>,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.grown
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let held = &self.shared.held_bytes;
+        held.fetch_sub(self.grown.capacity(), Ordering::SeqCst);
+        self.shared.ring();
     }
 }
 
@@ -227,8 +251,7 @@ impl Reader {
     /// Reads all that is there, up to the room in the buffer. 0 if there is nothing.
     fn read(&mut self) -> Result<usize> {
         if self.filled == self.buffer.len() {
-            // One message that is larger: its bytes have arrived, so room for as many again.
-            self.buffer.resize(self.filled * 2, 0);
+            self.grow()?;
         }
         let before = self.filled;
         self.drained = true;
@@ -258,6 +281,21 @@ impl Reader {
             self.asked = false;
         }
         Ok(arrived)
+    }
+
+    /// Room for one message that is larger than the buffer: for all of it, but never for more than a
+    /// multiple of what has arrived, whatever its length says. Fresh memory costs nothing before
+    /// something is written to it.
+    fn grow(&mut self) -> Result<()> {
+        let ahead = &self.buffer[self.scanned..self.filled];
+        let header = frame::header(ahead, frame::FRAME_MAX)
+            .map_err(|bad| error::protocol(self.shared.side, bad))?;
+        let announced = header.map_or(0, |header| self.scanned + header.len);
+        let room = announced.clamp(self.filled + BUFFER_BYTES, self.filled * GROWTH);
+        let mut larger = vec![0; room];
+        larger[..self.filled].copy_from_slice(&self.buffer[..self.filled]);
+        self.buffer = larger;
+        Ok(())
     }
 
     /// Walks over the frames that have arrived.
@@ -326,7 +364,11 @@ impl Reader {
             let mut grown = std::mem::replace(&mut self.buffer, fresh);
             grown.truncate(self.scanned);
             self.filled -= self.scanned;
-            Bytes::from(grown)
+            self.shared
+                .held_bytes
+                .fetch_add(grown.capacity(), Ordering::SeqCst);
+            let shared = Arc::clone(&self.shared);
+            Bytes::from_owner(Held { grown, shared })
         } else {
             // A copy, since most blocks are far smaller than the buffer.
             let copy = Bytes::copy_from_slice(&self.buffer[..self.scanned]);
@@ -348,6 +390,7 @@ impl Reader {
 
     fn queue_is_full(&self) -> bool {
         self.shared.queue().bytes >= self.options.queue_bytes_max
+            || self.shared.held_bytes.load(Ordering::SeqCst) >= self.options.held_bytes_max
     }
 
     fn acknowledged(&self) -> Lsn {

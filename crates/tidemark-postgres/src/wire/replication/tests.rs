@@ -106,6 +106,38 @@ async fn a_silent_server_is_asked_and_then_given_up() {
 }
 
 #[tokio::test]
+async fn a_large_message_that_is_held_keeps_the_next_one_away() {
+    let (mut reader, mut server) = stream(ReplicationOptions {
+        held_bytes_max: 1 << 20,
+        status_interval: Duration::from_millis(20),
+        ..ReplicationOptions::default()
+    });
+    let payload =
+        |n: u64| -> Vec<u8> { (0..3_u64 << 20).map(|i| (i * n).to_le_bytes()[1]).collect() };
+    let mut sender = server.try_clone().unwrap();
+    let sending = std::thread::spawn(move || {
+        (1..=3).for_each(|n| sender.write_all(&data(n, &payload(n))).unwrap());
+    });
+    for n in 1..=3 {
+        let block = reader.next_block().await.unwrap().unwrap();
+        let messages: Vec<_> = block.messages().collect();
+        let [WalMessage::Data { payload: found, .. }] = messages[..] else {
+            panic!("{} messages in the block", messages.len());
+        };
+        assert!(found == payload(n), "message {n} as it was sent");
+        // Its value alone is still held. What the server says meanwhile is not read.
+        let held = block.bytes().slice_ref(&found[100..]);
+        drop(block);
+        for _ in 0..5 {
+            status(&mut server);
+        }
+        assert!(reader.try_next_block().is_none(), "message {n} is held");
+        assert_eq!(held.len(), payload(n).len() - 100);
+    }
+    sending.join().unwrap();
+}
+
+#[tokio::test]
 async fn a_full_queue_stops_reading_but_not_status_updates() {
     let (mut reader, mut server) = stream(ReplicationOptions {
         queue_bytes_max: 100_000,

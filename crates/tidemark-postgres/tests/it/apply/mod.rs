@@ -3,6 +3,7 @@
 mod barriers;
 mod durability;
 mod histories;
+mod large;
 mod parked;
 mod rig;
 mod surprises;
