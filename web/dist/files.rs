@@ -1,9 +1,9 @@
 // Made by web/build.mjs of web/src.
 &[
     File {
-        name: "app-97f02fd8b0.js",
-        plain: include_bytes!("app-97f02fd8b0.js"),
-        packed: include_bytes!("app-97f02fd8b0.js.gz"),
+        name: "app-830a2bffb2.js",
+        plain: include_bytes!("app-830a2bffb2.js"),
+        packed: include_bytes!("app-830a2bffb2.js.gz"),
     },
     File {
         name: "index.html",

@@ -10,6 +10,7 @@ import { CodePage } from "./pages/code";
 import { New } from "./pages/new";
 import { Overview } from "./pages/overview";
 import { PipelinePage } from "./pages/pipeline";
+import { Quarantine } from "./pages/quarantine";
 import { Settings } from "./pages/settings";
 import { SignIn } from "./pages/signin";
 import { keysOn, setTheme, theme } from "./prefs";
@@ -27,6 +28,8 @@ function Page() {
       return <PipelinePage key={parts[1]} id={parts[1] ?? ""} tab={parts[2] ?? "tables"} />;
     case "new":
       return <New />;
+    case "quarantine":
+      return <Quarantine />;
     case "settings":
       return <Settings tab={parts[1] ?? "general"} />;
     case "codes":
@@ -66,7 +69,7 @@ function Banner() {
 }
 
 function Keys({ onClose }: { onClose: () => void }) {
-  const all = [["g then o", "overview"], ["g then n", "new pipeline"], ["g then s", "settings"], ["/", "find"], ["j and k", "next and previous pipeline"], ["?", "this list"]];
+  const all = [["g then o", "overview"], ["g then n", "new pipeline"], ["g then q", "quarantine"], ["g then s", "settings"], ["/", "find"], ["j and k", "next and previous pipeline"], ["?", "this list"]];
   return (
     <Dialog title="Keys" onClose={onClose}>
       <dl class="facts stacked">{all.map(([key, what]) => <div key={key}><dt><kbd>{key}</kbd></dt><dd>{what}</dd></div>)}</dl>
@@ -85,7 +88,7 @@ function useKeys(list: () => void) {
       if (target.closest("input, textarea, select, dialog, .chart")) return;
       if (isGoing) {
         isGoing = false;
-        const to = { o: "/", n: "/new", s: "/settings" }[event.key];
+        const to = { o: "/", n: "/new", q: "/quarantine", s: "/settings" }[event.key];
         if (to) go(to);
         return;
       }
@@ -124,6 +127,7 @@ function App() {
         </a>
         <nav class="main" aria-label="pages">
           <a href="/" aria-current={current(path === "/" || path.startsWith("/p/"))}>Overview</a>
+          <a href="/quarantine" aria-current={current(path === "/quarantine")}>Quarantine</a>
           <a href="/settings" aria-current={current(path.startsWith("/settings"))}>Settings</a>
         </nav>
         <span class="row">

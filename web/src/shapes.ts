@@ -30,6 +30,7 @@ export interface Pipeline {
   gap_bytes: number | null;
   latency_seconds: number | null;
   tables: { state: string; count: number }[];
+  rows_quarantined: number | null;
   verified: Verified | null;
   error: { code: string; message: string; action: string; since: string } | null;
   file: string | null;
@@ -95,6 +96,7 @@ export interface Table {
   changes: number;
   parked: number;
   conflicts: number;
+  quarantined: number;
 }
 
 export interface Event {

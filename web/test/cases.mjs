@@ -4,6 +4,7 @@ import * as make from "./cases/new.mjs";
 import * as news from "./cases/news.mjs";
 import * as overview from "./cases/overview.mjs";
 import * as pipeline from "./cases/pipeline.mjs";
+import * as quarantine from "./cases/quarantine.mjs";
 import * as signIn from "./cases/sign-in.mjs";
 import * as tables from "./cases/tables.mjs";
 
@@ -16,6 +17,7 @@ export default [
   pipeline.both_sides_are_compared_from_the_page,
   tables.u04_a_resync_shows_its_effect_and_readers_never_see_fewer_rows,
   tables.u03_a_table_in_quarantine_leaves_the_others_alone_and_comes_back,
+  quarantine.u03_rows_in_quarantine_are_shown_with_what_each_action_does,
   tables.u11_hostile_names_are_text_and_their_tables_obey,
   pipeline.the_past_is_drawn_and_can_be_read_as_a_table,
   pipeline.u06_what_is_not_known_is_unknown_and_never_0,

@@ -135,6 +135,71 @@ pub struct KeptChange {
     pub row: BTreeMap<String, Option<String>>,
 }
 
+/// One row in quarantine, for a person: its changes, the one that was refused first.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KeptRow {
+    /// In order; there is at least one.
+    pub changes: Vec<KeptChange>,
+    /// Every key that the row has or had.
+    pub keys: Vec<Key>,
+}
+
+impl KeptRow {
+    /// The change that was refused.
+    pub fn first(&self) -> &KeptChange {
+        &self.changes[0]
+    }
+
+    /// The key that the row has, or had last.
+    pub fn key(&self) -> String {
+        let last = self.changes.last().and_then(|change| change.keys.last());
+        last.map_or_else(String::new, |key| key.join(","))
+    }
+
+    /// Whether a person means this row by a text: its key with commas between, or as a JSON array.
+    pub fn is_of(&self, text: &str) -> bool {
+        let parsed: Option<Key> = serde_json::from_str(text).ok();
+        let is_it = |key: &Key| key.join(",") == text || Some(key) == parsed.as_ref();
+        self.keys.iter().any(is_it)
+    }
+
+    /// By which this row alone is chosen.
+    pub fn chosen(&self) -> Chosen {
+        Chosen {
+            tables: vec![self.first().table.clone()],
+            key: self.keys.first().cloned(),
+        }
+    }
+}
+
+/// What is in quarantine, in order, row by row: by when the first change of each came.
+pub fn rows_of(changes: Vec<KeptChange>) -> Vec<KeptRow> {
+    let mut aside = Aside::default();
+    for change in &changes {
+        aside.hold(&change.table, &change.keys, 0);
+    }
+    let mut found: BTreeMap<(TableName, Option<u64>), KeptRow> = BTreeMap::new();
+    for change in changes {
+        let keys = change.keys.first();
+        let group = keys.and_then(|key| aside.group(&change.table, key));
+        let row = found
+            .entry((change.table.clone(), group))
+            .or_insert_with(|| KeptRow {
+                changes: Vec::new(),
+                keys: Vec::new(),
+            });
+        for key in &change.keys {
+            if !row.keys.contains(key) {
+                row.keys.push(key.clone());
+            }
+        }
+        row.changes.push(change);
+    }
+    let mut found: Vec<KeptRow> = found.into_values().collect();
+    found.sort_by_key(|row| row.first().number);
+    found
+}
+
 /// What became of rows that were to be applied again.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Released {
@@ -375,6 +440,44 @@ mod tests {
         aside.release(&table, &[key("1"), key("2"), key("5")], 4, 40);
         assert!(aside.is_empty() && !aside.waits(&table, &[key("2")]));
         assert_eq!(aside.changed_since(&before), [(table, Kept::default())]);
+    }
+
+    #[test]
+    fn changes_of_one_row_are_one_row_whatever_keys_it_had() {
+        let change = |number, table: &str, keys: &[&str]| KeptChange {
+            number,
+            table: TableName::new("public", table),
+            target: table.to_owned(),
+            keys: keys.iter().map(|text| key(text)).collect(),
+            op: "update".to_owned(),
+            xid: 1,
+            position: String::new(),
+            since: String::new(),
+            cause: None,
+            row: BTreeMap::new(),
+        };
+        let rows = rows_of(vec![
+            change(1, "t", &["7"]),
+            change(2, "a", &["1"]),
+            change(3, "a", &["2"]),
+            change(4, "t", &["7", "8"]),
+            change(5, "a", &["1"]),
+        ]);
+        let found: Vec<(i64, usize, String)> = rows
+            .iter()
+            .map(|row| (row.first().number, row.changes.len(), row.key()))
+            .collect();
+        let expected = [(1, 2, "8"), (2, 2, "1"), (3, 1, "2")];
+        assert_eq!(
+            found,
+            expected.map(|(n, count, key)| (n, count, key.to_owned()))
+        );
+        assert!(rows[0].is_of("7") && rows[0].is_of("[\"8\"]") && !rows[0].is_of("9"));
+        assert!(
+            rows[0]
+                .chosen()
+                .is(&TableName::new("public", "t"), &[key("7")])
+        );
     }
 
     #[test]

@@ -118,7 +118,7 @@ function Card({ one }: { one: Pipeline }) {
 
 /** Tables in quarantine, and why. */
 function Aside({ id, count }: { id: string; count: number }) {
-  const { value } = useAsked(() => get<{ tables: Table[] }>(`/pipelines/${encodeURIComponent(id)}/quarantine`), [id, count]);
+  const { value } = useAsked(() => get<{ tables: Table[] }>(`/pipelines/${encodeURIComponent(id)}/tables?state=quarantined&limit=3`), [id, count]);
   return (
     <ul>
       {value?.tables.slice(0, 3).map((table) => <li key={table.source}><bdi class="mono">{table.source}</bdi> <Reason text={table.reason} />{table.parked > 0 && <span class="muted"> · {grouped(table.parked)} {table.parked === 1 ? "change waits" : "changes wait"}</span>}</li>)}

@@ -10,10 +10,11 @@ import { Analytics } from "./analytics";
 import { Configuration } from "./configuration";
 import { DeleteDialog, ResyncDialog } from "./dialogs";
 import { Events } from "./events";
+import { QuarantineTab } from "./quarantine";
 import { Tables } from "./tables";
 import { Verification } from "./verification";
 
-const TABS = ["tables", "analytics", "events", "verification", "configuration"] as const;
+const TABS = ["tables", "analytics", "events", "verification", "quarantine", "configuration"] as const;
 
 export function PipelinePage({ id, tab }: { id: string; tab: string }) {
   const one = pipelineOf(id);
@@ -25,18 +26,20 @@ export function PipelinePage({ id, tab }: { id: string; tab: string }) {
   }
   const shown = (TABS as readonly string[]).includes(tab) ? tab : "tables";
   const path = `/p/${encodeURIComponent(id)}`;
+  const aside = (one.rows_quarantined ?? 0) + (one.tables.find((count) => count.state === "quarantined")?.count ?? 0);
   return (
     <>
       <Head one={one} />
       <nav class="tabs" aria-label={`views of ${id}`}>
         {TABS.map((name) => (
-          <a key={name} href={name === "tables" ? path : `${path}/${name}`} aria-current={shown === name ? "page" : undefined}>{name[0]!.toUpperCase() + name.slice(1)}</a>
+          <a key={name} href={name === "tables" ? path : `${path}/${name}`} aria-current={shown === name ? "page" : undefined}>{name[0]!.toUpperCase() + name.slice(1)}{name === "quarantine" && aside > 0 && <span class="error">&nbsp;{aside}</span>}</a>
         ))}
       </nav>
       {shown === "tables" && <Tables one={one} />}
       {shown === "analytics" && <Analytics one={one} />}
       {shown === "events" && <Events one={one} />}
       {shown === "verification" && <Verification one={one} />}
+      {shown === "quarantine" && <QuarantineTab one={one} />}
       {shown === "configuration" && <Configuration one={one} />}
     </>
   );

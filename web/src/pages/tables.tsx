@@ -80,6 +80,7 @@ function Row({ id, table, isRunning, onResync }: { id: string; table: Table; isR
     <tr>
       <td class="name"><span><bdi>{table.source}</bdi>{table.target !== table.source && <span class="muted"> → <bdi>{table.target}</bdi></span>}
         {table.reason && <span class={table.state === "quarantined" ? "small error" : "small muted"}><br /><Reason text={table.reason} /></span>}
+        {table.quarantined > 0 && <span class="small error"><br /><a href={`/p/${encodeURIComponent(id)}/quarantine?table=${encodeURIComponent(table.source)}`}>{grouped(table.quarantined)} {table.quarantined === 1 ? "row" : "rows"} in quarantine</a></span>}
         {table.conflicts > 0 && <span class="small warning"><br />{grouped(table.conflicts)} changes met another row than the log implies</span>}</span></td>
       <td data-k="state"><State state={table.state} /></td>
       <td data-k="progress">
@@ -101,7 +102,7 @@ function Row({ id, table, isRunning, onResync }: { id: string; table: Table; isR
         <td>
           <span class="row buttons">
             {table.state === "paused" || table.state === "quarantined"
-              ? <button type="button" class="small" disabled={!isRunning} onClick={() => ask("resume")} aria-label={`${table.state === "paused" ? "resume" : "retry"} ${table.source}`}>{table.state === "paused" ? "Resume" : "Retry"}</button>
+              ? <button type="button" class="small" disabled={!isRunning} onClick={() => ask(table.state === "paused" ? "resume" : "retry")} aria-label={`${table.state === "paused" ? "resume" : "retry"} ${table.source}`}>{table.state === "paused" ? "Resume" : "Retry"}</button>
               : <button type="button" class="small" disabled={!isRunning || table.state !== "streaming"} onClick={() => ask("pause")} aria-label={`pause ${table.source}`}>Pause</button>}
             <button type="button" class="small" disabled={!isRunning && table.state !== "done"} onClick={() => ask("verify", { depth: "deep" })} aria-label={`verify ${table.source}`}>Verify</button>
             <button type="button" class="small" disabled={!isRunning} onClick={onResync} aria-label={`force resync of ${table.source}`}>Resync …</button>

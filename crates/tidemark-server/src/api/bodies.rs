@@ -37,6 +37,8 @@ pub(crate) struct PipelineBody {
     pub(crate) latency_seconds: Option<f64>,
     /// Tables by state.
     pub(crate) tables: Vec<TableCount>,
+    /// Rows in quarantine; `null` as long as no table is known.
+    pub(crate) rows_quarantined: Option<u64>,
     pub(crate) verified: Option<VerifiedBody>,
     pub(crate) error: Option<ErrorBody>,
     /// The file that defines it; it is read-only here then.
@@ -86,6 +88,8 @@ pub(crate) struct TableBody {
     pub(crate) parked: u64,
     /// Met another row than the log implies.
     pub(crate) conflicts: u64,
+    /// Rows in quarantine.
+    pub(crate) quarantined: u64,
 }
 
 /// Positions, gap and latency. What is not known is `null`, with the reason and what was known last.
@@ -183,6 +187,7 @@ impl PipelineBody {
             gap_bytes: status.gap_bytes,
             latency_seconds: status.latency_seconds,
             tables: counts(status),
+            rows_quarantined: rows_quarantined(status),
             verified: status.verified.as_ref().map(verified),
             error: status.error.as_ref().map(error),
             etag: etag(&row),
@@ -214,6 +219,11 @@ pub(crate) fn counts(status: &Status) -> Vec<TableCount> {
         }
     }
     counts
+}
+
+fn rows_quarantined(status: &Status) -> Option<u64> {
+    let rows = status.tables.iter().map(|table| table.quarantined).sum();
+    (!status.tables.is_empty()).then_some(rows)
 }
 
 fn error(error: &StatusError) -> ErrorBody {
@@ -260,6 +270,7 @@ pub(crate) fn table(table: &TableStatus) -> TableBody {
         changes: table.changes,
         parked: table.parked,
         conflicts: table.conflicts,
+        quarantined: table.quarantined,
     }
 }
 

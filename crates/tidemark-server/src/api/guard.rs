@@ -366,20 +366,34 @@ pub(super) async fn known(
     }
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let response = once(&app, &caller, request, next).await;
-    let row = AuditRow {
-        id: 0,
-        at: clock::now(),
-        who: caller.name,
-        address: address.ip().to_string(),
-        action: method.to_string(),
-        object: path,
-        detail: response.status().as_u16().to_string(),
-        request_id: request_id(),
-    };
-    if let Err(err) = app.store.add_audit(caller.tenant, row).await {
+    let status = response.status().as_u16().to_string();
+    let written = write_down(&app, &caller, address, method.as_str(), path, status);
+    if let Err(err) = written.await {
         tracing::warn!(code = %err.code(), error = %err, "a change is not in the audit");
     }
     response
+}
+
+/// An entry of the audit.
+pub(super) async fn write_down(
+    app: &App,
+    caller: &Caller,
+    address: SocketAddr,
+    action: &str,
+    object: String,
+    detail: String,
+) -> Result<()> {
+    let row = AuditRow {
+        id: 0,
+        at: clock::now(),
+        who: caller.name.clone(),
+        address: address.ip().to_string(),
+        action: action.to_owned(),
+        object,
+        detail,
+        request_id: request_id(),
+    };
+    app.store.add_audit(caller.tenant.clone(), row).await
 }
 
 /// A request that comes twice with one `Idempotency-Key` is answered once, and repeated.

@@ -1,4 +1,4 @@
-//! What is known of a pipeline besides itself: tables, events, runs, quarantine, verifications.
+//! What is known of a pipeline besides itself: tables, events, runs, verifications.
 
 use std::sync::Arc;
 
@@ -7,7 +7,6 @@ use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use tidemark_core::status::TableStatusState;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -30,7 +29,6 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(events))
         .routes(routes!(errors))
         .routes(routes!(runs))
-        .routes(routes!(quarantine))
         .routes(routes!(verifications))
         .routes(routes!(verification))
 }
@@ -103,17 +101,20 @@ async fn tables(
 
 #[utoipa::path(post, path = "/pipelines/{id}/tables/{table}/actions/{action}", tag = "tables",
     params(("id" = String, Path), ("table" = String, Path, description = "schema.table on the source"),
-        ("action" = String, Path, description = "pause, resume, resync or verify")),
+        ("action" = String, Path, description = "pause, resume, resync, verify, retry, skip or drop")),
     request_body = ActBody,
-    responses((status = 202, body = OperationRow), (status = 404, body = Problem),
-        (status = 409, body = Problem), (status = 503, body = Problem)))]
+    responses((status = 202, body = OperationRow), (status = 200, description = "The effect", body = Value),
+        (status = 404, body = Problem), (status = 409, body = Problem), (status = 503, body = Problem)))]
 async fn act_on_table(
     State(app): State<Arc<App>>,
     caller: Caller,
     Route((id, table, action)): Route<(String, String, String)>,
     Json(mut body): Json<ActBody>,
 ) -> Result<Response, Failure> {
-    if !matches!(action.as_str(), "pause" | "resume" | "resync" | "verify") {
+    const ACTIONS: [&str; 7] = [
+        "pause", "resume", "resync", "verify", "retry", "skip", "drop",
+    ];
+    if !ACTIONS.contains(&action.as_str()) {
         return Err(Failure::not_found("action"));
     }
     body.tables = vec![table];
@@ -263,29 +264,6 @@ async fn runs(
     let runs = app.store.runs(&member.key, page).await?;
     let next_cursor = next(&runs, page, |run| run.id);
     Ok(Answer(RunList { runs, next_cursor }))
-}
-
-/// Tables that were set aside after an error, and how many changes wait for each.
-#[derive(Debug, Serialize, ToSchema)]
-struct QuarantineList {
-    tables: Vec<TableBody>,
-}
-
-#[utoipa::path(get, path = "/pipelines/{id}/quarantine", tag = "tables", params(("id" = String, Path)),
-    responses((status = 200, body = QuarantineList), (status = 404, body = Problem)))]
-async fn quarantine(
-    State(app): State<Arc<App>>,
-    caller: Caller,
-    Route(id): Route<String>,
-) -> Result<Answer<QuarantineList>, Failure> {
-    let status = member(&app, &caller, &id)?.view().status;
-    let aside = status
-        .tables
-        .iter()
-        .filter(|t| t.state == TableStatusState::Quarantined);
-    Ok(Answer(QuarantineList {
-        tables: aside.map(table).collect(),
-    }))
 }
 
 /// A page of comparisons, newest first.

@@ -36,6 +36,7 @@ mod monitoring;
 mod pages;
 mod pipelines;
 mod problem;
+mod quarantine;
 #[cfg(test)]
 mod reference;
 mod stream;
@@ -77,6 +78,7 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         OpenApiRouter::new()
             .merge(pipelines::routes())
             .merge(journal::routes())
+            .merge(quarantine::routes())
             .merge(monitoring::routes())
             .merge(alerts::routes())
             .merge(access::routes())

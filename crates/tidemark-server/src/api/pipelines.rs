@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tidemark_core::catalogue::codes;
 use tidemark_core::control::ResyncStrategy;
+use tidemark_core::quarantine::Chosen;
 use tidemark_core::status::Health;
 use tidemark_core::verify::compare::Depth;
 use utoipa::{IntoParams, ToSchema};
@@ -413,10 +414,11 @@ enum Depths {
 
 #[utoipa::path(post, path = "/pipelines/{id}/actions/{action}", tag = "pipelines",
     params(("id" = String, Path),
-        ("action" = String, Path, description = "start, pause, resume, stop, resync or verify")),
+        ("action" = String, Path, description = "start, pause, resume, stop, resync, verify, retry, skip or drop")),
     request_body = ActBody,
     responses((status = 202, body = OperationRow), (status = 200, description = "The effect", body = Value),
-        (status = 404, body = Problem), (status = 409, body = Problem), (status = 503, body = Problem)))]
+        (status = 400, body = Problem), (status = 404, body = Problem), (status = 409, body = Problem),
+        (status = 503, body = Problem)))]
 async fn act(
     State(app): State<Arc<App>>,
     caller: Caller,
@@ -456,6 +458,13 @@ pub(super) async fn ask(
                 Some(Depths::Deep) | None => Depth::Deep,
             },
         ),
+        "retry" => Action::Retry(Chosen { tables, key: None }),
+        "skip" if tables.is_empty() => {
+            let text = "which tables are to go on is said in `tables`";
+            return Err(Failure::new(codes::API_MALFORMED, text));
+        }
+        "skip" => Action::Skip(tables),
+        "drop" => Action::Drop(Chosen { tables, key: None }),
         _ => return Err(Failure::not_found("action")),
     };
     may(&member, &action)?;
@@ -467,6 +476,9 @@ pub(super) async fn ask(
 
 /// What an action would do, with objects and rows.
 async fn effect(app: &App, member: &Arc<Member>, action: &Action) -> Result<Response, Failure> {
+    if matches!(action, Action::Retry(_) | Action::Skip(_) | Action::Drop(_)) {
+        return super::quarantine::effect(app, member, action).await;
+    }
     let Action::Resync(wanted, strategy) = action else {
         let text = json!({ "pipeline_id": member.key.id, "action": action.word() });
         return Ok(Answer(text).into_response());
@@ -509,7 +521,7 @@ async fn effect(app: &App, member: &Arc<Member>, action: &Action) -> Result<Resp
 }
 
 /// Begins an action that goes on after the answer.
-async fn begin(
+pub(super) async fn begin(
     app: &Arc<App>,
     caller: &Caller,
     member: Arc<Member>,
@@ -528,7 +540,12 @@ async fn begin(
         match &done {
             Ok(text) => supervisor.note(&member, Level::Info, "action", text.as_str(), Some(by)),
             Err(err) => {
-                let text = format!("{word}: {err}");
+                // A row that was refused again is named to who asked, not to everybody.
+                let text = if err.code() == codes::ROW_QUARANTINED {
+                    format!("{word}: rows stay in quarantine")
+                } else {
+                    format!("{word}: {err}")
+                };
                 supervisor.note(&member, Level::Warn, "action", text, Some(by));
             }
         }

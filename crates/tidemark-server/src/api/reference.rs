@@ -23,7 +23,7 @@ application/toml`). Names of fields are those of `--json`, positions are text as
 - **Errors** are problem documents (RFC 9457) with `code`, `effect`, `fix`, `retryable`, `request_id` and, where a definition
   has several faults, `errors` with all of them. `/problems/CODE` explains a code.
 - **Actions** are answered with 202 and `Location: /api/v1/operations/ID`, where their end is told. `\"dry_run\": true`
-  tells the effect of a resync instead.
+  tells the effect of a resync, `retry`, `skip` or `drop` instead.
 - **Changes** of a definition need `If-Match` with the `ETag` that was read: 428 without it, 412 if somebody was faster. A
   pipeline that a file defines is changed in the file: 409.
 - **`Idempotency-Key`** on a POST: the same request again within a day gets the same answer.
@@ -42,8 +42,8 @@ its own pipelines and nothing else; what is another's is answered like what is n
 
 | role | may |
 |--|--|
-| viewer | look |
-| operator | act on pipelines |
+| viewer | look; keys and values of rows are not shown |
+| operator | act on pipelines; see rows in quarantine, which is written down in the audit |
 | admin | define pipelines, give tokens out, read the audit |
 
 The `Host` header must name the address that is listened on, or a `--host`; a request of a page of another origin changes

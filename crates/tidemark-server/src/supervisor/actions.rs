@@ -6,6 +6,7 @@ use std::time::Duration;
 use tidemark_core::catalogue::{Code, codes};
 use tidemark_core::checkpoint::{TableCheckpoint, TableState};
 use tidemark_core::control::{Answer, Command, HoldId, ResyncStrategy};
+use tidemark_core::quarantine::Chosen;
 use tidemark_core::schema::TableName;
 use tidemark_core::verify::compare::{self, Depth, Request};
 use tidemark_core::{Error, Result};
@@ -31,6 +32,12 @@ pub(crate) enum Action {
     Stop,
     Resync(Vec<TableName>, ResyncStrategy),
     Verify(Vec<TableName>, Depth),
+    /// Applies rows in quarantine again; tables that are set aside go on with it.
+    Retry(Chosen),
+    /// Tables that are set aside go on; rows that are refused go aside one by one.
+    Skip(Vec<TableName>),
+    /// Discards rows in quarantine.
+    Drop(Chosen),
     /// Stops it, removes what was made for it on both sides, and forgets it.
     Delete,
 }
@@ -44,6 +51,9 @@ impl Action {
             Action::Stop => "stop",
             Action::Resync(..) => "resync",
             Action::Verify(..) => "verify",
+            Action::Retry(_) => "retry",
+            Action::Skip(_) => "skip",
+            Action::Drop(_) => "drop",
             Action::Delete => "delete",
         }
     }
@@ -87,14 +97,11 @@ impl Supervisor {
                 self.desire(member, wanted(DesiredState::Running)).await?;
                 Ok(format!("{id} goes on"))
             }
-            Action::Pause(tables) => {
-                let alive = running(member)?;
-                answered(ask(&alive, Command::Pause { tables }).await)
-            }
-            Action::Resume(tables) => {
-                let alive = running(member)?;
-                answered(ask(&alive, Command::Resume { tables }).await)
-            }
+            Action::Pause(tables) => told(member, Command::Pause { tables }).await,
+            Action::Resume(tables) => told(member, Command::Resume { tables }).await,
+            Action::Retry(chosen) => told(member, Command::Retry(chosen)).await,
+            Action::Skip(tables) => told(member, Command::Skip { tables }).await,
+            Action::Drop(chosen) => told(member, Command::Discard(chosen)).await,
             Action::Stop => {
                 self.stop(member, by).await?;
                 Ok(format!("{id} is stopped"))
@@ -213,7 +220,9 @@ pub(crate) fn may(member: &Member, action: &Action) -> Result<()> {
                 "start it",
             )
         }
-        Action::Resync(..) if member.alive().is_none() => {
+        Action::Resync(..) | Action::Retry(_) | Action::Skip(_) | Action::Drop(_)
+            if member.alive().is_none() =>
+        {
             conflict(format!("{id} is {state}"), "start it")
         }
         Action::Verify(..) if member.alive().is_none() && desired != DesiredState::Completed => {
@@ -229,6 +238,12 @@ fn running(member: &Member) -> Result<Alive> {
         let text = format!("{} does not run", member.key.id);
         Error::definite(codes::API_CONFLICT, text).first_action("start it")
     })
+}
+
+/// Says a command to the run, and what it answers.
+async fn told(member: &Member, command: Command) -> Result<String> {
+    let alive = running(member)?;
+    answered(ask(&alive, command).await)
 }
 
 async fn ask(alive: &Alive, command: Command) -> Answer {

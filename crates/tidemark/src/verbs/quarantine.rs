@@ -2,7 +2,6 @@
 //! applied. What is there is read from the target, whoever runs the pipeline; what is done about it is
 //! done by the pipeline that runs, and where none does by this process in its place.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
@@ -12,7 +11,7 @@ use tidemark_core::catalogue::{Code, codes};
 use tidemark_core::checkpoint::{CheckpointUpdate, TableState};
 use tidemark_core::control::{self, Command};
 use tidemark_core::mapping::TableMapping;
-use tidemark_core::quarantine::{Aside, Chosen, KeptChange, Key, discarded};
+use tidemark_core::quarantine::{Chosen, KeptChange, KeptRow, discarded, rows_of};
 use tidemark_core::schema::TableName;
 
 use crate::invocation::Invocation;
@@ -133,62 +132,14 @@ pub(crate) async fn skip(invocation: &Invocation, arguments: &SkipArgs) -> Outco
     answered(&opened, &ask(&opened, &Command::Skip { tables }).await?)
 }
 
-/// One row in quarantine: its changes, the one that was refused first.
-struct KeptRow {
-    changes: Vec<KeptChange>,
-    keys: Vec<Key>,
-}
-
-impl KeptRow {
-    fn first(&self) -> &KeptChange {
-        &self.changes[0]
-    }
-
-    /// The key that the row has, or had last.
-    fn key(&self) -> String {
-        let last = self.changes.last().and_then(|change| change.keys.last());
-        last.map_or_else(String::new, |key| key.join(","))
-    }
-
-    fn is_of(&self, text: &str) -> bool {
-        let parsed: Option<Key> = serde_json::from_str(text).ok();
-        let is_it = |key: &Key| key.join(",") == text || Some(key) == parsed.as_ref();
-        self.keys.iter().any(is_it)
-    }
-}
-
 /// Rows in quarantine, by when the first change of each came.
 async fn found(opened: &Opened, rows: &Rows) -> Result<Vec<KeptRow>, Failure> {
     let changes = opened.target.control().await?.quarantined().await?;
-    let mut aside = Aside::default();
-    for change in &changes {
-        aside.hold(&change.table, &change.keys, 0);
-    }
-    let mut found: BTreeMap<(TableName, Option<u64>), KeptRow> = BTreeMap::new();
-    for change in changes {
-        let group = change
-            .keys
-            .first()
-            .and_then(|key| aside.group(&change.table, key));
-        let row = found
-            .entry((change.table.clone(), group))
-            .or_insert_with(|| KeptRow {
-                changes: Vec::new(),
-                keys: Vec::new(),
-            });
-        for key in &change.keys {
-            if !row.keys.contains(key) {
-                row.keys.push(key.clone());
-            }
-        }
-        row.changes.push(change);
-    }
-    let mut found: Vec<KeptRow> = found.into_values().collect();
+    let mut found = rows_of(changes);
     found.retain(|row| rows.tables.is_empty() || rows.tables.contains(&row.first().table));
     if let Some(key) = &rows.key {
         found.retain(|row| row.is_of(key));
     }
-    found.sort_by_key(|row| row.first().number);
     Ok(found)
 }
 

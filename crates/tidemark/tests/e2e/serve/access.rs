@@ -8,13 +8,13 @@ use super::{Server, definition, fill};
 use crate::stage::{PATIENCE, Stage};
 
 /// A server that asks for tokens, spoken to by its administrator.
-async fn guarded() -> Server {
+pub(super) async fn guarded() -> Server {
     let mut server = Server::start(&["--auth", "token"]).await;
     server.token = Some(server.admin_token());
     server
 }
 
-async fn token(server: &Server, name: &str, role: &str, tenant: &str) -> String {
+pub(super) async fn token(server: &Server, name: &str, role: &str, tenant: &str) -> String {
     let body = json!({ "name": name, "role": role, "tenant": tenant });
     let answer = server.post("/tokens", &body).await;
     assert_eq!(answer.status, 201, "{}", answer.text());

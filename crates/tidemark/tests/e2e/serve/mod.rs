@@ -6,7 +6,7 @@ mod api;
 mod contract;
 mod lives;
 mod managed;
-mod shared;
+mod quarantine;
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
