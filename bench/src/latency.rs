@@ -11,12 +11,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, kill_process};
 use tidemark_lab::wait::wait_until;
 use tokio_postgres::{Config, NoTls};
 
-use crate::load::{copy_schema, remove_subscription, tidemark_run, tidemark_said};
-use crate::meter::{Cost, Meter, wait_and_watch};
+use crate::load::{copy_schema, remove_subscription, stop_tidemark, tidemark_run, tidemark_said};
+use crate::meter::{Cost, Meter};
 use crate::pipeline_file::PipelineFile;
 use crate::report::{Contest, Contestant, Latency};
 use crate::settings::{Peers, Settings};
@@ -103,12 +102,7 @@ async fn tidemark(stage: &Stage, settings: &Settings) -> Result<Cost> {
         Ok(()) => tick(&source, &target, settings).await,
         Err(error) => Err(error),
     };
-    if let Some(pid) = Pid::from_raw(child.id().cast_signed())
-        && child.try_wait()?.is_none()
-    {
-        kill_process(pid, Signal::TERM).context("stop tidemark")?;
-    }
-    let (_, peak) = wait_and_watch(&mut child)?;
+    let (_, peak) = stop_tidemark(&mut child)?;
     let latency = latency.with_context(|| format!("Tidemark said: {}", tidemark_said(stage)))?;
     Ok(Cost {
         latency: Some(latency),

@@ -6,15 +6,16 @@
 
 use std::collections::VecDeque;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, ExitStatus};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
 use tidemark_lab::wait::wait_until;
 
 use crate::data::Tables;
-use crate::meter::{Cost, Meter};
+use crate::meter::{Cost, Meter, wait_and_watch};
 use crate::pipeline_file::PipelineFile;
 use crate::report::{Contest, Contestant};
 use crate::settings::{Peers, Settings};
@@ -64,7 +65,7 @@ pub(crate) async fn measure(
                 Contestant::PgDump => pg_dump(stage, &source, &target),
                 Contestant::Pgcopydb => pgcopydb(stage, &source, &target),
                 Contestant::Native => native(stage, &source, &target).await,
-                Contestant::Tidemark => tidemark(stage, &source, &target),
+                _ => tidemark(stage, &source, &target),
             };
             let ran = match ran {
                 Ok(cost) => same_rows(tables, &source, &target).await.map(|()| cost),
@@ -242,6 +243,16 @@ pub(crate) fn tidemark_run(stage: &Stage, file: &Path, more: &[&str]) -> Command
     let mut command = program(&stage.tidemark);
     command.arg("run").arg(file).args(more).arg("--no-progress");
     command
+}
+
+/// Asks a run to end in order and waits for it.
+pub(crate) fn stop_tidemark(child: &mut Child) -> Result<(ExitStatus, u64)> {
+    if let Some(pid) = Pid::from_raw(child.id().cast_signed())
+        && child.try_wait()?.is_none()
+    {
+        kill_process(pid, Signal::TERM).context("stop tidemark")?;
+    }
+    wait_and_watch(child)
 }
 
 /// What Tidemark last said, for an error.

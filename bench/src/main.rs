@@ -2,7 +2,7 @@
 //!
 //! - [`settings`]: what is asked
 //! - [`stage`]: two servers, the programs
-//! - [`data`], [`load`]: full loads; [`drain`]: backlogs; [`latency`]
+//! - [`data`], [`load`]: full loads; [`drain`]: backlogs; [`compare`]; [`latency`]
 //! - [`meter`]: what a run costs; [`report`]: medians and requirements; [`page`]: text of it all
 //!
 //! Never run as a test: a figure is for people to judge, on a machine that does nothing else.
@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
+mod compare;
 mod data;
 mod drain;
 mod latency;
@@ -72,6 +73,12 @@ async fn measure() -> Result<()> {
                 &mut contests,
                 drain::measure(&stage, &settings, backlog).await?,
             )?;
+        }
+    }
+    if settings.has("compare") {
+        announce("verify and reconcile")?;
+        for contest in compare::measure(&stage, &settings).await? {
+            show(&mut contests, contest)?;
         }
     }
     if settings.has("latency") {

@@ -33,6 +33,8 @@ pub(crate) struct Cost {
     pub(crate) target_cpu_s: f64,
     /// Peak resident memory of the program that was watched; 0 where none was.
     pub(crate) peak_rss_bytes: u64,
+    /// Bytes that the source sent; 0 where they were not counted.
+    pub(crate) from_source_bytes: u64,
     /// For the work that is about latency.
     pub(crate) latency: Option<Latency>,
 }
@@ -71,6 +73,7 @@ impl<'a> Meter<'a> {
             walsender_cpu_s: self.walsenders.read(),
             target_cpu_s,
             peak_rss_bytes,
+            from_source_bytes: 0,
             latency: None,
         }
     }

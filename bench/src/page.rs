@@ -33,7 +33,7 @@ pub(crate) fn tables(contests: &[Contest]) -> String {
     text
 }
 
-const COLUMNS: [&str; 9] = [
+const COLUMNS: [&str; 10] = [
     "Work",
     "Who",
     "Seconds (median)",
@@ -43,6 +43,7 @@ const COLUMNS: [&str; 9] = [
     "Target's CPU s",
     "Walsender's CPU s",
     "Peak memory",
+    "Source sent",
 ];
 
 fn rows_of(contest: &Contest) -> Vec<Vec<String>> {
@@ -89,6 +90,12 @@ fn rows_of(contest: &Contest) -> Vec<Vec<String>> {
         } else {
             String::new()
         });
+        row.push(
+            match contest.median(who, |c| c.from_source_bytes as f64 / 1e6) {
+                Some(sent) if sent > 0.0 => format!("{sent:.1} MB"),
+                _ => String::new(),
+            },
+        );
         rows.push(row);
     }
     rows
@@ -221,6 +228,8 @@ const METHOD: &str = "
 | updates | The same of one update each, over a million rows, by key. |
 | tpcb | The same of `pgbench`'s TPC-B: 250,000 transactions of four changes, on 10 branches. |
 | bulk … | A backlog of one transaction of a million inserts, updates or deletes. |
+| verify | The tables of *load* on both sides compared, every value of every row. |
+| reconcile | The same tables after a lost slot, with one row in a thousand changed in the four largest. |
 | latency | 1,000 transactions a second for a minute, from the commit on the source to a reader on the target seeing the row. |
 
 - *Raw pipes* are two workers that run `psql -c 'COPY … TO STDOUT (FORMAT binary)' | psql -c 'COPY … FROM STDIN (FORMAT binary)'`, the
@@ -228,6 +237,8 @@ const METHOD: &str = "
 - *native* is PostgreSQL's logical replication with its defaults: for loads `pg_dump --schema-only` and a subscription's initial copy, for
   backlogs a subscription that is enabled once the backlog is there.
 - *pgcopydb* has two table jobs and two index jobs.
+- *scan of both* is `SELECT count(*)` of every table, on both sides at once: it visits every row and looks at no value. *pg_dump | md5sum* is
+  a checksum over the dumps of both sides, at once; it does not say what differs.
 - Tidemark is the release build with the defaults of a pipeline file, without verification. Its time is that of the whole
   `tidemark run`, from start to exit.
 - A backlog is made once; every run starts from a copy of the same slot and of the same target.

@@ -1,5 +1,6 @@
 //! The pipeline file of a measurement: all defaults, but no verification, which no peer does.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -17,8 +18,18 @@ pub(crate) struct PipelineFile<'a> {
 impl PipelineFile<'_> {
     /// Writes it and tells where.
     pub(crate) fn write(&self, stage: &Stage) -> Result<PathBuf> {
+        self.write_with(stage, &self.source.url())
+    }
+
+    /// The same with a source that is reached by way of `proxy`.
+    pub(crate) fn write_through(&self, stage: &Stage, proxy: SocketAddr) -> Result<PathBuf> {
+        let source = self.source.server.url_through(proxy, self.source.name);
+        self.write_with(stage, &source)
+    }
+
+    fn write_with(&self, stage: &Stage, source: &str) -> Result<PathBuf> {
         let path = stage.file(&format!("{}.toml", self.name));
-        let (source, target) = (self.source.url(), self.target.url());
+        let target = self.target.url();
         let text = format!(
             r#"version = 1
 

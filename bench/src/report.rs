@@ -11,6 +11,9 @@ pub(crate) enum Contestant {
     PgDump,
     Pgcopydb,
     Native,
+    Scan,
+    DumpMd5,
+    FullLoad,
     Tidemark,
 }
 
@@ -22,6 +25,9 @@ impl Contestant {
             Contestant::PgDump => "pg_dump \\| psql",
             Contestant::Pgcopydb => "pgcopydb clone",
             Contestant::Native => "native",
+            Contestant::Scan => "scan of both",
+            Contestant::DumpMd5 => "pg_dump \\| md5sum of both",
+            Contestant::FullLoad => "full load",
             Contestant::Tidemark => "Tidemark",
         }
     }
@@ -158,16 +164,11 @@ pub(crate) fn requirements(contests: &[Contest]) -> Vec<Requirement> {
 
 fn requirements_of(contest: &Contest) -> Vec<Requirement> {
     let speed = |peer| contest.times_of(peer).map(|times| 1.0 / times);
-    let native = |least| {
-        let measured = speed(Contestant::Native);
-        requirement(
-            contest.work,
-            "native",
-            Bound::AtLeast(least),
-            "× the speed",
-            measured,
-        )
+    let beside = |peer, name, least| {
+        let least = Bound::AtLeast(least);
+        requirement(contest.work, name, least, "× the speed", speed(peer))
     };
+    let native = |least| beside(Contestant::Native, "native", least);
     let pipes = || {
         let measured = contest.times_of(Contestant::RawPipes);
         requirement(
@@ -185,6 +186,11 @@ fn requirements_of(contest: &Contest) -> Vec<Requirement> {
         "updates" => vec![native(2.0)],
         "tpcb" => vec![native(2.5)],
         "latency" => latency(contest),
+        "verify" => vec![
+            beside(Contestant::Scan, "scan of both", 0.8),
+            beside(Contestant::DumpMd5, "pg_dump \\| md5sum", 1.0),
+        ],
+        "reconcile" => vec![share_of_a_load(contest)],
         _ => vec![native(1.5)],
     };
     let peak = contest.median(Contestant::Tidemark, |c| c.peak_rss_bytes as f64 / 1e6);
@@ -235,6 +241,20 @@ fn walsender(contest: &Contest) -> Requirement {
         "walsender's CPU seconds",
         Bound::AtMost(1.3),
         "× the time",
+        measured,
+    )
+}
+
+fn share_of_a_load(contest: &Contest) -> Requirement {
+    let bytes = |who| contest.median(who, |c| c.from_source_bytes as f64);
+    let measured = bytes(Contestant::Tidemark)
+        .zip(bytes(Contestant::FullLoad))
+        .map(|(reconciled, load)| 100.0 * reconciled / load);
+    requirement(
+        "reconcile",
+        "bytes of a full load",
+        Bound::AtMost(2.0),
+        "%",
         measured,
     )
 }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 
 /// The parts, in the order they are measured.
-pub(crate) const PARTS: [&str; 8] = [
-    "load", "wide", "values", "inserts", "updates", "tpcb", "bulk", "latency",
+pub(crate) const PARTS: [&str; 9] = [
+    "load", "wide", "values", "inserts", "updates", "tpcb", "bulk", "compare", "latency",
 ];
 
 /// See the module's text.
