@@ -391,7 +391,7 @@ impl Sides<'_> {
                 let of = |rows: Result<u64>| {
                     Ok(Digest {
                         rows: rows?,
-                        sum: (0, 0),
+                        sum: 0,
                     })
                 };
                 let (source, target) = tokio::join!(

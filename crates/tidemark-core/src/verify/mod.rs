@@ -29,8 +29,8 @@ pub trait View: Send {
     async fn digest(&mut self, mapping: &TableMapping, range: &Chunk) -> Result<Digest>;
 
     /// Digests of the rows of a range by bucket of a hash over the key (over the whole row, without
-    /// a key); `bucket_count` of them, in order. They are for telling buckets of both sides apart:
-    /// half of each sum will do, and the number of rows may end at 2^31 - 1.
+    /// a key); `bucket_count` of them, in order. They are for telling buckets of both sides apart: the
+    /// number of rows may end at 2^31 - 1.
     async fn bucket_digests(
         &mut self,
         mapping: &TableMapping,
@@ -66,8 +66,8 @@ pub struct RowText {
 pub struct Digest {
     /// Rows.
     pub rows: u64,
-    /// Sum of two independent 64-bit hashes of each row, modulo 2^128 each half apart.
-    pub sum: (u64, u64),
+    /// Sum of a 64-bit hash of each row, modulo 2^64.
+    pub sum: u64,
 }
 
 /// A row by key and hash.
@@ -76,5 +76,5 @@ pub struct RowDigest {
     /// Text of the key columns; of no column for a table without a key.
     pub key: Vec<String>,
     /// Hash of the whole row.
-    pub hash: (u64, u64),
+    pub hash: u64,
 }

@@ -13,7 +13,7 @@ use tidemark_core::verify::Digest;
 const MODULUS: &str = "18446744073709551616";
 const HALF: &str = "9223372036854775808";
 
-/// A bucket: its rows in four bytes, and half of its sum in eight.
+/// A bucket: its rows in four bytes, and its sum in eight.
 const BUCKET_BYTES: usize = 12;
 
 /// One value with all buckets in order, those without rows too. `grouped` selects `n`, the bucket's
@@ -42,23 +42,20 @@ pub(super) fn buckets(text: &str, count: u32) -> Option<Vec<Digest>> {
         let (rows, sum) = bucket.split_first_chunk::<4>()?;
         Some(Digest {
             rows: u64::from(u32::from_be_bytes(*rows)),
-            sum: (u64::from_be_bytes(sum.try_into().ok()?), 0),
+            sum: u64::from_be_bytes(sum.try_into().ok()?),
         })
     };
     is_whole.then(|| buckets.iter().map(digest).collect())?
 }
 
-/// Both halves of a row's hash as one value.
-pub(super) fn hash_sql(first: &str, second: &str) -> String {
-    format!("encode(int8send({first}) || int8send({second}), 'base64')")
+/// A row's hash, packed.
+pub(super) fn hash_sql(hash: &str) -> String {
+    format!("encode(int8send({hash}), 'base64')")
 }
 
-/// The halves of [`hash_sql`].
-pub(super) fn hash(text: &str) -> Option<(u64, u64)> {
-    let bytes = decode(text)?;
-    let (first, second) = bytes.split_first_chunk::<8>()?;
-    let second = second.try_into().ok()?;
-    Some((u64::from_be_bytes(*first), u64::from_be_bytes(second)))
+/// The hash of [`hash_sql`].
+pub(super) fn hash(text: &str) -> Option<u64> {
+    Some(u64::from_be_bytes(decode(text)?.try_into().ok()?))
 }
 
 /// Base64 (RFC 4648) with line breaks; `None` for anything else.
@@ -93,16 +90,13 @@ mod tests {
     #[test]
     fn buckets_that_are_not_all_there_are_refused() {
         let two = "AAAAAf//////////AAAAAgAAAAAAAAAH";
-        let digest = |rows, sum| Digest {
-            rows,
-            sum: (sum, 0),
-        };
+        let digest = |rows, sum| Digest { rows, sum };
         let read = buckets(two, 2).unwrap();
         assert_eq!(read, [digest(1, u64::MAX), digest(2, 7)]);
         assert_eq!(buckets(two, 1), None);
         assert_eq!(buckets(two, 3), None);
         assert_eq!(buckets("AAAA", 1), None);
-        assert_eq!(hash("AAAAAAAAAAEAAAAAAAAAAg=="), Some((1, 2)));
-        assert_eq!(hash("AAAAAAAAAAEAAAAAAAAA"), None);
+        assert_eq!(hash("AAAAAAAAAAI="), Some(2));
+        assert_eq!(hash("AAAAAAAAAAEAAAAA"), None);
     }
 }

@@ -129,7 +129,6 @@ async fn equal_rows_are_equal_whatever_their_form_and_order() {
     let mut view = source_view(&source).await;
     let ours = view.digest(&t, &Chunk::Whole).await.unwrap();
     assert_eq!(ours.rows, 500);
-    assert_ne!(ours.sum.0, ours.sum.1);
     assert_eq!(target_digest(&target, &t).await, ours);
 }
 
@@ -214,13 +213,55 @@ async fn anything_that_differs_is_seen() {
             .run(&format!("CREATE TABLE saved AS TABLE t; {change}"))
             .await;
         let after = target_digest(&source, &t).await;
-        assert_ne!(after.sum.0, before.sum.0, "{change}");
-        assert_ne!(after.sum.1, before.sum.1, "{change}");
+        assert_ne!(after.sum, before.sum, "{change}");
         source
             .run("TRUNCATE t; INSERT INTO t TABLE saved; DROP TABLE saved")
             .await;
         assert_eq!(target_digest(&source, &t).await, before);
     }
+}
+
+/// What PostgreSQL's hash functions do not tell apart, or only by a few bits that a second column with
+/// the same error takes back: signs of numbers, halves of a whole number, powers of ten thousand.
+#[tokio::test]
+async fn values_that_hash_alike_are_told_apart() {
+    let source = database(
+        "CREATE TABLE t (id int PRIMARY KEY, a numeric, b numeric, m int8, n int8, k int, f float8,
+           ts timestamp, tsz timestamptz);
+         INSERT INTO t VALUES (1, 5.00, 5.00, -1, -1, -1, 0, '2024-01-01', '2024-01-01')",
+    )
+    .await;
+    let schema = source.describe(&["public.*"]).await;
+    let t = mapping(&schema, "public.t");
+    let before = target_digest(&source, &t).await;
+    source.run("ALTER TABLE t ALTER k TYPE int8").await;
+    assert_eq!(target_digest(&source, &t).await, before, "a wider type");
+    for change in [
+        "a = -a",
+        "a = -a, b = -b",
+        "a = 50000.00, b = 50000.00",
+        "a = 5.000, b = 5.000",
+        "a = 'Infinity'",
+        "m = 4294967295",
+        "m = 4294967295, n = 4294967295",
+        "m = 0, n = 0",
+        "k = 4294967295",
+        "f = '-0'",
+        "ts = ts + interval '1 hour', tsz = tsz + interval '1 hour'",
+        "a = NULL, b = NULL",
+        "m = NULL, n = NULL",
+    ] {
+        source
+            .run(&format!(
+                "CREATE TABLE saved AS TABLE t; UPDATE t SET {change}"
+            ))
+            .await;
+        assert_ne!(target_digest(&source, &t).await, before, "{change}");
+        source
+            .run("TRUNCATE t; INSERT INTO t TABLE saved; DROP TABLE saved")
+            .await;
+    }
+    assert_eq!(target_digest(&source, &t).await, before);
 }
 
 #[tokio::test]
@@ -236,7 +277,7 @@ async fn a_row_that_is_there_twice_counts_twice() {
     let first = view.digest(&t, &Chunk::Whole).await.unwrap();
     let second = view.digest(&u, &Chunk::Whole).await.unwrap();
     assert_eq!(first.rows, second.rows);
-    assert_ne!(first.sum.0, second.sum.0);
+    assert_ne!(first.sum, second.sum);
     let rows = view.bucket_rows(&t, &Chunk::Whole, &[0], 1).await.unwrap();
     assert_eq!(rows.len(), 3);
     assert!(rows.iter().all(|row| row.key.is_empty()));
@@ -248,7 +289,7 @@ async fn a_row_that_is_there_twice_counts_twice() {
 fn plus(a: Digest, b: &Digest) -> Digest {
     Digest {
         rows: a.rows + b.rows,
-        sum: (a.sum.0.wrapping_add(b.sum.0), a.sum.1.wrapping_add(b.sum.1)),
+        sum: a.sum.wrapping_add(b.sum),
     }
 }
 
