@@ -20,13 +20,16 @@ mod url;
 #[cfg(test)]
 mod tests;
 
-/// Which end of a pipeline a connection belongs to; decides the catalogue codes of its errors.
+/// Which end of a pipeline a connection belongs to, or none: decides the catalogue codes of its errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {
     /// The database that is read.
     Source,
     /// The database that is written.
     Target,
+    /// Where a server keeps its store. Its errors have the codes of a target, until the server gives
+    /// them its own.
+    Store,
 }
 
 impl fmt::Display for Side {
@@ -34,6 +37,7 @@ impl fmt::Display for Side {
         f.write_str(match self {
             Side::Source => "source",
             Side::Target => "target",
+            Side::Store => "store",
         })
     }
 }

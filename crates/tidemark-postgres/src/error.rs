@@ -188,7 +188,7 @@ pub(crate) fn protocol(side: Side, what: impl std::fmt::Display) -> Error {
 pub(crate) fn pick(side: Side, source: Code, target: Code) -> Code {
     match side {
         Side::Source => source,
-        Side::Target => target,
+        Side::Target | Side::Store => target,
     }
 }
 

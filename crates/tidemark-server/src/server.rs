@@ -4,8 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tidemark_core::catalogue::codes;
+use tidemark_core::config::Secret;
 use tidemark_core::target::Owner;
 use tidemark_core::{Error, Result};
 use tokio::net::TcpListener;
@@ -15,12 +17,14 @@ use crate::api::guard::{hash_of, new_id, new_token};
 use crate::api::{App, Auth, AuthMode, router};
 use crate::files::Files;
 use crate::metrics::Requests;
-use crate::store::{NewToken, Seal, Store};
+use crate::store::{NewToken, Seal, Store, make_directory};
 use crate::supervisor::{OWN_TENANT, Supervisor};
 use crate::systems::Systems;
 
 /// Where the first start leaves the token of an administrator.
 const TOKEN_FILE: &str = "admin.token";
+/// For how long a store that another server has is waited for: longer than a killed one keeps it.
+const IN_USE_AFTER: Duration = Duration::from_secs(15);
 
 /// How a server is to run.
 pub struct Settings {
@@ -30,8 +34,10 @@ pub struct Settings {
     pub hosts: Vec<String>,
     /// Whether tokens are asked for.
     pub auth: AuthMode,
-    /// Where its store is.
+    /// Where its store is, and files of its own.
     pub state: PathBuf,
+    /// The URL of the PostgreSQL database that has the store, where it is not a file.
+    pub store: Option<Secret>,
     /// Opens what is secret in the store.
     pub seal: Seal,
     /// The directory of pipeline files.
@@ -57,6 +63,7 @@ impl Server {
             mut hosts,
             auth,
             state,
+            store,
             seal,
             pipelines,
             owner,
@@ -65,10 +72,20 @@ impl Server {
             let text = format!("{listen} is reached from other machines");
             return Err(Error::definite(codes::LISTEN_UNPROTECTED, text));
         }
-        let store = Store::open(&state, seal)?;
-        let listener = TcpListener::bind(listen)
-            .await
-            .map_err(|err| Error::definite(codes::LISTEN_FAILED, format!("{listen}: {err}")))?;
+        let bind = TcpListener::bind(listen);
+        let (listener, store) = match store {
+            None => {
+                let store = Store::open(&state, seal)?;
+                (bind.await.map_err(|err| unheard(listen, &err))?, store)
+            }
+            Some(url) => {
+                make_directory(&state)?;
+                let listener = bind.await.map_err(|err| unheard(listen, &err))?;
+                let address = listener.local_addr().unwrap_or(listen).to_string();
+                let opened = Store::open_shared(&url, seal, &owner, &address, IN_USE_AFTER);
+                (listener, opened.await?)
+            }
+        };
         let auth = Auth::new(auth, store.clone()).await?;
         let token_file = first_token(&auth, &store, &state).await?;
         hosts.extend(own_names(listen.ip()));
@@ -121,16 +138,24 @@ impl Server {
         let router = router(Arc::clone(&self.app));
         let service = router.into_make_service_with_connect_info::<SocketAddr>();
         let answering = tokio::spawn(async move { axum::serve(self.listener, service).await });
-        stop.await;
+        let ended = tokio::select! {
+            () = stop => Ok(()),
+            taken = self.app.store.taken_over() => Err(taken),
+        };
         closing.send_replace(true);
         if let Some(Err(died)) = async { Some(files?.await) }.await {
             tracing::warn!(error = %died, "the pipelines' directory was not followed to the end");
         }
         self.app.supervisor.close().await;
+        self.app.store.close().await;
         // Readers of news would stay for ever.
         answering.abort();
-        Ok(())
+        ended
     }
+}
+
+fn unheard(listen: SocketAddr, err: &std::io::Error) -> Error {
+    Error::definite(codes::LISTEN_FAILED, format!("{listen}: {err}"))
 }
 
 /// Names of the machine itself where only it is listened to.

@@ -31,8 +31,18 @@ impl Connection {
     ///
     /// Not cancel-safe: a dropped future leaves the connection refusing further requests.
     pub async fn query(&mut self, sql: &str, params: &[Option<&str>]) -> Result<ResultSet> {
+        self.query_typed(sql, &[], params).await
+    }
+
+    /// [`Connection::query`] with the types of its parameters, by their object ids.
+    pub async fn query_typed(
+        &mut self,
+        sql: &str,
+        types: &[u32],
+        params: &[Option<&str>],
+    ) -> Result<ResultSet> {
         self.begin_request()?;
-        self.send_parse("", sql, &[])?;
+        self.send_parse("", sql, types)?;
         self.queue(|out| {
             let write = |param: Option<&str>, out: &mut bytes::BytesMut| match param {
                 None => Ok(IsNull::Yes),

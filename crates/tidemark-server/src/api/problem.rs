@@ -100,7 +100,7 @@ impl Failure {
 
 /// The status that goes with an error.
 fn status_of(err: &Error) -> StatusCode {
-    const BY_CODE: [(Code, StatusCode); 17] = [
+    const BY_CODE: [(Code, StatusCode); 20] = [
         (codes::API_MALFORMED, StatusCode::BAD_REQUEST),
         (codes::API_NO_TOKEN, StatusCode::UNAUTHORIZED),
         (codes::API_NOT_ALLOWED, StatusCode::FORBIDDEN),
@@ -118,6 +118,9 @@ fn status_of(err: &Error) -> StatusCode {
         (codes::API_HOST, StatusCode::MISDIRECTED_REQUEST),
         (codes::STORE_FULL, StatusCode::INSUFFICIENT_STORAGE),
         (codes::STORE_UNWRITABLE, StatusCode::SERVICE_UNAVAILABLE),
+        (codes::STORE_UNREACHABLE, StatusCode::SERVICE_UNAVAILABLE),
+        (codes::STORE_REFUSED, StatusCode::SERVICE_UNAVAILABLE),
+        (codes::STORE_TAKEN_OVER, StatusCode::SERVICE_UNAVAILABLE),
     ];
     let by_code = BY_CODE.iter().find(|(code, _)| *code == err.code());
     if let Some((_, status)) = by_code {

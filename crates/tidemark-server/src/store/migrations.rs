@@ -72,3 +72,21 @@ pub(super) fn left<'a>(found: i64, steps: &'a [&'a str]) -> Result<Option<&'a [&
     }
     Ok(steps.get(found..).filter(|left| !left.is_empty()))
 }
+
+/// A step as PostgreSQL has it: the same tables, texts in the order of their bytes as in SQLite.
+pub(super) fn for_postgres(step: &str) -> String {
+    const AS: [(&str, &str); 7] = [
+        (" STRICT, WITHOUT ROWID", ""),
+        (" STRICT", ""),
+        (
+            "INTEGER PRIMARY KEY AUTOINCREMENT",
+            "bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
+        ),
+        (" INTEGER", " bigint"),
+        (" REAL", " double precision"),
+        (" TEXT", " text COLLATE \"C\""),
+        (" BLOB", " bytea"),
+    ];
+    let as_is = |step: String, (from, to): &(&str, &str)| step.replace(from, to);
+    AS.iter().fold(step.to_owned(), as_is)
+}

@@ -1,19 +1,29 @@
-//! The store: what the server has to remember, in one SQLite file in its state directory.
+//! The store: what the server has to remember, in one SQLite file in its state directory or in a
+//! PostgreSQL database.
 //!
 //! Definitions, who wants them to run, and what happened: never a position that matters. A pipeline's
 //! checkpoint is in its target, so losing the store loses no data; a store that cannot be read is an
 //! error with a code all the same, never a list with nothing in it.
 //!
-//! Every statement is in this module's children, once, in a text that is not SQLite's
-//! alone ([`session`]); what is, is in `sqlite`. Calls are short and run on the runtime's threads for
-//! blocking work.
+//! Every statement is in this module's children, once, in a text that both kinds understand
+//! ([`session`]); what is one kind's alone is in `sqlite`, `postgres` and `lease`. Calls are short and
+//! run on the runtime's threads for blocking work.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use tidemark_core::catalogue::codes;
+use tidemark_core::config::Secret;
+use tidemark_core::target::Owner;
 use tidemark_core::{Error, Result};
+use tidemark_postgres::config::{ConnectConfig, Side};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, timeout_at};
 
+use postgres::{ANSWER_WITHIN, Postgres};
 use sqlite::Sqlite;
 
 pub(crate) use access::{Answered, NewToken, TokenRow};
@@ -25,15 +35,17 @@ pub(crate) use pipelines::{Desired, DesiredState, Key, NewPipeline, PipelineRow}
 pub use seal::Seal;
 pub(crate) use seal::{fill, hex};
 pub(crate) use session::{Failed, Row, Session, params};
-use sqlite::make_directory;
+pub(crate) use sqlite::make_directory;
 
 mod access;
 mod alerts;
 mod history;
 mod journal;
+mod lease;
 mod migrations;
 mod operations;
 mod pipelines;
+mod postgres;
 mod seal;
 pub(crate) mod session;
 mod sqlite;
@@ -43,6 +55,9 @@ mod tests;
 /// Its name in the state directory.
 pub(crate) const FILE: &str = "tidemark.db";
 
+/// How long an older store may take to be brought to this version.
+const MIGRATE_WITHIN: Duration = Duration::from_mins(30);
+
 /// See the module's text. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Store {
@@ -50,10 +65,28 @@ pub(crate) struct Store {
 }
 
 struct Inner {
-    kept: Mutex<Sqlite>,
+    kept: Kept,
     seal: Seal,
     /// For messages.
     place: String,
+    /// Whether another server has it now.
+    taken: watch::Sender<bool>,
+    /// Makes the lease longer, where there is one.
+    keeping: OnceLock<AbortHandle>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some(keeping) = self.keeping.get() {
+            keeping.abort();
+        }
+    }
+}
+
+/// Where it is.
+enum Kept {
+    Sqlite(Arc<Mutex<Sqlite>>),
+    Postgres(Arc<tokio::sync::Mutex<Postgres>>),
 }
 
 impl Store {
@@ -62,10 +95,83 @@ impl Store {
     pub(crate) fn open(directory: &Path, seal: Seal) -> Result<Store> {
         let kept = Sqlite::open(directory, &seal)?;
         let place = kept.file.display().to_string();
-        let kept = Mutex::new(kept);
-        Ok(Store {
-            inner: Arc::new(Inner { kept, seal, place }),
-        })
+        Ok(Store::of(
+            Kept::Sqlite(Arc::new(Mutex::new(kept))),
+            seal,
+            place,
+        ))
+    }
+
+    /// Opens the store in a PostgreSQL database, makes it where there is none, waits until no other
+    /// server has it, and brings an older one to this version.
+    pub(crate) async fn open_shared(
+        url: &Secret,
+        seal: Seal,
+        owner: &Owner,
+        address: &str,
+        patience: Duration,
+    ) -> Result<Store> {
+        let mut config = ConnectConfig::parse(url.expose(), Side::Store)?;
+        config.set_pipeline("serve");
+        let place = config.address();
+        let mut kept = Postgres::new(config.clone());
+        let waited = async {
+            kept.make(Instant::now() + ANSWER_WITHIN).await?;
+            lease::wait(&mut kept, owner, address, patience).await
+        };
+        let opening = |err: Error| err.context(format!("open the store {place}"));
+        waited.await.map_err(opening)?;
+        let generation = kept.generation;
+        let kept = Kept::Postgres(Arc::new(tokio::sync::Mutex::new(kept)));
+        let store = Store::of(kept, seal, place.clone());
+        let keeping = lease::keep(config, generation, store.inner.taken.clone());
+        let keeping = tokio::spawn(keeping).abort_handle();
+        store.inner.keeping.set(keeping).ok();
+        let opened = async {
+            if let Kept::Postgres(kept) = &store.inner.kept {
+                let within = Instant::now() + MIGRATE_WITHIN;
+                kept.lock().await.migrate(migrations::ALL, within).await?;
+            }
+            store.with(|session, seal| seal.check(session)).await
+        };
+        if let Err(err) = opened.await {
+            store.close().await;
+            return Err(opening(err));
+        }
+        Ok(store)
+    }
+
+    fn of(kept: Kept, seal: Seal, place: String) -> Store {
+        Store {
+            inner: Arc::new(Inner {
+                kept,
+                seal,
+                place,
+                taken: watch::Sender::new(false),
+                keeping: OnceLock::new(),
+            }),
+        }
+    }
+
+    /// Waits until another server has it; for ever where that cannot be.
+    pub(crate) async fn taken_over(&self) -> Error {
+        let mut taken = self.inner.taken.subscribe();
+        taken.wait_for(|taken| *taken).await.ok();
+        let text = "another server has taken it over";
+        let place = &self.inner.place;
+        Error::definite(codes::STORE_TAKEN_OVER, text).context(format!("use the store {place}"))
+    }
+
+    /// Lets the next server have it at once.
+    pub(crate) async fn close(&self) {
+        if let Some(keeping) = self.inner.keeping.get() {
+            keeping.abort();
+        }
+        if let Kept::Postgres(kept) = &self.inner.kept
+            && let Err(err) = lease::give_back(&mut *kept.lock().await).await
+        {
+            tracing::debug!(error = %err, "the lease of the store was not given back");
+        }
     }
 
     /// Runs a piece of work on the store, all of it or nothing.
@@ -73,26 +179,46 @@ impl Store {
         &self,
         work: impl FnOnce(&mut Session<'_>, &Seal) -> Result<T, Failed> + Send + 'static,
     ) -> Result<T> {
-        self.on_kept(|kept, seal| kept.transact(|session| work(session, seal)))
-            .await
-    }
-
-    /// Has what is kept to itself, on a thread for blocking work.
-    async fn on_kept<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&mut Sqlite, &Seal) -> Result<T, Failed> + Send + 'static,
-    ) -> Result<T> {
         let inner = Arc::clone(&self.inner);
-        let worked = tokio::task::spawn_blocking(move || {
-            let mut kept = inner.kept.lock().unwrap_or_else(PoisonError::into_inner);
-            work(&mut kept, &inner.seal)
-        });
-        let worked = worked.await.map_err(|died| {
-            Error::definite(codes::INTERNAL, "work on the store died").caused_by(died)
-        })?;
-        worked.map_err(|failed| {
-            let place = &self.inner.place;
-            failed.0.context(format!("use the store {place}"))
-        })
+        let worked = match &self.inner.kept {
+            Kept::Sqlite(kept) => {
+                let kept = Arc::clone(kept);
+                on_thread(move || {
+                    let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                    kept.transact(|session| work(session, &inner.seal))
+                })
+                .await
+            }
+            Kept::Postgres(kept) => {
+                let deadline = Instant::now() + ANSWER_WITHIN;
+                let free = timeout_at(deadline, Arc::clone(kept).lock_owned()).await;
+                let busy = |_| {
+                    let text = "others wait for it, and its database does not answer";
+                    Error::transient(codes::STORE_UNREACHABLE, text)
+                };
+                match free.map_err(busy) {
+                    Ok(mut kept) => {
+                        let runtime = Handle::current();
+                        on_thread(move || {
+                            kept.transact(&runtime, deadline, |session| work(session, &inner.seal))
+                        })
+                        .await
+                    }
+                    Err(err) => Err(err),
+                }
+            }
+        };
+        worked.map_err(|err| err.context(format!("use the store {}", self.inner.place)))
     }
+}
+
+/// Runs on a thread for blocking work.
+async fn on_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failed> + Send + 'static,
+) -> Result<T> {
+    let worked = tokio::task::spawn_blocking(work).await;
+    let worked = worked.map_err(|died| {
+        Error::definite(codes::INTERNAL, "work on the store died").caused_by(died)
+    })?;
+    worked.map_err(|failed| failed.0)
 }

@@ -17,10 +17,19 @@ impl From<Error> for Failed {
     }
 }
 
+/// What kind of value it is, which one that is not there has too: some stores must be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Integer,
+    Real,
+    Text,
+    Bytes,
+}
+
 /// A value that goes in or comes out.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Value {
-    Null,
+    Null(Kind),
     Integer(i64),
     Real(f64),
     Text(String),
@@ -37,60 +46,81 @@ pub(crate) use params;
 
 /// What a parameter may be.
 pub(crate) trait ToValue {
+    const KIND: Kind;
+
     fn to_value(&self) -> Value;
 }
 
 impl ToValue for i64 {
+    const KIND: Kind = Kind::Integer;
+
     fn to_value(&self) -> Value {
         Value::Integer(*self)
     }
 }
 
 impl ToValue for u16 {
+    const KIND: Kind = Kind::Integer;
+
     fn to_value(&self) -> Value {
         Value::Integer(i64::from(*self))
     }
 }
 
 impl ToValue for bool {
+    const KIND: Kind = Kind::Integer;
+
     fn to_value(&self) -> Value {
         Value::Integer(i64::from(*self))
     }
 }
 
 impl ToValue for f64 {
+    const KIND: Kind = Kind::Real;
+
     fn to_value(&self) -> Value {
         Value::Real(*self)
     }
 }
 
 impl ToValue for str {
+    const KIND: Kind = Kind::Text;
+
     fn to_value(&self) -> Value {
         Value::Text(self.to_owned())
     }
 }
 
 impl ToValue for String {
+    const KIND: Kind = Kind::Text;
+
     fn to_value(&self) -> Value {
         Value::Text(self.clone())
     }
 }
 
 impl ToValue for Vec<u8> {
+    const KIND: Kind = Kind::Bytes;
+
     fn to_value(&self) -> Value {
         Value::Bytes(self.clone())
     }
 }
 
 impl<T: ToValue + ?Sized> ToValue for &T {
+    const KIND: Kind = T::KIND;
+
     fn to_value(&self) -> Value {
         (**self).to_value()
     }
 }
 
 impl<T: ToValue> ToValue for Option<T> {
+    const KIND: Kind = T::KIND;
+
     fn to_value(&self) -> Value {
-        self.as_ref().map_or(Value::Null, ToValue::to_value)
+        self.as_ref()
+            .map_or(Value::Null(T::KIND), ToValue::to_value)
     }
 }
 
@@ -165,7 +195,7 @@ impl FromValue for Vec<u8> {
 impl<T: FromValue> FromValue for Option<T> {
     fn from_value(value: &Value) -> Option<Option<T>> {
         match value {
-            Value::Null => Some(None),
+            Value::Null(_) => Some(None),
             value => T::from_value(value).map(Some),
         }
     }

@@ -11,7 +11,7 @@ use tidemark_core::catalogue::codes;
 use tidemark_core::{Error, ErrorKind, Result};
 
 use super::migrations;
-use super::session::{Failed, Row, Said, Session, Statements, Value};
+use super::session::{Failed, Kind, Row, Said, Session, Statements, Value};
 use super::{FILE, Seal};
 
 /// See the module's text.
@@ -131,7 +131,8 @@ impl Statements for &Connection {
 
 fn cell(value: ValueRef<'_>) -> Value {
     match value {
-        ValueRef::Null => Value::Null,
+        // Nobody asks what it would be.
+        ValueRef::Null => Value::Null(Kind::Text),
         ValueRef::Integer(number) => Value::Integer(number),
         ValueRef::Real(number) => Value::Real(number),
         ValueRef::Text(text) => Value::Text(String::from_utf8_lossy(text).into_owned()),
@@ -142,7 +143,7 @@ fn cell(value: ValueRef<'_>) -> Value {
 impl ToSql for Value {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
         Ok(ToSqlOutput::Borrowed(match self {
-            Value::Null => ValueRef::Null,
+            Value::Null(_) => ValueRef::Null,
             Value::Integer(number) => ValueRef::Integer(*number),
             Value::Real(number) => ValueRef::Real(*number),
             Value::Text(text) => ValueRef::Text(text.as_bytes()),
@@ -175,7 +176,7 @@ fn classify(err: &rusqlite::Error) -> Error {
     Error::new(kind, code, err.to_string())
 }
 
-pub(super) fn make_directory(directory: &Path) -> Result<()> {
+pub(crate) fn make_directory(directory: &Path) -> Result<()> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true).mode(0o700);
     builder

@@ -1,4 +1,5 @@
 //! What a store promises: it is all there or says why not, secrets do not lie open, and it grows up.
+//! What holds of every kind of store is tested on each.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -9,6 +10,79 @@ use tidemark_core::catalogue::Code;
 use tidemark_core::config::Secret;
 
 use super::*;
+use tidemark_lab::server::PostgresServer;
+
+mod alike;
+mod shared;
+
+/// Where a store may be.
+enum Home {
+    Directory(tempfile::TempDir),
+    Database(String),
+}
+
+impl Home {
+    /// A new one of each kind.
+    async fn both() -> [Home; 2] {
+        let directory = Home::Directory(tempfile::tempdir().unwrap());
+        [directory, Home::database().await]
+    }
+
+    async fn database() -> Home {
+        Home::Database(database().await)
+    }
+
+    async fn open(&self, digit: char) -> Result<Store> {
+        match self {
+            Home::Directory(directory) => Store::open(directory.path(), seal(digit)),
+            Home::Database(url) => shared::open(url, digit).await,
+        }
+    }
+
+    /// Everything that lies there, as whoever copies it sees it.
+    async fn bytes(&self) -> Vec<u8> {
+        match self {
+            Home::Directory(directory) => {
+                let files = fs::read_dir(directory.path()).unwrap();
+                let read = |file: std::io::Result<fs::DirEntry>| fs::read(file.unwrap().path());
+                files.flat_map(|file| read(file).unwrap()).collect()
+            }
+            Home::Database(url) => {
+                let rows = shared::rows(url, "SELECT encode(definition, 'escape') FROM pipelines");
+                rows.await.join("\n").into_bytes()
+            }
+        }
+    }
+
+    async fn says_version(&self, version: i64) {
+        match self {
+            Home::Directory(directory) => {
+                let connection = Connection::open(directory.path().join(FILE)).unwrap();
+                connection
+                    .pragma_update(None, "user_version", version)
+                    .unwrap();
+            }
+            Home::Database(url) => {
+                let sql = format!("UPDATE store SET version = {version} RETURNING ''");
+                shared::rows(url, &sql).await;
+            }
+        }
+    }
+
+    async fn refusal(&self, digit: char) -> Code {
+        match self.open(digit).await {
+            Ok(_) => panic!("the store opens"),
+            Err(err) => err.code(),
+        }
+    }
+}
+
+/// A database of its own.
+async fn database() -> String {
+    let server = PostgresServer::shared().await.unwrap();
+    let name = server.fresh_database("store").await.unwrap();
+    server.url_to(&name)
+}
 
 fn seal(digit: char) -> Seal {
     let key: String = std::iter::repeat_n(digit, 64).collect();
@@ -35,7 +109,10 @@ fn refusal(directory: &Path, digit: char) -> Code {
 
 /// A store with a pipeline in it, closed.
 async fn made(directory: &Path) {
-    let store = Store::open(directory, seal('a')).unwrap();
+    fill(&Store::open(directory, seal('a')).unwrap()).await;
+}
+
+async fn fill(store: &Store) {
     store
         .add_pipeline(new("default", "shop"))
         .await
@@ -45,48 +122,48 @@ async fn made(directory: &Path) {
 
 #[tokio::test]
 async fn what_is_kept_is_there_after_a_restart_and_lies_nowhere_open() {
+    for home in Home::both().await {
+        let store = home.open('a').await.unwrap();
+        fill(&store).await;
+        store.close().await;
+        drop(store);
+        let bytes = home.bytes().await;
+        assert!(bytes.len() > 40, "{bytes:?}");
+        assert!(!bytes.windows(7).any(|window| window == b"hunter2"));
+        let store = home.open('a').await.unwrap();
+        let rows = store.pipelines().await.unwrap();
+        assert_eq!(rows.len(), 1);
+        assert_eq!(
+            rows[0].definition.as_deref(),
+            Some("password = \"hunter2\"")
+        );
+        assert_eq!(rows[0].desired.by, "ann");
+        let again = store.add_pipeline(new("default", "shop")).await.unwrap();
+        assert!(again.is_none());
+        let other = store.add_pipeline(new("other", "shop")).await.unwrap();
+        assert!(other.is_some());
+    }
+}
+
+#[tokio::test]
+async fn the_file_of_a_store_is_for_its_owner_alone() {
     let home = tempfile::tempdir().unwrap();
     let directory = home.path().join("state");
     made(&directory).await;
-    let file = directory.join(FILE);
-    assert_eq!(
-        fs::metadata(&file).unwrap().permissions().mode() & 0o777,
-        0o600
-    );
-    for entry in fs::read_dir(&directory).unwrap() {
-        let bytes = fs::read(entry.unwrap().path()).unwrap();
-        assert!(!bytes.windows(7).any(|window| window == b"hunter2"));
-    }
-    let store = Store::open(&directory, seal('a')).unwrap();
-    let rows = store.pipelines().await.unwrap();
-    assert_eq!(rows.len(), 1);
-    assert_eq!(
-        rows[0].definition.as_deref(),
-        Some("password = \"hunter2\"")
-    );
-    assert_eq!(rows[0].desired.by, "ann");
-    assert!(
-        store
-            .add_pipeline(new("default", "shop"))
-            .await
-            .unwrap()
-            .is_none()
-    );
-    assert!(
-        store
-            .add_pipeline(new("other", "shop"))
-            .await
-            .unwrap()
-            .is_some()
-    );
+    let file = fs::metadata(directory.join(FILE)).unwrap();
+    assert_eq!(file.permissions().mode() & 0o777, 0o600);
 }
 
 #[tokio::test]
 async fn s08_another_key_opens_nothing() {
-    let home = tempfile::tempdir().unwrap();
-    made(home.path()).await;
-    assert_eq!(refusal(home.path(), 'b'), codes::STORE_KEY);
-    assert!(Store::open(home.path(), seal('a')).is_ok());
+    for home in Home::both().await {
+        let store = home.open('a').await.unwrap();
+        fill(&store).await;
+        store.close().await;
+        drop(store);
+        assert_eq!(home.refusal('b').await, codes::STORE_KEY);
+        home.open('a').await.unwrap();
+    }
 }
 
 #[test]
@@ -134,21 +211,25 @@ async fn a_damaged_store_is_an_error_and_never_an_empty_list() {
 
 #[tokio::test]
 async fn a_store_of_a_newer_version_is_left_as_it_is() {
-    let home = tempfile::tempdir().unwrap();
-    made(home.path()).await;
-    let file = home.path().join(FILE);
-    let connection = Connection::open(&file).unwrap();
-    connection.pragma_update(None, "user_version", 99).unwrap();
-    drop(connection);
-    assert_eq!(refusal(home.path(), 'a'), codes::STORE_NEWER);
+    for home in Home::both().await {
+        let store = home.open('a').await.unwrap();
+        store.close().await;
+        drop(store);
+        home.says_version(99).await;
+        assert_eq!(home.refusal('a').await, codes::STORE_NEWER);
+    }
 }
 
 #[tokio::test]
 async fn two_servers_do_not_share_a_store() {
-    let home = tempfile::tempdir().unwrap();
-    let first = Store::open(home.path(), seal('a')).unwrap();
-    assert_eq!(refusal(home.path(), 'a'), codes::STORE_IN_USE);
-    assert!(first.pipelines().await.unwrap().is_empty());
+    for home in Home::both().await {
+        let first = home.open('a').await.unwrap();
+        assert_eq!(home.refusal('a').await, codes::STORE_IN_USE);
+        assert!(first.pipelines().await.unwrap().is_empty());
+        first.close().await;
+        drop(first);
+        home.open('a').await.unwrap();
+    }
 }
 
 #[test]
@@ -169,13 +250,17 @@ async fn a_full_disk_refuses_what_is_new_and_keeps_what_is_there() {
         .await
         .unwrap()
         .unwrap();
-    let full = store.on_kept(|kept, _| {
+    let Kept::Sqlite(kept) = &store.inner.kept else {
+        panic!("a store in a file");
+    };
+    {
+        let kept = kept.lock().unwrap();
         let connection = kept.connection();
-        let pages: i64 = connection.query_row("PRAGMA page_count", [], |row| row.get(0))?;
-        connection.pragma_update(None, "max_page_count", pages)?;
-        Ok(())
-    });
-    full.await.unwrap();
+        let pages = connection.query_row("PRAGMA page_count", [], |row| row.get::<_, i64>(0));
+        connection
+            .pragma_update(None, "max_page_count", pages.unwrap())
+            .unwrap();
+    }
     let mut large = new("default", "large");
     large.definition = Some("x".repeat(100_000));
     let err = store.add_pipeline(large).await.unwrap_err();
@@ -218,8 +303,13 @@ fn an_older_store_is_copied_and_then_brought_up_to_date() {
 
 #[tokio::test]
 async fn history_keeps_least_most_and_last_and_a_hole_stays_a_hole() {
-    let home = tempfile::tempdir().unwrap();
-    let store = Store::open(home.path(), seal('a')).unwrap();
+    for home in Home::both().await {
+        let store = home.open('a').await.unwrap();
+        history_of(&store).await;
+    }
+}
+
+async fn history_of(store: &Store) {
     let key = Key::new("default", "shop");
     let sample = |at, gap_bytes| Sample {
         key: key.clone(),
@@ -267,8 +357,16 @@ async fn history_keeps_least_most_and_last_and_a_hole_stays_a_hole() {
 
 #[tokio::test]
 async fn an_alert_and_what_is_told_of_it_are_there_after_a_restart_or_neither_is() {
-    let home = tempfile::tempdir().unwrap();
-    made(home.path()).await;
+    for home in Home::both().await {
+        let store = home.open('a').await.unwrap();
+        fill(&store).await;
+        store.close().await;
+        drop(store);
+        alert_of(&home).await;
+    }
+}
+
+async fn alert_of(home: &Home) {
     let key = Key::new("default", "shop");
     let row = AlertRow {
         key: key.clone(),
@@ -292,13 +390,14 @@ async fn an_alert_and_what_is_told_of_it_are_there_after_a_restart_or_neither_is
         before: None,
         limit: 10,
     };
-    let store = Store::open(home.path(), seal('a')).unwrap();
+    let store = home.open('a').await.unwrap();
     assert_eq!(
         store.move_alerts(vec![moved.clone()]).await.unwrap().len(),
         1
     );
+    store.close().await;
     drop(store);
-    let store = Store::open(home.path(), seal('a')).unwrap();
+    let store = home.open('a').await.unwrap();
     assert_eq!(store.alerts().await.unwrap(), [row]);
     let events = store.events(&key, EventsWanted::default(), everything);
     assert_eq!(events.await.unwrap().len(), 1);

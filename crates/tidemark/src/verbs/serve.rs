@@ -47,6 +47,15 @@ pub(crate) struct ServeArgs {
     /// Where it keeps its store; without it the system's place for that
     #[arg(long, value_name = "DIR", env = "TIDEMARK_STATE", hide_env = true)]
     state: Option<PathBuf>,
+    /// The PostgreSQL database that has the store, instead of a file: postgres://…
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "TIDEMARK_STORE",
+        hide_env = true,
+        hide_env_values = true
+    )]
+    store: Option<String>,
     /// The key that opens the store: 64 hexadecimal digits (also `TIDEMARK_STORE_KEY`); without one
     /// it is made beside the store
     #[arg(long, value_name = "FILE")]
@@ -81,6 +90,7 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &ServeArgs) -> Outco
             Auth::Token => AuthMode::Token,
         },
         seal: seal(arguments, &state)?,
+        store: arguments.store.clone().map(Secret::new),
         state,
         pipelines: arguments.pipelines.clone().or_else(|| {
             Path::new(PIPELINES)
@@ -131,6 +141,16 @@ fn seal(arguments: &ServeArgs, state: &Path) -> Result<Seal, Failure> {
     let seal = match (&arguments.key_file, env(KEY)) {
         (Some(file), _) => Seal::of_file(file)?,
         (None, Some(key)) => Seal::of_text(&Secret::new(key))?,
+        (None, None) if arguments.store.is_some() => {
+            let text = "a store that servers share has no key beside it";
+            let action = format!(
+                "(umask 077; openssl rand -hex 32 > {0}/key), then give every server the same: --key-file {0}/key",
+                state.display()
+            );
+            return Err(Error::definite(codes::STORE_KEY, text)
+                .first_action(action)
+                .into());
+        }
         (None, None) => Seal::beside_store(state)?,
     };
     Ok(seal)

@@ -1,4 +1,5 @@
-//! Imports follow Cargo.toml: no system knows another, the server knows none, core knows nobody.
+//! Imports follow Cargo.toml: no system knows another, the server has a client of one for its store, core
+//! knows nobody.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +16,11 @@ const LAYERS: &[(&str, &[&str], &[&str])] = &[
     ("tidemark-oracle", &["tidemark-core"], &["tidemark-lab"]),
     ("tidemark-s3", &["tidemark-core"], &["tidemark-lab"]),
     ("tidemark-kafka", &["tidemark-core"], &["tidemark-lab"]),
-    ("tidemark-server", &["tidemark-core"], &["tidemark-lab"]),
+    (
+        "tidemark-server",
+        &["tidemark-core", "tidemark-postgres"],
+        &["tidemark-lab"],
+    ),
     ("tidemark-lab", &["tidemark-core"], &[]),
 ];
 

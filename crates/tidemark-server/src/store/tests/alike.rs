@@ -1,0 +1,288 @@
+//! Every statement of the store, on each kind: what comes back must be the same.
+
+use serde_json::json;
+
+use super::*;
+
+/// What all calls gave, without what is of this moment.
+async fn everything(store: &Store) -> Vec<String> {
+    let mut said = Vec::new();
+    pipelines(store, &mut said).await;
+    journal(store, &mut said).await;
+    operations(store, &mut said).await;
+    access(store, &mut said).await;
+    said
+}
+
+fn say(said: &mut Vec<String>, what: impl std::fmt::Debug) {
+    said.push(format!("{what:?}"));
+}
+
+async fn pipelines(store: &Store, said: &mut Vec<String>) {
+    for (tenant, id) in [("default", "zebra"), ("default", "Ant"), ("other", "ämter")] {
+        store.add_pipeline(new(tenant, id)).await.unwrap().unwrap();
+    }
+    let rows = store.pipelines().await.unwrap();
+    // In the order of bytes, whatever the database's language.
+    say(said, rows.iter().map(|row| &row.key).collect::<Vec<_>>());
+    let key = Key::new("default", "zebra");
+    let mode = "cdc_only".to_owned();
+    let changed = store.redefine(&key, 1, mode.clone(), Some("text\0".to_owned()));
+    say(
+        said,
+        changed
+            .await
+            .unwrap()
+            .map(|row| (row.version, row.mode, row.definition)),
+    );
+    say(
+        said,
+        store.redefine(&key, 1, mode, None).await.unwrap().is_none(),
+    );
+    let desired = Desired {
+        since: "2026-01-01T00:00:00Z".to_owned(),
+        ..Desired::now(DesiredState::Paused, "bob", Some("lunch".to_owned()))
+    };
+    store.desire(&key, desired).await.unwrap();
+    store
+        .set_full_load_lsn(&key, "0/1".to_owned())
+        .await
+        .unwrap();
+    let row = store.pipeline(&key).await.unwrap().unwrap();
+    say(said, (row.desired, row.full_load_lsn, row.file));
+    store
+        .remove_pipeline(&Key::new("other", "ämter"))
+        .await
+        .unwrap();
+    say(said, store.pipelines().await.unwrap().len());
+}
+
+async fn journal(store: &Store, said: &mut Vec<String>) {
+    let key = Key::new("default", "zebra");
+    let entry = |level, code: Option<&str>| Entry {
+        code: code.map(str::to_owned),
+        ..Entry::plain(&key, level, "warning", "it's \"so\": ✓ 雪")
+    };
+    let entries = vec![
+        entry(Level::Info, None),
+        entry(Level::Warn, Some("TM1010")),
+        Entry::plain(&Key::new("default", "gone"), Level::Info, "state", "x"),
+    ];
+    say(said, store.add_events(entries).await.unwrap().len());
+    let all = Cursor {
+        before: None,
+        limit: 10,
+    };
+    let one = Cursor {
+        before: None,
+        limit: 1,
+    };
+    let wanted = [
+        EventsWanted::default(),
+        EventsWanted {
+            level: Some(Level::Warn),
+            ..EventsWanted::default()
+        },
+        EventsWanted {
+            code: Some("TM1010".to_owned()),
+            ..EventsWanted::default()
+        },
+        EventsWanted {
+            since: Some("2001".to_owned()),
+            until: Some("2002".to_owned()),
+            ..EventsWanted::default()
+        },
+    ];
+    for (wanted, page) in wanted
+        .iter()
+        .flat_map(|wanted| [(wanted, all), (wanted, one)])
+    {
+        let found = store.events(&key, wanted.clone(), page).await.unwrap();
+        say(
+            said,
+            found
+                .iter()
+                .map(|e| (e.level, &e.code, &e.text))
+                .collect::<Vec<_>>(),
+        );
+    }
+    let newest = store
+        .events(&key, EventsWanted::default(), one)
+        .await
+        .unwrap();
+    let older = Cursor {
+        before: Some(newest[0].id),
+        limit: 10,
+    };
+    say(
+        said,
+        store
+            .events(&key, EventsWanted::default(), older)
+            .await
+            .unwrap()
+            .len(),
+    );
+    let run = store.begin_run(&key).await.unwrap();
+    store.begin_run(&key).await.unwrap();
+    store
+        .end_run(run, "failed", Some("TM1010".to_owned()), None)
+        .await
+        .unwrap();
+    let runs = store.runs(&key, all).await.unwrap();
+    say(
+        said,
+        runs.iter()
+            .map(|run| (&run.outcome, &run.code, run.ended_at.is_some()))
+            .collect::<Vec<_>>(),
+    );
+    let audit = AuditRow {
+        id: 0,
+        at: "2026-01-01T00:00:00Z".to_owned(),
+        who: "ann".to_owned(),
+        address: "::1".to_owned(),
+        action: "POST /x".to_owned(),
+        object: "x".to_owned(),
+        detail: String::new(),
+        request_id: "r".to_owned(),
+    };
+    store.add_audit("default".to_owned(), audit).await.unwrap();
+    let found = store.audit("default".to_owned(), all).await.unwrap();
+    say(
+        said,
+        found
+            .iter()
+            .map(|row| (&row.who, &row.detail))
+            .collect::<Vec<_>>(),
+    );
+    say(said, store.audit("other".to_owned(), older).await.unwrap());
+}
+
+async fn operations(store: &Store, said: &mut Vec<String>) {
+    let key = Key::new("default", "zebra");
+    for id in ["one", "two", "three"] {
+        let begun = store.begin_operation(&key, id.to_owned(), "verify", "ann".to_owned());
+        begun.await.unwrap();
+    }
+    store
+        .end_operation("one".to_owned(), Ok("done".to_owned()))
+        .await
+        .unwrap();
+    let err = Error::definite(codes::INTERNAL, "no");
+    store
+        .end_operation("two".to_owned(), Err(err))
+        .await
+        .unwrap();
+    store.end_operations_left_behind().await.unwrap();
+    for id in ["one", "two", "three", "four"] {
+        let found = store
+            .operation("default".to_owned(), id.to_owned())
+            .await
+            .unwrap();
+        say(
+            said,
+            found.map(|found| {
+                (
+                    found.state,
+                    found.text,
+                    found.code,
+                    found.ended_at.is_some(),
+                )
+            }),
+        );
+    }
+    let row = VerificationRow {
+        id: 0,
+        at: "2026-01-01T00:00:00Z".to_owned(),
+        lsn: "0/1".to_owned(),
+        result: "identical".to_owned(),
+        depth: "deep".to_owned(),
+        rows: i64::MAX,
+        seconds: 0.1,
+        tables: json!([{ "source": "public.x" }]),
+    };
+    let first = store.add_verification(&key, row.clone()).await.unwrap();
+    store
+        .add_verification(
+            &key,
+            VerificationRow {
+                seconds: 1e-9,
+                ..row
+            },
+        )
+        .await
+        .unwrap();
+    let all = Cursor {
+        before: None,
+        limit: 10,
+    };
+    for only in [None, Some(first)] {
+        let found = store.verifications(&key, only, all).await.unwrap();
+        say(
+            said,
+            found
+                .iter()
+                .map(|v| (v.rows, v.seconds, &v.tables))
+                .collect::<Vec<_>>(),
+        );
+    }
+}
+
+async fn access(store: &Store, said: &mut Vec<String>) {
+    for (id, tenant, expires_at) in [("a", "default", None), ("b", "other", Some("2001"))] {
+        let token = NewToken {
+            id: id.to_owned(),
+            tenant: tenant.to_owned(),
+            name: id.to_owned(),
+            role: "viewer".to_owned(),
+            hash: id.as_bytes().to_vec(),
+            by: "ann".to_owned(),
+            expires_at: expires_at.map(str::to_owned),
+        };
+        say(said, store.add_token(token).await.unwrap().expires_at);
+    }
+    let counts = store.tokens_that_count().await.unwrap();
+    say(
+        said,
+        counts
+            .iter()
+            .map(|(hash, row)| (hash, &row.id))
+            .collect::<Vec<_>>(),
+    );
+    for tenant in [None, Some("other".to_owned())] {
+        say(said, store.tokens(tenant.clone()).await.unwrap().len());
+        say(
+            said,
+            store.revoke_token(tenant, "a".to_owned()).await.unwrap(),
+        );
+    }
+    say(said, store.tokens_that_count().await.unwrap().len());
+    let key = || ("default".to_owned(), "ann".to_owned(), "key".to_owned());
+    let take = async |request: u8| {
+        let (tenant, who, key) = key();
+        store
+            .take_idempotency_key(tenant, who, key, vec![request])
+            .await
+            .unwrap()
+    };
+    say(said, (take(1).await, take(1).await, take(2).await));
+    let answer = Some((201, Some("/x".to_owned()), vec![0, 255]));
+    store.answer_idempotency_key(key(), answer).await.unwrap();
+    store.free_idempotency_keys().await.unwrap();
+    say(said, take(1).await);
+    store.answer_idempotency_key(key(), None).await.unwrap();
+    say(said, take(2).await);
+    store.free_idempotency_keys().await.unwrap();
+    say(said, take(3).await);
+}
+
+#[tokio::test]
+async fn every_statement_says_the_same_in_every_kind_of_store() {
+    let [file, database] = Home::both().await;
+    let of_file = everything(&file.open('a').await.unwrap()).await;
+    let of_database = everything(&database.open('a').await.unwrap()).await;
+    assert!(of_file.len() > 30);
+    for (one, other) in of_file.iter().zip(&of_database) {
+        assert_eq!(one, other);
+    }
+    assert_eq!(of_file.len(), of_database.len());
+}
