@@ -43,6 +43,8 @@ impl Level {
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
     pub(crate) key: Key,
+    /// When it happened, RFC 3339; it may be written down later.
+    pub(crate) at: String,
     pub(crate) level: Level,
     pub(crate) kind: &'static str,
     pub(crate) code: Option<String>,
@@ -61,6 +63,7 @@ impl Entry {
     ) -> Entry {
         Entry {
             key: key.clone(),
+            at: clock::now(),
             level,
             kind,
             code: None,
@@ -309,7 +312,7 @@ pub(super) fn add_event(
     if !pipelines::exists(store, &entry.key)? {
         return Ok(None);
     }
-    let at = clock::now();
+    let at = entry.at.clone();
     let (tenant, pipeline) = (&entry.key.tenant, &entry.key.id);
     let sql = "INSERT INTO events (tenant, pipeline, at, level, kind, code, table_name, text, by) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING id";

@@ -50,6 +50,8 @@ mod seal;
 pub(crate) mod session;
 mod sqlite;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
 /// Its name in the state directory.

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use rusqlite::Connection;
 use tidemark_core::catalogue::Code;
-use tidemark_core::config::Secret;
 
+use super::testing::{new_pipeline as new, open_shared, seal};
 use super::*;
 use tidemark_lab::server::PostgresServer;
 
@@ -35,7 +35,7 @@ impl Home {
     async fn open(&self, digit: char) -> Result<Store> {
         match self {
             Home::Directory(directory) => Store::open(directory.path(), seal(digit)),
-            Home::Database(url) => shared::open(url, digit).await,
+            Home::Database(url) => open_shared(url, digit).await,
         }
     }
 
@@ -82,22 +82,6 @@ async fn database() -> String {
     let server = PostgresServer::shared().await.unwrap();
     let name = server.fresh_database("store").await.unwrap();
     server.url_to(&name)
-}
-
-fn seal(digit: char) -> Seal {
-    let key: String = std::iter::repeat_n(digit, 64).collect();
-    Seal::of_text(&Secret::new(key)).unwrap()
-}
-
-fn new(tenant: &str, id: &str) -> NewPipeline {
-    NewPipeline {
-        key: Key::new(tenant, id),
-        mode: "full_load_and_cdc".to_owned(),
-        definition: Some("password = \"hunter2\"".to_owned()),
-        file: None,
-        desired: Desired::now(DesiredState::Draft, "ann", None),
-        by: "ann".to_owned(),
-    }
 }
 
 fn refusal(directory: &Path, digit: char) -> Code {

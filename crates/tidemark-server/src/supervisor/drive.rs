@@ -79,12 +79,12 @@ pub(super) async fn drive(shared: Arc<Shared>, member: Arc<Member>) {
             Ended::Elsewhere => {
                 let why = Some("stopped by way of the target".to_owned());
                 let desired = Desired::now(DesiredState::Stopped, "user", why);
-                settle(&shared, &member, desired).await;
+                settle(&shared, &member, desired);
                 continue;
             }
             Ended::Completed => {
                 let desired = Desired::now(DesiredState::Completed, "engine", None);
-                settle(&shared, &member, desired).await;
+                settle(&shared, &member, desired);
                 continue;
             }
             Ended::Err(err) if policy::verdict(&err) == Verdict::Again => {
@@ -163,12 +163,38 @@ async fn look(shared: &Arc<Shared>, member: &Arc<Member>) {
     }
 }
 
-/// Another state is wanted from now on, and nobody asked for it here.
-async fn settle(shared: &Arc<Shared>, member: &Arc<Member>, desired: Desired) {
-    if let Err(err) = shared.store.desire(&member.key, desired.clone()).await {
-        tracing::warn!(pipeline = member.key.id, error = %err, "the state is not written down");
-    }
-    member.order(desired);
+/// Another state is wanted from now on, and nobody asked for it here. Written down as soon as the store
+/// lets us, unless something else is wanted by then.
+fn settle(shared: &Arc<Shared>, member: &Arc<Member>, desired: Desired) {
+    member.order(desired.clone());
+    let (store, member) = (shared.store.clone(), Arc::clone(member));
+    written_down("the state is not written down yet", move || {
+        let (store, member, desired) = (store.clone(), Arc::clone(&member), desired.clone());
+        async move {
+            if member.row().desired != desired {
+                return Ok(());
+            }
+            store.desire(&member.key, desired).await
+        }
+    });
+}
+
+/// Writes something down, beside everything else, however long the store is away.
+fn written_down<F>(what: &'static str, mut write: impl FnMut() -> F + Send + 'static)
+where
+    F: Future<Output = Result<()>> + Send,
+{
+    tokio::spawn(async move {
+        for attempt in 0.. {
+            let Err(err) = write().await else { return };
+            if err.code() == codes::STORE_TAKEN_OVER {
+                // What is true now is for the other server to write.
+                return;
+            }
+            tracing::warn!(code = %err.code(), error = %err, "{what}");
+            tokio::time::sleep(policy::pause(attempt)).await;
+        }
+    });
 }
 
 fn note(
@@ -181,13 +207,10 @@ fn note(
 ) {
     member.measures().failed(err);
     shared.scribe.note(Entry {
-        key: member.key.clone(),
-        level,
-        kind,
         code: Some(err.code().to_string()),
         table: err.table_name().map(str::to_owned),
-        text: format!("{err}{more}"),
         by: Some("engine".to_owned()),
+        ..Entry::plain(&member.key, level, kind, format!("{err}{more}"))
     });
 }
 
@@ -264,7 +287,7 @@ async fn run(
         *attempt = 0;
     }
     run.end().await;
-    end_run(shared, member, number, &ended).await;
+    end_run(shared, number, &ended);
     member.rests(Rest::wanted(&member.orders.borrow().desired));
     ended
 }
@@ -275,7 +298,7 @@ fn has_run(alive: &Alive) -> bool {
     status.processed_lsn.is_some() && status.received_lsn.is_some()
 }
 
-async fn end_run(shared: &Arc<Shared>, member: &Member, number: Option<i64>, ended: &Ended) {
+fn end_run(shared: &Arc<Shared>, number: Option<i64>, ended: &Ended) {
     let Some(number) = number else { return };
     let (outcome, err) = match ended {
         Ended::Asked | Ended::Elsewhere => ("stopped", None),
@@ -286,9 +309,11 @@ async fn end_run(shared: &Arc<Shared>, member: &Member, number: Option<i64>, end
         err.map(|e| e.code().to_string()),
         err.map(ToString::to_string),
     );
-    if let Err(err) = shared.store.end_run(number, outcome, code, reason).await {
-        tracing::warn!(pipeline = member.key.id, error = %err, "the end is not written down");
-    }
+    let store = shared.store.clone();
+    written_down("the end of a run is not written down yet", move || {
+        let (store, code, reason) = (store.clone(), code.clone(), reason.clone());
+        async move { store.end_run(number, outcome, code, reason).await }
+    });
 }
 
 impl Run {
@@ -410,10 +435,9 @@ fn heard(
             }
             member.set_full_load_lsn(*position);
             let (store, key) = (shared.store.clone(), member.key.clone());
-            tokio::spawn(async move {
-                if let Err(err) = store.set_full_load_lsn(&key, text).await {
-                    tracing::warn!(pipeline = key.id, error = %err, "full_load_lsn is not kept");
-                }
+            written_down("full_load_lsn is not written down yet", move || {
+                let (store, key, text) = (store.clone(), key.clone(), text.clone());
+                async move { store.set_full_load_lsn(&key, text).await }
             });
         }
         PipelineEvent::Retry { error, .. } => {

@@ -39,6 +39,8 @@ pub(crate) const OWN_TENANT: &str = "default";
 /// How often pipelines are looked at for history and news, and how often that is written down.
 const SAMPLE_EVERY: Duration = Duration::from_secs(1);
 const SAMPLES_WRITTEN_EVERY: usize = 10;
+/// How long the last events may take to be written down when the server ends.
+const LAST_WORDS_WITHIN: Duration = Duration::from_secs(3);
 
 /// What all pipelines share.
 pub(crate) struct Shared {
@@ -208,6 +210,7 @@ impl Supervisor {
         }
         let mut lives = std::mem::take(&mut *lock(&self.lives));
         while lives.join_next().await.is_some() {}
+        self.shared.scribe.finish(LAST_WORDS_WITHIN).await;
         lock(&self.readers).abort_all();
     }
 }
@@ -323,13 +326,8 @@ async fn sample(supervisor: std::sync::Weak<Supervisor>) {
             waiting.push(sample_of(&member.key, &view, now));
         }
         if count % SAMPLES_WRITTEN_EVERY == 0 {
-            let written = supervisor
-                .shared
-                .store
-                .add_samples(std::mem::take(&mut waiting), now);
-            if let Err(err) = written.await {
-                tracing::warn!(code = %err.code(), error = %err, "the history is not written down");
-            }
+            let looks = std::mem::take(&mut waiting);
+            supervisor.shared.scribe.note_looks(looks);
         }
     }
 }

@@ -1,42 +1,71 @@
 //! Writes down what happens to pipelines, and tells it to whoever watches.
 //!
-//! Beside the line, never on it: a store that cannot be written costs entries, not changes.
+//! Beside the line, never on it. While the store cannot be written entries wait for it, up to a limit; what
+//! is beyond is left out, and how much that was is said.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
 use tidemark_core::checkpoint::TableState;
 use tidemark_core::finding::{Finding, Verdict};
 use tidemark_core::pipeline::observe::PipelineEvent;
+use tidemark_core::{Result, clock};
 use tokio::sync::mpsc;
 
-use std::sync::Arc;
-
 use crate::news::{News, Topic};
-use crate::store::{Entry, Key, Level, Store};
+use crate::store::{Entry, Key, Level, Sample, Store};
 
-/// Entries that wait for a store that cannot be written.
+/// Entries that wait for a store that cannot be written, and how many are written at once.
 const WAITING_MAX: usize = 10_000;
+const BATCH_MAX: usize = 256;
+/// Looks at pipelines that wait for it, each list of which is of ten seconds.
+const LOOKS_WAITING_MAX: usize = 30;
 /// How long a store that could not be written is left alone.
 const PAUSE: Duration = Duration::from_secs(1);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// See the module's text. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Scribe {
     sender: mpsc::Sender<Entry>,
+    looks: mpsc::Sender<Vec<Sample>>,
+    counts: Arc<Counts>,
+}
+
+#[derive(Default)]
+struct Counts {
+    /// Entries that are not written down yet.
+    waiting: AtomicUsize,
+    /// Entries and lists of looks for which there was no room.
+    left_out: AtomicUsize,
 }
 
 impl Scribe {
     /// A scribe, and its work, which ends when every clone of it is gone.
     pub(super) fn new(store: Store, news: Arc<News>) -> (Scribe, impl Future<Output = ()> + Send) {
         let (sender, entries) = mpsc::channel(WAITING_MAX);
-        (Scribe { sender }, write(store, news, entries))
+        let (looks, seen) = mpsc::channel(LOOKS_WAITING_MAX);
+        let counts = Arc::new(Counts::default());
+        let scribe = Scribe {
+            sender,
+            looks,
+            counts: Arc::clone(&counts),
+        };
+        let work = async move {
+            let looks = write_looks(store.clone(), seen);
+            tokio::join!(write(store, news, entries, counts), looks);
+        };
+        (scribe, work)
     }
 
     /// Notes something. What there is no room for is not written down.
     pub(crate) fn note(&self, entry: Entry) {
+        self.counts.waiting.fetch_add(1, Ordering::Relaxed);
         if self.sender.try_send(entry).is_err() {
-            tracing::debug!("an event is not written down");
+            self.counts.waiting.fetch_sub(1, Ordering::Relaxed);
+            self.counts.left_out.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -46,22 +75,79 @@ impl Scribe {
             self.note(entry);
         }
     }
+
+    /// Notes looks at pipelines, in the order in which they were taken.
+    pub(super) fn note_looks(&self, looks: Vec<Sample>) {
+        if self.looks.try_send(looks).is_err() {
+            self.counts.left_out.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits until every entry is written down, and no longer than this.
+    pub(super) async fn finish(&self, within: Duration) {
+        let finished = async {
+            while self.counts.waiting.load(Ordering::Relaxed) > 0 {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        if tokio::time::timeout(within, finished).await.is_err() {
+            let count = self.counts.waiting.load(Ordering::Relaxed);
+            tracing::warn!(count, "events are not written down: the store is away");
+        }
+    }
 }
 
-async fn write(store: Store, news: Arc<News>, mut entries: mpsc::Receiver<Entry>) {
+async fn write(
+    store: Store,
+    news: Arc<News>,
+    mut entries: mpsc::Receiver<Entry>,
+    counts: Arc<Counts>,
+) {
     let mut batch = Vec::new();
-    while entries.recv_many(&mut batch, 256).await > 0 {
-        match store.add_events(std::mem::take(&mut batch)).await {
-            Ok(added) => {
-                for (key, row) in added {
-                    news.say(&key.tenant, &key.id, Topic::Events, json!(row));
-                }
-            }
-            Err(err) => {
-                tracing::warn!(code = %err.code(), error = %err, "events are not written down");
-                tokio::time::sleep(PAUSE).await;
-            }
+    while entries.recv_many(&mut batch, BATCH_MAX).await > 0 {
+        let added = until_written("events wait", || store.add_events(batch.clone())).await;
+        counts.waiting.fetch_sub(batch.len(), Ordering::Relaxed);
+        batch.clear();
+        for (key, row) in added {
+            news.say(&key.tenant, &key.id, Topic::Events, json!(row));
         }
+        let left_out = counts.left_out.swap(0, Ordering::Relaxed);
+        if left_out > 0 {
+            tracing::warn!(
+                left_out,
+                "the store was away for too long to keep everything"
+            );
+        }
+    }
+}
+
+async fn write_looks(store: Store, mut looks: mpsc::Receiver<Vec<Sample>>) {
+    while let Some(seen) = looks.recv().await {
+        let write = || {
+            let now = clock::now_us() / 1_000_000;
+            store.add_samples(seen.clone(), now)
+        };
+        until_written("the history waits", write).await;
+    }
+}
+
+/// Tries until the store takes it.
+async fn until_written<T, F>(what: &str, mut write: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Result<T>>,
+{
+    let mut attempt = 1_u32;
+    loop {
+        match write().await {
+            Ok(written) => return written,
+            // A store that stays away is said less and less often.
+            Err(err) if attempt.is_power_of_two() => {
+                tracing::warn!(code = %err.code(), error = %err, "{what} for the store");
+            }
+            Err(_) => {}
+        }
+        attempt = attempt.saturating_add(1);
+        tokio::time::sleep(PAUSE).await;
     }
 }
 
@@ -186,4 +272,83 @@ fn checked(plain: impl Fn(Level, &'static str, String) -> Entry, findings: &[Fin
 fn code_of(reason: &str) -> Option<String> {
     let word = reason.split(':').next()?;
     tidemark_core::catalogue::Code::parse(word).map(|code| code.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use tidemark_lab::proxy::Proxy;
+    use tidemark_lab::server::PostgresServer;
+    use tidemark_lab::wait::wait_for;
+
+    use super::*;
+    use crate::store::{Cursor, EventsWanted, Step, testing};
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// The store refuses once, or for longer: nothing of what happened meanwhile is lost or doubled.
+    #[tokio::test]
+    async fn what_happens_while_the_store_is_away_is_written_down_later() {
+        let server = PostgresServer::shared().await.unwrap();
+        let name = server.fresh_database("store").await.unwrap();
+        let proxy = Proxy::start(server.port()).await.unwrap();
+        let url = server.url_through(proxy.address(), &name);
+        let store = testing::open_shared(&url, 'a').await.unwrap();
+        let key = Key::new("default", "shop");
+        let new = testing::new_pipeline(&key.tenant, &key.id);
+        store.add_pipeline(new).await.unwrap().unwrap();
+        let (scribe, work) = Scribe::new(store.clone(), Arc::new(News::new()));
+        let work = tokio::spawn(work);
+        proxy.refuse();
+        wait_for(PATIENCE, "the store to be away", || async {
+            Ok(store.pipeline(&key).await.is_err().then_some(()))
+        })
+        .await
+        .unwrap();
+        let mut noted = Vec::new();
+        for number in 0..300 {
+            let entry = Entry::plain(&key, Level::Info, "step", number.to_string());
+            noted.push((entry.at.clone(), entry.text.clone()));
+            scribe.note(entry);
+        }
+        let look = |at| Sample {
+            key: key.clone(),
+            at,
+            gap_bytes: Some(at),
+            latency_seconds: None,
+            source: None,
+            processed: None,
+            retained_bytes: None,
+            changes: [0; 3],
+            state: "streaming".to_owned(),
+        };
+        let now = clock::now_us() / 1_000_000;
+        scribe.note_looks(vec![look(now - 1)]);
+        scribe.note_looks(vec![look(now)]);
+        // It was tried, and refused, before the store comes back.
+        let before = proxy.counters().refused;
+        wait_for(PATIENCE, "the scribe to be refused", || async {
+            Ok((proxy.counters().refused > before).then_some(()))
+        })
+        .await
+        .unwrap();
+        proxy.accept();
+        scribe.finish(PATIENCE).await;
+        let page = Cursor {
+            before: None,
+            limit: 1000,
+        };
+        let events = store.events(&key, EventsWanted::default(), page).await;
+        let written = events.unwrap().into_iter().rev();
+        let written: Vec<_> = written.map(|event| (event.at, event.text)).collect();
+        assert_eq!(written, noted, "each once, in order, when it happened");
+        wait_for(PATIENCE, "the history to be whole", || async {
+            let rows = store.history(&key, Step::Second, now - 5, now + 5).await?;
+            let seen: Vec<i64> = rows.iter().map(|row| row.at).collect();
+            Ok((seen == [now - 1, now]).then_some(()))
+        })
+        .await
+        .unwrap();
+        drop(scribe);
+        work.await.unwrap();
+    }
 }

@@ -1,23 +1,13 @@
 //! A store that servers share: who has it, what happens when its database is away, how it grows up.
 
-use tidemark_core::target::Owner;
 use tidemark_lab::proxy::Proxy;
 use tidemark_lab::wait::wait_for;
 
+use super::open_shared as open;
 use super::*;
 
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-pub(super) async fn open(url: &str, digit: char) -> Result<Store> {
-    let owner = Owner {
-        host: "here".to_owned(),
-        pid: 7,
-    };
-    let url = Secret::new(url.to_owned());
-    let patience = Duration::ZERO;
-    Store::open_shared(&url, seal(digit), &owner, "127.0.0.1:1", patience).await
-}
 
 /// The first column of what a statement gives.
 pub(super) async fn rows(url: &str, sql: &str) -> Vec<String> {
