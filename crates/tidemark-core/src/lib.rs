@@ -28,6 +28,7 @@ pub mod schedule;
 pub mod schema;
 pub mod selection;
 pub mod source;
+pub mod standing;
 pub mod status;
 pub mod target;
 pub mod tidemark;

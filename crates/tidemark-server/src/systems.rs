@@ -10,7 +10,7 @@ use tidemark_core::config::PipelineConfig;
 use tidemark_core::finding::Finding;
 use tidemark_core::pipeline::options::Options;
 use tidemark_core::source::{Slot, Source};
-use tidemark_core::status::Status;
+use tidemark_core::standing::Standing;
 use tidemark_core::target::Target;
 
 /// A pipeline as somebody wrote it down.
@@ -56,8 +56,8 @@ pub trait Systems: Send + Sync + 'static {
     /// the error. May wait for files.
     fn open(&self, definition: &Definition) -> Result<Opened>;
 
-    /// How a pipeline stands that does not run here, from what both sides say.
-    async fn look(&self, opened: &Opened) -> Result<Status>;
+    /// How a pipeline stands, from what both sides say.
+    async fn look(&self, opened: &Opened) -> Result<Standing>;
 
     /// What stands in the way of it. Changes nothing.
     async fn check(&self, opened: &Opened) -> Result<Vec<Finding>>;

@@ -15,6 +15,7 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::logging::LogForm;
 use crate::output::numbers::parse_duration;
 use crate::output::put;
+use crate::remote::Address;
 use crate::verbs;
 
 pub(crate) mod examples;
@@ -81,6 +82,24 @@ pub(crate) struct Everywhere {
         hide_env = true
     )]
     pub(crate) config: Option<PathBuf>,
+    /// Ask this server, http://HOST:PORT, instead of the databases (also `TIDEMARK_SERVER`)
+    #[arg(long, global = true, value_name = "URL", value_parser = Address::parse,
+          conflicts_with = "context")]
+    pub(crate) server: Option<Address>,
+    /// Ask the server of this context, from tidemark/contexts.toml of your configuration (also
+    /// `TIDEMARK_CONTEXT`)
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) context: Option<String>,
+    /// The token for the server is in this file (also `TIDEMARK_TOKEN_FILE`, or the token itself in
+    /// `TIDEMARK_TOKEN`)
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "TIDEMARK_TOKEN_FILE",
+        hide_env = true
+    )]
+    pub(crate) token_file: Option<PathBuf>,
     /// Form of log lines; without it text on a terminal, else json
     #[arg(long, global = true, value_name = "FORM", env = "TIDEMARK_LOG_FORMAT", hide_env = true,
           value_parser = log_form, hide_possible_values = true)]

@@ -85,7 +85,9 @@ pub(crate) fn of_code(code: Code) -> Option<Exit> {
         codes::TARGET_AUTHENTICATION,
         codes::TARGET_PERMISSION,
     ];
-    const UNREACHABLE: [Code; 19] = [
+    const UNREACHABLE: [Code; 21] = [
+        codes::SERVER_UNREACHABLE,
+        codes::SERVER_STRANGE,
         codes::SOURCE_UNRESOLVED,
         codes::SOURCE_NO_DATABASE,
         codes::SOURCE_NOT_POSTGRESQL,

@@ -70,6 +70,14 @@ async fn invoke(talk: Talk, everywhere: Everywhere, verb: Verb) -> Outcome {
     });
     let _log = logging::start(&talk, form, loudness(&verb), env("TIDEMARK_LOG").as_deref());
     fail::arm()?;
+    let names_server = everywhere.server.is_some() || everywhere.context.is_some();
+    if names_server && !verb.asks_servers() {
+        let text = format!(
+            "tidemark {} speaks to the databases themselves",
+            verb.name()
+        );
+        return Err(Error::definite(codes::SERVER_VERB, text).into());
+    }
     let care = verb.care();
     let invocation = Invocation {
         talk,
@@ -129,6 +137,11 @@ enum Care {
 }
 
 impl Verb {
+    /// Whether it can ask a server instead of databases.
+    fn asks_servers(&self) -> bool {
+        matches!(self, Verb::Status(_) | Verb::Tables(_) | Verb::Lag(_))
+    }
+
     fn care(&self) -> Care {
         match self {
             Verb::Run(_)

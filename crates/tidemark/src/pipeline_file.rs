@@ -123,6 +123,16 @@ impl Which {
         }
     }
 
+    /// How it is named, if it is.
+    pub(crate) fn word(&self) -> Option<&str> {
+        self.pipeline.as_deref()
+    }
+
+    /// Whether keys of the file are given other values.
+    pub(crate) fn sets(&self) -> bool {
+        !self.set.is_empty()
+    }
+
     /// Whether one is named at all.
     pub(crate) fn is_named(&self, invocation: &Invocation) -> bool {
         self.pipeline.is_some() || invocation.everywhere.config.is_some()

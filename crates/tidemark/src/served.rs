@@ -12,16 +12,16 @@ use tidemark_core::config::{self, Document, Input, PipelineConfig, Problems, Sur
 use tidemark_core::finding::{Finding, Side};
 use tidemark_core::pipeline::options::Until;
 use tidemark_core::source::Slot;
-use tidemark_core::status::Status;
+use tidemark_core::standing::Standing;
 use tidemark_core::{Error, Result};
 use tidemark_server::systems::{self as served, Definition, Place, Systems};
 
 use crate::pipeline_file::{CONNECTIONS, Opened, text};
 use crate::problem::Failure;
 use crate::surroundings::Around;
+use crate::systems;
 use crate::verbs::run::options;
-use crate::verbs::{check, plan};
-use crate::{standing, systems};
+use crate::verbs::{check, plan, status};
 
 /// See the module's text.
 #[derive(Debug)]
@@ -52,11 +52,8 @@ impl Systems for Served {
         })
     }
 
-    async fn look(&self, opened: &served::Opened) -> Result<Status> {
-        let config = &opened.config;
-        let (source, target) = (&opened.source, &opened.target);
-        let standing = standing::look(&config.name, config.mode.name(), source, target).await?;
-        Ok(standing.status)
+    async fn look(&self, opened: &served::Opened) -> Result<Standing> {
+        status::look(&as_verbs_have_it(opened)).await
     }
 
     async fn check(&self, opened: &served::Opened) -> Result<Vec<Finding>> {

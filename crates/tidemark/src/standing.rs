@@ -7,44 +7,21 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
-use serde_json::Value;
 use tidemark_core::checkpoint::{Checkpoint, LoadPhase, TableCheckpoint, TableState, Unit};
 use tidemark_core::clock;
 use tidemark_core::quarantine::{Kept, count};
 use tidemark_core::schema::TableName;
 use tidemark_core::source::{LogState, Source};
+pub(crate) use tidemark_core::standing::{Life, Standing};
 use tidemark_core::status::{
     By, Health, PipelineState, SlotStatus, Status, StatusError, TableStatus, TableStatusState,
     Trend,
 };
-use tidemark_core::target::{Owner, Target};
+use tidemark_core::target::Target;
 use tidemark_core::{Error, Result};
 
 /// A report that is older than this says nothing about now.
 const REPORT_COUNTS_S: f64 = 10.0;
-
-/// See the module's text.
-#[derive(Clone, Debug)]
-pub(crate) struct Standing {
-    /// In the dictionary's words.
-    pub(crate) status: Status,
-    /// Whether it ever ran against this target: without that the state is `draft`.
-    pub(crate) life: Life,
-    /// Age of the report that `status` was taken from, in seconds.
-    pub(crate) report_age_seconds: Option<f64>,
-}
-
-/// Whether somebody runs it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Life {
-    /// It never ran against this target.
-    Draft,
-    /// Nobody runs it now.
-    Still,
-    /// Somebody does.
-    Running(Owner),
-}
 
 /// Looks at both sides. The target must answer, since what counts is there; the source need not.
 pub(crate) async fn look(
@@ -103,43 +80,6 @@ pub(crate) async fn look(
         life,
         report_age_seconds: age,
     })
-}
-
-impl Standing {
-    /// The state's word, `draft` included.
-    pub(crate) fn state(&self) -> &'static str {
-        match self.life {
-            Life::Draft => "draft",
-            _ => crate::output::style::of_state(self.status.state).0,
-        }
-    }
-
-    /// The status as a program sees it.
-    pub(crate) fn data(&self) -> Value {
-        #[derive(Serialize)]
-        struct Running<'a> {
-            host: &'a str,
-            pid: u32,
-        }
-        let running = match &self.life {
-            Life::Running(owner) => Some(Running {
-                host: &owner.host,
-                pid: owner.pid,
-            }),
-            Life::Draft | Life::Still => None,
-        };
-        let mut data = serde_json::to_value(&self.status).expect("plain data with text keys");
-        data["state"] = self.state().into();
-        data["stale"] = self.is_stale().into();
-        data["running"] = serde_json::to_value(running).expect("plain data with text keys");
-        data["report_age_seconds"] = self.report_age_seconds.into();
-        data
-    }
-
-    /// Whether the source's side of it is not of now.
-    pub(crate) fn is_stale(&self) -> bool {
-        self.life != Life::Draft && self.status.source_lsn.is_none()
-    }
 }
 
 fn forget_what_only_a_run_knows(status: &mut Status) {
@@ -312,6 +252,7 @@ mod tests {
     use tidemark_core::catalogue::codes;
     use tidemark_core::checkpoint::SourceIdentity;
     use tidemark_core::position::{Lsn, Position};
+    use tidemark_core::target::Owner;
 
     fn at(lsn: u64) -> Position {
         Position::PgLsn(Lsn(lsn))

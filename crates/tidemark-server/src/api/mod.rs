@@ -39,6 +39,7 @@ mod problem;
 mod quarantine;
 #[cfg(test)]
 mod reference;
+mod standing;
 mod stream;
 
 /// What every request is given.
@@ -77,6 +78,7 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         "/api/v1",
         OpenApiRouter::new()
             .merge(pipelines::routes())
+            .merge(standing::routes())
             .merge(journal::routes())
             .merge(quarantine::routes())
             .merge(monitoring::routes())

@@ -155,7 +155,7 @@ async fn look(shared: &Arc<Shared>, member: &Arc<Member>) {
         shared.systems.look(&opened).await
     };
     match tokio::time::timeout(LOOK_WITHIN, looked).await {
-        Ok(Ok(status)) => member.looked(status),
+        Ok(Ok(standing)) => member.looked(standing.status),
         Ok(Err(err)) => {
             tracing::debug!(pipeline = member.key.id, error = %err, "not looked at");
         }

@@ -49,7 +49,7 @@ pub(crate) struct Shared {
     pub(crate) news: Arc<News>,
     pub(crate) scribe: Scribe,
     pub(crate) alerts: Alerts,
-    owner: Owner,
+    pub(crate) owner: Owner,
     /// Where definitions of the store are at home.
     directory: PathBuf,
 }

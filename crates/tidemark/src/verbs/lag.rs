@@ -12,7 +12,8 @@ use crate::output::numbers::{bytes, duration, parse_duration, parse_rfc3339, sec
 use crate::output::style::Tone;
 use crate::output::wrap;
 use crate::output::{Answer, Outcome, Verdict, put};
-use crate::pipeline_file::{Opened, Which};
+use crate::pipeline_file::Which;
+use crate::seen::Seen;
 use crate::standing::{Life, Standing};
 use crate::watching::{self, Watch};
 
@@ -37,8 +38,8 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &LagArgs) -> Outcome
     // With a limit a watch waits for the day when it is exceeded.
     let ends_at = arguments.max.map(|_| Verdict::Negative);
     watching::repeat(invocation, arguments.watch, ends_at, async || {
-        let opened = Opened::open(invocation, &arguments.which)?;
-        let standing = super::status::look(&opened).await?;
+        let seen = Seen::open(invocation, &arguments.which)?;
+        let standing = seen.look().await?;
         let answer = Answer::new(text(&standing, invocation), data(&standing));
         let verdict = verdict(&standing.status, arguments.max);
         Ok(match (verdict, arguments.max) {

@@ -10,6 +10,8 @@ use crate::output::style::{Style, of_health, of_state, of_table};
 use crate::output::{Answer, Outcome, Verdict, wrap};
 use crate::pipeline_file::{self, Opened, Which};
 use crate::problem::Failure;
+use crate::remote::Remote;
+use crate::seen::Seen;
 use crate::standing::{self, Life, Standing};
 use crate::watching::{self, Watch};
 
@@ -42,13 +44,17 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &StatusArgs) -> Outc
 }
 
 async fn once(invocation: &Invocation, arguments: &StatusArgs) -> Outcome {
-    if arguments.which.is_named(invocation) {
-        let opened = Opened::open(invocation, &arguments.which)?;
-        let standing = look(&opened).await?;
+    let server = Remote::of(invocation)?;
+    let is_named = match &server {
+        Some(_) => arguments.which.word().is_some(),
+        None => arguments.which.is_named(invocation),
+    };
+    if is_named {
+        let standing = Seen::open(invocation, &arguments.which)?.look().await?;
         let is_met = arguments
             .require
             .as_ref()
-            .is_none_or(|wanted| wanted == standing.state());
+            .is_none_or(|wanted| *wanted == standing.state());
         let answer = Answer::new(text(&standing, invocation), standing.data());
         return Ok(match &arguments.require {
             Some(wanted) if !is_met => answer
@@ -57,7 +63,16 @@ async fn once(invocation: &Invocation, arguments: &StatusArgs) -> Outcome {
             _ => answer,
         });
     }
-    all(invocation, arguments.require.as_deref()).await
+    let looked = match &server {
+        Some(server) => looked_there(server).await?,
+        None => looked_here().await,
+    };
+    Ok(all(
+        invocation,
+        server.as_ref(),
+        looked,
+        arguments.require.as_deref(),
+    ))
 }
 
 pub(crate) async fn look(opened: &Opened) -> tidemark_core::Result<Standing> {
@@ -74,10 +89,12 @@ pub(crate) async fn look(opened: &Opened) -> tidemark_core::Result<Standing> {
     Ok(standing)
 }
 
-/// Every pipeline of this directory, worst first. One that cannot be looked at is among them.
-async fn all(invocation: &Invocation, required: Option<&str>) -> Outcome {
-    let style = invocation.talk.out;
-    let mut found: Vec<(u8, String, String, Value)> = Vec::new();
+/// A pipeline's name, and how it stands or why that is not known.
+type Looked = (String, Result<Standing, Failure>);
+
+/// Every pipeline of this directory.
+async fn looked_here() -> Vec<Looked> {
+    let mut found = Vec::new();
     for file in pipeline_file::all_here() {
         let opened = Opened::open_file(&file);
         let name = match &opened {
@@ -88,6 +105,31 @@ async fn all(invocation: &Invocation, required: Option<&str>) -> Outcome {
             Ok(opened) => look(&opened).await.map_err(Failure::from),
             Err(failure) => Err(failure),
         };
+        found.push((name, looked));
+    }
+    found
+}
+
+/// Every pipeline of a server.
+async fn looked_there(server: &Remote) -> Result<Vec<Looked>, Failure> {
+    let mut found = Vec::new();
+    for name in server.names().await? {
+        let looked = server.pipeline(&name).look().await;
+        found.push((name, looked.map_err(Failure::from)));
+    }
+    Ok(found)
+}
+
+/// All of them, worst first. One that cannot be looked at is among them.
+fn all(
+    invocation: &Invocation,
+    server: Option<&Remote>,
+    looked: Vec<Looked>,
+    required: Option<&str>,
+) -> Answer {
+    let style = invocation.talk.out;
+    let mut found: Vec<(u8, String, String, Value)> = Vec::new();
+    for (name, looked) in looked {
         found.push(match looked {
             Ok(standing) => {
                 let line = first_line(&name, &standing, style);
@@ -109,10 +151,10 @@ async fn all(invocation: &Invocation, required: Option<&str>) -> Outcome {
     }
     found.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
     let lines: Vec<&str> = found.iter().map(|(_, _, line, _)| line.as_str()).collect();
-    let text = if lines.is_empty() {
-        "no pipeline files here".to_owned()
-    } else {
-        lines.join("\n")
+    let text = match server {
+        None if lines.is_empty() => "no pipeline files here".to_owned(),
+        Some(server) if lines.is_empty() => format!("no pipelines on {}", server.shown()),
+        _ => lines.join("\n"),
     };
     let data: Vec<&Value> = found.iter().map(|(_, _, _, data)| data).collect();
     let is_empty = data.is_empty();
@@ -122,7 +164,7 @@ async fn all(invocation: &Invocation, required: Option<&str>) -> Outcome {
         .map(|(_, name, ..)| name.as_str())
         .collect();
     let answer = Answer::new(text, json!({ "pipelines": data }));
-    Ok(match required {
+    match required {
         // Nothing is in the state that was asked for: the wrong directory must not pass.
         Some(_) if is_empty => answer.verdict(Verdict::Negative),
         None if is_empty => answer.notice("make one: tidemark init SOURCE-URL TARGET-URL"),
@@ -130,7 +172,7 @@ async fn all(invocation: &Invocation, required: Option<&str>) -> Outcome {
             .verdict(Verdict::Negative)
             .notice(format!("not {wanted}: {}", others.join(", "))),
         _ => answer,
-    })
+    }
 }
 
 /// Worst first.
@@ -150,7 +192,7 @@ pub(crate) fn first_line(name: &str, standing: &Standing, style: Style) -> Strin
     let (_, state_tone) = of_state(standing.status.state);
     format!(
         "{name}   {}   {}",
-        style.paint(state_tone, standing.state()),
+        style.paint(state_tone, &standing.state()),
         style.paint(tone, &format!("{glyph} {word}"))
     )
 }

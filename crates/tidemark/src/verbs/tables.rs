@@ -9,7 +9,8 @@ use crate::output::numbers::{counted, grouped, short};
 use crate::output::style::{Style, of_table};
 use crate::output::table::{Cell, Column, Table, display_width, shorten_middle};
 use crate::output::{Answer, Outcome, wrap};
-use crate::pipeline_file::{Opened, Which};
+use crate::pipeline_file::Which;
+use crate::seen::Seen;
 use crate::standing::Life;
 use crate::watching::{self, Watch};
 
@@ -23,20 +24,17 @@ pub(crate) struct TablesArgs {
 
 pub(crate) async fn run(invocation: &Invocation, arguments: &TablesArgs) -> Outcome {
     watching::repeat(invocation, arguments.watch, None, async || {
-        let opened = Opened::open(invocation, &arguments.which)?;
-        let standing = super::status::look(&opened).await?;
+        let seen = Seen::open(invocation, &arguments.which)?;
+        let standing = seen.look().await?;
         if standing.life == Life::Draft {
             return Ok(Answer::new(
-                format!("{} never ran against this target", opened.name()),
-                json!({ "pipeline": opened.name(), "state": "draft", "tables": [] }),
+                format!("{} never ran against this target", seen.name()),
+                json!({ "pipeline": seen.name(), "state": "draft", "tables": [] }),
             )
-            .notice(format!(
-                "what it would copy: tidemark plan {}",
-                opened.word()
-            )));
+            .notice(format!("what it would copy: tidemark plan {}", seen.word())));
         }
         let data = json!({
-            "pipeline": opened.name(),
+            "pipeline": seen.name(),
             "state": standing.state(),
             "measured_at": standing.status.measured_at,
             "tables": standing.status.tables,

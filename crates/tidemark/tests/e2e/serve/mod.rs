@@ -7,6 +7,7 @@ mod contract;
 mod lives;
 mod managed;
 mod quarantine;
+mod remote;
 mod shared;
 
 use std::path::{Path, PathBuf};

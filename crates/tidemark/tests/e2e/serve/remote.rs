@@ -1,0 +1,309 @@
+//! The verbs by way of a server: what they say is what they say where the pipeline's file is.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+use tidemark_lab::wait::wait_for;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use super::{Server, fill};
+use crate::stage::{PATIENCE, Ran, Stage};
+
+/// What moves between two looks, whoever looks.
+const MOVING: [&str; 16] = [
+    "measured_at",
+    "report_age_seconds",
+    "source_lsn",
+    "received_lsn",
+    "processed_lsn",
+    "confirmed_lsn",
+    "restart_lsn",
+    "gap_bytes",
+    "latency_seconds",
+    "latency_by_stage_seconds",
+    "retained_bytes",
+    "safe_bytes",
+    "retained_bytes_per_second",
+    "predicted_loss_at",
+    "predicted_over_at",
+    "last_known",
+];
+
+fn settled(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            for name in MOVING {
+                if fields.contains_key(name) {
+                    fields.insert(name.to_owned(), json!("moves"));
+                }
+            }
+            fields.values_mut().for_each(settled);
+        }
+        Value::Array(items) => items.iter_mut().for_each(settled),
+        _ => {}
+    }
+}
+
+/// A server with tokens, on whose pipeline the verbs are tried.
+struct Both {
+    stage: Stage,
+    server: Server,
+}
+
+impl Both {
+    async fn start(name: &str) -> Both {
+        let stage = Stage::new(name).await;
+        fill(&stage).await;
+        let mut server = Server::start(&["--auth", "token"]).await;
+        server.token = Some(server.admin_token());
+        let place = server.pipelines().join(format!("{name}.toml"));
+        std::fs::copy(stage.file(), place).unwrap();
+        server.wait_for_state(name, "streaming").await;
+        Both { stage, server }
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.server.address)
+    }
+
+    /// By way of the server, in a directory where nothing is.
+    async fn there(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Ran {
+        let nowhere = tempfile::tempdir().unwrap();
+        let mut command = self.stage.command(arguments);
+        command
+            .current_dir(nowhere.path())
+            .envs(variables.iter().copied());
+        let output = command.output().await.unwrap();
+        Ran {
+            arguments: arguments.join(" "),
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    /// By way of the server, with what is needed for it.
+    async fn with_server(&self, arguments: &[&str]) -> Ran {
+        let (url, token) = (self.url(), self.server.token.clone().unwrap());
+        let arguments = [arguments, &["--server", &url]].concat();
+        self.there(&arguments, &[("TIDEMARK_TOKEN", &token)]).await
+    }
+
+    /// Both ways until they say the same.
+    async fn assert_same(&self, arguments: &[&str], code: i32) {
+        let what = format!("{arguments:?} to say the same");
+        let same = wait_for(PATIENCE, &what, || async {
+            let json = [arguments, &["--json"]].concat();
+            let here = self.stage.run(&json).await;
+            let there = self.with_server(&json).await;
+            let codes = (here.code, there.code);
+            anyhow::ensure!(codes == (Some(code), Some(code)), "{here:?}\n{there:?}");
+            let (mut a, mut b) = (here.json(), there.json());
+            settled(&mut a);
+            settled(&mut b);
+            anyhow::ensure!(a == b, "here {a:#}\nthere {b:#}");
+            let here = self.stage.run(arguments).await;
+            let there = self.with_server(arguments).await;
+            let labels = |ran: &Ran| -> Vec<String> {
+                let lines = ran.stdout.lines();
+                let first = |line: &str| line.split_whitespace().next().unwrap_or("").to_owned();
+                lines.map(first).collect()
+            };
+            let (a, b) = (labels(&here), labels(&there));
+            anyhow::ensure!(a == b, "here {here:?}\nthere {there:?}");
+            Ok(Some(()))
+        });
+        if let Err(err) = same.await {
+            panic!("{err:?}\n{}", self.server.log());
+        }
+    }
+}
+
+#[tokio::test]
+async fn verbs_that_look_say_the_same_by_way_of_a_server() {
+    let both = Both::start("srv_verbs").await;
+    let name = both.stage.name.as_str();
+    for (arguments, code) in [
+        (&["status", name][..], 0),
+        (&["status", name, "--require", "streaming"], 0),
+        (&["status", name, "--require", "paused"], 3),
+        (&["status"], 0),
+        (&["tables", name], 0),
+        (&["lag", name], 0),
+        (&["lag", name, "--max", "1h"], 0),
+    ] {
+        both.assert_same(arguments, code).await;
+    }
+
+    // Where nobody runs it the server knows why.
+    both.server.act(name, "stop", &json!({})).await;
+    let stopped = both
+        .with_server(&["status", name, "--json"])
+        .await
+        .expect(0);
+    let data = &stopped.json()["data"];
+    assert_eq!(
+        (&data["state"], &data["running"]),
+        (&json!("stopped"), &Value::Null),
+        "{data}"
+    );
+    both.assert_same(&["tables", name], 0).await;
+}
+
+/// Another program, which answers whatever it is asked.
+async fn stranger() -> (String, JoinHandle<()>) {
+    let other = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", other.local_addr().unwrap());
+    let answers = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = other.accept().await {
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            stream.write_all(answer).await.unwrap();
+        }
+    });
+    (url, answers)
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_or_does_not_know_us_is_told_apart() {
+    let both = Both::start("srv_wrong").await;
+    let url = both.url();
+    let token = both.server.token.clone().unwrap();
+    let unused = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let nobody = format!("http://{}", unused.local_addr().unwrap());
+    drop(unused);
+    let (stranger, strange) = stranger().await;
+    let right = [("TIDEMARK_TOKEN", token.as_str())];
+    let wrong = [("TIDEMARK_TOKEN", "tm_wrong")];
+    let none: [(&str, &str); 0] = [];
+    for (arguments, variables, code, exit, says) in [
+        (
+            &["status", "srv_wrong", "--server", &nobody][..],
+            &right[..],
+            "TM7070",
+            5,
+            nobody.as_str(),
+        ),
+        (
+            &["status", "srv_wrong", "--server", &stranger],
+            &right,
+            "TM7071",
+            5,
+            &stranger,
+        ),
+        (
+            &["status", "srv_wrong", "--server", &url],
+            &wrong,
+            "TM8021",
+            4,
+            "TIDEMARK_TOKEN",
+        ),
+        (
+            &["status", "srv_wrong", "--server", &url],
+            &none,
+            "TM8021",
+            4,
+            "TIDEMARK_TOKEN",
+        ),
+        (
+            &["lag", "srv_wrng", "--server", &url],
+            &right,
+            "TM7045",
+            2,
+            "did you mean srv_wrong?",
+        ),
+        (
+            &["tables", "a/b", "--server", &url],
+            &right,
+            "TM7045",
+            2,
+            "there is no pipeline",
+        ),
+        (&["lag", "--server", &url], &right, "TM7045", 2, "is named"),
+        (
+            &["status", "x", "--server", "here"],
+            &right,
+            "TM7040",
+            2,
+            "http://HOST:PORT",
+        ),
+        (
+            &["status", "x", "--context", "nope"],
+            &right,
+            "TM7072",
+            2,
+            "contexts",
+        ),
+        (
+            &["status", "x", "--server", &url, "--token-file", "nope"],
+            &none,
+            "TM7072",
+            2,
+            "nope",
+        ),
+        (
+            &["run", "x", "--server", &url],
+            &right,
+            "TM7073",
+            2,
+            "databases themselves",
+        ),
+        (
+            &["lag", "x", "--set", "a.b=1", "--server", &url],
+            &right,
+            "TM7073",
+            2,
+            "--set",
+        ),
+    ] {
+        let arguments = [arguments, &["--json"]].concat();
+        let ran = both.there(&arguments, variables).await.expect(exit);
+        let error = &ran.json()["error"];
+        assert_eq!(error["code"], code, "{arguments:?}: {error}");
+        assert!(error.to_string().contains(says), "{says} in {error}");
+        assert!(!error.to_string().contains(&token), "{error}");
+    }
+    strange.abort();
+}
+
+fn write(directory: &Path, name: &str, text: &str) {
+    std::fs::create_dir_all(directory.join("tidemark")).unwrap();
+    std::fs::write(directory.join("tidemark").join(name), text).unwrap();
+}
+
+#[tokio::test]
+async fn a_context_has_the_server_and_says_where_its_token_is() {
+    let both = Both::start("srv_context").await;
+    let (url, token) = (both.url(), both.server.token.clone().unwrap());
+    let home = tempfile::tempdir().unwrap();
+    let place = home.path().to_str().unwrap();
+    write(home.path(), "prod.token", &format!("{token}\n"));
+    let text = format!(
+        "[context.prod]\nserver = {url:?}\ntoken_file = \"prod.token\"\n\
+         [context.other]\nserver = {url:?}\ntoken_env = \"OTHER_TOKEN\"\n"
+    );
+    write(home.path(), "contexts.toml", &text);
+    let place = ("XDG_CONFIG_HOME", place);
+    let status = ["status", "srv_context"];
+    let by_flag = |name| [&status[..], &["--context", name]].concat();
+    both.there(&by_flag("prod"), &[place]).await.expect(0);
+    both.there(&status, &[place, ("TIDEMARK_CONTEXT", "prod")])
+        .await
+        .expect(0);
+    let by_variable = [place, ("OTHER_TOKEN", token.as_str())];
+    both.there(&by_flag("other"), &by_variable).await.expect(0);
+    both.there(&by_flag("other"), &[place]).await.expect(2);
+    let near = both.there(&by_flag("prd"), &[place]).await.expect(2);
+    assert!(near.stderr.contains("did you mean prod?"), "{near:?}");
+    // A flag counts more than a variable.
+    let elsewhere = ("TIDEMARK_SERVER", "http://127.0.0.1:1");
+    both.there(&by_flag("prod"), &[place, elsewhere])
+        .await
+        .expect(0);
+    both.there(&status, &[place, elsewhere]).await.expect(5);
+}
