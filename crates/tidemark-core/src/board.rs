@@ -240,6 +240,16 @@ impl Board {
         status
     }
 
+    /// How long ago the latency was measured that a status of now tells; `None` where it tells none.
+    pub fn latency_age(&self, now: Instant) -> Option<Duration> {
+        match (self.behind(), self.latency) {
+            // What is not in ages with the clock.
+            (Some(_), _) => Some(Duration::ZERO),
+            (None, Some(latency)) => Some(now - latency.at).filter(|age| *age <= STALE_AFTER),
+            (None, None) => None,
+        }
+    }
+
     /// How old the oldest transaction of a commit is that was just made, and where it spent that time;
     /// `None` for a position alone.
     pub fn latency_of(&self, committed: &Committed) -> Option<(Duration, StageLatency)> {
@@ -632,8 +642,15 @@ mod tests {
         board.take(&PipelineEvent::Heartbeat { written_at_us }, Instant::now());
         let latency = board.status(Instant::now()).latency_seconds.unwrap();
         assert!((0.8..1.5).contains(&latency), "{latency}");
-        tokio::time::advance(Duration::from_secs(11)).await;
+        tokio::time::advance(Duration::from_secs(4)).await;
+        // The time of the measurement is told, not that of whoever asks.
+        assert_eq!(
+            board.latency_age(Instant::now()),
+            Some(Duration::from_secs(4))
+        );
+        tokio::time::advance(Duration::from_secs(7)).await;
         assert_eq!(board.status(Instant::now()).latency_seconds, None);
+        assert_eq!(board.latency_age(Instant::now()), None);
     }
 
     #[tokio::test(start_paused = true)]
@@ -647,6 +664,7 @@ mod tests {
             },
         ] {
             let mut board = streaming();
+            assert_eq!(board.latency_age(Instant::now()), None);
             let written_at_us = clock::now_us();
             board.take(
                 &PipelineEvent::Heartbeat {

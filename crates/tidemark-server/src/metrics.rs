@@ -287,15 +287,17 @@ fn positions(page: &mut Page, found: &[(&Member, View)]) {
     });
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs_f64();
+        .unwrap_or_default();
     let help = "When the lag was measured last; absent while it is not known.";
-    known(
-        page,
-        found,
+    let measured = found.iter().filter_map(|(member, view)| {
+        let at = now.checked_sub(view.latency_age?)?;
+        Some((labels(member), at.as_secs_f64()))
+    });
+    page.family(
         "tidemark_lag_measured_timestamp_seconds",
+        "gauge",
         help,
-        |s| s.latency_seconds.map(|_| now),
+        measured,
     );
     page.family(
         "tidemark_latency_by_stage_seconds",

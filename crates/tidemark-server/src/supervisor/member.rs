@@ -137,6 +137,8 @@ pub(crate) struct View {
     /// Whether a run goes on in this server.
     pub(crate) is_running: bool,
     pub(crate) eta_seconds: Option<f64>,
+    /// How long ago the latency of the status was measured, where it has one.
+    pub(crate) latency_age: Option<Duration>,
 }
 
 impl Member {
@@ -196,7 +198,10 @@ impl Member {
         let Some(alive) = &now.alive else {
             return self.resting(&now, at);
         };
-        let status = status_of(&alive.board, at);
+        let (status, latency_age) = {
+            let board = alive.board.lock().unwrap_or_else(PoisonError::into_inner);
+            (board.status(at), board.latency_age(at))
+        };
         let mut by = super::word_of(&status.by);
         let is_wanted = status.state == PipelineState::Paused && status.by == By::User;
         if is_wanted && desired.state == DesiredState::Paused {
@@ -209,6 +214,7 @@ impl Member {
             by,
             is_running: true,
             eta_seconds: eta(&now.gaps, status.gap_bytes),
+            latency_age,
             status,
         }
     }
@@ -255,6 +261,9 @@ impl Member {
             since: rest.since.clone(),
             reason: rest.reason.clone(),
             by: rest.by.clone(),
+            latency_age: fresh
+                .filter(|_| status.latency_seconds.is_some())
+                .map(|(seen, _)| at - *seen),
             status,
             is_running: false,
             eta_seconds: None,

@@ -2,8 +2,8 @@
 //! would run them.
 //!
 //! A block says by its first line what becomes of it: `sh` is run, `sql source` and `sql target` are sent
-//! there by a superuser, `toml NAME` becomes a file. Blocks of other systems (`ini`, `cron`) are read
-//! only. A block that says nothing fails the test.
+//! there by a superuser, `toml NAME` becomes a file. Blocks of other systems (`ini`, `cron`,
+//! `console`) are read only. A block that says nothing fails the test.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -68,7 +68,7 @@ fn script(page: &str) -> String {
     for (label, text) in blocks(page) {
         let piece = match label.split_once(' ') {
             None if label == "sh" => text,
-            None if ["ini", "cron"].contains(&label.as_str()) => continue,
+            None if ["console", "cron", "ini"].contains(&label.as_str()) => continue,
             Some(("sql", side @ ("source" | "target"))) => {
                 let admin = format!("{}_ADMIN", side.to_uppercase());
                 format!(

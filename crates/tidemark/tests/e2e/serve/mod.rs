@@ -8,6 +8,7 @@ mod lives;
 mod managed;
 mod quarantine;
 mod remote;
+mod scraped;
 mod shared;
 
 use std::path::{Path, PathBuf};
