@@ -64,6 +64,9 @@ pub struct Release {
     pub at: String,
     /// In a sentence.
     pub reason: String,
+    /// The load begins anew with another: nothing rests on what is in yet.
+    #[serde(default)]
+    pub is_to_begin_anew: bool,
 }
 
 /// How far the first load is.

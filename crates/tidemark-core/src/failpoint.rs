@@ -59,6 +59,9 @@ fail_points! {
     /// Types and sequences are made.
     OBJECTS_MADE "start.objects_made"
 
+    /// That the slot is given up, and why, is recorded; it is still there.
+    RELEASE_RECORDED "release.recorded"
+
     // The load.
     /// A table is made (or emptied) and its units are recorded.
     TABLE_PREPARED "load.table_prepared"

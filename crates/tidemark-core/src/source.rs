@@ -5,6 +5,7 @@ use std::fmt;
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use crate::checkpoint::{Chunk, SourceIdentity};
 use crate::error::Result;
@@ -56,6 +57,21 @@ pub trait Source: Send + Sync {
 
     /// The changes that commit at or after a position, from what the source keeps for this pipeline.
     async fn changes(&self, after: Position) -> Result<Box<dyn ChangeStream>>;
+
+    /// Reads the log that is kept for this pipeline, from a position on, while rows are loaded, and gives
+    /// nothing of it out: what the source cannot decode shows while nothing rests on the load yet.
+    /// Acknowledges nothing. Ends once the rows are in and it has come to the end that the log has
+    /// then, or as far as it comes in a while; what is kept is free to be read on return. What passes by
+    /// itself is tried again, and is an error to nobody.
+    async fn read_ahead(
+        &self,
+        _after: Position,
+        mut is_loaded: watch::Receiver<bool>,
+    ) -> Result<()> {
+        // Nobody who could say so any more: it is as good as over.
+        drop(is_loaded.wait_for(|is_loaded| *is_loaded).await);
+        Ok(())
+    }
 
     /// Who else writes here: pipelines of ours that run now and have this database as their target.
     /// Changes nothing; empty where that cannot be seen.

@@ -139,7 +139,7 @@ pub struct LoadStart {
     pub position: Position,
     /// How far the load is: a first one begins, or rows are there to be reconciled.
     pub phase: LoadPhase,
-    /// All tables, without units yet.
+    /// All tables, without units yet, but for those in which rows of an earlier load are.
     pub tables: Vec<TableCheckpoint>,
 }
 

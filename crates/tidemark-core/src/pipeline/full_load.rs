@@ -5,19 +5,18 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use crate::checkpoint::{Checkpoint, KnownShape, LoadPhase, TableCheckpoint, TableState, Unit};
+use crate::checkpoint::{Checkpoint, KnownShape, LoadPhase, TableCheckpoint, TableState};
 use crate::error::{ErrorKind, Result};
 use crate::failpoint;
 use crate::mapping::TableMapping;
 use crate::schema::TableName;
 use crate::source::Snapshot;
 use crate::status::{By, PipelineState};
-use crate::target::{Existing, Place};
+use crate::target::Existing;
 
-use super::commands;
-use super::load::{self, LoadReport, LoadTable};
+use super::load::{LoadReport, LoadTable};
 use super::observe::PipelineEvent;
-use super::{Engine, Interrupted, Request, Run, state_change};
+use super::{Engine, Interrupted, Request, Run, anew, commands, state_change};
 
 impl Run {
     pub(super) async fn load(
@@ -41,12 +40,11 @@ impl Run {
         engine.step(4, "load", describe_load(&tables, snapshot.as_ref()));
 
         let began = tokio::time::Instant::now();
-        let loading = load::load(&engine, Arc::from(snapshot), tables, Place::InPlace);
-        let mut report = tokio::select! {
+        let loading = anew::load_and_read_ahead(&engine, snapshot, tables, checkpoint.position);
+        let report = tokio::select! {
             report = loading => report?,
             asked = commands::interrupted(requests, self.lasting.is_paused) => return Ok(Interrupted::Asked(asked)),
         };
-        swap_in(&engine, &mut report).await?;
         let (rows, took) = (report.rows, began.elapsed());
         self.record_loaded(&checkpoint, report).await?;
         failpoint::reached(failpoint::TABLES_RECORDED);
@@ -95,7 +93,7 @@ impl Run {
 
 /// Gives rows that were loaded beside their tables their place, now that all are in. A table that cannot
 /// be replaced keeps its old rows.
-async fn swap_in(engine: &Engine, report: &mut LoadReport) -> Result<()> {
+pub(super) async fn swap_in(engine: &Engine, report: &mut LoadReport) -> Result<()> {
     for mapping in std::mem::take(&mut report.beside) {
         let is_refused = |(other, _): &(Arc<TableMapping>, _)| other.source() == mapping.source();
         if report.refused.iter().any(is_refused) {
@@ -144,23 +142,6 @@ fn load_is_one_instant(checkpoint: &Checkpoint) -> bool {
         Some(first) => tidemarks.all(|other| other.seen == first.seen),
         None => true,
     }
-}
-
-/// Tables that a full load alone had begun when it was cut off: what is in them is ours. One that was
-/// skipped as loaded has its units in, none of which was read.
-pub(super) fn begun(checkpoint: Option<&Checkpoint>) -> Vec<TableName> {
-    let cut_off = checkpoint.filter(|checkpoint| checkpoint.phase != LoadPhase::Loaded);
-    let is_begun = |table: &&TableCheckpoint| {
-        let is_read = |unit: &Unit| !unit.is_loaded || unit.tidemark.is_some();
-        table.units.iter().any(is_read)
-    };
-    let tables = cut_off
-        .into_iter()
-        .flat_map(|checkpoint| &checkpoint.tables);
-    tables
-        .filter(is_begun)
-        .map(|table| table.source.clone())
-        .collect()
 }
 
 /// Tables that are not in yet, with what is recorded of them. Tables that are set aside stay so, and one

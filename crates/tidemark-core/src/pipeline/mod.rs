@@ -39,14 +39,15 @@ use crate::target::{Owner, Target};
 
 pub use commands::{Commander, Request};
 
+use anew::begun;
 use commands::Interruption;
-use full_load::begun;
 use observe::{Observer, PipelineEvent};
 use options::{Options, Reconcile};
 use partitions::Partitions;
 use plan::Start;
 use retry::Backoff;
 
+mod anew;
 mod apart;
 mod apply;
 mod assemble;
@@ -99,6 +100,8 @@ struct Lasting {
     stops: Vec<oneshot::Sender<Answer>>,
     /// A transaction that could not be applied before it was decided: it is not tried again.
     refused: Option<u32>,
+    /// A slot that could not be decoded was given up.
+    is_anew: bool,
     /// Tables of which a person was told that somebody else writes to their copy.
     warned: BTreeSet<TableName>,
 }
@@ -185,6 +188,7 @@ impl Pipeline {
             is_paused: false,
             stops: Vec::new(),
             refused: None,
+            is_anew: false,
             warned: BTreeSet::new(),
         };
         let reconcile = engine.options.reconcile.clone();
@@ -239,7 +243,10 @@ impl Run {
                         None => continue,
                     }
                 }
-                Err(err) => err,
+                Err(err) => match self.give_slot_up(err).await {
+                    Ok(()) => continue,
+                    Err(err) => err,
+                },
             };
             let remedy = err.kind().remedy();
             let goes_on = match remedy {
@@ -408,7 +415,14 @@ impl Run {
                     engine.source.release().await?;
                     failpoint::reached(failpoint::LEFTOVER_REMOVED);
                 }
-                Some(self.open(&mappings).await?)
+                Some(self.open(&mappings, &[]).await?)
+            }
+            Start::Anew(slot) => {
+                let leftover = slot.as_deref();
+                Some(
+                    self.begin_anew(leftover, checkpoint.as_ref(), &mappings)
+                        .await?,
+                )
             }
             Start::LoadOnce => {
                 let was_loaded_before = checkpoint.is_some();
@@ -633,6 +647,7 @@ fn describe_start(start: &Start, checkpoint: Option<&Checkpoint>) -> String {
     let position = || checkpoint.map_or_else(String::new, |c| c.position.to_string());
     match start {
         Start::First { .. } => "first start: the log is opened, then the rows are copied".into(),
+        Start::Anew(_) => "begins anew: the log is opened again, and all rows are copied".into(),
         Start::LoadOnce => "a full load alone: the rows are copied, no log is opened".into(),
         Start::FromSlot { position } => format!("follows the log from {position}, loads nothing"),
         Start::ResumeLoad => format!("goes on with the load; the log is kept from {}", position()),

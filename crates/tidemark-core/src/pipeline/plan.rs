@@ -14,6 +14,7 @@
 //! | at P | confirmed ≤ P | resume at P; what committed before P is skipped |
 //! | at P | confirmed > P, and this machine keeps the log between | resume at P |
 //! | at P | confirmed > P | changes are missing: refuse, offer the way out |
+//! | at P, loading, its slot given up | any | remove what is there, load anew with another |
 //! | at P | missing, released on purpose, lost, of another source | the same, with the cause |
 //! | at P | any, on a timeline that began before P | the same: the source lacks what the target has |
 
@@ -23,7 +24,7 @@ use crate::error::Error;
 use crate::position::Position;
 use crate::source::{LogState, Slot};
 
-use super::protection;
+use super::{anew, protection};
 
 /// What a pipeline does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -65,6 +66,9 @@ pub enum Start {
         /// A leftover slot of a start that was killed before it recorded anything is removed first.
         leftover: Option<String>,
     },
+    /// As the first, in the place of a load that is not over and whose slot is given up. That slot, or its
+    /// successor that nobody has recorded, is removed first.
+    Anew(Option<String>),
     /// Load at one snapshot of now; no log is opened, and nothing is resumed.
     LoadOnce,
     /// Stream from a position that an existing slot still has, loading nothing.
@@ -113,6 +117,9 @@ pub fn decide(
         (Some(checkpoint), slot) => {
             same_source(&checkpoint.identity, &log.identity)?;
             same_history(checkpoint, log)?;
+            if mode.loads() && anew::is_due(checkpoint) {
+                return anew::start(slot.as_ref());
+            }
             let Some(slot) = slot else {
                 return Err(protection::without_slot(checkpoint));
             };

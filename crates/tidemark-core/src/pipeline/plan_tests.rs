@@ -82,6 +82,7 @@ fn a_slot_that_was_released_on_purpose_is_a_gap_that_says_why() {
         position: at(position),
         at: "2026-11-21T14:00:00Z".into(),
         reason: "it kept 21 GB".into(),
+        is_to_begin_anew: false,
     };
     checkpoint.release = Some(release(500));
     let refused = full(Some(&checkpoint), &log(None)).unwrap_err();
@@ -93,6 +94,38 @@ fn a_slot_that_was_released_on_purpose_is_a_gap_that_says_why() {
         code(full(Some(&checkpoint), &log(None))),
         codes::SLOT_MISSING
     );
+}
+
+#[test]
+fn a_load_whose_slot_is_given_up_begins_anew_and_nothing_else_does() {
+    let given_up = |phase, position| {
+        let mut checkpoint = checkpoint(500, phase);
+        checkpoint.release = Some(Release {
+            position: at(position),
+            at: "2026-11-21T14:00:00Z".into(),
+            reason: "could not map filenode".into(),
+            is_to_begin_anew: true,
+        });
+        checkpoint
+    };
+    let loading = given_up(LoadPhase::Loading, 500);
+    assert_eq!(full(Some(&loading), &log(None)).unwrap(), Start::Anew(None));
+    // The old slot, or its successor: the target knows where neither stands.
+    for confirmed in [400, 900] {
+        let started = full(Some(&loading), &log(Some(slot(confirmed)))).unwrap();
+        assert_eq!(
+            started,
+            Start::Anew(Some(slot(confirmed).name)),
+            "{confirmed}"
+        );
+    }
+    for other in [
+        given_up(LoadPhase::Finishing, 500),
+        given_up(LoadPhase::Loading, 400),
+    ] {
+        let refused = full(Some(&other), &log(None));
+        assert!(refused.is_err(), "{refused:?}");
+    }
 }
 
 #[test]

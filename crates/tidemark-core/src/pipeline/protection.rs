@@ -171,6 +171,7 @@ impl Engine {
                 position: checkpoint.position,
                 at: clock::now(),
                 reason: what.to_owned(),
+                is_to_begin_anew: false,
             };
             self.target.record_release(&release).await?;
             Ok(Some(checkpoint.position))

@@ -21,10 +21,12 @@ use super::observe::PipelineEvent;
 
 impl Run {
     /// A first start: the log is opened *before* the first row is read, and its position recorded
-    /// in the target before the first row is written.
+    /// in the target before the first row is written. Tables in which rows of an earlier load are come
+    /// as that has left them.
     pub(super) async fn open(
         &mut self,
         mappings: &[Arc<TableMapping>],
+        begun: &[TableCheckpoint],
     ) -> Result<Box<dyn Snapshot>> {
         let engine = Arc::clone(&self.engine);
         let names: Vec<_> = mappings
@@ -42,7 +44,8 @@ impl Run {
             "prepare",
             format!("the source keeps its log from {position} on"),
         );
-        self.record_start(position, mappings, identity).await?;
+        self.record_start(position, mappings, begun, identity)
+            .await?;
         Ok(snapshot)
     }
 
@@ -61,7 +64,7 @@ impl Run {
             "loads at one snapshot; nothing is made on the source"
         };
         self.engine.step(3, "prepare", text);
-        self.record_start(position, mappings, identity).await?;
+        self.record_start(position, mappings, &[], identity).await?;
         Ok(snapshot)
     }
 
@@ -122,7 +125,7 @@ impl Run {
             "prepare",
             format!("starts at {position}, which the slot still has"),
         );
-        self.record_start(position, mappings, identity).await?;
+        self.record_start(position, mappings, &[], identity).await?;
         self.prepare_objects(schema, mappings).await?;
         self.make_without_rows(mappings).await
     }
@@ -131,6 +134,7 @@ impl Run {
         &mut self,
         position: Position,
         mappings: &[Arc<TableMapping>],
+        begun: &[TableCheckpoint],
         identity: SourceIdentity,
     ) -> Result<()> {
         let loads = self.engine.options.mode.loads();
@@ -141,7 +145,10 @@ impl Run {
         };
         let tables = mappings
             .iter()
-            .map(|mapping| table_checkpoint(mapping, state))
+            .map(|mapping| {
+                let known = begun.iter().find(|known| known.source == *mapping.source());
+                known.map_or_else(|| table_checkpoint(mapping, state), Clone::clone)
+            })
             .collect();
         self.engine
             .target

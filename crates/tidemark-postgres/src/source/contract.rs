@@ -14,6 +14,7 @@ use tidemark_core::source::{
     ChangeStream, ColumnType, Feed, Keep, LogState, Partition, Relayed, Retyped, SequenceValue,
     Snapshot, Source, StreamedShape, WillStream, Within,
 };
+use tokio::sync::watch;
 
 use super::{PgSnapshot, PgSource};
 use crate::check::SourceCheck;
@@ -84,6 +85,10 @@ impl Source for PgSource {
 
     async fn changes(&self, after: Position) -> Result<Box<dyn ChangeStream>> {
         self.changes(after).await
+    }
+
+    async fn read_ahead(&self, after: Position, is_loaded: watch::Receiver<bool>) -> Result<()> {
+        self.read_ahead(after, is_loaded).await
     }
 
     async fn fed_by(&self) -> Result<Vec<Feed>> {

@@ -33,6 +33,7 @@ use session::Sessions;
 use slot::Identity;
 use slot::create::Lifetime;
 
+mod ahead;
 mod assemble;
 mod blockers;
 mod chunks;

@@ -304,7 +304,7 @@ async fn refused(options: &PgSourceOptions, sessions: &Sessions, error: Error) -
 
 /// Gives errors of the running stream the entry that helps. What the server cannot decode it will not
 /// be able to decode the next time either: the record stays in its log.
-fn broken(error: Error, options: &PgSourceOptions) -> Error {
+pub(super) fn broken(error: Error, options: &PgSourceOptions) -> Error {
     let (slot, publication) = (&options.slot, &options.publication);
     let definite = |error: Error, code| error.with_kind(ErrorKind::Definite).with_code(code);
     let is_warning = server_error(&error).is_some_and(|said| said.severity == "WARNING");

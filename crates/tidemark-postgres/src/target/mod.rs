@@ -20,7 +20,7 @@ use tidemark_core::mapping::TableMapping;
 use tidemark_core::schema::SourceSchema;
 use tidemark_core::source::SequenceValue;
 use tidemark_core::target::{Existing, LoadStart, Loader, Owner, Place, Prepared};
-use tidemark_core::{Context, Error, Result};
+use tidemark_core::{Context, Error, Result, failpoint};
 
 use crate::config::ConnectConfig;
 use crate::view::PgView;
@@ -244,7 +244,9 @@ impl PgTarget {
     /// Records why the slot is about to be removed.
     pub async fn record_release(&self, release: &Release) -> Result<()> {
         self.write(&self.writer().release(release), "the slot's release")
-            .await
+            .await?;
+        failpoint::reached(failpoint::RELEASE_RECORDED);
+        Ok(())
     }
 
     /// Records where the source's log is kept beside the source.

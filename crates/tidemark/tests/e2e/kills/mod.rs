@@ -82,11 +82,13 @@ enum Armed {
     No,
 }
 
-/// Points that need a target which stands still for long: killed at in `relay.rs`.
+/// Points that need a target which stands still for long, killed at in `relay.rs`, or a slot that cannot
+/// be decoded, in `poisoned.rs`.
 const ELSEWHERE: &[FailPoint] = &[
     failpoint::RELAY_RECORDED,
     failpoint::RELAYED,
     failpoint::RELAY_REMOVED,
+    failpoint::RELEASE_RECORDED,
 ];
 
 #[derive(Clone, Copy, Debug)]
