@@ -163,7 +163,7 @@ mod tests {
         } else {
             vec![key.to_owned()]
         };
-        RowDigest { key, hash: hash }
+        RowDigest { key, hash }
     }
 
     fn found(source: &[RowDigest], target: &[RowDigest]) -> Vec<(String, DifferenceKind)> {
