@@ -463,8 +463,12 @@ impl Run {
         } else {
             WillStream::No
         };
-        let mut findings = self.engine.source.check(&tables, will_stream).await?;
-        findings.extend(self.engine.target.check(&tables).await?);
+        let (of_source, of_target) = tokio::join!(
+            self.engine.source.check(&tables, will_stream),
+            self.engine.target.check(&tables),
+        );
+        let mut findings = of_source?;
+        findings.extend(of_target?);
         let count = |verdict| {
             findings
                 .iter()

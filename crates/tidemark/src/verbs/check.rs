@@ -99,12 +99,15 @@ pub(crate) async fn look(opened: &Opened) -> Result<Checked, Failure> {
         Ok(schema) => (rules.map(schema)?, true),
         Err(_) => (Vec::new(), false),
     };
-    let of_source = opened.source.check(&tables, will_stream).await;
+    let (of_source, of_target) = tokio::join!(
+        opened.source.check(&tables, will_stream),
+        opened.target.check(&tables),
+    );
     let mut findings = found(Side::Source, of_source);
     let source_failed = findings
         .iter()
         .any(|finding| finding.verdict == Verdict::Failed);
-    findings.extend(found(Side::Target, opened.target.check(&tables).await));
+    findings.extend(found(Side::Target, of_target));
     match described {
         Err(err) if !mapped && !source_failed => Err(err.into()),
         _ => Ok(Checked {
