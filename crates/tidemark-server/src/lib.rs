@@ -16,6 +16,7 @@ mod files;
 mod measures;
 mod metrics;
 mod news;
+mod notify;
 mod server;
 mod store;
 mod supervisor;

@@ -12,6 +12,7 @@ use tidemark_core::position::{Lsn, Position};
 use tidemark_core::status::{STATES, Status, TableStatusState};
 
 use crate::measures::{Histogram, Measures};
+use crate::notify::Counted;
 use crate::store::AlertRow;
 use crate::supervisor::{Member, View, word_of};
 
@@ -116,6 +117,7 @@ fn escaped(value: &str) -> String {
 pub(crate) fn exposition(
     members: &[Arc<Member>],
     firing: &[AlertRow],
+    told: BTreeMap<Counted, u64>,
     requests: &Requests,
 ) -> String {
     let mut page = Page::default();
@@ -134,6 +136,7 @@ pub(crate) fn exposition(
     measured(&mut page, members);
     verification(&mut page, &found);
     alerts(&mut page, firing);
+    notifications(&mut page, told);
     answers(&mut page, requests);
     own(&mut page);
     page.text
@@ -502,6 +505,24 @@ fn alerts(page: &mut Page, firing: &[AlertRow]) {
     );
 }
 
+fn notifications(page: &mut Page, counts: BTreeMap<Counted, u64>) {
+    page.family(
+        "tidemark_notifications_total",
+        "counter",
+        "Messages of alerts, by what came of an attempt.",
+        counts
+            .into_iter()
+            .map(|((tenant, notifier, result), count)| {
+                let labels = vec![
+                    ("notifier", notifier),
+                    ("tenant", tenant),
+                    ("result", result.to_owned()),
+                ];
+                (labels, count as f64)
+            }),
+    );
+}
+
 fn answers(page: &mut Page, requests: &Requests) {
     let by_route = requests
         .by_route
@@ -562,7 +583,7 @@ mod tests {
         let requests = Requests::default();
         let took = Duration::from_millis(7);
         requests.note(&Method::GET, "/api/v1/pipelines/{id}", StatusCode::OK, took);
-        let text = exposition(&[], &[], &requests);
+        let text = exposition(&[], &[], BTreeMap::new(), &requests);
         let labels = "route=\"/api/v1/pipelines/{id}\",method=\"GET\",status=\"200\"";
         let name = "http_request_duration_seconds";
         assert!(

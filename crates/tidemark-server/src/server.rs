@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidemark_core::catalogue::codes;
-use tidemark_core::config::Secret;
+use tidemark_core::config::{Secret, ServerConfig};
 use tidemark_core::target::Owner;
 use tidemark_core::{Error, Result};
 use tokio::net::TcpListener;
@@ -17,6 +17,7 @@ use crate::api::guard::{hash_of, new_id, new_token};
 use crate::api::{App, Auth, AuthMode, router};
 use crate::files::Files;
 use crate::metrics::Requests;
+use crate::notify::Notify;
 use crate::store::{NewToken, Seal, Store, make_directory};
 use crate::supervisor::{OWN_TENANT, Supervisor};
 use crate::systems::Systems;
@@ -44,6 +45,8 @@ pub struct Settings {
     pub pipelines: Option<PathBuf>,
     /// Who runs pipelines here, for the message to whoever comes second.
     pub owner: Owner,
+    /// What its file says.
+    pub config: ServerConfig,
 }
 
 /// A server that listens.
@@ -67,6 +70,7 @@ impl Server {
             seal,
             pipelines,
             owner,
+            config,
         } = settings;
         if auth == AuthMode::Open && !listen.ip().is_loopback() {
             let text = format!("{listen} is reached from other machines");
@@ -89,7 +93,8 @@ impl Server {
         let auth = Auth::new(auth, store.clone()).await?;
         let token_file = first_token(&auth, &store, &state).await?;
         hosts.extend(own_names(listen.ip()));
-        let supervisor = Supervisor::start(systems, store.clone(), owner, state).await?;
+        let supervisor =
+            Supervisor::start(systems, store.clone(), owner, state, Notify::new(config)).await?;
         let files = match pipelines {
             Some(directory) => {
                 let directory = directory.canonicalize().map_err(|err| {

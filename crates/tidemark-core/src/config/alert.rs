@@ -30,6 +30,8 @@ pub struct AlertRule {
     pub resolve_after: Duration,
     /// How much it matters.
     pub severity: AlertSeverity,
+    /// Who is told, by name.
+    pub notify: Vec<String>,
 }
 
 impl AlertRule {
@@ -161,6 +163,12 @@ fn rule(
     if problems.len() > before {
         return None;
     }
+    let mut notify: Vec<String> = Vec::new();
+    for name in settings.list(&at("notify")) {
+        if !notify.contains(&name.value) {
+            notify.push(name.value);
+        }
+    }
     let mut is: Vec<String> = is.into_iter().map(|state| state.value).collect();
     is.sort();
     is.dedup();
@@ -172,5 +180,6 @@ fn rule(
         hold: settings.time(&at("for")).unwrap_or_default(),
         resolve_after: settings.time(&at("resolve_after"))?,
         severity: AlertSeverity::from_word(&settings.text(&at("severity"))?.value)?,
+        notify,
     })
 }

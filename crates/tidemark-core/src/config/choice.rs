@@ -204,6 +204,14 @@ choices! {
         Skip = "skip",
     }
 
+    /// How somebody is told of an alert.
+    NotifierType {
+        /// A program, by a signed request.
+        Webhook = "webhook",
+        /// A channel of Slack.
+        Slack = "slack",
+    }
+
     /// Kinds of masks, by their word.
     MaskKind {
         /// A salted hash.

@@ -131,10 +131,19 @@ fn password_parameter(text: &str, span: Range<usize>) -> Option<Range<usize>> {
     Some(span.start + before.len() + "password=".len()..span.end)
 }
 
-/// Of an address only what stands between user and host; of anything else all but the quotes.
+/// Of an address only what stands between user and host, and of one of HTTP what follows the host: whoever
+/// knows it may often send there. Of anything else all but the quotes.
 fn hidden_part(text: &str, span: Range<usize>) -> Option<Range<usize>> {
     let value = text.get(span.clone())?;
     if let Some((scheme, rest)) = value.split_once("://") {
+        if scheme.ends_with("http") || scheme.ends_with("https") {
+            let begin = rest
+                .find('@')
+                .map_or_else(|| rest.find(['/', '?']), |_| Some(0))?;
+            let from = span.start + scheme.len() + 3 + begin;
+            let to = span.start + value.trim_end_matches(['"', '\'']).len();
+            return (from < to).then_some(from..to);
+        }
         let (user_info, _) = rest.rsplit_once('@')?;
         let (user, _) = user_info.split_once(':')?;
         let from = span.start + scheme.len() + 3 + user.len() + 1;
@@ -161,6 +170,9 @@ mod tests {
                     password = '***'\n[target]\npassword = \"${env:PW}\"\n\
                     [[mask]]\nsalt = \"***\"\n";
         assert_eq!(masked(text), expected);
+        let hook = "url = \"https://hooks.example/T0/hunter2\"\nurl = \"http://hunter2@a\"";
+        let expected = "url = \"https://hooks.example***\"\nurl = \"http://***\"";
+        assert_eq!(masked(hook), expected);
         assert!(!masked("[source\npassword = \"hunter2").contains("hunter2"));
     }
 }

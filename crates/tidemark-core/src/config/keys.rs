@@ -8,9 +8,9 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use super::choice::{
-    AfterLoad, AlertSeverity, AlertWhen, Choice, Create, MaskKind, Missed, NewTables, OnConflict,
-    OnMaxRetained, OnRowError, OnSchemaChange, OnTruncate, Origin, Overlap, SlotAhead, SlotBehind,
-    System,
+    AfterLoad, AlertSeverity, AlertWhen, Choice, Create, MaskKind, Missed, NewTables, NotifierType,
+    OnConflict, OnMaxRetained, OnRowError, OnSchemaChange, OnTruncate, Origin, Overlap, SlotAhead,
+    SlotBehind, System,
 };
 use crate::pipeline::plan::Mode;
 use crate::target::Existing;
@@ -99,16 +99,8 @@ impl NameRule {
 /// What is known and not in this version: path, and what it needs.
 pub(crate) const LATER: &[(&str, &str)] = &[
     (
-        "alert[].notify",
-        "this version tells alerts by its API, events, metrics and log; it sends no messages yet",
-    ),
-    (
         "schedule.keep_runs",
         "a load takes the place of the one before it; this version keeps no older ones",
-    ),
-    (
-        "notifier",
-        "notifiers belong to the server, which this version does not have",
     ),
     (
         "transport",
@@ -430,8 +422,22 @@ fn alert_keys() -> Vec<Key> {
         key("alert[].for", Kind::Time { min: Duration::ZERO, max: day }, "How long it must be so before the alert fires.").or("\"0 s\""),
         key("alert[].resolve_after", Kind::Time { min: seconds(1), max: day }, "How long it must be over before the alert counts as resolved; twice as long for each time that it fired within the last hour.").or("\"30 s\""),
         key("alert[].severity", choice::<AlertSeverity>(), "How much it matters.").or("\"warning\""),
+        key("alert[].notify", Kind::List, "Who is told when it fires and when it is over: names of notifiers in the [server's file](#the-servers-file).").or("[]"),
     ]
 }
+
+/// The keys of the server's file.
+pub(crate) static SERVER_KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
+    vec![
+        key("version", Kind::Version, "Version of this file's format; always 1.").required(),
+        key("notify.allow", Kind::List, "Networks that are not public (this machine, private and link-local addresses, …) and that messages may be sent to all the same: `[\"10.1.0.0/16\"]`.").or("[]"),
+        key("notifier[].name", Kind::Name(NameRule::Pipeline), "By which `notify` in the rules of pipeline files knows it.").required(),
+        key("notifier[].type", choice::<NotifierType>(), "`webhook` sends a signed request to a program, `slack` writes into a channel by an incoming webhook.").required(),
+        key("notifier[].tenant", Kind::Name(NameRule::Pipeline), "Whose rules may name it.").or("\"default\""),
+        key("notifier[].url", Kind::Secret, "Where it goes: `https://…`. For Slack the address of the incoming webhook, which is a secret."),
+        key("notifier[].secret", Kind::Secret, "With `webhook`, and needed there: signs what is sent, see [alerts](../how-to/alerts.md)."),
+    ]
+});
 
 #[cfg(test)]
 mod tests {
@@ -439,7 +445,7 @@ mod tests {
 
     #[test]
     fn keys_are_unique_and_explained() {
-        for keys in [&*KEYS, &*CONNECTION_KEYS] {
+        for keys in [&*KEYS, &*CONNECTION_KEYS, &*SERVER_KEYS] {
             for (index, key) in keys.iter().enumerate() {
                 assert!(
                     keys[..index].iter().all(|other| other.path != key.path),

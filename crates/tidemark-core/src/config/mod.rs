@@ -36,6 +36,7 @@ mod reference;
 mod schedule;
 mod schema;
 pub mod secret;
+pub mod server;
 mod settings;
 mod unit;
 mod value;
@@ -58,6 +59,7 @@ pub use problem::{Document, Located, Place, Problem, Problems};
 pub use reference::reference;
 pub use schema::schema;
 pub use secret::{Secret, Surroundings};
+pub use server::{HttpUrl, Network, Notifier, ServerConfig, Way, read_server};
 pub use settings::{Effective, Origin};
 
 use endpoint::Connections;

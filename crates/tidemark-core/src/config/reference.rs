@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::keys::{CONNECTION_KEYS, KEYS, Key, Kind, LATER, LATER_VALUES};
+use super::keys::{CONNECTION_KEYS, KEYS, Key, Kind, LATER, LATER_VALUES, SERVER_KEYS};
 use super::unit::{show_bytes, show_duration};
 use super::value::grouped;
 
@@ -34,12 +34,21 @@ Databases that several pipelines use stand in `connections.toml` beside the pipe
 section `[[connection]]`, and are used by name: `[source]` with `connection = \"orders\"`.
 ";
 
+const SERVER_HEAD: &str = "
+## The server's file
+
+`tidemark serve --config FILE`, or `server.toml` where it is started: who is told of
+[alerts](../how-to/alerts.md). References in it are relative to it. It is read at the start.
+";
+
 /// The reference page of the pipeline file.
 pub fn reference() -> String {
     let mut page = HEAD.to_owned();
     write_keys(&mut page, &KEYS);
     page.push_str(CONNECTIONS_HEAD);
     write_keys(&mut page, &CONNECTION_KEYS);
+    page.push_str(SERVER_HEAD);
+    write_keys(&mut page, &SERVER_KEYS);
     page.push_str("\n## Not in this version\n\nThese are known and refused, because going on without them would not be what was asked for.\n\n");
     for (path, why) in LATER {
         line(

@@ -369,6 +369,26 @@ fn problems_look_as_promised() {
     check("empty", "# nothing here\n", include_str!("tests/empty.txt"));
 }
 
+#[test]
+fn problems_of_the_servers_file_have_their_places_and_show_no_secret() {
+    let file = Document::new("server.toml", include_str!("tests/server.toml"));
+    let problems = read_server(file, &World).map(|_| ()).expect_err("wrong");
+    let expected = include_str!("tests/server.txt");
+    assert!(format!("{problems}\n") == expected, "{problems}\n");
+}
+
+#[test]
+fn a_servers_file_says_who_is_told() {
+    let text = "version = 1\n[notify]\nallow = [\"127.0.0.1\"]\n[[notifier]]\nname = \"ops\"\n\
+                type = \"webhook\"\nurl = \"https://ops:8443/x\"\nsecret = \"hunter2\"\n";
+    let config = read_server(Document::new("server.toml", text), &World).unwrap();
+    let ops = &config.notifiers[0];
+    assert_eq!((ops.name.as_str(), ops.tenant.as_str()), ("ops", "default"));
+    assert_eq!((ops.way.word(), ops.way.host()), ("webhook", "ops"));
+    assert!(config.allow[0].contains("127.0.0.1".parse().unwrap()));
+    assert!(!format!("{config:?}").contains("hunter2"), "{config:?}");
+}
+
 const URL: &str = "url = \"postgres://tidemark@orders-db/orders\"";
 const MODE: &str = "mode = \"full_load_and_cdc\"";
 

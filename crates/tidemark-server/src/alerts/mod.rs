@@ -18,7 +18,10 @@ use tidemark_core::config::{AlertRule, AlertSeverity, AlertWhen};
 use tidemark_core::{Result, clock};
 
 use crate::news::Topic;
-use crate::store::{AlertMove, AlertRow, AlertState, Cursor, Entry, Key, Level, Store};
+use crate::notify::{Kind, Letter};
+use crate::store::{
+    AlertMove, AlertRow, AlertState, Cursor, Entry, Key, Level, NewDelivery, Store,
+};
 use crate::supervisor::{Member, Supervisor, View};
 use judge::{Compared, Verdict, judge};
 use state::step;
@@ -106,14 +109,22 @@ async fn round(supervisor: &Supervisor) -> Result<()> {
         let view = member.view();
         let compared = compared(supervisor, member, &rules).await?;
         for rule in rules.iter() {
-            moves.extend(one(supervisor, member, &view, compared.as_ref(), rule, now));
+            moves.extend(one(
+                supervisor,
+                member,
+                &view,
+                compared.as_ref(),
+                rule,
+                now,
+            )?);
         }
     }
-    moves.extend(left_over(supervisor, &members, now));
+    moves.extend(left_over(supervisor, &members, now)?);
     if moves.is_empty() {
         return Ok(());
     }
     let told = supervisor.shared.store.move_alerts(moves.clone()).await?;
+    supervisor.shared.notify.wake();
     let alerts = &supervisor.shared.alerts;
     for AlertMove { which, row, .. } in moves {
         let mut standing = alerts.lock();
@@ -138,7 +149,7 @@ fn one(
     compared: Option<&Compared>,
     rule: &AlertRule,
     now: i64,
-) -> Option<AlertMove> {
+) -> Result<Option<AlertMove>> {
     let which = (member.key.clone(), rule.id());
     let verdict = judge(member, view, compared, rule, now);
     let was = supervisor.shared.alerts.lock().get(&which).cloned();
@@ -148,29 +159,51 @@ fn one(
             row.text = said.text(row.since_us);
         }
     }
-    let next = step(&member.key, rule, was.as_ref(), &verdict, now)?;
-    let told = next.told.then(|| {
-        let row = next.row.as_ref();
-        let text = row.map(|row| row.text.clone()).unwrap_or_default();
-        let is_over = row.is_none_or(|row| row.state != AlertState::Firing);
-        let level = match rule.severity {
-            _ if is_over => Level::Info,
-            AlertSeverity::Critical => Level::Error,
-            AlertSeverity::Warning => Level::Warn,
-            AlertSeverity::Notice => Level::Info,
-        };
-        entry(
-            &member.key,
-            level,
-            if is_over { "alert_resolved" } else { "alert" },
-            text,
-        )
-    });
-    Some(AlertMove {
+    let Some(next) = step(&member.key, rule, was.as_ref(), &verdict, now) else {
+        return Ok(None);
+    };
+    let told = next.row.as_ref().filter(|_| next.told);
+    let is_over = told.is_some_and(|row| row.state != AlertState::Firing);
+    let level = match rule.severity {
+        _ if is_over => Level::Info,
+        AlertSeverity::Critical => Level::Error,
+        AlertSeverity::Warning => Level::Warn,
+        AlertSeverity::Notice => Level::Info,
+    };
+    let kind = if is_over {
+        Kind::AlertResolved
+    } else {
+        Kind::Alert
+    };
+    Ok(Some(AlertMove {
         which,
+        told: told.map(|row| entry(&row.key, level, kind.word(), row.text.clone())),
+        deliveries: match told {
+            Some(row) => post(supervisor, row, kind, &row.text)?,
+            None => Vec::new(),
+        },
         row: next.row,
-        told,
-    })
+    }))
+}
+
+/// What goes to everybody who is told of an alert.
+fn post(
+    supervisor: &Supervisor,
+    row: &AlertRow,
+    kind: Kind,
+    text: &str,
+) -> Result<Vec<NewDelivery>> {
+    let letter = Letter {
+        kind,
+        pipeline: Some(row.key.id.clone()),
+        rule: Some(row.rule.clone()),
+        when: Some(row.when.clone()),
+        severity: Some(row.severity.clone()),
+        since_us: Some(row.since_us),
+        text: text.to_owned(),
+    };
+    let notify = &supervisor.shared.notify;
+    notify.address(&row.key.tenant, &row.notify, &letter)
 }
 
 fn entry(key: &Key, level: Level, kind: &'static str, text: String) -> Entry {
@@ -181,7 +214,7 @@ fn entry(key: &Key, level: Level, kind: &'static str, text: String) -> Entry {
 }
 
 /// Alerts of pipelines that are gone, and of rules that somebody took away.
-fn left_over(supervisor: &Supervisor, members: &[Arc<Member>], now: i64) -> Vec<AlertMove> {
+fn left_over(supervisor: &Supervisor, members: &[Arc<Member>], now: i64) -> Result<Vec<AlertMove>> {
     let standing = supervisor.shared.alerts.lock();
     let is_left = |row: &&AlertRow| match members.iter().find(|member| member.key == row.key) {
         None => true,
@@ -191,18 +224,28 @@ fn left_over(supervisor: &Supervisor, members: &[Arc<Member>], now: i64) -> Vec<
             .is_some_and(|rules| rules.iter().all(|rule| rule.id() != row.rule)),
     };
     let left = standing.values().filter(is_left);
-    let over = |row: &AlertRow| AlertMove {
-        which: row.which(),
-        row: None,
-        told: (row.state == AlertState::Firing).then(|| {
-            let text = format!(
-                "✓ {}: {} is no alert any more after {}",
-                row.key.id,
-                row.rule,
-                judge::about((now - row.since_us).max(0) as f64 / 1e6)
-            );
-            entry(&row.key, Level::Info, "alert_resolved", text)
-        }),
+    let over = |row: &AlertRow| {
+        let lasted = judge::about((now - row.since_us).max(0) as f64 / 1e6);
+        let text = format!(
+            "✓ {}: {} is no alert any more after {lasted}",
+            row.key.id, row.rule
+        );
+        let kind = Kind::AlertResolved;
+        let (told, deliveries) = if row.state == AlertState::Firing {
+            let posted = post(supervisor, row, kind, &text)?;
+            (
+                Some(entry(&row.key, Level::Info, kind.word(), text)),
+                posted,
+            )
+        } else {
+            (None, Vec::new())
+        };
+        Ok(AlertMove {
+            which: row.which(),
+            row: None,
+            told,
+            deliveries,
+        })
     };
     left.map(over).collect()
 }

@@ -44,6 +44,7 @@ pub(super) fn step(
                 over_us: None,
                 fires: was.map(|row| recent(row, now)).unwrap_or_default(),
                 text: said.text(now),
+                notify: Vec::new(),
             };
             Some(fire(row, rule, now))
         }
@@ -101,6 +102,7 @@ fn fire(mut row: AlertRow, rule: &AlertRule, now: i64) -> Next {
         row.state = AlertState::Firing;
         row.fired_us = Some(now);
         row.fires.push(now);
+        row.notify.clone_from(&rule.notify);
     }
     Next {
         row: Some(row),
@@ -155,6 +157,7 @@ mod tests {
             hold: Duration::from_secs(hold),
             resolve_after: Duration::from_secs(30),
             severity: AlertSeverity::Critical,
+            notify: Vec::new(),
         }
     }
 

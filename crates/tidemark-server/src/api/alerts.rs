@@ -4,21 +4,28 @@ use std::sync::Arc;
 
 use axum::Json as Answer;
 use axum::extract::State;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tidemark_core::clock;
-use tidemark_core::config::show_duration;
-use utoipa::ToSchema;
+use tidemark_core::config::{AlertRule, Way, show_duration};
+use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::App;
+use super::extract::{Params, Route};
 use super::guard::Caller;
-use crate::store::{AlertRow, AlertState};
+use super::journal::{next, page};
+use super::problem::{Failure, Problem};
+use crate::notify;
+use crate::store::{AlertRow, AlertState, DeliveryRow};
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(active))
         .routes(routes!(rules))
+        .routes(routes!(notifiers))
+        .routes(routes!(test_notifier))
+        .routes(routes!(deliveries))
 }
 
 /// Alerts that fire, those that matter most first.
@@ -91,6 +98,10 @@ struct RuleBody {
     resolve_after: String,
     /// `calm`, `pending` or `firing`.
     state: &'static str,
+    /// Who is told, by the name of a notifier.
+    notify: Vec<String>,
+    /// Those of them that this server does not know: they are not told.
+    unknown_notifiers: Vec<String>,
 }
 
 #[utoipa::path(get, path = "/alerts/rules", tag = "alerts",
@@ -116,8 +127,120 @@ async fn rules(State(app): State<Arc<App>>, caller: Caller) -> Answer<RuleList> 
                     .state(&member.key, rule)
                     .unwrap_or(AlertState::Calm)
                     .word(),
+                notify: rule.notify.clone(),
+                unknown_notifiers: unknown_of(&app, &member.key.tenant, rule),
             }
         }));
     }
     Answer(list)
+}
+
+fn unknown_of(app: &App, tenant: &str, rule: &AlertRule) -> Vec<String> {
+    let notify = &app.supervisor.shared.notify;
+    let unknown = |name: &&String| notify.find(tenant, name).is_none();
+    rule.notify.iter().filter(unknown).cloned().collect()
+}
+
+/// Who can be told. Notifiers stand in the server's file.
+#[derive(Debug, Serialize, ToSchema)]
+struct NotifierList {
+    notifiers: Vec<NotifierBody>,
+}
+
+/// Somebody who can be told; nothing that is secret.
+#[derive(Debug, Serialize, ToSchema)]
+struct NotifierBody {
+    name: String,
+    /// `webhook` or `slack`.
+    r#type: &'static str,
+    /// The host that messages go to.
+    host: String,
+    /// Whether what is sent goes over TLS.
+    tls: bool,
+    /// Messages that wait for it.
+    waiting: i64,
+    /// What came of it last.
+    last: Option<DeliveryRow>,
+}
+
+#[utoipa::path(get, path = "/notifiers", tag = "alerts",
+    responses((status = 200, body = NotifierList)))]
+async fn notifiers(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+) -> Result<Answer<NotifierList>, Failure> {
+    let waiting = app.store.waiting_deliveries(caller.tenant.clone()).await?;
+    let mut list = NotifierList {
+        notifiers: Vec::new(),
+    };
+    for notifier in &app.supervisor.shared.notify.notifiers {
+        if notifier.tenant != caller.tenant {
+            continue;
+        }
+        let (tenant, name) = (caller.tenant.clone(), Some(notifier.name.clone()));
+        let last = app.store.deliveries(tenant, name, page(Some(1), None)?);
+        let waits = waiting.iter().find(|(name, _)| *name == notifier.name);
+        let (Way::Webhook { url, .. } | Way::Slack { url }) = &notifier.way;
+        list.notifiers.push(NotifierBody {
+            name: notifier.name.clone(),
+            r#type: notifier.way.word(),
+            host: notifier.way.host().to_owned(),
+            tls: url.is_tls,
+            waiting: waits.map_or(0, |(_, count)| *count),
+            last: last.await?.pop(),
+        });
+    }
+    Ok(Answer(list))
+}
+
+#[utoipa::path(post, path = "/notifiers/{name}/test", tag = "alerts",
+    params(("name" = String, Path)),
+    responses((status = 200, description = "The message was sent, once; `state` tells whether it was taken",
+        body = DeliveryRow), (status = 404, body = Problem)))]
+async fn test_notifier(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Route(name): Route<String>,
+) -> Result<Answer<DeliveryRow>, Failure> {
+    let shared = &app.supervisor.shared;
+    let found = shared.notify.find(&caller.tenant, &name);
+    let notifier = found.ok_or_else(|| Failure::not_found("notifier"))?;
+    Ok(Answer(notify::test(shared, notifier, &caller.name).await?))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct DeliveriesParams {
+    /// Only those for this notifier.
+    notifier: Option<String>,
+    /// At most so many, 1 to 500.
+    #[param(minimum = 1, maximum = 500)]
+    limit: Option<usize>,
+    /// From `next_cursor` of the page before.
+    cursor: Option<String>,
+}
+
+/// A page of messages that were sent or wait, newest first.
+#[derive(Debug, Serialize, ToSchema)]
+struct DeliveryList {
+    deliveries: Vec<DeliveryRow>,
+    next_cursor: Option<String>,
+}
+
+#[utoipa::path(get, path = "/alerts/deliveries", tag = "alerts", params(DeliveriesParams),
+    responses((status = 200, body = DeliveryList), (status = 400, body = Problem)))]
+async fn deliveries(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Params(params): Params<DeliveriesParams>,
+) -> Result<Answer<DeliveryList>, Failure> {
+    let page = page(params.limit, params.cursor.as_deref())?;
+    let found = app.store.deliveries(caller.tenant, params.notifier, page);
+    let deliveries = found.await?;
+    let next_cursor = next(&deliveries, page, |row| row.number);
+    Ok(Answer(DeliveryList {
+        deliveries,
+        next_cursor,
+    }))
 }

@@ -98,7 +98,9 @@ async fn metrics(State(app): State<Arc<App>>, caller: guard::Caller) -> Result<R
     };
     let is_wanted = |key: &Key| caller.tenant == OWN_TENANT || key.tenant == caller.tenant;
     let firing = app.supervisor.shared.alerts.firing(is_wanted);
-    let text = crate::metrics::exposition(&members, &firing, &app.requests);
+    let mut told = app.supervisor.shared.notify.counts();
+    told.retain(|(tenant, ..), _| caller.tenant == OWN_TENANT || *tenant == caller.tenant);
+    let text = crate::metrics::exposition(&members, &firing, told, &app.requests);
     let kind = [(
         header::CONTENT_TYPE,
         "text/plain; version=0.0.4; charset=utf-8",

@@ -196,7 +196,11 @@ fn answer(status: StatusCode, member: &Member, more: &[(HeaderName, String)]) ->
 async fn opened(app: &App, caller: &Caller, text: String) -> Result<Opened, Failure> {
     let place = app.supervisor.shared.place(&caller.tenant);
     let definition = Definition { text, place };
-    Ok(open_definition(&app.supervisor.shared, definition).await?)
+    let shared = &app.supervisor.shared;
+    let opened = open_definition(shared, definition).await?;
+    let named = opened.config.alerts.iter().flat_map(|rule| &rule.notify);
+    shared.notify.check(&caller.tenant, named)?;
+    Ok(opened)
 }
 
 #[utoipa::path(post, path = "/pipelines", tag = "pipelines", params(CreateParams),

@@ -3,7 +3,7 @@
 use tidemark_core::Result;
 
 use super::journal::add_event;
-use super::{Entry, EventRow, Key, Store, params};
+use super::{Entry, EventRow, Key, NewDelivery, Store, deliveries, params};
 
 /// How an alert stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +51,8 @@ pub(crate) struct AlertRow {
     /// When it fired of late.
     pub(crate) fires: Vec<i64>,
     pub(crate) text: String,
+    /// Who was told that it fires.
+    pub(crate) notify: Vec<String>,
 }
 
 impl AlertRow {
@@ -66,6 +68,8 @@ pub(crate) struct AlertMove {
     pub(crate) which: (Key, String),
     pub(crate) row: Option<AlertRow>,
     pub(crate) told: Option<Entry>,
+    /// The same for the outbox.
+    pub(crate) deliveries: Vec<NewDelivery>,
 }
 
 impl Store {
@@ -73,10 +77,11 @@ impl Store {
     pub(crate) async fn alerts(&self) -> Result<Vec<AlertRow>> {
         self.with(|store, _| {
             let sql = "SELECT tenant, pipeline, rule, condition, severity, state, since_us, fired_us, \
-                 over_us, fires, text FROM alerts";
+                 over_us, fires, text, notify FROM alerts";
             store.query(sql, &[], |row| {
                 let (tenant, pipeline): (String, String) = (row.get(0)?, row.get(1)?);
                 let (state, fires): (String, String) = (row.get(5)?, row.get(9)?);
+                let notify: String = row.get(11)?;
                 let fires = fires.split(' ').filter_map(|fired| fired.parse().ok());
                 Ok(AlertRow {
                     key: Key::new(tenant, pipeline),
@@ -89,6 +94,7 @@ impl Store {
                     over_us: row.get(8)?,
                     fires: fires.collect(),
                     text: row.get(10)?,
+                    notify: serde_json::from_str(&notify).unwrap_or_default(),
                 })
             })
         })
@@ -103,14 +109,16 @@ impl Store {
                 which: (key, rule),
                 row,
                 told: entry,
+                deliveries,
             } in moves
             {
                 let sql = "DELETE FROM alerts WHERE tenant = $1 AND pipeline = $2 AND rule = $3";
                 store.execute(sql, params![key.tenant, key.id, rule])?;
                 if let Some(row) = row {
                     let sql = "INSERT INTO alerts (tenant, pipeline, rule, condition, severity, state, \
-                         since_us, fired_us, over_us, fires, text) \
-                         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
+                         since_us, fired_us, over_us, fires, text, notify) \
+                         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
+                    let notify = serde_json::json!(row.notify).to_string();
                     let fires: Vec<String> = row.fires.iter().map(ToString::to_string).collect();
                     let (state, fires) = (row.state.word(), fires.join(" "));
                     let (since, fired, over) = (row.since_us, row.fired_us, row.over_us);
@@ -118,12 +126,15 @@ impl Store {
                         sql,
                         params![
                             key.tenant, key.id, rule, row.when, row.severity, state, since, fired,
-                            over, fires, row.text
+                            over, fires, row.text, notify
                         ],
                     )?;
                 }
                 if let Some(entry) = entry {
                     told.extend(add_event(store, entry)?);
+                }
+                for delivery in &deliveries {
+                    deliveries::add(store, delivery)?;
                 }
             }
             Ok(told)

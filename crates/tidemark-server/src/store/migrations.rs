@@ -60,6 +60,13 @@ pub(super) const ALL: &[&str] = &[
         severity TEXT NOT NULL, state TEXT NOT NULL, since_us INTEGER NOT NULL, fired_us INTEGER,
         over_us INTEGER, fires TEXT NOT NULL, text TEXT NOT NULL,
         PRIMARY KEY (tenant, pipeline, rule)) STRICT;",
+    "ALTER TABLE alerts ADD COLUMN notify TEXT NOT NULL DEFAULT '[]';
+     CREATE TABLE deliveries (
+        number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, tenant TEXT NOT NULL,
+        notifier TEXT NOT NULL, pipeline TEXT, kind TEXT NOT NULL, letter TEXT NOT NULL,
+        state TEXT NOT NULL, attempts INTEGER NOT NULL, created_us INTEGER NOT NULL,
+        next_us INTEGER NOT NULL, ended_us INTEGER, code TEXT, result TEXT) STRICT;
+     CREATE INDEX deliveries_of ON deliveries (tenant, notifier, state, number);",
 ];
 
 /// The steps that a store of a version has not been through yet; `None` if it is up to date.

@@ -28,6 +28,7 @@ use sqlite::Sqlite;
 
 pub(crate) use access::{Answered, NewToken, TokenRow};
 pub(crate) use alerts::{AlertMove, AlertRow, AlertState};
+pub(crate) use deliveries::{Attempted, DeliveryRow, NewDelivery};
 pub(crate) use history::{HistoryRow, Sample, Step};
 pub(crate) use journal::{AuditRow, Cursor, Entry, EventRow, EventsWanted, Level, RunRow};
 pub(crate) use operations::{OperationRow, VerificationRow};
@@ -39,6 +40,7 @@ pub(crate) use sqlite::make_directory;
 
 mod access;
 mod alerts;
+mod deliveries;
 mod history;
 mod journal;
 mod lease;

@@ -363,12 +363,23 @@ async fn alert_of(home: &Home) {
         over_us: None,
         fires: vec![1_800_000_000_000_000, 1_800_000_120_000_000],
         text: "! shop is 4 m behind".to_owned(),
+        notify: vec!["ops".to_owned()],
+    };
+    let posted = |id: &str| NewDelivery {
+        id: id.to_owned(),
+        tenant: "default".to_owned(),
+        notifier: "ops".to_owned(),
+        pipeline: Some("shop".to_owned()),
+        kind: "alert",
+        letter: "{}".to_owned(),
+        failed: None,
     };
     let told = Entry::plain(&key, Level::Error, "alert", row.text.as_str());
     let moved = AlertMove {
         which: row.which(),
         row: Some(row.clone()),
         told: Some(told),
+        deliveries: vec![posted("a")],
     };
     let everything = Cursor {
         before: None,
@@ -386,13 +397,23 @@ async fn alert_of(home: &Home) {
     let events = store.events(&key, EventsWanted::default(), everything);
     assert_eq!(events.await.unwrap().len(), 1);
 
+    let waits = || store.first_waiting("default".to_owned(), "ops".to_owned());
+    assert_eq!(waits().await.unwrap().unwrap().id, "a");
+
     // Of two moves the second cannot be written down: the first is not there either.
     let full = store.with(|transaction, _| {
         transaction.execute("DROP TABLE events", &[])?;
         Ok(())
     });
     full.await.unwrap();
-    let gone = AlertMove { row: None, ..moved };
+    let gone = AlertMove {
+        row: None,
+        deliveries: vec![posted("b")],
+        ..moved
+    };
     assert!(store.move_alerts(vec![gone]).await.is_err());
     assert_eq!(store.alerts().await.unwrap().len(), 1);
+    let delivered = Attempted::Delivered("taken".to_owned());
+    store.attempted("a".to_owned(), delivered).await.unwrap();
+    assert_eq!(waits().await.unwrap(), None);
 }

@@ -20,6 +20,7 @@ pub(crate) use member::{Alive, Member, View};
 
 use crate::alerts::{self, Alerts};
 use crate::news::{News, Topic};
+use crate::notify::{self, Notify};
 use crate::store::{
     Desired, DesiredState, Entry, Key, Level, NewPipeline, PipelineRow, Sample, Store,
 };
@@ -49,6 +50,7 @@ pub(crate) struct Shared {
     pub(crate) news: Arc<News>,
     pub(crate) scribe: Scribe,
     pub(crate) alerts: Alerts,
+    pub(crate) notify: Notify,
     pub(crate) owner: Owner,
     /// Where definitions of the store are at home.
     directory: PathBuf,
@@ -69,6 +71,7 @@ impl Supervisor {
         store: Store,
         owner: Owner,
         directory: PathBuf,
+        notify: Notify,
     ) -> Result<Arc<Supervisor>> {
         let news = Arc::new(News::new());
         let (scribe, writing) = Scribe::new(store.clone(), Arc::clone(&news));
@@ -76,12 +79,17 @@ impl Supervisor {
         store.end_operations_left_behind().await?;
         store.free_idempotency_keys().await?;
         let alerts = Alerts::load(&store).await?;
+        let named = notify.notifiers.iter();
+        let named = named.map(|it| (it.tenant.clone(), it.name.clone()));
+        let code = codes::NOTIFIER_UNKNOWN.to_string();
+        store.tidy_deliveries(named.collect(), code).await?;
         let shared = Arc::new(Shared {
             systems,
             store,
             news,
             scribe,
             alerts,
+            notify,
             owner,
             directory,
         });
@@ -96,6 +104,9 @@ impl Supervisor {
             readers.spawn(writing);
             readers.spawn(sample(Arc::downgrade(&supervisor)));
             readers.spawn(alerts::watch(Arc::downgrade(&supervisor)));
+            for index in 0..supervisor.shared.notify.notifiers.len() {
+                readers.spawn(notify::deliver(Arc::clone(&supervisor.shared), index));
+            }
         }
         for row in rows {
             supervisor.take_up(row);

@@ -8,19 +8,22 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 use tidemark_core::Error;
 use tidemark_core::catalogue::codes;
-use tidemark_core::config::Secret;
+use tidemark_core::config::{Document, Secret, ServerConfig, read_server};
 use tidemark_server::api::AuthMode;
 use tidemark_server::{Seal, Server, Settings};
 
 use crate::invocation::Invocation;
 use crate::output::{Answer, Outcome};
+use crate::pipeline_file::text;
 use crate::problem::Failure;
 use crate::served::Served;
 use crate::service::Notices;
-use crate::surroundings::env;
+use crate::surroundings::{Around, env};
 
 /// Where pipelines are, if that is there and nothing else is said.
 const PIPELINES: &str = "pipelines.d";
+/// The server's file, if that is there and nothing else is said.
+const CONFIG: &str = "server.toml";
 /// The key of the store as text, where it is not in a file.
 const KEY: &str = "TIDEMARK_STORE_KEY";
 
@@ -44,6 +47,9 @@ pub(crate) struct ServeArgs {
     /// A directory of pipeline files, each of which runs; without it pipelines.d, if it is there
     #[arg(long, value_name = "DIR")]
     pipelines: Option<PathBuf>,
+    /// The server's file, which says who is told of alerts; without it server.toml, if it is there
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Where it keeps its store; without it the system's place for that
     #[arg(long, value_name = "DIR", env = "TIDEMARK_STATE", hide_env = true)]
     state: Option<PathBuf>,
@@ -98,6 +104,7 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &ServeArgs) -> Outco
                 .then(|| PathBuf::from(PIPELINES))
         }),
         owner: super::run::owner(),
+        config: config(arguments)?,
     };
     let server = Server::start(settings, Arc::new(Served)).await?;
     let address = server.address()?;
@@ -135,6 +142,16 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &ServeArgs) -> Outco
     }
     let text = "✓ stopped; tidemark serve goes on from the checkpoints";
     Ok(Answer::new(text, json!({ "address": address.to_string() })))
+}
+
+fn config(arguments: &ServeArgs) -> Result<ServerConfig, Failure> {
+    let file = match &arguments.config {
+        Some(file) => file.as_path(),
+        None if Path::new(CONFIG).is_file() => Path::new(CONFIG),
+        None => return Ok(ServerConfig::default()),
+    };
+    let document = Document::new(file.display().to_string(), text(file)?);
+    read_server(document, &Around::of_file(file)).map_err(Failure::Config)
 }
 
 fn seal(arguments: &ServeArgs, state: &Path) -> Result<Seal, Failure> {

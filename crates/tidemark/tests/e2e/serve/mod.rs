@@ -6,6 +6,7 @@ mod api;
 mod contract;
 mod lives;
 mod managed;
+mod notify;
 mod quarantine;
 mod remote;
 mod scraped;

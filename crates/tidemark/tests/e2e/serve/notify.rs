@@ -1,0 +1,273 @@
+//! Messages of alerts, with real receivers: each gets there, signed, in order, also after a crash; and
+//! none goes where the server's file does not allow it.
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tidemark_lab::http::Request;
+use tidemark_lab::receiver::{Received, Receiver};
+use tidemark_lab::wait::wait_for;
+
+use super::Server;
+use crate::stage::PATIENCE;
+
+const SECRET: &str = "hunter2";
+const ALLOW: &str = "[notify]\nallow = [\"127.0.0.1\"]\n";
+
+/// A server with a file of its own; what the file refers to is in variables.
+async fn server(more: &str, receiver: &Receiver) -> (Server, TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    let file: PathBuf = directory.path().join("server.toml");
+    let text = format!(
+        "version = 1\n{more}\n[[notifier]]\nname = \"ops\"\ntype = \"webhook\"\n\
+         url = \"${{env:HOOK}}\"\nsecret = \"${{env:HOOK_SECRET}}\"\n\
+         [[notifier]]\nname = \"channel\"\ntype = \"slack\"\nurl = \"${{env:SLACK}}\"\n"
+    );
+    std::fs::write(&file, text).unwrap();
+    let hook = format!("http://{}/hooks/path-secret?x=1", receiver.address());
+    let slack = format!("http://{}/slack/path-secret", receiver.address());
+    let variables = [
+        ("HOOK", hook.as_str()),
+        ("SLACK", slack.as_str()),
+        ("HOOK_SECRET", SECRET),
+    ];
+    let server = Server::start_with(&["--config", file.to_str().unwrap()], &variables).await;
+    (server, directory)
+}
+
+/// A pipeline whose alert fires while it is stopped; its databases are never reached.
+fn definition(name: &str, notify: &[&str]) -> Value {
+    json!({
+        "version": 1,
+        "pipeline": { "name": name, "mode": "full_load_and_cdc" },
+        "source": { "url": "postgres://nobody@127.0.0.1:1/nothing" },
+        "target": { "url": "postgres://nobody@127.0.0.1:1/nothing" },
+        "tables": { "include": ["public.*"] },
+        "alert": [{
+            "when": "state", "is": ["stopped"], "severity": "critical", "resolve_after": "1s",
+            "notify": notify,
+        }],
+    })
+}
+
+async fn begin(server: &Server, name: &str, notify: &[&str]) {
+    let wanted = definition(name, notify);
+    let answer = server.post("/pipelines?start=true", &wanted).await;
+    assert_eq!(answer.status, 201, "{}", answer.text());
+}
+
+async fn act(server: &Server, name: &str, action: &str) {
+    let route = format!("/pipelines/{name}/actions/{action}");
+    let answer = server.post(&route, &json!({})).await;
+    assert_eq!(answer.status, 202, "{action}: {}", answer.text());
+}
+
+/// Waits until so many requests came to a path; gives them.
+async fn came(server: &Server, receiver: &Receiver, path: &str, count: usize) -> Vec<Received> {
+    let what = format!("{count} requests to {path}");
+    let found = wait_for(PATIENCE, &what, || async {
+        let mut all = receiver.received();
+        all.retain(|it| it.line.starts_with(&format!("POST {path}")));
+        anyhow::ensure!(all.len() >= count, "{all:?}");
+        Ok(Some(all))
+    });
+    match found.await {
+        Ok(found) => found,
+        Err(err) => panic!("{err:?}\n{}", server.log()),
+    }
+}
+
+/// Waits until no delivery waits; gives them, oldest first.
+async fn settled(server: &Server, count: usize) -> Vec<Value> {
+    wait_for(PATIENCE, "all deliveries to end", || async {
+        let list = server.get("/alerts/deliveries").await;
+        let all = list["deliveries"].as_array().unwrap().clone();
+        let is_over = all.iter().all(|it| it["ended_at"].is_string());
+        anyhow::ensure!(is_over && all.len() == count, "{list}");
+        Ok(Some(all.into_iter().rev().collect()))
+    })
+    .await
+    .unwrap()
+}
+
+fn id(received: &Received) -> String {
+    received.header("webhook-id").unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn s17_an_alert_gets_to_its_receivers_signed_in_order_and_in_the_end() {
+    let receiver = Receiver::start().await.unwrap();
+    receiver.answer(&["503 Busy\r\nretry-after: 0", "204 No Content"]);
+    let (server, _file) = server(ALLOW, &receiver).await;
+    begin(&server, "srv_told", &["ops", "ops"]).await;
+    act(&server, "srv_told", "stop").await;
+    let hooks = came(&server, &receiver, "/hooks/", 2).await;
+    // The receiver did not take it at first: the same comes again, by the same id.
+    assert_eq!(id(&hooks[0]), id(&hooks[1]));
+    assert_eq!(hooks[0].body, hooks[1].body);
+    act(&server, "srv_told", "start").await;
+    let hooks = came(&server, &receiver, "/hooks/", 3).await;
+    assert_ne!(id(&hooks[1]), id(&hooks[2]));
+    let kinds = ["fired", "fired", "resolved"];
+    for (hook, kind) in hooks.iter().zip(kinds) {
+        assert_eq!(hook.line, "POST /hooks/path-secret?x=1 HTTP/1.1");
+        assert!(hook.is_signed_with(SECRET), "{hook:?}");
+        assert!(!hook.is_signed_with("another"));
+        let kind_of_body = hook.header("content-type");
+        assert_eq!(kind_of_body, Some("application/cloudevents+json"));
+        let event = hook.json().unwrap();
+        assert_eq!(event["specversion"], "1.0");
+        assert_eq!(event["id"], id(hook));
+        assert_eq!(event["type"], format!("io.tidemark.alert.{kind}.v1"));
+        assert_eq!(event["source"], "/tenants/default/pipelines/srv_told");
+        assert_eq!(event["data"]["severity"], "critical");
+        let text = event["data"]["text"].as_str().unwrap();
+        assert!(text.contains("srv_told"), "{text}");
+    }
+    let log = settled(&server, 2).await;
+    let attempts: Vec<_> = log.iter().map(|it| it["attempts"].as_i64()).collect();
+    assert_eq!(attempts, [Some(2), Some(1)], "{log:?}");
+    assert!(log.iter().all(|it| it["state"] == "delivered"), "{log:?}");
+    let metrics = server.send(Request::new("GET", "/metrics")).await.text();
+    for sample in ["result=\"delivered\"} 2\n", "result=\"retried\"} 1\n"] {
+        let sample =
+            format!("tidemark_notifications_total{{notifier=\"ops\",tenant=\"default\",{sample}");
+        assert!(metrics.contains(&sample), "{metrics}");
+    }
+}
+
+#[tokio::test]
+async fn what_nobody_took_yet_outlives_a_server_that_is_killed() {
+    let receiver = Receiver::start().await.unwrap();
+    receiver.answer(&["500 Broken"]);
+    let (mut server, _file) = server(ALLOW, &receiver).await;
+    begin(&server, "srv_outbox", &["ops"]).await;
+    act(&server, "srv_outbox", "stop").await;
+    let before = came(&server, &receiver, "/hooks/", 1).await;
+    server.child.kill().await.unwrap();
+    receiver.answer(&["204 No Content"]);
+    server.restart().await;
+    act(&server, "srv_outbox", "start").await;
+    let log = settled(&server, 2).await;
+    assert!(log.iter().all(|it| it["state"] == "delivered"), "{log:?}");
+    let hooks = receiver.received();
+    let resolved = &hooks[hooks.len() - 1];
+    assert_eq!(
+        resolved.json().unwrap()["type"],
+        "io.tidemark.alert.resolved.v1"
+    );
+    // All but the last are the one message that was in the outbox when the server was killed.
+    let fired = &hooks[..hooks.len() - 1];
+    assert!(fired.len() >= 2 && fired.iter().all(|it| id(it) == id(&before[0])));
+}
+
+#[tokio::test]
+async fn s16_a_message_goes_nowhere_that_the_servers_file_does_not_allow() {
+    let receiver = Receiver::start().await.unwrap();
+    let (server, _file) = server("", &receiver).await;
+    for name in ["ops", "channel"] {
+        let answer = server
+            .post(&format!("/notifiers/{name}/test"), &json!({}))
+            .await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let tested = answer.json().unwrap();
+        assert_eq!(tested["state"], "failed", "{tested}");
+        assert_eq!(tested["code"], "TM7111", "{tested}");
+    }
+    assert!(receiver.received().is_empty());
+    let missing = server.post("/notifiers/nobody/test", &json!({})).await;
+    assert_eq!(missing.status, 404, "{}", missing.text());
+}
+
+#[tokio::test]
+async fn a_test_says_what_the_receiver_answered_and_follows_no_redirect() {
+    let receiver = Receiver::start().await.unwrap();
+    let other = Receiver::start().await.unwrap();
+    let (server, _file) = server(ALLOW, &receiver).await;
+    let redirect = format!("307 Over there\r\nlocation: http://{}/", other.address());
+    for (says, state, code) in [
+        ("200 OK", "delivered", Value::Null),
+        ("404 Nothing", "failed", json!("TM7113")),
+        (redirect.as_str(), "failed", json!("TM7113")),
+        ("500 Broken", "failed", json!("TM7113")),
+    ] {
+        receiver.answer(&[says]);
+        let answer = server.post("/notifiers/channel/test", &json!({})).await;
+        let tested = answer.json().unwrap();
+        assert_eq!(tested["state"], state, "{says}: {tested}");
+        assert_eq!(tested["code"], code, "{says}: {tested}");
+        let result = tested["result"].as_str().unwrap();
+        let status = says.split(' ').next().unwrap();
+        assert!(result.contains(&format!("answered {status}")), "{tested}");
+    }
+    let slack = came(&server, &receiver, "/slack/", 4).await;
+    let text = slack[0].json().unwrap()["text"].clone();
+    assert!(
+        text.as_str().unwrap().contains("asked for this test"),
+        "{text}"
+    );
+    assert!(other.received().is_empty());
+    assert_eq!(settled(&server, 4).await.len(), 4);
+    drop(receiver);
+    let answer = server.post("/notifiers/channel/test", &json!({})).await;
+    assert_eq!(
+        answer.json().unwrap()["code"],
+        "TM7112",
+        "{}",
+        answer.text()
+    );
+
+    // Nothing of an address but its host is shown, nor any secret.
+    let shown = format!(
+        "{}{}{}",
+        server.get("/notifiers").await,
+        server.get("/alerts/deliveries").await,
+        server.log()
+    );
+    assert!(shown.contains("127.0.0.1"), "{shown}");
+    for secret in [SECRET, "path-secret"] {
+        assert!(!shown.contains(secret), "{shown}");
+    }
+}
+
+#[tokio::test]
+async fn a_rule_that_names_nobody_is_refused_or_told_of() {
+    let receiver = Receiver::start().await.unwrap();
+    let (server, _file) = server(ALLOW, &receiver).await;
+    let wanted = definition("srv_nobody", &["ops", "opps"]);
+    let answer = server.post("/pipelines", &wanted).await;
+    assert_eq!(answer.status, 422, "{}", answer.text());
+    let problem = answer.json().unwrap();
+    assert_eq!(problem["code"], "TM7110", "{problem}");
+    assert!(
+        problem["detail"]
+            .as_str()
+            .unwrap()
+            .contains("known: ops, channel")
+    );
+
+    // A file was there first: its pipeline runs, and everybody who is known is told.
+    let text = "version = 1\n[pipeline]\nname = \"srv_nobody\"\nmode = \"full_load_and_cdc\"\n\
+        [source]\nurl = \"postgres://nobody@127.0.0.1:1/nothing\"\n\
+        [target]\nurl = \"postgres://nobody@127.0.0.1:1/nothing\"\n[tables]\ninclude = [\"public.*\"]\n\
+        [[alert]]\nwhen = \"state\"\nis = [\"stopped\"]\nnotify = [\"ops\", \"opps\"]\n";
+    std::fs::write(server.pipelines().join("srv_nobody.toml"), text).unwrap();
+    wait_for(PATIENCE, "the rules of the file", || async {
+        let rules = server.get("/alerts/rules").await;
+        anyhow::ensure!(
+            rules["rules"][0]["unknown_notifiers"] == json!(["opps"]),
+            "{rules}"
+        );
+        Ok(Some(()))
+    })
+    .await
+    .unwrap();
+    act(&server, "srv_nobody", "stop").await;
+    came(&server, &receiver, "/hooks/", 1).await;
+    let log = settled(&server, 2).await;
+    let of = |name: &str| log.iter().find(|it| it["notifier"] == name).unwrap();
+    assert_eq!(of("ops")["state"], "delivered", "{log:?}");
+    assert_eq!(of("opps")["state"], "failed", "{log:?}");
+    assert_eq!(of("opps")["code"], "TM7110", "{log:?}");
+}
