@@ -1,9 +1,9 @@
 // Made by web/build.mjs of web/src.
 &[
     File {
-        name: "app-830a2bffb2.js",
-        plain: include_bytes!("app-830a2bffb2.js"),
-        packed: include_bytes!("app-830a2bffb2.js.gz"),
+        name: "app-f746bffad5.js",
+        plain: include_bytes!("app-f746bffad5.js"),
+        packed: include_bytes!("app-f746bffad5.js.gz"),
     },
     File {
         name: "index.html",

@@ -7,6 +7,7 @@ import { caller, get, needsToken, Problem } from "./api";
 import { age, clock } from "./format";
 import { heard, link, listen, messages, now, overview, retry } from "./live";
 import { CodePage } from "./pages/code";
+import { Connections } from "./pages/connections";
 import { New } from "./pages/new";
 import { Overview } from "./pages/overview";
 import { PipelinePage } from "./pages/pipeline";
@@ -28,6 +29,8 @@ function Page() {
       return <PipelinePage key={parts[1]} id={parts[1] ?? ""} tab={parts[2] ?? "tables"} />;
     case "new":
       return <New />;
+    case "connections":
+      return <Connections />;
     case "quarantine":
       return <Quarantine />;
     case "settings":
@@ -127,6 +130,7 @@ function App() {
         </a>
         <nav class="main" aria-label="pages">
           <a href="/" aria-current={current(path === "/" || path.startsWith("/p/"))}>Overview</a>
+          <a href="/connections" aria-current={current(path === "/connections")}>Connections</a>
           <a href="/quarantine" aria-current={current(path === "/quarantine")}>Quarantine</a>
           <a href="/settings" aria-current={current(path.startsWith("/settings"))}>Settings</a>
         </nav>

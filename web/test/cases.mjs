@@ -1,4 +1,5 @@
 // What the pages promise, case by case, in order: each stands on the ones before. They are in cases/, by page.
+import * as connections from "./cases/connections.mjs";
 import * as everywhere from "./cases/everywhere.mjs";
 import * as make from "./cases/new.mjs";
 import * as news from "./cases/news.mjs";
@@ -18,6 +19,7 @@ export default [
   tables.u04_a_resync_shows_its_effect_and_readers_never_see_fewer_rows,
   tables.u03_a_table_in_quarantine_leaves_the_others_alone_and_comes_back,
   quarantine.u03_rows_in_quarantine_are_shown_with_what_each_action_does,
+  connections.slots_are_shown_with_who_reads_them_and_orphans_told_from_others,
   tables.u11_hostile_names_are_text_and_their_tables_obey,
   pipeline.the_past_is_drawn_and_can_be_read_as_a_table,
   pipeline.u06_what_is_not_known_is_unknown_and_never_0,

@@ -27,6 +27,7 @@ use problem::Failure;
 mod access;
 mod alerts;
 mod bodies;
+mod connections;
 mod extract;
 pub(crate) mod guard;
 mod health;
@@ -82,6 +83,7 @@ fn routes() -> OpenApiRouter<Arc<App>> {
             .merge(journal::routes())
             .merge(quarantine::routes())
             .merge(monitoring::routes())
+            .merge(connections::routes())
             .merge(alerts::routes())
             .merge(access::routes())
             .merge(stream::routes()),

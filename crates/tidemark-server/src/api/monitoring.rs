@@ -8,9 +8,9 @@ use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tidemark_core::catalogue::codes;
+use tidemark_core::clock;
 use tidemark_core::finding::{Finding, Verdict};
 use tidemark_core::status::{Status, TableStatusState};
-use tidemark_core::{clock, source};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -22,7 +22,7 @@ use super::guard::{Caller, Role};
 use super::pipelines::{member, rank};
 use super::problem::{Failure, Problem};
 use crate::store::{HistoryRow, Key, Step};
-use crate::supervisor::{open, open_definition, word_of};
+use crate::supervisor::{open_definition, word_of};
 use crate::systems::{Definition, Opened};
 
 /// Points of a history at most.
@@ -38,7 +38,6 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(overview))
         .routes(routes!(check))
         .routes(routes!(plan))
-        .routes(routes!(slots))
 }
 
 #[utoipa::path(get, path = "/monitoring/pipelines/{id}/lag", tag = "monitoring",
@@ -418,65 +417,4 @@ async fn plan(
 ) -> Result<Answer<Value>, Failure> {
     let opened = opened(&app, &caller, text).await?;
     Ok(Answer(app.supervisor.shared.systems.plan(&opened).await?))
-}
-
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-struct SlotsParams {
-    /// All slots on the source of this pipeline, ours or not.
-    pipeline: Option<String>,
-}
-
-/// What holds back log on sources.
-#[derive(Debug, Serialize, ToSchema)]
-struct SlotList {
-    slots: Vec<OwnedSlot>,
-}
-
-/// A slot, and whose it is.
-#[derive(Debug, Serialize, ToSchema)]
-struct OwnedSlot {
-    /// `null` where it is not the pipeline's own.
-    pipeline_id: Option<String>,
-    #[serde(flatten)]
-    slot: SlotBody,
-}
-
-#[utoipa::path(get, path = "/slots", tag = "monitoring", params(SlotsParams),
-    responses((status = 200, body = SlotList), (status = 404, body = Problem), (status = 503, body = Problem)))]
-async fn slots(
-    State(app): State<Arc<App>>,
-    caller: Caller,
-    Params(params): Params<SlotsParams>,
-) -> Result<Answer<SlotList>, Failure> {
-    let Some(id) = params.pipeline else {
-        let members = app.supervisor.members_of(&caller.tenant);
-        let slots = members.iter().filter_map(|member| {
-            let found = member.view().status.slot?;
-            Some(OwnedSlot {
-                pipeline_id: Some(member.key.id.clone()),
-                slot: slot(&found),
-            })
-        });
-        return Ok(Answer(SlotList {
-            slots: slots.collect(),
-        }));
-    };
-    caller.needs(Role::Operator)?;
-    let member = member(&app, &caller, &id)?;
-    let opened = open(&app.supervisor.shared, &member).await?;
-    let own = member.view().status.slot.map(|slot| slot.name);
-    let found = app.supervisor.shared.systems.slots(&opened).await?;
-    let slots = found.iter().map(|found| OwnedSlot {
-        pipeline_id: (own.as_ref() == Some(&found.name)).then(|| id.clone()),
-        slot: of_source(found),
-    });
-    Ok(Answer(SlotList {
-        slots: slots.collect(),
-    }))
-}
-
-fn of_source(found: &source::Slot) -> SlotBody {
-    slot(&tidemark_core::status::SlotStatus::of(found, &[]))
 }

@@ -30,9 +30,10 @@ const FILES: &[File] = include!("../../../../web/dist/files.rs");
 const FOR_EVER: &str = "public, max-age=31536000, immutable";
 
 /// Addresses of pages.
-const PAGES: [&str; 8] = [
+const PAGES: [&str; 9] = [
     "/",
     "/new",
+    "/connections",
     "/quarantine",
     "/settings",
     "/settings/{tab}",

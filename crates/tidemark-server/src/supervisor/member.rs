@@ -53,6 +53,7 @@ struct Now {
     look: Option<(Instant, Status)>,
     gaps: VecDeque<(Instant, u64)>,
     route: Option<(String, String)>,
+    slot: Option<String>,
     rules: Option<Arc<[AlertRule]>>,
 }
 
@@ -183,6 +184,11 @@ impl Member {
     /// Where rows come from and go to, once that is known.
     pub(crate) fn route(&self) -> Option<(String, String)> {
         self.now().route.clone()
+    }
+
+    /// The slot that its definition names, once that was read.
+    pub(crate) fn slot(&self) -> Option<String> {
+        self.now().slot.clone()
     }
 
     /// What people want to be told of, once its definition was read.
@@ -322,10 +328,11 @@ impl Member {
         self.now().look = Some((Instant::now(), status));
     }
 
-    pub(super) fn set_route(&self, opened: &Opened) {
+    pub(crate) fn set_route(&self, opened: &Opened) {
         let route = (opened.source_address.clone(), opened.target_address.clone());
         let mut now = self.now();
         now.route = Some(route);
+        now.slot = Some(opened.config.source.postgres.slot.clone());
         now.rules = Some(opened.config.alerts.as_slice().into());
     }
 

@@ -160,6 +160,59 @@ async fn lag_is_told(server: &Server, stage: &Stage) {
             .iter()
             .any(|slot| slot["pipeline_id"] == "srv_api")
     );
+    slots_of_the_source_are_told_apart(server, stage).await;
+}
+
+/// Ours, others', and one that looks like ours and is nobody's here.
+async fn slots_of_the_source_are_told_apart(server: &Server, stage: &Stage) {
+    let connections = server.get("/connections").await;
+    let found = connections["connections"].as_array().unwrap();
+    let reads = found
+        .iter()
+        .find(|one| one["source_of"] == json!(["srv_api"]));
+    let writes = found
+        .iter()
+        .find(|one| one["target_of"] == json!(["srv_api"]));
+    let address = &reads.unwrap()["address"];
+    assert!(
+        writes.is_some() && !connections.to_string().contains("hunter2"),
+        "{connections}"
+    );
+    assert_eq!(connections["not_known"], json!([]));
+    let make = "SELECT pg_create_logical_replication_slot('tidemark_srv_api_gone', 'pgoutput'),
+        pg_create_physical_replication_slot('srv_api_standby')";
+    stage.source_sql(make).await;
+    let there = server.get("/pipelines/srv_api/slots").await;
+    assert_eq!(there["address"], *address);
+    let slot = |name: &str| {
+        let slots = there["slots"].as_array().unwrap();
+        let found = slots.iter().find(|slot| slot["name"] == name);
+        found.unwrap_or_else(|| panic!("{name}: {there}")).clone()
+    };
+    let own = slot("tidemark_srv_api");
+    assert_eq!(
+        (&own["pipeline_id"], &own["orphan"]),
+        (&json!("srv_api"), &json!(false)),
+        "{own}"
+    );
+    assert!(
+        own["holder"]["pid"].is_number() && own["restart_lsn"].is_string(),
+        "{own}"
+    );
+    let gone = slot("tidemark_srv_api_gone");
+    assert_eq!(
+        (&gone["pipeline_id"], &gone["orphan"]),
+        (&Value::Null, &json!(true)),
+        "{gone}"
+    );
+    assert_eq!(
+        (&gone["holder"], &gone["active"]),
+        (&Value::Null, &json!(false)),
+        "{gone}"
+    );
+    let drop = "SELECT pg_drop_replication_slot('tidemark_srv_api_gone'),
+        pg_drop_replication_slot('srv_api_standby')";
+    stage.source_sql(drop).await;
 }
 
 async fn actions_are_carried_out(server: &Server, stage: &Stage) {

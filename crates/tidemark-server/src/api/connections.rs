@@ -1,0 +1,243 @@
+//! What pipelines are connected to, and the slots that keep a source's log: measured by runs, or all
+//! that a source has when somebody asks it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Json as Answer;
+use axum::extract::State;
+use serde::{Deserialize, Serialize};
+use tidemark_core::source::Holder;
+use tidemark_core::status::SlotStatus;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::App;
+use super::bodies::{SlotBody, slot};
+use super::extract::{Params, Route};
+use super::guard::{Caller, Role};
+use super::pipelines::member;
+use super::problem::{Failure, Problem};
+use crate::supervisor::{Member, open};
+
+/// What a slot that we made is named with, unless a pipeline file says otherwise.
+const OURS: &str = "tidemark_";
+
+pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(connections))
+        .routes(routes!(slots))
+        .routes(routes!(slots_of_source))
+}
+
+/// What pipelines are connected to.
+#[derive(Debug, Serialize, ToSchema)]
+struct ConnectionList {
+    /// By address.
+    connections: Vec<ConnectionBody>,
+    /// Pipelines whose definition was not read yet: what they are connected to is not known.
+    not_known: Vec<String>,
+}
+
+/// An address, and who uses it.
+#[derive(Debug, Serialize, ToSchema)]
+struct ConnectionBody {
+    /// Without secrets.
+    address: String,
+    /// Pipelines that read from it.
+    source_of: Vec<String>,
+    /// Pipelines that write to it.
+    target_of: Vec<String>,
+}
+
+#[utoipa::path(get, path = "/connections", tag = "monitoring",
+    responses((status = 200, body = ConnectionList)))]
+async fn connections(State(app): State<Arc<App>>, caller: Caller) -> Answer<ConnectionList> {
+    let mut found: BTreeMap<String, ConnectionBody> = BTreeMap::new();
+    let mut not_known = Vec::new();
+    for member in app.supervisor.members_of(&caller.tenant) {
+        let id = member.key.id.clone();
+        let Some((source, target)) = member.route() else {
+            not_known.push(id);
+            continue;
+        };
+        let empty = |address: &str| ConnectionBody {
+            address: address.to_owned(),
+            source_of: Vec::new(),
+            target_of: Vec::new(),
+        };
+        let at = found.entry(source.clone());
+        at.or_insert_with(|| empty(&source))
+            .source_of
+            .push(id.clone());
+        let at = found.entry(target.clone());
+        at.or_insert_with(|| empty(&target)).target_of.push(id);
+    }
+    Answer(ConnectionList {
+        connections: found.into_values().collect(),
+        not_known,
+    })
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct SlotsParams {
+    /// All slots on the source of this pipeline, ours or not.
+    pipeline: Option<String>,
+}
+
+/// What holds back log on sources.
+#[derive(Debug, Serialize, ToSchema)]
+struct SlotList {
+    slots: Vec<OwnedSlot>,
+}
+
+/// A slot, and whose it is.
+#[derive(Debug, Serialize, ToSchema)]
+struct OwnedSlot {
+    /// `null` where it is not the pipeline's own.
+    pipeline_id: Option<String>,
+    #[serde(flatten)]
+    slot: SlotBody,
+}
+
+/// Slots as the runs of pipelines have measured them; with `pipeline` see `/pipelines/{id}/slots`.
+#[utoipa::path(get, path = "/slots", tag = "monitoring", params(SlotsParams),
+    responses((status = 200, body = SlotList), (status = 404, body = Problem), (status = 503, body = Problem)))]
+async fn slots(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Params(params): Params<SlotsParams>,
+) -> Result<Answer<SlotList>, Failure> {
+    let Some(id) = params.pipeline else {
+        let members = app.supervisor.members_of(&caller.tenant);
+        let slots = members.iter().filter_map(|member| {
+            let found = member.view().status.slot?;
+            Some(OwnedSlot {
+                pipeline_id: Some(member.key.id.clone()),
+                slot: slot(&found),
+            })
+        });
+        return Ok(Answer(SlotList {
+            slots: slots.collect(),
+        }));
+    };
+    let found = of_source(&app, &caller, &id).await?;
+    let slots = found.into_iter().map(|found| OwnedSlot {
+        pipeline_id: found.pipeline_id.filter(|owner| *owner == id),
+        slot: found.slot,
+    });
+    Ok(Answer(SlotList {
+        slots: slots.collect(),
+    }))
+}
+
+/// Every slot of a source, as it is now.
+#[derive(Debug, Serialize, ToSchema)]
+struct SourceSlotList {
+    /// The source, without secrets.
+    address: String,
+    /// What keeps most log first.
+    slots: Vec<SourceSlot>,
+}
+
+/// A slot of a source, whoever made it.
+#[derive(Debug, Serialize, ToSchema)]
+struct SourceSlot {
+    /// The pipeline of this tenant that it belongs to.
+    pipeline_id: Option<String>,
+    #[serde(flatten)]
+    slot: SlotBody,
+    database: String,
+    /// Why it is not of the kind that Tidemark makes; `null` if it is.
+    foreign: Option<String>,
+    /// Whether it looks like one of ours and no pipeline of this server has it. `null` where that
+    /// cannot be told: a definition was not read yet.
+    orphan: Option<bool>,
+    /// Who reads it now.
+    holder: Option<HolderBody>,
+    /// What its reader has confirmed.
+    confirmed_lsn: String,
+    /// The oldest log it keeps.
+    restart_lsn: String,
+    /// Why it can never be read again, if so.
+    lost: Option<String>,
+}
+
+/// Who reads a slot.
+#[derive(Debug, Serialize, ToSchema)]
+struct HolderBody {
+    /// On the source.
+    pid: i32,
+    application: String,
+    host: String,
+    since: String,
+}
+
+#[utoipa::path(get, path = "/pipelines/{id}/slots", tag = "monitoring", params(("id" = String, Path)),
+    responses((status = 200, body = SourceSlotList), (status = 403, body = Problem), (status = 404, body = Problem),
+        (status = 503, body = Problem)))]
+async fn slots_of_source(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Route(id): Route<String>,
+) -> Result<Answer<SourceSlotList>, Failure> {
+    let slots = of_source(&app, &caller, &id).await?;
+    let route = member(&app, &caller, &id)?.route();
+    Ok(Answer(SourceSlotList {
+        address: route.map(|(source, _)| source).unwrap_or_default(),
+        slots,
+    }))
+}
+
+/// Asks the source of a pipeline for all of its slots.
+async fn of_source(app: &App, caller: &Caller, id: &str) -> Result<Vec<SourceSlot>, Failure> {
+    let asked = member(app, caller, id)?;
+    caller.needs(Role::Operator)?;
+    let opened = open(&app.supervisor.shared, &asked).await?;
+    asked.set_route(&opened);
+    let mut found = app.supervisor.shared.systems.slots(&opened).await?;
+    found.sort_by(|a, b| (b.retained_bytes, &a.name).cmp(&(a.retained_bytes, &b.name)));
+    let members = app.supervisor.members();
+    let whose = |name: &str| {
+        let is_its = |member: &&Arc<Member>| {
+            let is_here = member
+                .route()
+                .is_some_and(|(source, _)| source == opened.source_address);
+            is_here && member.slot().as_deref() == Some(name)
+        };
+        members.iter().find(is_its)
+    };
+    let are_all_known = members.iter().all(|member| member.slot().is_some());
+    let slots = found.iter().map(|found| {
+        let owner = whose(&found.name);
+        let is_like_ours = found.foreign.is_none() && found.name.starts_with(OURS);
+        let is_own = |owner: &&Arc<Member>| owner.key.tenant == caller.tenant;
+        SourceSlot {
+            pipeline_id: owner.filter(is_own).map(|owner| owner.key.id.clone()),
+            slot: slot(&SlotStatus::of(found, &[])),
+            database: found.database.clone(),
+            foreign: found.foreign.clone(),
+            orphan: match (is_like_ours, owner) {
+                (false, _) | (_, Some(_)) => Some(false),
+                (true, None) => are_all_known.then_some(true),
+            },
+            holder: found.holder.as_ref().map(holder),
+            confirmed_lsn: found.confirmed.to_string(),
+            restart_lsn: found.restart.to_string(),
+            lost: found.lost.clone(),
+        }
+    });
+    Ok(slots.collect())
+}
+
+fn holder(holder: &Holder) -> HolderBody {
+    HolderBody {
+        pid: holder.pid,
+        application: holder.application.clone(),
+        host: holder.host.clone(),
+        since: holder.since.clone(),
+    }
+}

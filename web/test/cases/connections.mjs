@@ -1,0 +1,35 @@
+// What pipelines are connected to, and the slots of a source.
+import assert from "node:assert/strict";
+
+export async function slots_are_shown_with_who_reads_them_and_orphans_told_from_others({ page, open, until, accessible, shot, databases, proxy }) {
+  await open("/connections");
+  const measured = page.getByRole("region", { name: "slots of pipelines" });
+  await until("its own slot", async () => /tidemark_shop[\s\S]*shop[\s\S]*yes[\s\S]*reserved/.test(await measured.innerText()));
+  assert.ok(!(await page.locator("main").innerText()).includes("copier:copier"), "a secret is shown");
+  await databases.sql(databases.source, "SELECT pg_create_logical_replication_slot('tidemark_gone', 'pgoutput')");
+  const look = page.getByRole("button", { name: /^Look at/ });
+  await look.focus();
+  await page.keyboard.press("Enter");
+  const slots = page.getByRole("region", { name: /^slots of \d/ });
+  const line = (name) => slots.locator("tbody tr").filter({ has: page.locator("bdi", { hasText: new RegExp(`^${name}$`) }) });
+  await until("the orphan", async () => /no pipeline of this server[\s\S]*nobody/.test(await line("tidemark_gone").innerText()));
+  assert.match(await line("tidemark_shop").innerText(), /shop[\s\S]*pid \d+/);
+  await accessible("connections");
+  await shot("connections");
+  await page.emulateMedia({ colorScheme: "dark" });
+  await shot("connections-dark");
+  await page.emulateMedia({ colorScheme: "light" });
+  // What the page gives to copy is what mends it.
+  await databases.sql(databases.source, await page.getByLabel("SQL that drops tidemark_gone", { exact: true }).innerText());
+  await page.getByRole("button", { name: "Ask again" }).click();
+  await line("tidemark_gone").waitFor({ state: "detached" });
+  // A source that does not answer is said; what was measured stays with the server.
+  proxy.cut();
+  await open("/connections");
+  await look.click();
+  await page.getByRole("alert").waitFor();
+  await accessible("connections that cannot be looked at");
+  proxy.mend();
+  await page.getByRole("button", { name: "Ask again" }).click();
+  await line("tidemark_shop").waitFor();
+}
