@@ -1,9 +1,9 @@
 // Made by web/build.mjs of web/src.
 &[
     File {
-        name: "app-f746bffad5.js",
-        plain: include_bytes!("app-f746bffad5.js"),
-        packed: include_bytes!("app-f746bffad5.js.gz"),
+        name: "app-99863e3ba8.js",
+        plain: include_bytes!("app-99863e3ba8.js"),
+        packed: include_bytes!("app-99863e3ba8.js.gz"),
     },
     File {
         name: "index.html",

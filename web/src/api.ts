@@ -1,4 +1,4 @@
-// The API of this server: requests with the token, and problem documents as errors.
+// The API of this server: requests by the session of the browser, and problem documents as errors.
 
 import { signal } from "@preact/signals";
 import type { Caller, Operation } from "./shapes";
@@ -22,22 +22,24 @@ export class Problem extends Error {
   }
 }
 
-const TOKEN = "tidemark.token";
-
-/** Kept as long as the tab: a token in a cookie would be sent by pages of others as well. */
-export const token = signal<string | null>(sessionStorage.getItem(TOKEN));
 export const caller = signal<Caller | null>(null);
 /** Whether a token is asked for and there is none that counts. */
 export const needsToken = signal(false);
 
-export function useToken(value: string | null) {
-  if (value === null) sessionStorage.removeItem(TOKEN);
-  else sessionStorage.setItem(TOKEN, value);
-  token.value = value;
+/** The browser keeps the token in a cookie that no script reads, this one either. */
+export async function signIn(token: string) {
+  await ask("POST", "/session", undefined, { authorization: `Bearer ${token}` });
 }
 
+export async function signOut() {
+  await ask("DELETE", "/session");
+  caller.value = null;
+  needsToken.value = true;
+}
+
+/** Pages of other sites cannot send this one, so the cookie alone changes nothing. */
 export function headers(more: Record<string, string> = {}): Record<string, string> {
-  return token.value === null ? more : { ...more, authorization: `Bearer ${token.value}` };
+  return { ...more, "x-tidemark": "page" };
 }
 
 /** The answer, whatever its kind. */

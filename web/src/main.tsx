@@ -12,6 +12,7 @@ import { New } from "./pages/new";
 import { Overview } from "./pages/overview";
 import { PipelinePage } from "./pages/pipeline";
 import { Quarantine } from "./pages/quarantine";
+import { Reference } from "./pages/reference";
 import { Settings } from "./pages/settings";
 import { SignIn } from "./pages/signin";
 import { keysOn, setTheme, theme } from "./prefs";
@@ -29,6 +30,8 @@ function Page() {
       return <PipelinePage key={parts[1]} id={parts[1] ?? ""} tab={parts[2] ?? "tables"} />;
     case "new":
       return <New />;
+    case "api":
+      return <Reference />;
     case "connections":
       return <Connections />;
     case "quarantine":

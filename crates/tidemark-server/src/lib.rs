@@ -12,6 +12,7 @@
 
 mod alerts;
 pub mod api;
+mod connections;
 mod files;
 mod measures;
 mod metrics;

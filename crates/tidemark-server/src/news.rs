@@ -6,8 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
 use tidemark_core::clock;
-use tokio::sync::broadcast;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 
+/// Readers at once: each costs a connection and what waits in it.
+const READERS_MAX: usize = 500;
 /// How many are kept.
 const KEPT: usize = 20_000;
 /// How far a reader may be behind before it has to catch up from what is kept.
@@ -57,6 +59,7 @@ pub(crate) struct Item {
 pub(crate) struct News {
     ring: Mutex<Ring>,
     sender: broadcast::Sender<Arc<Item>>,
+    room: Arc<Semaphore>,
 }
 
 struct Ring {
@@ -76,6 +79,11 @@ pub(crate) struct Subscription {
 }
 
 impl News {
+    /// Room for one more reader, as long as it is kept; `None` where there are too many.
+    pub(crate) fn room(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.room).try_acquire_owned().ok()
+    }
+
     pub(crate) fn new() -> News {
         let (sender, _) = broadcast::channel(BEHIND_MAX);
         // Numbers of a server before this one are smaller, and so found to be too old.
@@ -87,6 +95,7 @@ impl News {
         News {
             ring: Mutex::new(ring),
             sender,
+            room: Arc::new(Semaphore::new(READERS_MAX)),
         }
     }
 
@@ -134,6 +143,15 @@ impl News {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn s23_there_is_room_for_so_many_readers_and_for_another_when_one_leaves() {
+        let news = News::new();
+        let mut readers: Vec<_> = (0..READERS_MAX).map(|_| news.room().unwrap()).collect();
+        assert!(news.room().is_none());
+        readers.pop();
+        assert!(news.room().is_some());
+    }
 
     #[test]
     fn a_reader_goes_on_where_it_was_or_is_told_to_look_anew() {

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use crate::api::guard::{hash_of, new_id, new_token};
 use crate::api::{App, Auth, AuthMode, router};
+use crate::connections;
 use crate::files::Files;
 use crate::metrics::Requests;
 use crate::notify::Notify;
@@ -141,8 +142,7 @@ impl Server {
             .files
             .map(|files| tokio::spawn(files.follow(closed.clone())));
         let router = router(Arc::clone(&self.app));
-        let service = router.into_make_service_with_connect_info::<SocketAddr>();
-        let answering = tokio::spawn(async move { axum::serve(self.listener, service).await });
+        let answering = tokio::spawn(connections::accept(self.listener, router));
         let ended = tokio::select! {
             () = stop => Ok(()),
             taken = self.app.store.taken_over() => Err(taken),

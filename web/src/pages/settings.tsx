@@ -1,7 +1,7 @@
 // Tokens, the audit, this program, and how the pages look and listen.
 
 import { useState } from "preact/hooks";
-import { ask, caller, get, may, post, useToken, needsToken, token } from "../api";
+import { ask, caller, get, may, post, signOut } from "../api";
 import { moment } from "../format";
 import { keysOn, setKeys, setTheme, theme } from "../prefs";
 import type { Audit, Token } from "../shapes";
@@ -45,9 +45,9 @@ function General() {
           <div><dt>Tidemark</dt><dd>{version.value?.version ?? "…"}, API {version.value?.api ?? "…"}</dd></div>
           {who && <div><dt>you are</dt><dd>{who.name}, {who.role} of {who.tenant}</dd></div>}
         </dl>
-        <p><a href="/api/v1/openapi.json" download="tidemark-openapi.json">The API as OpenAPI 3.1</a></p>
+        <p><a href="/api/docs">The API</a>, and <a href="/api/v1/openapi.json" download="tidemark-openapi.json">the same as OpenAPI 3.1</a></p>
         <p class="muted small">These pages use Preact, signals and uPlot (MIT) and ask nobody but this server.</p>
-        {token.value !== null && <div class="row"><button type="button" onClick={() => { useToken(null); caller.value = null; needsToken.value = true; }}>Sign out</button></div>}
+        {caller.value && caller.value.name !== "local" && <div class="row"><button type="button" onClick={() => signOut().catch((wrong) => say(`✗ ${wrong instanceof Error ? wrong.message : wrong}`, "error"))}>Sign out</button></div>}
       </section>
     </div>
   );

@@ -1,7 +1,7 @@
 // A server that asks for tokens.
 
 import { useState } from "preact/hooks";
-import { caller, get, needsToken, useToken } from "../api";
+import { caller, get, needsToken, signIn } from "../api";
 import { listen } from "../live";
 import type { Caller } from "../shapes";
 import { ProblemBox } from "../ui";
@@ -11,13 +11,12 @@ export function SignIn() {
   const [problem, setProblem] = useState<unknown>(null);
   const enter = async (event: Event) => {
     event.preventDefault();
-    useToken(text.trim());
     try {
+      await signIn(text.trim());
       caller.value = await get<Caller>("/whoami");
       needsToken.value = false;
       void listen();
     } catch (wrong) {
-      useToken(null);
       setProblem(wrong);
     }
   };
@@ -27,7 +26,7 @@ export function SignIn() {
       <form class="stack" onSubmit={enter}>
         <p>This server asks for a token. The first one is in the file <code>admin.token</code> beside its store; an administrator gives out others under <em>Settings</em>.</p>
         <label>Token<input type="password" name="token" autocomplete="current-password" required value={text} onInput={(event) => setText(event.currentTarget.value)} /></label>
-        <div class="row"><button class="primary" type="submit">Sign in</button><span class="muted small">kept until this tab is closed</span></div>
+        <div class="row"><button class="primary" type="submit">Sign in</button><span class="muted small">kept until the browser is closed, or you sign out</span></div>
         <ProblemBox problem={problem} />
       </form>
     </>

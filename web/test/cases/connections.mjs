@@ -1,7 +1,7 @@
 // What pipelines are connected to, and the slots of a source.
 import assert from "node:assert/strict";
 
-export async function slots_are_shown_with_who_reads_them_and_orphans_told_from_others({ page, open, until, accessible, shot, databases, proxy }) {
+export async function slots_are_shown_with_who_reads_them_and_orphans_told_from_others({ page, open, until, accessible, shot, databases, proxy, server }) {
   await open("/connections");
   const measured = page.getByRole("region", { name: "slots of pipelines" });
   await until("its own slot", async () => /tidemark_shop[\s\S]*shop[\s\S]*yes[\s\S]*reserved/.test(await measured.innerText()));
@@ -32,4 +32,9 @@ export async function slots_are_shown_with_who_reads_them_and_orphans_told_from_
   proxy.mend();
   await page.getByRole("button", { name: "Ask again" }).click();
   await line("tidemark_shop").waitFor();
+  // What comes next asks something of a pipeline that is connected again.
+  await until("the source to be known again", async () => {
+    const lag = await server.get("/monitoring/pipelines/shop/lag");
+    return lag.state === "streaming" && !lag.stale;
+  });
 }

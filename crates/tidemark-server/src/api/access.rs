@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json as Answer;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use tidemark_core::catalogue::{Code, codes};
@@ -14,7 +14,7 @@ use utoipa_axum::routes;
 
 use super::App;
 use super::extract::{Json, Params, Route};
-use super::guard::{Caller, Role, hash_of, new_id, new_token};
+use super::guard::{Caller, Role, bearer, cookie, hash_of, new_id, new_token};
 use super::journal::{PageParams, next, page};
 use super::problem::{Failure, Problem, severity};
 use crate::store::{AuditRow, NewToken, OperationRow, TokenRow};
@@ -29,6 +29,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(revoke_token))
         .routes(routes!(audit))
         .routes(routes!(whoami))
+        .routes(routes!(sign_in, sign_out))
         .routes(routes!(version))
         .routes(routes!(code))
 }
@@ -44,6 +45,27 @@ async fn operation(
     found
         .map(Answer)
         .ok_or_else(|| Failure::not_found("operation"))
+}
+
+#[utoipa::path(post, path = "/session", tag = "access",
+    responses((status = 204, description = "The token of the Authorization header is kept by the browser, in a \
+        cookie that no script reads; requests that change something then need the header `x-tidemark`"),
+        (status = 400, body = Problem), (status = 401, body = Problem), (status = 429, body = Problem)))]
+async fn sign_in(_: Caller, headers: HeaderMap) -> Result<Response, Failure> {
+    let Some(token) = bearer(&headers) else {
+        let text = "the token goes into the Authorization header";
+        return Err(Failure::new(codes::API_MALFORMED, text));
+    };
+    let kept = [(header::SET_COOKIE, cookie(&headers, Some(token)))];
+    Ok((StatusCode::NO_CONTENT, kept).into_response())
+}
+
+#[utoipa::path(delete, path = "/session", tag = "access",
+    responses((status = 204, description = "The browser forgets the token; it still counts until it is revoked"),
+        (status = 401, body = Problem)))]
+async fn sign_out(_: Caller, headers: HeaderMap) -> Response {
+    let forgotten = [(header::SET_COOKIE, cookie(&headers, None))];
+    (StatusCode::NO_CONTENT, forgotten).into_response()
 }
 
 /// Tokens; the tokens themselves were shown once.

@@ -34,6 +34,10 @@ const FAILURES_WITHIN: Duration = Duration::from_mins(1);
 const ADDRESSES_MAX: usize = 10_000;
 /// Characters of an `Idempotency-Key`.
 const KEY_CHARS_MAX: usize = 255;
+/// A page of another site cannot have it sent without asking first, which is never allowed.
+const PAGE: &str = "x-tidemark";
+/// Where a browser signs in and out.
+const SESSION: &str = "/api/v1/session";
 
 /// What a caller may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
@@ -153,9 +157,10 @@ impl Auth {
             });
         }
         self.refuse_guessing(address)?;
-        let found = bearer(headers).and_then(|token| self.find(token));
+        let said = said(headers);
+        let found = said.and_then(|(_, token)| self.find(token));
         found.ok_or_else(|| {
-            if headers.contains_key(header::AUTHORIZATION) {
+            if said.is_some() || headers.contains_key(header::AUTHORIZATION) {
                 self.guessed(address);
             }
             Failure::new(codes::API_NO_TOKEN, "this needs a valid token")
@@ -234,12 +239,66 @@ fn is_same(a: &[u8], b: &[u8]) -> bool {
 }
 
 /// The token of a request. The name of a scheme is written in any case (RFC 9110, 11.1).
-fn bearer(headers: &HeaderMap) -> Option<&str> {
+pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
     scheme
         .eq_ignore_ascii_case("bearer")
         .then_some(token.trim())
+}
+
+/// How a token came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// Somebody put it into the request.
+    Header,
+    /// The browser added it, whoever made the request.
+    Cookie,
+}
+
+/// The token of a request, and how it came.
+fn said(headers: &HeaderMap) -> Option<(Way, &str)> {
+    let by_cookie = || session(headers).map(|token| (Way::Cookie, token));
+    bearer(headers)
+        .map(|token| (Way::Header, token))
+        .or_else(by_cookie)
+}
+
+/// The token of a browser that has signed in.
+fn session(headers: &HeaderMap) -> Option<&str> {
+    let name = cookie_name(headers);
+    let pairs = headers.get_all(header::COOKIE).iter();
+    let pairs = pairs
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(';'));
+    let mut values = pairs.filter_map(|pair| pair.trim().split_once('='));
+    values
+        .find(|(found, _)| *found == name)
+        .map(|(_, token)| token)
+}
+
+/// Browsers do not tell ports of one host apart, but two servers there are two.
+fn cookie_name(headers: &HeaderMap) -> String {
+    let host = headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok());
+    let port = host.and_then(|host| host.rsplit_once(':'));
+    let port = port.map_or("", |(_, port)| port);
+    let is_port = port.chars().all(|c| c.is_ascii_digit());
+    format!("tidemark_{}", if is_port { port } else { "" })
+}
+
+/// What makes a browser keep a token, or forget it. No script reads it, and no other site has it sent.
+pub(super) fn cookie(headers: &HeaderMap, token: Option<&str>) -> String {
+    let name = cookie_name(headers);
+    let origin = headers
+        .get(header::ORIGIN)
+        .and_then(|origin| origin.to_str().ok());
+    let is_secure = origin.is_some_and(|origin| origin.starts_with("https://"));
+    let secure = if is_secure { "; Secure" } else { "" };
+    let value = token.unwrap_or_default();
+    let end = if token.is_none() { "; Max-Age=0" } else { "" };
+    format!("{name}={value}; Path=/; HttpOnly; SameSite=Strict{secure}{end}")
 }
 
 /// Around everything: a number for the request, a time limit, and headers that every answer has.
@@ -355,13 +414,25 @@ pub(super) async fn known(
 ) -> Response {
     let caller = match app.auth.caller(request.headers(), address.ip()) {
         Ok(caller) => caller,
-        Err(failure) => return failure.into_response(),
+        Err(failure) => return refused(failure, request.headers()),
     };
     request.extensions_mut().insert(caller.clone());
     if request.method().is_safe() {
         return next.run(request).await;
     }
-    if let Err(failure) = caller.needs(Role::Operator) {
+    let is_by_cookie = matches!(said(request.headers()), Some((Way::Cookie, _)));
+    if is_by_cookie && !request.headers().contains_key(PAGE) {
+        let text = format!("a page that changes something sends the header {PAGE}");
+        return Failure::new(codes::API_NOT_ALLOWED, text).into_response();
+    }
+    // Whoever may look may come and go.
+    let is_session = request.uri().path() == SESSION;
+    let needed = if is_session {
+        Role::Viewer
+    } else {
+        Role::Operator
+    };
+    if let Err(failure) = caller.needs(needed) {
         return failure.into_response();
     }
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
@@ -370,6 +441,16 @@ pub(super) async fn known(
     let written = write_down(&app, &caller, address, method.as_str(), path, status);
     if let Err(err) = written.await {
         tracing::warn!(code = %err.code(), error = %err, "a change is not in the audit");
+    }
+    response
+}
+
+/// A browser need not say again what does not count.
+fn refused(failure: Failure, headers: &HeaderMap) -> Response {
+    let forgets = session(headers).and_then(|_| HeaderValue::from_str(&cookie(headers, None)).ok());
+    let mut response = failure.into_response();
+    if let Some(forgets) = forgets.filter(|_| response.status() == StatusCode::UNAUTHORIZED) {
+        response.headers_mut().insert(header::SET_COOKIE, forgets);
     }
     response
 }
@@ -499,6 +580,30 @@ mod tests {
         assert!(caller(Role::Viewer).needs(Role::Operator).is_err());
         assert!(caller(Role::Operator).needs(Role::Operator).is_ok());
         assert!(caller(Role::Admin).needs(Role::Viewer).is_ok());
+    }
+
+    #[test]
+    fn s15_a_session_is_read_from_the_cookie_of_this_port_and_no_script_has_it() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::HOST, HeaderValue::from_static("localhost:7070"));
+        let cookies = "a=b; tidemark_7071=tm_2; tidemark_7070=tm_1";
+        headers.insert(header::COOKIE, HeaderValue::from_static(cookies));
+        assert_eq!(said(&headers), Some((Way::Cookie, "tm_1")));
+        headers.insert(
+            header::AUTHORIZATION,
+            HeaderValue::from_static("Bearer tm_3"),
+        );
+        assert_eq!(said(&headers), Some((Way::Header, "tm_3")));
+        let kept = cookie(&headers, Some("tm_1"));
+        assert_eq!(
+            kept,
+            "tidemark_7070=tm_1; Path=/; HttpOnly; SameSite=Strict"
+        );
+        headers.insert(
+            header::ORIGIN,
+            HeaderValue::from_static("https://t.example"),
+        );
+        assert!(cookie(&headers, None).ends_with("; Secure; Max-Age=0"));
     }
 
     #[test]

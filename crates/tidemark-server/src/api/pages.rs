@@ -30,7 +30,7 @@ const FILES: &[File] = include!("../../../../web/dist/files.rs");
 const FOR_EVER: &str = "public, max-age=31536000, immutable";
 
 /// Addresses of pages.
-const PAGES: [&str; 9] = [
+const PAGES: [&str; 10] = [
     "/",
     "/new",
     "/connections",
@@ -40,6 +40,7 @@ const PAGES: [&str; 9] = [
     "/p/{id}",
     "/p/{id}/{tab}",
     "/codes/{code}",
+    "/api/docs",
 ];
 
 pub(super) fn routes() -> Router<Arc<App>> {

@@ -12,7 +12,7 @@ const HEAD: &str = "\
 <!-- The list of routes is made from the OpenAPI document; a test compares the two. -->
 
 `tidemark serve` answers on `http://127.0.0.1:7070`. The document that describes every route and body (OpenAPI 3.1) is at
-`/api/v1/openapi.json`. Bodies are JSON; a definition may also be the text of a pipeline file (`Content-Type:
+`/api/v1/openapi.json`, a page that shows it, with nothing of any other origin, at `/api/docs`. Bodies are JSON; a definition may also be the text of a pipeline file (`Content-Type:
 application/toml`). Names of fields are those of `--json`, positions are text as the database writes them, times RFC 3339.
 
     curl http://127.0.0.1:7070/api/v1/monitoring/pipelines/shop/lag
@@ -45,6 +45,9 @@ its own pipelines and nothing else; what is another's is answered like what is n
 | viewer | look; keys and values of rows are not shown |
 | operator | act on pipelines; see rows in quarantine, which is written down in the audit |
 | admin | define pipelines, give tokens out, read the audit |
+
+A browser signs in with `POST /api/v1/session`: the token is kept in a cookie that no script reads (`HttpOnly`,
+`SameSite=Strict`), and what changes something then needs the header `x-tidemark`, which no other site can send.
 
 The `Host` header must name the address that is listened on, or a `--host`; a request of a page of another origin changes
 nothing. Wrong tokens are slowed down by address.

@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use serde::Deserialize;
 use tidemark_core::catalogue::codes;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::broadcast::error::RecvError;
 use utoipa::IntoParams;
 use utoipa_axum::router::OpenApiRouter;
@@ -62,7 +63,7 @@ impl Wanted {
     params(StreamParams, ("Last-Event-ID" = Option<String>, Header)),
     responses((status = 200, content_type = "text/event-stream", body = String,
         description = "Events `state`, `lag`, `tables`, `events`, `ops`; `reset`: look at everything anew"),
-        (status = 400, body = Problem)))]
+        (status = 400, body = Problem), (status = 429, body = Problem)))]
 async fn news(
     State(app): State<Arc<App>>,
     caller: Caller,
@@ -96,8 +97,13 @@ async fn news(
         let number = last.to_str().ok().and_then(|text| text.parse::<u64>().ok());
         number.unwrap_or(0)
     });
+    let news = &app.supervisor.shared.news;
+    let room = news.room().ok_or_else(|| {
+        let text = "as many readers of news are here as there is room for";
+        Failure::new(codes::API_TOO_MANY, text).retry_after(10)
+    })?;
     let subscription = app.supervisor.shared.news.subscribe(last);
-    let reader = Reader::new(subscription, last.is_none(), wanted);
+    let reader = Reader::new(subscription, last.is_none(), wanted, room);
     let events = stream::unfold(reader, |mut reader| async move {
         let event = reader.next().await?;
         Some((Ok::<_, Infallible>(event), reader))
@@ -110,10 +116,17 @@ struct Reader {
     subscription: Subscription,
     wanted: Wanted,
     waiting: VecDeque<Event>,
+    /// Given back when it leaves.
+    _room: OwnedSemaphorePermit,
 }
 
 impl Reader {
-    fn new(mut subscription: Subscription, is_first: bool, wanted: Wanted) -> Reader {
+    fn new(
+        mut subscription: Subscription,
+        is_first: bool,
+        wanted: Wanted,
+        room: OwnedSemaphorePermit,
+    ) -> Reader {
         let missed = std::mem::take(&mut subscription.missed);
         let mut waiting = VecDeque::new();
         // The first one carries how soon to come back, and where one would go on.
@@ -135,6 +148,7 @@ impl Reader {
             subscription,
             wanted,
             waiting,
+            _room: room,
         }
     }
 

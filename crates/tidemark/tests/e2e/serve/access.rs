@@ -122,7 +122,7 @@ async fn s11_tenants_see_nothing_of_each_other_and_roles_hold() {
     assert_eq!(server.get("/pipelines").await["total"], 1);
     for route in operations(&document)
         .iter()
-        .filter(|route| route.method != "GET")
+        .filter(|route| route.method != "GET" && !route.path.ends_with("/session"))
     {
         let request = Request::new(&route.method, &route.path_with("srv_tenant_a"))
             .header("authorization", &format!("Bearer {viewer}"))
@@ -295,4 +295,95 @@ async fn an_address_that_others_reach_needs_tokens() {
     );
     let ran = ran.await.unwrap().expect(5);
     assert_eq!(ran.json()["error"]["code"], "TM8010");
+}
+
+#[tokio::test]
+async fn s12_s15_a_browser_signs_in_and_no_other_site_rides_on_it() {
+    let mut server = guarded().await;
+    let viewer = token(&server, "vic", "viewer", "default").await;
+    let admin = server.token.take().unwrap();
+    let sign_in = |token: &str| {
+        let said = format!("Bearer {token}");
+        Request::new("POST", "/api/v1/session").header("authorization", &said)
+    };
+    assert_eq!(server.send(sign_in("tm_0")).await.status, 401);
+    let answer = server.send(sign_in(&admin)).await;
+    assert_eq!(answer.status, 204, "{}", answer.text());
+    let kept = answer.header("set-cookie").unwrap().to_owned();
+    assert!(
+        kept.ends_with("; Path=/; HttpOnly; SameSite=Strict"),
+        "{kept}"
+    );
+    let cookie = kept.split(';').next().unwrap().to_owned();
+    let with = |method: &str, route: &str| {
+        let path = format!("/api/v1{route}");
+        Request::new(method, &path).header("cookie", &cookie)
+    };
+    let who = server.send(with("GET", "/whoami")).await;
+    assert_eq!(who.json().unwrap()["name"], "admin");
+    // What another site can have sent changes nothing; the page says that it is ours.
+    let body = json!({ "name": "eve", "role": "admin" });
+    let ridden = server.send(with("POST", "/tokens").json(&body)).await;
+    assert_eq!(
+        (ridden.status, &ridden.json().unwrap()["code"]),
+        (403, &json!("TM8022"))
+    );
+    let ours = with("POST", "/tokens")
+        .header("x-tidemark", "page")
+        .json(&body);
+    let made = server.send(ours).await;
+    assert_eq!(made.status, 201, "{}", made.text());
+    let foreign = with("POST", "/tokens")
+        .header("x-tidemark", "page")
+        .header("origin", "http://evil.example");
+    assert_eq!(server.send(foreign.json(&body)).await.status, 403);
+    // The server next door on this host does not take it.
+    let other = with("GET", "/whoami").header("host", "localhost:1");
+    assert_eq!(server.send(other).await.status, 401);
+    // A viewer comes and goes as well, and can do no more than before.
+    let answer = server.send(sign_in(&viewer)).await;
+    let seen = answer
+        .header("set-cookie")
+        .unwrap()
+        .split(';')
+        .next()
+        .unwrap()
+        .to_owned();
+    let by_viewer = |method: &str, path: &str| {
+        Request::new(method, path)
+            .header("cookie", &seen)
+            .header("x-tidemark", "page")
+    };
+    let refused = by_viewer("POST", "/api/v1/tokens").json(&body);
+    assert_eq!(server.send(refused).await.status, 403);
+    let gone = server.send(by_viewer("DELETE", "/api/v1/session")).await;
+    assert_eq!(gone.status, 204);
+    assert!(gone.header("set-cookie").unwrap().contains("Max-Age=0"));
+    // A cookie that does not count is forgotten by the answer.
+    let stale =
+        Request::new("GET", "/api/v1/whoami").header("cookie", &cookie.replace(&admin, "tm_1"));
+    let answer = server.send(stale).await;
+    assert_eq!(answer.status, 401);
+    assert!(answer.header("set-cookie").unwrap().contains("Max-Age=0"));
+}
+
+#[tokio::test]
+async fn s23_whoever_sends_a_request_drop_by_drop_is_not_waited_for() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let server = Server::start(&[]).await;
+    let mut slow = tokio::net::TcpStream::connect(&server.address)
+        .await
+        .unwrap();
+    slow.write_all(b"GET /livez HTTP/1.1\r\nHost: local")
+        .await
+        .unwrap();
+    let mut rest = Vec::new();
+    let ended = tokio::time::timeout(PATIENCE, slow.read_to_end(&mut rest)).await;
+    ended.expect("the server waits for ever").unwrap();
+    assert!(
+        !rest.starts_with(b"HTTP/1.1 200"),
+        "{}",
+        String::from_utf8_lossy(&rest)
+    );
+    assert_eq!(server.send(Request::new("GET", "/livez")).await.status, 200);
 }
