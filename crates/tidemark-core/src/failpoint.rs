@@ -105,6 +105,8 @@ fail_points! {
     APPLY_BEGUN "apply.begun"
     /// A part of a transaction that is larger than a batch is in; the transaction is open.
     PART_APPLIED "apply.part_applied"
+    /// The parts of a transaction that the source has not decided are undone.
+    UNDONE "apply.undone"
     /// Changes of a table that is set aside are parked, uncommitted.
     PARKED "apply.parked"
     /// A row that the target refused is put aside, uncommitted.

@@ -241,6 +241,7 @@ async fn undo(
             .rollback()
             .await
             .context(|| "undo a transaction that the source has not decided")?;
+        failpoint::reached(failpoint::UNDONE);
     }
     *applied = Applied::default();
     Ok(DoneOutcome::Undone)

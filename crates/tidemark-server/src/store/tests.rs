@@ -167,7 +167,7 @@ fn s08_a_key_that_others_may_read_is_refused() {
 }
 
 #[tokio::test]
-async fn a_damaged_store_is_an_error_and_never_an_empty_list() {
+async fn f55_a_damaged_store_is_an_error_and_never_an_empty_list() {
     for damage in ["truncated", "overwritten", "empty", "half"] {
         let home = tempfile::tempdir().unwrap();
         made(home.path()).await;
@@ -194,7 +194,7 @@ async fn a_damaged_store_is_an_error_and_never_an_empty_list() {
 }
 
 #[tokio::test]
-async fn a_store_of_a_newer_version_is_left_as_it_is() {
+async fn f55_a_store_of_a_newer_version_is_left_as_it_is() {
     for home in Home::both().await {
         let store = home.open('a').await.unwrap();
         store.close().await;
@@ -226,7 +226,7 @@ fn a_place_that_cannot_be_written_is_named() {
 
 /// A full disk as SQLite meets one: no page more than there are.
 #[tokio::test]
-async fn a_full_disk_refuses_what_is_new_and_keeps_what_is_there() {
+async fn f55_a_full_disk_refuses_what_is_new_and_keeps_what_is_there() {
     let home = tempfile::tempdir().unwrap();
     let store = Store::open(home.path(), seal('a')).unwrap();
     store

@@ -2,6 +2,7 @@
 //! is told what keeps the log, how fast it grows, and what is done about it.
 
 use serde_json::Value;
+use tidemark_core::failpoint;
 use tidemark_lab::server::PostgresServer;
 use tidemark_lab::wait_for;
 
@@ -122,8 +123,72 @@ async fn c8_by_default_the_run_ends_above_its_budget_and_nothing_is_lost() {
     stage.clear().await;
 }
 
+/// Killed when it is recorded why the slot goes, and before it goes: it is there, and so is all that it
+/// keeps.
 #[tokio::test(flavor = "multi_thread")]
-async fn c8_lag_names_what_keeps_the_log_and_how_much_it_may() {
+async fn c8_a_kill_before_the_slot_is_released_leaves_no_gap() {
+    let shared = PostgresServer::shared().await.unwrap();
+    let stage = Stage::on(own_server().await, shared, "prot_killed").await;
+    stage.write(&format!(
+        "[source.postgres]\n{BUDGET}\non_max_retained = \"release_slot\"\n"
+    ));
+    stage.source_sql(TABLES).await;
+    let mut command = stage.command(&["run", "FILE"]);
+    let point = failpoint::RELEASE_RECORDED.name();
+    command.env("TIDEMARK_FAILPOINT", point);
+    let mut run = stage.spawn(command);
+    stage.wait_for_state("streaming").await;
+    let locked = Locked::table(&stage, "notes").await;
+    stage.source_sql(CHANGES).await;
+    locked.wait_for_waiter().await;
+    stage.source_sql(LOG).await;
+    assert_eq!(run.killed_by().await, Some(9), "{}", stage.log());
+    assert_eq!(stage.slots().await.len(), 1, "nothing is lost yet");
+    locked.release().await;
+    stage.catch_up().await;
+    stage.assert_identical().await;
+    stage.clear().await;
+}
+
+/// A prepared transaction is nothing until it is decided, whoever runs by then: committed it comes once,
+/// rolled back never.
+#[tokio::test(flavor = "multi_thread")]
+async fn f31_prepared_transactions_are_applied_once_when_they_are_decided() {
+    let shared = PostgresServer::shared().await.unwrap();
+    let stage = Stage::on(own_server().await, shared, "prot_prepared").await;
+    let run = streaming(&stage, "").await;
+    let prepare = |name: &str, id: i32| {
+        format!(
+            "BEGIN; INSERT INTO notes VALUES ({id}, '{name}'); INSERT INTO lines VALUES ('{name}'); \
+             PREPARE TRANSACTION '{name}'"
+        )
+    };
+    for (name, id) in [("kept", -1), ("undone", -2), ("late", -3)] {
+        stage.source_sql(&prepare(name, id)).await;
+    }
+    let other = "INSERT INTO notes VALUES (-9, 'other')";
+    stage.source_sql(other).await;
+    let passed = "SELECT count(*) FROM notes WHERE id = -9";
+    stage.wait_for_target(passed, "1").await;
+    assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
+
+    // One is decided while nobody runs, one under the next run.
+    stage.source_sql("COMMIT PREPARED 'kept'").await;
+    stage.source_sql("ROLLBACK PREPARED 'undone'").await;
+    let run = stage.start_streaming().await;
+    let lines = "SELECT count(*) FROM lines WHERE v IN ('kept', 'undone', 'late')";
+    stage.wait_for_target(lines, "1").await;
+    stage.source_sql("COMMIT PREPARED 'late'").await;
+    stage.wait_for_target(lines, "2").await;
+    assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
+    stage.assert_identical().await;
+    stage.catch_up().await;
+    stage.assert_identical().await;
+    stage.clear().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f31_f32_lag_names_what_keeps_the_log_and_how_much_it_may() {
     let shared = PostgresServer::shared().await.unwrap();
     let stage = Stage::on(own_server().await, shared, "prot_shown").await;
     let run = streaming(&stage, "").await;

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use tidemark_core::failpoint;
 use tidemark_lab::server::PostgresServer;
 
 use crate::asks::text;
@@ -311,6 +312,42 @@ async fn a_transaction_in_progress_is_applied_as_it_comes() {
     stage.source_sql("COMMIT").await;
     stage.catch_up().await;
     stage.assert_identical().await;
+}
+
+/// Killed when the parts of a transaction in progress are undone: it comes again, whole, and once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_when_a_transaction_in_progress_is_undone_costs_nothing() {
+    let source = PostgresServer::builder().setting("logical_decoding_work_mem", "64kB");
+    let source = Box::leak(Box::new(source.start().await.unwrap()));
+    let target = PostgresServer::shared().await.unwrap();
+    let stage = Stage::on(source, target, "rows_undone").await;
+    stage
+        .source_sql("CREATE TABLE t (id int PRIMARY KEY, body text)")
+        .await;
+    let other = source.client_to(&stage.source_name).await.unwrap();
+    stage.catch_up().await;
+    // What a busy machine lets fall silent is undone as well: whichever comes first.
+    let mut command = stage.command(&["run", "FILE"]);
+    command.env("TIDEMARK_FAILPOINT", failpoint::UNDONE.name());
+    let mut run = stage.spawn(command);
+    stage.source_sql("BEGIN").await;
+    let mut next = 1;
+    while run.is_running() {
+        let rows = format!(
+            "INSERT INTO t SELECT i, md5(i::text) FROM generate_series({next}, {}) i",
+            next + 19_999
+        );
+        stage.source_sql(&rows).await;
+        next += 20_000;
+        let first = format!("INSERT INTO t VALUES (-{next}, 'first')");
+        other.batch_execute(&first).await.unwrap();
+        assert!(next < 4_000_000, "nothing is undone\n{}", stage.log());
+    }
+    assert_eq!(run.killed_by().await, Some(9), "{}", stage.log());
+    stage.source_sql("COMMIT").await;
+    stage.catch_up().await;
+    stage.assert_identical().await;
+    stage.clear().await;
 }
 
 /// What cannot be undone, or changes how rows are read, waits for the decision.

@@ -88,7 +88,7 @@ async fn a_name_that_does_not_exist_is_told_with_the_nearest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_directory_that_cannot_be_written_is_noticed_at_the_start() {
+async fn f55_a_directory_that_cannot_be_written_is_noticed_at_the_start() {
     let stage = Stage::new("bad_directory").await;
     stage.source_sql(ROWS).await;
     // Relative to the pipeline file, as it is written there.

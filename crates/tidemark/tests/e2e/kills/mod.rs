@@ -83,12 +83,13 @@ enum Armed {
 }
 
 /// Points that need a target which stands still for long, killed at in `relay.rs`, or a slot that cannot
-/// be decoded, in `poisoned.rs`.
+/// be decoded, in `poisoned.rs`, or a large transaction in progress, in `rows.rs`.
 const ELSEWHERE: &[FailPoint] = &[
     failpoint::RELAY_RECORDED,
     failpoint::RELAYED,
     failpoint::RELAY_REMOVED,
     failpoint::RELEASE_RECORDED,
+    failpoint::UNDONE,
 ];
 
 #[derive(Clone, Copy, Debug)]
