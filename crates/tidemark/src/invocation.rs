@@ -139,7 +139,16 @@ enum Care {
 impl Verb {
     /// Whether it can ask a server instead of databases.
     fn asks_servers(&self) -> bool {
-        matches!(self, Verb::Status(_) | Verb::Tables(_) | Verb::Lag(_))
+        matches!(
+            self,
+            Verb::Status(_)
+                | Verb::Tables(_)
+                | Verb::Lag(_)
+                | Verb::Pause(_)
+                | Verb::Resume(_)
+                | Verb::Stop(_)
+                | Verb::Verify(_)
+        )
     }
 
     fn care(&self) -> Care {

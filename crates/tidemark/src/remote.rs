@@ -4,6 +4,7 @@
 //! A token is never an argument: those are seen by everybody on the machine.
 
 use std::path::Path;
+use std::time::Duration;
 
 use hyper::Method;
 use hyper::header::{self, HeaderName};
@@ -27,6 +28,9 @@ const SERVER: &str = "TIDEMARK_SERVER";
 const CONTEXT: &str = "TIDEMARK_CONTEXT";
 /// The token as text, where it is not in a file.
 const TOKEN: &str = "TIDEMARK_TOKEN";
+
+/// How often it is looked whether an action has come to its end.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// A server, and who we are to it.
 #[derive(Clone, Debug)]
@@ -209,7 +213,7 @@ impl Remote {
         }
     }
 
-    fn strange(&self, what: &dyn std::fmt::Display) -> Error {
+    pub(crate) fn strange(&self, what: &dyn std::fmt::Display) -> Error {
         let text = format!("{}: {what}", self.shown());
         Error::definite(codes::SERVER_STRANGE, text)
     }
@@ -222,7 +226,43 @@ impl There {
         Standing::of_data(data).map_err(|err| self.server.strange(&err))
     }
 
-    async fn get(&self, what: &str) -> Result<Value> {
+    /// Has it do something, and waits for the end of it. Gives what came of it, in a sentence.
+    pub(crate) async fn act(&self, action: &str, body: &Value) -> Result<String> {
+        #[derive(Deserialize)]
+        struct Operation {
+            id: String,
+            state: String,
+            text: Option<String>,
+            code: Option<String>,
+        }
+        let read = |body: &[u8]| {
+            let read = serde_json::from_slice::<Operation>(body);
+            read.map_err(|err| self.server.strange(&err))
+        };
+        let route = self.route(&format!("/actions/{action}"));
+        let body = Some(("application/json", body.to_string()));
+        let begun = self.server.ask(Method::POST, &route, &[], body).await;
+        let begun = match begun {
+            Err(err) if err.code() == codes::API_NOT_FOUND => return Err(self.unknown().await),
+            begun => begun?,
+        };
+        let mut operation = read(&begun.body)?;
+        let route = format!("/operations/{}", encoded(&operation.id));
+        while operation.state == "running" {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let looked = self.server.ask(Method::GET, &route, &[], None).await?;
+            operation = read(&looked.body)?;
+        }
+        let text = operation.text.unwrap_or_default();
+        if operation.state == "succeeded" {
+            return Ok(text);
+        }
+        let code = operation.code.as_deref().and_then(Code::parse);
+        Err(Error::definite(code.unwrap_or(codes::CLI_REFUSED), text))
+    }
+
+    /// A GET of something of it.
+    pub(crate) async fn get(&self, what: &str) -> Result<Value> {
         match self.server.get(&self.route(what)).await {
             Err(err) if err.code() == codes::API_NOT_FOUND => Err(self.unknown().await),
             other => other,

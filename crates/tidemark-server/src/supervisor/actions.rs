@@ -84,18 +84,20 @@ impl Supervisor {
                 Ok(format!("{id} starts"))
             }
             Action::Pause(tables) if tables.is_empty() => {
-                if let Some(alive) = member.alive() {
-                    answered(ask(&alive, Command::Pause { tables }).await)?;
-                }
+                let said = match member.alive() {
+                    Some(alive) => answered(ask(&alive, Command::Pause { tables }).await)?,
+                    None => format!("{id} is paused"),
+                };
                 self.desire(member, wanted(DesiredState::Paused)).await?;
-                Ok(format!("{id} is paused"))
+                Ok(said)
             }
             Action::Resume(tables) if tables.is_empty() => {
-                if let Some(alive) = member.alive() {
-                    answered(ask(&alive, Command::Resume { tables }).await)?;
-                }
+                let said = match member.alive() {
+                    Some(alive) => answered(ask(&alive, Command::Resume { tables }).await)?,
+                    None => format!("{id} goes on"),
+                };
                 self.desire(member, wanted(DesiredState::Running)).await?;
-                Ok(format!("{id} goes on"))
+                Ok(said)
             }
             Action::Pause(tables) => told(member, Command::Pause { tables }).await,
             Action::Resume(tables) => told(member, Command::Resume { tables }).await,

@@ -18,6 +18,8 @@ use crate::invocation::Invocation;
 use crate::output::{Answer, Outcome};
 use crate::pipeline_file::{Opened, Which};
 use crate::problem::Failure;
+use crate::remote::There;
+use crate::seen::Seen;
 
 /// How long an answer is waited for when `--timeout` says nothing.
 pub(crate) const ANSWER_WITHIN: Duration = Duration::from_mins(1);
@@ -70,8 +72,19 @@ pub(crate) fn no_table<'a>(
     })
 }
 
+/// Has a pipeline of a server act; what it says is the answer.
+async fn act_there(there: &There, action: &str, tables: &[TableName]) -> Outcome {
+    let names: Vec<String> = tables.iter().map(ToString::to_string).collect();
+    let text = there.act(action, &json!({ "tables": names })).await?;
+    let data = json!({ "pipeline": there.name, "answer": text });
+    Ok(Answer::new(text, data))
+}
+
 pub(crate) async fn pause(invocation: &Invocation, arguments: PauseArgs) -> Outcome {
-    let opened = Opened::open(invocation, &arguments.which)?;
+    let opened = match Seen::open(invocation, &arguments.which)? {
+        Seen::Here(opened) => opened,
+        Seen::There(there) => return act_there(&there, "pause", &arguments.tables).await,
+    };
     let tables = arguments.tables;
     let answer = ask(
         &opened,
@@ -92,7 +105,10 @@ pub(crate) async fn pause(invocation: &Invocation, arguments: PauseArgs) -> Outc
 }
 
 pub(crate) async fn resume(invocation: &Invocation, arguments: PauseArgs) -> Outcome {
-    let opened = Opened::open(invocation, &arguments.which)?;
+    let opened = match Seen::open(invocation, &arguments.which)? {
+        Seen::Here(opened) => opened,
+        Seen::There(there) => return act_there(&there, "resume", &arguments.tables).await,
+    };
     let tables = arguments.tables;
     let answer = ask(
         &opened,
@@ -113,7 +129,10 @@ pub(crate) async fn resume(invocation: &Invocation, arguments: PauseArgs) -> Out
 }
 
 pub(crate) async fn stop(invocation: &Invocation, arguments: &StopArgs) -> Outcome {
-    let opened = Opened::open(invocation, &arguments.which)?;
+    let opened = match Seen::open(invocation, &arguments.which)? {
+        Seen::Here(opened) => opened,
+        Seen::There(there) => return act_there(&there, "stop", &[]).await,
+    };
     if opened.target.control().await?.owner().await?.is_none() {
         let text = format!("{} runs nowhere: nothing to stop", opened.name());
         return Ok(Answer::new(

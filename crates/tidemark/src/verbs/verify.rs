@@ -32,7 +32,10 @@ use crate::output::waiting::during;
 use crate::output::{Answer, Outcome, Verdict, put};
 use crate::pipeline_file::{Opened, Which};
 use crate::problem::Failure;
+use crate::seen::Seen;
 use crate::verbs::control::{ANSWER_WITHIN, ask, ask_within, no_table, parse_table};
+
+mod there;
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct VerifyArgs {
@@ -50,6 +53,16 @@ pub(crate) struct VerifyArgs {
     /// Copy anew only what differs, then compare again
     #[arg(long, conflicts_with = "counts")]
     repair: bool,
+}
+
+impl VerifyArgs {
+    fn depth(&self) -> Depth {
+        if self.counts {
+            Depth::Counts
+        } else {
+            Depth::Deep
+        }
+    }
 }
 
 /// Differences that are listed for a table; all are counted. More than a repair by key is for.
@@ -90,7 +103,10 @@ impl Ask for Elsewhere<'_> {
 }
 
 pub(crate) async fn run(invocation: &Invocation, arguments: &VerifyArgs) -> Outcome {
-    let opened = Opened::open(invocation, &arguments.which)?;
+    let opened = match Seen::open(invocation, &arguments.which)? {
+        Seen::Here(opened) => opened,
+        Seen::There(pipeline) => return there::run(invocation, &pipeline, arguments).await,
+    };
     let hold = HoldId::random();
     let repairs = AtomicBool::new(false);
     let failure = tokio::select! {
@@ -126,11 +142,7 @@ async fn verify(
     hold: HoldId,
     repairs: &AtomicBool,
 ) -> Outcome {
-    let depth = if arguments.counts {
-        Depth::Counts
-    } else {
-        Depth::Deep
-    };
+    let depth = arguments.depth();
     let request = Request {
         hold,
         ..request(opened, &arguments.tables, depth).await?
@@ -141,7 +153,8 @@ async fn verify(
         repair(invocation, opened, &request, &report, repairs).await?;
         report = compare(invocation, opened, &request).await?;
     }
-    let answer = answer(invocation, opened, &report, depth, began.elapsed());
+    let subject = Subject::of(opened);
+    let answer = answer(invocation, &subject, &report, depth, began.elapsed());
     Ok(note_quarantined(answer, opened, &report).await?)
 }
 
@@ -153,16 +166,22 @@ pub(crate) async fn note_quarantined(
 ) -> tidemark_core::Result<Answer> {
     let kept = count(&opened.target.control().await?.quarantined().await?);
     for (table, kept) in kept {
-        let is_compared = report.tables.iter().any(|one| one.source == table);
-        if is_compared && kept.rows > 0 {
-            let (rows, name) = (counted(kept.rows, "row"), opened.word());
-            answer = answer.notice(format!(
-                "{table}: {rows} in quarantine, which may be all that differs: \
-                 tidemark quarantine show {name} --table {table}"
-            ));
+        if report.tables.iter().any(|one| one.source == table) {
+            answer = note_kept(answer, &opened.word(), &table.to_string(), kept.rows);
         }
     }
     Ok(answer)
+}
+
+fn note_kept(answer: Answer, name: &str, table: &str, rows: u64) -> Answer {
+    if rows == 0 {
+        return answer;
+    }
+    let rows = counted(rows, "row");
+    answer.notice(format!(
+        "{table}: {rows} in quarantine, which may be all that differs: \
+         tidemark quarantine show {name} --table {table}"
+    ))
 }
 
 /// What is compared: all tables of the pipeline, or those that were named.
@@ -317,10 +336,29 @@ async fn wait_until_streaming(opened: &Opened, report: &Report) -> Result<(), Fa
     }
 }
 
+/// What was compared.
+pub(crate) struct Subject {
+    name: String,
+    /// How a person would name it on a command line.
+    word: String,
+    /// Whether it follows its source.
+    streams: bool,
+}
+
+impl Subject {
+    pub(crate) fn of(opened: &Opened) -> Subject {
+        Subject {
+            name: opened.name().to_owned(),
+            word: opened.word(),
+            streams: opened.config.mode.streams(),
+        }
+    }
+}
+
 /// What a verification says.
-pub(crate) fn answer(
+fn answer(
     invocation: &Invocation,
-    opened: &Opened,
+    subject: &Subject,
     report: &Report,
     depth: Depth,
     took: Duration,
@@ -347,14 +385,14 @@ pub(crate) fn answer(
     for table in &report.tables {
         lines.extend(difference_lines(table));
     }
-    let mut answer = Answer::new(lines.join("\n"), data(opened, report, depth, took));
+    let mut answer = Answer::new(lines.join("\n"), data(subject, report, depth, took));
     if !is_identical {
-        answer = note_what_moves(answer, opened).verdict(Verdict::Negative);
+        answer = note_what_moves(answer, subject).verdict(Verdict::Negative);
     }
     if differs(report) {
         answer = answer.notice(format!(
             "copy anew only what differs: tidemark verify {} --repair",
-            opened.word()
+            subject.word
         ));
     }
     answer
@@ -377,8 +415,8 @@ fn rows_that_differ(table: &TableReport) -> String {
 }
 
 /// A full load is compared with the source as it is now.
-pub(crate) fn note_what_moves(answer: Answer, opened: &Opened) -> Answer {
-    if opened.config.mode.streams() {
+pub(crate) fn note_what_moves(answer: Answer, subject: &Subject) -> Answer {
+    if subject.streams {
         return answer;
     }
     answer.notice(
@@ -445,7 +483,7 @@ fn difference_lines(table: &TableReport) -> Vec<String> {
     lines
 }
 
-fn data(opened: &Opened, report: &Report, depth: Depth, took: Duration) -> Value {
+fn data(subject: &Subject, report: &Report, depth: Depth, took: Duration) -> Value {
     let tables: Vec<Value> = report
         .tables
         .iter()
@@ -478,7 +516,7 @@ fn data(opened: &Opened, report: &Report, depth: Depth, took: Duration) -> Value
         })
         .collect();
     json!({
-        "pipeline": opened.name(),
+        "pipeline": subject.name,
         "lsn": report.position,
         "result": report.word(),
         "depth": match depth { Depth::Deep => "deep", Depth::Counts => "counts" },

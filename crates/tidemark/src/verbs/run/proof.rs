@@ -151,7 +151,7 @@ pub(super) fn on_top(
         answer.text
     );
     if wanted && !report.is_identical() {
-        let answer = verify::note_what_moves(answer, opened);
+        let answer = verify::note_what_moves(answer, &verify::Subject::of(opened));
         return answer
             .verdict(Verdict::Negative)
             .notice(format!("which rows: tidemark verify {}", opened.word()));

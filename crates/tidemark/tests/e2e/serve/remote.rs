@@ -12,7 +12,9 @@ use super::{Server, fill};
 use crate::stage::{PATIENCE, Ran, Stage};
 
 /// What moves between two looks, whoever looks.
-const MOVING: [&str; 16] = [
+const MOVING: [&str; 18] = [
+    "lsn",
+    "seconds",
     "measured_at",
     "report_age_seconds",
     "source_lsn",
@@ -167,6 +169,61 @@ async fn stranger() -> (String, JoinHandle<()>) {
         }
     });
     (url, answers)
+}
+
+/// Each is done here and then there; what it says is compared, and what came of it.
+#[tokio::test]
+async fn verbs_that_act_say_the_same_by_way_of_a_server() {
+    let both = Both::start("srv_acts").await;
+    let name = both.stage.name.as_str();
+    let table = &["--table", "public.orders"][..];
+    for (verb, more, then) in [
+        ("pause", &[][..], "paused"),
+        ("resume", &[], "streaming"),
+        ("pause", table, "streaming"),
+        ("resume", table, "streaming"),
+    ] {
+        let arguments = [&[verb, name, "--json"], more].concat();
+        let here = both.stage.run(&arguments).await.expect(0);
+        let there = both.with_server(&arguments).await.expect(0);
+        assert_eq!(here.json()["data"], there.json()["data"], "{arguments:?}");
+        both.server.wait_for_state(name, then).await;
+    }
+    // Rows that differ are counted the same way; their keys are for whoever has the databases.
+    both.assert_same(&["verify", name, "--counts"], 0).await;
+    both.assert_same(&["verify", name], 0).await;
+    let lost = "DELETE FROM public.orders WHERE id = 7";
+    both.stage.target.batch_execute(lost).await.unwrap();
+    both.assert_same(&["verify", name, "--counts"], 3).await;
+    let there = both
+        .with_server(&["verify", name, "--json"])
+        .await
+        .expect(3);
+    let table = &there.json()["data"]["tables"][0];
+    assert_eq!(
+        (&table["different"], &table["result"]),
+        (&json!(1), &json!("different"))
+    );
+    let refused = both
+        .with_server(&["verify", name, "--repair", "--json"])
+        .await
+        .expect(2);
+    assert_eq!(refused.json()["error"]["code"], "TM7073");
+    let unknown = both
+        .with_server(&["pause", "srv_act", "--json"])
+        .await
+        .expect(2);
+    assert_eq!(unknown.json()["error"]["code"], "TM7045");
+
+    both.with_server(&["stop", name]).await.expect(0);
+    let stopped = both.server.get(&format!("/pipelines/{name}")).await;
+    assert_eq!(
+        (&stopped["state"], &stopped["by"]),
+        (&json!("stopped"), &json!("admin"))
+    );
+    // One that is stopped is not paused: the server says so, as the pipeline itself does.
+    both.with_server(&["pause", name]).await.expect(6);
+    both.stage.run(&["pause", name]).await.expect(6);
 }
 
 #[tokio::test]

@@ -1,0 +1,118 @@
+//! A comparison that a server makes. It keeps what came of it without keys: those are shown where the
+//! databases themselves are asked.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::json;
+use tidemark_core::Error;
+use tidemark_core::catalogue::codes;
+use tidemark_core::position::Position;
+use tidemark_core::status::Status;
+use tidemark_core::verify::compare::{Outcome as Compared, Report, TableReport};
+
+use super::{COMPARING, Subject, VerifyArgs, answer, note_kept};
+use crate::invocation::Invocation;
+use crate::output::Outcome;
+use crate::output::waiting::during;
+use crate::problem::Failure;
+use crate::remote::There;
+use crate::verbs::control::parse_table;
+
+/// As the server keeps it.
+#[derive(Deserialize)]
+struct Kept {
+    lsn: String,
+    seconds: f64,
+    tables: Vec<KeptTable>,
+}
+
+#[derive(Deserialize)]
+struct KeptTable {
+    source: String,
+    target: String,
+    lsn: String,
+    result: String,
+    reason: Option<String>,
+    source_rows: u64,
+    target_rows: u64,
+    different: u64,
+    is_counted: bool,
+}
+
+pub(super) async fn run(
+    invocation: &Invocation,
+    pipeline: &There,
+    arguments: &VerifyArgs,
+) -> Outcome {
+    tokio::select! {
+        outcome = verify(invocation, pipeline, arguments) => outcome,
+        late = invocation.late() => Err(late),
+        name = invocation.signals.stop() => Err(Failure::Signalled(
+            name.exit(),
+            "not waited for; the server compares to the end".to_owned(),
+        )),
+    }
+}
+
+async fn verify(invocation: &Invocation, pipeline: &There, arguments: &VerifyArgs) -> Outcome {
+    if arguments.repair {
+        let text = "a repair is asked for where the pipeline's file is";
+        return Err(Error::definite(codes::SERVER_VERB, text).into());
+    }
+    let tables: Vec<String> = arguments.tables.iter().map(ToString::to_string).collect();
+    let depth = if arguments.counts { "counts" } else { "deep" };
+    let asked = json!({ "tables": tables, "depth": depth });
+    let compared = during(&invocation.talk, COMPARING, pipeline.act("verify", &asked));
+    let said = compared.await?;
+    let strange = || pipeline.server.strange(&format!("it says `{said}`"));
+    // `verification 7: 1000 rows identical at 0/1A`
+    let number = said.strip_prefix("verification ");
+    let number = number.and_then(|rest| rest.split(':').next()?.parse::<i64>().ok());
+    let number = number.ok_or_else(strange)?;
+    let kept = pipeline.get(&format!("/verifications/{number}")).await?;
+    let kept: Kept = serde_json::from_value(kept).map_err(|err| pipeline.server.strange(&err))?;
+    let status = pipeline.look().await?.status;
+    let took = Duration::from_secs_f64(kept.seconds.max(0.0));
+    let report = report(kept, &status).ok_or_else(strange)?;
+    let subject = Subject {
+        name: pipeline.name.clone(),
+        word: pipeline.name.clone(),
+        streams: status.mode != "full_load_only",
+    };
+    let mut answer = answer(invocation, &subject, &report, arguments.depth(), took);
+    for table in &status.tables {
+        let is_compared = |one: &TableReport| one.source.to_string() == table.source;
+        if report.tables.iter().any(is_compared) {
+            answer = note_kept(answer, &pipeline.name, &table.source, table.quarantined);
+        }
+    }
+    Ok(answer)
+}
+
+fn report(kept: Kept, status: &Status) -> Option<Report> {
+    let kind = status.position_type.as_deref().unwrap_or("pg_lsn");
+    let position = |text: &str| Position::parse(kind, text).ok();
+    let tables = kept.tables.into_iter().map(|table| {
+        let reason = table.reason.unwrap_or_default();
+        Some(TableReport {
+            source: parse_table(&table.source).ok()?,
+            target: parse_table(&table.target).ok()?,
+            position: position(&table.lsn)?,
+            outcome: match table.result.as_str() {
+                "identical" => Compared::Identical,
+                "different" => Compared::Different,
+                _ => Compared::NotCompared(reason),
+            },
+            source_rows: table.source_rows,
+            target_rows: table.target_rows,
+            different: table.different,
+            is_counted: table.is_counted,
+            differences: Vec::new(),
+        })
+    });
+    Some(Report {
+        position: position(&kept.lsn)?,
+        tables: tables.collect::<Option<_>>()?,
+    })
+}
