@@ -6,11 +6,12 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::rand::{SecureRandom, SystemRandom};
+use rustix::process::geteuid;
 use tidemark_core::catalogue::codes;
 use tidemark_core::config::Secret;
 use tidemark_core::{Error, Result};
@@ -53,11 +54,9 @@ impl Seal {
             )
         };
         let text = fs::read_to_string(file).map_err(|err| why(err.to_string()))?;
-        let mode = fs::metadata(file)
-            .map_err(|err| why(err.to_string()))?
-            .permissions()
-            .mode();
-        if mode & 0o077 != 0 {
+        let about = fs::metadata(file).map_err(|err| why(err.to_string()))?;
+        let mode = about.permissions().mode();
+        if !is_private(mode, about.uid(), geteuid().as_raw()) {
             return Err(
                 why(format!("others may read it (mode {:03o})", mode & 0o777))
                     .first_action(format!("chmod 600 {}", file.display())),
@@ -170,4 +169,35 @@ pub(super) fn from_hex(text: &str) -> Option<Vec<u8>> {
         u8::try_from(high * 16 + low).ok()
     });
     bytes.collect()
+}
+
+/// Whether nobody else may read a key: its owner alone, or, where root has laid it out for us (a secret
+/// of Kubernetes, a credential of systemd), a group as well.
+fn is_private(mode: u32, owner: u32, us: u32) -> bool {
+    let is_laid_out = owner == 0 && us != 0;
+    let forbidden = if is_laid_out { 0o037 } else { 0o077 };
+    mode & forbidden == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_private;
+
+    #[test]
+    fn a_key_is_read_by_us_alone_or_by_the_group_that_root_gave_it_to() {
+        for (mode, owner, us, expected) in [
+            (0o100_600, 1000, 1000, true),
+            (0o100_400, 0, 0, true),
+            (0o100_640, 1000, 1000, false),
+            (0o100_640, 0, 0, false),
+            (0o100_440, 0, 65_532, true),
+            (0o100_640, 0, 65_532, true),
+            (0o100_660, 0, 65_532, false),
+            (0o100_644, 0, 65_532, false),
+            (0o100_440, 1001, 1000, false),
+        ] {
+            let found = is_private(mode, owner, us);
+            assert_eq!(found, expected, "{mode:o} of {owner}, read by {us}");
+        }
+    }
 }

@@ -68,7 +68,7 @@ fn script(page: &str) -> String {
     for (label, text) in blocks(page) {
         let piece = match label.split_once(' ') {
             None if label == "sh" => text,
-            None if ["console", "cron", "ini"].contains(&label.as_str()) => continue,
+            None if ["console", "cron", "ini", "yaml"].contains(&label.as_str()) => continue,
             Some(("sql", side @ ("source" | "target"))) => {
                 let admin = format!("{}_ADMIN", side.to_uppercase());
                 format!(
