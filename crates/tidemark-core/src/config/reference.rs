@@ -37,7 +37,7 @@ section `[[connection]]`, and are used by name: `[source]` with `connection = \"
 const SERVER_HEAD: &str = "
 ## The server's file
 
-`tidemark serve --config FILE`, or `server.toml` where it is started: who is told of
+`tidemark serve --server-file FILE`, or `server.toml` where it is started: who is told of
 [alerts](../how-to/alerts.md). References in it are relative to it. It is read at the start.
 ";
 

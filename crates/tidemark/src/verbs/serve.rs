@@ -23,7 +23,7 @@ use crate::surroundings::{Around, env};
 /// Where pipelines are, if that is there and nothing else is said.
 const PIPELINES: &str = "pipelines.d";
 /// The server's file, if that is there and nothing else is said.
-const CONFIG: &str = "server.toml";
+const SERVER_FILE: &str = "server.toml";
 /// The key of the store as text, where it is not in a file.
 const KEY: &str = "TIDEMARK_STORE_KEY";
 
@@ -49,7 +49,7 @@ pub(crate) struct ServeArgs {
     pipelines: Option<PathBuf>,
     /// The server's file, which says who is told of alerts; without it server.toml, if it is there
     #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    server_file: Option<PathBuf>,
     /// Where it keeps its store; without it the system's place for that
     #[arg(long, value_name = "DIR", env = "TIDEMARK_STATE", hide_env = true)]
     state: Option<PathBuf>,
@@ -145,9 +145,9 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &ServeArgs) -> Outco
 }
 
 fn config(arguments: &ServeArgs) -> Result<ServerConfig, Failure> {
-    let file = match &arguments.config {
+    let file = match &arguments.server_file {
         Some(file) => file.as_path(),
-        None if Path::new(CONFIG).is_file() => Path::new(CONFIG),
+        None if Path::new(SERVER_FILE).is_file() => Path::new(SERVER_FILE),
         None => return Ok(ServerConfig::default()),
     };
     let document = Document::new(file.display().to_string(), text(file)?);

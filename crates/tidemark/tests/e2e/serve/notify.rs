@@ -32,7 +32,7 @@ async fn server(more: &str, receiver: &Receiver) -> (Server, TempDir) {
         ("SLACK", slack.as_str()),
         ("HOOK_SECRET", SECRET),
     ];
-    let server = Server::start_with(&["--config", file.to_str().unwrap()], &variables).await;
+    let server = Server::start_with(&["--server-file", file.to_str().unwrap()], &variables).await;
     (server, directory)
 }
 
@@ -229,6 +229,13 @@ async fn a_test_says_what_the_receiver_answered_and_follows_no_redirect() {
     for secret in [SECRET, "path-secret"] {
         assert!(!shown.contains(secret), "{shown}");
     }
+}
+
+#[tokio::test]
+async fn the_pipeline_file_of_other_verbs_is_not_the_servers_file() {
+    let others = [("TIDEMARK_CONFIG", "shop.toml")];
+    let server = Server::start_with(&[], &others).await;
+    assert_eq!(server.get("/notifiers").await, json!({ "notifiers": [] }));
 }
 
 #[tokio::test]
