@@ -2,9 +2,11 @@
 
 use serde_json::{Value, json};
 use tidemark_lab::Random;
-use tidemark_lab::http::Request;
+use tidemark_lab::http::{Request, Response};
 
-use super::Server;
+use super::shape::differs;
+use super::{Server, definition, fill};
+use crate::stage::Stage;
 
 /// One operation of the document.
 #[derive(Clone, Debug)]
@@ -15,9 +17,19 @@ pub(super) struct Operation {
     queries: Vec<String>,
     statuses: Vec<String>,
     has_body: bool,
+    responses: Value,
 }
 
 impl Operation {
+    /// What of a body of JSON is not as the document says.
+    pub(super) fn differs(&self, document: &Value, answer: &Response) -> Option<String> {
+        let kind = "application/json";
+        let is_json = answer.header("content-type") == Some(kind);
+        let said = &self.responses[answer.status.to_string()]["content"][kind]["schema"];
+        let schema = (is_json && !said.is_null()).then_some(said)?;
+        differs(document, schema, &answer.json().unwrap(), &self.path)
+    }
+
     /// The path with this in the place of a pipeline's name, and something that fits for the rest.
     pub(super) fn path_with(&self, id: &str) -> String {
         self.path
@@ -63,6 +75,7 @@ pub(super) fn operations(document: &Value) -> Vec<Operation> {
                     .cloned()
                     .collect(),
                 has_body: about.get("requestBody").is_some(),
+                responses: about["responses"].clone(),
             });
         }
     }
@@ -196,6 +209,7 @@ async fn whatever_is_sent_no_answer_is_a_defect() {
                     operation.statuses.contains(&status),
                     "not in the document: {about}"
                 );
+                assert_eq!(operation.differs(&document, &answer), None, "{about}");
                 continue;
             }
             assert_eq!(
@@ -234,4 +248,46 @@ async fn whatever_is_sent_no_answer_is_a_defect() {
         (405, &json!("TM8030"))
     );
     assert!(!server.log().contains("panicked"), "{}", server.log());
+}
+
+/// With a pipeline that runs: fields that a server at rest leaves out are there.
+#[tokio::test]
+async fn answers_about_a_pipeline_that_runs_are_as_the_document_says() {
+    let stage = Stage::new("srv_shape").await;
+    fill(&stage).await;
+    let mut server = Server::start(&[]).await;
+    let answer = server
+        .post("/pipelines?start=true", &definition(&stage))
+        .await;
+    assert_eq!(answer.status, 201, "{}", answer.text());
+    server.wait_for_state("srv_shape", "streaming").await;
+    let verified = server.act("srv_shape", "verify", &json!({})).await;
+    assert_eq!(verified["state"], "succeeded", "{verified}");
+    let document = server.get("/openapi.json").await;
+    let mut looked = 0;
+    for operation in operations(&document) {
+        if operation.method != "GET" || operation.path.contains("stream") {
+            continue;
+        }
+        let id = if operation.path.contains("/operations/") {
+            verified["id"].as_str().unwrap()
+        } else {
+            "srv_shape"
+        };
+        let answer = server
+            .send(Request::new("GET", &operation.path_with(id)))
+            .await;
+        // No row is in quarantine.
+        if operation.path.ends_with("/quarantine/{number}") {
+            assert_eq!(answer.status, 404);
+            continue;
+        }
+        let about = format!("{operation:?}\n{}", answer.text());
+        assert_eq!(answer.status, 200, "{about}");
+        assert_eq!(operation.differs(&document, &answer), None, "{about}");
+        looked += 1;
+    }
+    assert!(looked > 20, "only {looked} routes were looked at");
+    server.terminate().await;
+    stage.clear().await;
 }

@@ -10,6 +10,7 @@ mod notify;
 mod quarantine;
 mod remote;
 mod scraped;
+mod shape;
 mod shared;
 
 use std::path::{Path, PathBuf};
