@@ -146,7 +146,6 @@ struct Way {
 /// A table under way.
 struct Active {
     mapping: Arc<TableMapping>,
-    anew: Option<&'static str>,
     way: Way,
     units: Vec<Unit>,
     waiting: VecDeque<usize>,
@@ -319,12 +318,12 @@ impl Worker {
     }
 
     async fn prepare(&mut self, table: LoadTable) -> Result<()> {
-        let mapping = Arc::clone(&table.mapping);
+        let (mapping, anew) = (Arc::clone(&table.mapping), table.anew);
         let prepared = self.prepare_table(table).await;
         let name = mapping.source().to_string();
         match prepared {
             Ok(active) => {
-                self.outline(&active);
+                self.outline(&mapping, anew, &active.units);
                 self.queue.update(|inner| {
                     inner.preparing -= 1;
                     inner.active.push(active);
@@ -332,6 +331,8 @@ impl Worker {
                 Ok(())
             }
             Err(err) if self.sets_aside(&mapping, &err) => {
+                // Whoever watches knows of it before it is told that it is set aside.
+                self.outline(&mapping, anew, &[]);
                 self.queue.update(|inner| {
                     inner.preparing -= 1;
                     inner.refused.push((mapping, err));
@@ -380,7 +381,6 @@ impl Worker {
         };
         Ok(Active {
             mapping,
-            anew: table.anew,
             way: Way {
                 format: prepared.format,
                 place: prepared.place,
@@ -393,18 +393,18 @@ impl Worker {
         })
     }
 
-    fn outline(&self, active: &Active) {
-        let loaded = active.units.iter().filter(|unit| unit.is_loaded);
+    fn outline(&self, mapping: &TableMapping, anew: Option<&str>, units: &[Unit]) {
+        let loaded = units.iter().filter(|unit| unit.is_loaded);
         self.engine.observer.say(PipelineEvent::Table(TableOutline {
-            source: active.mapping.source().clone(),
-            target: active.mapping.target.clone(),
-            state: match active.anew {
+            source: mapping.source().clone(),
+            target: mapping.target.clone(),
+            state: match anew {
                 Some(_) => TableState::Resyncing,
                 None => TableState::Loading,
             },
-            reason: active.anew.map(str::to_owned),
-            rows_estimated: active.mapping.schema.rows,
-            units: u32::try_from(active.units.len()).unwrap_or(u32::MAX),
+            reason: anew.map(str::to_owned),
+            rows_estimated: mapping.schema.rows,
+            units: u32::try_from(units.len()).unwrap_or(u32::MAX),
             units_loaded: u32::try_from(loaded.clone().count()).unwrap_or(u32::MAX),
             rows_loaded: loaded.map(|unit| unit.rows).sum(),
         }));
