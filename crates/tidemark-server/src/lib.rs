@@ -18,6 +18,7 @@ mod measures;
 mod metrics;
 mod news;
 mod notify;
+mod schedules;
 mod server;
 mod store;
 mod supervisor;

@@ -13,7 +13,7 @@ use tidemark_core::status::{STATES, Status, TableStatusState};
 
 use crate::measures::{Histogram, Measures};
 use crate::notify::Counted;
-use crate::store::AlertRow;
+use crate::store::{AlertRow, Key};
 use crate::supervisor::{Member, View, word_of};
 
 const HEALTHS: [&str; 5] = ["ok", "notice", "warning", "error", "unknown"];
@@ -118,6 +118,7 @@ pub(crate) fn exposition(
     members: &[Arc<Member>],
     firing: &[AlertRow],
     told: BTreeMap<Counted, u64>,
+    schedules: &Scheduled,
     requests: &Requests,
 ) -> String {
     let mut page = Page::default();
@@ -137,6 +138,7 @@ pub(crate) fn exposition(
     verification(&mut page, &found);
     alerts(&mut page, firing);
     notifications(&mut page, told);
+    scheduled(&mut page, schedules);
     answers(&mut page, requests);
     own(&mut page);
     page.text
@@ -523,6 +525,40 @@ fn notifications(page: &mut Page, counts: BTreeMap<Counted, u64>) {
     );
 }
 
+/// What is known of schedules.
+#[derive(Debug, Default)]
+pub(crate) struct Scheduled {
+    /// When each is due next, microseconds since 1970 UTC; not while it is paused.
+    pub(crate) next: Vec<(Key, i64)>,
+    /// How runs ended since the server began.
+    pub(crate) ended: BTreeMap<(Key, &'static str), u64>,
+}
+
+fn scheduled(page: &mut Page, schedules: &Scheduled) {
+    let labels = |key: &Key| -> Labels<'static> {
+        vec![("pipeline", key.id.clone()), ("tenant", key.tenant.clone())]
+    };
+    page.family(
+        "tidemark_schedule_next_run_timestamp_seconds",
+        "gauge",
+        "When the pipeline is loaded anew; absent while its schedule is paused.",
+        schedules
+            .next
+            .iter()
+            .map(|(key, at)| (labels(key), *at as f64 / 1e6)),
+    );
+    page.family(
+        "tidemark_schedule_runs_total",
+        "counter",
+        "Runs that were due, by what became of them.",
+        schedules.ended.iter().map(|((key, result), count)| {
+            let mut labels = labels(key);
+            labels.push(("result", (*result).to_owned()));
+            (labels, *count as f64)
+        }),
+    );
+}
+
 fn answers(page: &mut Page, requests: &Requests) {
     let by_route = requests
         .by_route
@@ -583,7 +619,7 @@ mod tests {
         let requests = Requests::default();
         let took = Duration::from_millis(7);
         requests.note(&Method::GET, "/api/v1/pipelines/{id}", StatusCode::OK, took);
-        let text = exposition(&[], &[], BTreeMap::new(), &requests);
+        let text = exposition(&[], &[], BTreeMap::new(), &Scheduled::default(), &requests);
         let labels = "route=\"/api/v1/pipelines/{id}\",method=\"GET\",status=\"200\"";
         let name = "http_request_duration_seconds";
         assert!(

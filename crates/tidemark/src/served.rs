@@ -34,10 +34,6 @@ const DEFINITION: &str = "definition.toml";
 impl Systems for Served {
     fn open(&self, definition: &Definition) -> Result<served::Opened> {
         let (file, config) = read(definition)?;
-        if config.schedule.is_some() {
-            let text = "this server does not carry schedules out yet";
-            return Err(Error::definite(codes::CONFIG_LATER, text));
-        }
         let opened = Opened::of(file, config).map_err(into_error)?;
         let address = |side| systems::address(&opened.config, side).map_err(into_error);
         let ((source_address, _), (target_address, _)) =

@@ -398,10 +398,7 @@ impl Worker {
         self.engine.observer.say(PipelineEvent::Table(TableOutline {
             source: mapping.source().clone(),
             target: mapping.target.clone(),
-            state: match anew {
-                Some(_) => TableState::Resyncing,
-                None => TableState::Loading,
-            },
+            state: anew.map_or(TableState::Loading, |_| TableState::Resyncing),
             reason: anew.map(str::to_owned),
             rows_estimated: mapping.schema.rows,
             units: u32::try_from(units.len()).unwrap_or(u32::MAX),

@@ -203,7 +203,7 @@ const NEXT: &[(&str, &str, &str, &[&str])] = &[
 ];
 
 #[test]
-fn the_next_times_are_right_on_days_on_which_clocks_jump() {
+fn f60_the_next_times_are_right_on_days_on_which_clocks_jump() {
     for (text, zone, after, expected) in NEXT {
         let schedule = schedule(text, zone);
         let found = shown(&schedule, after, expected.len());
@@ -213,7 +213,7 @@ fn the_next_times_are_right_on_days_on_which_clocks_jump() {
 
 /// Forwards and backwards tell the same times, over two years, in zones that jump each in their way.
 #[test]
-fn the_last_time_is_the_one_before_the_next() {
+fn f60_the_last_time_is_the_one_before_the_next() {
     for zone in [
         "UTC",
         "Europe/Berlin",

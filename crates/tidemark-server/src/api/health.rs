@@ -100,7 +100,9 @@ async fn metrics(State(app): State<Arc<App>>, caller: guard::Caller) -> Result<R
     let firing = app.supervisor.shared.alerts.firing(is_wanted);
     let mut told = app.supervisor.shared.notify.counts();
     told.retain(|(tenant, ..), _| caller.tenant == OWN_TENANT || *tenant == caller.tenant);
-    let text = crate::metrics::exposition(&members, &firing, told, &app.requests);
+    let schedules = &app.supervisor.shared.schedules;
+    let scheduled = schedules.scheduled(&members, tidemark_core::clock::now_us());
+    let text = crate::metrics::exposition(&members, &firing, told, &scheduled, &app.requests);
     let kind = [(
         header::CONTENT_TYPE,
         "text/plain; version=0.0.4; charset=utf-8",

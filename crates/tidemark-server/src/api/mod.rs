@@ -40,6 +40,7 @@ mod problem;
 mod quarantine;
 #[cfg(test)]
 mod reference;
+mod schedules;
 mod standing;
 mod stream;
 
@@ -85,6 +86,7 @@ fn routes() -> OpenApiRouter<Arc<App>> {
             .merge(monitoring::routes())
             .merge(connections::routes())
             .merge(alerts::routes())
+            .merge(schedules::routes())
             .merge(access::routes())
             .merge(stream::routes()),
     )

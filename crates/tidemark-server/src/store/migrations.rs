@@ -67,6 +67,13 @@ pub(super) const ALL: &[&str] = &[
         state TEXT NOT NULL, attempts INTEGER NOT NULL, created_us INTEGER NOT NULL,
         next_us INTEGER NOT NULL, ended_us INTEGER, code TEXT, result TEXT) STRICT;
      CREATE INDEX deliveries_of ON deliveries (tenant, notifier, state, number);",
+    "CREATE TABLE schedules (
+        tenant TEXT NOT NULL, pipeline TEXT NOT NULL, text TEXT NOT NULL, judged_us INTEGER NOT NULL,
+        paused_by TEXT, paused_us INTEGER, PRIMARY KEY (tenant, pipeline)) STRICT;
+     CREATE TABLE schedule_runs (
+        tenant TEXT NOT NULL, pipeline TEXT NOT NULL, due_us INTEGER NOT NULL, state TEXT NOT NULL,
+        by TEXT NOT NULL, began_us INTEGER, ended_us INTEGER, reason TEXT,
+        PRIMARY KEY (tenant, pipeline, due_us)) STRICT;",
 ];
 
 /// The steps that a store of a version has not been through yet; `None` if it is up to date.

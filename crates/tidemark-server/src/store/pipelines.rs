@@ -215,15 +215,8 @@ impl Store {
     /// Records what is wanted of it.
     pub(crate) async fn desire(&self, key: &Key, desired: Desired) -> Result<()> {
         let key = key.clone();
-        self.with(move |store, _| {
-            let sql = "UPDATE pipelines SET desired = $3, desired_by = $4, desired_since = $5, \
-                 desired_reason = $6 WHERE tenant = $1 AND id = $2";
-            let word = desired.state.word();
-            let (by, since, reason) = (desired.by, desired.since, desired.reason);
-            store.execute(sql, params![key.tenant, key.id, word, by, since, reason])?;
-            Ok(())
-        })
-        .await
+        self.with(move |store, _| write_desired(store, &key, desired))
+            .await
     }
 
     /// Records the consistent point of its first load.
@@ -241,7 +234,16 @@ impl Store {
     pub(crate) async fn remove_pipeline(&self, key: &Key) -> Result<()> {
         let key = key.clone();
         self.with(move |store, _| {
-            for table in ["runs", "events", "history", "verifications", "alerts"] {
+            let tables = [
+                "runs",
+                "events",
+                "history",
+                "verifications",
+                "alerts",
+                "schedules",
+                "schedule_runs",
+            ];
+            for table in tables {
                 let sql = format!("DELETE FROM {table} WHERE tenant = $1 AND pipeline = $2");
                 store.execute(&sql, params![key.tenant, key.id])?;
             }
@@ -251,6 +253,20 @@ impl Store {
         })
         .await
     }
+}
+
+/// Records what is wanted of a pipeline.
+pub(super) fn write_desired(
+    store: &mut Session<'_>,
+    key: &Key,
+    desired: Desired,
+) -> Result<(), Failed> {
+    let sql = "UPDATE pipelines SET desired = $3, desired_by = $4, desired_since = $5, \
+         desired_reason = $6 WHERE tenant = $1 AND id = $2";
+    let word = desired.state.word();
+    let (by, since, reason) = (desired.by, desired.since, desired.reason);
+    store.execute(sql, params![key.tenant, key.id, word, by, since, reason])?;
+    Ok(())
 }
 
 fn sealed(seal: &Seal, key: &Key, definition: Option<&str>) -> Result<Option<Vec<u8>>> {

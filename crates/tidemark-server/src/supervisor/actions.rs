@@ -248,7 +248,7 @@ async fn told(member: &Member, command: Command) -> Result<String> {
     answered(ask(&alive, command).await)
 }
 
-async fn ask(alive: &Alive, command: Command) -> Answer {
+pub(crate) async fn ask(alive: &Alive, command: Command) -> Answer {
     let asked = alive.commander.ask(command);
     tokio::time::timeout(ANSWER_WITHIN, asked)
         .await
@@ -259,7 +259,7 @@ async fn ask(alive: &Alive, command: Command) -> Answer {
         })
 }
 
-fn answered(answer: Answer) -> Result<String> {
+pub(crate) fn answered(answer: Answer) -> Result<String> {
     if answer.ok {
         return Ok(answer.text);
     }

@@ -293,6 +293,17 @@ impl Member {
         });
     }
 
+    /// Says what is wanted, which is written down already, and that nothing of what was is so any more.
+    pub(crate) fn is_told(&self, desired: Desired) {
+        {
+            let mut now = self.now();
+            if now.alive.is_none() {
+                now.rest = Rest::wanted(&desired);
+            }
+        }
+        self.order(desired);
+    }
+
     /// Takes another definition in.
     pub(super) fn redefine(&self, row: PipelineRow) {
         let version = row.version;

@@ -21,6 +21,7 @@ pub(crate) use member::{Alive, Member, View};
 use crate::alerts::{self, Alerts};
 use crate::news::{News, Topic};
 use crate::notify::{self, Notify};
+use crate::schedules::{self, Schedules};
 use crate::store::{
     Desired, DesiredState, Entry, Key, Level, NewPipeline, PipelineRow, Sample, Store,
 };
@@ -52,6 +53,10 @@ pub(crate) struct Shared {
     pub(crate) alerts: Alerts,
     pub(crate) notify: Notify,
     pub(crate) owner: Owner,
+    pub(crate) schedules: Schedules,
+    /// Held while it is written down and said what is wanted of a pipeline, so that the last one to say
+    /// so is heard last.
+    pub(crate) wanting: tokio::sync::Mutex<()>,
     /// Where definitions of the store are at home.
     directory: PathBuf,
 }
@@ -83,6 +88,7 @@ impl Supervisor {
         let named = named.map(|it| (it.tenant.clone(), it.name.clone()));
         let code = codes::NOTIFIER_UNKNOWN.to_string();
         store.tidy_deliveries(named.collect(), code).await?;
+        let schedules = Schedules::load(store.clone(), Arc::clone(&news), clock::now_us()).await?;
         let shared = Arc::new(Shared {
             systems,
             store,
@@ -90,6 +96,8 @@ impl Supervisor {
             scribe,
             alerts,
             notify,
+            schedules,
+            wanting: tokio::sync::Mutex::default(),
             owner,
             directory,
         });
@@ -107,6 +115,7 @@ impl Supervisor {
             for index in 0..supervisor.shared.notify.notifiers.len() {
                 readers.spawn(notify::deliver(Arc::clone(&supervisor.shared), index));
             }
+            readers.spawn(schedules::watch(Arc::downgrade(&supervisor)));
         }
         for row in rows {
             supervisor.take_up(row);
@@ -120,6 +129,13 @@ impl Supervisor {
         let life = drive::drive(Arc::clone(&self.shared), Arc::clone(&member));
         lock(&self.lives).spawn(life);
         member
+    }
+
+    /// Does a piece of work beside all pipelines; it ends with the supervisor.
+    pub(crate) fn beside(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let mut readers = lock(&self.readers);
+        while readers.try_join_next().is_some() {}
+        readers.spawn(work);
     }
 
     /// One pipeline.
@@ -184,6 +200,7 @@ impl Supervisor {
 
     /// Writes down what is wanted, and has it done.
     pub(crate) async fn desire(&self, member: &Member, desired: Desired) -> Result<()> {
+        let _wanting = self.shared.wanting.lock().await;
         self.shared
             .store
             .desire(&member.key, desired.clone())

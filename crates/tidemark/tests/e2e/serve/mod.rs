@@ -9,6 +9,7 @@ mod managed;
 mod notify;
 mod quarantine;
 mod remote;
+mod schedules;
 mod scraped;
 mod shape;
 mod shared;
@@ -122,6 +123,11 @@ impl Server {
         let answer = self.send(self.request("GET", route)).await;
         assert_eq!(answer.status, 200, "{route}: {}", answer.text());
         answer.json().unwrap()
+    }
+
+    /// The text of a route that is not the API's.
+    async fn get_text(&self, path: &str) -> String {
+        self.send(Request::new("GET", path)).await.text()
     }
 
     /// A POST of JSON.
