@@ -107,6 +107,12 @@ pub trait Source: Send + Sync {
     /// Present values of the sequences that belong to the selected tables.
     async fn sequences(&self, tables: &[TableName]) -> Result<Vec<SequenceValue>>;
 
+    /// Ends whoever of us still reads the pipeline's log. Only for whoever has just ended their hold of the
+    /// pipeline itself. May be repeated.
+    async fn end_reader(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Removes the slot and nothing else, on purpose: the source keeps no log for the pipeline any more.
     /// Says what it removed. May be repeated.
     async fn release_slot(&self) -> Result<Option<String>>;

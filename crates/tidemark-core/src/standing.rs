@@ -68,6 +68,7 @@ impl Standing {
             Some(Owner {
                 host: running["host"].as_str()?.to_owned(),
                 pid: u32::try_from(running["pid"].as_u64()?).ok()?,
+                lease: None,
             })
         });
         let life = match owner {
@@ -103,6 +104,7 @@ mod tests {
         let owner = Owner {
             host: "a".to_owned(),
             pid: 7,
+            lease: None,
         };
         for life in [Life::Draft, Life::Still, Life::Running(owner)] {
             let mut status = Status::unknown("shop", "full_load_and_cdc");

@@ -50,6 +50,12 @@ pub trait Target: Send + Sync {
     /// naming it. From then on every commit of an older generation fails.
     async fn acquire(&self, owner: &Owner) -> Result<Generation>;
 
+    /// Whether [`Target::acquire`] had to end the lock of an earlier [`Lease`], whose server may still hold
+    /// what it had on the source.
+    fn has_ended_another(&self) -> bool {
+        false
+    }
+
     /// Waits until the owner's lock is lost, and says how; for ever where it cannot be. Not while
     /// [`Target::acquire`] runs. Cancel-safe. Commits of a run that was taken over fail in any case;
     /// this is for noticing it without a commit.
@@ -128,6 +134,18 @@ pub struct Owner {
     pub host: String,
     /// Process id.
     pub pid: u32,
+    /// The lease under which it runs pipelines, where it is one of several servers.
+    pub lease: Option<Lease>,
+}
+
+/// The right to run the pipelines of a store, which one server at a time has. A later one ends the lock
+/// of an earlier one: its server may be frozen, and would keep it for ever.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// By which the store is known.
+    pub store: String,
+    /// Increases with each server that takes over.
+    pub generation: i64,
 }
 
 /// Where a pipeline starts: a first load, or what bridges a gap.

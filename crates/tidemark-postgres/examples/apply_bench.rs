@@ -129,6 +129,7 @@ impl Bench {
         let owner = Owner {
             host: "bench".to_owned(),
             pid: std::process::id(),
+            lease: None,
         };
         target.acquire(&owner).await?;
         let start = LoadStart {

@@ -20,6 +20,7 @@ mod news;
 mod notify;
 mod schedules;
 mod server;
+mod standby;
 mod store;
 mod supervisor;
 pub mod systems;

@@ -4,7 +4,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use tidemark_core::catalogue::codes;
 use tidemark_core::config::{Secret, ServerConfig};
@@ -19,14 +18,13 @@ use crate::connections;
 use crate::files::Files;
 use crate::metrics::Requests;
 use crate::notify::Notify;
+use crate::standby;
 use crate::store::{NewToken, Seal, Store, make_directory};
 use crate::supervisor::{OWN_TENANT, Supervisor};
 use crate::systems::Systems;
 
 /// Where the first start leaves the token of an administrator.
 const TOKEN_FILE: &str = "admin.token";
-/// For how long a store that another server has is waited for: longer than a killed one keeps it.
-const IN_USE_AFTER: Duration = Duration::from_secs(15);
 
 /// How a server is to run.
 pub struct Settings {
@@ -61,7 +59,14 @@ pub struct Server {
 
 impl Server {
     /// Opens the store, takes all pipelines up, listens.
-    pub async fn start(settings: Settings, systems: Arc<dyn Systems>) -> Result<Server> {
+    ///
+    /// Where another server has the store, this one stands by (which `stands_by` hears) until it can take
+    /// over.
+    pub async fn start(
+        settings: Settings,
+        systems: Arc<dyn Systems>,
+        stands_by: impl FnOnce(SocketAddr),
+    ) -> Result<Server> {
         let Settings {
             listen,
             mut hosts,
@@ -70,7 +75,7 @@ impl Server {
             store,
             seal,
             pipelines,
-            owner,
+            mut owner,
             config,
         } = settings;
         if auth == AuthMode::Open && !listen.ip().is_loopback() {
@@ -86,9 +91,12 @@ impl Server {
             Some(url) => {
                 make_directory(&state)?;
                 let listener = bind.await.map_err(|err| unheard(listen, &err))?;
-                let address = listener.local_addr().unwrap_or(listen).to_string();
-                let opened = Store::open_shared(&url, seal, &owner, &address, IN_USE_AFTER);
-                (listener, opened.await?)
+                let address = told_address(&listener, hosts.first(), &owner)?;
+                let waits = watch::Sender::new(None);
+                let opening = Store::open_shared(&url, seal, &owner, &address, None, &waits);
+                let store = standby::wait(&listener, &waits, opening, stands_by).await?;
+                owner.lease = store.lease().cloned();
+                (listener, store)
             }
         };
         let auth = Auth::new(auth, store.clone()).await?;
@@ -157,6 +165,19 @@ impl Server {
         answering.abort();
         ended
     }
+}
+
+/// Where a server that stands by sends whoever asks it.
+fn told_address(listener: &TcpListener, host: Option<&String>, owner: &Owner) -> Result<String> {
+    let listens = listener
+        .local_addr()
+        .map_err(|err| Error::definite(codes::LISTEN_FAILED, err.to_string()))?;
+    Ok(match host {
+        Some(host) if host.contains(':') => host.clone(),
+        Some(host) => format!("{host}:{}", listens.port()),
+        None if listens.ip().is_unspecified() => format!("{}:{}", owner.host, listens.port()),
+        None => listens.to_string(),
+    })
 }
 
 fn unheard(listen: SocketAddr, err: &std::io::Error) -> Error {

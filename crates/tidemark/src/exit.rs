@@ -143,7 +143,7 @@ pub(crate) fn of_code(code: Code) -> Option<Exit> {
         _ if REFUSED.contains(&code) => Some(Exit::Refused),
         // What a server refuses, and what keeps one from starting.
         7_091 | 8_021 | 8_022 => Some(Exit::NotAllowed),
-        7_090 | 7_092 | 8_010 | 8_027 | 8_031 => Some(Exit::Unreachable),
+        7_090 | 7_092 | 7_093 | 8_010 | 8_027 | 8_031 => Some(Exit::Unreachable),
         7_000..8_000 | 8_020 | 8_023 | 8_026 | 8_028..=8_030 | 8_032 => Some(Exit::Usage),
         // What a check found, data that would be changed or lost, slots and positions: going on would
         // overwrite, mix or lose something.

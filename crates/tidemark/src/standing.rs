@@ -341,6 +341,7 @@ mod tests {
         let life = Life::Running(Owner {
             host: "a".into(),
             pid: 7,
+            lease: None,
         });
         let status = reported(PipelineState::Streaming);
         let status = settled(status, &life, &Ok(log(700)), Some(42.0));

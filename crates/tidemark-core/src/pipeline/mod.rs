@@ -373,6 +373,9 @@ impl Run {
             .observer
             .state(PipelineState::Starting, By::Engine, None);
         engine.target.acquire(&self.owner).await?;
+        if engine.target.has_ended_another() {
+            engine.source.end_reader().await?;
+        }
         failpoint::reached(failpoint::OWNER_RECORDED);
         self.record_states().await?;
         self.reconcile(&mappings).await?;

@@ -145,6 +145,7 @@ async fn run_once(world: &Shared, target: &SimTarget, is_last: bool, report: &mu
         Owner {
             host: "sim".into(),
             pid: 1,
+            lease: None,
         },
         observer,
     );

@@ -129,6 +129,10 @@ impl Source for PgSource {
         self.sequences(tables).await
     }
 
+    async fn end_reader(&self) -> Result<()> {
+        self.end_reader().await
+    }
+
     async fn release_slot(&self) -> Result<Option<String>> {
         self.release_slot().await
     }

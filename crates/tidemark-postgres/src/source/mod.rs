@@ -406,6 +406,15 @@ impl PgSource {
         Ok(removed)
     }
 
+    /// See the trait. A server that is frozen answers nothing, and its walsender waits for it up to
+    /// `wal_sender_timeout`.
+    pub async fn end_reader(&self) -> Result<()> {
+        let mut session = self.sessions.borrow(&self.options.connect).await?;
+        slot::end_reader(&mut session, &self.options.slot).await?;
+        session.give_back();
+        Ok(())
+    }
+
     /// See the trait.
     pub async fn take_back(&self) -> Result<Vec<String>> {
         let is_made = |what: &AtomicBool| what.load(Ordering::Relaxed);

@@ -31,6 +31,8 @@ const NAME_LEN_MAX: usize = 63;
 
 /// How long a removal waits for a reader that is just going away.
 const DROP_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a session that is told to end may take.
+const END_MAX: Duration = Duration::from_secs(5);
 const DROP_PAUSE: Duration = Duration::from_millis(200);
 
 /// Refuses names that no slot can have (`ReplicationSlotValidateName`, PostgreSQL 15).
@@ -343,6 +345,21 @@ pub(crate) async fn drop_ours(connection: &mut Connection, name: &str) -> Result
         }
         tokio::time::sleep(DROP_PAUSE).await;
     }
+}
+
+/// Ends a session of ours that reads the slot, and waits until it is gone.
+pub(crate) async fn end_reader(connection: &mut Connection, name: &str) -> Result<()> {
+    let deadline = Instant::now() + END_MAX;
+    while let Some(holder) = read(connection, name).await?.and_then(|slot| slot.holder) {
+        if !holder.application.starts_with("tidemark") || Instant::now() >= deadline {
+            return Err(held(name, &holder));
+        }
+        let pid = holder.pid.to_string();
+        let sql = "SELECT pg_terminate_backend($1::int4)";
+        connection.query(sql, &[Some(&pid)]).await?;
+        tokio::time::sleep(DROP_PAUSE).await;
+    }
+    Ok(())
 }
 
 /// `object_in_use`.

@@ -37,6 +37,10 @@ impl Target for PgTarget {
         self.acquire(owner).await
     }
 
+    fn has_ended_another(&self) -> bool {
+        self.has_ended_another()
+    }
+
     async fn lost(&self) -> Error {
         self.lost().await
     }

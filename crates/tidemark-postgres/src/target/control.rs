@@ -212,6 +212,7 @@ impl Control for PgControl {
         Ok(Some(Owner {
             host: row.get_str(0)?.to_owned(),
             pid: row.get(1)?,
+            lease: None,
         }))
     }
 }

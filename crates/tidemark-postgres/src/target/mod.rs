@@ -10,7 +10,7 @@
 //! target then keep still, since the source's have done their work already.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tidemark_core::catalogue::codes;
@@ -72,6 +72,8 @@ pub struct PgTarget {
     pipeline: String,
     /// 0 until [`PgTarget::acquire`].
     generation: Arc<AtomicU64>,
+    /// See [`PgTarget::has_ended_another`].
+    ended_another: Arc<AtomicBool>,
     lock: tokio::sync::Mutex<owner::Lock>,
     idle: Mutex<Vec<Connection>>,
     triggers: OnceLock<Triggers>,
@@ -105,6 +107,7 @@ impl PgTarget {
             config,
             pipeline: pipeline.into(),
             generation: Arc::default(),
+            ended_another: Arc::default(),
             lock: tokio::sync::Mutex::default(),
             idle: Mutex::default(),
             triggers: OnceLock::new(),
@@ -140,7 +143,14 @@ impl PgTarget {
         let mut lock = self.lock.lock().await;
         let generation = lock.acquire(&self.config, &self.pipeline, owner).await?;
         self.generation.store(generation.0, Ordering::Release);
+        self.ended_another
+            .store(lock.has_ended_another, Ordering::Release);
         Ok(generation)
+    }
+
+    /// Whether the lock of an earlier lease was ended.
+    pub fn has_ended_another(&self) -> bool {
+        self.ended_another.load(Ordering::Acquire)
     }
 
     /// Waits until the pipeline's lock is lost, and says how.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use tidemark_core::catalogue::codes;
 use tidemark_core::checkpoint::Generation;
-use tidemark_core::target::Owner;
+use tidemark_core::target::{Lease, Owner};
 use tidemark_core::{Context, Error, Result, failpoint};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -41,6 +41,8 @@ pub(super) struct Lock {
     former_pid: Option<u32>,
     /// Whether the pipeline has been ours in this run already.
     was_held: bool,
+    /// Whether the lock of an earlier lease was ended in this run.
+    pub(super) has_ended_another: bool,
 }
 
 impl Lock {
@@ -53,7 +55,7 @@ impl Lock {
     ) -> Result<Generation> {
         let mut connection = match self.take_alive().await {
             Some(connection) => connection,
-            None => self.take_lock(config, pipeline).await?,
+            None => self.take_lock(config, pipeline, owner).await?,
         };
         self.former_pid = Some(connection.pid());
         metadata::migrate(&mut connection).await?;
@@ -91,7 +93,12 @@ impl Lock {
         matches!(answer, Ok(Ok(()))).then_some(connection)
     }
 
-    async fn take_lock(&mut self, config: &ConnectConfig, pipeline: &str) -> Result<Connection> {
+    async fn take_lock(
+        &mut self,
+        config: &ConnectConfig,
+        pipeline: &str,
+        owner: &Owner,
+    ) -> Result<Connection> {
         let mut connection = Connection::connect(config, Role::Ordinary).await?;
         if let Err(error) = connection.run(NOTICE_DEATH).await {
             tracing::debug!("the server does not take keepalive settings: {error}");
@@ -100,8 +107,13 @@ impl Lock {
         while !try_lock(&mut connection, pipeline).await? {
             let holder = holder(&mut connection, pipeline).await?;
             let is_ours = holder.is_some() && holder == self.former_pid;
+            let is_over = match (holder, &owner.lease) {
+                (Some(pid), Some(lease)) => is_earlier(&mut connection, pid, lease).await?,
+                _ => false,
+            };
+            self.has_ended_another |= is_over;
             if let Some(pid) = holder
-                && (!is_ours || Instant::now() > deadline)
+                && (!(is_ours || is_over) || Instant::now() > deadline)
             {
                 return Err(refusal(&mut connection, pipeline, pid).await?);
             }
@@ -113,8 +125,37 @@ impl Lock {
                 sleep(FORMER_SESSION_POLL).await;
             }
         }
+        if let Some(lease) = &owner.lease {
+            let name = format!("{LEASE}{} {}", lease.store, lease.generation);
+            let sql = "SELECT set_config('application_name', $1, false)";
+            connection.query(sql, &[Some(&name)]).await?;
+        }
         Ok(connection)
     }
+}
+
+/// What the session of a lock is named, before the store and the generation of its lease.
+const LEASE: &str = "tidemark lease ";
+
+/// Whether a session has the lock under an earlier lease of the same store.
+async fn is_earlier(connection: &mut Connection, pid: u32, lease: &Lease) -> Result<bool> {
+    let pid = pid.to_string();
+    let sql = "SELECT application_name FROM pg_stat_activity WHERE pid = $1::int4";
+    let found = connection.query(sql, &[Some(&pid)]).await?;
+    let Some(row) = found.rows.first() else {
+        return Ok(false);
+    };
+    let name = row.opt_str(0)?.unwrap_or_default();
+    let Some((store, generation)) = name
+        .strip_prefix(LEASE)
+        .and_then(|rest| rest.split_once(' '))
+    else {
+        return Ok(false);
+    };
+    let is_before = generation
+        .parse()
+        .is_ok_and(|generation: i64| generation < lease.generation);
+    Ok(store == lease.store && is_before)
 }
 
 /// The lock's number: the first 64 bits of a hash of the name.

@@ -75,6 +75,7 @@ pub(crate) fn owner(pid: u32) -> Owner {
     Owner {
         host: "host-a".to_owned(),
         pid,
+        lease: None,
     }
 }
 

@@ -84,7 +84,7 @@ async fn ready(State(app): State<Arc<App>>, Params(params): Params<ReadyParams>)
         Ok(_) => "ok".into(),
         Err(err) => err.code().to_string().into(),
     };
-    let body = json!({ "ready": is_ready, "store": store, "listener": "ok",
+    let body = json!({ "ready": is_ready, "role": "leader", "store": store, "listener": "ok",
         "pipelines_lost": is_strict.then_some(lost) });
     (status, Answer(body)).into_response()
 }

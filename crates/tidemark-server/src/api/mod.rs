@@ -36,7 +36,7 @@ mod merge;
 mod monitoring;
 mod pages;
 mod pipelines;
-mod problem;
+pub(crate) mod problem;
 mod quarantine;
 #[cfg(test)]
 mod reference;

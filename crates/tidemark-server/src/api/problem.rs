@@ -100,7 +100,7 @@ impl Failure {
 
 /// The status that goes with an error.
 fn status_of(err: &Error) -> StatusCode {
-    const BY_CODE: [(Code, StatusCode); 20] = [
+    const BY_CODE: [(Code, StatusCode); 21] = [
         (codes::API_MALFORMED, StatusCode::BAD_REQUEST),
         (codes::API_NO_TOKEN, StatusCode::UNAUTHORIZED),
         (codes::API_NOT_ALLOWED, StatusCode::FORBIDDEN),
@@ -121,6 +121,7 @@ fn status_of(err: &Error) -> StatusCode {
         (codes::STORE_UNREACHABLE, StatusCode::SERVICE_UNAVAILABLE),
         (codes::STORE_REFUSED, StatusCode::SERVICE_UNAVAILABLE),
         (codes::STORE_TAKEN_OVER, StatusCode::SERVICE_UNAVAILABLE),
+        (codes::SERVER_STANDS_BY, StatusCode::SERVICE_UNAVAILABLE),
     ];
     let by_code = BY_CODE.iter().find(|(code, _)| *code == err.code());
     if let Some((_, status)) = by_code {

@@ -4,11 +4,12 @@
 //! are those of the database alone, so clocks of servers may differ. A transaction of the holder has
 //! the row `FOR KEY SHARE`: making it longer goes past that, taking it over (`FOR UPDATE`) waits.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tidemark_core::catalogue::codes;
-use tidemark_core::target::Owner;
-use tidemark_core::{Error, Result};
+use tidemark_core::target::{Lease, Owner};
+use tidemark_core::{Error, ErrorKind, Result};
 use tidemark_postgres::config::ConnectConfig;
 use tidemark_postgres::wire::Connection;
 use tokio::sync::watch;
@@ -17,9 +18,9 @@ use tokio::time::Instant;
 use super::postgres::{ANSWER_WITHIN, Postgres, within};
 
 /// How long a lease lasts unless it is made longer, and how often it is.
-const LASTS_SECONDS: u32 = 9;
+const LASTS_SECONDS: u32 = 7;
 const RENEW_EVERY: Duration = Duration::from_secs(2);
-const RENEW_WITHIN: Duration = Duration::from_secs(4);
+const RENEW_WITHIN: Duration = Duration::from_secs(3);
 /// How often a lease that another server has is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -31,12 +32,36 @@ pub(crate) struct Holder {
     pub(crate) address: String,
 }
 
-/// Takes the lease if it is over: gives the generation from which on it is ours, or who has it.
+/// How the lease of this server stands.
+pub(super) struct Kept {
+    /// When it was made longer last.
+    pub(super) renewed: Mutex<Instant>,
+    /// Whether another server has it.
+    pub(super) taken: watch::Sender<bool>,
+}
+
+impl Kept {
+    pub(super) fn new() -> Kept {
+        Kept {
+            renewed: Mutex::new(Instant::now()),
+            taken: watch::Sender::new(false),
+        }
+    }
+
+    /// Whether nobody else can have it at this moment. A process that was frozen finds it over.
+    pub(super) fn is_certain(&self) -> bool {
+        let renewed = *self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+        let lasts = Duration::from_secs(u64::from(LASTS_SECONDS));
+        !*self.taken.borrow() && renewed.elapsed() < lasts
+    }
+}
+
+/// Takes the lease if it is over: gives the lease that is ours from then on, or who has it.
 pub(super) async fn take(
     postgres: &mut Postgres,
     owner: &Owner,
     address: &str,
-) -> Result<Result<i64, Holder>> {
+) -> Result<Result<Lease, Holder>> {
     let deadline = Instant::now() + ANSWER_WITHIN;
     let mut connection = postgres.begin(deadline).await?;
     let taken = within(deadline, take_in(&mut connection, owner, address)).await;
@@ -47,7 +72,7 @@ async fn take_in(
     connection: &mut Connection,
     owner: &Owner,
     address: &str,
-) -> Result<Result<i64, Holder>> {
+) -> Result<Result<Lease, Holder>> {
     let sql = "SELECT holder, address, until < pg_catalog.clock_timestamp() FROM store";
     let found = connection.query(sql, &[]).await?;
     let row = found.one()?;
@@ -58,9 +83,10 @@ async fn take_in(
         }));
     }
     // Whoever was quicker has made it longer meanwhile.
-    let sql = "SELECT generation, until < pg_catalog.clock_timestamp() FROM store FOR UPDATE";
+    let sql = "SELECT generation, until < pg_catalog.clock_timestamp(), id FROM store FOR UPDATE";
     let found = connection.query(sql, &[]).await?;
-    let generation: i64 = found.one()?.get(0)?;
+    let generation = found.one()?.get::<i64>(0)? + 1;
+    let store = found.one()?.get_str(2)?.to_owned();
     if !found.one()?.get_bool(1)? {
         return Ok(Err(Holder {
             name: "another server".to_owned(),
@@ -68,42 +94,48 @@ async fn take_in(
         }));
     }
     let sql = format!(
-        "UPDATE store SET generation = {}, holder = $1, address = $2, \
-         until = pg_catalog.clock_timestamp() + interval '{LASTS_SECONDS} s'",
-        generation + 1
+        "UPDATE store SET generation = {generation}, holder = $1, address = $2, \
+         until = pg_catalog.clock_timestamp() + interval '{LASTS_SECONDS} s'"
     );
     let holder = format!("process {} on {}", owner.pid, owner.host);
     connection
         .query(&sql, &[Some(&holder), Some(address)])
         .await?;
-    Ok(Ok(generation + 1))
+    Ok(Ok(Lease { store, generation }))
 }
 
-/// Waits until the lease is ours.
+/// Waits until the lease is ours, for ever unless `patience` ends. Says meanwhile who has it.
 pub(super) async fn wait(
     postgres: &mut Postgres,
     owner: &Owner,
     address: &str,
-    patience: Duration,
-) -> Result<()> {
-    let until = Instant::now() + patience;
+    patience: Option<Duration>,
+    waits: &watch::Sender<Option<Holder>>,
+) -> Result<Lease> {
+    let began = Instant::now();
     loop {
-        match take(postgres, owner, address).await? {
-            Ok(generation) => {
-                postgres.generation = generation;
-                return Ok(());
+        match take(postgres, owner, address).await {
+            Ok(Ok(lease)) => {
+                postgres.generation = lease.generation;
+                return Ok(lease);
             }
-            Err(holder) if Instant::now() > until => {
+            Ok(Err(holder)) if patience.is_some_and(|patience| began.elapsed() >= patience) => {
                 let text = format!("{} has it", holder.name);
                 return Err(Error::definite(codes::STORE_IN_USE, text));
             }
-            Err(_) => tokio::time::sleep(LOOK_EVERY).await,
+            Ok(Err(holder)) => drop(waits.send_replace(Some(holder))),
+            // Whoever stands by outlives the store's own troubles.
+            Err(err) if err.kind() == ErrorKind::Transient && waits.borrow().is_some() => {
+                tracing::debug!(error = %err, "the lease is not looked at");
+            }
+            Err(err) => return Err(err),
         }
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 
 /// Makes the lease longer until somebody else has it.
-pub(super) async fn keep(config: ConnectConfig, generation: i64, taken: watch::Sender<bool>) {
+pub(super) async fn keep(config: ConnectConfig, generation: i64, kept: Arc<Kept>) {
     // On a connection of its own: work that takes its time must not cost the lease.
     let mut postgres = Postgres::new(config);
     let sql = format!(
@@ -111,12 +143,15 @@ pub(super) async fn keep(config: ConnectConfig, generation: i64, taken: watch::S
          WHERE generation = {generation}"
     );
     loop {
+        let asked = Instant::now();
         match write(&mut postgres, &sql, RENEW_WITHIN).await {
             Ok(0) => {
-                taken.send_replace(true);
+                kept.taken.send_replace(true);
                 return;
             }
-            Ok(_) => {}
+            Ok(_) => {
+                *kept.renewed.lock().unwrap_or_else(PoisonError::into_inner) = asked;
+            }
             Err(err) => tracing::debug!(error = %err, "the lease is not made longer"),
         }
         tokio::time::sleep(RENEW_EVERY).await;

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use tidemark_core::catalogue::codes;
 use tidemark_core::config::Secret;
-use tidemark_core::target::Owner;
+use tidemark_core::target::{Lease, Owner};
 use tidemark_core::{Error, Result};
 use tidemark_postgres::config::{ConnectConfig, Side};
 use tokio::runtime::Handle;
@@ -31,6 +31,7 @@ pub(crate) use alerts::{AlertMove, AlertRow, AlertState};
 pub(crate) use deliveries::{Attempted, DeliveryRow, NewDelivery};
 pub(crate) use history::{HistoryRow, Sample, Step};
 pub(crate) use journal::{AuditRow, Cursor, Entry, EventRow, EventsWanted, Level, RunRow};
+pub(crate) use lease::Holder;
 pub(crate) use operations::{OperationRow, VerificationRow};
 pub(crate) use pipelines::{Desired, DesiredState, Key, NewPipeline, PipelineRow};
 pub(crate) use schedules::{RunState, ScheduleRun, Standing, Told};
@@ -75,8 +76,9 @@ struct Inner {
     seal: Seal,
     /// For messages.
     place: String,
-    /// Whether another server has it now.
-    taken: watch::Sender<bool>,
+    /// Under which this server has it, where others could.
+    lease: Option<Lease>,
+    held: Arc<lease::Kept>,
     /// Makes the lease longer, where there is one.
     keeping: OnceLock<AbortHandle>,
 }
@@ -109,13 +111,14 @@ impl Store {
     }
 
     /// Opens the store in a PostgreSQL database, makes it where there is none, waits until no other
-    /// server has it, and brings an older one to this version.
+    /// server has it (saying who has), and brings an older one to this version.
     pub(crate) async fn open_shared(
         url: &Secret,
         seal: Seal,
         owner: &Owner,
         address: &str,
-        patience: Duration,
+        patience: Option<Duration>,
+        waits: &watch::Sender<Option<Holder>>,
     ) -> Result<Store> {
         let mut config = ConnectConfig::parse(url.expose(), Side::Store)?;
         config.set_pipeline("serve");
@@ -123,14 +126,17 @@ impl Store {
         let mut kept = Postgres::new(config.clone());
         let waited = async {
             kept.make(Instant::now() + ANSWER_WITHIN).await?;
-            lease::wait(&mut kept, owner, address, patience).await
+            lease::wait(&mut kept, owner, address, patience, waits).await
         };
         let opening = |err: Error| err.context(format!("open the store {place}"));
-        waited.await.map_err(opening)?;
-        let generation = kept.generation;
+        let lease = waited.await.map_err(opening)?;
+        let generation = lease.generation;
         let kept = Kept::Postgres(Arc::new(tokio::sync::Mutex::new(kept)));
-        let store = Store::of(kept, seal, place.clone());
-        let keeping = lease::keep(config, generation, store.inner.taken.clone());
+        let mut store = Store::of(kept, seal, place.clone());
+        if let Some(inner) = Arc::get_mut(&mut store.inner) {
+            inner.lease = Some(lease);
+        }
+        let keeping = lease::keep(config, generation, Arc::clone(&store.inner.held));
         let keeping = tokio::spawn(keeping).abort_handle();
         store.inner.keeping.set(keeping).ok();
         let opened = async {
@@ -153,15 +159,26 @@ impl Store {
                 kept,
                 seal,
                 place,
-                taken: watch::Sender::new(false),
+                lease: None,
+                held: Arc::new(lease::Kept::new()),
                 keeping: OnceLock::new(),
             }),
         }
     }
 
+    /// Under which this server has it, where others could.
+    pub(crate) fn lease(&self) -> Option<&Lease> {
+        self.inner.lease.as_ref()
+    }
+
+    /// Whether no other server can have it at this moment.
+    pub(crate) fn is_certain(&self) -> bool {
+        self.inner.lease.is_none() || self.inner.held.is_certain()
+    }
+
     /// Waits until another server has it; for ever where that cannot be.
     pub(crate) async fn taken_over(&self) -> Error {
-        let mut taken = self.inner.taken.subscribe();
+        let mut taken = self.inner.held.taken.subscribe();
         taken.wait_for(|taken| *taken).await.ok();
         let text = "another server has taken it over";
         let place = &self.inner.place;

@@ -32,10 +32,11 @@ const BEGIN: &str = "BEGIN; SET LOCAL search_path = tidemark_server; \
      SET LOCAL lock_timeout = '8s'; SET LOCAL synchronous_commit = on";
 /// Two servers that start at once make the schema one after the other.
 const ALONE: &str = "SELECT pg_catalog.pg_advisory_xact_lock(8390042714005103987)";
-const MAKE: &str = "CREATE TABLE IF NOT EXISTS store (one boolean PRIMARY KEY CHECK (one), \
+const MAKE: &str = "CREATE TABLE IF NOT EXISTS store (one boolean PRIMARY KEY CHECK (one), id text NOT NULL, \
      version bigint NOT NULL, generation bigint NOT NULL, holder text NOT NULL, address text NOT NULL, \
      until timestamptz NOT NULL); \
-     INSERT INTO store VALUES (true, 0, 0, '', '', '-infinity') ON CONFLICT DO NOTHING";
+     INSERT INTO store VALUES (true, pg_catalog.md5(pg_catalog.random()::text \
+     || pg_catalog.clock_timestamp()::text), 0, 0, '', '', '-infinity') ON CONFLICT DO NOTHING";
 
 /// The connection, while there is one, and when it may be tried again.
 pub(super) struct Postgres {

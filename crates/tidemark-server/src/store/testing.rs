@@ -16,9 +16,12 @@ pub(crate) async fn open_shared(url: &str, digit: char) -> Result<Store> {
     let owner = Owner {
         host: "here".to_owned(),
         pid: 7,
+        lease: None,
     };
     let url = Secret::new(url.to_owned());
-    Store::open_shared(&url, seal(digit), &owner, "127.0.0.1:1", Duration::ZERO).await
+    let waits = tokio::sync::watch::Sender::new(None);
+    let patience = Some(Duration::ZERO);
+    Store::open_shared(&url, seal(digit), &owner, "127.0.0.1:1", patience, &waits).await
 }
 
 pub(crate) fn new_pipeline(tenant: &str, id: &str) -> NewPipeline {

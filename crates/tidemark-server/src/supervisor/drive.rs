@@ -65,6 +65,17 @@ pub(super) async fn drive(shared: Arc<Shared>, member: Arc<Member>) {
             }
             continue;
         }
+        if !shared.store.is_certain() {
+            // Where another server may have taken over, a run that has ended is for that one to begin.
+            let why =
+                "TM7090: the store is away, and another server may have taken over".to_owned();
+            member.rests(Rest::of("starting", "engine", Some(why)));
+            tokio::select! {
+                () = tokio::time::sleep(CAUGHT_UP_EVERY) => {}
+                _ = closing.wait_for(|closing| *closing) => {}
+            }
+            continue;
+        }
         let ended = run(
             &shared,
             &member,

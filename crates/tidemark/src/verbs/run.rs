@@ -322,6 +322,7 @@ pub(crate) fn owner() -> Owner {
     Owner {
         host,
         pid: std::process::id(),
+        lease: None,
     }
 }
 

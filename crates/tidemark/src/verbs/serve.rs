@@ -106,7 +106,18 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &ServeArgs) -> Outco
         owner: super::run::owner(),
         config: config(arguments)?,
     };
-    let server = Server::start(settings, Arc::new(Served)).await?;
+    let stands_by = |address: SocketAddr| {
+        tracing::info!(address = %address, "stands by at http://{address}");
+        notices.ready(&format!("stands by at http://{address}"));
+    };
+    let server = tokio::select! {
+        started = Server::start(settings, Arc::new(Served), stands_by) => started?,
+        never = notices.stay_alive() => match never {},
+        _ = invocation.signals.stop() => {
+            notices.stopping("it has not begun");
+            return Ok(Answer::new("✓ stopped before it began", json!({ "address": null })));
+        }
+    };
     let address = server.address()?;
     tracing::info!(address = %address, "serves http://{address}/api/v1");
     if let Some(file) = server.token_file() {

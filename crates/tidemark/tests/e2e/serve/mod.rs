@@ -73,10 +73,12 @@ impl Server {
     async fn listens(&mut self) {
         let address = wait_for(PATIENCE, "the server to listen", || async {
             let log = self.log();
-            let said = log
-                .lines()
-                .find_map(|line| line.split("serves http://").nth(1));
-            Ok(said.and_then(|rest| rest.split('/').next().map(str::to_owned)))
+            let said = log.lines().find_map(|line| {
+                let after = |words| line.split(words).nth(1);
+                after("serves http://").or_else(|| after("stands by at http://"))
+            });
+            let is_over = |sign: char| !(sign.is_ascii_digit() || sign == '.' || sign == ':');
+            Ok(said.and_then(|rest| rest.split(is_over).next().map(str::to_owned)))
         });
         self.address = match address.await {
             Ok(address) => address,

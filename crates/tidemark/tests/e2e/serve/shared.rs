@@ -1,5 +1,7 @@
 //! A store in a PostgreSQL database, which may be away, and which servers share.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 use tidemark_lab::http::Request;
 use tidemark_lab::proxy::Proxy;
@@ -12,6 +14,9 @@ use crate::writing::Writers;
 
 /// The key of the store, which all servers are given.
 const KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+/// How long pipelines may stand still when a server is gone.
+const TAKES_OVER_WITHIN: Duration = Duration::from_secs(15);
 
 /// A server whose store is in this database.
 async fn served(url: &str) -> Server {
@@ -79,6 +84,65 @@ async fn a_store_in_a_database_may_be_away_while_pipelines_go_on() {
     assert!(stage.slots().await.is_empty());
     assert_eq!(server.terminate().await, Some(0), "{}", server.log());
     assert!(!server.log().contains("TM7092"), "{}", server.log());
+}
+
+/// The other server has the pipeline in time, and applies.
+async fn takes_over(server: &Server, since: Instant, writers: &Writers) {
+    server.wait_for_state("srv_standby", "streaming").await;
+    let took = since.elapsed();
+    assert!(took < TAKES_OVER_WITHIN, "{took:?}\n{}", server.log());
+    writers.busy(20).await;
+}
+
+#[tokio::test]
+async fn whoever_stands_by_takes_over_from_a_server_that_is_killed_or_frozen() {
+    let stage = Stage::new("srv_standby").await;
+    Writers::set_up(&stage).await;
+    let database = PostgresServer::shared().await.unwrap();
+    let name = database.fresh_database("store").await.unwrap();
+    let url = database.url_to(&name);
+    let mut first = served(&url).await;
+    let body = definition(&stage);
+    let answer = first.post("/pipelines?start=true", &body).await;
+    assert_eq!(answer.status, 201, "{}", answer.text());
+    let begun = first.wait_for_state("srv_standby", "streaming").await;
+    let writers = Writers::start(&stage, 7);
+
+    let mut second = served(&url).await;
+    let ready = second.send(Request::new("GET", "/readyz?verbose=1")).await;
+    let expected = json!({ "ready": true, "role": "standby", "leader": first.address });
+    assert_eq!((ready.status, ready.json().unwrap()), (200, expected));
+    let asked = second.request("GET", "/pipelines?limit=1");
+    let sent = second.send(asked).await;
+    let place = format!("http://{}/api/v1/pipelines?limit=1", first.address);
+    assert_eq!(sent.status, 307, "{}", sent.text());
+    assert_eq!(sent.header("location"), Some(place.as_str()));
+    writers.busy(20).await;
+
+    let killed = Instant::now();
+    first.child.kill().await.unwrap();
+    takes_over(&second, killed, &writers).await;
+    first.restart().await;
+    let ready = first.send(Request::new("GET", "/readyz?verbose=1")).await;
+    assert_eq!(ready.json().unwrap()["role"], "standby");
+
+    // Its sessions on both sides stay open, and hold the pipeline's lock and slot.
+    let frozen = Instant::now();
+    second.signal(rustix::process::Signal::STOP);
+    takes_over(&first, frozen, &writers).await;
+    second.signal(rustix::process::Signal::CONT);
+    let ended = tokio::time::timeout(PATIENCE, second.child.wait()).await;
+    let ended = ended.unwrap_or_else(|_| panic!("it goes on\n{}", second.log()));
+    assert_eq!(ended.unwrap().code(), Some(5), "{}", second.log());
+    assert!(second.log().contains("TM7092"), "{}", second.log());
+    writers.busy(20).await;
+    writers.stop().await;
+    stage.wait_until_identical().await;
+    let still = first.get("/pipelines/srv_standby").await;
+    assert_eq!(still["state"], "streaming", "{still}");
+    assert_eq!(still["full_load_lsn"], begun["full_load_lsn"]);
+    assert_eq!(first.terminate().await, Some(0), "{}", first.log());
+    stage.clear().await;
 }
 
 #[tokio::test]
