@@ -421,11 +421,8 @@ impl Run {
                 Some(self.open(&mappings, &[]).await?)
             }
             Start::Anew(slot) => {
-                let leftover = slot.as_deref();
-                Some(
-                    self.begin_anew(leftover, checkpoint.as_ref(), &mappings)
-                        .await?,
-                )
+                let (leftover, before) = (slot.as_deref(), checkpoint.as_ref());
+                Some(self.begin_anew(leftover, before, &mappings).await?)
             }
             Start::LoadOnce => {
                 let was_loaded_before = checkpoint.is_some();
