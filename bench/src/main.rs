@@ -3,6 +3,7 @@
 //! - [`settings`]: what is asked
 //! - [`stage`]: two servers, the programs
 //! - [`data`], [`load`]: full loads; [`drain`]: backlogs; [`compare`]; [`latency`]
+//! - [`long`]: what could make memory grow; only when asked for
 //! - [`meter`]: what a run costs; [`report`]: medians and requirements; [`page`]: text of it all
 //!
 //! Never run as a test: a figure is for people to judge, on a machine that does nothing else.
@@ -17,6 +18,7 @@ mod data;
 mod drain;
 mod latency;
 mod load;
+mod long;
 mod meter;
 mod page;
 mod pipeline_file;
@@ -84,6 +86,10 @@ async fn measure() -> Result<()> {
     if settings.has("latency") {
         announce("latency")?;
         show(&mut contests, latency::measure(&stage, &settings).await?)?;
+    }
+    if settings.has("long") {
+        announce("long")?;
+        long::measure(&stage, &settings).await?;
     }
     write!(std::io::stdout(), "\n{}", page::tables(&contests))?;
     if let Some(path) = &settings.page {

@@ -35,6 +35,9 @@ pub(crate) struct Which {
     /// A key of the file with another value, for this command alone (may be repeated)
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_set)]
     set: Vec<(String, String)>,
+    /// Keys that have flags of their own.
+    #[arg(skip)]
+    flags: Vec<Override>,
 }
 
 fn parse_set(text: &str) -> Result<(String, String), String> {
@@ -120,6 +123,7 @@ impl Which {
         Which {
             pipeline: Some(file.display().to_string()),
             set: Vec::new(),
+            flags: Vec::new(),
         }
     }
 
@@ -147,9 +151,25 @@ impl Which {
         }
     }
 
-    /// What the file says, with `--set` and variables on top.
+    /// The same with a key as a flag says, if it is given.
+    pub(crate) fn with(mut self, key: &str, flag: &str, value: Option<&String>) -> Which {
+        self.flags.extend(value.map(|value| Override {
+            path: key.to_owned(),
+            text: value.clone(),
+            origin: Origin::Flag(flag.to_owned()),
+        }));
+        self
+    }
+
+    /// What the file says, with flags and variables on top.
     pub(crate) fn read(&self, file: &Path) -> Result<Reading, Failure> {
-        read(file, &self.set)
+        let set = self.set.iter().map(|(key, value)| Override {
+            path: key.clone(),
+            text: value.clone(),
+            origin: Origin::Flag(format!("--set {key}")),
+        });
+        let overrides: Vec<Override> = set.chain(self.flags.iter().cloned()).collect();
+        read(file, &overrides)
     }
 }
 
@@ -246,15 +266,11 @@ pub(crate) fn all_here() -> Vec<PathBuf> {
 }
 
 /// Reads a pipeline file with everything around it.
-fn read(file: &Path, set: &[(String, String)]) -> Result<Reading, Failure> {
-    read_document(file, document(file)?, set)
+fn read(file: &Path, flags: &[Override]) -> Result<Reading, Failure> {
+    read_document(file, document(file)?, flags)
 }
 
-fn read_document(
-    file: &Path,
-    document: Document,
-    set: &[(String, String)],
-) -> Result<Reading, Failure> {
+fn read_document(file: &Path, document: Document, flags: &[Override]) -> Result<Reading, Failure> {
     let connections = match file.parent().unwrap_or(Path::new("")).join(CONNECTIONS) {
         path if path.is_file() => Some(self::document(&path)?),
         _ => None,
@@ -262,11 +278,7 @@ fn read_document(
     let variables = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     let mut overrides = config::overrides_of(variables)?;
-    overrides.extend(set.iter().map(|(key, value)| Override {
-        path: key.clone(),
-        text: value.clone(),
-        origin: Origin::Flag(format!("--set {key}")),
-    }));
+    overrides.extend_from_slice(flags);
     let surroundings = Around::of_file(file);
     Ok(config::read(Input {
         file: document,

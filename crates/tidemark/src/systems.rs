@@ -37,6 +37,9 @@ pub(crate) fn source(config: &PipelineConfig, file: &Path) -> Result<Arc<dyn Sou
             options.publication.clone_from(&postgres.publication);
             options.create = postgres.create;
             options.origin = postgres.origin;
+            options.queue_bytes_max = config.memory.queue_bytes();
+            options.held_bytes_max = config.memory.held_bytes();
+            options.spool_bytes_max = config.memory.spool_bytes();
             options.slot_creation_timeout = postgres.slot_creation_timeout;
             if let Some(directory) = &config.stream.spool_dir {
                 options.spool_dir = beside(file, directory);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::choice::{Choice, Create, MaskKind, OnMaxRetained, OnRowError, Origin as ChangeOrigin};
 use super::endpoint::{self, Connections};
 use super::keys::LATER_VALUES;
+use super::memory::Memory;
 use super::problem::{Located, Place, Problem, Problems, suggestion};
 use super::secret::Secret;
 use super::settings::{Settings, Value};
@@ -52,6 +53,7 @@ pub(super) fn build(
             .into_iter()
             .map(|tag| tag.value)
             .collect(),
+        memory: Memory(settings.number("pipeline.memory")?),
         source: SourceConfig {
             endpoint: source,
             postgres,

@@ -257,6 +257,7 @@ fn pipeline_keys() -> Vec<Key> {
         ),
         key("pipeline.description", Kind::Text, "For people."),
         key("pipeline.tags", Kind::List, "For people and lists.").or("[]"),
+        key("pipeline.memory", Kind::Bytes { min: 64 * MB, max: TB }, "How much it may hold, about: a batch has at most a sixteenth of it, what waits to be decoded a 64th, pieces of transactions in progress a 64th (the rest goes to disk), large values of the log a quarter, and a load has a worker for each 4 MiB at most. Not bounded is a single row of the log, which is held whole in its text form, and three times where it is put aside or its table has no key; nor what a verification and the program itself take, some 40 MB.").or("\"512 MB\""),
     ]
 }
 

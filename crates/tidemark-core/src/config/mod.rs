@@ -29,6 +29,7 @@ mod endpoint;
 mod format;
 mod hide;
 mod keys;
+mod memory;
 mod overrides;
 pub mod problem;
 mod read;
@@ -54,6 +55,7 @@ pub use choice::{
 };
 pub use format::format;
 pub use hide::masked;
+pub use memory::Memory;
 pub use overrides::Override;
 pub use problem::{Document, Located, Place, Problem, Problems};
 pub use reference::reference;
@@ -143,6 +145,8 @@ pub struct PipelineConfig {
     pub description: Option<String>,
     /// For people and lists.
     pub tags: Vec<String>,
+    /// How much it may hold.
+    pub memory: Memory,
     /// Where rows come from.
     pub source: SourceConfig,
     /// Where rows go.

@@ -64,6 +64,7 @@ fn a_small_file_gets_the_defaults() {
         config.source.postgres.slot_creation_timeout,
         Duration::from_mins(10)
     );
+    assert_eq!(config.memory, Memory(512_000_000));
     assert!(config.target.create_tables);
     assert_eq!(config.target.existing, Existing::LoadIfEmpty);
     assert_eq!(config.load.parallel_chunks, 4);
@@ -98,6 +99,7 @@ const FULL: &str = include_str!("tests/full.toml");
 fn every_key_reaches_the_engine() {
     let config = config(FULL);
     assert_eq!(config.tags, ["finance", "tier-1"]);
+    assert_eq!(config.memory, Memory(1_000_000_000));
     assert_eq!(
         config.source.endpoint.password,
         Some(Secret::new("value of ORDERS_PASSWORD"))

@@ -440,7 +440,7 @@ impl<'a> Stream<'a> {
         self.applier.give(Task::Drain {
             mapping,
             router,
-            bytes_max: DRAIN_BYTES_MAX,
+            bytes_max: DRAIN_BYTES_MAX.min(self.engine.options.batch_bytes_max),
         });
         self.resyncs.draining(route);
     }

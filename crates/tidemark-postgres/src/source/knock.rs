@@ -20,7 +20,7 @@ pub fn log(bytes: &[u8]) {
     };
     let mut assembler = Assembler::new(Lsn(0x10), "tidemark:shop");
     // Nothing here outgrows memory, so the directory is never looked for.
-    let mut spool = Spool::new(PathBuf::from("/nonexistent"));
+    let mut spool = Spool::new(PathBuf::from("/nonexistent"), 8 << 20);
     let mut at = 0;
     loop {
         let mut out = Output::default();

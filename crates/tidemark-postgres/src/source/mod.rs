@@ -79,6 +79,8 @@ pub struct PgSourceOptions {
     pub slot_creation_timeout: Duration,
     /// Where transactions in progress wait for their commit.
     pub spool_dir: PathBuf,
+    /// What they may hold in memory there.
+    pub spool_bytes_max: usize,
     /// The server is told what we have at least so often.
     pub status_interval: Duration,
     /// A server that says nothing for so long is given up.
@@ -104,6 +106,7 @@ impl PgSourceOptions {
             origin: ChangeOrigin::Any,
             slot_creation_timeout: Duration::from_mins(10),
             spool_dir: std::env::temp_dir(),
+            spool_bytes_max: 8 << 20,
             status_interval: stream.status_interval,
             silence_timeout: stream.silence_timeout,
             queue_bytes_max: stream.queue_bytes_max,

@@ -2,7 +2,7 @@
 //!
 //! Each has an anonymous temporary file: it has no name, so that nothing is left behind when we are
 //! killed. Pieces below [`BUFFER_BYTES_MAX`] stay in memory, so small transactions never touch the
-//! disk. Memory is bounded: by that limit for each transaction, and by [`MEMORY_BYTES_MAX`] for all.
+//! disk. Memory is bounded: by that limit for each transaction, and by another for all.
 //!
 //! What is kept are frames of the stream as they came, whole and in order, read back in chunks of
 //! whole frames. All I/O here blocks; [`super::stream`] calls what may touch the disk on a thread for
@@ -27,9 +27,6 @@ mod tests;
 /// What one transaction may hold in memory.
 const BUFFER_BYTES_MAX: usize = 64 * 1024;
 
-/// What all of them may hold in memory.
-const MEMORY_BYTES_MAX: usize = 8 * 1024 * 1024;
-
 /// Says so in the log when a transaction has put this much aside, and at each doubling.
 const NOTABLE_BYTES: u64 = 256 * 1024 * 1024;
 
@@ -39,6 +36,7 @@ pub(crate) struct Spool {
     directory: Arc<Path>,
     transactions: HashMap<u32, Kept>,
     memory_bytes: usize,
+    memory_bytes_max: usize,
 }
 
 /// The pieces of one transaction: first those on disk, then those in memory.
@@ -73,11 +71,13 @@ pub(crate) async fn try_directory(directory: PathBuf) -> Result<()> {
 }
 
 impl Spool {
-    pub(crate) fn new(directory: PathBuf) -> Spool {
+    /// All transactions together hold at most so much in memory.
+    pub(crate) fn new(directory: PathBuf, memory_bytes_max: usize) -> Spool {
         Spool {
             directory: directory.into(),
             transactions: HashMap::new(),
             memory_bytes: 0,
+            memory_bytes_max,
         }
     }
 
@@ -88,7 +88,7 @@ impl Spool {
                 Aside::Keep { xid, frames } => {
                     let kept = self.transactions.entry(*xid).or_default();
                     if kept.buffer.len() + frames.len() > BUFFER_BYTES_MAX
-                        || self.memory_bytes + frames.len() > MEMORY_BYTES_MAX
+                        || self.memory_bytes + frames.len() > self.memory_bytes_max
                     {
                         return Ok(done);
                     }

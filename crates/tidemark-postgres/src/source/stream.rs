@@ -124,7 +124,10 @@ pub(crate) async fn open(
         assembler: Assembler::new(after, &options.heartbeat_prefix()).leaving_out(options.origin),
         head,
         ready: None,
-        disk: Disk::Idle(Spool::new(options.spool_dir.clone()), None),
+        disk: Disk::Idle(
+            Spool::new(options.spool_dir.clone(), options.spool_bytes_max),
+            None,
+        ),
         replay: None,
         rest: None,
         read_at: Instant::now(),
@@ -457,7 +460,10 @@ impl PgChangeStream {
         let options = &self.origin.options;
         let assembler = Assembler::new(start, &options.heartbeat_prefix());
         self.assembler = assembler.leaving_out(options.origin);
-        self.disk = Disk::Idle(Spool::new(options.spool_dir.clone()), None);
+        self.disk = Disk::Idle(
+            Spool::new(options.spool_dir.clone(), options.spool_bytes_max),
+            None,
+        );
     }
 
     fn withdraw(&mut self) {

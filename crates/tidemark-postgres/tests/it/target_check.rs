@@ -62,6 +62,30 @@ async fn an_empty_target_passes_and_stays_empty() {
     assert_eq!(database.value(made).await, "0");
 }
 
+/// A statement that grows with the tables must not nest with them: the server's stack is 2 MB.
+#[tokio::test]
+async fn f59_ten_thousand_tables_are_looked_at_at_once() {
+    let database = Database::new().await;
+    let orders = &mappings(ORDERS).await[0];
+    let tables: Vec<TableMapping> = (0..10_000)
+        .map(|number| {
+            let mut table = orders.clone();
+            table.target.name = format!("orders_{number}");
+            table
+        })
+        .collect();
+    database
+        .run("CREATE VIEW orders_9999 AS SELECT 1 AS id")
+        .await;
+    let findings = database.target("shop").check_target(&tables).await.unwrap();
+    assert_eq!(worst(&findings), Verdict::Failed, "the last one is a view");
+    let failed = findings
+        .iter()
+        .filter(|finding| finding.verdict == Verdict::Failed);
+    let found: Vec<&str> = failed.map(|finding| finding.found.as_str()).collect();
+    assert!(found[0].contains("orders_9999"), "{found:?}");
+}
+
 #[tokio::test]
 async fn a_target_that_cannot_be_asked_is_an_error_with_its_kind() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

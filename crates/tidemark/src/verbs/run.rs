@@ -44,6 +44,9 @@ pub(crate) struct RunArgs {
     /// eof (when standard input closes)
     #[arg(long, value_name = "WHEN", value_parser = parse_until)]
     until: Option<UntilArg>,
+    /// How much memory it may hold, about, such as 64MB; the file's `pipeline.memory` if not given
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<String>,
 }
 
 /// When a run ends by itself, as typed.
@@ -75,7 +78,10 @@ fn parse_until(text: &str) -> Result<UntilArg, String> {
 }
 
 pub(crate) async fn run(invocation: &Invocation, arguments: &RunArgs) -> Outcome {
-    let opened = Opened::open(invocation, &arguments.which)?;
+    let which = arguments.which.clone();
+    let memory = arguments.memory.as_ref();
+    let which = which.with("pipeline.memory", "--memory", memory);
+    let opened = Opened::open(invocation, &which)?;
     let until = engine_until(arguments.until.as_ref())?;
     let began = Instant::now();
     let mut running = Running::start(invocation, &opened, options::of(&opened.config, until));

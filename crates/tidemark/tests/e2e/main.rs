@@ -24,6 +24,7 @@ mod hand_over;
 mod identity;
 mod kills;
 mod lag;
+mod large;
 mod majors;
 mod mapping;
 mod modes;

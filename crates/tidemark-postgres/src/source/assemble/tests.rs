@@ -128,7 +128,7 @@ fn run_giving(
         asked += 1;
     };
     // Nothing here outgrows memory, so the directory is never looked for.
-    let mut spool = Spool::new(PathBuf::from("/nonexistent"));
+    let mut spool = Spool::new(PathBuf::from("/nonexistent"), 8 << 20);
     let mut told = Vec::new();
     for block in blocks {
         let mut at = 0;

@@ -26,7 +26,7 @@ fn files_in(directory: &Path) -> usize {
 #[test]
 fn small_transactions_stay_in_memory() {
     let nowhere = PathBuf::from("/nonexistent");
-    let mut spool = Spool::new(nowhere);
+    let mut spool = Spool::new(nowhere, 8 << 20);
     let block = data(b"Ixyz");
     let steps = [
         keep(7, 0..block.len()),
@@ -52,7 +52,7 @@ fn small_transactions_stay_in_memory() {
 #[test]
 fn large_transactions_come_back_whole_in_bounded_chunks() {
     let directory = tempfile::tempdir().unwrap();
-    let mut spool = Spool::new(directory.path().to_owned());
+    let mut spool = Spool::new(directory.path().to_owned(), 8 << 20);
     let mut expected = Vec::new();
     for n in 0..200_u16 {
         let block = data(&vec![n.to_be_bytes()[1]; 1 + usize::from(n) * 13]);
@@ -77,7 +77,7 @@ fn large_transactions_come_back_whole_in_bounded_chunks() {
 #[test]
 fn frame_larger_than_a_chunk_comes_alone() {
     let directory = tempfile::tempdir().unwrap();
-    let mut spool = Spool::new(directory.path().to_owned());
+    let mut spool = Spool::new(directory.path().to_owned(), 8 << 20);
     let (small, large) = (data(b"Iab"), data(&vec![7; 300_000]));
     let block = [small.clone(), large.clone(), small.clone()].concat();
     spool.carry_out(&block, &[keep(7, 0..block.len())]).unwrap();
@@ -89,13 +89,13 @@ fn frame_larger_than_a_chunk_comes_alone() {
 #[test]
 fn memory_is_bounded_over_many_transactions() {
     let directory = tempfile::tempdir().unwrap();
-    let mut spool = Spool::new(directory.path().to_owned());
+    let mut spool = Spool::new(directory.path().to_owned(), 8 << 20);
     let block = data(&vec![1; BUFFER_BYTES_MAX - 100]);
     for xid in 0..200 {
         let steps = [keep(xid, 0..block.len())];
         let done = spool.carry_out_in_memory(&block, &steps).unwrap();
         spool.carry_out(&block, &steps[done..]).unwrap();
-        assert!(spool.memory_bytes <= MEMORY_BYTES_MAX);
+        assert!(spool.memory_bytes <= spool.memory_bytes_max);
     }
     for xid in 0..200 {
         assert_eq!(read_back(spool.take(xid), 1 << 20).0, block);
@@ -105,7 +105,7 @@ fn memory_is_bounded_over_many_transactions() {
 
 #[test]
 fn directory_that_cannot_be_written_is_named() {
-    let mut spool = Spool::new(PathBuf::from("/nonexistent/spool"));
+    let mut spool = Spool::new(PathBuf::from("/nonexistent/spool"), 8 << 20);
     let block = data(b"I");
     let error = spool
         .carry_out(&block, &[keep(7, 0..block.len())])

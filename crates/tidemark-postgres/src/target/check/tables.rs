@@ -1,6 +1,6 @@
 //! Tables of the target that have the names of those to come, or were made by an earlier start.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use tidemark_core::Result;
 use tidemark_core::catalogue::codes;
@@ -222,8 +222,9 @@ async fn read(
             format!("({}, {})", quote_literal(schema), quote_literal(name))
         })
         .collect();
+    // A bare list of pairs is an OR in an OR, too deep for the server with ten thousand tables.
     let answer = connection
-        .query(&format!("{QUERY} ({})", names.join(", ")), &[])
+        .query(&format!("{QUERY} (VALUES {})", names.join(", ")), &[])
         .await?;
     answer.rows.iter().map(read_one).collect()
 }
@@ -242,10 +243,10 @@ fn read_one(row: &Row) -> Result<(TableName, There)> {
 }
 
 /// Tables that an earlier start of the pipeline recorded.
-async fn known(connection: &mut Connection, pipeline: &str) -> Result<Vec<TableName>> {
+async fn known(connection: &mut Connection, pipeline: &str) -> Result<HashSet<TableName>> {
     match metadata::find(connection).await {
-        Ok(Found::Nothing) => return Ok(Vec::new()),
-        Err(error) if error.sqlstate_code() == Some("42501") => return Ok(Vec::new()),
+        Ok(Found::Nothing) => return Ok(HashSet::new()),
+        Err(error) if error.sqlstate_code() == Some("42501") => return Ok(HashSet::new()),
         found => found?,
     };
     let answer = connection
@@ -256,7 +257,7 @@ async fn known(connection: &mut Connection, pipeline: &str) -> Result<Vec<TableN
         .await;
     let answer = match answer {
         // That the role lacks it is told already.
-        Err(error) if error.sqlstate_code() == Some("42501") => return Ok(Vec::new()),
+        Err(error) if error.sqlstate_code() == Some("42501") => return Ok(HashSet::new()),
         answer => answer?,
     };
     let name = |row: &Row| Ok(TableName::new(row.get_str(0)?, row.get_str(1)?));

@@ -14,6 +14,7 @@ const NEVER: Duration = Duration::from_hours(100 * 365 * 24);
 pub(crate) fn of(config: &PipelineConfig, until: Until) -> Options {
     let (load, stream, target) = (&config.load, &config.stream, &config.target);
     let postgres = &config.source.postgres;
+    let (parallel_tables, parallel_chunks) = workers(config);
     Options {
         mode: config.mode,
         cdc_start: config.start,
@@ -42,8 +43,8 @@ pub(crate) fn of(config: &PipelineConfig, until: Until) -> Options {
             config::OnTruncate::StopTable => OnTruncate::StopTable,
             config::OnTruncate::Ignore => OnTruncate::Ignore,
         },
-        parallel_tables: usize::try_from(load.parallel_tables).unwrap_or(usize::MAX),
-        parallel_chunks: usize::try_from(load.parallel_chunks).unwrap_or(usize::MAX),
+        parallel_tables,
+        parallel_chunks,
         chunk_bytes: load.chunk_bytes,
         source_rows_per_second_max: load.max_source_rows_per_second,
         max_retained_bytes: postgres.max_retained_bytes,
@@ -52,9 +53,17 @@ pub(crate) fn of(config: &PipelineConfig, until: Until) -> Options {
             config::OnMaxRetained::ReleaseSlot => OnMaxRetained::ReleaseSlot,
         },
         batch_rows_max: stream.batch_rows_max,
-        batch_bytes_max: stream.batch_bytes_max,
+        batch_bytes_max: stream.batch_bytes_max.min(config.memory.batch_bytes()),
         batch_wait: stream.batch_wait,
         heartbeat_interval: stream.heartbeat_interval.unwrap_or(NEVER),
         ..Options::default()
     }
+}
+
+/// Tables, and chunks of each, that are loaded at once: as the file says, as far as memory allows.
+fn workers(config: &PipelineConfig) -> (usize, usize) {
+    let asked = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
+    let all = config.memory.load_workers();
+    let tables = asked(config.load.parallel_tables).min(all);
+    (tables, asked(config.load.parallel_chunks).min(all / tables))
 }
