@@ -475,17 +475,22 @@ async fn after_load(
         return;
     }
     let state = || status_of(&alive.board, tokio::time::Instant::now()).state;
-    loop {
+    for attempt in 0.. {
         while state() != PipelineState::Streaming {
             tokio::time::sleep(CAUGHT_UP_EVERY).await;
         }
-        match verify::verify(&shared, &member, &alive, &[], depth).await {
-            Ok(_) => return,
-            Err(err) => {
-                let pipeline = member.key.id.as_str();
-                tracing::warn!(pipeline, error = %err, "the comparison begins again");
-                tokio::time::sleep(LOOK_EVERY).await;
-            }
-        }
+        let Err(err) = verify::verify(&shared, &member, &alive, &[], depth).await else {
+            return;
+        };
+        let pipeline = member.key.id.as_str();
+        let Some(pause) = policy::pause_of_comparison(&err, attempt) else {
+            let text = format!("the copy was not compared after its load: {err}");
+            tracing::warn!(pipeline, error = %err, "the comparison is given up");
+            let entry = Entry::plain(&member.key, Level::Error, "verification", text);
+            shared.scribe.note(entry);
+            return;
+        };
+        tracing::warn!(pipeline, error = %err, "the comparison begins again");
+        tokio::time::sleep(pause).await;
     }
 }
