@@ -8,7 +8,9 @@
 //! - [`demo`]: the sample shop of `tidemark demo` and its customers
 //! - [`given`]: a database of our own on a server that somebody else runs
 //! - [`http`]: requests to an API, byte for byte
+//! - [`receiver`]: what stands at the other end of a webhook
 //! - [`server`]: a PostgreSQL server of its own in a temporary directory, gone with its owner
+//! - [`mailbox`]: a server of mail, with and without TLS
 //! - [`pooler`]: what shares sessions between clients, as PgBouncer does
 //! - [`proxy`]: a wire between us and a server that can be cut, frozen, slowed
 //! - [`skip`]: what a test says when the machine lacks what it needs
@@ -23,6 +25,7 @@ mod directory;
 pub mod given;
 pub mod http;
 pub mod installation;
+pub mod mailbox;
 pub mod pooler;
 mod process;
 pub mod proxy;

@@ -210,6 +210,16 @@ choices! {
         Webhook = "webhook",
         /// A channel of Slack.
         Slack = "slack",
+        /// People, by mail.
+        Email = "email",
+    }
+
+    /// How the way to a server of mail is secured.
+    NotifierTls {
+        /// By TLS, or nothing is sent.
+        Required = "required",
+        /// Not at all.
+        None = "none",
     }
 
     /// Kinds of masks, by their word.

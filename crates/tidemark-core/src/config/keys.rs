@@ -8,9 +8,9 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use super::choice::{
-    AfterLoad, AlertSeverity, AlertWhen, Choice, Create, MaskKind, Missed, NewTables, NotifierType,
-    OnConflict, OnMaxRetained, OnRowError, OnSchemaChange, OnTruncate, Origin, Overlap, SlotAhead,
-    SlotBehind, System,
+    AfterLoad, AlertSeverity, AlertWhen, Choice, Create, MaskKind, Missed, NewTables, NotifierTls,
+    NotifierType, OnConflict, OnMaxRetained, OnRowError, OnSchemaChange, OnTruncate, Origin,
+    Overlap, SlotAhead, SlotBehind, System,
 };
 use crate::pipeline::plan::Mode;
 use crate::target::Existing;
@@ -432,11 +432,18 @@ pub(crate) static SERVER_KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
     vec![
         key("version", Kind::Version, "Version of this file's format; always 1.").required(),
         key("notify.allow", Kind::List, "Networks that are not public (this machine, private and link-local addresses, …) and that messages may be sent to all the same: `[\"10.1.0.0/16\"]`.").or("[]"),
+        key("notify.pages", Kind::Text, "Where people reach the server's pages, such as `https://tidemark.example`: mail links there."),
         key("notifier[].name", Kind::Name(NameRule::Pipeline), "By which `notify` in the rules of pipeline files knows it.").required(),
-        key("notifier[].type", choice::<NotifierType>(), "`webhook` sends a signed request to a program, `slack` writes into a channel by an incoming webhook.").required(),
+        key("notifier[].type", choice::<NotifierType>(), "`webhook` sends a signed request to a program, `slack` writes into a channel by an incoming webhook, `email` writes to people.").required(),
         key("notifier[].tenant", Kind::Name(NameRule::Pipeline), "Whose rules may name it.").or("\"default\""),
-        key("notifier[].url", Kind::Secret, "Where it goes: `https://…`. For Slack the address of the incoming webhook, which is a secret."),
+        key("notifier[].url", Kind::Secret, "With `webhook` and `slack`, and needed there. Where it goes: `https://…`. For Slack the address of the incoming webhook, which is a secret."),
         key("notifier[].secret", Kind::Secret, "With `webhook`, and needed there: signs what is sent, see [alerts](../how-to/alerts.md)."),
+        key("notifier[].smtp", Kind::Reference, "With `email`, and needed there: the server that mail is given to. `smtps://host` (port 465) is TLS from the start, `smtp://host` (port 587) is TLS by `STARTTLS`."),
+        key("notifier[].tls", choice::<NotifierTls>(), "With `email`: `required` (if not given) sends nothing without TLS and a certificate that is valid for the host, `none` sends everything in the clear, and no password except to this machine."),
+        key("notifier[].user", Kind::Reference, "With `email`: the name to log in with."),
+        key("notifier[].password", Kind::Secret, "With `email`, and needed with `user`."),
+        key("notifier[].from", Kind::Reference, "With `email`, and needed there: the address that it is from, such as `tidemark@host.example`."),
+        key("notifier[].to", Kind::List, "With `email`, and needed there: the addresses of those who are told, at most 50."),
     ]
 });
 

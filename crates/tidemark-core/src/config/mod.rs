@@ -29,6 +29,7 @@ mod endpoint;
 mod format;
 mod hide;
 mod keys;
+mod mail;
 mod memory;
 mod overrides;
 pub mod problem;
@@ -55,6 +56,7 @@ pub use choice::{
 };
 pub use format::format;
 pub use hide::masked;
+pub use mail::{Mail, MailAddress, MailLogin, MailSecurity};
 pub use memory::Memory;
 pub use overrides::Override;
 pub use problem::{Document, Located, Place, Problem, Problems};

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use super::choice::{Choice, NotifierType};
 use super::keys::SERVER_KEYS;
+use super::mail::{self, Mail, MailSecurity};
 use super::overrides;
 use super::problem::{Document, Located, Place, Problem, Problems};
 use super::read;
@@ -21,6 +22,8 @@ pub struct ServerConfig {
     pub notifiers: Vec<Notifier>,
     /// Networks that are not public, and may be spoken to all the same.
     pub allow: Vec<Network>,
+    /// Where people reach the server's pages, without a `/` at its end.
+    pub pages: Option<String>,
 }
 
 /// Who is told of alerts, by the name that rules say.
@@ -49,6 +52,8 @@ pub enum Way {
         /// Where; whoever knows it may write there.
         url: HttpUrl,
     },
+    /// People, by mail.
+    Email(Box<Mail>),
 }
 
 impl Way {
@@ -57,6 +62,7 @@ impl Way {
         match self {
             Way::Webhook { .. } => NotifierType::Webhook.word(),
             Way::Slack { .. } => NotifierType::Slack.word(),
+            Way::Email(_) => NotifierType::Email.word(),
         }
     }
 
@@ -64,6 +70,15 @@ impl Way {
     pub fn host(&self) -> &str {
         match self {
             Way::Webhook { url, .. } | Way::Slack { url } => &url.host,
+            Way::Email(mail) => &mail.host,
+        }
+    }
+
+    /// Whether what is sent goes over TLS.
+    pub fn is_tls(&self) -> bool {
+        match self {
+            Way::Webhook { url, .. } | Way::Slack { url } => url.is_tls,
+            Way::Email(mail) => mail.security != MailSecurity::None,
         }
     }
 }
@@ -137,7 +152,7 @@ impl HttpUrl {
 
 const NO_HTTP: &str = "an address begins with https:// (or http://)";
 
-fn host_and_port(authority: &str) -> Result<(String, &str), &'static str> {
+pub(super) fn host_and_port(authority: &str) -> Result<(String, &str), &'static str> {
     if let Some(inside) = authority.strip_prefix('[') {
         let wrong = "an address of IPv6 is written in brackets";
         let (host, port) = inside.split_once(']').ok_or(wrong)?;
@@ -230,6 +245,15 @@ pub fn read_server(
             ),
         }
     }
+    if let Some(pages) = settings.text("notify.pages") {
+        match HttpUrl::parse(&pages.value) {
+            Ok(_) => config.pages = Some(pages.value.trim_end_matches('/').to_owned()),
+            Err(why) => {
+                let problem = Problem::new(codes::CONFIG_VALUE, "this address cannot be used");
+                problems.push(problem.at(pages.place).label(why));
+            }
+        }
+    }
     if problems.is_empty() {
         Ok(config)
     } else {
@@ -238,23 +262,25 @@ pub fn read_server(
 }
 
 fn notifier(settings: &Settings, index: usize, problems: &mut Problems) -> Option<Notifier> {
-    let at = |name: &str| format!("notifier[{index}].{name}");
+    let section = format!("notifier[{index}]");
+    let at = |name: &str| format!("{section}.{name}");
     let name = settings.text(&at("name"))?;
     let kind = settings.text(&at("type"))?;
     let tenant = settings.text(&at("tenant"))?.value;
     let before = problems.len();
-    let url = needed(settings, &at("url"), kind.place.clone(), problems);
-    let url = url.and_then(|url| match HttpUrl::parse(url.value.expose()) {
-        Ok(parsed) => Some(parsed),
-        Err(why) => {
-            let problem = Problem::new(codes::CONFIG_VALUE, "this address cannot be used");
-            problems.push(problem.at(url.place).label(why));
-            None
-        }
-    });
-    let way = match NotifierType::from_word(&kind.value)? {
+    let known = NotifierType::from_word(&kind.value)?;
+    not_of_this_type(settings, &section, known, problems);
+    let way = match known {
         NotifierType::Webhook => {
-            let secret = needed(settings, &at("secret"), kind.place, problems);
+            let url = url(settings, &at("url"), kind.place.as_ref(), problems);
+            let secret = at("secret");
+            let secret = needed(
+                settings,
+                &secret,
+                kind.place.as_ref(),
+                Settings::secret,
+                problems,
+            );
             let is_empty = |secret: &Located<Secret>| secret.value.expose().is_empty();
             if let Some(secret) = secret.as_ref().filter(|secret| is_empty(secret)) {
                 let problem = Problem::new(codes::CONFIG_VALUE, "the secret is empty");
@@ -265,13 +291,12 @@ fn notifier(settings: &Settings, index: usize, problems: &mut Problems) -> Optio
                 secret: secret?.value,
             }
         }
-        NotifierType::Slack => {
-            if let Some(secret) = settings.get(&at("secret")) {
-                let message = "a notifier for Slack signs nothing";
-                let problem = Problem::new(codes::CONFIG_CONFLICT, message);
-                problems.push(problem.at(secret.key_place.clone()).label("take it away"));
-            }
-            Way::Slack { url: url? }
+        NotifierType::Slack => Way::Slack {
+            url: url(settings, &at("url"), kind.place.as_ref(), problems)?,
+        },
+        NotifierType::Email => {
+            let mail = mail::read(settings, &section, kind.place.as_ref(), problems);
+            Way::Email(Box::new(mail?))
         }
     };
     (problems.len() == before).then_some(Notifier {
@@ -281,25 +306,83 @@ fn notifier(settings: &Settings, index: usize, problems: &mut Problems) -> Optio
     })
 }
 
-/// A secret that must be there.
-fn needed(
+/// Says so where a key is of another type.
+fn not_of_this_type(
+    settings: &Settings,
+    section: &str,
+    kind: NotifierType,
+    problems: &mut Problems,
+) {
+    let (web, signed) = (["url"].as_slice(), ["secret"].as_slice());
+    let mail = ["smtp", "tls", "user", "password", "from", "to"].as_slice();
+    let others = match kind {
+        NotifierType::Webhook => mail.to_vec(),
+        NotifierType::Slack => [signed, mail].concat(),
+        NotifierType::Email => [web, signed].concat(),
+    };
+    for key in others {
+        if let Some(said) = settings.get(&format!("{section}.{key}")) {
+            let word = kind.word();
+            let message = format!("`{key}` says nothing to a notifier of type `{word}`");
+            let problem = Problem::new(codes::CONFIG_CONFLICT, message);
+            problems.push(problem.at(said.key_place.clone()).label("take it away"));
+        }
+    }
+}
+
+fn url(
     settings: &Settings,
     path: &str,
-    place: Option<Place>,
+    kind: Option<&Place>,
     problems: &mut Problems,
-) -> Option<Located<Secret>> {
-    let found = settings.secret(path);
-    if found.is_none() && !settings.misread.contains(&path.to_owned()) {
-        let key = path.rsplit('.').next().unwrap_or(path);
-        let message = format!("a notifier of this type needs `{key}`");
-        let problem = Problem::new(codes::CONFIG_MISSING, message);
-        problems.push(
-            problem
-                .at(place)
-                .label(format!("such as `{key} = \"${{env:…}}\"`")),
-        );
+) -> Option<HttpUrl> {
+    let url = needed(settings, path, kind, Settings::secret, problems)?;
+    match HttpUrl::parse(url.value.expose()) {
+        Ok(parsed) => Some(parsed),
+        Err(why) => {
+            let problem = Problem::new(codes::CONFIG_VALUE, "this address cannot be used");
+            problems.push(problem.at(url.place).label(why));
+            None
+        }
+    }
+}
+
+/// What must be there with a notifier of its type, whose word stands at `kind`.
+pub(super) fn needed<T>(
+    settings: &Settings,
+    path: &str,
+    kind: Option<&Place>,
+    read: impl Fn(&Settings, &str) -> Option<Located<T>>,
+    problems: &mut Problems,
+) -> Option<Located<T>> {
+    let found = read(settings, path);
+    if found.is_none() {
+        missing(settings, path, kind, problems);
     }
     found
+}
+
+/// Says so where something is not there that must be; not where it is, and is wrong.
+pub(super) fn missing(
+    settings: &Settings,
+    path: &str,
+    at: Option<&Place>,
+    problems: &mut Problems,
+) {
+    if settings.misread.contains(&path.to_owned()) {
+        return;
+    }
+    let key = path.rsplit('.').next().unwrap_or(path);
+    let such_as = match key {
+        "smtp" => "\"smtps://mail.example\"",
+        "from" => "\"tidemark@host.example\"",
+        "to" => "[\"on-call@host.example\"]",
+        _ => "\"${env:…}\"",
+    };
+    let message = format!("a notifier of this type needs `{key}`");
+    let problem = Problem::new(codes::CONFIG_MISSING, message);
+    let label = format!("such as `{key} = {such_as}`");
+    problems.push(problem.at(at.cloned()).label(label));
 }
 
 #[cfg(test)]

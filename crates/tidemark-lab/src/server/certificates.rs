@@ -37,7 +37,7 @@ chmod 600 ./*.key
 
 impl Certificates {
     /// Makes them in `dir/tls`.
-    pub(super) fn make(dir: &Path) -> Result<Certificates> {
+    pub(crate) fn make(dir: &Path) -> Result<Certificates> {
         let directory = dir.join("tls");
         run(installation::command("mkdir", dir).arg(&directory))?;
         run(installation::command("sh", &directory).args(["-c", SCRIPT]))?;

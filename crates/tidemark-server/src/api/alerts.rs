@@ -6,7 +6,7 @@ use axum::Json as Answer;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use tidemark_core::clock;
-use tidemark_core::config::{AlertRule, Way, show_duration};
+use tidemark_core::config::{AlertRule, show_duration};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -151,7 +151,7 @@ struct NotifierList {
 #[derive(Debug, Serialize, ToSchema)]
 struct NotifierBody {
     name: String,
-    /// `webhook` or `slack`.
+    /// `webhook`, `slack` or `email`.
     r#type: &'static str,
     /// The host that messages go to.
     host: String,
@@ -180,12 +180,11 @@ async fn notifiers(
         let (tenant, name) = (caller.tenant.clone(), Some(notifier.name.clone()));
         let last = app.store.deliveries(tenant, name, page(Some(1), None)?);
         let waits = waiting.iter().find(|(name, _)| *name == notifier.name);
-        let (Way::Webhook { url, .. } | Way::Slack { url }) = &notifier.way;
         list.notifiers.push(NotifierBody {
             name: notifier.name.clone(),
             r#type: notifier.way.word(),
             host: notifier.way.host().to_owned(),
-            tls: url.is_tls,
+            tls: notifier.way.is_tls(),
             waiting: waits.map_or(0, |(_, count)| *count),
             last: last.await?.pop(),
         });

@@ -15,7 +15,9 @@ use tidemark_core::catalogue::codes;
 use tidemark_core::config::HttpUrl;
 use tidemark_core::{Error, Result};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::reach::{Reach, unreachable};
 
@@ -84,12 +86,20 @@ impl Client {
         if !url.is_tls {
             return exchange(url, stream, request).await;
         }
-        let name = ServerName::try_from(url.host.clone())
-            .map_err(|err| unreachable(format!("{}: {err}", url.host)))?;
-        let connector = TlsConnector::from(self.tls()?);
-        let stream = connector.connect(name, stream).await;
-        let stream = stream.map_err(|err| unreachable(format!("TLS with {}: {err}", url.host)))?;
+        let stream = self.secure(&url.host, stream).await?;
         exchange(url, stream, request).await
+    }
+
+    /// Begins TLS with a host, whose certificate has to be valid for its name.
+    pub(super) async fn secure(
+        &self,
+        host: &str,
+        stream: TcpStream,
+    ) -> Result<TlsStream<TcpStream>> {
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|err| unreachable(format!("{host}: {err}")))?;
+        let stream = TlsConnector::from(self.tls()?).connect(name, stream).await;
+        stream.map_err(|err| unreachable(format!("TLS with {host}: {err}")))
     }
 
     /// TLS with the system's authorities, read when they are needed first.

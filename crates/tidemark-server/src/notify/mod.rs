@@ -30,13 +30,17 @@ pub(crate) use letter::{Kind, Letter};
 
 mod http;
 mod letter;
+mod mail;
 mod reach;
+mod smtp;
 
 /// The first pause after an attempt that failed; each one after it is twice as long.
 const PAUSE_FIRST: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_mins(10);
 /// What could not be delivered for so long is given up.
 const GIVEN_UP_AFTER: Duration = Duration::from_hours(24);
+/// How long somebody who asked for a test waits; the API answers within 30 s.
+const TESTED_WITHIN: Duration = Duration::from_secs(25);
 /// How long a store that does not answer is left alone.
 const STORE_PAUSE: Duration = Duration::from_secs(5);
 
@@ -44,6 +48,8 @@ const STORE_PAUSE: Duration = Duration::from_secs(5);
 pub(crate) struct Notify {
     pub(crate) notifiers: Vec<Notifier>,
     client: Client,
+    /// Where people reach our pages.
+    pages: Option<String>,
     /// Wakes couriers that have nothing to do.
     posted: tokio::sync::Notify,
     counts: Mutex<BTreeMap<Counted, u64>>,
@@ -59,6 +65,7 @@ impl Notify {
             client: Client::new(Reach {
                 allowed: config.allow,
             }),
+            pages: config.pages,
             posted: tokio::sync::Notify::new(),
             counts: Mutex::default(),
         }
@@ -152,6 +159,10 @@ impl Notify {
                 self.client.post(url, message).await?
             }
             Way::Slack { url } => self.client.post(url, sending.slack()).await?,
+            Way::Email(mail) => {
+                let message = sending.mail(mail, self.pages.as_deref())?;
+                return Ok(smtp::send(&self.client, mail, &message).await?);
+            }
         };
         Ok(format!("{} answered {status}", notifier.way.host()))
     }
@@ -279,7 +290,13 @@ pub(crate) async fn test(shared: &Shared, notifier: &Notifier, by: &str) -> Resu
         letter: new.letter.clone(),
     };
     shared.store.add_delivery(new).await?;
-    let attempted = match shared.notify.send(notifier, &row).await {
+    let sent = tokio::time::timeout(TESTED_WITHIN, shared.notify.send(notifier, &row)).await;
+    let sent = sent.unwrap_or_else(|_| {
+        let (host, seconds) = (notifier.way.host(), TESTED_WITHIN.as_secs());
+        let text = format!("{host}: the test was not taken within {seconds} s");
+        Err(reach::unreachable(text).into())
+    });
+    let attempted = match sent {
         Ok(text) => Attempted::Delivered(text),
         Err(refused) => Attempted::GivenUp(refused.error),
     };

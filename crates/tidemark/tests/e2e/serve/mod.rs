@@ -5,6 +5,7 @@ mod alerts;
 mod api;
 mod contract;
 mod lives;
+mod mail;
 mod managed;
 mod notify;
 mod quarantine;

@@ -51,13 +51,13 @@ fn definition(name: &str, notify: &[&str]) -> Value {
     })
 }
 
-async fn begin(server: &Server, name: &str, notify: &[&str]) {
+pub(super) async fn begin(server: &Server, name: &str, notify: &[&str]) {
     let wanted = definition(name, notify);
     let answer = server.post("/pipelines?start=true", &wanted).await;
     assert_eq!(answer.status, 201, "{}", answer.text());
 }
 
-async fn act(server: &Server, name: &str, action: &str) {
+pub(super) async fn act(server: &Server, name: &str, action: &str) {
     let route = format!("/pipelines/{name}/actions/{action}");
     let answer = server.post(&route, &json!({})).await;
     assert_eq!(answer.status, 202, "{action}: {}", answer.text());
@@ -79,7 +79,7 @@ async fn came(server: &Server, receiver: &Receiver, path: &str, count: usize) ->
 }
 
 /// Waits until no delivery waits; gives them, oldest first.
-async fn settled(server: &Server, count: usize) -> Vec<Value> {
+pub(super) async fn settled(server: &Server, count: usize) -> Vec<Value> {
     wait_for(PATIENCE, "all deliveries to end", || async {
         let list = server.get("/alerts/deliveries").await;
         let all = list["deliveries"].as_array().unwrap().clone();
