@@ -160,6 +160,14 @@ fn rule(
         let label = "a full load alone follows nothing";
         problems.push(problem.at(place.clone()).label(label));
     }
+    let has_schedule =
+        settings.has("schedule.full_load") || settings.sections.contains_key("schedule");
+    if when == AlertWhen::ScheduleMissed && !has_schedule {
+        let message = format!("an alert for \"{}\" is never met here", when.word());
+        let problem = Problem::new(codes::CONFIG_CONFLICT, message);
+        let label = "there is no [schedule]";
+        problems.push(problem.at(place.clone()).label(label));
+    }
     if problems.len() > before {
         return None;
     }

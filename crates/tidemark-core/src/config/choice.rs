@@ -176,6 +176,8 @@ choices! {
         VerificationDifferent = "verification_different",
         /// Nothing was compared for long.
         VerificationStale = "verification_stale",
+        /// A load that was due did not begin.
+        ScheduleMissed = "schedule_missed",
     }
 
     /// How much an alert matters.

@@ -7,7 +7,8 @@ use tidemark_core::clock;
 use tidemark_core::config::{AlertRule, AlertWhen, show_bytes};
 use tidemark_core::status::{SlotStatus, Status, TableStatusState};
 
-use crate::store::{DesiredState, VerificationRow};
+use crate::schedules::shown;
+use crate::store::{DesiredState, ScheduleRun, VerificationRow};
 use crate::supervisor::{Member, View};
 
 /// Tables that are named in a sentence.
@@ -83,6 +84,7 @@ pub(super) fn judge(
     member: &Member,
     view: &View,
     compared: Option<&Compared>,
+    missed: Option<&ScheduleRun>,
     rule: &AlertRule,
     now: i64,
 ) -> Verdict {
@@ -167,6 +169,7 @@ pub(super) fn judge(
         AlertWhen::VerificationStale => with(compared, |compared| {
             stale(compared, member, status, rule, now)
         }),
+        AlertWhen::ScheduleMissed => missed.map_or(Verdict::Over, |run| left_out(run, name)),
     }
 }
 
@@ -262,6 +265,18 @@ fn stale(
         format!("not all of {name} was compared after {oldest} (threshold {most})")
     };
     met(is_met, what, || format!(" First: tidemark verify {name}."))
+}
+
+/// Told until a load begins.
+fn left_out(run: &ScheduleRun, name: &str) -> Verdict {
+    let why = run.reason.as_deref().unwrap_or("nobody was there");
+    Verdict::Met(Said {
+        what: format!(
+            "the load of {name} that was due {} did not begin",
+            shown(run.due_us)
+        ),
+        more: format!(" {why}. What is in the target stays. First: tidemark status {name}."),
+    })
 }
 
 /// What is said of a pipeline that is behind.

@@ -151,7 +151,8 @@ fn one(
     now: i64,
 ) -> Result<Option<AlertMove>> {
     let which = (member.key.clone(), rule.id());
-    let verdict = judge(member, view, compared, rule, now);
+    let missed = supervisor.shared.schedules.missed(&member.key);
+    let verdict = judge(member, view, compared, missed.as_ref(), rule, now);
     let was = supervisor.shared.alerts.lock().get(&which).cloned();
     if let (Verdict::Met(said), Some(_)) = (&verdict, &was) {
         // How it is now: not worth a transaction.

@@ -75,7 +75,7 @@ pub(super) fn judge(
 }
 
 /// A time as sentences have it: `2026-11-30 01:30 UTC`.
-pub(super) fn shown(us: i64) -> String {
+pub(crate) fn shown(us: i64) -> String {
     let text = clock::rfc3339(us);
     let (day, time) = text.split_once('T').unwrap_or_default();
     let seconds = if us % 60_000_000 == 0 { 5 } else { 8 };

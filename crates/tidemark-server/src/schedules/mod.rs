@@ -27,7 +27,9 @@ use crate::store::{
     Desired, DesiredState, Entry, Key, Level, RunState, ScheduleRun, Standing, Store,
 };
 use crate::supervisor::{Member, Shared, Supervisor, open};
-use judge::{Judged, Situation, judge, shown};
+use judge::{Judged, Situation, judge};
+
+pub(crate) use judge::shown;
 
 mod judge;
 mod step;
