@@ -1,9 +1,9 @@
 // Made by web/build.mjs of web/src.
 &[
     File {
-        name: "app-99863e3ba8.js",
-        plain: include_bytes!("app-99863e3ba8.js"),
-        packed: include_bytes!("app-99863e3ba8.js.gz"),
+        name: "app-f1fe24975c.js",
+        plain: include_bytes!("app-f1fe24975c.js"),
+        packed: include_bytes!("app-f1fe24975c.js.gz"),
     },
     File {
         name: "index.html",

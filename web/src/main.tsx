@@ -13,6 +13,7 @@ import { Overview } from "./pages/overview";
 import { PipelinePage } from "./pages/pipeline";
 import { Quarantine } from "./pages/quarantine";
 import { Reference } from "./pages/reference";
+import { Schedules } from "./pages/schedules";
 import { Settings } from "./pages/settings";
 import { SignIn } from "./pages/signin";
 import { keysOn, setTheme, theme } from "./prefs";
@@ -36,6 +37,8 @@ function Page() {
       return <Connections />;
     case "quarantine":
       return <Quarantine />;
+    case "schedules":
+      return <Schedules />;
     case "settings":
       return <Settings tab={parts[1] ?? "general"} />;
     case "codes":
@@ -75,7 +78,7 @@ function Banner() {
 }
 
 function Keys({ onClose }: { onClose: () => void }) {
-  const all = [["g then o", "overview"], ["g then n", "new pipeline"], ["g then q", "quarantine"], ["g then s", "settings"], ["/", "find"], ["j and k", "next and previous pipeline"], ["?", "this list"]];
+  const all = [["g then o", "overview"], ["g then n", "new pipeline"], ["g then q", "quarantine"], ["g then c", "schedules"], ["g then s", "settings"], ["/", "find"], ["j and k", "next and previous pipeline"], ["?", "this list"]];
   return (
     <Dialog title="Keys" onClose={onClose}>
       <dl class="facts stacked">{all.map(([key, what]) => <div key={key}><dt><kbd>{key}</kbd></dt><dd>{what}</dd></div>)}</dl>
@@ -94,7 +97,7 @@ function useKeys(list: () => void) {
       if (target.closest("input, textarea, select, dialog, .chart")) return;
       if (isGoing) {
         isGoing = false;
-        const to = { o: "/", n: "/new", q: "/quarantine", s: "/settings" }[event.key];
+        const to = { o: "/", n: "/new", q: "/quarantine", c: "/schedules", s: "/settings" }[event.key];
         if (to) go(to);
         return;
       }
@@ -135,6 +138,7 @@ function App() {
           <a href="/" aria-current={current(path === "/" || path.startsWith("/p/"))}>Overview</a>
           <a href="/connections" aria-current={current(path === "/connections")}>Connections</a>
           <a href="/quarantine" aria-current={current(path === "/quarantine")}>Quarantine</a>
+          <a href="/schedules" aria-current={current(path === "/schedules")}>Schedules</a>
           <a href="/settings" aria-current={current(path.startsWith("/settings"))}>Settings</a>
         </nav>
         <span class="row">

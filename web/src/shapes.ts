@@ -184,6 +184,28 @@ export interface Plan {
   creates: { source: string; target: string };
 }
 
+export interface ScheduleRun {
+  due_at: string;
+  state: string;
+  by: string;
+  began_at: string | null;
+  ended_at: string | null;
+  reason: string | null;
+}
+
+export interface Schedule {
+  pipeline_id: string;
+  full_load: string;
+  timezone: string | null;
+  overlap: "skip" | "queue";
+  missed: "run_once" | "skip";
+  paused: { by: string; since: string } | null;
+  next: { at: string; local: string; skipped_by: string | null }[];
+  last: ScheduleRun | null;
+  missed_run: ScheduleRun | null;
+  open: ScheduleRun[];
+}
+
 export interface Token {
   id: string;
   tenant: string;

@@ -19,9 +19,9 @@ export function HealthMark({ health, word }: { health: string; word?: string }) 
 
 const TONE: Record<string, string> = {
   streaming: "ok", completed: "ok", done: "ok", identical: "ok", passed: "ok", succeeded: "ok",
-  loading: "busy", catching_up: "busy", checking: "busy", starting: "busy", resyncing: "busy", running: "busy",
+  loading: "busy", catching_up: "busy", checking: "busy", starting: "busy", resyncing: "busy", running: "busy", queued: "busy",
   failed: "error", quarantined: "error", different: "error", error: "error",
-  warning: "warning", warn: "warning", incomplete: "warning", not_compared: "warning", stopped: "warning",
+  warning: "warning", warn: "warning", incomplete: "warning", not_compared: "warning", stopped: "warning", missed: "warning",
   paused: "paused", unknown: "unknown",
 };
 

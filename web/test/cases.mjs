@@ -7,6 +7,7 @@ import * as overview from "./cases/overview.mjs";
 import * as pipeline from "./cases/pipeline.mjs";
 import * as quarantine from "./cases/quarantine.mjs";
 import * as reference from "./cases/reference.mjs";
+import * as schedules from "./cases/schedules.mjs";
 import * as signIn from "./cases/sign-in.mjs";
 import * as tables from "./cases/tables.mjs";
 
@@ -21,6 +22,7 @@ export default [
   tables.u03_a_table_in_quarantine_leaves_the_others_alone_and_comes_back,
   quarantine.u03_rows_in_quarantine_are_shown_with_what_each_action_does,
   connections.slots_are_shown_with_who_reads_them_and_orphans_told_from_others,
+  schedules.schedules_are_told_in_words_and_each_action_does_what_it_says,
   tables.u11_hostile_names_are_text_and_their_tables_obey,
   pipeline.the_past_is_drawn_and_can_be_read_as_a_table,
   pipeline.u06_what_is_not_known_is_unknown_and_never_0,

@@ -26,18 +26,26 @@ const browser = await chromium.launch({
   executablePath: browserPath,
   args: ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
 });
-const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, colorScheme: "light", locale: "en-GB", timezoneId: "UTC", reducedMotion: "reduce" });
-await context.grantPermissions(["clipboard-read", "clipboard-write"], { origin: server.url });
-
 const requests = new Set();
 const complaints = [];
-context.on("request", (request) => requests.add(new URL(request.url()).origin));
-if (process.env.DIST) {
-  // While one works on the pages: as they are in dist/, whatever the program has in it.
-  const dist = new URL("../dist/", import.meta.url);
-  await context.route("**/assets/*", (route) => route.fulfill({ path: new URL(new URL(route.request().url()).pathname.slice("/assets/".length), dist).pathname }));
-  await context.route((url) => !/^\/(assets|api)\//.test(url.pathname), (route) => route.fulfill({ path: new URL("index.html", dist).pathname, contentType: "text/html; charset=utf-8" }));
+
+/** A browser of its own, as far as cookies go. */
+async function browsing() {
+  const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, colorScheme: "light", locale: "en-GB", timezoneId: "UTC", reducedMotion: "reduce" });
+  context.on("request", (request) => requests.add(new URL(request.url()).origin));
+  if (process.env.DIST) {
+    // While one works on the pages: as they are in dist/, whatever the program has in it. Which addresses are pages is for the program to say.
+    const dist = new URL("../dist/", import.meta.url);
+    await context.route("**/assets/*", (route) => route.fulfill({ path: new URL(new URL(route.request().url()).pathname.slice("/assets/".length), dist).pathname }));
+    await context.route((url) => !/^\/(assets|api\/v1)\//.test(url.pathname), async (route) => {
+      const response = await route.fetch();
+      await route.fulfill(response.ok() ? { path: new URL("index.html", dist).pathname, contentType: "text/html; charset=utf-8" } : { response });
+    });
+  }
+  return context;
 }
+const context = await browsing();
+await context.grantPermissions(["clipboard-read", "clipboard-write"], { origin: server.url });
 const page = await context.newPage();
 page.on("console", (message) => {
   if (/Content Security Policy|Uncaught/.test(message.text())) complaints.push(message.text());
@@ -68,6 +76,21 @@ const stage = {
   },
   async open(path) {
     await page.goto(`${server.url}${path}`);
+  },
+  /** The page as one sees it who may look and nothing else; with what the API answers to an action of theirs. */
+  async asViewer(path, look) {
+    const { token } = await server.post("/tokens", { name: "looker", role: "viewer" });
+    const headers = { authorization: `Bearer ${token}` };
+    const own = await browsing();
+    try {
+      await own.request.post(`${server.url}/api/v1/session`, { headers });
+      const theirs = await own.newPage();
+      await theirs.goto(`${server.url}${path}`);
+      const asked = (action) => fetch(`${server.url}/api/v1${action}`, { method: "POST", headers });
+      await look(theirs, asked);
+    } finally {
+      await own.close();
+    }
   },
 };
 

@@ -30,11 +30,12 @@ const FILES: &[File] = include!("../../../../web/dist/files.rs");
 const FOR_EVER: &str = "public, max-age=31536000, immutable";
 
 /// Addresses of pages.
-const PAGES: [&str; 10] = [
+const PAGES: [&str; 11] = [
     "/",
     "/new",
     "/connections",
     "/quarantine",
+    "/schedules",
     "/settings",
     "/settings/{tab}",
     "/p/{id}",
