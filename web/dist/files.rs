@@ -1,9 +1,9 @@
 // Made by web/build.mjs of web/src.
 &[
     File {
-        name: "app-f1fe24975c.js",
-        plain: include_bytes!("app-f1fe24975c.js"),
-        packed: include_bytes!("app-f1fe24975c.js.gz"),
+        name: "app-b485535902.js",
+        plain: include_bytes!("app-b485535902.js"),
+        packed: include_bytes!("app-b485535902.js.gz"),
     },
     File {
         name: "index.html",

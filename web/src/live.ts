@@ -168,6 +168,8 @@ function take(part: string) {
       break;
     case "events":
       lastEvent.value = said as Event;
+      // How many fire is counted by the server.
+      if ((said as Event).kind.startsWith("alert")) refreshSoon();
       break;
   }
 }

@@ -6,6 +6,7 @@ import { useEffect, useState } from "preact/hooks";
 import { caller, get, needsToken, Problem } from "./api";
 import { age, clock } from "./format";
 import { heard, link, listen, messages, now, overview, retry } from "./live";
+import { Alerts } from "./pages/alerts";
 import { CodePage } from "./pages/code";
 import { Connections } from "./pages/connections";
 import { New } from "./pages/new";
@@ -33,6 +34,8 @@ function Page() {
       return <New />;
     case "api":
       return <Reference />;
+    case "alerts":
+      return <Alerts />;
     case "connections":
       return <Connections />;
     case "quarantine":
@@ -78,7 +81,7 @@ function Banner() {
 }
 
 function Keys({ onClose }: { onClose: () => void }) {
-  const all = [["g then o", "overview"], ["g then n", "new pipeline"], ["g then q", "quarantine"], ["g then c", "schedules"], ["g then s", "settings"], ["/", "find"], ["j and k", "next and previous pipeline"], ["?", "this list"]];
+  const all = [["g then o", "overview"], ["g then n", "new pipeline"], ["g then q", "quarantine"], ["g then c", "schedules"], ["g then a", "alerts"], ["g then s", "settings"], ["/", "find"], ["j and k", "next and previous pipeline"], ["?", "this list"]];
   return (
     <Dialog title="Keys" onClose={onClose}>
       <dl class="facts stacked">{all.map(([key, what]) => <div key={key}><dt><kbd>{key}</kbd></dt><dd>{what}</dd></div>)}</dl>
@@ -97,7 +100,7 @@ function useKeys(list: () => void) {
       if (target.closest("input, textarea, select, dialog, .chart")) return;
       if (isGoing) {
         isGoing = false;
-        const to = { o: "/", n: "/new", q: "/quarantine", c: "/schedules", s: "/settings" }[event.key];
+        const to = { o: "/", n: "/new", q: "/quarantine", c: "/schedules", a: "/alerts", s: "/settings" }[event.key];
         if (to) go(to);
         return;
       }
@@ -139,6 +142,7 @@ function App() {
           <a href="/connections" aria-current={current(path === "/connections")}>Connections</a>
           <a href="/quarantine" aria-current={current(path === "/quarantine")}>Quarantine</a>
           <a href="/schedules" aria-current={current(path === "/schedules")}>Schedules</a>
+          <a href="/alerts" aria-current={current(path === "/alerts")}>Alerts</a>
           <a href="/settings" aria-current={current(path.startsWith("/settings"))}>Settings</a>
         </nav>
         <span class="row">

@@ -45,6 +45,7 @@ export interface Overview {
   worst_lag: { pipeline_id: string; latency_seconds: number; gap_bytes: number | null } | null;
   lag_unknown: number;
   tables_quarantined: number;
+  alerts_firing: number;
   slots_at_risk: { pipeline_id: string; slot: Slot }[];
   pipelines: Pipeline[];
   measured_at: string;
@@ -182,6 +183,51 @@ export interface Plan {
   not_carried: { kind: string; name: string; note: string }[];
   estimate: { load_seconds_best: number; load_seconds_worst: number; log_bytes_during_load: number | null } | null;
   creates: { source: string; target: string };
+}
+
+export interface Alert {
+  pipeline_id: string;
+  rule: string;
+  when: string;
+  severity: string;
+  since: string;
+  fired_at: string | null;
+  over_since: string | null;
+  text: string;
+}
+
+export interface AlertRule {
+  pipeline_id: string;
+  rule: string;
+  severity: string;
+  resolve_after: string;
+  state: string;
+  known: boolean;
+  notify: string[];
+  unknown_notifiers: string[];
+}
+
+export interface Delivery {
+  id: string;
+  notifier: string;
+  pipeline_id: string | null;
+  kind: string;
+  state: string;
+  attempts: number;
+  created_at: string;
+  next_at: string | null;
+  ended_at: string | null;
+  code: string | null;
+  result: string | null;
+}
+
+export interface Notifier {
+  name: string;
+  type: string;
+  host: string;
+  tls: boolean;
+  waiting: number;
+  last: Delivery | null;
 }
 
 export interface ScheduleRun {

@@ -18,10 +18,10 @@ export function HealthMark({ health, word }: { health: string; word?: string }) 
 }
 
 const TONE: Record<string, string> = {
-  streaming: "ok", completed: "ok", done: "ok", identical: "ok", passed: "ok", succeeded: "ok",
-  loading: "busy", catching_up: "busy", checking: "busy", starting: "busy", resyncing: "busy", running: "busy", queued: "busy",
-  failed: "error", quarantined: "error", different: "error", error: "error",
-  warning: "warning", warn: "warning", incomplete: "warning", not_compared: "warning", stopped: "warning", missed: "warning",
+  streaming: "ok", completed: "ok", done: "ok", identical: "ok", passed: "ok", succeeded: "ok", calm: "ok", delivered: "ok",
+  loading: "busy", catching_up: "busy", checking: "busy", starting: "busy", resyncing: "busy", running: "busy", queued: "busy", waiting: "busy", testing: "busy",
+  failed: "error", quarantined: "error", different: "error", error: "error", firing: "error",
+  warning: "warning", warn: "warning", incomplete: "warning", not_compared: "warning", stopped: "warning", missed: "warning", pending: "warning",
   paused: "paused", unknown: "unknown",
 };
 

@@ -1,4 +1,5 @@
 // What the pages promise, case by case, in order: each stands on the ones before. They are in cases/, by page.
+import * as alerts from "./cases/alerts.mjs";
 import * as connections from "./cases/connections.mjs";
 import * as everywhere from "./cases/everywhere.mjs";
 import * as make from "./cases/new.mjs";
@@ -23,6 +24,7 @@ export default [
   quarantine.u03_rows_in_quarantine_are_shown_with_what_each_action_does,
   connections.slots_are_shown_with_who_reads_them_and_orphans_told_from_others,
   schedules.schedules_are_told_in_words_and_each_action_does_what_it_says,
+  alerts.what_fires_is_told_with_its_rule_and_whether_it_was_sent,
   tables.u11_hostile_names_are_text_and_their_tables_obey,
   pipeline.the_past_is_drawn_and_can_be_read_as_a_table,
   pipeline.u06_what_is_not_known_is_unknown_and_never_0,

@@ -4,11 +4,11 @@
 //
 // `admin` may do everything on the databases' server. One line for each case: `ok NAME` or
 // `FAILED NAME: why`. With `images`, what the pages look like is written there.
-import { readFile, mkdir } from "node:fs/promises";
+import { readFile, mkdir, writeFile } from "node:fs/promises";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { chromium } from "playwright-core";
-import { Databases, Proxy, Server, freePort, until } from "./stage.mjs";
+import { Databases, Proxy, Receiver, Server, freePort, until } from "./stage.mjs";
 import cases from "./cases.mjs";
 
 const given = JSON.parse(process.argv[2]);
@@ -19,7 +19,11 @@ if (given.images) await mkdir(given.images, { recursive: true });
 const databases = new Databases(given);
 const proxy = new Proxy(new URL(given.source));
 await proxy.listen();
-const server = new Server(given.tidemark, join(given.directory, "state"), await freePort());
+const receiver = new Receiver();
+await receiver.listen();
+const file = join(given.directory, "server.toml");
+await writeFile(file, `version = 1\n[notify]\nallow = ["127.0.0.1"]\n[[notifier]]\nname = "ops"\ntype = "webhook"\nurl = "${receiver.url}/hooks/path-secret"\nsecret = "hunter2"\n`);
+const server = new Server(given.tidemark, join(given.directory, "state"), await freePort(), file);
 await server.start();
 
 const browser = await chromium.launch({
@@ -58,7 +62,7 @@ page.on("dialog", (dialog) => {
 page.setDefaultTimeout(20_000);
 
 const stage = {
-  page, context, server, databases, proxy, requests, complaints, until,
+  page, context, server, databases, proxy, receiver, requests, complaints, until,
   async shot(name) {
     if (given.images) await page.screenshot({ path: join(given.images, `${name}.png`), animations: "disabled" });
   },
@@ -116,5 +120,6 @@ await browser.close();
 databases.close();
 await server.stop();
 proxy.close();
+receiver.close();
 if (failed) console.log(server.log.slice(-4_000));
 process.exit(failed ? 1 : 0);

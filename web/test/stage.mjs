@@ -1,6 +1,7 @@
 // What the cases stand on: databases by psql, the server as a process, a wire that can be cut.
 import { execFile, spawn } from "node:child_process";
 import { readFile } from "node:fs/promises";
+import http from "node:http";
 import net from "node:net";
 import { promisify } from "node:util";
 
@@ -55,13 +56,13 @@ export class Databases {
 
 /** `tidemark serve`, as a process that can be killed and started again. */
 export class Server {
-  constructor(program, state, port) {
-    Object.assign(this, { program, state, port, log: "" });
+  constructor(program, state, port, file) {
+    Object.assign(this, { program, state, port, file, log: "" });
     this.url = `http://127.0.0.1:${port}`;
   }
 
   async start() {
-    this.child = spawn(this.program, ["serve", "--listen", `127.0.0.1:${this.port}`, "--state", this.state, "--auth", "token"], { stdio: ["ignore", "ignore", "pipe"] });
+    this.child = spawn(this.program, ["serve", "--listen", `127.0.0.1:${this.port}`, "--state", this.state, "--auth", "token", "--server-file", this.file], { stdio: ["ignore", "ignore", "pipe"] });
     this.child.stderr.on("data", (text) => (this.log += text));
     await until("the server", async () => (await fetch(`${this.url}/livez`)).ok);
   }
@@ -137,6 +138,29 @@ export class Proxy {
 
   close() {
     this.cut();
+    this.server.close();
+  }
+}
+
+/** Takes messages, and answers as it is told. */
+export class Receiver {
+  constructor() {
+    Object.assign(this, { received: [], status: 204 });
+  }
+
+  async listen() {
+    this.server = http.createServer(async (request, response) => {
+      let body = "";
+      for await (const part of request) body += part;
+      this.received.push({ path: request.url, body: JSON.parse(body) });
+      response.writeHead(this.status).end();
+    });
+    await new Promise((done) => this.server.listen(0, "127.0.0.1", done));
+    this.url = `http://127.0.0.1:${this.server.address().port}`;
+  }
+
+  close() {
+    this.server.closeAllConnections();
     this.server.close();
   }
 }

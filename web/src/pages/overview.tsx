@@ -45,6 +45,7 @@ export function Overview() {
           <dl class="facts">
             <div><dt>worst latency</dt><dd>{worst ? <><span class="live-value">{seconds(worst.latency_seconds)}</span> <a href={`/p/${worst.pipeline_id}`}>{worst.pipeline_id}</a></> : <span class="muted">none measured</span>}</dd></div>
             {all.lag_unknown > 0 && <div><dt>latency unknown</dt><dd>{all.lag_unknown}</dd></div>}
+            {all.alerts_firing > 0 && <div><dt>alerts</dt><dd><a class="error" href="/alerts">{all.alerts_firing === 1 ? "1 fires" : `${all.alerts_firing} fire`}</a></dd></div>}
             {all.tables_quarantined > 0 && <div><dt>tables in quarantine</dt><dd class="error">{all.tables_quarantined}</dd></div>}
             {all.slots_at_risk.length > 0 && <div><dt>slots at risk</dt><dd class="error">{all.slots_at_risk.map((one) => one.slot.name).join(", ")}</dd></div>}
           </dl>

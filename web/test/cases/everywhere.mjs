@@ -35,7 +35,7 @@ export async function u09_the_keyboard_is_enough({ page, open, until }) {
 
 export async function u10_every_page_fits_into_320_pixels({ page, open, shot }) {
   await page.setViewportSize({ width: 320, height: 640 });
-  for (const path of ["/", "/p/shop", "/p/shop/analytics", "/p/shop/events", "/p/shop/verification", "/p/shop/configuration", "/p/shop/quarantine", "/quarantine", "/connections", "/schedules", "/api/docs", "/new", "/settings", "/settings/tokens", "/settings/audit", "/codes/TM1010"]) {
+  for (const path of ["/", "/p/shop", "/p/shop/analytics", "/p/shop/events", "/p/shop/verification", "/p/shop/configuration", "/p/shop/quarantine", "/quarantine", "/connections", "/schedules", "/alerts", "/api/docs", "/new", "/settings", "/settings/tokens", "/settings/audit", "/codes/TM1010"]) {
     await open(path);
     await page.locator("main h1").waitFor();
     await page.locator("[data-link=live]").waitFor();

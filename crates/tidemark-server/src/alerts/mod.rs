@@ -9,7 +9,7 @@
 //! unknown moves nothing: an alert that fires goes on, one that does not is not begun. What comes and
 //! goes is told less and less often ([`state::calm_after`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use crate::notify::{Kind, Letter};
 use crate::store::{
     AlertMove, AlertRow, AlertState, Cursor, Entry, Key, Level, NewDelivery, Store,
 };
-use crate::supervisor::{Member, Supervisor, View};
+use crate::supervisor::{Member, Supervisor};
 use judge::{Compared, Verdict, judge};
 use state::step;
 
@@ -41,6 +41,8 @@ pub(crate) type Which = (Key, String);
 #[derive(Default)]
 pub(crate) struct Alerts {
     standing: Mutex<BTreeMap<Which, AlertRow>>,
+    /// Rules of which the last look knew what they look at.
+    known: Mutex<BTreeSet<Which>>,
 }
 
 impl Alerts {
@@ -50,6 +52,7 @@ impl Alerts {
         let standing = rows.into_iter().map(|row| (row.which(), row)).collect();
         Ok(Alerts {
             standing: Mutex::new(standing),
+            known: Mutex::default(),
         })
     }
 
@@ -66,6 +69,17 @@ impl Alerts {
     pub(crate) fn state(&self, key: &Key, rule: &AlertRule) -> Option<AlertState> {
         let which = (key.clone(), rule.id());
         self.lock().get(&which).map(|row| row.state)
+    }
+
+    /// Whether the last look knew what a rule looks at. While it does not, nothing is begun by the rule
+    /// and nothing ends, so that without an alert one cannot say that all is well.
+    pub(crate) fn is_known(&self, key: &Key, rule: &AlertRule) -> bool {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.contains(&(key.clone(), rule.id()))
+    }
+
+    fn set_known(&self, judged: BTreeSet<Which>) {
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = judged;
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Which, AlertRow>> {
@@ -92,6 +106,7 @@ pub(crate) async fn watch(supervisor: Weak<Supervisor>) {
         };
         if let Err(err) = round(&supervisor).await {
             // What stands in memory is what the store has: the next round tries again.
+            supervisor.shared.alerts.set_known(BTreeSet::new());
             tracing::warn!(code = %err.code(), error = %err, "alerts are not written down");
         }
     }
@@ -102,23 +117,24 @@ async fn round(supervisor: &Supervisor) -> Result<()> {
     let members = supervisor.members();
     let now = clock::now_us();
     let mut moves = Vec::new();
+    let mut known = BTreeSet::new();
     for member in &members {
         let Some(rules) = member.rules() else {
             continue;
         };
         let view = member.view();
         let compared = compared(supervisor, member, &rules).await?;
+        let missed = supervisor.shared.schedules.missed(&member.key);
         for rule in rules.iter() {
-            moves.extend(one(
-                supervisor,
-                member,
-                &view,
-                compared.as_ref(),
-                rule,
-                now,
-            )?);
+            let (compared, missed) = (compared.as_ref(), missed.as_ref());
+            let verdict = judge(member, &view, compared, missed, rule, now);
+            if verdict != Verdict::Unknown {
+                known.insert((member.key.clone(), rule.id()));
+            }
+            moves.extend(one(supervisor, member, rule, &verdict, now)?);
         }
     }
+    supervisor.shared.alerts.set_known(known);
     moves.extend(left_over(supervisor, &members, now)?);
     if moves.is_empty() {
         return Ok(());
@@ -145,22 +161,19 @@ async fn round(supervisor: &Supervisor) -> Result<()> {
 fn one(
     supervisor: &Supervisor,
     member: &Member,
-    view: &View,
-    compared: Option<&Compared>,
     rule: &AlertRule,
+    verdict: &Verdict,
     now: i64,
 ) -> Result<Option<AlertMove>> {
     let which = (member.key.clone(), rule.id());
-    let missed = supervisor.shared.schedules.missed(&member.key);
-    let verdict = judge(member, view, compared, missed.as_ref(), rule, now);
     let was = supervisor.shared.alerts.lock().get(&which).cloned();
-    if let (Verdict::Met(said), Some(_)) = (&verdict, &was) {
+    if let (Verdict::Met(said), Some(_)) = (verdict, &was) {
         // How it is now: not worth a transaction.
         if let Some(row) = supervisor.shared.alerts.lock().get_mut(&which) {
             row.text = said.text(row.since_us);
         }
     }
-    let Some(next) = step(&member.key, rule, was.as_ref(), &verdict, now) else {
+    let Some(next) = step(&member.key, rule, was.as_ref(), verdict, now) else {
         return Ok(None);
     };
     let told = next.row.as_ref().filter(|_| next.told);

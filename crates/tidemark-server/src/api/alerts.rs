@@ -96,8 +96,10 @@ struct RuleBody {
     severity: &'static str,
     /// How long it must be over before it counts as resolved, as the file says it.
     resolve_after: String,
-    /// `calm`, `pending` or `firing`.
+    /// `calm`, `pending`, `firing`, or `unknown`: it does not fire, and what it looks at cannot be told now.
     state: &'static str,
+    /// Whether what it looks at was known at the last look; while it is not, an alert that fires goes on.
+    known: bool,
     /// Who is told, by the name of a notifier.
     notify: Vec<String>,
     /// Those of them that this server does not know: they are not told.
@@ -118,15 +120,17 @@ async fn rules(State(app): State<Arc<App>>, caller: Caller) -> Answer<RuleList> 
             continue;
         };
         list.rules.extend(rules.iter().map(|rule| {
+            let known = alerts.is_known(&member.key, rule);
             RuleBody {
                 pipeline_id: member.key.id.clone(),
                 rule: rule.id(),
                 severity: rule.severity.word(),
                 resolve_after: show_duration(rule.resolve_after),
-                state: alerts
-                    .state(&member.key, rule)
-                    .unwrap_or(AlertState::Calm)
-                    .word(),
+                state: match alerts.state(&member.key, rule) {
+                    None | Some(AlertState::Calm) if !known => "unknown",
+                    state => state.unwrap_or(AlertState::Calm).word(),
+                },
+                known,
                 notify: rule.notify.clone(),
                 unknown_notifiers: unknown_of(&app, &member.key.tenant, rule),
             }

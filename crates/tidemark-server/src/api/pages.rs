@@ -30,10 +30,11 @@ const FILES: &[File] = include!("../../../../web/dist/files.rs");
 const FOR_EVER: &str = "public, max-age=31536000, immutable";
 
 /// Addresses of pages.
-const PAGES: [&str; 11] = [
+const PAGES: [&str; 12] = [
     "/",
     "/new",
     "/connections",
+    "/alerts",
     "/quarantine",
     "/schedules",
     "/settings",

@@ -24,6 +24,22 @@ async fn wait_for_firing(server: &Server, wanted: &[&str]) -> Vec<Value> {
     }
 }
 
+/// Waits until a rule stands like this.
+async fn wait_for_rule(server: &Server, rule: &str, state: &str) {
+    let what = format!("{rule} to be {state}");
+    let found = wait_for(PATIENCE, &what, || async {
+        let body = server.get("/alerts/rules").await;
+        let rules = body["rules"].as_array().unwrap();
+        let ours = rules.iter().find(|it| it["rule"] == rule).unwrap();
+        anyhow::ensure!(ours["state"] == state, "{body}");
+        assert_eq!(ours["known"], state != "unknown", "{body}");
+        Ok(Some(()))
+    });
+    if let Err(err) = found.await {
+        panic!("{err:?}\n{}", server.log());
+    }
+}
+
 /// What was told, oldest first.
 async fn told(server: &Server, pipeline: &str, kind: &str) -> Vec<String> {
     let route = format!("/pipelines/{pipeline}/events?limit=500");
@@ -148,6 +164,7 @@ async fn a_lag_that_is_unknown_is_its_own_alert_and_never_counts_as_small() {
     .await
     .unwrap();
     wait_for_firing(&server, &[]).await;
+    wait_for_rule(&server, "lag_seconds above 3600", "calm").await;
     proxy.refuse();
     proxy.cut();
     let firing = wait_for_firing(&server, &["lag_unknown"]).await;
@@ -156,8 +173,11 @@ async fn a_lag_that_is_unknown_is_its_own_alert_and_never_counts_as_small() {
         text.contains("how far srv_alert_lag is behind is unknown since"),
         "{text}"
     );
+    // Without an alert all is well only where what it looks at is known.
+    wait_for_rule(&server, "lag_seconds above 3600", "unknown").await;
     proxy.accept();
     wait_for_firing(&server, &[]).await;
+    wait_for_rule(&server, "lag_seconds above 3600", "calm").await;
     server.act("srv_alert_lag", "stop", &json!({})).await;
     stage.clear().await;
 }
