@@ -1,9 +1,9 @@
 // Made by web/build.mjs of web/src.
 &[
     File {
-        name: "app-b485535902.js",
-        plain: include_bytes!("app-b485535902.js"),
-        packed: include_bytes!("app-b485535902.js.gz"),
+        name: "app-7d13ed620c.js",
+        plain: include_bytes!("app-7d13ed620c.js"),
+        packed: include_bytes!("app-7d13ed620c.js.gz"),
     },
     File {
         name: "index.html",
@@ -11,9 +11,9 @@
         packed: include_bytes!("index.html.gz"),
     },
     File {
-        name: "style-61c69dfebf.css",
-        plain: include_bytes!("style-61c69dfebf.css"),
-        packed: include_bytes!("style-61c69dfebf.css.gz"),
+        name: "style-c2afd8bf11.css",
+        plain: include_bytes!("style-c2afd8bf11.css"),
+        packed: include_bytes!("style-c2afd8bf11.css.gz"),
     },
     File {
         name: "theme-39b689f84e.js",

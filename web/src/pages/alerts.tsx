@@ -3,7 +3,7 @@
 import { useState } from "preact/hooks";
 import { get, may, post } from "../api";
 import { bytes, grouped, moment, words } from "../format";
-import { lastEvent, link, now } from "../live";
+import { lastEvent, link, now, overview } from "../live";
 import type { Alert, AlertRule, Delivery, Notifier } from "../shapes";
 import { Code, Dialog, HealthMark, ProblemBox, State, useAsked } from "../ui";
 
@@ -77,7 +77,7 @@ function Pipeline({ id }: { id: string }) {
 export function Alerts() {
   const tick = link.value === "gone" ? 0 : Math.floor(now.value / 5_000);
   const told = lastEvent.value?.kind.startsWith("alert") ? lastEvent.value.id : 0;
-  const { value, problem, reload } = useAsked(everything, [tick, told]);
+  const { value, problem, reload } = useAsked(everything, [tick, told, overview.value?.total]);
   const [testing, setTesting] = useState<Notifier | null>(null);
   const heading = <h1 tabIndex={-1}>Alerts</h1>;
   if (!value) return <>{heading}{problem ? <><ProblemBox problem={problem} /><div class="row"><button type="button" onClick={reload}>Ask again</button></div></> : <p class="muted" aria-busy="true">Asking the server …</p>}</>;

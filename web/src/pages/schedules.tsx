@@ -4,7 +4,7 @@ import { useState } from "preact/hooks";
 import { get, may, post } from "../api";
 import { inWords } from "../cron";
 import { moment, seconds } from "../format";
-import { lastEvent, link, now, pipelineOf } from "../live";
+import { lastEvent, link, now, overview, pipelineOf } from "../live";
 import { parameter, put } from "../router";
 import type { Pipeline, Schedule, ScheduleRun } from "../shapes";
 import { Dialog, ProblemBox, say, State, Unknown, useAsked } from "../ui";
@@ -45,7 +45,7 @@ const isKept = (one: Pipeline | null) => one !== null && ["draft", "paused", "st
 export function Schedules() {
   const tick = link.value === "gone" ? 0 : Math.floor(now.value / 5_000);
   const told = lastEvent.value?.kind.startsWith("schedule") ? lastEvent.value.id : 0;
-  const { value, problem, reload } = useAsked(() => get<{ schedules: Schedule[]; unknown: string[] }>("/schedules"), [tick, told]);
+  const { value, problem, reload } = useAsked(() => get<{ schedules: Schedule[]; unknown: string[] }>("/schedules"), [tick, told, overview.value?.total]);
   const [wanted, setWanted] = useState<{ action: Action; of: Schedule } | null>(null);
   const heading = <h1 tabIndex={-1}>Schedules</h1>;
   if (!value) return <>{heading}{problem ? <><ProblemBox problem={problem} /><div class="row"><button type="button" onClick={reload}>Ask again</button></div></> : <p class="muted" aria-busy="true">Asking the server …</p>}</>;
