@@ -256,9 +256,10 @@ async fn answers_about_a_pipeline_that_runs_are_as_the_document_says() {
     let stage = Stage::new("srv_shape").await;
     fill(&stage).await;
     let mut server = Server::start(&[]).await;
-    let answer = server
-        .post("/pipelines?start=true", &definition(&stage))
-        .await;
+    let mut wanted = definition(&stage);
+    wanted["schedule"] = json!({ "full_load": "0 0 29 2 *" });
+    wanted["alert"] = json!([{ "when": "lag_seconds", "above": 3600 }]);
+    let answer = server.post("/pipelines?start=true", &wanted).await;
     assert_eq!(answer.status, 201, "{}", answer.text());
     server.wait_for_state("srv_shape", "streaming").await;
     let verified = server.act("srv_shape", "verify", &json!({})).await;
