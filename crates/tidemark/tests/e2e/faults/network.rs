@@ -71,6 +71,13 @@ async fn f04_a_silent_partition_that_heals_costs_nothing() {
 async fn f04_a_source_that_falls_silent_is_noticed_and_said() {
     let rig = Rig::new("fault_silence").await;
     let run = rig.streams().await;
+    // Of something that was never known no last value is told.
+    wait_for(PATIENCE, "the source's position", || async {
+        let status = rig.stage.status().await;
+        Ok(status["source_lsn"].is_string().then_some(()))
+    })
+    .await
+    .unwrap_or_else(|err| panic!("{err:#}\n{}", rig.stage.log()));
     rig.source_wire.partition();
     let said = |status: &Value| status["error"]["since"].is_string();
     let status = wait_for(PATIENCE, "the silence to be noticed", || async {
