@@ -203,18 +203,14 @@ impl Rows {
         select::where_all(&self.from, &conditions)
     }
 
-    fn row_hash(&self) -> String {
-        self.row_hash_for(Use::Digest)
-    }
-
-    fn row_hash_for(&self, which: Use) -> String {
+    fn row_hash(&self, which: Use) -> String {
         hash::row(&self.values.iter().collect::<Vec<_>>(), which)
     }
 
     /// By the key; by the whole row where there is none.
     fn bucket(&self, bucket_count: u32) -> String {
         let hash = if self.key.is_empty() {
-            self.row_hash_for(Use::Bucket)
+            self.row_hash(Use::Bucket)
         } else {
             let key: Vec<&Hashed> = self.key.iter().map(|at| &self.values[*at]).collect();
             hash::row(&key, Use::Bucket)
@@ -233,7 +229,11 @@ impl View for PgView {
 
     async fn digest(&mut self, mapping: &TableMapping, range: &Chunk) -> Result<Digest> {
         let rows = self.rows_of(mapping, range).await?;
-        let sql = format!("SELECT count(*), sum({}) {}", rows.row_hash(), rows.all());
+        let sql = format!(
+            "SELECT count(*), sum({}) {}",
+            rows.row_hash(Use::Digest),
+            rows.all()
+        );
         let set = self.query(mapping, &sql).await?;
         digest(set.one()?, 0)
     }
@@ -248,7 +248,7 @@ impl View for PgView {
         let grouped = format!(
             "SELECT {} AS n, count(*) AS c, sum({}) AS s {} GROUP BY 1",
             rows.bucket(bucket_count),
-            rows.row_hash(),
+            rows.row_hash(Use::Digest),
             rows.all()
         );
         let sql = packed::buckets_sql(&grouped, bucket_count);
@@ -278,7 +278,7 @@ impl View for PgView {
         );
         let sql = format!(
             "SELECT {}{} {}",
-            packed::hash_sql(&rows.row_hash()),
+            packed::hash_sql(&rows.row_hash(Use::Digest)),
             key.join(""),
             rows.limited_by(&in_buckets),
         );

@@ -10,8 +10,7 @@
 //! goes is told less and less often ([`state::calm_after`]).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::json;
 use tidemark_core::config::{AlertRule, AlertSeverity, AlertWhen};
@@ -22,15 +21,13 @@ use crate::notify::{Kind, Letter};
 use crate::store::{
     AlertMove, AlertRow, AlertState, Cursor, Entry, Key, Level, NewDelivery, Store,
 };
-use crate::supervisor::{Member, Supervisor};
+use crate::supervisor::{Member, Rounds, Supervisor};
 use judge::{Compared, Verdict, judge};
 use state::step;
 
 mod judge;
 mod state;
 
-/// How often rules are judged.
-const JUDGE_EVERY: Duration = Duration::from_secs(1);
 /// How many comparisons of a pipeline are looked at, to know each table's last.
 const COMPARISONS: usize = 50;
 
@@ -96,14 +93,8 @@ fn rank(severity: &str) -> u8 {
 }
 
 /// Judges until the supervisor is gone.
-pub(crate) async fn watch(supervisor: Weak<Supervisor>) {
-    let mut tick = tokio::time::interval(JUDGE_EVERY);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tick.tick().await;
-        let Some(supervisor) = supervisor.upgrade() else {
-            return;
-        };
+pub(crate) async fn watch(mut rounds: Rounds) {
+    while let Some(supervisor) = rounds.next().await {
         if let Err(err) = round(&supervisor).await {
             // What stands in memory is what the store has: the next round tries again.
             supervisor.shared.alerts.set_known(BTreeSet::new());

@@ -12,7 +12,7 @@
 //! its tables anew beside the old ones.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::json;
@@ -26,7 +26,7 @@ use crate::news::{News, Topic};
 use crate::store::{
     Desired, DesiredState, Entry, Key, Level, RunState, ScheduleRun, Standing, Store,
 };
-use crate::supervisor::{Member, Shared, Supervisor, open};
+use crate::supervisor::{Member, Rounds, Shared, Supervisor, open};
 use judge::{Judged, Situation, judge};
 
 pub(crate) use judge::shown;
@@ -36,8 +36,6 @@ mod step;
 #[cfg(test)]
 mod tests;
 
-/// How often schedules are judged.
-const JUDGE_EVERY: Duration = Duration::from_secs(1);
 /// How often a definition is read again that could not be.
 const READ_AGAIN: Duration = Duration::from_secs(30);
 /// How many times to come are looked at for one that nobody left out.
@@ -485,14 +483,8 @@ fn told(key: &Key, judged: &Judged) -> Option<Entry> {
 }
 
 /// Judges until the supervisor is gone.
-pub(crate) async fn watch(supervisor: Weak<Supervisor>) {
-    let mut tick = tokio::time::interval(JUDGE_EVERY);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tick.tick().await;
-        let Some(supervisor) = supervisor.upgrade() else {
-            return;
-        };
+pub(crate) async fn watch(mut rounds: Rounds) {
+    while let Some(supervisor) = rounds.next().await {
         let now_us = clock::now_us();
         let members = supervisor.members();
         supervisor.shared.schedules.tidy(&members, now_us);

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -15,6 +15,7 @@ use tidemark_core::catalogue::codes;
 use tidemark_core::target::Owner;
 use tidemark_core::{Error, Result, clock};
 use tokio::task::JoinSet;
+use tokio::time::{Interval, MissedTickBehavior};
 
 pub(crate) use member::{Alive, Member, View};
 
@@ -38,8 +39,9 @@ pub(crate) mod verify;
 /// The tenant of whoever runs the server.
 pub(crate) const OWN_TENANT: &str = "default";
 
-/// How often pipelines are looked at for history and news, and how often that is written down.
-const SAMPLE_EVERY: Duration = Duration::from_secs(1);
+/// How often pipelines are looked at: for history and news, for alerts, for what is due.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// After how many looks history is written down.
 const SAMPLES_WRITTEN_EVERY: usize = 10;
 /// How long the last events may take to be written down when the server ends.
 const LAST_WORDS_WITHIN: Duration = Duration::from_secs(3);
@@ -110,12 +112,12 @@ impl Supervisor {
         {
             let mut readers = lock(&supervisor.readers);
             readers.spawn(writing);
-            readers.spawn(sample(Arc::downgrade(&supervisor)));
-            readers.spawn(alerts::watch(Arc::downgrade(&supervisor)));
+            readers.spawn(sample(Rounds::of(&supervisor)));
+            readers.spawn(alerts::watch(Rounds::of(&supervisor)));
             for index in 0..supervisor.shared.notify.notifiers.len() {
                 readers.spawn(notify::deliver(Arc::clone(&supervisor.shared), index));
             }
-            readers.spawn(schedules::watch(Arc::downgrade(&supervisor)));
+            readers.spawn(schedules::watch(Rounds::of(&supervisor)));
         }
         for row in rows {
             supervisor.take_up(row);
@@ -324,14 +326,34 @@ pub(crate) fn tell_state(shared: &Shared, member: &Member) {
         .say(&member.key.tenant, &member.key.id, Topic::State, data);
 }
 
+/// Once a second, until the supervisor is gone.
+pub(crate) struct Rounds {
+    tick: Interval,
+    supervisor: Weak<Supervisor>,
+}
+
+impl Rounds {
+    fn of(supervisor: &Arc<Supervisor>) -> Rounds {
+        let mut tick = tokio::time::interval(LOOK_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Rounds {
+            tick,
+            supervisor: Arc::downgrade(supervisor),
+        }
+    }
+
+    /// When it is time again. It must not be kept for longer than the round.
+    pub(crate) async fn next(&mut self) -> Option<Arc<Supervisor>> {
+        self.tick.tick().await;
+        self.supervisor.upgrade()
+    }
+}
+
 /// Looks at every pipeline that runs once a second: history for later, news for now.
-async fn sample(supervisor: std::sync::Weak<Supervisor>) {
-    let mut tick = tokio::time::interval(SAMPLE_EVERY);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+async fn sample(mut rounds: Rounds) {
     let (mut waiting, mut told_tables) = (Vec::new(), BTreeMap::new());
     for count in 1_usize.. {
-        tick.tick().await;
-        let Some(supervisor) = supervisor.upgrade() else {
+        let Some(supervisor) = rounds.next().await else {
             return;
         };
         let now = clock::now_us() / 1_000_000;
