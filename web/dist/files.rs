@@ -1,9 +1,9 @@
 // Made by web/build.mjs of web/src.
 &[
     File {
-        name: "app-7d13ed620c.js",
-        plain: include_bytes!("app-7d13ed620c.js"),
-        packed: include_bytes!("app-7d13ed620c.js.gz"),
+        name: "app-a6c6f9f511.js",
+        plain: include_bytes!("app-a6c6f9f511.js"),
+        packed: include_bytes!("app-a6c6f9f511.js.gz"),
     },
     File {
         name: "index.html",

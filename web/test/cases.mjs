@@ -8,6 +8,7 @@ import * as overview from "./cases/overview.mjs";
 import * as pipeline from "./cases/pipeline.mjs";
 import * as quarantine from "./cases/quarantine.mjs";
 import * as reference from "./cases/reference.mjs";
+import * as roles from "./cases/roles.mjs";
 import * as schedules from "./cases/schedules.mjs";
 import * as signIn from "./cases/sign-in.mjs";
 import * as tables from "./cases/tables.mjs";
@@ -32,6 +33,7 @@ export default [
   news.without_news_the_server_is_asked_and_the_page_says_so,
   pipeline.events_and_the_definition_are_shown_without_secrets,
   reference.the_api_is_described_by_the_server_itself,
+  roles.u14_pages_and_api_give_each_role_the_same_and_nobody_what_is_masked,
   signIn.tokens_are_shown_once_and_a_viewer_has_no_buttons,
   everywhere.u09_the_keyboard_is_enough,
   everywhere.u10_every_page_fits_into_320_pixels,

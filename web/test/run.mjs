@@ -32,11 +32,20 @@ const browser = await chromium.launch({
 });
 const requests = new Set();
 const complaints = [];
+/** What the API answered, to which role. */
+const answers = [];
 
 /** A browser of its own, as far as cookies go. */
-async function browsing() {
-  const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, colorScheme: "light", locale: "en-GB", timezoneId: "UTC", reducedMotion: "reduce" });
+async function browsing(role = "admin", more = {}) {
+  const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, colorScheme: "light", locale: "en-GB", timezoneId: "UTC", reducedMotion: "reduce", ...more });
   context.on("request", (request) => requests.add(new URL(request.url()).origin));
+  context.on("response", (response) => {
+    const { pathname } = new URL(response.url());
+    // The stream of news has no end; who wants to see it reads it for themselves.
+    if (!pathname.startsWith("/api/v1/") || pathname.endsWith("/events/stream")) return;
+    // Of a page that was left the browser keeps nothing.
+    response.text().then((text) => answers.push({ role, what: pathname, text }), () => undefined);
+  });
   if (process.env.DIST) {
     // While one works on the pages: as they are in dist/, whatever the program has in it. Which addresses are pages is for the program to say.
     const dist = new URL("../dist/", import.meta.url);
@@ -61,41 +70,60 @@ page.on("dialog", (dialog) => {
 });
 page.setDefaultTimeout(20_000);
 
+/** What axe finds, in both themes. */
+async function accessibleOn(page, where) {
+  for (const theme of ["light", "dark"]) {
+    await page.emulateMedia({ colorScheme: theme });
+    // Evaluated as the tools of a browser do, past the policy that pages are under.
+    await page.evaluate(axe);
+    const { violations } = await page.evaluate(() => globalThis.axe.run(document, { resultTypes: ["violations"] }));
+    const said = violations.map((one) => `${one.id}: ${one.nodes.map((node) => `${node.target} ${node.any[0]?.message ?? ""}`).slice(0, 3).join(" | ")}`);
+    if (said.length) throw new Error(`axe on ${where}, ${theme}: ${said.join("; ")}`);
+  }
+  await page.emulateMedia({ colorScheme: "light" });
+}
+
+/** The page as one of this role sees it, and what the API answers them. */
+async function as(role, path, look) {
+  const { token, id } = await server.post("/tokens", { name: `one ${role}`, role });
+  const headers = { authorization: `Bearer ${token}`, "content-type": "application/json" };
+  const own = await browsing(role);
+  try {
+    await own.request.post(`${server.url}/api/v1/session`, { headers });
+    const theirs = await own.newPage();
+    await theirs.goto(`${server.url}${path}`);
+    const asked = async (method, path, body) => {
+      const response = await fetch(`${server.url}/api/v1${path}`, { method, headers, body });
+      const text = await response.text();
+      answers.push({ role, what: `${method} ${path}`, text });
+      return { status: response.status, text };
+    };
+    await look(theirs, asked, headers);
+  } finally {
+    await own.close();
+    await server.remove(`/tokens/${id}`);
+  }
+}
+
 const stage = {
   page, context, server, databases, proxy, receiver, requests, complaints, until,
-  async shot(name) {
-    if (given.images) await page.screenshot({ path: join(given.images, `${name}.png`), animations: "disabled" });
+  async shot(name, of = page) {
+    if (given.images) await of.screenshot({ path: join(given.images, `${name}.png`), animations: "disabled" });
   },
-  /** What axe finds, in both themes. */
-  async accessible(where) {
-    for (const theme of ["light", "dark"]) {
-      await page.emulateMedia({ colorScheme: theme });
-      // Evaluated as the tools of a browser do, past the policy that pages are under.
-      await page.evaluate(axe);
-      const { violations } = await page.evaluate(() => globalThis.axe.run(document, { resultTypes: ["violations"] }));
-      const said = violations.map((one) => `${one.id}: ${one.nodes.map((node) => `${node.target} ${node.any[0]?.message ?? ""}`).slice(0, 3).join(" | ")}`);
-      if (said.length) throw new Error(`axe on ${where}, ${theme}: ${said.join("; ")}`);
-    }
-    await page.emulateMedia({ colorScheme: "light" });
+  /** What else the run writes down beside the pictures. */
+  async record(name, text) {
+    if (given.images) await writeFile(join(given.images, name), text);
   },
+  accessible: (where) => accessibleOn(page, where), accessibleOn,
   async open(path) {
     await page.goto(`${server.url}${path}`);
   },
-  /** The page as one sees it who may look and nothing else; with what the API answers to an action of theirs. */
-  async asViewer(path, look) {
-    const { token } = await server.post("/tokens", { name: "looker", role: "viewer" });
-    const headers = { authorization: `Bearer ${token}` };
-    const own = await browsing();
-    try {
-      await own.request.post(`${server.url}/api/v1/session`, { headers });
-      const theirs = await own.newPage();
-      await theirs.goto(`${server.url}${path}`);
-      const asked = (action) => fetch(`${server.url}/api/v1${action}`, { method: "POST", headers });
-      await look(theirs, asked);
-    } finally {
-      await own.close();
-    }
+  async signedIn(context) {
+    await context.request.post(`${server.url}/api/v1/session`, { headers: { authorization: `Bearer ${await server.token()}` } });
   },
+  browsing, answers, directory: given.directory,
+  as,
+  asViewer: (path, look) => as("viewer", path, (theirs, asked) => look(theirs, (action) => asked("POST", action))),
 };
 
 let failed = 0;

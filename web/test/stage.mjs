@@ -83,6 +83,24 @@ export class Server {
     return response.json();
   }
 
+  /** Reads along what the server sends to pages, until told to end. */
+  async news() {
+    const end = new AbortController();
+    const headers = { authorization: `Bearer ${await this.token()}`, accept: "text/event-stream" };
+    const { body } = await fetch(`${this.url}/api/v1/events/stream`, { headers, signal: end.signal });
+    const read = { text: "", end: () => end.abort() };
+    void (async () => {
+      for await (const part of body.pipeThrough(new TextDecoderStream())) read.text += part;
+    })().catch(() => undefined);
+    return read;
+  }
+
+  /** Deletes something, whatever it is by now. */
+  async remove(path) {
+    const headers = { authorization: `Bearer ${await this.token()}`, "if-match": "*" };
+    return fetch(`${this.url}/api/v1${path}`, { method: "DELETE", headers });
+  }
+
   /** As if the machine lost power. */
   async kill() {
     const gone = new Promise((done) => this.child.once("exit", done));

@@ -1,7 +1,7 @@
 // A new pipeline: from two connection strings or a file; checked while it is mended; then its plan; then started.
 
 import { useEffect, useState } from "preact/hooks";
-import { ask, postToml } from "../api";
+import { ask, caller, may, postToml } from "../api";
 import { bytes, grouped, seconds } from "../format";
 import { refresh } from "../live";
 import { go, parameter, put } from "../router";
@@ -34,6 +34,13 @@ export function toml(fields: Fields): string {
 }
 
 export function New() {
+  // The server refuses others, checks as well: they connect to whatever is named in them.
+  if (caller.value === null) return <><h1 tabIndex={-1}>New pipeline</h1><p class="muted" aria-busy="true">Asking the server …</p></>;
+  if (!may("admin")) return <><h1 tabIndex={-1}>New pipeline</h1><p class="empty">An administrator defines pipelines; you are {caller.value.role}.</p></>;
+  return <Begin />;
+}
+
+function Begin() {
   const isFile = parameter("from") === "file";
   const [fields, setFields] = useState<Fields>({ name: "", source: "", target: "", tables: "public.*", mode: "full_load_and_cdc" });
   const [file, setFile] = useState("");

@@ -10,12 +10,13 @@ import { Copyable, Dialog, ProblemBox, say, useAsked } from "../ui";
 const TABS = ["general", "tokens", "audit"] as const;
 
 export function Settings({ tab }: { tab: string }) {
-  const shown = TABS.find((one) => one === tab) ?? "general";
+  const open = TABS.filter((one) => one === "general" || may("admin"));
+  const shown = open.find((one) => one === tab) ?? "general";
   return (
     <>
       <h1 tabIndex={-1}>Settings</h1>
       <nav class="tabs" aria-label="settings">
-        {TABS.filter((one) => one === "general" || may("admin")).map((one) => (
+        {open.map((one) => (
           <a key={one} href={one === "general" ? "/settings" : `/settings/${one}`} aria-current={shown === one ? "page" : undefined}>{one[0]!.toUpperCase() + one.slice(1)}</a>
         ))}
       </nav>

@@ -1,6 +1,6 @@
 // What holds on every page.
 import assert from "node:assert/strict";
-import { fits, header } from "./look.mjs";
+import { fits, header, PAGES, shown } from "./look.mjs";
 
 export async function u09_the_keyboard_is_enough({ page, open, until }) {
   await open("/settings");
@@ -35,11 +35,9 @@ export async function u09_the_keyboard_is_enough({ page, open, until }) {
 
 export async function u10_every_page_fits_into_320_pixels({ page, open, shot }) {
   await page.setViewportSize({ width: 320, height: 640 });
-  for (const path of ["/", "/p/shop", "/p/shop/analytics", "/p/shop/events", "/p/shop/verification", "/p/shop/configuration", "/p/shop/quarantine", "/quarantine", "/connections", "/schedules", "/alerts", "/api/docs", "/new", "/settings", "/settings/tokens", "/settings/audit", "/codes/TM1010"]) {
+  for (const path of PAGES.map((path) => path.replace("ID", "shop"))) {
     await open(path);
-    await page.locator("main h1").waitFor();
-    await page.locator("[data-link=live]").waitFor();
-    await page.locator("[aria-busy]").first().waitFor({ state: "detached" });
+    await shown(page);
     await fits(page, path);
     if (path === "/p/shop") await shot("pipeline-narrow");
   }

@@ -9,6 +9,19 @@ export const HOSTILE = [
 ];
 export const ident = (name) => `"${name.replaceAll('"', '""')}"`;
 
+/** Every page; `ID` is a pipeline. */
+export const PAGES = [
+  "/", "/p/ID", "/p/ID/analytics", "/p/ID/events", "/p/ID/verification", "/p/ID/configuration", "/p/ID/quarantine",
+  "/quarantine", "/connections", "/schedules", "/alerts", "/api/docs", "/new", "/settings", "/settings/tokens", "/settings/audit", "/codes/TM1010",
+];
+
+/** Until a page shows what it asked for. */
+export async function shown(page) {
+  await page.locator("main h1").waitFor();
+  await page.locator("[data-link=live]").waitFor();
+  await page.locator("[aria-busy]").first().waitFor({ state: "detached" });
+}
+
 export const row = (page, name) => page.locator("tbody tr").filter({ has: page.locator("bdi", { hasText: name }) }).first();
 export const header = (page) => page.locator(".head");
 export const said = (page) => page.locator(".toast");
