@@ -1,9 +1,9 @@
 // Made by web/build.mjs of web/src.
 &[
     File {
-        name: "app-a6c6f9f511.js",
-        plain: include_bytes!("app-a6c6f9f511.js"),
-        packed: include_bytes!("app-a6c6f9f511.js.gz"),
+        name: "app-e15f7c4761.js",
+        plain: include_bytes!("app-e15f7c4761.js"),
+        packed: include_bytes!("app-e15f7c4761.js.gz"),
     },
     File {
         name: "index.html",

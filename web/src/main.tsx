@@ -4,6 +4,7 @@ import { effect } from "@preact/signals";
 import { render } from "preact";
 import { useEffect, useState } from "preact/hooks";
 import { caller, get, needsToken, Problem } from "./api";
+import "./focus";
 import { age, clock } from "./format";
 import { heard, link, listen, messages, now, overview, retry } from "./live";
 import { Alerts } from "./pages/alerts";
@@ -17,7 +18,7 @@ import { Reference } from "./pages/reference";
 import { Schedules } from "./pages/schedules";
 import { Settings } from "./pages/settings";
 import { SignIn } from "./pages/signin";
-import { keysOn, setTheme, theme } from "./prefs";
+import { isDark, keysOn, setTheme } from "./prefs";
 import { go, here } from "./router";
 import type { Caller } from "./shapes";
 import { Dialog, Toast } from "./ui";
@@ -128,7 +129,6 @@ function App() {
   useKeys(() => setListing(true));
   const path = here.value.pathname;
   const current = (is: boolean) => (is ? "page" : undefined);
-  const isDark = theme.value === "dark" || (theme.value === "system" && matchMedia("(prefers-color-scheme: dark)").matches);
   return (
     <div class={link.value === "gone" ? "stale" : undefined}>
       <a class="skip" href="#main">Skip to the content</a>
@@ -147,7 +147,7 @@ function App() {
         </nav>
         <span class="row">
           <LinkState />
-          <button type="button" class="small" onClick={() => setTheme(isDark ? "light" : "dark")} aria-label={isDark ? "light theme" : "dark theme"}>◐</button>
+          <button type="button" class="small" onClick={() => setTheme(isDark.value ? "light" : "dark")} aria-label={isDark.value ? "light theme" : "dark theme"}>◐</button>
           {caller.value && <span class="muted small">{caller.value.name}</span>}
         </span>
       </header>

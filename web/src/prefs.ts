@@ -1,6 +1,6 @@
 // What this browser was told: theme, and whether single keys act.
 
-import { signal } from "@preact/signals";
+import { computed, signal } from "@preact/signals";
 
 export type Theme = "system" | "light" | "dark";
 
@@ -22,6 +22,11 @@ const store = (name: string, value: string | null) => {
 
 const kept = stored("tidemark.theme");
 export const theme = signal<Theme>(kept === "light" || kept === "dark" ? kept : "system");
+const system = matchMedia("(prefers-color-scheme: dark)");
+const systemIsDark = signal(system.matches);
+system.addEventListener("change", () => (systemIsDark.value = system.matches));
+/** What is seen, whoever decided it. */
+export const isDark = computed(() => theme.value === "dark" || (theme.value === "system" && systemIsDark.value));
 export const keysOn = signal(stored("tidemark.keys") !== "off");
 
 export function setTheme(value: Theme) {

@@ -1,7 +1,9 @@
 // What the pages promise, case by case, in order: each stands on the ones before. They are in cases/, by page.
 import * as alerts from "./cases/alerts.mjs";
+import * as charts from "./cases/charts.mjs";
 import * as connections from "./cases/connections.mjs";
 import * as everywhere from "./cases/everywhere.mjs";
+import * as keyboard from "./cases/keyboard.mjs";
 import * as make from "./cases/new.mjs";
 import * as news from "./cases/news.mjs";
 import * as overview from "./cases/overview.mjs";
@@ -29,13 +31,16 @@ export default [
   tables.u11_hostile_names_are_text_and_their_tables_obey,
   pipeline.the_past_is_drawn_and_can_be_read_as_a_table,
   pipeline.u06_what_is_not_known_is_unknown_and_never_0,
+  charts.u08_labels_and_lines_of_charts_are_readable_in_both_themes,
   news.u05_without_the_server_everything_stays_with_its_age,
   news.without_news_the_server_is_asked_and_the_page_says_so,
   pipeline.events_and_the_definition_are_shown_without_secrets,
   reference.the_api_is_described_by_the_server_itself,
   roles.u14_pages_and_api_give_each_role_the_same_and_nobody_what_is_masked,
   signIn.tokens_are_shown_once_and_a_viewer_has_no_buttons,
-  everywhere.u09_the_keyboard_is_enough,
+  keyboard.u09_keys_go_where_they_say,
+  keyboard.u09_a_pipeline_is_made_paused_compared_loaded_anew_and_deleted_by_the_keyboard,
+  keyboard.u09_every_page_is_gone_through_in_the_order_it_is_read,
   everywhere.u10_every_page_fits_into_320_pixels,
   everywhere.u15_nobody_else_was_asked_and_no_policy_broken,
 ];

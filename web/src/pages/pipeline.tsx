@@ -55,7 +55,8 @@ function Head({ one }: { one: Pipeline }) {
   const lag = lags.value[one.id]?.at(-1) ?? null;
   const stages = lag?.latency_by_stage_seconds ?? null;
   const isAtWork = !["draft", "stopped", "completed", "failed"].includes(one.state);
-  const isPaused = one.desired_state === "paused";
+  // One button, so that who pressed it has the focus on what undoes it.
+  const main = one.desired_state === "paused" ? "resume" : isAtWork ? "pause" : "start";
   return (
     <div class="head">
       <div class="row spread">
@@ -67,9 +68,7 @@ function Head({ one }: { one: Pipeline }) {
         </div>
         {may("operator") && (
           <div class="row">
-            {!isAtWork && !isPaused && <button type="button" class="primary" onClick={() => begin(one.id, "start")}>{one.state === "draft" ? "Start" : "Start again"}</button>}
-            {isPaused && <button type="button" class="primary" onClick={() => begin(one.id, "resume")}>Resume</button>}
-            {isAtWork && !isPaused && <button type="button" onClick={() => begin(one.id, "pause")}>Pause</button>}
+            <button type="button" class={main === "pause" ? undefined : "primary"} onClick={() => begin(one.id, main)}>{main === "start" && one.state !== "draft" ? "Start again" : `${main[0]!.toUpperCase()}${main.slice(1)}`}</button>
             <button type="button" onClick={() => begin(one.id, "verify", { depth: "deep" })} disabled={one.state === "draft"}>Verify</button>
             <button type="button" disabled={!isAtWork} onClick={() => setOpen("resync")}>Force resync …</button>
             {one.desired_state !== "draft" && one.desired_state !== "stopped" && <button type="button" onClick={() => begin(one.id, "stop")}>Stop</button>}
