@@ -1,9 +1,9 @@
 // Made by web/build.mjs of web/src.
 &[
     File {
-        name: "app-e15f7c4761.js",
-        plain: include_bytes!("app-e15f7c4761.js"),
-        packed: include_bytes!("app-e15f7c4761.js.gz"),
+        name: "app-4ad245142a.js",
+        plain: include_bytes!("app-4ad245142a.js"),
+        packed: include_bytes!("app-4ad245142a.js.gz"),
     },
     File {
         name: "index.html",

@@ -1,5 +1,7 @@
 // Numbers, sizes, times as words. What is not known has its own word.
 
+import { zone } from "./prefs";
+
 const NARROW = "\u202f";
 
 export function grouped(n: number): string {
@@ -39,17 +41,16 @@ export function age(from: number, now: number): string {
   return seconds(Math.max(0, Math.floor((now - from) / 1000)));
 }
 
-const pad = (n: number) => String(n).padStart(2, "0");
-
-export function clock(at: number | string): string {
+/** A part of a time as ISO 8601 has it, in the zone that is shown. */
+function part(at: number | string, from: number, to: number): string {
   const time = new Date(at);
-  return `${pad(time.getHours())}:${pad(time.getMinutes())}:${pad(time.getSeconds())}`;
+  const offset = zone.value === "UTC" ? 0 : time.getTimezoneOffset() * 60_000;
+  return Number.isNaN(time.getTime()) ? "unknown" : new Date(time.getTime() - offset).toISOString().slice(from, to);
 }
 
-export function day(at: number | string): string {
-  const time = new Date(at);
-  return `${time.getFullYear()}-${pad(time.getMonth() + 1)}-${pad(time.getDate())}`;
-}
+export const clock = (at: number | string) => part(at, 11, 19);
+
+export const day = (at: number | string) => part(at, 0, 10);
 
 /** The clock today, the day as well before. */
 export function moment(at: string): string {

@@ -1,7 +1,10 @@
 // News of the server, as they come; where they do not, the server is asked every five seconds, and where
 // it does not answer, everything stays as it was last known, with its age.
+//
+// Tabs of one browser share one stream: the one that holds a lock listens, and tells the others what it
+// hears. When it is closed another holds the lock, and goes on after the last that it heard.
 
-import { batch, signal } from "@preact/signals";
+import { batch, effect, signal } from "@preact/signals";
 import { get, headers, needsToken, Problem } from "./api";
 import type { Event, Lag, Overview, Pipeline, Table } from "./shapes";
 
@@ -28,6 +31,18 @@ export const lastEvent = signal<Event | null>(null);
 /** Messages of the stream, for tests. */
 export const messages = signal(0);
 
+/** What the tab that listens tells the others: what came, or how it stands; and what a new one asks. */
+type Word = { parts: string[] } | { link: Link } | { asks: true };
+const LOCK = "tidemark.news";
+/** After so long without a word the tab that listens does not turn any more. */
+const DEAF_MS = SILENCE_MS + 10_000;
+// Without locks (a page that came neither encrypted nor from this machine) each tab listens by itself.
+const others = navigator.locks ? new BroadcastChannel(LOCK) : null;
+const tell = (word: Word) => others?.postMessage(word);
+/** What ends this tab's listening, while it is the one that does. */
+let listening: AbortSignal | null = null;
+let told = Date.now();
+
 let failures = 0;
 let lastId: string | null = null;
 let stopped: AbortController | null = null;
@@ -39,6 +54,7 @@ let refreshed = 0;
 setInterval(() => {
   now.value = Date.now();
   if (link.value === "live" && !document.hidden && Date.now() - refreshed > REFRESH_MS) refreshSoon();
+  if (others && !listening && !needsToken.value && Date.now() - told > DEAF_MS) void listen(true);
 }, 1_000);
 
 /** Asks for everything at once. */
@@ -72,29 +88,71 @@ function refreshSoon() {
   }, 250);
 }
 
-/** Listens until told otherwise. */
-export async function listen() {
+effect(() => {
+  const said = { link: link.value };
+  if (listening) tell(said);
+});
+
+others?.addEventListener("message", ({ data }: MessageEvent<Word>) => {
+  if ("asks" in data) {
+    if (listening) tell({ link: link.value });
+    return;
+  }
+  if (listening) return;
+  told = Date.now();
+  // What was not told meanwhile is asked for.
+  if (link.value !== "live") refreshSoon();
+  if ("parts" in data) {
+    heardOf(data.parts);
+    return;
+  }
+  if (data.link === "live") note();
+  link.value = data.link;
+  if (data.link === "polling") void refresh();
+});
+
+/** Listens until told otherwise, or has another tab do it; `takes` the lock from one that does not turn. */
+export async function listen(takes = false) {
   stopped?.abort();
   const own = new AbortController();
   stopped = own;
   failures = 0;
   lastId = null;
-  while (!own.signal.aborted && !needsToken.value) {
+  if (!others) return hear(own.signal);
+  told = Date.now();
+  void refresh();
+  tell({ asks: true });
+  try {
+    await navigator.locks.request(LOCK, takes ? { steal: true } : { signal: own.signal }, () => hear(own.signal));
+  } catch {
+    // It was told to stop, or another tab took the lock away.
+    if (!own.signal.aborted) void listen();
+  }
+}
+
+async function hear(stop: AbortSignal) {
+  listening = stop;
+  while (!stop.aborted && !needsToken.value) {
     const reached = await refresh();
     if (reached && failures >= FAILURES_MAX) link.value = "polling";
+    tell({ link: link.value });
     if (reached) {
       try {
-        await stream(own.signal);
+        await stream(stop);
       } catch {
         // Whatever ended it: the server is asked, and then listened to again.
       }
-      if (own.signal.aborted) return;
+      if (stop.aborted) break;
       failures += 1;
       if (link.value === "live") link.value = (await refresh()) ? "connecting" : "gone";
     }
     const wait = !reached ? 1_000 : failures >= FAILURES_MAX ? POLL_MS : 500;
-    await new Promise((done) => setTimeout(done, wait));
+    await new Promise((done) => {
+      setTimeout(done, wait);
+      stop.addEventListener("abort", done);
+    });
   }
+  if (listening === stop) listening = null;
 }
 
 /** Asks now, whatever waits. */
@@ -123,17 +181,22 @@ async function stream(ended: AbortSignal) {
       text += value;
       const parts = text.split(/\r?\n\r?\n/);
       text = parts.pop() ?? "";
-      batch(() => {
-        failures = 0;
-        link.value = "live";
-        note();
-        for (const part of parts) take(part);
-      });
+      failures = 0;
+      heardOf(parts);
+      tell({ parts });
     }
   } finally {
     clearTimeout(timer);
     ended.removeEventListener("abort", stop);
   }
+}
+
+function heardOf(parts: string[]) {
+  batch(() => {
+    link.value = "live";
+    note();
+    for (const part of parts) take(part);
+  });
 }
 
 function take(part: string) {

@@ -1,20 +1,22 @@
-// What this browser was told: theme, and whether single keys act.
+// What this browser was told: theme, and whether single keys act; and what this tab was: the zone of its times.
 
 import { computed, signal } from "@preact/signals";
 
 export type Theme = "system" | "light" | "dark";
 
-const stored = (name: string) => {
+export type Zone = "local" | "UTC";
+
+const stored = (name: string, where = () => localStorage) => {
   try {
-    return localStorage.getItem(name);
+    return where().getItem(name);
   } catch {
     return null;
   }
 };
-const store = (name: string, value: string | null) => {
+const store = (name: string, value: string | null, where = () => localStorage) => {
   try {
-    if (value === null) localStorage.removeItem(name);
-    else localStorage.setItem(name, value);
+    if (value === null) where().removeItem(name);
+    else where().setItem(name, value);
   } catch {
     // Without storage it counts for this page.
   }
@@ -28,6 +30,14 @@ system.addEventListener("change", () => (systemIsDark.value = system.matches));
 /** What is seen, whoever decided it. */
 export const isDark = computed(() => theme.value === "dark" || (theme.value === "system" && systemIsDark.value));
 export const keysOn = signal(stored("tidemark.keys") !== "off");
+
+/** Of this tab: beside one that shows the times of the wall there may be one that shows those of the logs. */
+export const zone = signal<Zone>(stored("tidemark.zone", () => sessionStorage) === "UTC" ? "UTC" : "local");
+
+export function setZone(value: Zone) {
+  zone.value = value;
+  store("tidemark.zone", value === "UTC" ? value : null, () => sessionStorage);
+}
 
 export function setTheme(value: Theme) {
   theme.value = value;

@@ -14,6 +14,7 @@ import * as roles from "./cases/roles.mjs";
 import * as schedules from "./cases/schedules.mjs";
 import * as signIn from "./cases/sign-in.mjs";
 import * as tables from "./cases/tables.mjs";
+import * as tabs from "./cases/tabs.mjs";
 
 export default [
   signIn.a_token_is_asked_for_and_a_wrong_one_refused,
@@ -32,6 +33,8 @@ export default [
   pipeline.the_past_is_drawn_and_can_be_read_as_a_table,
   pipeline.u06_what_is_not_known_is_unknown_and_never_0,
   charts.u08_labels_and_lines_of_charts_are_readable_in_both_themes,
+  tabs.u16_two_tabs_share_one_stream_and_each_has_a_look_of_its_own,
+  tabs.u16_a_page_that_stays_open_does_not_grow,
   news.u05_without_the_server_everything_stays_with_its_age,
   news.without_news_the_server_is_asked_and_the_page_says_so,
   pipeline.events_and_the_definition_are_shown_without_secrets,

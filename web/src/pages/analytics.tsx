@@ -5,6 +5,7 @@ import uPlot from "uplot";
 import { get } from "../api";
 import { bytes, clock, grouped, lsn, moment, seconds } from "../format";
 import { lags, link, now } from "../live";
+import { setZone, zone, type Zone } from "../prefs";
 import { parameter, put } from "../router";
 import type { History, Lag, Pipeline } from "../shapes";
 import { Code, Known, ProblemBox, useAsked } from "../ui";
@@ -193,6 +194,8 @@ function Panel({ title, at, pending, lines, height, value, summary }: { title: s
         width: Math.max(200, own.clientWidth),
         height,
         legend: { show: false },
+        // Ticks of days begin at midnight of the zone that is shown.
+        tzDate: (at) => (zone.value === "UTC" ? uPlot.tzDate(new Date(at * 1000), "UTC") : new Date(at * 1000)),
         cursor: { sync: { key: "tidemark" }, drag: { x: false, y: false }, y: false },
         scales: { y: { range: (_plot, _min, max) => [0, max > 0 ? max * 1.08 : 1] } },
         axes: [
@@ -214,7 +217,7 @@ function Panel({ title, at, pending, lines, height, value, summary }: { title: s
       made.destroy();
       plot.current = null;
     };
-  }, [theme, lines.length]);
+  }, [theme, lines.length, zone.value]);
   useEffect(() => plot.current?.setData(data), [at, ...lines.map((line) => line.values)]);
 
   const move = (event: KeyboardEvent) => {
@@ -281,6 +284,7 @@ export function Analytics({ one }: { one: Pipeline }) {
           {RANGES.map(([name]) => <button type="button" class="small" key={name} aria-pressed={name === range[0]} onClick={() => put("range", name)}>{name}</button>)}
         </div>
         <div class="row">
+          <label class="inline"><span class="muted">times</span><select value={zone.value} onChange={(event) => setZone(event.currentTarget.value as Zone)}><option value="local">local</option><option value="UTC">UTC</option></select></label>
           <label class="inline"><input type="checkbox" checked={frozen !== null} onChange={(event) => setFrozen(event.currentTarget.checked ? to : null)} />freeze</label>
           <button type="button" class="small" aria-pressed={isTable} onClick={() => put("as", isTable ? null : "table")}>as table</button>
         </div>
