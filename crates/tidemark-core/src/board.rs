@@ -190,21 +190,14 @@ impl Board {
             PipelineEvent::Measured(Err(err)) => {
                 self.measure_error = Some(err.code().to_string());
             }
-            PipelineEvent::Retry { error, .. } | PipelineEvent::Failed(error) => {
-                self.status.totals.retries +=
-                    u64::from(matches!(event, PipelineEvent::Retry { .. }));
-                self.latency = None;
-                let since = self
-                    .status
-                    .error
-                    .take()
-                    .map_or_else(clock::now, |known| known.since);
-                self.status.error = Some(StatusError {
-                    code: error.code().to_string(),
-                    message: error.to_string(),
-                    action: error.action(),
-                    since,
-                });
+            PipelineEvent::Retry { error, .. } => {
+                self.status.totals.retries += 1;
+                self.wrong(StatusError::of(error));
+            }
+            PipelineEvent::Failed(error) => {
+                let reason = Some(error.message.clone());
+                self.state(PipelineState::Failed, reason, By::Engine);
+                self.wrong(error.clone());
             }
             PipelineEvent::Quarantined(tables) => self.quarantined(tables),
             PipelineEvent::Warning { .. } => self.has_warnings = true,
@@ -380,6 +373,16 @@ impl Board {
         self.status.state = state;
         self.status.reason = reason;
         self.status.by = by;
+    }
+
+    /// Something is wrong, since whatever was wrong before is.
+    fn wrong(&mut self, error: StatusError) {
+        self.latency = None;
+        let known = self.status.error.take();
+        self.status.error = Some(StatusError {
+            since: known.map_or_else(|| error.since.clone(), |known| known.since),
+            ..error
+        });
     }
 
     fn measured(&mut self, log: &LogState, now: Instant) {
@@ -592,6 +595,24 @@ mod tests {
         assert_eq!(status.latency_seconds, None);
         assert_eq!(status.health, Health::Unknown);
         assert_eq!(status.trend, Trend::Unknown);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_failed_has_its_code_from_the_first_moment() {
+        let mut board = streaming();
+        let error = Error::definite(codes::INTERNAL, "a task died");
+        board.take(
+            &PipelineEvent::Failed(StatusError::of(&error)),
+            Instant::now(),
+        );
+        let status = board.status(Instant::now());
+        assert_eq!(status.state, PipelineState::Failed);
+        assert_eq!(status.health, Health::Error);
+        assert_eq!(status.reason.as_deref(), Some("a task died"));
+        assert_eq!(
+            status.error.map(|error| error.code),
+            Some("TM9001".to_owned())
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::clock;
+use crate::error::Error;
 use crate::position::Position;
 use crate::source::{Pin, Relayed, Slot};
 
@@ -376,6 +377,18 @@ pub struct StatusError {
     pub action: String,
     /// RFC 3339.
     pub since: String,
+}
+
+impl StatusError {
+    /// What is wrong from now on.
+    pub fn of(error: &Error) -> StatusError {
+        StatusError {
+            code: error.code().to_string(),
+            message: error.to_string(),
+            action: error.action(),
+            since: clock::now(),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -171,7 +171,7 @@ fn take_log(status: &mut Status, log: &Result<LogState>) {
             status.confirmed_lsn = None;
             status.slot = None;
             status.unknown_reason = Some(err.code().to_string());
-            status.error.get_or_insert_with(|| said(err));
+            status.error.get_or_insert_with(|| StatusError::of(err));
             return;
         }
     };
@@ -189,15 +189,6 @@ fn take_log(status: &mut Status, log: &Result<LogState>) {
         .slot
         .as_ref()
         .map(|slot| SlotStatus::of(slot, &log.pins));
-}
-
-fn said(err: &Error) -> StatusError {
-    StatusError {
-        code: err.code().to_string(),
-        message: err.to_string(),
-        action: err.action(),
-        since: clock::now(),
-    }
 }
 
 /// The last reported state may be one that only a living process can be in.

@@ -216,8 +216,7 @@ impl Pipeline {
             let polled = catch_unwind(AssertUnwindSafe(|| running.as_mut().poll(context)));
             polled.unwrap_or_else(|panic| {
                 let err = panicked(panic.as_ref());
-                let reason = Some(err.to_string());
-                observer.state(PipelineState::Failed, By::Engine, reason);
+                observer.failed(&err);
                 Poll::Ready(Err(err))
             })
         })
@@ -281,12 +280,7 @@ impl Run {
         self.lasting.answer_stops(&ended);
         match &ended {
             Ok(outcome) => self.engine.observer.state(outcome.state, outcome.by, None),
-            Err(err) => {
-                let reason = Some(err.to_string());
-                self.engine
-                    .observer
-                    .state(PipelineState::Failed, By::Engine, reason);
-            }
+            Err(err) => self.engine.observer.failed(err),
         }
         ended
     }

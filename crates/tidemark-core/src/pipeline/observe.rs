@@ -15,7 +15,7 @@ use crate::position::Position;
 use crate::quarantine::Kept;
 use crate::schema::TableName;
 use crate::source::LogState;
-use crate::status::{By, PipelineState, Reconciled};
+use crate::status::{By, PipelineState, Reconciled, StatusError};
 use crate::target::Applied;
 
 /// Everything that the engine says. Closed on purpose.
@@ -165,8 +165,8 @@ pub enum PipelineEvent {
         /// A sentence.
         text: String,
     },
-    /// The pipeline gave up.
-    Failed(Error),
+    /// The pipeline gave up: its state is `failed` from now on, because of this.
+    Failed(StatusError),
 }
 
 /// A table as progress needs it.
@@ -231,5 +231,10 @@ impl Observer {
 
     pub(crate) fn state(&self, state: PipelineState, by: By, reason: Option<String>) {
         self.say(PipelineEvent::State { state, reason, by });
+    }
+
+    /// The end of a run by an error, which whoever runs it is given itself.
+    pub(crate) fn failed(&self, error: &Error) {
+        self.say(PipelineEvent::Failed(StatusError::of(error)));
     }
 }

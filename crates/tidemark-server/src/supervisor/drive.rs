@@ -234,6 +234,7 @@ struct Run {
     stop: watch::Sender<bool>,
 }
 
+/// One run. Where it ends with an error it stands as it ended, for the caller to say what comes of it.
 async fn run(
     shared: &Arc<Shared>,
     member: &Arc<Member>,
@@ -299,7 +300,9 @@ async fn run(
     }
     run.end().await;
     end_run(shared, number, &ended);
-    member.rests(Rest::wanted(&member.orders.borrow().desired));
+    if !matches!(ended, Ended::Err(_)) {
+        member.rests(Rest::wanted(&member.orders.borrow().desired));
+    }
     ended
 }
 
@@ -431,6 +434,8 @@ fn heard(
             tracing::info!(pipeline, tenant, "state {}", super::word_of(state));
             super::tell_state(shared, member);
         }
+        // The run's end tells of it in the log.
+        PipelineEvent::Failed(_) => super::tell_state(shared, member),
         PipelineEvent::Loaded { rows, .. } => {
             tracing::info!(pipeline, tenant, rows, "loaded");
             loaded.send_replace(true);

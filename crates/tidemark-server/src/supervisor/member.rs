@@ -109,12 +109,7 @@ impl Rest {
     /// Because of an error.
     pub(super) fn because(state: &'static str, err: &Error, more: &str) -> Rest {
         Rest {
-            error: Some(StatusError {
-                code: err.code().to_string(),
-                message: err.to_string(),
-                action: err.action(),
-                since: clock::now(),
-            }),
+            error: Some(StatusError::of(err)),
             ..Rest::of(
                 state,
                 "engine",

@@ -11,6 +11,7 @@ use serde_json::json;
 use tidemark_core::checkpoint::TableState;
 use tidemark_core::finding::{Finding, Verdict};
 use tidemark_core::pipeline::observe::PipelineEvent;
+use tidemark_core::status::{By, PipelineState};
 use tidemark_core::{Result, clock};
 use tokio::sync::mpsc;
 
@@ -165,14 +166,12 @@ fn entry(key: &Key, event: &PipelineEvent) -> Option<Entry> {
             format!("step {number}/{count} {name}: {text}"),
         ),
         PipelineEvent::State { state, reason, by } => {
-            let word = super::word_of(state);
-            let why = reason
-                .as_ref()
-                .map_or_else(String::new, |why| format!(": {why}"));
-            Entry {
-                by: Some(super::word_of(by)),
-                ..plain(Level::Info, "state", format!("state {word}{why}"))
-            }
+            of_pipeline(plain, *state, reason.as_deref(), *by)
+        }
+        // What failed comes back as the run's own error, and is noted once more, with its code, there.
+        PipelineEvent::Failed(error) => {
+            let reason = Some(error.message.as_str());
+            of_pipeline(plain, PipelineState::Failed, reason, By::Engine)
         }
         PipelineEvent::Checked(findings) => checked(plain, findings),
         PipelineEvent::LoadPosition(position) => {
@@ -225,9 +224,22 @@ fn entry(key: &Key, event: &PipelineEvent) -> Option<Entry> {
             code: Some(code.to_string()),
             ..plain(Level::Warn, "warning", text.clone())
         },
-        // What failed comes back as the run's own error, and is noted once, there.
         _ => return None,
     })
+}
+
+fn of_pipeline(
+    plain: impl Fn(Level, &'static str, String) -> Entry,
+    state: PipelineState,
+    reason: Option<&str>,
+    by: By,
+) -> Entry {
+    let word = super::word_of(&state);
+    let why = reason.map_or_else(String::new, |why| format!(": {why}"));
+    Entry {
+        by: Some(super::word_of(&by)),
+        ..plain(Level::Info, "state", format!("state {word}{why}"))
+    }
 }
 
 fn of_table(

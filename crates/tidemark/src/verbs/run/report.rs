@@ -12,7 +12,7 @@ use tidemark_core::control::door::SharedBoard;
 use tidemark_core::finding::{Finding, Verdict};
 use tidemark_core::pipeline::observe::PipelineEvent;
 use tidemark_core::schema::TableName;
-use tidemark_core::status::{PipelineState, Reconciled};
+use tidemark_core::status::{By, PipelineState, Reconciled};
 use tokio::sync::watch;
 
 use crate::invocation::Invocation;
@@ -188,9 +188,11 @@ impl Reporter {
             PipelineEvent::Measured(Err(err)) => {
                 tracing::debug!(pipeline, code = %err.code(), error = %err, "source not measured");
             }
-            // Failed comes back as the run's own error, and is said once, there.
-            PipelineEvent::Failed(_)
-            | PipelineEvent::Checkpoint { .. }
+            // Its code comes back as the run's own error, and is said once, there.
+            PipelineEvent::Failed(error) => {
+                self.log_state(PipelineState::Failed, Some(error.message), By::Engine);
+            }
+            PipelineEvent::Checkpoint { .. }
             | PipelineEvent::Table(_)
             | PipelineEvent::Received(_)
             | PipelineEvent::Unapplied(_)
@@ -206,12 +208,7 @@ impl Reporter {
         }
     }
 
-    fn log_state(
-        &self,
-        state: PipelineState,
-        reason: Option<String>,
-        by: tidemark_core::status::By,
-    ) {
+    fn log_state(&self, state: PipelineState, reason: Option<String>, by: By) {
         let pipeline = self.pipeline.as_str();
         if state != PipelineState::Loading {
             self.progress().forget_load();
