@@ -24,6 +24,12 @@ pub fn rfc3339(us: i64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
 }
 
+/// RFC 3339 as microseconds since 1970 UTC.
+pub fn parse(text: &str) -> Option<i64> {
+    let instant: jiff::Timestamp = text.parse().ok()?;
+    Some(instant.as_microsecond())
+}
+
 /// Year, month and day of a day counted from 1970-01-01, in the proleptic Gregorian calendar: the
 /// year begins in March, so that the leap day is its last and months have a regular pattern.
 fn civil(days: i64) -> (i64, i64, i64) {
@@ -56,6 +62,8 @@ mod tests {
             (-1_000, "1969-12-31T23:59:59.999Z"),
         ] {
             assert_eq!(rfc3339(us), text);
+            assert_eq!(parse(text), Some(us));
         }
+        assert_eq!(parse("yesterday"), None);
     }
 }

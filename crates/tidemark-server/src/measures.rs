@@ -75,17 +75,6 @@ pub(crate) struct Measures {
     pub(crate) loaded: Option<(u64, u64)>,
     /// Rows that verifications have compared.
     pub(crate) rows_compared: u64,
-    /// What the last verification of all tables found.
-    pub(crate) compared: Option<Compared>,
-}
-
-/// What a verification of all tables found.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Compared {
-    /// Rows.
-    pub(crate) different: u64,
-    /// Seconds since 1970 UTC.
-    pub(crate) at: f64,
 }
 
 impl Default for Measures {
@@ -100,7 +89,6 @@ impl Default for Measures {
             errors: BTreeMap::new(),
             loaded: None,
             rows_compared: 0,
-            compared: None,
         }
     }
 }

@@ -445,17 +445,6 @@ fn measured(page: &mut Page, members: &[Arc<Member>]) {
         help,
         |it| (it.rows_compared > 0).then_some(it.rows_compared as f64),
     );
-    let help = "Rows that the last verification of all tables found different.";
-    values("tidemark_verify_rows_different", "gauge", help, |it| {
-        Some(it.compared?.different as f64)
-    });
-    let help = "When the last verification of all tables ended.";
-    values(
-        "tidemark_verify_last_timestamp_seconds",
-        "gauge",
-        help,
-        |it| Some(it.compared?.at),
-    );
     let errors = counted.iter().flat_map(|(member, it)| {
         it.errors.iter().map(|((code, class), count)| {
             let mut labels = with(member, "code", code.clone());
@@ -468,6 +457,23 @@ fn measured(page: &mut Page, members: &[Arc<Member>]) {
 }
 
 fn verification(page: &mut Page, found: &[(&Member, View)]) {
+    let whole = |member: &Member| member.compared().whole.clone();
+    page.family(
+        "tidemark_verify_rows_different",
+        "gauge",
+        "Rows that the last verification of all tables found different.",
+        found
+            .iter()
+            .filter_map(|(member, _)| Some((labels(member), whole(member)?.different as f64))),
+    );
+    page.family(
+        "tidemark_verify_last_timestamp_seconds",
+        "gauge",
+        "When the last verification of all tables ended.",
+        found
+            .iter()
+            .filter_map(|(member, _)| Some((labels(member), whole(member)?.at_us as f64 / 1e6))),
+    );
     known(
         page,
         found,

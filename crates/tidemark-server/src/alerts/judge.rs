@@ -1,14 +1,12 @@
 //! Whether a rule is met, and what is said of it: what is so, what it means for the data, what to do
 //! first. What cannot be told is unknown, which is neither.
 
-use std::collections::BTreeMap;
-
 use tidemark_core::clock;
 use tidemark_core::config::{AlertRule, AlertWhen, show_bytes};
 use tidemark_core::status::{SlotStatus, Status, TableStatusState};
 
 use crate::schedules::shown;
-use crate::store::{DesiredState, ScheduleRun, VerificationRow};
+use crate::store::{Compared, DesiredState, ScheduleRun};
 use crate::supervisor::{Member, View};
 
 /// Tables that are named in a sentence.
@@ -55,35 +53,10 @@ impl Said {
     }
 }
 
-/// What is known of comparisons: for each table its last one.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Compared {
-    tables: BTreeMap<String, (String, String, String)>,
-}
-
-impl Compared {
-    /// From comparisons, newest first; each may be of some tables.
-    pub(super) fn of(rows: &[VerificationRow]) -> Compared {
-        let mut tables = BTreeMap::new();
-        for row in rows {
-            for table in row.tables.as_array().into_iter().flatten() {
-                let word = |name: &str| table[name].as_str().unwrap_or_default().to_owned();
-                // What could not be compared leaves what is known.
-                if word("result") != "not_compared" {
-                    let found = (word("result"), row.at.clone(), row.lsn.clone());
-                    tables.entry(word("source")).or_insert(found);
-                }
-            }
-        }
-        Compared { tables }
-    }
-}
-
 /// Judges one rule.
 pub(super) fn judge(
     member: &Member,
     view: &View,
-    compared: Option<&Compared>,
     missed: Option<&ScheduleRun>,
     rule: &AlertRule,
     now: i64,
@@ -165,10 +138,8 @@ pub(super) fn judge(
                 format!("{kept}{}", first(status, name, "status"))
             })
         }
-        AlertWhen::VerificationDifferent => with(compared, |compared| different(compared, name)),
-        AlertWhen::VerificationStale => with(compared, |compared| {
-            stale(compared, member, status, rule, now)
-        }),
+        AlertWhen::VerificationDifferent => different(&member.compared(), name),
+        AlertWhen::VerificationStale => stale(&member.compared(), member, status, rule, now),
         AlertWhen::ScheduleMissed => missed.map_or(Verdict::Over, |run| left_out(run, name)),
     }
 }
@@ -219,9 +190,9 @@ fn different(compared: &Compared, name: &str) -> Verdict {
         return Verdict::Unknown;
     }
     let found = compared.tables.iter();
-    let wrong: Vec<_> = found.filter(|(_, found)| found.0 == "different").collect();
+    let wrong: Vec<_> = found.filter(|(_, found)| found.is_different).collect();
     let tables: Vec<&str> = wrong.iter().map(|(table, _)| table.as_str()).collect();
-    let lsn = wrong.first().map_or("", |(_, found)| found.2.as_str());
+    let lsn = wrong.first().map_or("", |(_, found)| found.lsn.as_str());
     let what = || {
         format!(
             "{name} differs from its source in {}, found at {lsn}",
@@ -247,11 +218,11 @@ fn stale(
         compared
             .tables
             .get(table)
-            .map_or(made.as_str(), |found| &found.1)
+            .map_or(made.as_str(), |found| &found.at)
     };
     let known = status.tables.iter().map(|table| of(&table.source));
     let oldest = known.min().or_else(|| {
-        let all = compared.tables.values().map(|found| found.1.as_str());
+        let all = compared.tables.values().map(|found| found.at.as_str());
         all.min().or(Some(made.as_str()))
     });
     let limit = i64::try_from(rule.above)

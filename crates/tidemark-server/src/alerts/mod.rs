@@ -13,23 +13,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::json;
-use tidemark_core::config::{AlertRule, AlertSeverity, AlertWhen};
+use tidemark_core::config::{AlertRule, AlertSeverity};
 use tidemark_core::{Result, clock};
 
 use crate::news::Topic;
 use crate::notify::{Kind, Letter};
-use crate::store::{
-    AlertMove, AlertRow, AlertState, Cursor, Entry, Key, Level, NewDelivery, Store,
-};
+use crate::store::{AlertMove, AlertRow, AlertState, Entry, Key, Level, NewDelivery, Store};
 use crate::supervisor::{Member, Rounds, Supervisor};
-use judge::{Compared, Verdict, judge};
+use judge::{Verdict, judge};
 use state::step;
 
 mod judge;
 mod state;
-
-/// How many comparisons of a pipeline are looked at, to know each table's last.
-const COMPARISONS: usize = 50;
 
 /// By which an alert is known: pipeline and rule.
 pub(crate) type Which = (Key, String);
@@ -114,11 +109,9 @@ async fn round(supervisor: &Supervisor) -> Result<()> {
             continue;
         };
         let view = member.view();
-        let compared = compared(supervisor, member, &rules).await?;
         let missed = supervisor.shared.schedules.missed(&member.key);
         for rule in rules.iter() {
-            let (compared, missed) = (compared.as_ref(), missed.as_ref());
-            let verdict = judge(member, &view, compared, missed, rule, now);
+            let verdict = judge(member, &view, missed.as_ref(), rule, now);
             if verdict != Verdict::Unknown {
                 known.insert((member.key.clone(), rule.id()));
             }
@@ -253,26 +246,4 @@ fn left_over(supervisor: &Supervisor, members: &[Arc<Member>], now: i64) -> Resu
         })
     };
     left.map(over).collect()
-}
-
-/// Each table's last comparison, where a rule asks for it.
-async fn compared(
-    supervisor: &Supervisor,
-    member: &Member,
-    rules: &[AlertRule],
-) -> Result<Option<Compared>> {
-    let asks = |rule: &AlertRule| {
-        let when = rule.when;
-        when == AlertWhen::VerificationDifferent || when == AlertWhen::VerificationStale
-    };
-    if !rules.iter().any(asks) {
-        return Ok(None);
-    }
-    let page = Cursor {
-        before: None,
-        limit: COMPARISONS,
-    };
-    let store = &supervisor.shared.store;
-    let rows = store.verifications(&member.key, None, page).await?;
-    Ok(Some(Compared::of(&rows)))
 }

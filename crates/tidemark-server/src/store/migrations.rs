@@ -74,6 +74,8 @@ pub(super) const ALL: &[&str] = &[
         tenant TEXT NOT NULL, pipeline TEXT NOT NULL, due_us INTEGER NOT NULL, state TEXT NOT NULL,
         by TEXT NOT NULL, began_us INTEGER, ended_us INTEGER, reason TEXT,
         PRIMARY KEY (tenant, pipeline, due_us)) STRICT;",
+    "ALTER TABLE verifications ADD COLUMN position_type TEXT NOT NULL DEFAULT 'pg_lsn';
+     ALTER TABLE verifications ADD COLUMN whole INTEGER NOT NULL DEFAULT 0;",
 ];
 
 /// The steps that a store of a version has not been through yet; `None` if it is up to date.

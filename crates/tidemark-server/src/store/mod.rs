@@ -28,6 +28,7 @@ use sqlite::Sqlite;
 
 pub(crate) use access::{Answered, NewToken, TokenRow};
 pub(crate) use alerts::{AlertMove, AlertRow, AlertState};
+pub(crate) use compared::Compared;
 pub(crate) use deliveries::{Attempted, DeliveryRow, NewDelivery};
 pub(crate) use history::{HistoryRow, Sample, Step};
 pub(crate) use journal::{AuditRow, Cursor, Entry, EventRow, EventsWanted, Level, RunRow};
@@ -42,6 +43,7 @@ pub(crate) use sqlite::make_directory;
 
 mod access;
 mod alerts;
+mod compared;
 mod deliveries;
 mod history;
 mod journal;

@@ -42,6 +42,10 @@ pub(crate) struct VerificationRow {
     pub(crate) at: String,
     /// Both sides were read here.
     pub(crate) lsn: String,
+    /// Of which kind that position is.
+    pub(crate) position_type: String,
+    /// Whether all tables were to be compared, and not some that were named.
+    pub(crate) whole: bool,
     /// `identical`, `different` or `incomplete`.
     pub(crate) result: String,
     /// `deep` or `counts`.
@@ -54,6 +58,10 @@ pub(crate) struct VerificationRow {
     #[schema(value_type = Vec<Object>)]
     pub(crate) tables: Value,
 }
+
+/// Of a comparison.
+pub(super) const COLUMNS: &str =
+    "id, at, lsn, result, depth, rows, seconds, tables, position_type, whole";
 
 impl Store {
     /// An operation begins.
@@ -125,10 +133,12 @@ impl Store {
         let key = key.clone();
         self.with(move |store, _| {
             let sql = "INSERT INTO verifications (tenant, pipeline, at, lsn, result, depth, rows, seconds, \
-                 tables) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING id";
-            let tables = row.tables.to_string();
+                 tables, position_type, whole) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) \
+                 RETURNING id";
+            let (tables, position_type) = (row.tables.to_string(), &row.position_type);
             let row = params![
-                key.tenant, key.id, row.at, row.lsn, row.result, row.depth, row.rows, row.seconds, tables
+                key.tenant, key.id, row.at, row.lsn, row.result, row.depth, row.rows, row.seconds,
+                tables, position_type, row.whole
             ];
             let id: i64 = store.one(sql, row, |row| row.get(0))?;
             let sql = "DELETE FROM verifications WHERE tenant = $1 AND pipeline = $2 AND id <= (SELECT id \
@@ -148,12 +158,13 @@ impl Store {
     ) -> Result<Vec<VerificationRow>> {
         let key = key.clone();
         self.with(move |store, _| {
-            let sql = "SELECT id, at, lsn, result, depth, rows, seconds, tables FROM verifications \
-                 WHERE tenant = $1 AND pipeline = $2 AND ($3 IS NULL OR id < $3) \
-                 AND ($4 IS NULL OR id = $4) ORDER BY id DESC LIMIT $5";
+            let sql = format!(
+                "SELECT {COLUMNS} FROM verifications WHERE tenant = $1 AND pipeline = $2 \
+                 AND ($3 IS NULL OR id < $3) AND ($4 IS NULL OR id = $4) ORDER BY id DESC LIMIT $5"
+            );
             let limit = i64::try_from(page.limit).unwrap_or(i64::MAX);
             let row = params![key.tenant, key.id, page.before, only, limit];
-            store.query(sql, row, verification)
+            store.query(&sql, row, verification)
         })
         .await
     }
@@ -173,7 +184,7 @@ fn operation(row: &Row) -> Result<OperationRow, Failed> {
     })
 }
 
-fn verification(row: &Row) -> Result<VerificationRow, Failed> {
+pub(super) fn verification(row: &Row) -> Result<VerificationRow, Failed> {
     let tables: String = row.get(7)?;
     Ok(VerificationRow {
         id: row.get(0)?,
@@ -184,5 +195,7 @@ fn verification(row: &Row) -> Result<VerificationRow, Failed> {
         rows: row.get(5)?,
         seconds: row.get(6)?,
         tables: serde_json::from_str(&tables).unwrap_or(Value::Null),
+        position_type: row.get(8)?,
+        whole: row.get(9)?,
     })
 }

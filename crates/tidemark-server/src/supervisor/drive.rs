@@ -345,6 +345,9 @@ impl Run {
         );
         let mut board = Board::new(config.name.as_str(), config.mode.name());
         board.set_max_retained(opened.options.max_retained_bytes);
+        if let Some(verified) = member.verified() {
+            board.set_verified(verified);
+        }
         let board = Arc::new(Mutex::new(board));
         let (stop, stopped) = watch::channel(false);
         let (loaded, is_loaded) = watch::channel(false);

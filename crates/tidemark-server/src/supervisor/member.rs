@@ -11,13 +11,13 @@ use tidemark_core::control::door::SharedBoard;
 use tidemark_core::pipeline::Commander;
 use tidemark_core::position::Position;
 use tidemark_core::status::{
-    By, Health, PipelineState, Status, StatusError, TableStatusState, Trend,
+    By, Health, PipelineState, Status, StatusError, TableStatusState, Trend, Verified,
 };
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::measures::Measures;
-use crate::store::{Desired, DesiredState, Key, PipelineRow};
+use crate::store::{Compared, Desired, DesiredState, Key, PipelineRow};
 use crate::systems::Opened;
 
 /// How far back the estimate of the time to catch up looks.
@@ -44,6 +44,7 @@ pub(crate) struct Member {
     row: Mutex<PipelineRow>,
     now: Mutex<Now>,
     measures: Mutex<Measures>,
+    compared: Mutex<Compared>,
 }
 
 #[derive(Default)]
@@ -138,7 +139,7 @@ pub(crate) struct View {
 }
 
 impl Member {
-    pub(super) fn new(row: PipelineRow) -> Member {
+    pub(super) fn new(row: PipelineRow, compared: Compared) -> Member {
         let orders = Orders {
             desired: row.desired.clone(),
             version: row.version,
@@ -155,12 +156,23 @@ impl Member {
             row: Mutex::new(row),
             now: Mutex::new(now),
             measures: Mutex::default(),
+            compared: Mutex::new(compared),
         }
     }
 
     /// What was counted of it since the server began.
     pub(crate) fn measures(&self) -> MutexGuard<'_, Measures> {
         self.measures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What comparisons have found.
+    pub(crate) fn compared(&self) -> MutexGuard<'_, Compared> {
+        self.compared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The last comparison of all tables.
+    pub(super) fn verified(&self) -> Option<Verified> {
+        Some(self.compared().whole.as_ref()?.verified.clone())
     }
 
     /// As it is kept.
@@ -231,6 +243,9 @@ impl Member {
             (None, Some((_, status))) => forgotten(status.clone()),
             (None, None) => Status::unknown(&self.key.id, &self.row().mode),
         };
+        // Who looks from outside may know of one that was made without this server.
+        let known = status.verified.take().into_iter().chain(self.verified());
+        status.verified = known.max_by(|one, other| one.at.cmp(&other.at));
         status.since.clone_from(&rest.since);
         status.reason.clone_from(&rest.reason);
         if rest.error.is_some() {

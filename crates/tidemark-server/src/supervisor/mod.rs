@@ -24,7 +24,7 @@ use crate::news::{News, Topic};
 use crate::notify::{self, Notify};
 use crate::schedules::{self, Schedules};
 use crate::store::{
-    Desired, DesiredState, Entry, Key, Level, NewPipeline, PipelineRow, Sample, Store,
+    Compared, Desired, DesiredState, Entry, Key, Level, NewPipeline, PipelineRow, Sample, Store,
 };
 use crate::systems::{Definition, Opened, Place, Systems};
 use scribe::Scribe;
@@ -83,6 +83,7 @@ impl Supervisor {
         let news = Arc::new(News::new());
         let (scribe, writing) = Scribe::new(store.clone(), Arc::clone(&news));
         let rows = store.pipelines().await?;
+        let mut compared = store.compared().await?;
         store.end_operations_left_behind().await?;
         store.free_idempotency_keys().await?;
         let alerts = Alerts::load(&store).await?;
@@ -120,13 +121,14 @@ impl Supervisor {
             readers.spawn(schedules::watch(Rounds::of(&supervisor)));
         }
         for row in rows {
-            supervisor.take_up(row);
+            let known = compared.remove(&row.key).unwrap_or_default();
+            supervisor.take_up(row, known);
         }
         Ok(supervisor)
     }
 
-    fn take_up(&self, row: PipelineRow) -> Arc<Member> {
-        let member = Arc::new(Member::new(row));
+    fn take_up(&self, row: PipelineRow, compared: Compared) -> Arc<Member> {
+        let member = Arc::new(Member::new(row, compared));
         lock(&self.members).insert(member.key.clone(), Arc::clone(&member));
         let life = drive::drive(Arc::clone(&self.shared), Arc::clone(&member));
         lock(&self.lives).spawn(life);
@@ -164,7 +166,7 @@ impl Supervisor {
     pub(crate) async fn add(&self, new: NewPipeline) -> Result<Arc<Member>> {
         let id = new.key.id.clone();
         if let Some(row) = self.shared.store.add_pipeline(new).await? {
-            return Ok(self.take_up(row));
+            return Ok(self.take_up(row, Compared::default()));
         }
         let text = format!("there is a pipeline {id} already");
         Err(Error::definite(codes::API_CONFLICT, text)

@@ -14,7 +14,6 @@ use tidemark_core::{Error, Result, clock};
 
 use super::Shared;
 use super::member::{Alive, Member};
-use crate::measures::Compared;
 use crate::store::{Entry, Level, VerificationRow};
 
 /// Differences that are looked for in a table. All are counted up to here.
@@ -72,12 +71,6 @@ pub(super) async fn keep(
     took: Duration,
 ) -> Result<(i64, String)> {
     member.measures().rows_compared += report.rows();
-    // Some tables alone say nothing of how the whole stands.
-    if wanted.is_empty() {
-        let different = report.tables.iter().map(|table| table.different).sum();
-        let at = clock::now_us() as f64 / 1e6;
-        member.measures().compared = Some(Compared { different, at });
-    }
     let text = sentence(report);
     let level = if report.is_identical() {
         Level::Info
@@ -94,12 +87,15 @@ pub(super) async fn keep(
         id: 0,
         at: clock::now(),
         lsn: report.position.to_string(),
+        position_type: report.position.kind().to_owned(),
+        whole: wanted.is_empty(),
         result: report.word().to_owned(),
         depth: depth.to_owned(),
         rows: i64::try_from(report.rows()).unwrap_or(i64::MAX),
         seconds: took.as_secs_f64(),
         tables: report.tables.iter().map(table).collect(),
     };
+    member.compared().take(&row);
     let id = shared.store.add_verification(&member.key, row).await?;
     Ok((id, text))
 }

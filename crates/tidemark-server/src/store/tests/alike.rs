@@ -10,6 +10,7 @@ async fn everything(store: &Store) -> Vec<String> {
     pipelines(store, &mut said).await;
     journal(store, &mut said).await;
     operations(store, &mut said).await;
+    compared(store, &mut said).await;
     access(store, &mut said).await;
     said
 }
@@ -194,6 +195,8 @@ async fn operations(store: &Store, said: &mut Vec<String>) {
         id: 0,
         at: "2026-01-01T00:00:00Z".to_owned(),
         lsn: "0/1".to_owned(),
+        position_type: "pg_lsn".to_owned(),
+        whole: true,
         result: "identical".to_owned(),
         depth: "deep".to_owned(),
         rows: i64::MAX,
@@ -206,6 +209,7 @@ async fn operations(store: &Store, said: &mut Vec<String>) {
             &key,
             VerificationRow {
                 seconds: 1e-9,
+                whole: false,
                 ..row
             },
         )
@@ -221,10 +225,14 @@ async fn operations(store: &Store, said: &mut Vec<String>) {
             said,
             found
                 .iter()
-                .map(|v| (v.rows, v.seconds, &v.tables))
+                .map(|v| (v.rows, v.seconds, &v.tables, &v.position_type, v.whole))
                 .collect::<Vec<_>>(),
         );
     }
+}
+
+async fn compared(store: &Store, said: &mut Vec<String>) {
+    say(said, store.compared().await.unwrap());
 }
 
 async fn access(store: &Store, said: &mut Vec<String>) {

@@ -126,7 +126,9 @@ async fn an_alert_is_told_once_outlives_the_server_and_resolves() {
     );
     server.child.kill().await.unwrap();
     server.restart().await;
+    says_different(&server).await;
     server.wait_for_state("srv_alerts", "streaming").await;
+    says_different(&server).await;
     wait_for_firing(&server, &["verification_different"]).await;
     let back = "UPDATE public.orders SET note = 'order 7' WHERE id = 7";
     stage.target.batch_execute(back).await.unwrap();
@@ -136,6 +138,18 @@ async fn an_alert_is_told_once_outlives_the_server_and_resolves() {
     assert_eq!(told(&server, "srv_alerts", "alert_resolved").await.len(), 2);
     server.act("srv_alerts", "stop", &json!({})).await;
     stage.clear().await;
+}
+
+/// What the last comparison found is known to a server that was not there.
+async fn says_different(server: &Server) {
+    let lag = server.get("/monitoring/pipelines/srv_alerts/lag").await;
+    assert_eq!(lag["verified"]["result"], "different", "{lag}");
+    let metrics = server.get_text("/metrics").await;
+    let labels = "{pipeline=\"srv_alerts\",tenant=\"default\"}";
+    let rows = format!("tidemark_verify_rows_different{labels} 1\n");
+    assert!(metrics.contains(&rows), "{metrics}");
+    let last = format!("tidemark_verify_last_timestamp_seconds{labels} ");
+    assert!(metrics.contains(&last), "{metrics}");
 }
 
 #[tokio::test]
