@@ -12,6 +12,9 @@ async fn everything(store: &Store) -> Vec<String> {
     operations(store, &mut said).await;
     compared(store, &mut said).await;
     access(store, &mut said).await;
+    schedules(store, &mut said).await;
+    deliveries(store, &mut said).await;
+    history(store, &mut said).await;
     said
 }
 
@@ -281,6 +284,191 @@ async fn access(store: &Store, said: &mut Vec<String>) {
     say(said, take(2).await);
     store.free_idempotency_keys().await.unwrap();
     say(said, take(3).await);
+}
+
+async fn schedules(store: &Store, said: &mut Vec<String>) {
+    let key = Key::new("default", "zebra");
+    let standing = |judged_us, paused: Option<(&str, i64)>| Standing {
+        key: key.clone(),
+        text: "daily \"at\" 02:00".to_owned(),
+        judged_us,
+        paused: paused.map(|(by, since)| (by.to_owned(), since)),
+    };
+    let gone = Standing {
+        key: Key::new("default", "gone"),
+        ..standing(1, None)
+    };
+    for standing in [standing(10, None), standing(20, Some(("ann", 15))), gone] {
+        say(said, store.set_schedule(standing).await.unwrap());
+    }
+    say(said, store.schedules().await.unwrap());
+    let run = |due_us, state| ScheduleRun {
+        key: key.clone(),
+        due_us,
+        state,
+        by: "schedule".to_owned(),
+        began_us: None,
+        ended_us: None,
+        reason: Some("it's \"so\": ✓ 雪".to_owned()),
+    };
+    let entry = || Some(Entry::plain(&key, Level::Info, "schedule", "due"));
+    let runs = [
+        (run(30, RunState::Queued), Some(30), entry()),
+        (run(40, RunState::Skipped), None, None),
+        // Claimed already.
+        (run(30, RunState::Missed), Some(50), entry()),
+    ];
+    for (run, judged_us, told) in runs {
+        let claimed = store.claim_run(run, judged_us, told).await.unwrap();
+        say(said, claimed.map(|told| told.map(|(_, row)| row.kind)));
+    }
+    let of_nobody = ScheduleRun {
+        key: Key::new("default", "gone"),
+        ..run(30, RunState::Queued)
+    };
+    let claimed = store.claim_run(of_nobody, Some(7), None).await.unwrap();
+    say(said, claimed.is_none());
+    say(said, store.schedules().await.unwrap());
+    let moved = ScheduleRun {
+        began_us: Some(31),
+        ended_us: Some(39),
+        reason: None,
+        ..run(30, RunState::Completed)
+    };
+    let desired = Desired {
+        since: "2026-01-02T00:00:00Z".to_owned(),
+        ..Desired::now(DesiredState::Running, "schedule", None)
+    };
+    let told = store.move_run(moved, Some(desired), entry()).await.unwrap();
+    say(said, told.map(|(_, row)| row.text));
+    say(said, store.pipeline(&key).await.unwrap().unwrap().desired);
+    for now_us in [0, 30, 40] {
+        say(said, store.runs_ahead(now_us).await.unwrap());
+    }
+    for (until_us, limit) in [(i64::MAX, 10), (i64::MAX, 1), (30, 10), (29, 10)] {
+        let runs = store.schedule_runs(&key, until_us, limit).await.unwrap();
+        say(said, runs);
+    }
+}
+
+async fn deliveries(store: &Store, said: &mut Vec<String>) {
+    let new = |id: &str, notifier: &str| NewDelivery {
+        id: id.to_owned(),
+        tenant: "default".to_owned(),
+        notifier: notifier.to_owned(),
+        pipeline: Some("zebra".to_owned()),
+        kind: "alert",
+        letter: "{\"text\": \"✓ 雪\"}".to_owned(),
+        failed: None,
+    };
+    let key = Key::new("default", "zebra");
+    let row = AlertRow {
+        key: key.clone(),
+        rule: "lag_seconds above 60".to_owned(),
+        when: "lag_seconds".to_owned(),
+        severity: "critical".to_owned(),
+        state: AlertState::Firing,
+        since_us: 1,
+        fired_us: Some(2),
+        over_us: None,
+        fires: vec![1, 2],
+        text: "! behind".to_owned(),
+        notify: vec!["ops".to_owned()],
+    };
+    let unknown = NewDelivery {
+        failed: Some(("TM7097".to_owned(), "nobody".to_owned())),
+        ..new("c", "nobody")
+    };
+    let moved = AlertMove {
+        which: row.which(),
+        told: Some(Entry::plain(&key, Level::Error, "alert", "! behind")),
+        deliveries: vec![new("a", "ops"), new("b", "ops"), unknown, new("d", "old")],
+        row: Some(row.clone()),
+    };
+    let told = store.move_alerts(vec![moved]).await.unwrap();
+    say(
+        said,
+        told.iter().map(|(_, row)| &row.text).collect::<Vec<_>>(),
+    );
+    say(said, store.alerts().await.unwrap());
+    store.add_delivery(new("e", "ops")).await.unwrap();
+    let all = Cursor {
+        before: None,
+        limit: 10,
+    };
+    let one = Cursor {
+        before: None,
+        limit: 1,
+    };
+    let shown = |row: &DeliveryRow| {
+        let ended = row.ended_at.is_some();
+        let what = (row.id.clone(), row.kind.clone(), row.state.clone());
+        let came = (row.attempts, row.code.clone(), row.result.clone());
+        (what, came, ended, row.next_at.is_some(), row.letter.clone())
+    };
+    let waiting = || store.first_waiting("default".to_owned(), "ops".to_owned());
+    say(said, waiting().await.unwrap().as_ref().map(shown));
+    let counts = || store.waiting_deliveries("default".to_owned());
+    let mut waits = counts().await.unwrap();
+    waits.sort();
+    say(said, waits);
+    let away = || Error::transient(codes::NOTIFIER_UNKNOWN, "answered 503");
+    for (id, attempted) in [
+        ("a", Attempted::Later(away(), 7)),
+        ("a", Attempted::Delivered("answered 204".to_owned())),
+        ("b", Attempted::GivenUp(away())),
+    ] {
+        let row = store.attempted(id.to_owned(), attempted).await.unwrap();
+        say(said, shown(&row));
+    }
+    say(said, waiting().await.unwrap().is_none());
+    let known = vec![("default".to_owned(), "ops".to_owned())];
+    let tidied = store.tidy_deliveries(known, "TM7097".to_owned());
+    tidied.await.unwrap();
+    say(said, counts().await.unwrap());
+    for (notifier, page) in [(None, all), (Some("ops".to_owned()), all), (None, one)] {
+        let found = store.deliveries("default".to_owned(), notifier, page);
+        say(
+            said,
+            found.await.unwrap().iter().map(shown).collect::<Vec<_>>(),
+        );
+    }
+    let gone = AlertMove {
+        which: row.which(),
+        row: None,
+        told: None,
+        deliveries: Vec::new(),
+    };
+    store.move_alerts(vec![gone]).await.unwrap();
+    say(said, store.alerts().await.unwrap());
+}
+
+async fn history(store: &Store, said: &mut Vec<String>) {
+    let key = Key::new("default", "zebra");
+    let look = |at, gap_bytes: Option<i64>| Sample {
+        key: key.clone(),
+        at,
+        gap_bytes,
+        latency_seconds: gap_bytes.map(|gap| gap as f64 / 8.0),
+        source: Some(format!("0/{at}")),
+        processed: None,
+        retained_bytes: Some(i64::MAX),
+        changes: [at, 2, 3],
+        state: "streaming".to_owned(),
+    };
+    let looks = [
+        // The same bucket, in one call and in two.
+        vec![look(100, Some(7)), look(101, None), look(102, Some(3))],
+        vec![look(102, Some(9)), look(103, None)],
+        (104..400).map(|at| look(at, Some(at))).collect(),
+    ];
+    for looks in looks {
+        store.add_samples(looks, 120).await.unwrap();
+        for step in Step::ALL {
+            let found = store.history(&key, step, 0, 1000).await.unwrap();
+            say(said, found);
+        }
+    }
 }
 
 #[tokio::test]
