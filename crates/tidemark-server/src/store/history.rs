@@ -2,9 +2,11 @@
 //! day, five minutes for a month. A bucket has the least, the most and the last; a period in which
 //! nothing was measured has no value, and one without a run no bucket.
 
+use std::collections::BTreeMap;
+
 use tidemark_core::Result;
 
-use super::{Key, Store, params};
+use super::{Failed, Key, Session, Store, params};
 
 /// A width of buckets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,9 +68,11 @@ pub(crate) struct HistoryRow {
     pub(crate) state: String,
 }
 
-/// Values come in order of time, so the last one written is the last one measured.
-const ADD: &str = "INSERT INTO history VALUES ($1, $2, $3, $4, $5, $5, $5, $6, $6, $6, $7, $8, $9, $10, \
-    $11, $12, $13) ON CONFLICT (tenant, pipeline, step, bucket) DO UPDATE SET \
+/// How many buckets are written at once: what a statement costs is mostly its way there and back.
+const WRITTEN_AT_ONCE: usize = 50;
+
+/// Buckets come in order of time, so the last one written is the last one measured.
+const ADD: &str = "ON CONFLICT (tenant, pipeline, step, bucket) DO UPDATE SET \
     gap_min = CASE WHEN history.gap_min IS NULL OR excluded.gap_min < history.gap_min \
       THEN excluded.gap_min ELSE history.gap_min END, \
     gap_max = CASE WHEN history.gap_max IS NULL OR excluded.gap_max > history.gap_max \
@@ -83,26 +87,94 @@ const ADD: &str = "INSERT INTO history VALUES ($1, $2, $3, $4, $5, $5, $5, $6, $
     inserts = excluded.inserts, updates = excluded.updates, deletes = excluded.deletes, \
     state = excluded.state";
 
+/// What several looks come to in one bucket: no statement may bring a bucket twice.
+struct Bucket<'a> {
+    gap: [Option<i64>; 2],
+    latency: [Option<f64>; 2],
+    last: &'a Sample,
+}
+
+impl<'a> Bucket<'a> {
+    fn of(look: &'a Sample) -> Bucket<'a> {
+        Bucket {
+            gap: [look.gap_bytes; 2],
+            latency: [look.latency_seconds; 2],
+            last: look,
+        }
+    }
+
+    /// Takes a later look in.
+    fn take(&mut self, look: &'a Sample) {
+        let [least, most] = &mut self.gap;
+        *least = either(*least, look.gap_bytes, i64::min);
+        *most = either(*most, look.gap_bytes, i64::max);
+        let [least, most] = &mut self.latency;
+        *least = either(*least, look.latency_seconds, f64::min);
+        *most = either(*most, look.latency_seconds, f64::max);
+        self.last = look;
+    }
+}
+
+fn either<T>(one: Option<T>, other: Option<T>, of_both: impl FnOnce(T, T) -> T) -> Option<T> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(of_both(one, other)),
+        (one, other) => one.or(other),
+    }
+}
+
+/// Looks in the order in which they were taken.
+fn write(store: &mut Session<'_>, looks: &[Sample]) -> Result<(), Failed> {
+    let mut buckets: BTreeMap<(&Key, i64, i64), Bucket<'_>> = BTreeMap::new();
+    for look in looks {
+        for step in Step::ALL {
+            let width = step.seconds();
+            let begins = look.at.div_euclid(width) * width;
+            let bucket = buckets.entry((&look.key, width, begins));
+            bucket
+                .and_modify(|bucket| bucket.take(look))
+                .or_insert_with(|| Bucket::of(look));
+        }
+    }
+    let buckets: Vec<_> = buckets.into_iter().collect();
+    for part in buckets.chunks(WRITTEN_AT_ONCE) {
+        let (mut rows, mut values) = (Vec::new(), Vec::new());
+        for ((key, width, begins), Bucket { gap, latency, last }) in part {
+            let [inserts, updates, deletes] = last.changes;
+            let row = params![
+                key.tenant,
+                key.id,
+                width,
+                begins,
+                gap[0],
+                gap[1],
+                last.gap_bytes,
+                latency[0],
+                latency[1],
+                last.latency_seconds,
+                last.source,
+                last.processed,
+                last.retained_bytes,
+                inserts,
+                updates,
+                deletes,
+                last.state
+            ];
+            let first = values.len() + 1;
+            let numbers = (first..first + row.len()).map(|number| format!("${number}"));
+            rows.push(format!("({})", numbers.collect::<Vec<_>>().join(", ")));
+            values.extend_from_slice(row);
+        }
+        let sql = format!("INSERT INTO history VALUES {} {ADD}", rows.join(", "));
+        store.execute(&sql, &values)?;
+    }
+    Ok(())
+}
+
 impl Store {
     /// Writes looks down, in the order in which they were taken, and forgets what is too old.
     pub(crate) async fn add_samples(&self, samples: Vec<Sample>, now: i64) -> Result<()> {
         self.with(move |store, _| {
-            for sample in &samples {
-                for step in Step::ALL {
-                    let width = step.seconds();
-                    let bucket = sample.at.div_euclid(width) * width;
-                    let [inserts, updates, deletes] = sample.changes;
-                    let (gap, latency) = (sample.gap_bytes, sample.latency_seconds);
-                    let (source, processed) = (&sample.source, &sample.processed);
-                    let (tenant, id) = (&sample.key.tenant, &sample.key.id);
-                    let (retained, state) = (sample.retained_bytes, &sample.state);
-                    let row = params![
-                        tenant, id, width, bucket, gap, latency, source, processed, retained,
-                        inserts, updates, deletes, state
-                    ];
-                    store.execute(ADD, row)?;
-                }
-            }
+            write(store, &samples)?;
             for step in Step::ALL {
                 let sql = "DELETE FROM history WHERE step = $1 AND bucket < $2";
                 store.execute(sql, params![step.seconds(), now - step.kept_seconds()])?;
@@ -143,5 +215,50 @@ impl Store {
             )
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::session::{Said, Statements, Value};
+    use super::*;
+
+    /// Counts statements.
+    #[derive(Default)]
+    struct Counted(usize);
+
+    impl Statements for Counted {
+        fn statement(&mut self, _: &str, values: &[Value]) -> Result<Said, Failed> {
+            assert!(values.len() < 32_766, "more than SQLite takes");
+            self.0 += 1;
+            Ok(Said::default())
+        }
+    }
+
+    #[test]
+    fn looks_at_many_pipelines_take_few_ways_to_the_store() {
+        let look = |pipeline, at| Sample {
+            key: Key::new("default", format!("shop{pipeline}")),
+            at,
+            gap_bytes: Some(at),
+            latency_seconds: None,
+            source: None,
+            processed: None,
+            retained_bytes: None,
+            changes: [0; 3],
+            state: "streaming".to_owned(),
+        };
+        let looks: Vec<Sample> = (0..10)
+            .flat_map(|at| (0..200).map(move |pipeline| look(pipeline, at)))
+            .collect();
+        let mut counted = Counted::default();
+        let mut session = Session {
+            statements: &mut counted,
+        };
+        write(&mut session, &looks)
+            .map_err(|failed| failed.0)
+            .unwrap();
+        // Ten narrow buckets of each pipeline and one of each wider kind.
+        assert_eq!(counted.0, 200 * 12 / WRITTEN_AT_ONCE);
     }
 }
