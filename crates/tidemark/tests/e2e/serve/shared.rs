@@ -87,8 +87,8 @@ async fn a_store_in_a_database_may_be_away_while_pipelines_go_on() {
 }
 
 /// The other server has the pipeline in time, and applies.
-async fn takes_over(server: &Server, since: Instant, writers: &Writers) {
-    server.wait_for_state("srv_standby", "streaming").await;
+async fn takes_over(server: &Server, name: &str, since: Instant, writers: &Writers) {
+    server.wait_for_state(name, "streaming").await;
     let took = since.elapsed();
     assert!(took < TAKES_OVER_WITHIN, "{took:?}\n{}", server.log());
     writers.busy(20).await;
@@ -121,7 +121,7 @@ async fn whoever_stands_by_takes_over_from_a_server_that_is_killed_or_frozen() {
 
     let killed = Instant::now();
     first.child.kill().await.unwrap();
-    takes_over(&second, killed, &writers).await;
+    takes_over(&second, "srv_standby", killed, &writers).await;
     first.restart().await;
     let ready = first.send(Request::new("GET", "/readyz?verbose=1")).await;
     assert_eq!(ready.json().unwrap()["role"], "standby");
@@ -129,7 +129,7 @@ async fn whoever_stands_by_takes_over_from_a_server_that_is_killed_or_frozen() {
     // Its sessions on both sides stay open, and hold the pipeline's lock and slot.
     let frozen = Instant::now();
     second.signal(rustix::process::Signal::STOP);
-    takes_over(&first, frozen, &writers).await;
+    takes_over(&first, "srv_standby", frozen, &writers).await;
     second.signal(rustix::process::Signal::CONT);
     let ended = tokio::time::timeout(PATIENCE, second.child.wait()).await;
     let ended = ended.unwrap_or_else(|_| panic!("it goes on\n{}", second.log()));
@@ -142,6 +142,74 @@ async fn whoever_stands_by_takes_over_from_a_server_that_is_killed_or_frozen() {
     assert_eq!(still["state"], "streaming", "{still}");
     assert_eq!(still["full_load_lsn"], begun["full_load_lsn"]);
     assert_eq!(first.terminate().await, Some(0), "{}", first.log());
+    stage.clear().await;
+}
+
+/// Who holds a pipeline's lock in its target, by what the session is named.
+async fn owners(stage: &Stage) -> Vec<String> {
+    let sql = "SELECT a.application_name FROM pg_locks l JOIN pg_stat_activity a USING (pid) \
+         WHERE l.locktype = 'advisory' AND l.granted AND a.datname = current_database() \
+         AND a.application_name LIKE 'tidemark lease %' ORDER BY 1";
+    let rows = stage.target.query(sql, &[]).await.unwrap();
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+/// It has its databases still, and would go on: only in the target do the two meet.
+#[tokio::test]
+async fn f42_a_leader_cut_off_from_its_store_loses_its_pipelines_to_the_one_that_took_over() {
+    let name = "srv_split";
+    let stage = Stage::new(name).await;
+    Writers::set_up(&stage).await;
+    let database = PostgresServer::shared().await.unwrap();
+    let store = database.fresh_database("store").await.unwrap();
+    let proxy = Proxy::start(database.port()).await.unwrap();
+    let mut first = served(&database.url_through(proxy.address(), &store)).await;
+    let body = definition(&stage);
+    let answer = first.post("/pipelines?start=true", &body).await;
+    assert_eq!(answer.status, 201, "{}", answer.text());
+    let begun = first.wait_for_state(name, "streaming").await;
+    let writers = Writers::start(&stage, 7);
+    writers.busy(20).await;
+    let before = owners(&stage).await;
+    assert_eq!(before.len(), 1, "{before:?}");
+    let mut second = served(&database.url_to(&store)).await;
+
+    // Nobody is told that the wire is cut.
+    proxy.partition();
+    takes_over(&second, name, Instant::now(), &writers).await;
+    let what = "the one that was replaced to give up";
+    wait_for(PATIENCE, what, || async {
+        let one = first.get("/pipelines/srv_split").await;
+        let reason = one["reason"].as_str().unwrap_or_default();
+        let gave_up = one["state"] != "streaming" && reason.starts_with("TM");
+        Ok(gave_up.then_some(()))
+    })
+    .await
+    .unwrap();
+    let after = owners(&stage).await;
+    assert_eq!(after.len(), 1, "{after:?}");
+    assert_ne!(after, before, "the lock is that of the later lease");
+    // It does not fight for it.
+    for _ in 0..5 {
+        writers.busy(20).await;
+        assert_eq!(owners(&stage).await, after, "{}", first.log());
+        let one = second.get("/pipelines/srv_split").await;
+        assert_eq!(one["state"], "streaming", "{one}");
+    }
+
+    // It learns of it, and ends.
+    proxy.heal();
+    let ended = tokio::time::timeout(PATIENCE, first.child.wait()).await;
+    let ended = ended.unwrap_or_else(|_| panic!("it goes on\n{}", first.log()));
+    assert_eq!(ended.unwrap().code(), Some(5), "{}", first.log());
+    assert!(first.log().contains("TM7092"), "{}", first.log());
+    writers.busy(20).await;
+    writers.stop().await;
+    stage.wait_until_identical().await;
+    let still = second.get("/pipelines/srv_split").await;
+    assert_eq!(still["state"], "streaming", "{still}");
+    assert_eq!(still["full_load_lsn"], begun["full_load_lsn"]);
+    assert_eq!(second.terminate().await, Some(0), "{}", second.log());
     stage.clear().await;
 }
 
