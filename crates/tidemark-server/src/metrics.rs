@@ -536,6 +536,8 @@ fn notifications(page: &mut Page, counts: BTreeMap<Counted, u64>) {
 pub(crate) struct Scheduled {
     /// When each is due next, microseconds since 1970 UTC; not while it is paused.
     pub(crate) next: Vec<(Key, i64)>,
+    /// Whether a load that was due did not begin, and none has begun since.
+    pub(crate) missed: Vec<(Key, bool)>,
     /// How runs ended since the server began.
     pub(crate) ended: BTreeMap<(Key, &'static str), u64>,
 }
@@ -552,6 +554,15 @@ fn scheduled(page: &mut Page, schedules: &Scheduled) {
             .next
             .iter()
             .map(|(key, at)| (labels(key), *at as f64 / 1e6)),
+    );
+    page.family(
+        "tidemark_schedule_missed",
+        "gauge",
+        "1 while a load that was due did not begin, and none has begun since.",
+        schedules
+            .missed
+            .iter()
+            .map(|(key, is_missed)| (labels(key), one(*is_missed))),
     );
     page.family(
         "tidemark_schedule_runs_total",

@@ -164,10 +164,20 @@ impl Schedules {
             Some((member.key.clone(), at))
         });
         let next = next.collect();
+        let with_schedule = members.iter().filter_map(|member| {
+            self.of(&member.key).schedule()?;
+            let is_missed = self.missed(&member.key).is_some();
+            Some((member.key.clone(), is_missed))
+        });
+        let missed = with_schedule.collect();
         let is_asked = |key: &Key| members.iter().any(|member| member.key == *key);
         let mut ended = self.lock().ended.clone();
         ended.retain(|(key, _), _| is_asked(key));
-        Scheduled { next, ended }
+        Scheduled {
+            next,
+            missed,
+            ended,
+        }
     }
 
     /// Runs of a pipeline that have not ended, the first first.

@@ -134,6 +134,7 @@ async fn a_full_load_that_is_due_swaps_and_readers_never_see_fewer_rows() {
     for sample in [
         "tidemark_schedule_next_run_timestamp_seconds{pipeline=\"srv_sched_load\",tenant=\"default\"} ",
         "tidemark_schedule_runs_total{pipeline=\"srv_sched_load\",tenant=\"default\",result=\"completed\"} ",
+        "tidemark_schedule_missed{pipeline=\"srv_sched_load\",tenant=\"default\"} 1\n",
     ] {
         assert!(metrics.contains(sample), "{sample}\n{metrics}");
     }

@@ -185,6 +185,7 @@ async fn everything_happens(stage: &Stage, server: &Server) {
     std::fs::write(server.pipelines().join("srv_broken.toml"), "version = 1\n").unwrap();
     let mut wanted = definition(stage);
     wanted["alert"] = json!([{ "when": "table_quarantined" }]);
+    wanted["schedule"] = json!({ "full_load": "0 0 29 2 *" });
     let answer = server.post("/pipelines?start=true", &wanted).await;
     assert_eq!(answer.status, 201, "{}", answer.text());
     server.wait_for_state(&stage.name, "streaming").await;
