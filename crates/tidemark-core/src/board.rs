@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::catalogue::codes;
 use crate::checkpoint::TableState;
 use crate::clock;
 use crate::pipeline::observe::{Committed, PipelineEvent, TableOutline};
@@ -24,8 +25,10 @@ use crate::status::{
 use forecast::Forecast;
 
 mod forecast;
+#[cfg(test)]
+mod tests;
 
-/// How long a measurement of the source counts.
+/// How long a measurement of the source counts, and an answer of the target.
 const STALE_AFTER: Duration = Duration::from_secs(10);
 
 /// Heartbeats that may be on their way.
@@ -47,6 +50,8 @@ pub struct Board {
     tables: Vec<Row>,
     measured: Option<(Instant, LogState)>,
     measure_error: Option<String>,
+    /// When the target answered last, where somebody asks it beside the line.
+    answered: Option<Instant>,
     /// The source's clock minus ours, in microseconds.
     clock_offset_us: i64,
     latency: Option<Latency>,
@@ -89,6 +94,7 @@ impl Board {
             tables: Vec::new(),
             measured: None,
             measure_error: None,
+            answered: None,
             clock_offset_us: 0,
             latency: None,
             unapplied_us: None,
@@ -116,6 +122,11 @@ impl Board {
     /// The result of a verification.
     pub fn set_verified(&mut self, verified: Verified) {
         self.status.verified = Some(verified);
+    }
+
+    /// The target answers, to somebody beside the line.
+    pub fn target_answered(&mut self, now: Instant) {
+        self.answered = Some(now);
     }
 
     /// Takes an event in.
@@ -224,13 +235,27 @@ impl Board {
                 .unknown_reason
                 .get_or_insert_with(|| error.code.clone());
         }
+        let is_silent = self.is_target_silent(now);
+        if is_silent && status.error.is_none() {
+            let code = codes::TARGET_UNREACHABLE.to_string();
+            status.unknown_reason.get_or_insert(code);
+        }
         status.trend = self.trend();
         status.tables = self.tables.iter().map(Row::status).collect();
         status
             .tables
             .sort_by_key(|table| (urgency(table), table.source.clone()));
-        status.health = self.health(&status);
+        status.health = match self.health(&status) {
+            Health::Error => Health::Error,
+            _ if is_silent => Health::Unknown,
+            health => health,
+        };
         status
+    }
+
+    /// Whether the target has not answered for long. What waits in it may be in or not.
+    fn is_target_silent(&self, now: Instant) -> bool {
+        self.answered.is_some_and(|at| now - at > STALE_AFTER)
     }
 
     /// How long ago the latency was measured that a status of now tells; `None` where it tells none.
@@ -549,326 +574,5 @@ fn urgency(table: &TableStatus) -> u8 {
         TableStatusState::Streaming => 6,
         TableStatusState::Done => 7,
         TableStatusState::Excluded => 8,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::catalogue::codes;
-    use crate::checkpoint::SourceIdentity;
-    use crate::error::Error;
-    use crate::position::Lsn;
-
-    fn at(lsn: u64) -> Position {
-        Position::PgLsn(Lsn(lsn))
-    }
-
-    fn log(head: u64) -> LogState {
-        LogState {
-            earlier_timelines: Vec::new(),
-            identity: SourceIdentity {
-                system: "1".into(),
-                timeline: 1,
-                database: "d".into(),
-            },
-            head: at(head),
-            slot: None,
-            clock_us: clock::now_us(),
-            running: Vec::new(),
-            pins: Vec::new(),
-            relayed: None,
-        }
-    }
-
-    fn streaming() -> Board {
-        let mut board = Board::new("shop", "full_load_and_cdc");
-        board.set_checkpoint(at(100), at(500));
-        board.state(PipelineState::Streaming, None, By::Engine);
-        board
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn nothing_measured_is_unknown_not_zero() {
-        let status = streaming().status(Instant::now());
-        assert_eq!(status.gap_bytes, None);
-        assert_eq!(status.latency_seconds, None);
-        assert_eq!(status.health, Health::Unknown);
-        assert_eq!(status.trend, Trend::Unknown);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_failed_has_its_code_from_the_first_moment() {
-        let mut board = streaming();
-        let error = Error::definite(codes::INTERNAL, "a task died");
-        board.take(
-            &PipelineEvent::Failed(StatusError::of(&error)),
-            Instant::now(),
-        );
-        let status = board.status(Instant::now());
-        assert_eq!(status.state, PipelineState::Failed);
-        assert_eq!(status.health, Health::Error);
-        assert_eq!(status.reason.as_deref(), Some("a task died"));
-        assert_eq!(
-            status.error.map(|error| error.code),
-            Some("TM9001".to_owned())
-        );
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_measured_source_gives_a_gap_and_goes_stale() {
-        let mut board = streaming();
-        board.take(
-            &PipelineEvent::Measured(Ok(Box::new(log(900)))),
-            Instant::now(),
-        );
-        let status = board.status(Instant::now());
-        assert_eq!(status.gap_bytes, Some(400));
-        assert_eq!(status.health, Health::Ok);
-
-        tokio::time::advance(Duration::from_secs(42)).await;
-        let lost = Error::transient(codes::SOURCE_UNREACHABLE, "connection refused");
-        board.take(&PipelineEvent::Measured(Err(lost)), Instant::now());
-        let status = board.status(Instant::now());
-        assert_eq!(status.gap_bytes, None);
-        assert_eq!(status.source_lsn, None);
-        assert_eq!(status.unknown_reason.as_deref(), Some("TM1001"));
-        assert_eq!(status.health, Health::Unknown);
-        let last = status.last_known.unwrap();
-        assert_eq!(
-            (last.source_lsn, format!("{:.0}", last.seconds_ago)),
-            (at(900), "42".to_owned())
-        );
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_source_is_never_behind_what_came_from_it() {
-        let mut board = streaming();
-        board.take(
-            &PipelineEvent::Measured(Ok(Box::new(log(900)))),
-            Instant::now(),
-        );
-        board.take(&PipelineEvent::Received(at(1_200)), Instant::now());
-        let status = board.status(Instant::now());
-        assert_eq!(
-            (status.source_lsn, status.gap_bytes),
-            (Some(at(1_200)), Some(700))
-        );
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn latency_counts_only_while_it_is_fresh() {
-        let mut board = streaming();
-        let written_at_us = clock::now_us() - 800_000;
-        board.take(&PipelineEvent::Heartbeat { written_at_us }, Instant::now());
-        let latency = board.status(Instant::now()).latency_seconds.unwrap();
-        assert!((0.8..1.5).contains(&latency), "{latency}");
-        tokio::time::advance(Duration::from_secs(4)).await;
-        // The time of the measurement is told, not that of whoever asks.
-        assert_eq!(
-            board.latency_age(Instant::now()),
-            Some(Duration::from_secs(4))
-        );
-        tokio::time::advance(Duration::from_secs(7)).await;
-        assert_eq!(board.status(Instant::now()).latency_seconds, None);
-        assert_eq!(board.latency_age(Instant::now()), None);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn latency_grows_while_something_is_not_in() {
-        let ago = |seconds: i64| clock::now_us() - seconds * 1_000_000;
-        let grown = |board: &Board| board.status(Instant::now()).latency_seconds;
-        for late in [
-            PipelineEvent::Unapplied(Some(ago(40))),
-            PipelineEvent::HeartbeatWritten {
-                written_at_us: ago(40),
-            },
-        ] {
-            let mut board = streaming();
-            assert_eq!(board.latency_age(Instant::now()), None);
-            let written_at_us = clock::now_us();
-            board.take(
-                &PipelineEvent::Heartbeat {
-                    written_at_us: ago(60),
-                },
-                Instant::now(),
-            );
-            board.take(&late, Instant::now());
-            let latency = grown(&board).unwrap();
-            assert!((40.0..42.0).contains(&latency), "{latency} with {late:?}");
-            // What was measured before is no help.
-            tokio::time::advance(Duration::from_mins(1)).await;
-            assert!(grown(&board).is_some());
-            board.take(&PipelineEvent::Unapplied(None), Instant::now());
-            board.take(&PipelineEvent::Heartbeat { written_at_us }, Instant::now());
-            let latency = grown(&board).unwrap();
-            assert!((0.0..1.0).contains(&latency), "{latency} after {late:?}");
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn nothing_is_late_only_where_a_measurement_says_so() {
-        let mut board = streaming();
-        let latency = |board: &mut Board, head| {
-            board.take(
-                &PipelineEvent::Measured(Ok(Box::new(log(head)))),
-                Instant::now(),
-            );
-            board.status(Instant::now()).latency_seconds
-        };
-        assert_eq!(latency(&mut board, 600), None, "nothing was received");
-        board.take(&PipelineEvent::Received(at(600)), Instant::now());
-        assert_eq!(latency(&mut board, 700), None, "there is more");
-        assert_eq!(latency(&mut board, 600), Some(0.0));
-        let error = Error::transient(codes::TARGET_UNREACHABLE, "connection refused");
-        let wait = Duration::from_secs(1);
-        let attempt = 1;
-        let lost = PipelineEvent::Retry {
-            error,
-            wait,
-            attempt,
-        };
-        board.take(&lost, Instant::now());
-        let status = board.status(Instant::now());
-        let why = codes::TARGET_UNREACHABLE.to_string();
-        assert_eq!(
-            (status.latency_seconds, status.unknown_reason),
-            (None, Some(why))
-        );
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_heartbeat_that_is_back_before_its_writer_is_not_missed() {
-        let mut board = streaming();
-        let written_at_us = clock::now_us() - 5_000_000;
-        board.take(&PipelineEvent::Heartbeat { written_at_us }, Instant::now());
-        board.take(
-            &PipelineEvent::HeartbeatWritten { written_at_us },
-            Instant::now(),
-        );
-        assert_eq!(board.behind(), None);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_table_that_is_copied_anew_is_counted_anew() {
-        let mut board = streaming();
-        let outline = |state| {
-            PipelineEvent::Table(TableOutline {
-                source: TableName::new("public", "a"),
-                target: TableName::new("public", "a"),
-                state,
-                reason: None,
-                rows_estimated: Some(7),
-                units: 1,
-                units_loaded: 0,
-                rows_loaded: 0,
-            })
-        };
-        let progress = || PipelineEvent::LoadProgress {
-            table: TableName::new("public", "a"),
-            rows: 5,
-            bytes: 50,
-        };
-        for (state, word) in [
-            (TableState::Loading, TableStatusState::Loading),
-            (TableState::Resyncing, TableStatusState::Resyncing),
-            (TableState::Resyncing, TableStatusState::Resyncing),
-        ] {
-            board.take(&outline(state), Instant::now());
-            board.take(&progress(), Instant::now());
-            let table = board.status(Instant::now()).tables.remove(0);
-            assert_eq!((table.state, table.rows_loaded), (word, 5));
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_trend_is_told_from_the_gap() {
-        let mut board = streaming();
-        for (second, head) in [(0, 500 + (10 << 20)), (6, 500 + (5 << 20))] {
-            tokio::time::advance(Duration::from_secs(second)).await;
-            board.take(
-                &PipelineEvent::Measured(Ok(Box::new(log(head)))),
-                Instant::now(),
-            );
-        }
-        assert_eq!(board.status(Instant::now()).trend, Trend::CatchingUp);
-        tokio::time::advance(Duration::from_secs(10)).await;
-        board.take(
-            &PipelineEvent::Measured(Ok(Box::new(log(500 + (90 << 20))))),
-            Instant::now(),
-        );
-        assert_eq!(board.status(Instant::now()).trend, Trend::FallingBehind);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_slot_that_keeps_much_is_a_warning_and_its_loss_is_foretold() {
-        let mut board = streaming();
-        board.set_max_retained(Some(10_000));
-        let kept = |retained_bytes: u64| {
-            let slot = crate::source::Slot {
-                name: "s".into(),
-                database: "d".into(),
-                foreign: None,
-                holder: None,
-                confirmed: at(500),
-                restart: at(400),
-                retained_bytes,
-                safe_bytes: Some(100_000),
-                wal_status: "reserved".into(),
-                lost: None,
-            };
-            PipelineEvent::Measured(Ok(Box::new(LogState {
-                slot: Some(slot),
-                ..log(900)
-            })))
-        };
-        board.take(&kept(1_000), Instant::now());
-        let status = board.status(Instant::now());
-        let slot = status.slot.unwrap();
-        assert_eq!(
-            (slot.predicted_loss_at, slot.predicted_over_at),
-            (None, None)
-        );
-        assert_eq!(status.health, Health::Ok);
-        for step in 0..60 {
-            tokio::time::advance(Duration::from_secs(2)).await;
-            board.take(&kept(1_000 + step * 120), Instant::now());
-        }
-        let status = board.status(Instant::now());
-        let slot = status.slot.unwrap();
-        let rate = slot.retained_bytes_per_second.unwrap();
-        assert!((55.0..65.0).contains(&rate), "{rate}");
-        assert!(slot.predicted_over_at < slot.predicted_loss_at);
-        assert!(slot.predicted_over_at.unwrap() > clock::now());
-        assert_eq!(status.health, Health::Warning);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn tables_that_need_a_person_come_first() {
-        let mut board = streaming();
-        for name in ["a", "b"] {
-            board.take(
-                &PipelineEvent::Table(TableOutline {
-                    source: TableName::new("public", name),
-                    target: TableName::new("public", name),
-                    state: TableState::Streaming,
-                    reason: None,
-                    rows_estimated: Some(7),
-                    units: 1,
-                    units_loaded: 1,
-                    rows_loaded: 7,
-                }),
-                Instant::now(),
-            );
-        }
-        let quarantined = PipelineEvent::TableState {
-            table: TableName::new("public", "b"),
-            state: TableState::Quarantined,
-            reason: Some("TM2041: value does not fit".into()),
-        };
-        board.take(&quarantined, Instant::now());
-        let status = board.status(Instant::now());
-        assert_eq!(status.tables[0].source, "public.b");
-        assert_eq!(status.health, Health::Error);
     }
 }

@@ -70,6 +70,9 @@ pub async fn serve(
         }
         let is_due = reported.is_none_or(|at: Instant| at.elapsed() >= REPORT_EVERY);
         if door.serve_once(target.as_ref(), is_due).await.is_ok() {
+            let mut board = door.board.lock().unwrap_or_else(PoisonError::into_inner);
+            board.target_answered(Instant::now());
+            drop(board);
             if is_due {
                 reported = Some(Instant::now());
             }

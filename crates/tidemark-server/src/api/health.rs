@@ -18,7 +18,7 @@ use super::extract::Params;
 use super::problem::Failure;
 use super::{App, guard};
 use crate::store::Key;
-use crate::supervisor::OWN_TENANT;
+use crate::supervisor::{OWN_TENANT, View};
 
 /// A key that no pipeline has: looking for it shows that the store answers.
 const NOBODY: &str = "";
@@ -64,9 +64,14 @@ async fn ready(State(app): State<Arc<App>>, Params(params): Params<ReadyParams>)
             .members()
             .into_iter()
             .map(|member| member.view());
-        let is_lost = |health| matches!(health, Health::Unknown | Health::Error);
+        // One that tries to reach a side again is not connected either.
+        let is_lost = |view: &View| {
+            let health = view.status.health;
+            let is_bad = matches!(health, Health::Unknown | Health::Error);
+            is_bad || (view.is_running && view.status.error.is_some())
+        };
         views
-            .filter(|view| view.state != "draft" && is_lost(view.status.health))
+            .filter(|view| view.state != "draft" && is_lost(view))
             .count()
     } else {
         0

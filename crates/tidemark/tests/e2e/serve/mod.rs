@@ -14,6 +14,7 @@ mod schedules;
 mod scraped;
 mod shape;
 mod shared;
+mod truth;
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
