@@ -3,6 +3,7 @@
 //! - [`settings`]: what is asked
 //! - [`stage`]: two servers, the programs
 //! - [`data`], [`load`]: full loads; [`drain`]: backlogs; [`compare`]; [`latency`]
+//! - [`serve`], [`fleet`]: a server, alone and with many pipelines; [`served`]: how it is asked
 //! - [`long`]: what could make memory grow; only when asked for
 //! - [`meter`]: what a run costs; [`report`]: medians and requirements; [`page`]: text of it all
 //!
@@ -16,6 +17,7 @@ use anyhow::Result;
 mod compare;
 mod data;
 mod drain;
+mod fleet;
 mod latency;
 mod load;
 mod long;
@@ -23,6 +25,8 @@ mod meter;
 mod page;
 mod pipeline_file;
 mod report;
+mod serve;
+mod served;
 mod settings;
 mod stage;
 
@@ -86,6 +90,14 @@ async fn measure() -> Result<()> {
     if settings.has("latency") {
         announce("latency")?;
         show(&mut contests, latency::measure(&stage, &settings).await?)?;
+    }
+    if settings.has("serve") {
+        announce("serve")?;
+        show(&mut contests, serve::measure(&stage, &settings).await?)?;
+    }
+    if settings.has("fleet") {
+        announce("fleet")?;
+        show(&mut contests, fleet::measure(&stage, &settings).await?)?;
     }
     if settings.has("long") {
         announce("long")?;

@@ -231,6 +231,8 @@ const METHOD: &str = "
 | verify | The tables of *load* on both sides compared, every value of every row. |
 | reconcile | The same tables after a lost slot, with one row in a thousand changed in the four largest. |
 | latency | 1,000 transactions a second for a minute, from the commit on the source to a reader on the target seeing the row. |
+| serve | The backlog of *inserts* by `tidemark run`, by `tidemark serve`, and by a server whose news 200 pages follow, in turn. It is made while the program is frozen with its stream open; seconds count from when it goes on. Percentages are medians of runs that followed each other. |
+| fleet | 200 pipelines that stream, one in twenty with traffic: the memory of the process. With 300 more that have loaded and rest, 20 tables each: 500 requests to each of six routes of the API, of which the slowest counts. |
 
 - *Raw pipes* are two workers that run `psql -c 'COPY … TO STDOUT (FORMAT binary)' | psql -c 'COPY … FROM STDIN (FORMAT binary)'`, the
   largest table in two halves, and then make the primary keys: two servers with nothing in between.

@@ -14,6 +14,8 @@ pub(crate) enum Contestant {
     Scan,
     DumpMd5,
     FullLoad,
+    CommandLine,
+    Watched,
     Tidemark,
 }
 
@@ -28,6 +30,8 @@ impl Contestant {
             Contestant::Scan => "scan of both",
             Contestant::DumpMd5 => "pg_dump \\| md5sum of both",
             Contestant::FullLoad => "full load",
+            Contestant::CommandLine => "tidemark run",
+            Contestant::Watched => "with 200 pages open",
             Contestant::Tidemark => "Tidemark",
         }
     }
@@ -102,6 +106,20 @@ impl Contest {
             return None;
         }
         median(entry.runs.iter().map(of).collect())
+    }
+
+    /// How much longer in percent one takes than another: the median over runs that followed each other.
+    fn longer(&self, one: Contestant, other: Contestant) -> Option<f64> {
+        let runs = |who| {
+            let entry = self.entries.iter().find(|entry| entry.contestant == who);
+            entry.filter(|entry| entry.left_out.is_none())
+        };
+        let pairs = runs(one)?.runs.iter().zip(&runs(other)?.runs);
+        median(
+            pairs
+                .map(|(one, other)| 100.0 * (one.wall_s / other.wall_s - 1.0))
+                .collect(),
+        )
     }
 
     fn wall(&self, contestant: Contestant) -> Option<f64> {
@@ -191,6 +209,8 @@ fn requirements_of(contest: &Contest) -> Vec<Requirement> {
             beside(Contestant::DumpMd5, "pg_dump \\| md5sum", 1.0),
         ],
         "reconcile" => vec![share_of_a_load(contest)],
+        "serve" => served(contest),
+        "fleet" => return fleet(contest),
         _ => vec![native(1.5)],
     };
     let peak = contest.median(Contestant::Tidemark, |c| c.peak_rss_bytes as f64 / 1e6);
@@ -259,6 +279,42 @@ fn share_of_a_load(contest: &Contest) -> Requirement {
     )
 }
 
+/// What a server costs, and who looks at it.
+fn served(contest: &Contest) -> Vec<Requirement> {
+    use Contestant::{CommandLine, Tidemark, Watched};
+    let more = |most, one, other: Contestant| {
+        let measured = contest.longer(one, other);
+        let name = if other == CommandLine {
+            "tidemark run"
+        } else {
+            "nobody looking"
+        };
+        requirement(
+            contest.work,
+            name,
+            Bound::AtMost(most),
+            "% longer",
+            measured,
+        )
+    };
+    let mut watched = more(3.0, Watched, Tidemark);
+    "serve, 200 pages open".clone_into(&mut watched.work);
+    vec![more(2.0, Tidemark, CommandLine), watched]
+}
+
+/// Many pipelines in one process.
+fn fleet(contest: &Contest) -> Vec<Requirement> {
+    let of = |value: fn(&Cost) -> f64| contest.median(Contestant::Tidemark, value);
+    let slowest = of(|c| c.latency.as_ref().map_or(f64::NAN, |l| l.p99_ms));
+    let memory = of(|c| c.peak_rss_bytes as f64 / 1e6);
+    let mut api = requirement("", "", Bound::AtMost(100.0), "ms", slowest);
+    "fleet, p99 of the slowest route".clone_into(&mut api.work);
+    vec![
+        requirement(contest.work, "memory", Bound::AtMost(400.0), "MB", memory),
+        api,
+    ]
+}
+
 fn latency(contest: &Contest) -> Vec<Requirement> {
     let of = |contestant, value: fn(&Latency) -> f64| {
         contest.median(contestant, |c| c.latency.as_ref().map_or(f64::NAN, value))
@@ -324,6 +380,26 @@ mod tests {
         );
         let met: Vec<_> = requirements(&[load]).iter().map(|r| r.is_met).collect();
         assert_eq!(met, [Some(true), Some(true), Some(false), Some(true)]);
+    }
+
+    #[test]
+    fn a_server_is_judged_by_runs_that_followed_each_other() {
+        use Contestant::{CommandLine, Tidemark, Watched};
+        // The machine becomes slower from run to run, for all of them.
+        let runs = [10.0, 20.0, 40.0];
+        let all: Vec<_> = runs
+            .iter()
+            .flat_map(|run| {
+                [
+                    (CommandLine, *run),
+                    (Tidemark, run * 1.01),
+                    (Watched, run * 1.06),
+                ]
+            })
+            .collect();
+        let serve = contest("serve", &all);
+        let met: Vec<_> = requirements(&[serve]).iter().map(|r| r.is_met).collect();
+        assert_eq!(met, [Some(true), Some(false), Some(true)]);
     }
 
     #[test]

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 
 /// The parts, in the order they are measured.
-pub(crate) const PARTS: [&str; 9] = [
-    "load", "wide", "values", "inserts", "updates", "tpcb", "bulk", "compare", "latency",
+pub(crate) const PARTS: [&str; 11] = [
+    "load", "wide", "values", "inserts", "updates", "tpcb", "bulk", "compare", "latency", "serve",
+    "fleet",
 ];
 
 /// What is measured only when it is asked for by name: it takes long, and has no peers.
