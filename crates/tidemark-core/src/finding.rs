@@ -1,6 +1,6 @@
 //! Findings: what a prerequisites check says, each with why it matters and how to mend it.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::catalogue::Code;
 use crate::error::Error;
@@ -40,7 +40,7 @@ impl Finding {
 }
 
 /// How a check went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     /// Fine.
@@ -54,7 +54,7 @@ pub enum Verdict {
 }
 
 /// Which of the two databases.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Side {
     /// The one that is copied.
@@ -73,7 +73,7 @@ impl std::fmt::Display for Side {
 }
 
 /// One way to mend a finding.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fix {
     /// The statement (without `;`), or a sentence if `kind` is text.
     pub text: String,
@@ -82,7 +82,7 @@ pub struct Fix {
 }
 
 /// Kinds of [`Fix`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FixKind {
     /// SQL that `check --fix` may run: it changes no data and needs no restart.

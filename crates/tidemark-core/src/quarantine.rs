@@ -158,9 +158,7 @@ impl KeptRow {
 
     /// Whether a person means this row by a text: its key with commas between, or as a JSON array.
     pub fn is_of(&self, text: &str) -> bool {
-        let parsed: Option<Key> = serde_json::from_str(text).ok();
-        let is_it = |key: &Key| key.join(",") == text || Some(key) == parsed.as_ref();
-        self.keys.iter().any(is_it)
+        is_one_of(&self.keys, text)
     }
 
     /// By which this row alone is chosen.
@@ -170,6 +168,13 @@ impl KeptRow {
             key: self.keys.first().cloned(),
         }
     }
+}
+
+/// Whether a text is one of these keys: with commas between its parts, or as a JSON array.
+pub fn is_one_of(keys: &[Key], text: &str) -> bool {
+    let parsed: Option<Key> = serde_json::from_str(text).ok();
+    let is_it = |key: &Key| key.join(",") == text || Some(key) == parsed.as_ref();
+    keys.iter().any(is_it)
 }
 
 /// What is in quarantine, in order, row by row: by when the first change of each came.

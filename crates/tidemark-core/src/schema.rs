@@ -287,7 +287,7 @@ pub enum ObjectKind {
 }
 
 /// One thing that is not carried, for `plan`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NotCarried {
     /// `view`, `trigger`, `function`, `grant`, `large object`, …
     pub kind: String,

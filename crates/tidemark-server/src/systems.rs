@@ -62,6 +62,9 @@ pub trait Systems: Send + Sync + 'static {
     /// What stands in the way of it. Changes nothing.
     async fn check(&self, opened: &Opened) -> Result<Vec<Finding>>;
 
+    /// The same, as `tidemark check --json` says it. Changes nothing.
+    async fn report(&self, opened: &Opened) -> Result<Value>;
+
     /// What would happen, as `tidemark plan --json` says it. Changes nothing.
     async fn plan(&self, opened: &Opened) -> Result<Value>;
 

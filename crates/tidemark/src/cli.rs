@@ -129,6 +129,12 @@ pub(crate) enum Verb {
     Run(verbs::run::RunArgs),
     /// Many pipelines in one process, with an API
     Serve(verbs::serve::ServeArgs),
+    /// Make a server agree with pipeline files
+    Apply(verbs::apply::ApplyArgs),
+    /// How a server differs from pipeline files; exit 3 if it does
+    Diff(verbs::apply::DiffArgs),
+    /// Pipelines of a server as files
+    Export(verbs::export::ExportArgs),
     /// State, health and what needs you
     Status(verbs::status::StatusArgs),
     /// Every table, those that need you first
@@ -161,6 +167,8 @@ pub(crate) enum Verb {
     Slots(verbs::slots::SlotsArgs),
     /// What an error or check code means, and what to do first
     Explain(verbs::explain::ExplainArgs),
+    /// Servers by name: list, add, use
+    Context(verbs::context::ContextArgs),
     /// The pipeline file itself: schema, lint, fmt
     Config(verbs::config::ConfigArgs),
     /// Completions for a shell
@@ -181,6 +189,9 @@ impl Verb {
             Verb::Plan(_) => "plan",
             Verb::Run(_) => "run",
             Verb::Serve(_) => "serve",
+            Verb::Apply(_) => "apply",
+            Verb::Diff(_) => "diff",
+            Verb::Export(_) => "export",
             Verb::Status(_) => "status",
             Verb::Tables(_) => "tables",
             Verb::Lag(_) => "lag",
@@ -197,6 +208,7 @@ impl Verb {
             Verb::Sequences(_) => "sequences",
             Verb::Slots(_) => "slots",
             Verb::Explain(_) => "explain",
+            Verb::Context(_) => "context",
             Verb::Config(_) => "config",
             Verb::Completions(_) => "completions",
             Verb::Man(_) => "man",
@@ -319,10 +331,11 @@ Start      demo        two real databases, live traffic, a verified result
            plan        what would happen, how long, what does not fit
 Run        run         one pipeline, here, now
            serve       many pipelines in one process, with an API
+           apply       make a server agree with files   (diff shows how it differs)
 Watch      status · lag · tables · verify
 Act        pause · resume · stop · retry · skip · quarantine
            reconcile · resync · cutover · sequences
-Also       explain · slots · config · completions · man · version
+Also       explain · slots · export · context · config · completions · man · version
 
 Examples   tidemark check shop.toml --watch
            tidemark run shop.toml --until verified

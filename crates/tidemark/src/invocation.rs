@@ -139,6 +139,9 @@ enum Care {
 impl Verb {
     /// Whether it can ask a server instead of databases.
     fn asks_servers(&self) -> bool {
+        if let Verb::Slots(arguments) = self {
+            return arguments.lists();
+        }
         matches!(
             self,
             Verb::Status(_)
@@ -148,6 +151,15 @@ impl Verb {
                 | Verb::Resume(_)
                 | Verb::Stop(_)
                 | Verb::Verify(_)
+                | Verb::Check(_)
+                | Verb::Plan(_)
+                | Verb::Resync(_)
+                | Verb::Retry(_)
+                | Verb::Skip(_)
+                | Verb::Quarantine(_)
+                | Verb::Apply(_)
+                | Verb::Diff(_)
+                | Verb::Export(_)
         )
     }
 
@@ -168,6 +180,7 @@ impl Verb {
             | Verb::Resync(_)
             | Verb::Retry(_)
             | Verb::Skip(_) => Care::Acts,
+            Verb::Apply(arguments) if !arguments.is_dry() => Care::Acts,
             Verb::Check(arguments) if arguments.fixes() => Care::Acts,
             Verb::Sequences(arguments) if arguments.sets() => Care::Acts,
             Verb::Slots(arguments) if arguments.drops() => Care::Acts,
@@ -185,6 +198,9 @@ async fn dispatch(invocation: &Invocation, verb: Verb) -> Outcome {
         Verb::Plan(arguments) => verbs::plan::run(invocation, &arguments).await,
         Verb::Run(arguments) => Box::pin(verbs::run::run(invocation, &arguments)).await,
         Verb::Serve(arguments) => Box::pin(verbs::serve::run(invocation, &arguments)).await,
+        Verb::Apply(arguments) => verbs::apply::apply(invocation, &arguments).await,
+        Verb::Diff(arguments) => verbs::apply::diff(invocation, &arguments).await,
+        Verb::Export(arguments) => verbs::export::run(invocation, &arguments).await,
         Verb::Status(arguments) => verbs::status::run(invocation, &arguments).await,
         Verb::Tables(arguments) => verbs::tables::run(invocation, &arguments).await,
         Verb::Lag(arguments) => verbs::lag::run(invocation, &arguments).await,
@@ -201,6 +217,7 @@ async fn dispatch(invocation: &Invocation, verb: Verb) -> Outcome {
         Verb::Quarantine(arguments) => verbs::quarantine::run(invocation, arguments).await,
         Verb::Slots(arguments) => verbs::slots::run(invocation, arguments).await,
         Verb::Explain(arguments) => verbs::explain::run(&arguments),
+        Verb::Context(arguments) => verbs::context::run(invocation, arguments),
         Verb::Config(arguments) => verbs::config::run(invocation, &arguments),
         Verb::Completions(arguments) => verbs::completions::run(&arguments),
         Verb::Man(arguments) => verbs::man::run(&arguments),

@@ -142,6 +142,14 @@ impl Which {
         self.pipeline.is_some() || invocation.everywhere.config.is_some()
     }
 
+    /// Whether a file is named, rather than a pipeline by its name.
+    pub(crate) fn is_file(&self, invocation: &Invocation) -> bool {
+        match &self.pipeline {
+            Some(word) => is_file(word),
+            None => invocation.everywhere.config.is_some(),
+        }
+    }
+
     /// The file that is meant.
     pub(crate) fn file(&self, invocation: &Invocation) -> Result<PathBuf, Failure> {
         match (&self.pipeline, &invocation.everywhere.config) {
@@ -183,9 +191,13 @@ pub(crate) fn shell_word(text: &str) -> String {
     }
 }
 
+fn is_file(word: &str) -> bool {
+    word.contains(['/', '.'])
+}
+
 /// The file of a word.
 fn find(word: &str) -> Result<PathBuf, Failure> {
-    if word.contains(['/', '.']) {
+    if is_file(word) {
         return Ok(PathBuf::from(word));
     }
     let places = places(word);

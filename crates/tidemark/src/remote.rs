@@ -19,8 +19,11 @@ use crate::invocation::Invocation;
 use crate::surroundings::env;
 
 mod context;
+mod definitions;
 mod http;
 
+pub(crate) use context::{Contexts, Entry};
+pub(crate) use definitions::Compared;
 pub(crate) use http::Address;
 
 /// The server, or the context, where no flag says one.
@@ -37,6 +40,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 pub(crate) struct Remote {
     address: Address,
     token: Option<Secret>,
+    /// Whether a flag of this command says so.
+    is_asked_for: bool,
 }
 
 /// A pipeline of a server.
@@ -44,6 +49,15 @@ pub(crate) struct Remote {
 pub(crate) struct There {
     pub(crate) server: Remote,
     pub(crate) name: String,
+}
+
+/// What was asked of a pipeline, and what came of it.
+#[derive(Deserialize)]
+struct Operation {
+    id: String,
+    state: String,
+    text: Option<String>,
+    code: Option<String>,
 }
 
 impl Remote {
@@ -57,10 +71,18 @@ impl Remote {
         let (address, context) = match (&everywhere.server, &everywhere.context) {
             (Some(address), _) => (Some(address.clone()), None),
             (None, Some(context)) => (None, Some(context.clone())),
-            (None, None) => (address_of_environment()?, env(CONTEXT)),
+            (None, None) => match (address_of_environment()?, env(CONTEXT)) {
+                (None, None) => (None, context::current()?),
+                said => said,
+            },
         };
+        let is_asked_for = everywhere.server.is_some() || everywhere.context.is_some();
         if let Some(address) = address {
-            return Ok(Some(Remote { address, token }));
+            return Ok(Some(Remote {
+                address,
+                token,
+                is_asked_for,
+            }));
         }
         let Some(name) = context else {
             return Ok(None);
@@ -70,8 +92,16 @@ impl Remote {
             Some(token) => Some(token),
             None => known.token()?,
         };
-        let address = known.address;
-        Ok(Some(Remote { address, token }))
+        Ok(Some(Remote {
+            address: known.address,
+            token,
+            is_asked_for,
+        }))
+    }
+
+    /// Whether it is meant by this command alone, and not whenever nothing else is said.
+    pub(crate) fn is_asked_for(&self) -> bool {
+        self.is_asked_for
     }
 
     /// Where it is, for a person.
@@ -228,30 +258,12 @@ impl There {
 
     /// Has it do something, and waits for the end of it. Gives what came of it, in a sentence.
     pub(crate) async fn act(&self, action: &str, body: &Value) -> Result<String> {
-        #[derive(Deserialize)]
-        struct Operation {
-            id: String,
-            state: String,
-            text: Option<String>,
-            code: Option<String>,
-        }
-        let read = |body: &[u8]| {
-            let read = serde_json::from_slice::<Operation>(body);
-            read.map_err(|err| self.server.strange(&err))
-        };
-        let route = self.route(&format!("/actions/{action}"));
-        let body = Some(("application/json", body.to_string()));
-        let begun = self.server.ask(Method::POST, &route, &[], body).await;
-        let begun = match begun {
-            Err(err) if err.code() == codes::API_NOT_FOUND => return Err(self.unknown().await),
-            begun => begun?,
-        };
-        let mut operation = read(&begun.body)?;
+        let mut operation = self.operation(&self.ask(action, body).await?)?;
         let route = format!("/operations/{}", encoded(&operation.id));
         while operation.state == "running" {
             tokio::time::sleep(LOOK_EVERY).await;
             let looked = self.server.ask(Method::GET, &route, &[], None).await?;
-            operation = read(&looked.body)?;
+            operation = self.operation(&looked)?;
         }
         let text = operation.text.unwrap_or_default();
         if operation.state == "succeeded" {
@@ -261,11 +273,43 @@ impl There {
         Err(Error::definite(code.unwrap_or(codes::CLI_REFUSED), text))
     }
 
+    /// The same without waiting; gives the operation's id.
+    pub(crate) async fn begin(&self, action: &str, body: &Value) -> Result<String> {
+        Ok(self.operation(&self.ask(action, body).await?)?.id)
+    }
+
+    /// What an action would do, where the body says `dry_run`.
+    pub(crate) async fn tell(&self, action: &str, body: &Value) -> Result<Value> {
+        let told = self.ask(action, body).await?;
+        serde_json::from_slice(&told.body).map_err(|err| self.server.strange(&err))
+    }
+
+    async fn ask(&self, action: &str, body: &Value) -> Result<http::Answered> {
+        let route = self.route(&format!("/actions/{action}"));
+        let body = Some(("application/json", body.to_string()));
+        match self.server.ask(Method::POST, &route, &[], body).await {
+            Err(err) if err.code() == codes::API_NOT_FOUND => Err(self.unknown().await),
+            answered => answered,
+        }
+    }
+
+    fn operation(&self, answered: &http::Answered) -> Result<Operation> {
+        serde_json::from_slice(&answered.body).map_err(|err| self.server.strange(&err))
+    }
+
     /// A GET of something of it.
     pub(crate) async fn get(&self, what: &str) -> Result<Value> {
         match self.server.get(&self.route(what)).await {
             Err(err) if err.code() == codes::API_NOT_FOUND => Err(self.unknown().await),
             other => other,
+        }
+    }
+
+    /// A GET of something of it that may not be there.
+    pub(crate) async fn find(&self, what: &str) -> Result<Option<Value>> {
+        match self.server.get(&self.route(what)).await {
+            Err(err) if err.code() == codes::API_NOT_FOUND => Ok(None),
+            other => other.map(Some),
         }
     }
 

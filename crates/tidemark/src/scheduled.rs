@@ -12,17 +12,21 @@ const SHOWN: usize = 5;
 
 /// When it is due, and the next times; nothing without a schedule.
 pub(crate) fn line(config: &PipelineConfig, width: Option<usize>) -> Option<String> {
-    let schedule = config.schedule.as_ref()?;
-    let zone = match schedule.zone() {
-        Some(zone) => format!(" {zone}"),
-        None => String::new(),
-    };
+    line_of(&data(config), width)
+}
+
+/// The same from what a program is told.
+pub(crate) fn line_of(data: &Value, width: Option<usize>) -> Option<String> {
+    let word = |name: &str| data[name].as_str();
+    let text = word("full_load")?;
+    let zone = word("timezone").map_or_else(String::new, |zone| format!(" {zone}"));
+    let next = data["next"].as_array().into_iter().flatten();
+    let next: Vec<&str> = next.filter_map(Value::as_str).collect();
     let text = format!(
-        "\"{}\"{zone}, where a server runs it (overlap: {}, missed: {}); next: {}",
-        schedule.text,
-        schedule.overlap.word(),
-        schedule.missed.word(),
-        next(schedule).join(", "),
+        "\"{text}\"{zone}, where a server runs it (overlap: {}, missed: {}); next: {}",
+        word("overlap").unwrap_or_default(),
+        word("missed").unwrap_or_default(),
+        next.join(", "),
     );
     Some(wrap::labelled("Schedule", &text, 0, 11, width))
 }

@@ -22,8 +22,11 @@ impl Seen {
     /// The pipeline that the arguments name. Connects to nothing yet.
     pub(crate) fn open(invocation: &Invocation, which: &Which) -> Result<Seen, Failure> {
         match Remote::of(invocation)? {
-            Some(server) => there(&server, which).map(Seen::There),
-            None => Ok(Seen::Here(Box::new(Opened::open(invocation, which)?))),
+            // A file is here, whatever server is asked by default.
+            Some(server) if server.is_asked_for() || !which.is_file(invocation) => {
+                there(&server, which).map(Seen::There)
+            }
+            _ => Ok(Seen::Here(Box::new(Opened::open(invocation, which)?))),
         }
     }
 

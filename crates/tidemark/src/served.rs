@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tidemark_core::catalogue::codes;
 use tidemark_core::config::secret::Nothing;
 use tidemark_core::config::{self, Document, Input, PipelineConfig, Problems, Surroundings};
@@ -57,10 +57,14 @@ impl Systems for Served {
         Ok(checked.map_err(into_error)?.findings)
     }
 
+    async fn report(&self, opened: &served::Opened) -> Result<Value> {
+        let report = check::report(&as_verbs_have_it(opened)).await;
+        Ok(json!(report.map_err(into_error)?))
+    }
+
     async fn plan(&self, opened: &served::Opened) -> Result<Value> {
-        plan::data_of(&as_verbs_have_it(opened))
-            .await
-            .map_err(into_error)
+        let plan = plan::of(&as_verbs_have_it(opened)).await;
+        Ok(json!(plan.map_err(into_error)?))
     }
 
     async fn slots(&self, opened: &served::Opened) -> Result<Vec<Slot>> {

@@ -23,12 +23,28 @@ const WORDS: [&str; 8] = [
     "url",
 ];
 
+/// What stands in the place of a secret.
+pub(super) const MASK: &str = "***";
+
 /// A pipeline file with `***` in the place of what is secret in it; references stay.
 pub fn masked(text: &str) -> String {
     let mut document = Document::new("", text);
     let (tree, _) = DeTable::parse_recoverable(text);
     hide_secrets(&mut document, tree.get_ref(), &KEYS);
     document.masked()
+}
+
+/// Whether `***` stands where a secret belongs: the text was shown to somebody and comes back.
+pub fn has_masks(text: &str) -> bool {
+    let (tree, _) = DeTable::parse_recoverable(text);
+    let mut found = Vec::new();
+    in_table(tree.get_ref(), &KEYS, &mut found);
+    let is_mask = |span: &Range<usize>| {
+        let value = text.get(span.clone()).unwrap_or_default();
+        let value = value.trim_matches(['"', '\'']).trim();
+        value == MASK || (value.contains("://") && value.contains(MASK))
+    };
+    found.iter().any(is_mask)
 }
 
 pub(super) fn hide_secrets(document: &mut Document, tree: &DeTable<'_>, keys: &[Key]) {
@@ -159,7 +175,7 @@ fn hidden_part(text: &str, span: Range<usize>) -> Option<Range<usize>> {
 
 #[cfg(test)]
 mod tests {
-    use super::masked;
+    use super::{has_masks, masked};
 
     #[test]
     fn what_is_secret_is_masked_and_nothing_else() {
@@ -174,5 +190,11 @@ mod tests {
         let expected = "url = \"https://hooks.example***\"\nurl = \"http://***\"";
         assert_eq!(masked(hook), expected);
         assert!(!masked("[source\npassword = \"hunter2").contains("hunter2"));
+        for text in [text, hook] {
+            assert!(!has_masks(text) && has_masks(&masked(text)), "{text}");
+        }
+        assert!(!has_masks(
+            "[[mask]]\nrule = { fixed = \"***\" } # not ***\n"
+        ));
     }
 }

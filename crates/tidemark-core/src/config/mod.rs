@@ -24,6 +24,7 @@ use crate::target::Existing;
 
 pub mod alert;
 mod build;
+mod changes;
 pub mod choice;
 mod endpoint;
 mod format;
@@ -49,13 +50,14 @@ mod tests;
 pub(crate) use build::filter_problem;
 
 pub use alert::AlertRule;
+pub use changes::{changes, put_back};
 pub use choice::{
     AfterLoad, AlertSeverity, AlertWhen, Create, Missed, NewTables, OnConflict, OnMaxRetained,
     OnRowError, OnSchemaChange, OnTruncate, Origin as ChangeOrigin, Overlap, SlotAhead, SlotBehind,
     System,
 };
 pub use format::format;
-pub use hide::masked;
+pub use hide::{has_masks, masked};
 pub use mail::{Mail, MailAddress, MailLogin, MailSecurity};
 pub use memory::Memory;
 pub use overrides::Override;

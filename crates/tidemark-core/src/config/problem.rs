@@ -78,8 +78,12 @@ impl Document {
             }
             if range.start >= at {
                 masked.push_str(self.text.get(at..range.start).unwrap_or_default());
-                masked.push_str("***");
+                masked.push_str(super::hide::MASK);
             }
+            // Lines keep their numbers.
+            let hidden = self.text.get(range.start.max(at)..range.end);
+            let ends = hidden.unwrap_or_default().matches('\n').count();
+            masked.push_str(&"\n".repeat(ends));
             at = range.end;
         }
         masked.push_str(self.text.get(at..).unwrap_or_default());

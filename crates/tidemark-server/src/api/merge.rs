@@ -2,12 +2,11 @@
 
 use serde_json::Value;
 use tidemark_core::catalogue::codes;
+use tidemark_core::config;
 
 use super::bodies::shown;
+use super::extract::to_toml;
 use super::problem::Failure;
-
-/// What stands in the place of a secret.
-const MASK: &str = "***";
 
 /// A definition with a patch applied (RFC 7396).
 pub(super) fn merge(text: &str, patch: Value) -> Result<Value, Failure> {
@@ -20,7 +19,7 @@ pub(super) fn merge(text: &str, patch: Value) -> Result<Value, Failure> {
     let mut merged = tree(text)?;
     apply(&mut merged, patch);
     put_back(&mut merged, &tree(&shown(text))?, &tree(text)?);
-    refuse_masks(&merged)?;
+    refuse_masks(&to_toml(&merged)?)?;
     Ok(merged)
 }
 
@@ -42,16 +41,21 @@ fn apply(value: &mut Value, patch: Value) {
     }
 }
 
-/// A definition whose masked secrets are what they were in the old one; its text stays as it is where
-/// nothing in it is masked.
+/// A definition whose masked secrets are what they were in the old one. Where it can be, only its lines with
+/// secrets are other than they came.
 pub(super) fn unmask(text: &str, old: &str) -> Result<String, Failure> {
-    if !text.contains(MASK) {
+    if !config::has_masks(text) {
         return Ok(text.to_owned());
     }
     let mut new = tree(text)?;
     put_back(&mut new, &tree(&shown(old))?, &tree(old)?);
-    refuse_masks(&new)?;
-    super::extract::to_toml(&new)
+    let by_line = config::put_back(text, old);
+    let text = match tree(&by_line) {
+        Ok(same) if same == new => by_line,
+        _ => to_toml(&new)?,
+    };
+    refuse_masks(&text)?;
+    Ok(text)
 }
 
 /// Where the new value is what was shown of the old one, it is the old one.
@@ -76,14 +80,9 @@ fn put_back(new: &mut Value, shown: &Value, old: &Value) {
     }
 }
 
-fn refuse_masks(value: &Value) -> Result<(), Failure> {
-    let is_masked = match value {
-        Value::String(text) => text.contains(MASK),
-        Value::Array(items) => return items.iter().try_for_each(refuse_masks),
-        Value::Object(items) => return items.values().try_for_each(refuse_masks),
-        _ => false,
-    };
-    if is_masked {
+/// Refuses a secret that nobody can know.
+pub(super) fn refuse_masks(text: &str) -> Result<(), Failure> {
+    if config::has_masks(text) {
         let text =
             "`***` stands where no secret was before; write the secret, or a reference to it";
         return Err(Failure::new(codes::CONFIG_SECRET, text));
@@ -108,8 +107,16 @@ mod tests {
 
     #[test]
     fn s06_secrets_that_come_back_masked_stay_what_they_were() {
-        let back = unmask(&shown(OLD), OLD).unwrap();
-        assert_eq!(tree(&back).unwrap(), tree(OLD).unwrap());
+        assert_eq!(unmask(&shown(OLD), OLD).unwrap(), OLD);
+        let more = format!("# more\n{}[tables]\n", shown(OLD));
+        assert_eq!(
+            unmask(&more, OLD).unwrap(),
+            format!("# more\n{OLD}[tables]\n")
+        );
+        // In another order they are found by their keys.
+        let turned = "source.password = \"***\"\nsource.url = \"postgres://me:***@db/x\"\n";
+        let back = unmask(turned, OLD).unwrap();
+        assert_eq!(tree(&back).unwrap()["source"], tree(OLD).unwrap()["source"]);
         let other = shown(OLD).replace("@db/x", "@db/y");
         assert!(
             unmask(&other, OLD).is_err(),

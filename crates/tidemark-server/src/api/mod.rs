@@ -28,6 +28,7 @@ mod access;
 mod alerts;
 mod bodies;
 mod connections;
+mod definition;
 mod extract;
 pub(crate) mod guard;
 mod health;
@@ -38,6 +39,7 @@ mod pages;
 mod pipelines;
 pub(crate) mod problem;
 mod quarantine;
+mod readiness;
 #[cfg(test)]
 mod reference;
 mod schedules;
@@ -80,6 +82,8 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         "/api/v1",
         OpenApiRouter::new()
             .merge(pipelines::routes())
+            .merge(definition::routes())
+            .merge(readiness::routes())
             .merge(standing::routes())
             .merge(journal::routes())
             .merge(quarantine::routes())

@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tidemark_core::catalogue::codes;
+use tidemark_core::config::changes;
 use tidemark_core::control::ResyncStrategy;
 use tidemark_core::quarantine::Chosen;
 use tidemark_core::status::Health;
@@ -19,10 +20,10 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::App;
-use super::bodies::{PipelineBody, etag, shown};
+use super::bodies::{PipelineBody, etag};
 use super::extract::{DefinitionText, Json, Params, Route, table_names, to_toml};
 use super::guard::{Caller, Role};
-use super::merge::{merge, unmask};
+use super::merge::{merge, refuse_masks, unmask};
 use super::problem::{Failure, Problem};
 use crate::store::{DesiredState, Key, Level, NewPipeline, OperationRow};
 use crate::supervisor::actions::{Action, may};
@@ -37,7 +38,6 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(list, create))
         .routes(routes!(get, put, patch, delete))
-        .routes(routes!(definition))
         .routes(routes!(act))
 }
 
@@ -214,6 +214,7 @@ async fn create(
     DefinitionText(text): DefinitionText,
 ) -> Result<Response, Failure> {
     caller.needs(Role::Admin)?;
+    refuse_masks(&text)?;
     let opened = opened(&app, &caller, text.clone()).await?;
     if params.dry_run {
         let plan = app.supervisor.shared.systems.plan(&opened).await?;
@@ -253,25 +254,6 @@ async fn get(
 ) -> Result<Response, Failure> {
     let member = member(&app, &caller, &id)?;
     Ok(answer(StatusCode::OK, &member, &[]))
-}
-
-#[utoipa::path(get, path = "/pipelines/{id}/definition", tag = "pipelines", params(("id" = String, Path)),
-    responses((status = 200, body = String, content_type = "application/toml",
-        description = "The pipeline file; secrets are `***`, references stay"),
-        (status = 404, body = Problem)))]
-async fn definition(
-    State(app): State<Arc<App>>,
-    caller: Caller,
-    Route(id): Route<String>,
-) -> Result<Response, Failure> {
-    let member = member(&app, &caller, &id)?;
-    let row = member.row();
-    let definition = app.supervisor.shared.definition(&row).await?;
-    let headers = [
-        (header::CONTENT_TYPE, "application/toml".to_owned()),
-        (header::ETAG, etag(&row)),
-    ];
-    Ok((headers, shown(&definition.text)).into_response())
 }
 
 /// Refuses a change of what a file has, and one that is not based on what is there.
@@ -344,6 +326,10 @@ async fn put(
     let version = may_change(&member, &headers)?;
     let old = app.supervisor.shared.definition(&member.row()).await?;
     let text = unmask(&text, &old.text)?;
+    if !params.dry_run && changes(&old.text, &text).is_empty() {
+        // What is said already changes nothing, and nothing that runs stops for it.
+        return Ok(answer(StatusCode::OK, &member, &[]));
+    }
     change(&app, &caller, &member, version, text, params.dry_run).await
 }
 
@@ -393,6 +379,8 @@ pub(super) struct ActBody {
     /// Tables of the source, as `schema.table`; none for all.
     #[serde(default)]
     pub(super) tables: Vec<String>,
+    /// Of rows in quarantine (`retry`, `drop`) only the one of this key.
+    key: Option<Vec<String>>,
     /// `swap` (readers see the old rows until the switch) or `truncate`.
     strategy: Option<Strategy>,
     /// `deep` or `counts`.
@@ -462,13 +450,19 @@ pub(super) async fn ask(
                 Some(Depths::Deep) | None => Depth::Deep,
             },
         ),
-        "retry" => Action::Retry(Chosen { tables, key: None }),
+        "retry" => Action::Retry(Chosen {
+            tables,
+            key: body.key,
+        }),
         "skip" if tables.is_empty() => {
             let text = "which tables are to go on is said in `tables`";
             return Err(Failure::new(codes::API_MALFORMED, text));
         }
         "skip" => Action::Skip(tables),
-        "drop" => Action::Drop(Chosen { tables, key: None }),
+        "drop" => Action::Drop(Chosen {
+            tables,
+            key: body.key,
+        }),
         _ => return Err(Failure::not_found("action")),
     };
     may(&member, &action)?;

@@ -71,6 +71,8 @@ struct KeptRowBody {
     /// On the source.
     table: String,
     target: String,
+    /// The key that it has, or had last, its parts with commas between; `null` for a viewer.
+    key: Option<String>,
     /// Every key that it has or had; `null` for a viewer.
     keys: Option<Vec<Vec<String>>>,
     /// `insert`, `update` or `delete`: what was refused.
@@ -106,6 +108,8 @@ struct KeptRowFull {
 #[derive(Debug, Serialize, ToSchema)]
 struct KeptChangeBody {
     number: i64,
+    /// The row's key; two where the change moves it.
+    keys: Vec<Vec<String>>,
     op: String,
     /// The transaction on the source.
     xid: u32,
@@ -130,6 +134,7 @@ fn body(row: &KeptRow, sees_rows: bool) -> KeptRowBody {
         number: first.number,
         table: first.table.to_string(),
         target: first.target.clone(),
+        key: sees_rows.then(|| row.key()),
         keys: sees_rows.then(|| row.keys.clone()),
         op: first.op.clone(),
         changes: row.changes.len(),
@@ -142,6 +147,7 @@ fn body(row: &KeptRow, sees_rows: bool) -> KeptRowBody {
 fn full(row: &KeptRow) -> KeptRowFull {
     let change = |change: &KeptChange| KeptChangeBody {
         number: change.number,
+        keys: change.keys.clone(),
         op: change.op.clone(),
         xid: change.xid,
         position: change.position.clone(),

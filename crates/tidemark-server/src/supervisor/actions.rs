@@ -265,7 +265,7 @@ pub(crate) fn answered(answer: Answer) -> Result<String> {
     }
     let code = answer.code.as_deref().and_then(Code::parse);
     Err(Error::definite(
-        code.unwrap_or(codes::API_CONFLICT),
+        code.unwrap_or(codes::CLI_REFUSED),
         answer.text,
     ))
 }

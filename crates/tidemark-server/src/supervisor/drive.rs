@@ -245,8 +245,8 @@ async fn run(
 ) -> Ended {
     member.rests(Rest::wanted(&order.desired));
     super::tell_state(shared, member);
-    let opened = match super::open(shared, member).await {
-        Ok(opened) => Arc::new(opened),
+    let (opened, definition) = match super::open_with_text(shared, member).await {
+        Ok((opened, text)) => (Arc::new(opened), text),
         Err(err) => return Ended::Err(err),
     };
     member.set_route(&opened);
@@ -257,7 +257,7 @@ async fn run(
             None
         }
     };
-    let (mut run, alive) = Run::start(shared, member, &opened);
+    let (mut run, alive) = Run::start(shared, member, &opened, definition);
     member.begins(alive.clone());
     let mut is_stopping = false;
     let ended = loop {
@@ -331,7 +331,12 @@ fn end_run(shared: &Arc<Shared>, number: Option<i64>, ended: &Ended) {
 }
 
 impl Run {
-    fn start(shared: &Arc<Shared>, member: &Arc<Member>, opened: &Arc<Opened>) -> (Run, Alive) {
+    fn start(
+        shared: &Arc<Shared>,
+        member: &Arc<Member>,
+        opened: &Arc<Opened>,
+        definition: Arc<str>,
+    ) -> (Run, Alive) {
         let config = &opened.config;
         let (observer, events) = Observer::new();
         let (pipeline, commander) = Pipeline::new(
@@ -369,6 +374,7 @@ impl Run {
         let alive = Alive {
             commander,
             opened: Arc::clone(opened),
+            definition,
             board,
         };
         let proof = after_load(

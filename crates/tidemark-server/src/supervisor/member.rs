@@ -63,6 +63,8 @@ struct Now {
 pub(crate) struct Alive {
     pub(crate) commander: Commander,
     pub(crate) opened: Arc<Opened>,
+    /// The text that it was begun with.
+    pub(crate) definition: Arc<str>,
     pub(super) board: SharedBoard,
 }
 

@@ -253,8 +253,14 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 /// The two sides of a pipeline as it is defined now.
 pub(crate) async fn open(shared: &Arc<Shared>, member: &Member) -> Result<Opened> {
+    Ok(open_with_text(shared, member).await?.0)
+}
+
+/// The same, with the text that says so.
+async fn open_with_text(shared: &Arc<Shared>, member: &Member) -> Result<(Opened, Arc<str>)> {
     let row = member.row();
     let definition = shared.definition(&row).await?;
+    let text = Arc::from(definition.text.as_str());
     let opened = open_definition(shared, definition).await?;
     if opened.config.name != row.key.id {
         let text = format!(
@@ -263,7 +269,7 @@ pub(crate) async fn open(shared: &Arc<Shared>, member: &Member) -> Result<Opened
         );
         return Err(Error::definite(codes::PIPELINE_FILE, text));
     }
-    Ok(opened)
+    Ok((opened, text))
 }
 
 /// The two sides of a definition. What panics on the way is an error of this pipeline alone.

@@ -96,6 +96,49 @@ pub(crate) const VERBS: &[Verb] = &[
         ],
     },
     Verb {
+        name: "apply",
+        examples: &[
+            (
+                "tidemark apply shop.toml --server http://tm:7070",
+                "show what changes, ask, take it in",
+            ),
+            (
+                "tidemark apply a.toml b.toml --dry-run --context prod",
+                "only show it",
+            ),
+            (
+                "tidemark apply shop.toml --yes --json",
+                "from a program, on the server of TIDEMARK_SERVER",
+            ),
+        ],
+    },
+    Verb {
+        name: "diff",
+        examples: &[
+            (
+                "tidemark diff shop.toml --context prod",
+                "what apply would change; exit 3 if anything",
+            ),
+            (
+                "tidemark diff a.toml b.toml --json",
+                "the same for a program",
+            ),
+        ],
+    },
+    Verb {
+        name: "export",
+        examples: &[
+            (
+                "tidemark export shop --context prod > shop.toml",
+                "one pipeline of a server as a file",
+            ),
+            (
+                "tidemark export --to pipelines.d --context prod",
+                "all of them, a file each",
+            ),
+        ],
+    },
+    Verb {
         name: "status",
         examples: &[
             ("tidemark status shop", "one pipeline"),
@@ -284,6 +327,17 @@ pub(crate) const VERBS: &[Verb] = &[
             ),
             ("tidemark explain", "all codes with their titles"),
             ("tidemark explain 4011 --json", "the same for a program"),
+        ],
+    },
+    Verb {
+        name: "context",
+        examples: &[
+            (
+                "tidemark context add prod https://tm.example",
+                "remember a server by a name",
+            ),
+            ("tidemark context use prod", "ask it from now on"),
+            ("tidemark context list", "which there are"),
         ],
     },
     Verb {

@@ -3,7 +3,10 @@
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tidemark_core::Error;
+use tidemark_core::catalogue::codes;
 use tidemark_core::finding::{Finding, Fix, FixKind, Side, Verdict};
 use tidemark_core::mapping::TableMapping;
 use tidemark_core::source::WillStream;
@@ -14,6 +17,7 @@ use crate::output::style::{Tone, of_verdict};
 use crate::output::{self, Answer, Detail, Outcome, put, wrap};
 use crate::pipeline_file::{Opened, Which};
 use crate::problem::Failure;
+use crate::seen::Seen;
 use crate::watching::EVERY;
 use crate::{scheduled, systems};
 
@@ -45,34 +49,72 @@ pub(crate) struct Checked {
     pub(crate) took: Duration,
 }
 
+/// All that is said of a check, here or by a server.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Report {
+    pipeline: String,
+    source: Looked,
+    target: Looked,
+    passed: usize,
+    notes: usize,
+    warnings: usize,
+    failed: usize,
+    findings: Vec<Found>,
+    schedule: Value,
+    seconds: f64,
+}
+
+/// Where it was looked, and as whom.
+#[derive(Debug, Serialize, Deserialize)]
+struct Looked {
+    address: String,
+    user: String,
+}
+
+/// A finding as it is said.
+#[derive(Debug, Serialize, Deserialize)]
+struct Found {
+    code: String,
+    verdict: Verdict,
+    side: Side,
+    found: String,
+    why: String,
+    fix: Vec<Fix>,
+}
+
 pub(crate) async fn run(invocation: &Invocation, arguments: &CheckArgs) -> Outcome {
-    let opened = Opened::open(invocation, &arguments.which)?;
-    let mut checked = look(&opened).await?;
-    if arguments.fix && mend(invocation, &opened, &checked).await? {
-        checked = look(&opened).await?;
+    let seen = Seen::open(invocation, &arguments.which)?;
+    let mut report = ask(&seen).await?;
+    if arguments.fix {
+        let Seen::Here(opened) = &seen else {
+            let text =
+                "databases are mended where the pipeline's file is; --fix-sql prints what to run";
+            return Err(Error::definite(codes::SERVER_VERB, text).into());
+        };
+        if mend(invocation, opened, &report).await? {
+            report = ask(&seen).await?;
+        }
     }
     if arguments.fix_sql {
-        return Ok(fix_sql(&checked));
+        return Ok(fix_sql(&report));
     }
-    while arguments.watch && count(&checked.findings, Verdict::Failed) > 0 {
-        invocation
-            .talk
-            .watch(&answer(invocation, &opened, &checked)?);
+    while arguments.watch && report.failed > 0 {
+        invocation.talk.watch(&answer(invocation, &report));
         tokio::select! {
             () = tokio::time::sleep(EVERY) => {}
             name = invocation.signals.stop() => return Err(Failure::interrupted(name)),
         }
-        checked = look(&opened).await?;
+        report = ask(&seen).await?;
     }
     invocation.talk.screen.clear();
-    let mut answer = answer(invocation, &opened, &checked)?;
-    let has_sql = checked
+    let mut answer = answer(invocation, &report);
+    let has_sql = report
         .findings
         .iter()
-        .flat_map(|finding| &finding.fixes)
+        .flat_map(|found| &found.fix)
         .any(is_sql);
     if answer.verdict == output::Verdict::Negative && has_sql {
-        let word = opened.word();
+        let word = seen.word();
         answer = answer
             .notice(format!(
                 "all statements together: tidemark check {word} --fix-sql"
@@ -82,6 +124,50 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &CheckArgs) -> Outco
             ));
     }
     Ok(answer)
+}
+
+async fn ask(seen: &Seen) -> Result<Report, Failure> {
+    match seen {
+        Seen::Here(opened) => report(opened).await,
+        Seen::There(there) => {
+            let said = serde_json::from_value(there.get("/check").await?);
+            Ok(said.map_err(|err| there.server.strange(&err))?)
+        }
+    }
+}
+
+/// Looks, and has all that is said of it.
+pub(crate) async fn report(opened: &Opened) -> Result<Report, Failure> {
+    let Checked { findings, took } = look(opened).await?;
+    let looked = |side| -> Result<Looked, Failure> {
+        let (address, user) = systems::address(&opened.config, side)?;
+        Ok(Looked { address, user })
+    };
+    Ok(Report {
+        pipeline: opened.name().to_owned(),
+        source: looked(Side::Source)?,
+        target: looked(Side::Target)?,
+        passed: count(&findings, Verdict::Passed),
+        notes: count(&findings, Verdict::Note),
+        warnings: count(&findings, Verdict::Warning),
+        failed: count(&findings, Verdict::Failed),
+        findings: findings.into_iter().map(Found::of).collect(),
+        schedule: scheduled::data(&opened.config),
+        seconds: took.as_secs_f64(),
+    })
+}
+
+impl Found {
+    fn of(finding: Finding) -> Found {
+        Found {
+            code: finding.code.to_string(),
+            verdict: finding.verdict,
+            side: finding.side,
+            found: finding.found,
+            why: finding.why,
+            fix: finding.fixes,
+        }
+    }
 }
 
 /// Looks at both sides. A source that cannot be described is itself a finding of the source.
@@ -122,17 +208,14 @@ fn found(side: Side, checked: tidemark_core::Result<Vec<Finding>>) -> Vec<Findin
     checked.unwrap_or_else(|err| vec![Finding::of_error(side, &err)])
 }
 
-fn answer(invocation: &Invocation, opened: &Opened, checked: &Checked) -> Result<Answer, Failure> {
+fn answer(invocation: &Invocation, report: &Report) -> Answer {
     let talk = &invocation.talk;
     let mut lines = Vec::new();
     for side in [Side::Source, Side::Target] {
-        lines.push(heading(invocation, opened, checked, side)?);
-        let of_side = checked
-            .findings
-            .iter()
-            .filter(|finding| finding.side == side);
-        let mut findings: Vec<&Finding> = of_side.collect();
-        findings.sort_by_key(|finding| std::cmp::Reverse(finding.verdict));
+        lines.push(heading(invocation, report, side));
+        let of_side = report.findings.iter().filter(|found| found.side == side);
+        let mut findings: Vec<&Found> = of_side.collect();
+        findings.sort_by_key(|found| std::cmp::Reverse(found.verdict));
         let mut passed = 0;
         for finding in findings {
             if finding.verdict == Verdict::Passed && talk.detail < Detail::Verbose {
@@ -147,58 +230,56 @@ fn answer(invocation: &Invocation, opened: &Opened, checked: &Checked) -> Result
             lines.push(format!("  {glyph} {passed} passed   (-v shows them)"));
         }
     }
-    lines.extend(scheduled::line(&opened.config, talk.out_width()));
+    lines.extend(scheduled::line_of(&report.schedule, talk.out_width()));
     lines.push(String::new());
-    lines.push(summary(&checked.findings, checked.took));
-    let failed = count(&checked.findings, Verdict::Failed);
-    let verdict = if failed == 0 {
+    lines.push(summary(report));
+    let verdict = if report.failed == 0 {
         output::Verdict::Positive
     } else {
         output::Verdict::Negative
     };
-    Ok(Answer::new(lines.join("\n"), data(opened, checked)).verdict(verdict))
+    Answer::new(lines.join("\n"), report).verdict(verdict)
 }
 
 /// `source  orders-db:5432/orders   PostgreSQL 15.8   as tidemark`.
-fn heading(
-    invocation: &Invocation,
-    opened: &Opened,
-    checked: &Checked,
-    side: Side,
-) -> Result<String, Failure> {
-    let (address, user) = systems::address(&opened.config, side)?;
-    let version = checked.findings.iter().find(|finding| {
-        finding.code == systems::version_check(side) && finding.verdict == Verdict::Passed
-    });
+fn heading(invocation: &Invocation, report: &Report, side: Side) -> String {
+    let looked = match side {
+        Side::Source => &report.source,
+        Side::Target => &report.target,
+    };
+    let code = systems::version_check(side).to_string();
+    let mut findings = report.findings.iter();
+    let version = findings.find(|found| found.code == code && found.verdict == Verdict::Passed);
     // Without what the packager put behind it: `PostgreSQL 15.8 (Debian 15.8-0+deb12u1)`.
-    let version = version.map_or_else(String::new, |finding| {
-        let version = finding.found.split(" (").next().unwrap_or_default();
+    let version = version.map_or_else(String::new, |found| {
+        let version = found.found.split(" (").next().unwrap_or_default();
         format!("   {version}")
     });
     let side = invocation.talk.out.paint(Tone::Strong, &side.to_string());
-    Ok(format!("{side}  {address}{version}   as {user}"))
+    format!("{side}  {}{version}   as {}", looked.address, looked.user)
 }
 
 /// `2 failed · 1 warning · 22 passed in 0.4 s`.
-fn summary(findings: &[Finding], took: Duration) -> String {
+fn summary(report: &Report) -> String {
     let mut parts = Vec::new();
-    for (verdict, one, many) in [
-        (Verdict::Failed, "failed", "failed"),
-        (Verdict::Warning, "warning", "warnings"),
-        (Verdict::Note, "note", "notes"),
-        (Verdict::Passed, "passed", "passed"),
+    for (count, one, many) in [
+        (report.failed, "failed", "failed"),
+        (report.warnings, "warning", "warnings"),
+        (report.notes, "note", "notes"),
+        (report.passed, "passed", "passed"),
     ] {
-        match count(findings, verdict) {
+        match count {
             0 => {}
             1 => parts.push(format!("1 {one}")),
             number => parts.push(format!("{number} {many}")),
         }
     }
+    let took = Duration::from_secs_f64(report.seconds.max(0.0));
     format!("{} in {}", parts.join(" · "), duration(took))
 }
 
 /// A finding with why it matters and how to mend it.
-fn finding_text(invocation: &Invocation, finding: &Finding) -> String {
+fn finding_text(invocation: &Invocation, finding: &Found) -> String {
     let talk = &invocation.talk;
     let (glyph, tone) = of_verdict(finding.verdict);
     let head = wrap::labelled(
@@ -220,14 +301,14 @@ fn finding_text(invocation: &Invocation, finding: &Finding) -> String {
     if !finding.why.is_empty() {
         lines.push(wrap::labelled("", &finding.why, 2, 10, talk.out_width()));
     }
-    if !finding.fixes.is_empty() {
-        let label = if finding.fixes.len() == 1 {
+    if !finding.fix.is_empty() {
+        let label = if finding.fix.len() == 1 {
             "Fix:"
         } else {
             "Fix, one of these:"
         };
         lines.push(format!("            {label}"));
-        lines.extend(finding.fixes.iter().map(|fix| {
+        lines.extend(finding.fix.iter().map(|fix| {
             let semicolon = if is_sql(fix) { ";" } else { "" };
             let text = fix.text.replace('\n', "\n                ");
             format!("                {text}{semicolon}")
@@ -248,17 +329,13 @@ pub(crate) fn count(findings: &[Finding], verdict: Verdict) -> usize {
 }
 
 /// Only SQL: the first remedy of each finding, its alternatives as comments.
-fn fix_sql(checked: &Checked) -> Answer {
+fn fix_sql(report: &Report) -> Answer {
     let mut lines = Vec::new();
     let mut statements = Vec::new();
     for side in [Side::Source, Side::Target] {
         let mut has_heading = false;
-        for finding in checked
-            .findings
-            .iter()
-            .filter(|finding| finding.side == side)
-        {
-            let mut sql = finding.fixes.iter().filter(|fix| is_sql(fix));
+        for finding in report.findings.iter().filter(|found| found.side == side) {
+            let mut sql = finding.fix.iter().filter(|fix| is_sql(fix));
             let Some(first) = sql.next() else { continue };
             if !has_heading {
                 lines.push(format!("-- on the {side}"));
@@ -267,26 +344,21 @@ fn fix_sql(checked: &Checked) -> Answer {
             lines.push(format!("-- {}: {}", finding.code, finding.found));
             lines.push(format!("{};", first.text));
             lines.extend(sql.map(|fix| format!("-- or: {};", fix.text)));
-            statements
-                .push(json!({ "on": side, "code": finding.code.to_string(), "sql": first.text }));
+            statements.push(json!({ "on": side, "code": finding.code, "sql": first.text }));
         }
     }
     Answer::new(lines.join("\n"), json!({ "statements": statements }))
 }
 
 /// Runs what is safe to run, after showing it. `false` where there is nothing.
-async fn mend(
-    invocation: &Invocation,
-    opened: &Opened,
-    checked: &Checked,
-) -> Result<bool, Failure> {
-    let safe: Vec<(Side, &str)> = checked
+async fn mend(invocation: &Invocation, opened: &Opened, report: &Report) -> Result<bool, Failure> {
+    let safe: Vec<(Side, &str)> = report
         .findings
         .iter()
         .filter(|finding| finding.verdict >= Verdict::Warning)
         .filter_map(|finding| {
             let fix = finding
-                .fixes
+                .fix
                 .iter()
                 .find(|fix| fix.kind == FixKind::SafeSql)?;
             Some((finding.side, fix.text.as_str()))
@@ -310,30 +382,4 @@ async fn mend(
         invocation.talk.say(&format!("✓ {side}: {sql}"));
     }
     Ok(true)
-}
-
-fn data(opened: &Opened, checked: &Checked) -> Value {
-    let findings: Vec<Value> = checked
-        .findings
-        .iter()
-        .map(|finding| {
-            json!({
-                "code": finding.code.to_string(),
-                "verdict": finding.verdict,
-                "side": finding.side,
-                "found": finding.found,
-                "why": finding.why,
-                "fix": finding.fixes,
-            })
-        })
-        .collect();
-    json!({
-        "pipeline": opened.name(),
-        "passed": count(&checked.findings, Verdict::Passed),
-        "notes": count(&checked.findings, Verdict::Note),
-        "warnings": count(&checked.findings, Verdict::Warning),
-        "failed": count(&checked.findings, Verdict::Failed),
-        "findings": findings,
-        "schedule": scheduled::data(&opened.config),
-    })
 }

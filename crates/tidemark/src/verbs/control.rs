@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 use tidemark_core::Error;
 use tidemark_core::catalogue::{Code, codes};
 use tidemark_core::config;
@@ -60,24 +60,40 @@ pub(crate) fn no_table<'a>(
     known: impl Iterator<Item = &'a TableName>,
 ) -> Error {
     let known: Vec<String> = known.map(ToString::to_string).collect();
-    let name = name.to_string();
-    let near = config::problem::suggestion(&name, known.iter().map(String::as_str));
-    Error::definite(
-        codes::MAPPING_NO_TABLE,
-        format!("{name} is not a table of {}", opened.name()),
-    )
-    .first_action(match near {
+    let known = known.iter().map(String::as_str);
+    no_table_of(opened.name(), &opened.word(), &name.to_string(), known)
+}
+
+/// The same by texts.
+pub(crate) fn no_table_of<'a>(
+    pipeline: &str,
+    word: &str,
+    name: &str,
+    known: impl Iterator<Item = &'a str>,
+) -> Error {
+    let near = config::problem::suggestion(name, known);
+    let text = format!("{name} is not a table of {pipeline}");
+    Error::definite(codes::MAPPING_NO_TABLE, text).first_action(match near {
         Some(near) => format!("did you mean {near}?"),
-        None => format!("see which there are: tidemark plan {}", opened.word()),
+        None => format!("see which there are: tidemark plan {word}"),
     })
 }
 
 /// Has a pipeline of a server act; what it says is the answer.
-async fn act_there(there: &There, action: &str, tables: &[TableName]) -> Outcome {
-    let names: Vec<String> = tables.iter().map(ToString::to_string).collect();
-    let text = there.act(action, &json!({ "tables": names })).await?;
+pub(crate) async fn act_there(there: &There, action: &str, tables: &[TableName]) -> Outcome {
+    act_there_with(there, action, &json!({ "tables": names(tables) })).await
+}
+
+/// The same with more to say.
+pub(crate) async fn act_there_with(there: &There, action: &str, body: &Value) -> Outcome {
+    let text = there.act(action, body).await?;
     let data = json!({ "pipeline": there.name, "answer": text });
     Ok(Answer::new(text, data))
+}
+
+/// Tables as an API names them.
+pub(crate) fn names(tables: &[TableName]) -> Vec<String> {
+    tables.iter().map(ToString::to_string).collect()
 }
 
 pub(crate) async fn pause(invocation: &Invocation, arguments: PauseArgs) -> Outcome {

@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use clap::Args;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tidemark_core::checkpoint::Checkpoint;
-use tidemark_core::finding::{Finding, Verdict};
+use tidemark_core::finding::{Finding, Side, Verdict};
 use tidemark_core::mapping::{ColumnMapping, TableMapping, TargetType};
 use tidemark_core::mask::Mask;
 use tidemark_core::schema::{ColumnDefault, NotCarried, ObjectKind, ReplicaIdentity, SourceSchema};
@@ -20,6 +19,7 @@ use crate::output::{Answer, Outcome, put, wrap};
 use crate::pipeline_file::{Opened, Which};
 use crate::problem::Failure;
 use crate::scheduled;
+use crate::seen::Seen;
 use crate::verbs::check;
 
 #[derive(Args, Clone, Debug)]
@@ -35,8 +35,23 @@ const BYTES_PER_SECOND_WORST: u64 = 15_000_000;
 /// How long the source's log is watched to see how quickly it grows.
 const LOG_WATCHED_MS: u64 = 500;
 
+/// What would happen, as it is said here or by a server.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Plan {
+    pipeline: String,
+    mode: String,
+    /// Where a start goes on.
+    checkpoint: Option<Value>,
+    tables: Vec<PlannedTable>,
+    findings: Vec<Found>,
+    not_carried: Vec<NotCarried>,
+    estimate: Option<Estimate>,
+    schedule: Value,
+    creates: Creates,
+}
+
 /// One table of the plan.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct PlannedTable {
     source: String,
     target: String,
@@ -46,8 +61,17 @@ struct PlannedTable {
     notes: Vec<String>,
 }
 
+/// What a check warns of or fails at, briefly: `check` says more.
+#[derive(Debug, Serialize, Deserialize)]
+struct Found {
+    code: String,
+    verdict: Verdict,
+    side: Side,
+    found: String,
+}
+
 /// What it will take.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Estimate {
     load_seconds_best: u64,
     load_seconds_worst: u64,
@@ -56,101 +80,79 @@ struct Estimate {
 }
 
 /// What would happen.
-struct Planned {
-    schema: SourceSchema,
-    findings: Vec<Finding>,
-    checkpoint: Option<Checkpoint>,
-    tables: Vec<PlannedTable>,
-    estimate: Estimate,
-    creates: Creates,
-}
-
-/// What would happen, as a program sees it.
-pub(crate) async fn data_of(opened: &Opened) -> Result<Value, Failure> {
-    Ok(data(opened, &look(opened).await?))
-}
-
-async fn look(opened: &Opened) -> Result<Planned, Failure> {
-    let rules = &opened.config.rules;
-    let schema = opened.source.describe(rules.selection()).await?;
-    let mappings = rules.map(&schema)?;
+pub(crate) async fn of(opened: &Opened) -> Result<Plan, Failure> {
+    let config = &opened.config;
+    let schema = opened.source.describe(config.rules.selection()).await?;
+    let mappings = config.rules.map(&schema)?;
     let findings = check::look(opened).await?.findings;
     let checkpoint = opened.target.checkpoint().await?;
     let tables: Vec<PlannedTable> = mappings.iter().map(planned).collect();
     let estimate = estimate(opened, &tables).await?;
-    let creates = creates(opened, &schema, &mappings);
-    Ok(Planned {
-        schema,
-        findings,
-        checkpoint,
+    Ok(Plan {
+        pipeline: config.name.clone(),
+        mode: config.mode.name().to_owned(),
+        checkpoint: checkpoint.map(|checkpoint| json!(checkpoint.position)),
         tables,
-        estimate,
-        creates,
+        findings: findings.into_iter().filter_map(Found::of).collect(),
+        creates: creates(opened, &schema, &mappings),
+        not_carried: schema.not_carried,
+        estimate: config.mode.loads().then_some(estimate),
+        schedule: scheduled::data(config),
     })
 }
 
 pub(crate) async fn run(invocation: &Invocation, arguments: &PlanArgs) -> Outcome {
-    let opened = Opened::open(invocation, &arguments.which)?;
-    let config = &opened.config;
-    let plan = look(&opened).await?;
-    let Planned {
-        schema,
-        findings,
-        checkpoint,
-        tables,
-        estimate,
-        creates,
-    } = &plan;
-
-    let mut lines = vec![format!("{}   {}", config.mode.name(), config.name)];
-    if let Some(checkpoint) = checkpoint {
+    let seen = Seen::open(invocation, &arguments.which)?;
+    let plan = match &seen {
+        Seen::Here(opened) => of(opened).await?,
+        Seen::There(there) => {
+            let said = serde_json::from_value(there.get("/plan").await?);
+            said.map_err(|err| there.server.strange(&err))?
+        }
+    };
+    let mut lines = vec![format!("{}   {}", plan.mode, plan.pipeline)];
+    if let Some(position) = plan.checkpoint.as_ref().and_then(Value::as_str) {
         lines.push(format!(
-            "The target has a checkpoint at {}: a start goes on there, and what is loaded stays.",
-            checkpoint.position
+            "The target has a checkpoint at {position}: a start goes on there, and what is loaded stays."
         ));
     }
-    lines.extend(table_lines(tables, invocation));
+    lines.extend(table_lines(&plan.tables, invocation));
     let (style, width) = (invocation.talk.out, invocation.talk.out_width());
-    lines.extend(finding_lines(findings, style, width));
-    lines.extend(not_carried_lines(&schema.not_carried, width));
-    if config.mode.loads() {
-        lines.push(wrap::labelled(
-            "Estimated",
-            &estimate_text(estimate),
-            0,
-            11,
-            width,
-        ));
+    lines.extend(finding_lines(&plan.findings, style, width));
+    lines.extend(not_carried_lines(&plan.not_carried, width));
+    if let Some(estimate) = &plan.estimate {
+        let text = estimate_text(estimate);
+        lines.push(wrap::labelled("Estimated", &text, 0, 11, width));
     }
-    lines.extend(scheduled::line(config, width));
+    lines.extend(scheduled::line_of(&plan.schedule, width));
+    let creates = &plan.creates;
     lines.push(wrap::labelled("Creates", &creates.source, 0, 11, width));
     lines.push(wrap::labelled("", &creates.target, 0, 11, width));
     lines.push("Nothing was changed.".to_owned());
 
-    let failed = check::count(findings, Verdict::Failed);
-    let answer = Answer::new(lines.join("\n"), data(&opened, &plan));
+    let failed = plan.findings.iter();
+    let failed = failed
+        .filter(|found| found.verdict == Verdict::Failed)
+        .count();
+    let answer = Answer::new(lines.join("\n"), &plan);
     Ok(match failed {
         0 => answer,
         _ => answer.notice(format!(
             "{failed} checks fail; what to do about them: tidemark check {}",
-            opened.word()
+            seen.word()
         )),
     })
 }
 
-fn data(opened: &Opened, plan: &Planned) -> Value {
-    let config = &opened.config;
-    json!({
-        "pipeline": config.name,
-        "mode": config.mode.name(),
-        "checkpoint": plan.checkpoint.as_ref().map(|checkpoint| checkpoint.position),
-        "tables": plan.tables,
-        "findings": findings_data(&plan.findings),
-        "not_carried": plan.schema.not_carried,
-        "estimate": if config.mode.loads() { json!(plan.estimate) } else { Value::Null },
-        "schedule": scheduled::data(config),
-        "creates": { "source": plan.creates.source, "target": plan.creates.target },
-    })
+impl Found {
+    fn of(finding: Finding) -> Option<Found> {
+        (finding.verdict >= Verdict::Note).then(|| Found {
+            code: finding.code.to_string(),
+            verdict: finding.verdict,
+            side: finding.side,
+            found: finding.found,
+        })
+    }
 }
 
 fn planned(mapping: &TableMapping) -> PlannedTable {
@@ -274,36 +276,17 @@ fn table_lines(tables: &[PlannedTable], invocation: &Invocation) -> Vec<String> 
     shown.lines(invocation.talk.out, invocation.talk.out_width())
 }
 
-/// What a check warns of or fails at, briefly: `check` says more.
-fn finding_lines(findings: &[Finding], style: Style, width: Option<usize>) -> Vec<String> {
-    let worth = findings
-        .iter()
-        .filter(|finding| finding.verdict >= Verdict::Note);
-    worth
-        .map(|finding| {
-            let (glyph, tone) = crate::output::style::of_verdict(finding.verdict);
-            let text = format!("{} {}: {}", finding.code, finding.side, finding.found);
-            let line = wrap::labelled(&glyph.to_string(), &text, 0, 2, width);
-            match tone {
-                Tone::Faint => line,
-                _ => style.paint(tone, &line),
-            }
-        })
-        .collect()
-}
-
-fn findings_data(findings: &[Finding]) -> Vec<Value> {
-    let worth = findings
-        .iter()
-        .filter(|finding| finding.verdict >= Verdict::Note);
-    worth
-        .map(|finding| {
-            json!({
-                "code": finding.code.to_string(), "verdict": finding.verdict,
-                "side": finding.side, "found": finding.found,
-            })
-        })
-        .collect()
+fn finding_lines(findings: &[Found], style: Style, width: Option<usize>) -> Vec<String> {
+    let line = |finding: &Found| {
+        let (glyph, tone) = crate::output::style::of_verdict(finding.verdict);
+        let text = format!("{} {}: {}", finding.code, finding.side, finding.found);
+        let line = wrap::labelled(&glyph.to_string(), &text, 0, 2, width);
+        match tone {
+            Tone::Faint => line,
+            _ => style.paint(tone, &line),
+        }
+    };
+    findings.iter().map(line).collect()
 }
 
 /// By kind, with names as far as a line goes; never silent.
@@ -383,6 +366,7 @@ fn estimate_text(estimate: &Estimate) -> String {
 }
 
 /// What a start makes on either side.
+#[derive(Debug, Serialize, Deserialize)]
 struct Creates {
     source: String,
     target: String,

@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 use tidemark_core::Error;
 use tidemark_core::catalogue::{Code, codes};
 use tidemark_core::checkpoint::{CheckpointUpdate, TableState};
-use tidemark_core::control::{self, Command};
+use tidemark_core::control::Command;
 use tidemark_core::mapping::TableMapping;
-use tidemark_core::quarantine::{Chosen, KeptChange, KeptRow, discarded, rows_of};
+use tidemark_core::quarantine::{Chosen, KeptChange, KeptRow, Key, discarded, rows_of};
 use tidemark_core::schema::TableName;
 
 use crate::invocation::Invocation;
@@ -21,7 +21,11 @@ use crate::output::table::{Cell, Column, Table};
 use crate::output::{Answer, Outcome, put, wrap};
 use crate::pipeline_file::{Opened, Which};
 use crate::problem::Failure;
-use crate::verbs::control::{answered, ask, parse_table};
+use crate::remote::There;
+use crate::seen::Seen;
+use crate::verbs::control::{act_there, act_there_with, answered, ask, names, parse_table};
+
+mod there;
 
 #[derive(Args, Clone, Debug)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -108,17 +112,26 @@ pub(crate) async fn run(invocation: &Invocation, arguments: QuarantineArgs) -> O
         QuarantineVerb::List { rows } => list(invocation, &rows).await,
         QuarantineVerb::Show { rows } => show(invocation, &rows).await,
         QuarantineVerb::Export { rows } => export(invocation, &rows).await,
-        QuarantineVerb::Release { rows } => {
-            let opened = Opened::open(invocation, &rows.which)?;
-            let chosen = chosen(&opened, &rows).await?;
-            release(&opened, chosen).await
-        }
+        QuarantineVerb::Release { rows } => match Seen::open(invocation, &rows.which)? {
+            Seen::Here(opened) => {
+                let found = found(&opened, &rows).await?;
+                let found: Vec<Listed> = found.iter().map(Listed::of).collect();
+                release(&opened, chosen(&opened.word(), &rows, &found)?).await
+            }
+            Seen::There(there) => {
+                let chosen = chosen_there(&there, &rows).await?;
+                act_there_with(&there, "retry", &chosen).await
+            }
+        },
         QuarantineVerb::Drop { rows } => discard(invocation, &rows).await,
     }
 }
 
 pub(crate) async fn retry(invocation: &Invocation, arguments: &RetryArgs) -> Outcome {
-    let opened = Opened::open(invocation, &arguments.which)?;
+    let opened = match Seen::open(invocation, &arguments.which)? {
+        Seen::Here(opened) => opened,
+        Seen::There(there) => return act_there(&there, "retry", &arguments.tables).await,
+    };
     let chosen = Chosen {
         tables: arguments.tables.clone(),
         key: None,
@@ -127,9 +140,63 @@ pub(crate) async fn retry(invocation: &Invocation, arguments: &RetryArgs) -> Out
 }
 
 pub(crate) async fn skip(invocation: &Invocation, arguments: &SkipArgs) -> Outcome {
-    let opened = Opened::open(invocation, &arguments.which)?;
+    let opened = match Seen::open(invocation, &arguments.which)? {
+        Seen::Here(opened) => opened,
+        Seen::There(there) => return act_there(&there, "skip", &arguments.tables).await,
+    };
     let tables = arguments.tables.clone();
     answered(&opened, &ask(&opened, &Command::Skip { tables }).await?)
+}
+
+/// A row in quarantine without its values. What a server does not tell a viewer is `None`.
+struct Listed {
+    table: String,
+    target: String,
+    /// The key that it has, or had last.
+    key: Option<String>,
+    keys: Option<Vec<Key>>,
+    changes: usize,
+    position: String,
+    since: String,
+    cause: Value,
+}
+
+impl Listed {
+    fn of(row: &KeptRow) -> Listed {
+        let first = row.first();
+        Listed {
+            table: first.table.to_string(),
+            target: first.target.clone(),
+            key: Some(row.key()),
+            keys: Some(row.keys.clone()),
+            changes: row.changes.len(),
+            position: first.position.clone(),
+            since: first.since.clone(),
+            cause: json!(first.cause),
+        }
+    }
+
+    fn data(&self) -> Value {
+        json!({
+            "table": self.table, "target": self.target, "keys": self.keys, "changes": self.changes,
+            "position": self.position, "since": self.since, "cause": self.cause,
+        })
+    }
+}
+
+async fn listed(seen: &Seen, rows: &Rows) -> Result<Vec<Listed>, Failure> {
+    match seen {
+        Seen::Here(opened) => Ok(found(opened, rows).await?.iter().map(Listed::of).collect()),
+        Seen::There(there) => there::list(there, rows).await,
+    }
+}
+
+/// Rows with their values.
+async fn kept(seen: &Seen, rows: &Rows) -> Result<Vec<KeptRow>, Failure> {
+    match seen {
+        Seen::Here(opened) => found(opened, rows).await,
+        Seen::There(there) => there::found(there, rows).await,
+    }
 }
 
 /// Rows in quarantine, by when the first change of each came.
@@ -144,8 +211,8 @@ async fn found(opened: &Opened, rows: &Rows) -> Result<Vec<KeptRow>, Failure> {
 }
 
 async fn list(invocation: &Invocation, rows: &Rows) -> Outcome {
-    let opened = Opened::open(invocation, &rows.which)?;
-    let found = found(&opened, rows).await?;
+    let seen = Seen::open(invocation, &rows.which)?;
+    let found = listed(&seen, rows).await?;
     let mut shown = Table::new([
         (Column::Name, "TABLE"),
         (Column::Left, "KEY"),
@@ -156,16 +223,15 @@ async fn list(invocation: &Invocation, rows: &Rows) -> Outcome {
         (Column::Left, "SINCE"),
     ]);
     for row in &found {
-        let first = row.first();
-        let cause = first.cause.as_ref();
+        let cause = |name: &str| row.cause[name].as_str().unwrap_or_default().to_owned();
         shown.row([
-            first.table.to_string().into(),
-            row.key().into(),
-            row.changes.len().to_string().into(),
-            Cell::toned(cause.map_or("", |cause| &cause.code).to_owned(), Tone::Bad),
-            cause.map_or("", |cause| &cause.sqlstate).into(),
-            first.position.as_str().into(),
-            first.since.as_str().into(),
+            row.table.as_str().into(),
+            row.key.as_deref().unwrap_or("not shown").into(),
+            row.changes.to_string().into(),
+            Cell::toned(cause("code"), Tone::Bad),
+            cause("sqlstate").into(),
+            row.position.as_str().into(),
+            row.since.as_str().into(),
         ]);
     }
     let text = if found.is_empty() {
@@ -174,18 +240,18 @@ async fn list(invocation: &Invocation, rows: &Rows) -> Outcome {
         let width = invocation.talk.out_width();
         shown.lines(invocation.talk.out, width).join("\n")
     };
-    let data: Vec<Value> = found.iter().map(|row| data(row, false)).collect();
+    let data: Vec<Value> = found.iter().map(Listed::data).collect();
     Ok(Answer::new(
         text,
-        json!({ "pipeline": opened.name(), "rows": data }),
+        json!({ "pipeline": seen.name(), "rows": data }),
     ))
 }
 
 async fn show(invocation: &Invocation, rows: &Rows) -> Outcome {
-    let opened = Opened::open(invocation, &rows.which)?;
-    let found = found(&opened, rows).await?;
+    let seen = Seen::open(invocation, &rows.which)?;
+    let found = kept(&seen, rows).await?;
     let width = invocation.talk.out_width();
-    let (name, style) = (opened.word(), invocation.talk.out);
+    let (name, style) = (seen.word(), invocation.talk.out);
     let mut text = String::new();
     for row in &found {
         let first = row.first();
@@ -251,45 +317,49 @@ async fn show(invocation: &Invocation, rows: &Rows) -> Outcome {
     if found.is_empty() {
         text.push_str("nothing is in quarantine");
     }
-    let data: Vec<Value> = found.iter().map(|row| data(row, true)).collect();
+    let data: Vec<Value> = found.iter().map(data).collect();
     Ok(Answer::new(
         text.trim_end(),
-        json!({ "pipeline": opened.name(), "rows": data }),
+        json!({ "pipeline": seen.name(), "rows": data }),
     ))
 }
 
 async fn export(invocation: &Invocation, rows: &Rows) -> Outcome {
-    let opened = Opened::open(invocation, &rows.which)?;
-    let found = found(&opened, rows).await?;
+    let seen = Seen::open(invocation, &rows.which)?;
+    let found = kept(&seen, rows).await?;
     let mut changes: Vec<&KeptChange> = found.iter().flat_map(|row| &row.changes).collect();
     changes.sort_by_key(|change| change.number);
     let values: Vec<Value> = changes.into_iter().map(|change| json!(change)).collect();
     let lines: Vec<String> = values.iter().map(Value::to_string).collect();
     Ok(Answer::new(
         lines.join("\n"),
-        json!({ "pipeline": opened.name(), "changes": values }),
+        json!({ "pipeline": seen.name(), "changes": values }),
     ))
 }
 
 async fn discard(invocation: &Invocation, rows: &Rows) -> Outcome {
-    let opened = Opened::open(invocation, &rows.which)?;
-    let found = found(&opened, rows).await?;
-    let chosen = chosen(&opened, rows).await?;
+    let seen = Seen::open(invocation, &rows.which)?;
+    let found = listed(&seen, rows).await?;
+    let chosen = chosen(&seen.word(), rows, &found)?;
     if found.is_empty() {
-        return Ok(done(&opened, discarded(0)));
+        return Ok(done(seen.name(), discarded(0)));
     }
-    let changes: usize = found.iter().map(|row| row.changes.len()).sum();
+    let changes: usize = found.iter().map(|row| row.changes).sum();
     let effect = format!(
         "Discards {} in quarantine of {}, with {} that the source made.\n\
          The target then differs from the source there, until the rows change again or are repaired:\n\
          tidemark verify {} --repair",
         counted(found.len() as u64, "row"),
-        opened.name(),
+        seen.name(),
         counted(changes as u64, "change"),
-        opened.word()
+        seen.word()
     );
     let prompt = "Type the pipeline's name to continue:";
-    invocation.talk.confirm(&effect, prompt, opened.name())?;
+    invocation.talk.confirm(&effect, prompt, seen.name())?;
+    let opened = match seen {
+        Seen::Here(opened) => opened,
+        Seen::There(there) => return act_there_with(&there, "drop", &body(&chosen)).await,
+    };
     if is_run(&opened).await? {
         return answered(&opened, &ask(&opened, &Command::Discard(chosen)).await?);
     }
@@ -299,7 +369,7 @@ async fn discard(invocation: &Invocation, rows: &Rows) -> Outcome {
     let count = applier.discard(&chosen).await?;
     applier.commit(&CheckpointUpdate::default()).await?;
     applier.flush().await?;
-    Ok(done(&opened, discarded(count)))
+    Ok(done(opened.name(), discarded(count)))
 }
 
 /// Applies rows again: by the pipeline that runs, or in its place.
@@ -349,48 +419,45 @@ async fn is_run(opened: &Opened) -> Result<bool, Failure> {
 }
 
 /// Which rows are meant, by a key as it is kept.
-async fn chosen(opened: &Opened, rows: &Rows) -> Result<Chosen, Failure> {
+fn chosen(word: &str, rows: &Rows, found: &[Listed]) -> Result<Chosen, Failure> {
     let mut chosen = Chosen {
         tables: rows.tables.clone(),
         key: None,
     };
     if let Some(wanted) = &rows.key {
-        let found = found(opened, rows).await?;
-        let key = found.first().and_then(|row| row.keys.first().cloned());
+        let first = found.first().and_then(|row| row.keys.as_ref());
+        let key = first.and_then(|keys| keys.first().cloned());
         let none = || {
             let text = format!("no row of key {wanted} is in quarantine");
             Error::definite(codes::CLI_REFUSED, text)
-                .first_action(format!("tidemark quarantine list {}", opened.word()))
+                .first_action(format!("tidemark quarantine list {word}"))
         };
         chosen.key = Some(key.ok_or_else(none)?);
     }
     Ok(chosen)
 }
 
-fn done(opened: &Opened, text: String) -> Answer {
-    let answer = control::Answer {
-        ok: true,
-        text,
-        code: None,
+async fn chosen_there(there: &There, rows: &Rows) -> Result<Value, Failure> {
+    let found = match &rows.key {
+        Some(_) => there::list(there, rows).await?,
+        None => Vec::new(),
     };
-    let data = json!({ "pipeline": opened.name(), "answer": answer.text });
-    Answer::new(answer.text, data)
+    Ok(body(&chosen(&there.name, rows, &found)?))
 }
 
-fn data(row: &KeptRow, with_values: bool) -> Value {
-    let first = row.first();
+/// As an API wants it.
+fn body(chosen: &Chosen) -> Value {
+    json!({ "tables": names(&chosen.tables), "key": chosen.key })
+}
+
+fn done(name: &str, text: String) -> Answer {
+    let data = json!({ "pipeline": name, "answer": text });
+    Answer::new(text, data)
+}
+
+fn data(row: &KeptRow) -> Value {
     let changes: Vec<Value> = row.changes.iter().map(|change| json!(change)).collect();
-    let mut data = json!({
-        "table": first.table.to_string(),
-        "target": first.target,
-        "keys": row.keys,
-        "changes": row.changes.len(),
-        "position": first.position,
-        "since": first.since,
-        "cause": first.cause,
-    });
-    if with_values {
-        data["kept"] = changes.into();
-    }
+    let mut data = Listed::of(row).data();
+    data["kept"] = changes.into();
     data
 }

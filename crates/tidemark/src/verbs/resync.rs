@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
+use serde::Deserialize;
 use serde_json::json;
 use tidemark_core::Error;
 use tidemark_core::catalogue::codes;
@@ -18,7 +19,9 @@ use crate::output::waiting::during;
 use crate::output::{Answer, Outcome};
 use crate::pipeline_file::{Opened, Which};
 use crate::problem::Failure;
-use crate::verbs::control::{answered, ask, no_table, parse_table};
+use crate::remote::There;
+use crate::seen::Seen;
+use crate::verbs::control::{answered, ask, names, no_table, no_table_of, parse_table};
 use crate::verbs::plan::load_seconds;
 
 #[derive(Args, Clone, Debug)]
@@ -47,25 +50,19 @@ enum Strategy {
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 pub(crate) async fn run(invocation: &Invocation, arguments: &ResyncArgs) -> Outcome {
-    let opened = Opened::open(invocation, &arguments.which)?;
+    let opened = match Seen::open(invocation, &arguments.which)? {
+        Seen::Here(opened) => opened,
+        Seen::There(there) => return run_there(invocation, &there, arguments).await,
+    };
     let tables = chosen(&opened, &arguments.tables).await?;
     let checkpoint = opened.target.checkpoint().await?;
     let is_still = opened.target.control().await?.owner().await?.is_none();
     if is_still && checkpoint.is_some() && arguments.tables.is_empty() {
         return anew(invocation, &opened, &tables).await;
     }
-    let word = match tables.as_slice() {
-        [only] => only.source().to_string(),
-        _ => opened.name().to_owned(),
-    };
-    let effect = effect(&opened, &tables, arguments.strategy, checkpoint.as_ref());
-    let what = if tables.len() == 1 {
-        "table"
-    } else {
-        "pipeline's"
-    };
-    let prompt = format!("Type the {what} name to continue:");
-    invocation.talk.confirm(&effect, &prompt, &word)?;
+    let described = |table: &TableMapping| Subject::of(table, checkpoint.as_ref());
+    let subjects: Vec<Subject> = tables.iter().map(described).collect();
+    confirm(invocation, opened.name(), &subjects, arguments.strategy)?;
     let began = Instant::now();
     let names: Vec<TableName> = tables.iter().map(|table| table.source().clone()).collect();
     let command = Command::Resync {
@@ -80,19 +77,108 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &ResyncArgs) -> Outc
     if arguments.no_wait {
         return Ok(agreed);
     }
-    let rows = during(&invocation.talk, "copying", wait(&opened, &names)).await?;
-    let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+    let rows = during(&invocation.talk, COPYING, wait(&opened, &names)).await?;
+    let names = self::names(&names);
+    Ok(done(opened.name(), &names, rows, began.elapsed()))
+}
+
+const COPYING: &str = "copying";
+
+/// Has a server's pipeline do it. One that does not run has to be started first: what it copies then is
+/// its own to decide.
+async fn run_there(invocation: &Invocation, there: &There, arguments: &ResyncArgs) -> Outcome {
+    let strategy = match arguments.strategy {
+        Strategy::Swap => "swap",
+        Strategy::Truncate => "truncate",
+    };
+    let asked = json!({ "strategy": strategy, "dry_run": true });
+    let effect = there.tell("resync", &asked).await?;
+    let known: Vec<Subject> = serde_json::from_value(effect["tables"].clone())
+        .map_err(|err| there.server.strange(&err))?;
+    let wanted = names(&arguments.tables);
+    let is_known = |name: &&String| !known.iter().any(|table| table.source == **name);
+    if let Some(name) = wanted.iter().find(is_known) {
+        let known = known.iter().map(|table| table.source.as_str());
+        return Err(no_table_of(&there.name, &there.name, name, known).into());
+    }
+    let is_wanted = |table: &Subject| wanted.is_empty() || wanted.contains(&table.source);
+    let subjects: Vec<Subject> = known.into_iter().filter(is_wanted).collect();
+    confirm(invocation, &there.name, &subjects, arguments.strategy)?;
+    let began = Instant::now();
+    let asked = json!({ "tables": wanted, "strategy": strategy });
+    if arguments.no_wait {
+        let operation = there.begin("resync", &asked).await?;
+        let text = format!(
+            "{} was asked for a resync: operation {operation}",
+            there.name
+        );
+        let data = json!({ "pipeline": there.name, "answer": text });
+        return Ok(Answer::new(text, data));
+    }
+    let said = during(&invocation.talk, COPYING, there.act("resync", &asked)).await?;
+    // `2 tables copied anew, 1000 rows`
+    let rows = said
+        .rsplit(", ")
+        .next()
+        .and_then(|rest| rest.split(' ').next());
+    let rows: Option<u64> = rows.and_then(|rows| rows.parse().ok());
+    let rows = rows.ok_or_else(|| there.server.strange(&format!("it says `{said}`")))?;
+    let names: Vec<String> = subjects.into_iter().map(|table| table.source).collect();
+    Ok(done(&there.name, &names, rows, began.elapsed()))
+}
+
+fn done(pipeline: &str, tables: &[String], rows: u64, took: Duration) -> Answer {
     let text = format!(
         "✓ resynced {} in {}: {}",
-        names.join(", "),
-        duration(began.elapsed()),
+        tables.join(", "),
+        duration(took),
         counted(rows, "row")
     );
     let data = json!({
-        "pipeline": opened.name(), "tables": names, "rows": rows,
-        "seconds": began.elapsed().as_secs_f64(),
+        "pipeline": pipeline, "tables": tables, "rows": rows, "seconds": took.as_secs_f64(),
     });
-    Ok(Answer::new(text, data))
+    Answer::new(text, data)
+}
+
+/// A table that is to be copied anew, as the API tells of it too.
+#[derive(Debug, Deserialize)]
+struct Subject {
+    source: String,
+    target: String,
+    rows_estimated: Option<u64>,
+    size_bytes: u64,
+    rows_loaded_before: Option<u64>,
+}
+
+impl Subject {
+    fn of(table: &TableMapping, checkpoint: Option<&Checkpoint>) -> Subject {
+        let known = checkpoint.and_then(|checkpoint| {
+            let mut tables = checkpoint.tables.iter();
+            tables.find(|known| known.source == *table.source())
+        });
+        Subject {
+            source: table.source().to_string(),
+            target: table.target.to_string(),
+            rows_estimated: table.schema.rows,
+            size_bytes: table.schema.bytes,
+            rows_loaded_before: known.map(|known| known.units.iter().map(|unit| unit.rows).sum()),
+        }
+    }
+}
+
+fn confirm(
+    invocation: &Invocation,
+    pipeline: &str,
+    tables: &[Subject],
+    strategy: Strategy,
+) -> Result<(), Error> {
+    let effect = effect(pipeline, tables, strategy);
+    let (what, word) = match tables {
+        [only] => ("table", only.source.as_str()),
+        _ => ("pipeline's", pipeline),
+    };
+    let prompt = format!("Type the {what} name to continue:");
+    invocation.talk.confirm(&effect, &prompt, word)
 }
 
 /// Nobody runs it, and perhaps nobody can: a slot that is gone keeps the next run from going on. The
@@ -137,33 +223,21 @@ async fn chosen(opened: &Opened, wanted: &[TableName]) -> Result<Vec<TableMappin
 }
 
 /// What will happen, with objects, rows, minutes and who will notice.
-fn effect(
-    opened: &Opened,
-    tables: &[TableMapping],
-    strategy: Strategy,
-    checkpoint: Option<&Checkpoint>,
-) -> String {
+fn effect(pipeline: &str, tables: &[Subject], strategy: Strategy) -> String {
     const SHOWN_MAX: usize = 12;
     let count = tables.len();
     let mut lines = vec![match tables {
-        [only] => format!("Resync of 1 table: {} → {}", only.source(), only.target),
-        _ => format!("Resync of {count} tables of {}:", opened.name()),
+        [only] => format!("Resync of 1 table: {} → {}", only.source, only.target),
+        _ => format!("Resync of {count} tables of {pipeline}:"),
     }];
     for table in tables.iter().take(SHOWN_MAX) {
-        let on_source = table.schema.rows.map_or("unknown".to_owned(), grouped);
-        let loaded = checkpoint
-            .and_then(|checkpoint| {
-                checkpoint
-                    .tables
-                    .iter()
-                    .find(|t| t.source == *table.source())
-            })
-            .map(|table| table.units.iter().map(|unit| unit.rows).sum());
-        let loaded = loaded.map_or("unknown".to_owned(), grouped);
+        let number = |rows: Option<u64>| rows.map_or("unknown".to_owned(), grouped);
+        let on_source = number(table.rows_estimated);
+        let loaded = number(table.rows_loaded_before);
         let name = if count == 1 {
             "rows now".to_owned()
         } else {
-            table.source().to_string()
+            table.source.clone()
         };
         lines.push(format!(
             "  {name:<12} source about {on_source} · loaded last time {loaded}"
@@ -172,7 +246,7 @@ fn effect(
     if count > SHOWN_MAX {
         lines.push(format!("  … and {} more", count - SHOWN_MAX));
     }
-    let size: u64 = tables.iter().map(|table| table.schema.bytes).sum();
+    let size: u64 = tables.iter().map(|table| table.size_bytes).sum();
     let (best, worst) = load_seconds(size);
     let time = |seconds| about(Duration::from_secs(seconds));
     match strategy {

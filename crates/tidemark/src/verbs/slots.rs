@@ -1,9 +1,11 @@
 //! `slots list|drop|adopt`: what holds back the source's log, and for whom.
 
 use clap::{Args, Subcommand};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tidemark_core::Error;
 use tidemark_core::catalogue::codes;
+use tidemark_core::position::Position;
 use tidemark_core::source::{Holder, Slot};
 
 use crate::invocation::Invocation;
@@ -13,6 +15,8 @@ use crate::output::table::{Cell, Column, Table};
 use crate::output::{Answer, Outcome};
 use crate::pipeline_file::{Opened, Which};
 use crate::problem::Failure;
+use crate::remote::There;
+use crate::seen::Seen;
 use crate::systems;
 
 #[derive(Args, Clone, Debug)]
@@ -51,6 +55,11 @@ enum SlotsVerb {
 }
 
 impl SlotsArgs {
+    /// Whether it only shows what there is.
+    pub(crate) fn lists(&self) -> bool {
+        matches!(self.verb, SlotsVerb::List { .. })
+    }
+
     /// Whether it may drop a slot.
     pub(crate) fn drops(&self) -> bool {
         matches!(self.verb, SlotsVerb::Drop { .. })
@@ -68,9 +77,16 @@ pub(crate) async fn run(invocation: &Invocation, arguments: SlotsArgs) -> Outcom
 }
 
 async fn list(invocation: &Invocation, which: &Which) -> Outcome {
-    let opened = Opened::open(invocation, which)?;
-    let slots = systems::slots(&opened.config).await?;
-    let own = &opened.config.source.postgres.slot;
+    let seen = Seen::open(invocation, which)?;
+    let (mut slots, own) = match &seen {
+        Seen::Here(opened) => {
+            let own = opened.config.source.postgres.slot.clone();
+            (systems::slots(&opened.config).await?, own)
+        }
+        Seen::There(there) => told(there).await?,
+    };
+    slots.sort_by(|a, b| (b.retained_bytes, &a.name).cmp(&(a.retained_bytes, &b.name)));
+    let own = own.as_str();
     let mut table = Table::new([
         (Column::Name, "SLOT"),
         (Column::Left, "OWNER"),
@@ -99,8 +115,59 @@ async fn list(invocation: &Invocation, which: &Which) -> Outcome {
     let data: Vec<Value> = slots.iter().map(|slot| slot_data(slot, own)).collect();
     Ok(Answer::new(
         text,
-        json!({ "pipeline": opened.name(), "slots": data }),
+        json!({ "pipeline": seen.name(), "slots": data }),
     ))
+}
+
+/// As a server tells of one.
+#[derive(Deserialize)]
+struct Told {
+    pipeline_id: Option<String>,
+    name: String,
+    database: String,
+    foreign: Option<String>,
+    holder: Option<ToldHolder>,
+    confirmed_lsn: Position,
+    restart_lsn: Position,
+    retained_bytes: u64,
+    safe_bytes: Option<i64>,
+    wal_status: String,
+    lost: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct ToldHolder {
+    pid: i32,
+    application: String,
+    host: String,
+    since: String,
+}
+
+/// The slots of the source of a server's pipeline, and the name of its own.
+async fn told(there: &There) -> Result<(Vec<Slot>, String), Failure> {
+    let said = there.get("/slots").await?;
+    let told: Vec<Told> =
+        serde_json::from_value(said["slots"].clone()).map_err(|err| there.server.strange(&err))?;
+    let is_own = |slot: &&Told| slot.pipeline_id.as_ref() == Some(&there.name);
+    let own = told.iter().find(is_own).map(|slot| slot.name.clone());
+    let slots = told.into_iter().map(|slot| Slot {
+        name: slot.name,
+        database: slot.database,
+        foreign: slot.foreign,
+        holder: slot.holder.map(|holder| Holder {
+            pid: holder.pid,
+            application: holder.application,
+            host: holder.host,
+            since: holder.since,
+        }),
+        confirmed: slot.confirmed_lsn,
+        restart: slot.restart_lsn,
+        retained_bytes: slot.retained_bytes,
+        safe_bytes: slot.safe_bytes,
+        wal_status: slot.wal_status,
+        lost: slot.lost,
+    });
+    Ok((slots.collect(), own.unwrap_or_default()))
 }
 
 async fn drop_slot(

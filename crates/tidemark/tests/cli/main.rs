@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "what a test cannot do without ends it")]
 
 mod config;
+mod contexts;
 mod contract;
 mod databases;
 mod demo;

@@ -17,7 +17,12 @@ pub(crate) struct Ran {
 
 /// The program with these arguments in a directory.
 pub(crate) fn tidemark_in(directory: &Path, arguments: &[&str]) -> Ran {
-    let output = command_in(directory, arguments)
+    ran(command_in(directory, arguments))
+}
+
+/// A command, run to its end.
+pub(crate) fn ran(mut command: Command) -> Ran {
+    let output = command
         .stdin(Stdio::null())
         .output()
         .expect("the program was built for this test");

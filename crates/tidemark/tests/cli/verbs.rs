@@ -49,6 +49,16 @@ const OFFLINE: &[Row] = &[
         Both,
         Fails(6, "TM8011"),
     ),
+    (&["apply", "verbs.toml"], Both, Fails(2, "TM7060")),
+    (&["diff", "verbs.toml"], Both, Fails(2, "TM7060")),
+    (
+        &["diff", "verbs.toml", "--server", "http://127.0.0.1:1"],
+        Both,
+        Fails(5, "TM7070"),
+    ),
+    (&["export", "verbs"], Both, Fails(2, "TM7060")),
+    // It has no home here.
+    (&["context", "list"], Both, Fails(2, "TM7072")),
     (&["completions", "fish"], Both, Well),
     (&["completions", "csh"], Both, Fails(2, "TM7040")),
     (&["man", "lag"], Both, Well),

@@ -14,9 +14,10 @@ use tidemark_lab::PostgresServer;
 use crate::stage::{PATIENCE, Stage};
 
 /// Pages with the test that runs them; a page that is in no line fails.
-const PAGES: [&str; 13] = [
+const PAGES: [&str; 14] = [
     "how-to/alerts.md",
     "how-to/cutover.md",
+    "how-to/files.md",
     "how-to/lost-slot.md",
     "how-to/managed-service.md",
     "how-to/migrate-once.md",
@@ -63,7 +64,7 @@ fn blocks(page: &str) -> Vec<(String, String)> {
 }
 
 /// The page as one script.
-fn script(page: &str) -> String {
+pub(crate) fn script(page: &str) -> String {
     let mut script = "set -euo pipefail\n".to_owned();
     for (label, text) in blocks(page) {
         let piece = match label.split_once(' ') {
@@ -85,7 +86,7 @@ fn script(page: &str) -> String {
 }
 
 /// Runs a page's script; fails with all that it said.
-async fn follow(script: &str, directory: &Path, variables: &[(&str, &str)]) -> String {
+pub(crate) async fn follow(script: &str, directory: &Path, variables: &[(&str, &str)]) -> String {
     let program = Path::new(env!("CARGO_BIN_EXE_tidemark"));
     let psql = PostgresServer::shared().await.unwrap();
     let psql = psql.installation().client_program("psql").unwrap();

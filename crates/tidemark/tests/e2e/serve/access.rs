@@ -204,7 +204,7 @@ async fn nothing_is_found(server: &Server, stage: &Stage, document: &Value, oper
             "POST" | "PUT" | "PATCH" => request.json(&json!({})),
             _ => request,
         };
-        if route.method == "POST" && route.takes_definition {
+        if route.method == "POST" && route.takes_definition && !route.path.contains("{id}") {
             // It is b's own then.
             continue;
         }

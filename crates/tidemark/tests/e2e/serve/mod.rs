@@ -4,6 +4,7 @@ mod access;
 mod alerts;
 mod api;
 mod contract;
+mod files;
 mod lives;
 mod mail;
 mod managed;

@@ -8,11 +8,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
+use super::access::token;
 use super::{Server, fill};
 use crate::stage::{PATIENCE, Ran, Stage};
 
 /// What moves between two looks, whoever looks.
-const MOVING: [&str; 18] = [
+const MOVING: [&str; 20] = [
     "lsn",
     "seconds",
     "measured_at",
@@ -31,6 +32,8 @@ const MOVING: [&str; 18] = [
     "predicted_loss_at",
     "predicted_over_at",
     "last_known",
+    "log_bytes_per_second",
+    "log_bytes_during_load",
 ];
 
 fn settled(value: &mut Value) {
@@ -56,7 +59,13 @@ struct Both {
 
 impl Both {
     async fn start(name: &str) -> Both {
+        Both::start_with(name, "").await
+    }
+
+    /// With these lines more in the pipeline's file.
+    async fn start_with(name: &str, more: &str) -> Both {
         let stage = Stage::new(name).await;
+        stage.write(more);
         fill(&stage).await;
         let mut server = Server::start(&["--auth", "token"]).await;
         server.token = Some(server.admin_token());
@@ -91,6 +100,18 @@ impl Both {
         let (url, token) = (self.url(), self.server.token.clone().unwrap());
         let arguments = [arguments, &["--server", &url]].concat();
         self.there(&arguments, &[("TIDEMARK_TOKEN", &token)]).await
+    }
+
+    /// Both ways, once each: they say the same, and end with this.
+    async fn alike(&self, arguments: &[&str], code: i32) -> Value {
+        let json = [arguments, &["--json"]].concat();
+        let here = self.stage.run(&json).await.expect(code);
+        let there = self.with_server(&json).await.expect(code);
+        let (mut a, mut b) = (here.json(), there.json());
+        settled(&mut a);
+        settled(&mut b);
+        assert_eq!(a, b, "{arguments:?}\n{}", self.server.log());
+        b
     }
 
     /// Both ways until they say the same.
@@ -135,6 +156,10 @@ async fn verbs_that_look_say_the_same_by_way_of_a_server() {
         (&["tables", name], 0),
         (&["lag", name], 0),
         (&["lag", name, "--max", "1h"], 0),
+        (&["check", name], 0),
+        (&["check", name, "--fix-sql"], 0),
+        (&["plan", name], 0),
+        (&["slots", "list", name], 0),
     ] {
         both.assert_same(arguments, code).await;
     }
@@ -311,6 +336,20 @@ async fn a_server_that_is_not_there_or_does_not_know_us_is_told_apart() {
             "databases themselves",
         ),
         (
+            &["check", "srv_wrong", "--fix", "--server", &url],
+            &right,
+            "TM7073",
+            2,
+            "--fix-sql",
+        ),
+        (
+            &["slots", "drop", "srv_wrong", "--server", &url],
+            &right,
+            "TM7073",
+            2,
+            "databases themselves",
+        ),
+        (
             &["lag", "x", "--set", "a.b=1", "--server", &url],
             &right,
             "TM7073",
@@ -363,4 +402,139 @@ async fn a_context_has_the_server_and_says_where_its_token_is() {
         .await
         .expect(0);
     both.there(&status, &[place, elsewhere]).await.expect(5);
+}
+
+#[tokio::test]
+async fn rows_in_quarantine_are_the_same_by_way_of_a_server() {
+    let by_row = "[stream]\non_row_error = \"quarantine_row\"\n[verify]\nafter_load = \"off\"\n";
+    let mut both = Both::start_with("srv_rows", by_row).await;
+    let name = both.stage.name.clone();
+    let name = name.as_str();
+    both.alike(&["quarantine", "list", name], 0).await;
+    let strict = "ALTER TABLE orders ADD CONSTRAINT no_odd CHECK (note <> 'odd')";
+    both.stage.target_sql(strict).await;
+    let changes = "INSERT INTO orders VALUES (2001, 'odd'), (2003, 'odd');
+        UPDATE orders SET id = 2002 WHERE id = 2001;";
+    both.stage.source_sql(changes).await;
+    let kept = "SELECT count(*) FROM tidemark.quarantine";
+    both.stage.wait_for_target(kept, "3").await;
+
+    for more in [
+        &[][..],
+        &["--table", "orders"],
+        &["--key", "2002"],
+        &["--key", "7"],
+    ] {
+        for verb in ["list", "show", "export"] {
+            both.alike(&[&["quarantine", verb, name], more].concat(), 0)
+                .await;
+        }
+    }
+    let listed = both.alike(&["quarantine", "list", name], 0).await;
+    assert_eq!(
+        listed["data"]["rows"][0]["keys"],
+        json!([["2001"], ["2002"]])
+    );
+
+    // What is refused again stays, whoever asks.
+    let refused = both.alike(&["retry", name], 6).await;
+    assert_eq!(refused["error"]["code"], "TM4080");
+    both.alike(&["quarantine", "release", name, "--key", "2001"], 6)
+        .await;
+    both.alike(&["quarantine", "release", name, "--key", "7"], 6)
+        .await;
+    both.alike(&["skip", name, "--table", "orders", "--rows"], 6)
+        .await;
+    let asked = both
+        .alike(&["quarantine", "drop", name, "--key", "2003"], 6)
+        .await;
+    assert_eq!(asked["error"]["code"], "TM7041");
+    both.stage.wait_for_target(kept, "3").await;
+
+    // A viewer is told how many and why; keys and values are for others.
+    let admin = both.server.token.clone();
+    both.server.token = Some(token(&both.server, "vic", "viewer", "default").await);
+    let seen = both
+        .with_server(&["quarantine", "list", name, "--json"])
+        .await
+        .expect(0);
+    let row = &seen.json()["data"]["rows"][0];
+    assert_eq!(
+        (&row["keys"], &row["changes"]),
+        (&Value::Null, &json!(2)),
+        "{row}"
+    );
+    both.with_server(&["quarantine", "show", name])
+        .await
+        .expect(4);
+    both.with_server(&["retry", name]).await.expect(4);
+    both.server.token = admin;
+
+    // What the source takes back waits as well, and is discarded with it.
+    let gone = "DELETE FROM orders WHERE id = 2003";
+    both.stage.source_sql(gone).await;
+    both.stage.wait_for_target(kept, "4").await;
+    let dropped = ["quarantine", "drop", name, "--key", "2003", "--yes"];
+    both.with_server(&dropped).await.expect(0);
+    both.stage.wait_for_target(kept, "2").await;
+    both.stage
+        .target_sql("ALTER TABLE orders DROP CONSTRAINT no_odd")
+        .await;
+    let released = both.with_server(&["retry", name, "--json"]).await.expect(0);
+    assert_eq!(released.json()["data"]["answer"], "1 row is in");
+    both.stage.wait_until_identical().await;
+    both.server.terminate().await;
+    both.stage.clear().await;
+}
+
+#[tokio::test]
+async fn a_resync_is_the_same_by_way_of_a_server() {
+    let mut both = Both::start("srv_resync").await;
+    let name = both.stage.name.clone();
+    let name = name.as_str();
+    let table = &["resync", name, "--table", "orders"][..];
+    let effect = both.alike(table, 6).await;
+    let said = effect["error"]["detail"].as_str().unwrap();
+    assert!(
+        said.contains("Resync of 1 table: public.orders → public.orders"),
+        "{said}"
+    );
+    let truncate = [table, &["--strategy", "truncate"]].concat();
+    let effect = both.alike(&truncate, 6).await;
+    assert!(
+        effect["error"]["detail"]
+            .as_str()
+            .unwrap()
+            .contains("the old rows go first")
+    );
+    both.alike(&["resync", name], 6).await;
+    let near = both
+        .alike(&["resync", name, "--table", "order", "--yes"], 2)
+        .await;
+    assert_eq!(near["error"]["code"], "TM7020");
+
+    // Only a load anew brings back what somebody deleted on the target.
+    both.stage
+        .target_sql("DELETE FROM orders WHERE id <= 10")
+        .await;
+    let done = both
+        .with_server(&[table, &["--yes", "--json"]].concat())
+        .await
+        .expect(0);
+    let data = &done.json()["data"];
+    assert_eq!(
+        (&data["tables"], &data["rows"]),
+        (&json!(["public.orders"]), &json!(1000))
+    );
+    both.stage.wait_until_identical().await;
+    let begun = [table, &["--yes", "--no-wait"]].concat();
+    let begun = both.with_server(&begun).await.expect(0);
+    assert!(begun.stdout.contains("operation "), "{begun:?}");
+    both.server.wait_for_state(name, "streaming").await;
+
+    both.with_server(&["stop", name]).await.expect(0);
+    let stopped = [table, &["--yes"]].concat();
+    both.with_server(&stopped).await.expect(6);
+    both.server.terminate().await;
+    both.stage.clear().await;
 }
