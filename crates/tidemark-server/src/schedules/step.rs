@@ -91,7 +91,8 @@ async fn begin_load(
 ) -> Result<()> {
     let _wanting = shared.wanting.lock().await;
     let desired = member.row().desired.state;
-    if member.alive().is_some() || (desired != DesiredState::Completed && !is_failed) {
+    let is_taken = member.alive().is_some() || member.is_leaving();
+    if is_taken || (desired != DesiredState::Completed && !is_failed) {
         return Ok(());
     }
     let due = format!("due {}", shown(run.due_us));

@@ -128,7 +128,7 @@ impl Supervisor {
         };
         self.desire(member, Desired::now(state, by, None)).await?;
         let gone = async {
-            while member.alive().is_some() {
+            while member.is_busy() {
                 tokio::time::sleep(LOOK_EVERY).await;
             }
         };
@@ -172,7 +172,22 @@ impl Supervisor {
 
     /// Removed only when everything that was made for it is: until then it stays in the list.
     async fn delete(&self, member: &Arc<Member>, by: &str) -> Result<String> {
-        let was_draft = member.row().desired.state == DesiredState::Draft;
+        let was_draft = {
+            // From here on nobody else deletes it, or has it run.
+            let _wanting = self.shared.wanting.lock().await;
+            if member.leaves(true) {
+                return Err(leaving(member));
+            }
+            member.row().desired.state == DesiredState::Draft
+        };
+        let deleted = self.remove(member, was_draft, by).await;
+        if deleted.is_err() {
+            member.leaves(false);
+        }
+        deleted
+    }
+
+    async fn remove(&self, member: &Arc<Member>, was_draft: bool, by: &str) -> Result<String> {
         self.stop(member, by).await?;
         let mut removed = Vec::new();
         if !was_draft {
@@ -201,8 +216,17 @@ impl Supervisor {
     }
 }
 
+/// What whoever wants something of it is told from then on.
+pub(super) fn leaving(member: &Member) -> Error {
+    let text = format!("{} is being deleted", member.key.id);
+    Error::definite(codes::API_CONFLICT, text).first_action("wait until it is gone")
+}
+
 /// Whether an action fits the pipeline's state; what can be told at once is refused at once.
 pub(crate) fn may(member: &Member, action: &Action) -> Result<()> {
+    if member.is_leaving() {
+        return Err(leaving(member));
+    }
     let desired = member.row().desired.state;
     let state = member.view().state;
     let conflict = |text: String, then: &str| {

@@ -76,15 +76,23 @@ pub(super) async fn drive(shared: Arc<Shared>, member: Arc<Member>) {
             }
             continue;
         }
-        let ended = run(
-            &shared,
-            &member,
-            &order,
-            &mut orders,
-            &mut closing,
-            &mut attempt,
-        )
-        .await;
+        // Whoever wants something else either finds it busy, and waits, or is seen here.
+        member.set_busy(true);
+        let is_wanted = *member.orders.borrow() == order;
+        let ended = if is_wanted {
+            run(
+                &shared,
+                &member,
+                &order,
+                &mut orders,
+                &mut closing,
+                &mut attempt,
+            )
+            .await
+        } else {
+            Ended::Asked
+        };
+        member.set_busy(false);
         let rest = match ended {
             Ended::Asked => continue,
             Ended::Elsewhere => {

@@ -1,6 +1,7 @@
 //! One pipeline under supervision: what is wanted of it, what it does, and how it stands.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -41,6 +42,8 @@ pub(crate) struct Member {
     pub(super) orders: watch::Sender<Orders>,
     /// Ends its life here; what is wanted of it stays.
     pub(super) closing: watch::Sender<bool>,
+    /// Whether it is being deleted, or was.
+    leaving: AtomicBool,
     row: Mutex<PipelineRow>,
     now: Mutex<Now>,
     measures: Mutex<Measures>,
@@ -50,6 +53,8 @@ pub(crate) struct Member {
 #[derive(Default)]
 struct Now {
     alive: Option<Alive>,
+    /// Whether a run goes on, or is about to.
+    is_busy: bool,
     rest: Rest,
     look: Option<(Instant, Status)>,
     gaps: VecDeque<(Instant, u64)>,
@@ -155,6 +160,7 @@ impl Member {
             key: row.key.clone(),
             orders: watch::Sender::new(orders),
             closing: watch::Sender::new(false),
+            leaving: AtomicBool::new(false),
             row: Mutex::new(row),
             now: Mutex::new(now),
             measures: Mutex::default(),
@@ -183,6 +189,16 @@ impl Member {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// Whether it is being deleted, or was.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::SeqCst)
+    }
+
+    /// Says so, or that it stays after all; gives what was said before.
+    pub(super) fn leaves(&self, leaves: bool) -> bool {
+        self.leaving.swap(leaves, Ordering::SeqCst)
     }
 
     /// The run, while one goes on.
@@ -335,6 +351,16 @@ impl Member {
         let mut now = self.now();
         now.gaps.clear();
         now.alive = Some(alive);
+    }
+
+    /// Whether a run goes on, or is about to: then what was made for it cannot be taken away.
+    pub(super) fn is_busy(&self) -> bool {
+        self.now().is_busy
+    }
+
+    /// A run is about to go on unless something else is wanted by now; or it is over.
+    pub(super) fn set_busy(&self, is_busy: bool) {
+        self.now().is_busy = is_busy;
     }
 
     /// A run has ended; what it saw last is what is known.

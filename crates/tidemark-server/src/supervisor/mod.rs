@@ -205,6 +205,10 @@ impl Supervisor {
     /// Writes down what is wanted, and has it done.
     pub(crate) async fn desire(&self, member: &Member, desired: Desired) -> Result<()> {
         let _wanting = self.shared.wanting.lock().await;
+        let is_to_work = matches!(desired.state, DesiredState::Running | DesiredState::Paused);
+        if is_to_work && member.is_leaving() {
+            return Err(actions::leaving(member));
+        }
         self.shared
             .store
             .desire(&member.key, desired.clone())
@@ -217,7 +221,12 @@ impl Supervisor {
     pub(crate) async fn forget(&self, member: &Member) -> Result<()> {
         self.shared.store.remove_pipeline(&member.key).await?;
         member.closing.send_replace(true);
-        lock(&self.members).remove(&member.key);
+        // Another of its name may be there already.
+        let mut members = lock(&self.members);
+        let is_it = |found: &Arc<Member>| std::ptr::eq(Arc::as_ptr(found), member);
+        if members.get(&member.key).is_some_and(is_it) {
+            members.remove(&member.key);
+        }
         Ok(())
     }
 

@@ -10,6 +10,7 @@ mod mail;
 mod managed;
 mod notify;
 mod quarantine;
+mod races;
 mod remote;
 mod schedules;
 mod scraped;
