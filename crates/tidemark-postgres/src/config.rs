@@ -8,11 +8,11 @@
 //! Neighbours: [`crate::connect`] opens what is described here, [`crate::tls`] reads the files.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tidemark_core::catalogue::codes;
-use tidemark_core::config::Secret;
+use tidemark_core::config::{Reach, Secret};
 use tidemark_core::{Error, Result};
 
 mod url;
@@ -171,6 +171,8 @@ pub struct ConnectConfig {
     pub connect_timeout: Duration,
     /// Which of several hosts will do.
     pub session_attrs: SessionAttrs,
+    /// Which addresses its hosts may have.
+    pub reach: Reach,
 }
 
 impl ConnectConfig {
@@ -210,6 +212,21 @@ impl ConnectConfig {
             }
             (None, _) => SslMode::Require,
         }
+    }
+
+    /// What it names on this machine: sockets and files.
+    pub fn of_this_machine(&self) -> Vec<&Path> {
+        let sockets = self.hosts.iter().filter_map(|host| match host {
+            Host::Unix { directory, .. } => Some(directory.as_path()),
+            Host::Tcp { .. } => None,
+        });
+        let root = match &self.ssl_root {
+            Some(RootCertificates::File(file)) => Some(file.as_path()),
+            Some(RootCertificates::System) | None => None,
+        };
+        let client = self.ssl_client.iter();
+        let client = client.flat_map(|(cert, key)| [cert.as_path(), key.as_path()]);
+        sockets.chain(root).chain(client).collect()
     }
 
     /// `host:port/database`, for messages.

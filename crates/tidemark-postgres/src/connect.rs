@@ -266,14 +266,33 @@ async fn resolve(
         Ok(Ok(addresses)) => {
             let addresses: Vec<SocketAddr> = addresses.collect();
             if addresses.is_empty() {
-                Err(unresolved(config.side, host))
-            } else {
-                Ok(addresses)
+                return Err(unresolved(config.side, host));
             }
+            refuse_out_of_reach(config, host, &addresses)?;
+            Ok(addresses)
         }
         Ok(Err(error)) => Err(unresolved(config.side, host).caused_by(error)),
         Err(_) => Err(unresolved(config.side, host)),
     }
+}
+
+/// Just what was looked at is connected to. One address that is not allowed, among those of a name, is
+/// enough to refuse.
+fn refuse_out_of_reach(
+    config: &ConnectConfig,
+    host: &Host,
+    addresses: &[SocketAddr],
+) -> Result<()> {
+    let is_forbidden = |address: &&SocketAddr| !config.reach.allows(address.ip());
+    let Some(address) = addresses.iter().find(is_forbidden) else {
+        return Ok(());
+    };
+    let text = format!(
+        "{}: {host} is at {}, which the server's file does not allow",
+        config.side,
+        address.ip()
+    );
+    Err(Error::definite(codes::DATABASE_FORBIDDEN, text))
 }
 
 fn unresolved(side: Side, host: &Host) -> Error {

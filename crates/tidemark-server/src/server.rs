@@ -102,6 +102,7 @@ impl Server {
         let auth = Auth::new(auth, store.clone()).await?;
         let token_file = first_token(&auth, &store, &state).await?;
         hosts.extend(own_names(listen.ip()));
+        let tenant_pipelines_max = config.tenant_pipelines_max;
         let supervisor =
             Supervisor::start(systems, store.clone(), owner, state, Notify::new(config)).await?;
         let files = match pipelines {
@@ -122,6 +123,7 @@ impl Server {
             auth,
             hosts,
             requests: Requests::default(),
+            tenant_pipelines_max,
         };
         Ok(Server {
             listener,

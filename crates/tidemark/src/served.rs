@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use serde_json::{Value, json};
 use tidemark_core::catalogue::codes;
 use tidemark_core::config::secret::Nothing;
-use tidemark_core::config::{self, Document, Input, PipelineConfig, Problems, Surroundings};
+use tidemark_core::config::{self, Document, Input, PipelineConfig, Problems, Reach, Surroundings};
 use tidemark_core::finding::{Finding, Side};
 use tidemark_core::pipeline::options::Until;
 use tidemark_core::source::Slot;
@@ -24,8 +24,17 @@ use crate::verbs::run::options;
 use crate::verbs::{check, plan, status};
 
 /// See the module's text.
-#[derive(Debug)]
-pub(crate) struct Served;
+#[derive(Debug, Default)]
+pub(crate) struct Served {
+    /// Where databases may be that a definition names which came through the API.
+    reach: Reach,
+}
+
+impl Served {
+    pub(crate) fn within(reach: Reach) -> Served {
+        Served { reach }
+    }
+}
 
 /// By this name problems of a definition that is in no file are shown.
 const DEFINITION: &str = "definition.toml";
@@ -33,7 +42,13 @@ const DEFINITION: &str = "definition.toml";
 #[async_trait]
 impl Systems for Served {
     fn open(&self, definition: &Definition) -> Result<served::Opened> {
-        let (file, config) = read(definition)?;
+        let (file, mut config) = read(definition)?;
+        if !matches!(definition.place, Place::File(_)) {
+            config.reach = self.reach.clone();
+        }
+        if definition.place == Place::Confined {
+            systems::confine(&config).map_err(into_error)?;
+        }
         let opened = Opened::of(file, config).map_err(into_error)?;
         let address = |side| systems::address(&opened.config, side).map_err(into_error);
         let ((source_address, _), (target_address, _)) =
@@ -144,6 +159,8 @@ fn of_problems(problems: Problems) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use tidemark_core::config::ServerConfig;
+
     use super::*;
 
     fn definition(place: Place) -> Definition {
@@ -158,12 +175,57 @@ mod tests {
     }
 
     #[test]
-    fn a_confined_definition_cannot_refer_to_this_machine() {
-        let own = Served.open(&definition(Place::Store(PathBuf::from("/nowhere"))));
+    fn s11_a_confined_definition_cannot_refer_to_this_machine() {
+        let own = Served::default().open(&definition(Place::Store(PathBuf::from("/nowhere"))));
         assert_eq!(own.map(|opened| opened.config.name).unwrap(), "shop");
-        let confined = Served.open(&definition(Place::Confined));
+        let confined = Served::default().open(&definition(Place::Confined));
         let err = confined.map(|_| ()).unwrap_err();
         assert_eq!(err.code(), codes::CONFIG_SECRET, "{err}");
+    }
+
+    #[test]
+    fn s11_a_confined_definition_names_no_socket_file_or_directory() {
+        let with = |url: &str, more: &str| {
+            let mut made = definition(Place::Confined);
+            made.text = made.text.replace("password = \"${env:PATH}\"\n", "");
+            made.text = made.text.replace("postgres://a@b/d", url);
+            made.text += more;
+            Served::default().open(&made)
+        };
+        assert!(with("postgres://a@b/d?sslrootcert=system", "").is_ok());
+        let relay = "[source.postgres]\nmax_retained = \"1 GB\"\nrelay_dir = \"/tmp/x\"\n";
+        for (url, more) in [
+            ("postgres://a@/d?host=/var/run/postgresql", ""),
+            ("postgres://a@%2Fvar%2Frun%2Fpostgresql/d", ""),
+            ("postgres://a@b,c/d?host=b,/run/x", ""),
+            (
+                "postgres://a@b/d?sslmode=verify-full&sslrootcert=/etc/x",
+                "",
+            ),
+            ("postgres://a@b/d?sslcert=/etc/x&sslkey=/etc/y", ""),
+            ("postgres://a@b/d", "[stream]\nspool_dir = \"/etc\"\n"),
+            ("postgres://a@b/d", relay),
+        ] {
+            let refused = with(url, more).map(|_| ()).unwrap_err();
+            assert_eq!(
+                refused.code(),
+                codes::CONFIG_CONFINED,
+                "{url} {more}: {refused}"
+            );
+        }
+    }
+
+    #[test]
+    fn s16_the_servers_file_counts_for_what_came_through_the_api() {
+        let served = Served::within(ServerConfig::default().databases);
+        let link = "169.254.169.254".parse().unwrap();
+        for (place, allowed) in [
+            (Place::Store(PathBuf::from("/nowhere")), false),
+            (Place::File(PathBuf::from("/nowhere/shop.toml")), true),
+        ] {
+            let opened = served.open(&definition(place)).map(|opened| opened.config);
+            assert_eq!(opened.unwrap().reach.allows(link), allowed);
+        }
     }
 
     #[test]
@@ -173,7 +235,7 @@ mod tests {
             .text
             .replace("full_load_only", "all")
             .replace("version = 1", "versoin = 1");
-        let err = Served.open(&wrong).map(|_| ()).unwrap_err();
+        let err = Served::default().open(&wrong).map(|_| ()).unwrap_err();
         let source = std::error::Error::source(&err).unwrap();
         let problems = source.downcast_ref::<Problems>().unwrap();
         assert!(problems.len() > 2, "{problems}");

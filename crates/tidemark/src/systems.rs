@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tidemark_core::catalogue::{Code, codes};
 use tidemark_core::config::Secret;
-use tidemark_core::config::{Endpoint, PipelineConfig, Problem, Problems, System};
+use tidemark_core::config::{Endpoint, PipelineConfig, Place, Problem, Problems, System};
 use tidemark_core::finding::Side;
 use tidemark_core::schema::TableName;
 use tidemark_core::source::{Slot, Source};
@@ -200,7 +200,45 @@ fn connect_config(config: &PipelineConfig, side: Side) -> Result<ConnectConfig, 
         connect.set_password(Secret::new(password.expose()));
     }
     connect.set_pipeline(&config.name);
+    connect.reach = config.reach.clone();
     Ok(connect)
+}
+
+/// Refuses what is on this machine, for a definition of somebody who has no business there.
+pub(crate) fn confine(config: &PipelineConfig) -> Result<(), Failure> {
+    let mut problems = Problems::new();
+    let mut refuse = |text: String, place: Option<&Place>| {
+        let problem = Problem::new(codes::CONFIG_CONFINED, text);
+        problems.push(problem.at(place.cloned()).label("not for this tenant"));
+    };
+    for side in [Side::Source, Side::Target] {
+        let connect = connect_config(config, side)?;
+        if !connect.of_this_machine().is_empty() {
+            let endpoint = match side {
+                Side::Source => &config.source.endpoint,
+                Side::Target => &config.target.endpoint,
+            };
+            let text = format!("the {side} has a socket or a file of the server's machine");
+            refuse(text, endpoint.url.place.as_ref());
+        }
+    }
+    let relay = config.source.postgres.relay.as_ref();
+    for (key, is_said) in [
+        ("source.postgres.relay_dir", relay.is_some()),
+        ("stream.spool_dir", config.stream.spool_dir.is_some()),
+    ] {
+        if is_said {
+            refuse(
+                format!("`{key}` is a directory of the server's machine"),
+                None,
+            );
+        }
+    }
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::Config(problems))
+    }
 }
 
 fn parse(

@@ -10,7 +10,7 @@ use super::problem::{Located, Place, Problem, Problems, suggestion};
 use super::secret::Secret;
 use super::settings::{Settings, Value};
 use super::{
-    LoadConfig, PipelineConfig, PostgresSource, RelayConfig, SourceConfig, StreamConfig,
+    LoadConfig, PipelineConfig, PostgresSource, Reach, RelayConfig, SourceConfig, StreamConfig,
     TargetConfig, VerifyConfig,
 };
 use crate::catalogue::codes;
@@ -76,6 +76,7 @@ pub(super) fn build(
             max_rows_per_second: limit(settings, "verify.max_rows_per_second"),
         },
         name,
+        reach: Reach::default(),
     })
 }
 

@@ -427,10 +427,17 @@ fn alert_keys() -> Vec<Key> {
     ]
 }
 
+/// Link-local networks, and the metadata of AWS, Google, Alibaba, Azure and Oracle where it is elsewhere;
+/// also as NAT64 writes it (RFC 6052).
+const LINK: &str = "[\"169.254.0.0/16\", \"fe80::/10\", \"64:ff9b::a9fe:0/112\", \"fd00:ec2::/32\", \"fd20:ce::/32\", \"100.100.100.200\", \"168.63.129.16\", \"192.0.0.192\"]";
+
 /// The keys of the server's file.
 pub(crate) static SERVER_KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
     vec![
         key("version", Kind::Version, "Version of this file's format; always 1.").required(),
+        key("tenants.pipelines", Kind::Count { min: 0, max: 100_000 }, "How many pipelines a tenant may have, other than whoever runs the server.").or("100"),
+        key("databases.only", Kind::List, "Networks in which the databases of pipelines are that are defined through the API: `[\"10.1.0.0/16\"]`. Wherever it is, if not given. Pipeline files are not concerned."),
+        key("databases.deny", Kind::List, "Networks in which they are not. As it stands: the network of the link, and addresses at which clouds give credentials to their machines. What a name resolves to is looked at, each time that it is connected to.").or(LINK),
         key("notify.allow", Kind::List, "Networks that are not public (this machine, private and link-local addresses, …) and that messages may be sent to all the same: `[\"10.1.0.0/16\"]`.").or("[]"),
         key("notify.pages", Kind::Text, "Where people reach the server's pages, such as `https://tidemark.example`: mail links there."),
         key("notifier[].name", Kind::Name(NameRule::Pipeline), "By which `notify` in the rules of pipeline files knows it.").required(),

@@ -34,6 +34,7 @@ mod mail;
 mod memory;
 mod overrides;
 pub mod problem;
+mod reach;
 mod read;
 mod reference;
 mod schedule;
@@ -62,6 +63,7 @@ pub use mail::{Mail, MailAddress, MailLogin, MailSecurity};
 pub use memory::Memory;
 pub use overrides::Override;
 pub use problem::{Document, Located, Place, Problem, Problems};
+pub use reach::Reach;
 pub use reference::reference;
 pub use schema::schema;
 pub use secret::{Secret, Surroundings};
@@ -169,6 +171,8 @@ pub struct PipelineConfig {
     pub schedule: Option<Schedule>,
     /// What a person wants to be told of.
     pub alerts: Vec<AlertRule>,
+    /// Which addresses its databases may have: everything, unless whoever has read it says otherwise.
+    pub reach: Reach,
 }
 
 /// How to reach a database.

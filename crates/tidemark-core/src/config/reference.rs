@@ -38,7 +38,8 @@ const SERVER_HEAD: &str = "
 ## The server's file
 
 `tidemark serve --server-file FILE`, or `server.toml` where it is started: who is told of
-[alerts](../how-to/alerts.md). References in it are relative to it. It is read at the start.
+[alerts](../how-to/alerts.md), and where databases may be that definitions name which come through the API. References in
+it are relative to it. It is read at the start.
 ";
 
 /// The reference page of the pipeline file.

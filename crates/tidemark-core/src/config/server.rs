@@ -1,4 +1,4 @@
-//! The server's file: who is told of alerts, and where messages may go.
+//! The server's file: who is told of alerts, where messages may go, and where databases may be.
 
 use std::net::IpAddr;
 
@@ -7,8 +7,9 @@ use super::keys::SERVER_KEYS;
 use super::mail::{self, Mail, MailSecurity};
 use super::overrides;
 use super::problem::{Document, Located, Place, Problem, Problems};
+use super::reach::Reach;
 use super::read;
-use super::secret::{Secret, Surroundings};
+use super::secret::{Nothing, Secret, Surroundings};
 use super::settings::Settings;
 use crate::catalogue::codes;
 
@@ -16,7 +17,7 @@ use crate::catalogue::codes;
 const URL_CHARS_MAX: usize = 2_000;
 
 /// What the server's file says.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct ServerConfig {
     /// Who can be told.
     pub notifiers: Vec<Notifier>,
@@ -24,6 +25,18 @@ pub struct ServerConfig {
     pub allow: Vec<Network>,
     /// Where people reach the server's pages, without a `/` at its end.
     pub pages: Option<String>,
+    /// How many pipelines a tenant may have that does not run the server.
+    pub tenant_pipelines_max: usize,
+    /// Where the databases of definitions may be that come through the API.
+    pub databases: Reach,
+}
+
+/// What counts where there is no file.
+impl Default for ServerConfig {
+    fn default() -> ServerConfig {
+        let nothing = Document::new("default", "version = 1");
+        read_server(nothing, &Nothing).expect("every key but the version may be left out")
+    }
 }
 
 /// Who is told of alerts, by the name that rules say.
@@ -218,7 +231,19 @@ pub fn read_server(
     let (mut settings, mut problems) = read::read(file, &SERVER_KEYS, surroundings);
     read::require(&settings, &SERVER_KEYS, &mut problems);
     overrides::add_defaults(&mut settings, &SERVER_KEYS);
-    let mut config = ServerConfig::default();
+    let only = settings.get("databases.only").is_some();
+    let mut config = ServerConfig {
+        notifiers: Vec::new(),
+        allow: networks(&settings, "notify.allow", &mut problems),
+        pages: None,
+        tenant_pipelines_max: settings
+            .number("tenants.pipelines")
+            .map_or(0, |max| usize::try_from(max).unwrap_or(usize::MAX)),
+        databases: Reach {
+            only: only.then(|| networks(&settings, "databases.only", &mut problems)),
+            deny: networks(&settings, "databases.deny", &mut problems),
+        },
+    };
     for index in 0..settings.count("notifier") {
         let Some(notifier) = notifier(&settings, index, &mut problems) else {
             continue;
@@ -235,16 +260,6 @@ pub fn read_server(
             config.notifiers.push(notifier);
         }
     }
-    for network in settings.list("notify.allow") {
-        match Network::parse(&network.value) {
-            Some(network) => config.allow.push(network),
-            None => problems.push(
-                Problem::new(codes::CONFIG_VALUE, "this is no network")
-                    .at(network.place)
-                    .label("write it as \"10.1.0.0/16\", \"fd00::/8\" or one address"),
-            ),
-        }
-    }
     if let Some(pages) = settings.text("notify.pages") {
         match HttpUrl::parse(&pages.value) {
             Ok(_) => config.pages = Some(pages.value.trim_end_matches('/').to_owned()),
@@ -259,6 +274,21 @@ pub fn read_server(
     } else {
         Err(problems.sorted())
     }
+}
+
+fn networks(settings: &Settings, path: &str, problems: &mut Problems) -> Vec<Network> {
+    let mut found = Vec::new();
+    for network in settings.list(path) {
+        match Network::parse(&network.value) {
+            Some(network) => found.push(network),
+            None => problems.push(
+                Problem::new(codes::CONFIG_VALUE, "this is no network")
+                    .at(network.place)
+                    .label("write it as \"10.1.0.0/16\", \"fd00::/8\" or one address"),
+            ),
+        }
+    }
+    found
 }
 
 fn notifier(settings: &Settings, index: usize, problems: &mut Problems) -> Option<Notifier> {

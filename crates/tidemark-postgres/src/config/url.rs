@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
-use tidemark_core::config::Secret;
 use tidemark_core::config::problem::suggestion;
+use tidemark_core::config::{Reach, Secret};
 
 use super::{ChannelBinding, ConnectConfig, Host, RootCertificates, SessionAttrs, Side, SslMode};
 
@@ -359,5 +359,6 @@ fn assemble(parts: Parts, side: Side) -> Result<ConnectConfig, String> {
         options: parts.options,
         connect_timeout: parts.connect_timeout.unwrap_or(DEFAULT_CONNECT_TIMEOUT),
         session_attrs: parts.session_attrs.unwrap_or(SessionAttrs::Any),
+        reach: Reach::default(),
     })
 }

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 
 use tidemark_core::catalogue::{Code, codes};
-use tidemark_core::config::Secret;
+use tidemark_core::config::{Network, Reach, Secret};
 use tidemark_core::{Error, ErrorKind};
 use tidemark_postgres::config::{ConnectConfig, Side};
 use tidemark_postgres::wire::{Connection, Role};
@@ -25,7 +25,7 @@ async fn url(host: &str, user: &str, parameters: &str) -> String {
 }
 
 #[tokio::test]
-async fn f17_tls_modes_check_what_they_promise() {
+async fn f17_s19_tls_modes_check_what_they_promise() {
     let server = server().await;
     let (ca, stranger) = (server.file("ca.crt"), server.file("stranger.crt"));
     let pinned = server.file("server.crt");
@@ -89,7 +89,7 @@ async fn f17_tls_modes_check_what_they_promise() {
 }
 
 #[tokio::test]
-async fn f17_certificates_that_do_not_hold_are_told_apart() {
+async fn f17_s19_certificates_that_do_not_hold_are_told_apart() {
     let server = server().await;
     let pinned = |name: &str| server.file(&format!("{name}.crt"));
     for (certificate, root, code) in [
@@ -150,7 +150,7 @@ fn tls_port(tls_config: Option<Arc<rustls::ServerConfig>>) -> u16 {
 }
 
 #[tokio::test]
-async fn f17_modes_give_way_only_where_they_say_so() {
+async fn f17_s19_modes_give_way_only_where_they_say_so() {
     // pg_hba.conf lets these in one way only.
     for (user, parameters, encrypted) in [
         ("onlytls", "sslmode=allow", Some(true)),
@@ -197,7 +197,7 @@ async fn every_way_of_login_works_and_a_wrong_password_is_definite() {
 }
 
 #[tokio::test]
-async fn channel_binding_is_used_and_can_be_demanded() {
+async fn s19_channel_binding_is_used_and_can_be_demanded() {
     for (user, parameters, works) in [
         ("scram", "sslmode=require&channel_binding=require", true),
         ("scram", "sslmode=require&channel_binding=disable", true),
@@ -217,7 +217,7 @@ async fn channel_binding_is_used_and_can_be_demanded() {
 }
 
 #[tokio::test]
-async fn client_certificates_log_in() {
+async fn s19_client_certificates_log_in() {
     let server = server().await;
     let file = |name| server.file(name);
     let good = format!(
@@ -294,6 +294,57 @@ async fn wrong_addresses_and_names_are_told_apart() {
         let error = connect(&url).await.unwrap_err();
         assert_eq!((error.code(), error.kind()), (code, kind), "{error}");
     }
+}
+
+#[tokio::test]
+async fn s16_an_address_out_of_reach_is_not_connected_to() {
+    let network = |text| vec![Network::parse(text).unwrap()];
+    let deny = |text| Reach {
+        only: None,
+        deny: network(text),
+    };
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    for (host, reach) in [
+        ("127.0.0.1", deny("127.0.0.0/8")),
+        ("localhost", deny("127.0.0.0/8")),
+        ("2130706433", deny("127.0.0.0/8")),
+        ("[::ffff:127.0.0.1]", deny("127.0.0.0/8")),
+        (
+            "127.0.0.1",
+            Reach {
+                only: Some(network("10.0.0.0/8")),
+                deny: Vec::new(),
+            },
+        ),
+    ] {
+        for role in [Role::Ordinary, Role::Replication] {
+            let url = format!("postgres://u@{host}:{port}/d?sslmode=disable");
+            let mut config = ConnectConfig::parse(&url, Side::Source).unwrap();
+            config.reach = reach.clone();
+            let error = Connection::connect(&config, role).await.unwrap_err();
+            assert_eq!(error.code(), codes::DATABASE_FORBIDDEN, "{host}: {error}");
+            assert_eq!(error.kind(), ErrorKind::Definite);
+        }
+    }
+    let nobody = listener.accept().map(|_| ()).unwrap_err();
+    assert_eq!(nobody.kind(), std::io::ErrorKind::WouldBlock);
+    // The same host is reached where another network is denied.
+    let mut config = ConnectConfig::parse(&url("localhost", "trusted", "").await, Side::Source);
+    let config = config.as_mut().unwrap();
+    config.reach = deny("169.254.0.0/16");
+    Connection::connect(config, Role::Ordinary).await.unwrap();
+}
+
+#[tokio::test]
+async fn s19_what_is_slipped_in_before_tls_is_no_answer() {
+    // `S`, and in the same packet what the session would take for the end of its login (CVE-2021-23222).
+    let port = greeter(b"SR\0\0\0\x08\0\0\0\0Z\0\0\0\x05I");
+    let error = connect(&format!("postgres://u@127.0.0.1:{port}/d?sslmode=require"))
+        .await
+        .unwrap_err();
+    assert_eq!(error.code(), codes::TARGET_NOT_POSTGRESQL, "{error}");
 }
 
 #[tokio::test]

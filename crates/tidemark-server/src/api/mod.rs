@@ -54,6 +54,8 @@ pub(crate) struct App {
     /// Names under which the server is spoken to.
     pub(crate) hosts: Vec<String>,
     pub(crate) requests: Requests,
+    /// How many pipelines a tenant may have that does not run the server.
+    pub(crate) tenant_pipelines_max: usize,
 }
 
 /// Everything that is answered.

@@ -233,7 +233,12 @@ async fn create(
         desired: desired_first(state, &caller.name),
         by: caller.name.clone(),
     };
-    let member = app.supervisor.add(new).await?;
+    let member = if caller.is_own() {
+        app.supervisor.add(new).await?
+    } else {
+        let max = app.tenant_pipelines_max;
+        app.supervisor.add_within(max, new).await?
+    };
     let text = "the pipeline was defined";
     app.supervisor
         .note(&member, Level::Info, "definition", text, Some(caller.name));

@@ -39,6 +39,8 @@ On an address of this machine alone whoever reaches the server may do everything
 `Authorization: Bearer TOKEN`; any other address is refused without it. The first start leaves a token of an administrator
 in `admin.token` of the state directory; `POST /api/v1/tokens` gives more out, each with a role and a tenant. A tenant sees
 its own pipelines and nothing else; what is another's is answered like what is not there.
+Its definitions name no file, variable or socket of the server's machine; where their databases may be is said in
+[the server's file](config.md#the-servers-file), `[databases]`, and how many of them it may have, `[tenants]`.
 
 | role | may |
 |--|--|

@@ -162,6 +162,16 @@ impl Supervisor {
         lock(&self.members).values().cloned().collect()
     }
 
+    /// The same, if its tenant has fewer than so many by now.
+    pub(crate) async fn add_within(&self, max: usize, new: NewPipeline) -> Result<Arc<Member>> {
+        let _wanting = self.shared.wanting.lock().await;
+        if self.members_of(&new.key.tenant).len() >= max {
+            let text = format!("{} has {max} pipelines", new.key.tenant);
+            return Err(Error::definite(codes::TENANT_FULL, text));
+        }
+        self.add(new).await
+    }
+
     /// Keeps a new pipeline and takes it up; refused if there is one of this name.
     pub(crate) async fn add(&self, new: NewPipeline) -> Result<Arc<Member>> {
         let id = new.key.id.clone();

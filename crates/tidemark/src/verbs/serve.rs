@@ -106,12 +106,13 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &ServeArgs) -> Outco
         owner: super::run::owner(),
         config: config(arguments)?,
     };
+    let systems = Arc::new(Served::within(settings.config.databases.clone()));
     let stands_by = |address: SocketAddr| {
         tracing::info!(address = %address, "stands by at http://{address}");
         notices.ready(&format!("stands by at http://{address}"));
     };
     let server = tokio::select! {
-        started = Server::start(settings, Arc::new(Served), stands_by) => started?,
+        started = Server::start(settings, systems, stands_by) => started?,
         never = notices.stay_alive() => match never {},
         _ = invocation.signals.stop() => {
             notices.stopping("it has not begun");

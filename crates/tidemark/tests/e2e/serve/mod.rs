@@ -11,6 +11,7 @@ mod managed;
 mod notify;
 mod quarantine;
 mod races;
+mod reach;
 mod remote;
 mod schedules;
 mod scraped;
