@@ -27,6 +27,11 @@ use crate::error;
 /// The least room offered to a read.
 const READ_MIN: usize = 16 * 1024;
 
+/// Notifications that wait to be taken; they wake, so one of so many more or less says nothing new.
+const NOTIFICATIONS_MAX: usize = 1_000;
+/// Settings that a server reports of itself; PostgreSQL has some fifteen.
+const PARAMETERS_MAX: usize = 1_000;
+
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -373,7 +378,8 @@ impl Connection {
         message
     }
 
-    /// Notices, settings and notifications. Malformed ones are ignored: nothing hangs on them.
+    /// Notices, settings and notifications. Malformed ones are ignored, and those beyond what any server
+    /// has to say: nothing hangs on them.
     fn absorb(&mut self, header: Header) {
         let body = self.body(header);
         match header.tag {
@@ -384,13 +390,17 @@ impl Connection {
             b'S' => {
                 let mut reader = Reader(body);
                 if let (Some(name), Some(value)) = (reader.string(), reader.string()) {
-                    self.session.parameters.insert(name, value);
+                    let known = &mut self.session.parameters;
+                    if known.len() < PARAMETERS_MAX || known.contains_key(&name) {
+                        known.insert(name, value);
+                    }
                 }
             }
             _ => {
                 let mut reader = Reader(body);
                 if let (Some(pid), Some(channel), Some(payload)) =
                     (reader.u32(), reader.string(), reader.string())
+                    && self.notifications.len() < NOTIFICATIONS_MAX
                 {
                     self.notifications.push_back(Notification {
                         channel,

@@ -9,6 +9,11 @@ use super::pipeline::Reply;
 use super::rows::{ResultSet, Row};
 use crate::error;
 
+/// What an answer may take in memory: more than any catalog has, and not all that a server can send.
+const ANSWER_BYTES_MAX: usize = 1 << 30;
+/// What a row or a statement's end takes besides its bytes.
+const ITEM_BYTES: usize = 128;
+
 impl Connection {
     /// Runs one or more statements by the simple protocol; one result set each, values as text.
     /// Several statements are one transaction unless they say otherwise.
@@ -77,8 +82,17 @@ impl Connection {
         let mut columns = None;
         let mut rows = Vec::new();
         let mut failure: Option<Error> = None;
+        let mut room = ANSWER_BYTES_MAX;
         loop {
-            match self.next_reply().await? {
+            let reply = self.next_reply().await?;
+            let taken = match &reply {
+                Reply::Row(data) => ITEM_BYTES + data.bytes(),
+                _ => ITEM_BYTES,
+            };
+            room = room
+                .checked_sub(taken)
+                .ok_or_else(|| error::protocol(self.side, "an answer without an end"))?;
+            match reply {
                 Reply::Ready(_) => return failure.map_or(Ok(sets), Err),
                 Reply::Columns(described) => columns = Some(described),
                 Reply::Row(data) => {

@@ -202,6 +202,11 @@ impl DataRow {
         self.cells.len()
     }
 
+    /// What it takes in memory, about.
+    pub(crate) fn bytes(&self) -> usize {
+        self.body.len() + self.cells.len() * size_of::<Option<(u32, u32)>>()
+    }
+
     /// Whether it has no cell.
     pub fn is_empty(&self) -> bool {
         self.cells.is_empty()

@@ -37,6 +37,18 @@ pub struct ServerError {
     pub constraint: Option<String>,
 }
 
+/// Bytes of a field. What is longer tells a person nothing more, and is kept and written down often.
+const FIELD_BYTES_MAX: usize = 16 * 1024;
+
+fn shortened(text: &[u8]) -> String {
+    match text.get(..FIELD_BYTES_MAX) {
+        Some(beginning) if text.len() > FIELD_BYTES_MAX => {
+            format!("{}…", String::from_utf8_lossy(beginning))
+        }
+        _ => String::from_utf8_lossy(text).into_owned(),
+    }
+}
+
 impl ServerError {
     /// Reads the body of an `ErrorResponse` or `NoticeResponse`. Never fails: what is not there
     /// stays empty, and bytes that are not UTF-8 (a server may complain before it knows the
@@ -48,7 +60,7 @@ impl ServerError {
             let Some((letter, text)) = field.split_first() else {
                 continue;
             };
-            let text = String::from_utf8_lossy(text).into_owned();
+            let text = shortened(text);
             match letter {
                 b'V' => error.severity = text,
                 b'S' => plain_severity = text,

@@ -42,6 +42,7 @@ mod resync;
 mod rows;
 mod schema;
 mod secrets;
+mod security;
 mod serve;
 mod slot_verbs;
 mod slots;
