@@ -210,12 +210,13 @@ fn text_line(
     if let Some(pipeline) = fields.others.get("pipeline").and_then(Value::as_str) {
         put!(line, " {pipeline}");
     }
-    put!(line, "  {}", fields.message);
+    put!(line, "  {}", within_a_line(&fields.message));
     for (name, value) in &fields.others {
         let Some(value) = value.as_str().filter(|value| !value.is_empty()) else {
             continue;
         };
         if name != "pipeline" && !fields.message.contains(value) {
+            let value = within_a_line(value);
             line.push_str(&style.paint(Tone::Faint, &format!(" {name}={value}")));
         }
     }
@@ -223,6 +224,11 @@ fn text_line(
         put!(line, " (repeated {count} times)");
     }
     line
+}
+
+/// Names can have line breaks: what comes behind one is not to be taken for a line of its own.
+fn within_a_line(text: &str) -> String {
+    text.replace('\n', "\n    ")
 }
 
 impl Fields {
@@ -297,6 +303,21 @@ mod tests {
         assert_eq!(value["passed"], 22);
         assert_eq!(value["error"]["message"], "connection closed");
         assert_eq!(value["repeated"], 3);
+    }
+
+    #[test]
+    fn s25_a_line_of_the_log_stays_one_whatever_is_in_a_name() {
+        let mut fields = fields();
+        let name = "public.a\r\n14:02:15+01 info  shop  all is well\u{1b}[2J\u{85}\"}";
+        fields.message = format!("{name} is in quarantine");
+        fields.others.insert("table".to_owned(), name.into());
+        let line = json_line(SystemTime::UNIX_EPOCH, Level::WARN, &fields, None);
+        assert!(!line.contains(['\n', '\r', '\u{1b}']), "{line:?}");
+        let value: Value = serde_json::from_str(&line).expect("a JSON line");
+        assert_eq!(value["table"], name);
+        let text = text_line("14:02:15+01", Level::WARN, &fields, None, Style::PLAIN);
+        let forged = text.lines().skip(1).filter(|line| !line.starts_with(' '));
+        assert_eq!(forged.count(), 0, "{text}");
     }
 
     #[test]

@@ -3,7 +3,10 @@
 //! Everything that is written goes through here, because a line that appears while a region is shown
 //! must go above it. Progress and `--watch` own the region; logs and hints write lines. A reader that
 //! goes away (`| head`) ends the output, not the work: such writes are dropped.
+//!
+//! Names and messages of databases are in the text, and may be orders to a terminal: see [`tame`].
 
+use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
 use std::sync::{Mutex, MutexGuard};
 
@@ -86,7 +89,7 @@ impl Screen {
         if let Some(region) = &region {
             erase(region);
         }
-        emit(stream, &format!("{text}\n"));
+        emit(stream, &format!("{}\n", self.fit(stream, text)));
         if let Some(region) = region {
             draw(&region);
             state.region = Some(region);
@@ -99,7 +102,7 @@ impl Screen {
         if let Some(region) = state.region.take() {
             erase(&region);
         }
-        emit(stream, text);
+        emit(stream, &self.fit(stream, text));
     }
 
     /// Shows these lines in the region, in place of those that are there. Only for a terminal.
@@ -111,7 +114,7 @@ impl Screen {
         }
         let (width, height) = size();
         let shown = lines.into_iter().take(height.saturating_sub(1).max(1));
-        let lines = shown.map(|line| cut(&line, width)).collect();
+        let lines = shown.map(|line| cut(&tame(&line), width)).collect();
         let region = Region { stream, lines };
         draw(&region);
         state.region = Some(region);
@@ -129,12 +132,52 @@ impl Screen {
         self.lock().region = None;
     }
 
+    /// What may be written to a stream: a terminal obeys, a file does not.
+    fn fit<'a>(&self, stream: Stream, text: &'a str) -> Cow<'a, str> {
+        if self.is_terminal(stream) {
+            tame(text)
+        } else {
+            Cow::Borrowed(text)
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // A panic while drawing leaves at worst a crooked region.
         self.state
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
+}
+
+/// Of what a terminal obeys (ECMA-48, and marks that turn the direction of text) only colours and the
+/// ends of lines are left; the rest is shown.
+fn tame(text: &str) -> Cow<'_, str> {
+    let turns = |c: char| matches!(c, '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}');
+    let is_order = |c: char| (c.is_control() && c != '\n' && c != '\t') || turns(c);
+    if !text.contains(is_order) {
+        return Cow::Borrowed(text);
+    }
+    let mut tamed = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        let colour = colour_len(rest);
+        let (piece, after) = rest.split_at(colour.unwrap_or(c.len_utf8()));
+        if colour.is_none() && is_order(c) {
+            tamed.extend(c.escape_default());
+        } else {
+            tamed.push_str(piece);
+        }
+        rest = after;
+    }
+    Cow::Owned(tamed)
+}
+
+/// Bytes of the code for a colour that a text begins with (ECMA-48: SGR).
+fn colour_len(text: &str) -> Option<usize> {
+    let parameters = text.strip_prefix("\u{1b}[")?;
+    let end = parameters.find(|c: char| !c.is_ascii_digit() && c != ';')?;
+    let ends_in_m = parameters.get(end..)?.starts_with('m');
+    ends_in_m.then_some(2 + end + 1)
 }
 
 /// What is taken where the terminal does not say.
@@ -208,7 +251,28 @@ fn cut(line: &str, width: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::cut;
+    use super::{cut, tame};
+
+    #[test]
+    fn s25_names_give_no_orders_to_a_terminal() {
+        for (name, shown) in [
+            (
+                "public.\u{1b}]0;title\u{7}x",
+                "public.\\u{1b}]0;title\\u{7}x",
+            ),
+            ("\u{1b}[2J\u{1b}[1A", "\\u{1b}[2J\\u{1b}[1A"),
+            ("gone\rok", "gone\\rok"),
+            ("\u{9b}2J\u{202e}evil", "\\u{9b}2J\\u{202e}evil"),
+            ("\u{1b}[31", "\\u{1b}[31"),
+            (
+                "\u{1b}[31mred\u{1b}[0m\tä\nnext",
+                "\u{1b}[31mred\u{1b}[0m\tä\nnext",
+            ),
+            ("plain 表", "plain 表"),
+        ] {
+            assert_eq!(tame(name), shown);
+        }
+    }
 
     #[test]
     fn lines_are_cut_by_what_is_seen() {
