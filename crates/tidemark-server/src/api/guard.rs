@@ -420,29 +420,33 @@ pub(super) async fn known(
     if request.method().is_safe() {
         return next.run(request).await;
     }
-    let is_by_cookie = matches!(said(request.headers()), Some((Way::Cookie, _)));
-    if is_by_cookie && !request.headers().contains_key(PAGE) {
-        let text = format!("a page that changes something sends the header {PAGE}");
-        return Failure::new(codes::API_NOT_ALLOWED, text).into_response();
-    }
-    // Whoever may look may come and go.
-    let is_session = request.uri().path() == SESSION;
-    let needed = if is_session {
-        Role::Viewer
-    } else {
-        Role::Operator
-    };
-    if let Err(failure) = caller.needs(needed) {
-        return failure.into_response();
-    }
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let response = once(&app, &caller, request, next).await;
+    let response = match may_change(&caller, &request) {
+        Ok(()) => once(&app, &caller, request, next).await,
+        Err(failure) => failure.into_response(),
+    };
     let status = response.status().as_u16().to_string();
     let written = write_down(&app, &caller, address, method.as_str(), path, status);
     if let Err(err) = written.await {
         tracing::warn!(code = %err.code(), error = %err, "a change is not in the audit");
     }
     response
+}
+
+/// Whether a caller may ask for a change at all, and wants to.
+fn may_change(caller: &Caller, request: &Request) -> Result<(), Failure> {
+    let is_by_cookie = matches!(said(request.headers()), Some((Way::Cookie, _)));
+    if is_by_cookie && !request.headers().contains_key(PAGE) {
+        let text = format!("a page that changes something sends the header {PAGE}");
+        return Err(Failure::new(codes::API_NOT_ALLOWED, text));
+    }
+    // Whoever may look may come and go.
+    let is_session = request.uri().path() == SESSION;
+    caller.needs(if is_session {
+        Role::Viewer
+    } else {
+        Role::Operator
+    })
 }
 
 /// A browser need not say again what does not count.
@@ -607,7 +611,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_are_read_from_the_header_alone() {
+    fn s10_tokens_are_read_from_the_header_alone() {
         let mut headers = HeaderMap::new();
         assert_eq!(bearer(&headers), None);
         for (value, expected) in [

@@ -3,6 +3,7 @@
 mod access;
 mod alerts;
 mod api;
+mod audit;
 mod contract;
 mod files;
 mod lives;
