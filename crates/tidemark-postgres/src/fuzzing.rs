@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_fuzzer_has_found_is_survived_cut_and_changed() {
+    fn s21_what_a_fuzzer_has_found_is_survived_cut_and_changed() {
         let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus");
         let doors: [(&str, Door); 4] = [
             ("log", super::log),

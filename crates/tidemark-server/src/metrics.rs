@@ -617,7 +617,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_known_is_absent_and_labels_are_escaped() {
+    fn s25_what_is_not_known_is_absent_and_labels_are_escaped() {
         let mut page = Page::default();
         page.family("nothing", "gauge", "x", []);
         assert_eq!(page.text, "");

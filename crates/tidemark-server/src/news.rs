@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn s23_there_is_room_for_so_many_readers_and_for_another_when_one_leaves() {
+    fn s23_s24_there_is_room_for_so_many_readers_and_for_another_when_one_leaves() {
         let news = News::new();
         let mut readers: Vec<_> = (0..READERS_MAX).map(|_| news.room().unwrap()).collect();
         assert!(news.room().is_none());

@@ -369,7 +369,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_parts_of_a_path() {
+    fn s31_names_are_parts_of_a_path() {
         assert_eq!(encoded("shop-1_a.b"), "shop-1_a.b");
         assert_eq!(encoded("a/b?c %é"), "a%2Fb%3Fc%20%25%C3%A9");
     }

@@ -517,7 +517,7 @@ mod tests {
     }
 
     #[test]
-    fn control_characters_do_not_reach_the_terminal() {
+    fn s25_control_characters_of_a_file_do_not_reach_the_terminal() {
         let text = "a\u{1b}[31m = \u{202e}1";
         let shown = Problem::new(codes::CONFIG_UNKNOWN_KEY, "unknown key `a\u{1b}[31m`")
             .at(place(text, 0..1, &[]))

@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_never_print() {
+    fn s05_secrets_never_print() {
         let secret = Secret::new("hunter2");
         assert_eq!(
             format!("{secret} {secret:?} {:?}", Some(&secret)),

@@ -746,7 +746,7 @@ fn a_file_may_leave_to_variables_what_they_say() {
 }
 
 #[test]
-fn no_secret_is_ever_shown() {
+fn s05_no_secret_of_a_file_is_ever_shown() {
     let secret = "hunter2";
     for line in [
         "password = \"hunter2\" oops",

@@ -342,7 +342,7 @@ const REFUSED: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn what_cannot_be_evaluated_identically_is_refused_with_place_and_reason() {
+fn s03_what_cannot_be_evaluated_identically_is_refused_with_place_and_reason() {
     for (text, expected) in REFUSED {
         let problems = bind(text).expect_err(text);
         assert_eq!(problems.len(), 1, "{text}: {problems:?}");
@@ -455,7 +455,7 @@ fn compare_answers(schema: &TableSchema, values: &[&str], text: &str, answers: &
 
 proptest! {
     #[test]
-    fn any_text_is_parsed_or_refused_within_its_bounds(text in "[a-z0-9 '\"()<>=!,.ä%_-]{0,40}|\\PC{0,20}") {
+    fn s03_any_text_is_parsed_or_refused_within_its_bounds(text in "[a-z0-9 '\"()<>=!,.ä%_-]{0,40}|\\PC{0,20}") {
         if let Err(problems) = bind(&text) {
             for problem in problems {
                 prop_assert!(text.get(problem.span.clone()).is_some(), "{:?}", problem);

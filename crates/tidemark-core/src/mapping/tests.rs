@@ -147,7 +147,7 @@ fn the_targets_schema_is_for_all_that_have_no_name_of_their_own() {
 }
 
 #[test]
-fn names_that_look_like_templates_are_names() {
+fn s01_names_that_look_like_templates_are_names() {
     let mut rules = rules(ALL);
     rules.target_schema = Some(config::Located::nowhere("{{schema}_{table}".to_owned()));
     let odd = table("{table}.{schema}", &[("id", "bigint")]);

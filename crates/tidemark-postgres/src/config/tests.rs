@@ -100,7 +100,7 @@ fn nothing_goes_over_a_network_in_the_clear_unasked() {
 }
 
 #[test]
-fn unescaped_passwords_are_explained_and_never_shown() {
+fn s05_unescaped_passwords_are_explained_and_never_shown() {
     for url in [
         "postgres://u:se@cret@h/d",
         "postgres://u:se/cret@h/d",
@@ -153,7 +153,7 @@ fn problems_name_the_way_out() {
 }
 
 #[test]
-fn passwords_do_not_print() {
+fn s05_passwords_of_a_url_do_not_print() {
     let mut config = parse("postgres://u:geheim@h/d");
     assert!(!format!("{config:?}").contains("geheim"));
     assert_eq!(config.address(), "h:5432/d");

@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn impossible_lengths_are_refused_before_their_bytes_arrive() {
+    fn s21_impossible_lengths_are_refused_before_their_bytes_arrive() {
         assert!(header(&[b'd', 0, 0, 0, 3], FRAME_MAX).is_err());
         assert!(header(&[b'd', 0xff, 0xff, 0xff, 0xff], FRAME_MAX).is_err());
         assert!(header(b"HTTP/1.1", STARTUP_FRAME_MAX).is_err());

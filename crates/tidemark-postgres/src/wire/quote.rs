@@ -41,13 +41,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_quoted_whatever_they_hold() {
+    fn s01_names_are_quoted_whatever_they_hold() {
         assert_eq!(quote_ident("Order \"1\""), "\"Order \"\"1\"\"\"");
         assert_eq!(quote_qualified("a.b", "c"), "\"a.b\".\"c\"");
     }
 
     #[test]
-    fn literals_are_quoted_whatever_they_hold() {
+    fn s02_literals_are_quoted_whatever_they_hold() {
         assert_eq!(quote_literal("it's"), "'it''s'");
         assert_eq!(quote_literal("a\\'b"), " E'a\\\\''b'");
     }

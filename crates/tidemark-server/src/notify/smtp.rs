@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_slipped_in_before_tls_is_no_answer() {
+    async fn s18_what_is_slipped_in_before_tls_is_no_answer() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mail = mail(listener.local_addr().unwrap(), MailSecurity::StartTls);
         let message = written(&mail, "x");

@@ -105,7 +105,7 @@ async fn fill(store: &Store) {
 }
 
 #[tokio::test]
-async fn what_is_kept_is_there_after_a_restart_and_lies_nowhere_open() {
+async fn s08_what_is_kept_is_there_after_a_restart_and_lies_nowhere_open() {
     for home in Home::both().await {
         let store = home.open('a').await.unwrap();
         fill(&store).await;
@@ -130,7 +130,7 @@ async fn what_is_kept_is_there_after_a_restart_and_lies_nowhere_open() {
 }
 
 #[tokio::test]
-async fn the_file_of_a_store_is_for_its_owner_alone() {
+async fn s08_the_file_of_a_store_is_for_its_owner_alone() {
     let home = tempfile::tempdir().unwrap();
     let directory = home.path().join("state");
     made(&directory).await;

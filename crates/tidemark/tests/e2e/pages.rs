@@ -192,7 +192,7 @@ async fn the_source_is_protected_as_the_page_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn f14_roles_of_the_page_on_privileges_are_enough() {
+async fn f14_s29_roles_of_the_page_on_privileges_are_enough() {
     let roles = Some(("tidemark_reader", "tidemark_loader"));
     walk("how-to/privileges.md", "page_rights", roles).await;
 }

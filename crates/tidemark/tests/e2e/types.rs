@@ -39,7 +39,7 @@ async fn assert_both_ways_alike(target: &Client) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_type_arrives_by_load_and_by_stream_alike() {
+async fn s01_every_type_and_name_arrives_by_load_and_by_stream_alike() {
     let (stage, zoo) = zoo("types_zoo").await;
     let run = stage.start_streaming().await;
     for change in zoo.changes() {
@@ -95,7 +95,7 @@ const HOSTILE: &[(&str, &str)] = &[
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn settings_of_a_database_change_no_value() {
+async fn s02_settings_of_a_database_change_no_value() {
     let (stage, zoo) = zoo("types_settings").await;
     for (database, client) in [
         (&stage.source_name, &stage.source),

@@ -15,6 +15,7 @@ mod failpoints;
 mod faults;
 mod files;
 mod layers;
+mod security;
 mod words;
 
 use std::path::{Path, PathBuf};

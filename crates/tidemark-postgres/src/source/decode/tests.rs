@@ -405,7 +405,7 @@ fn counts_beyond_the_message_make_no_room() {
 }
 
 #[test]
-fn what_no_server_sends_is_refused() {
+fn s21_what_no_server_sends_is_refused() {
     for (what, bytes) in [
         (
             "binary value",

@@ -16,7 +16,7 @@ fn complete() -> Publication {
 }
 
 #[test]
-fn names_are_quoted_whatever_they_hold() {
+fn s01_tables_of_a_publication_are_quoted_whatever_they_hold() {
     let wanted = Wanted {
         name: "Order \"1\"",
         pipeline: "o'neill",

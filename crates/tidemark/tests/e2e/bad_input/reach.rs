@@ -55,7 +55,7 @@ async fn a_start_goes_on_as_soon_as_the_target_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn f16_a_login_that_is_refused_ends_the_start() {
+async fn f16_s05_a_login_that_is_refused_ends_the_start() {
     let server = server_of(PostgresServer::builder().scram("right")).await;
     let stage = Stage::on(server, server, "bad_login").await;
     stage.source_sql(ROWS).await;
@@ -84,7 +84,7 @@ async fn f16_a_login_that_is_refused_ends_the_start() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn f17_certificates_that_do_not_hold_end_the_start() {
+async fn f17_s19_certificates_that_do_not_hold_end_the_start() {
     let server = server_of(PostgresServer::builder().tls()).await;
     let stage = Stage::on(server, server, "bad_tls").await;
     stage.source_sql(ROWS).await;

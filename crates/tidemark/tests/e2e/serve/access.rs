@@ -219,7 +219,7 @@ async fn nothing_is_found(server: &Server, stage: &Stage, document: &Value, oper
 }
 
 #[tokio::test]
-async fn s12_other_names_and_other_origins_are_refused() {
+async fn s12_s13_s15_other_names_and_other_origins_are_refused() {
     let server = Server::start(&[]).await;
     let rebound = Request::new("GET", "/api/v1/pipelines").header("host", "evil.example");
     let answer = server.send(rebound).await;
@@ -268,7 +268,7 @@ async fn s12_other_names_and_other_origins_are_refused() {
 }
 
 #[tokio::test]
-async fn an_address_that_others_reach_needs_tokens() {
+async fn s10_s36_an_address_that_others_reach_needs_tokens() {
     let stage = Stage::new("srv_open").await;
     let arguments = [
         "serve",

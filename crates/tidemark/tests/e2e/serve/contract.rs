@@ -177,7 +177,7 @@ fn unreachable() -> Value {
 }
 
 #[tokio::test]
-async fn whatever_is_sent_no_answer_is_a_defect() {
+async fn s23_whatever_is_sent_no_answer_is_a_defect() {
     const EACH: u64 = 25;
     let server = Server::start(&[]).await;
     let document = server.get("/openapi.json").await;
