@@ -96,10 +96,9 @@ pub(crate) async fn load(
 fn worker_count(engine: &Engine, tables: &[LoadTable]) -> usize {
     let options = &engine.options;
     let by_options = options.parallel_tables.max(1) * options.parallel_chunks.max(1);
-    let chunk_bytes = options.chunk_bytes.max(1);
     let by_size: u64 = tables
         .iter()
-        .map(|t| 1 + t.mapping.schema.bytes / chunk_bytes)
+        .map(|t| 1 + t.mapping.schema.bytes / engine.chunk_bytes(&t.mapping))
         .sum();
     by_options
         .min(usize::try_from(by_size).unwrap_or(usize::MAX))
@@ -350,7 +349,7 @@ impl Worker {
             (Some(ranges), _) => (Existing::Resume, units_of(ranges), Replace::Range),
             (None, Some(units)) => (Existing::Resume, units, Replace::Nothing),
             (None, None) => {
-                let goal = self.engine.options.chunk_bytes;
+                let goal = self.engine.chunk_bytes(&mapping);
                 let chunks = self.snapshot.chunks(&mapping, goal).await?;
                 let began = !table.recorded.is_empty();
                 let existing = if began {

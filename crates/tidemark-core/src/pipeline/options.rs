@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use crate::mapping::TableMapping;
 use crate::position::Position;
 use crate::schema::TableName;
 use crate::target::Existing;
 
+use super::Engine;
 use super::plan::{CdcStart, Mode};
 
 /// Everything about a run that is not source, target or mapping.
@@ -86,6 +88,14 @@ impl Default for Options {
             retry_wait_min: Duration::from_millis(200),
             retry_wait_max: Duration::from_secs(8),
         }
+    }
+}
+
+impl Engine {
+    /// About how large a chunk of a table is to be, in bytes on the source.
+    pub(super) fn chunk_bytes(&self, mapping: &TableMapping) -> u64 {
+        let default = self.options.chunk_bytes;
+        self.rules.chunk_bytes(&mapping.schema, default).max(1)
     }
 }
 
