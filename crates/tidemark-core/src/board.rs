@@ -156,6 +156,7 @@ impl Board {
             }),
             PipelineEvent::UnitLoaded { table, .. } => {
                 self.row(table, |row| row.status.chunks_loaded += 1);
+                self.status.error = None;
             }
             PipelineEvent::TableFinished { table } => self.row(table, |row| {
                 row.is_copying = false;
@@ -180,7 +181,7 @@ impl Board {
             }
             PipelineEvent::Received(position) => {
                 self.status.received_lsn = Some(*position);
-                self.status.error = None;
+                self.received(*position);
             }
             PipelineEvent::Committed(committed) => self.committed(committed, now),
             PipelineEvent::Acknowledged(position) => self.status.confirmed_lsn = Some(*position),
@@ -410,6 +411,13 @@ impl Board {
         });
     }
 
+    /// A source that answers is well. Whether the rest is shows when what it sent is in the target.
+    fn received(&mut self, position: Position) {
+        let is_in = self.status.processed_lsn >= Some(position);
+        let is_over = |error: &mut StatusError| is_in || error.code.starts_with("TM1");
+        drop(self.status.error.take_if(is_over));
+    }
+
     fn measured(&mut self, log: &LogState, now: Instant) {
         self.clock_offset_us = log.clock_us - clock::now_us();
         self.measure_error = None;
@@ -443,6 +451,7 @@ impl Board {
     }
 
     fn committed(&mut self, committed: &Committed, now: Instant) {
+        self.status.error = None;
         self.status.processed_lsn = Some(committed.position);
         let totals = &mut self.status.totals;
         totals.transactions += committed.transactions;

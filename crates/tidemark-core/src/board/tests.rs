@@ -204,6 +204,28 @@ async fn nothing_is_late_only_where_a_measurement_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_error_of_the_target_is_over_when_what_was_received_is_in_it() {
+    let mut board = streaming();
+    let error_after = |board: &mut Board, code, received| {
+        let error = Error::transient(code, "refused");
+        let (wait, attempt) = (Duration::from_secs(1), 1);
+        let retry = PipelineEvent::Retry {
+            error,
+            wait,
+            attempt,
+        };
+        board.take(&retry, Instant::now());
+        board.take(&PipelineEvent::Received(at(received)), Instant::now());
+        board.status(Instant::now()).error.map(|error| error.code)
+    };
+    let (source, target) = (codes::SOURCE_CONNECTION_LOST, codes::TARGET_PERMISSION);
+    assert_eq!(error_after(&mut board, source, 600), None, "it answers");
+    let told = Some(target.to_string());
+    assert_eq!(error_after(&mut board, target, 600), told, "not applied");
+    assert_eq!(error_after(&mut board, target, 500), None, "all is in");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_heartbeat_that_is_back_before_its_writer_is_not_missed() {
     let mut board = streaming();
     let written_at_us = clock::now_us() - 5_000_000;

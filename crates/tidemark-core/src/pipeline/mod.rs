@@ -247,7 +247,7 @@ impl Run {
                     Err(err) => err,
                 },
             };
-            let remedy = err.kind().remedy();
+            let remedy = self.remedy(&err);
             let goes_on = match remedy {
                 Remedy::Retry => true,
                 Remedy::Quarantine => self.set_aside(&err),
@@ -328,7 +328,7 @@ impl Run {
             snapshot,
             begun,
         } = ready;
-        self.lasting.backoff.reset();
+        self.lasting.backoff.has_begun = true;
 
         if let Some(snapshot) = snapshot {
             let loaded = self.load(snapshot, &mappings, &begun, requests);

@@ -1,8 +1,30 @@
-//! How long to wait before trying again: doubling, with jitter, up to a limit, for ever.
+//! What is tried again after an error, and how long to wait before: doubling, with jitter, up to a limit,
+//! for ever.
 
 use std::time::Duration;
 
+use crate::catalogue::codes;
+use crate::error::{Error, Remedy};
+
+use super::Run;
 use super::options::Options;
+
+impl Run {
+    /// What is done about an error that ended an attempt. A right that this run has had was taken away
+    /// under it, and can be given back: it is waited for, where a start that lacks it ends.
+    pub(super) fn remedy(&self, err: &Error) -> Remedy {
+        let rights = [
+            codes::SOURCE_PERMISSION,
+            codes::SOURCE_NO_REPLICATION,
+            codes::TARGET_PERMISSION,
+        ];
+        let is_right = rights.contains(&err.code());
+        match err.kind().remedy() {
+            Remedy::Fail if self.lasting.backoff.has_begun && is_right => Remedy::Retry,
+            remedy => remedy,
+        }
+    }
+}
 
 /// Waits between attempts at the same thing.
 #[derive(Debug)]
@@ -11,6 +33,8 @@ pub(crate) struct Backoff {
     max: Duration,
     attempts: u32,
     seed: u64,
+    /// Whether an attempt has come to where rows and changes can be read.
+    pub(super) has_begun: bool,
 }
 
 impl Backoff {
@@ -22,6 +46,7 @@ impl Backoff {
             max: options.retry_wait_max,
             attempts: 0,
             seed,
+            has_begun: false,
         }
     }
 

@@ -466,7 +466,6 @@ impl<'a> Stream<'a> {
     }
 
     fn on_block(&mut self, block: Block) {
-        self.lasting.backoff.reset();
         if let Some(position) = block.position() {
             // What comes again is not news.
             let received = if position > self.processed {

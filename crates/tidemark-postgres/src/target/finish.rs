@@ -156,13 +156,27 @@ impl Finish<'_> {
             let statement = indexes::statement(&table, &wanted.index, &name);
             connection.run(&statement).await
         };
-        match made {
-            Err(error) if may_go_without(&wanted.index, &error) => {
-                self.leave_out("index", &wanted.index.name, error.to_string());
-                Ok(())
-            }
-            made => made.context(|| format!("make index {}", wanted.index.name)),
+        let Err(error) = made else {
+            return Ok(());
+        };
+        let goes_without = if is_not_owner(&error) {
+            !self.is_ours(connection).await?
+        } else {
+            may_go_without(&wanted.index, &error)
+        };
+        if !goes_without {
+            return Err(error.context(format!("make index {}", wanted.index.name)));
         }
+        self.leave_out("index", &wanted.index.name, error.to_string());
+        Ok(())
+    }
+
+    /// A table of somebody else's is taken with the keys that it has. What may not be added to one of
+    /// ours, such as an index where no relation may be made any more, may not be left out in silence.
+    async fn is_ours(&self, connection: &mut Connection) -> Result<bool> {
+        let sql = "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = to_regclass($1)";
+        let found = connection.query(sql, &[Some(&quoted(&self.name))]).await?;
+        found.rows.first().map_or(Ok(false), |row| row.get_bool(0))
     }
 
     /// All that are missing by one statement, which reads the table once.
@@ -285,10 +299,9 @@ impl Finish<'_> {
     }
 }
 
-/// Whether a table is right without what was refused. A table of somebody else's is taken with
-/// the keys that it has; one of ours has its primary key.
+/// Whether a table of ours is right without what was refused: it has its primary key.
 fn may_go_without(index: &Index, error: &Error) -> bool {
-    is_not_owner(error) || (index.kind != IndexKind::PrimaryKey && is_about_definition(error))
+    index.kind != IndexKind::PrimaryKey && is_about_definition(error)
 }
 
 /// Only a table's owner may add to it.

@@ -61,6 +61,8 @@ impl Stream<'_> {
         let counts = std::mem::take(&mut self.counts);
         self.applying_us = None;
         let update = work.end.unwrap_or_default();
+        // Only now: a source that answers does not make a target take what it refuses.
+        self.lasting.backoff.reset();
         self.committed_at = Instant::now();
         if let Some(position) = update.position {
             self.processed = position;

@@ -20,6 +20,7 @@ mod failover;
 mod load;
 mod machine;
 mod network;
+mod rights;
 mod servers;
 mod signals;
 mod soak;

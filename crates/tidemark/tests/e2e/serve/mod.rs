@@ -7,6 +7,7 @@ mod audit;
 mod contract;
 mod files;
 mod lives;
+mod logins;
 mod mail;
 mod managed;
 mod names;

@@ -1,0 +1,247 @@
+//! Rights and logins that are taken away from a run. A right is told and waited for, since whoever took
+//! it may give it back; a login that is refused ends the run at once, before anybody is locked out.
+
+use serde_json::Value;
+use tidemark_lab::server::PostgresServer;
+use tidemark_lab::wait_for;
+
+use crate::asks::text;
+use crate::stage::{PATIENCE, Running, Stage};
+
+const TABLES: &str = "CREATE TABLE big (id int PRIMARY KEY, v text);
+    INSERT INTO big SELECT i, repeat('x', 100) FROM generate_series(1, 9000) i;
+    CREATE TABLE small (id int PRIMARY KEY, v text); INSERT INTO small VALUES (1, 'one'); ANALYZE";
+
+/// Roles that may do what they need and no more, and own what they work with.
+async fn with_roles(name: &str, more: &str) -> Stage {
+    let stage = Stage::new(name).await;
+    let (source, target) = (&stage.source_name, &stage.target_name);
+    stage.source_sql(TABLES).await;
+    stage
+        .source_sql(&format!(
+            "CREATE ROLE {name}_reader LOGIN REPLICATION; CREATE ROLE {name}_writer LOGIN;
+             GRANT CREATE ON DATABASE {source} TO {name}_reader;
+             GRANT CREATE ON DATABASE {target} TO {name}_writer;
+             ALTER TABLE big OWNER TO {name}_reader; ALTER TABLE small OWNER TO {name}_reader"
+        ))
+        .await;
+    stage
+        .target_sql(&format!("GRANT CREATE ON SCHEMA public TO {name}_writer"))
+        .await;
+    let url = |role: &str, database: &str| {
+        let role = format!("{name}_{role}");
+        stage.source_server.url_with(&role, None, database)
+    };
+    let more = format!("{more}[verify]\nafter_load = \"off\"\n");
+    stage.write_between(&url("reader", source), &url("writer", target), &more);
+    stage
+}
+
+/// Waits until the run has been told so often that it lacks a right, one pause longer than the other.
+async fn is_told(stage: &Stage, run: &mut Running, code: &str, before: usize) {
+    let attempts = || {
+        let log = stage.log();
+        let named = format!("\"code\":\"{code}\"");
+        let lines = log.lines().skip(before).filter(|l| l.contains(&named));
+        let attempt = |line: &str| -> Option<u32> {
+            let line: Value = serde_json::from_str(line).ok()?;
+            line["attempt"].as_u64()?.try_into().ok()
+        };
+        lines.filter_map(attempt).collect::<Vec<_>>()
+    };
+    wait_for(PATIENCE, &format!("{code} to be told again"), || async {
+        let attempts = attempts();
+        Ok((attempts.len() > 1 && attempts.iter().any(|n| *n > 2)).then_some(()))
+    })
+    .await
+    .unwrap_or_else(|err| panic!("{err:#}\n{}", stage.log()));
+    assert!(attempts().is_sorted(), "each pause is longer than the last");
+    assert!(run.is_running(), "{}", stage.log());
+    let words = "permission denied|must be superuser or replication role";
+    let log = stage.log();
+    let mut lines = log.lines().skip(before);
+    let is_named = |line: &str| words.split('|').any(|word| line.contains(word));
+    assert!(lines.any(is_named), "{log}");
+}
+
+/// Takes a right away, waits until that is told, and gives it back.
+async fn without(stage: &Stage, run: &mut Running, code: &str, take: &str, give: &str) {
+    let before = stage.log().lines().count();
+    let client = match code {
+        "TM1014" | "TM1015" => &stage.source,
+        _ => &stage.target,
+    };
+    client.batch_execute(take).await.unwrap();
+    stage
+        .source_sql("INSERT INTO small SELECT max(id) + 1, 'more' FROM small")
+        .await;
+    is_told(stage, run, code, before).await;
+    // Where the target is out of reach nobody can be asked.
+    if code.starts_with("TM1") || take.contains("CREATE ON") {
+        let error = wait_for(PATIENCE, "the status to tell it", || async {
+            let error = stage.status().await["error"].clone();
+            Ok((error["code"] == code).then_some(error))
+        });
+        let error = error.await.unwrap();
+        assert!(error["since"].is_string(), "{error}");
+    }
+    client.batch_execute(give).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f14_a_right_that_is_taken_away_from_the_stream_is_told_and_waited_for() {
+    let name = "right_stream";
+    let stage = with_roles(name, "").await;
+    let mut run = stage.start_streaming().await;
+    stage.wait_until_identical().await;
+    let (source, target) = (&stage.source_name, &stage.target_name);
+    let sessions = format!(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename LIKE '{name}_%'"
+    );
+    for (code, take, give) in [
+        (
+            "TM1014",
+            format!("ALTER ROLE {name}_reader NOREPLICATION; {sessions}"),
+            format!("ALTER ROLE {name}_reader REPLICATION"),
+        ),
+        (
+            "TM1015",
+            format!("REVOKE CONNECT ON DATABASE {source} FROM PUBLIC; {sessions}"),
+            format!("GRANT CONNECT ON DATABASE {source} TO PUBLIC"),
+        ),
+        (
+            "TM2015",
+            format!("REVOKE CONNECT ON DATABASE {target} FROM PUBLIC; {sessions}"),
+            format!("GRANT CONNECT ON DATABASE {target} TO PUBLIC"),
+        ),
+    ] {
+        without(&stage, &mut run, code, &take, &give).await;
+        stage.wait_until_identical().await;
+    }
+    wait_for(PATIENCE, "the status to tell no error", || async {
+        Ok(stage.status().await["error"].is_null().then_some(()))
+    })
+    .await
+    .unwrap();
+    assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
+    stage.clear().await;
+}
+
+/// The numbers of the loaded ranges of `big`.
+async fn loaded(stage: &Stage) -> anyhow::Result<Vec<i64>> {
+    let sql = "SELECT number::int8 FROM tidemark.unit WHERE source_name = 'big' AND is_loaded";
+    let rows = stage.target.query(sql, &[]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f14_a_right_that_is_taken_away_from_the_load_is_told_and_waited_for() {
+    let name = "right_load";
+    // One piece after the other, and none at once.
+    let slow = "[load]\nparallel_tables = 1\nparallel_chunks = 1\nmax_source_rows_per_second = 3000\n\
+                [[table]]\nsource = \"public.big\"\nchunk_rows = 1000\n";
+    let stage = with_roles(name, slow).await;
+    let mut run = stage.start(&["run", "FILE"]);
+    wait_for(PATIENCE, "some ranges to be loaded", || async {
+        Ok((loaded(&stage).await?.len() > 1).then_some(()))
+    })
+    .await
+    .unwrap_or_else(|err| panic!("{err:#}\n{}", stage.log()));
+    let written = "SELECT xmin FROM big WHERE id = 1";
+    let before = text(&stage.target, written).await.unwrap();
+    let take = format!("REVOKE SELECT ON big FROM {name}_reader");
+    let give = format!("GRANT SELECT ON big TO {name}_reader");
+    without(&stage, &mut run, "TM1015", &take, &give).await;
+    let kept = loaded(&stage).await.unwrap();
+    assert!(kept.len() < 9, "it was in the middle of it: {kept:?}");
+    // The other table comes after it.
+    let take = format!("REVOKE CREATE ON SCHEMA public FROM {name}_writer");
+    let give = format!("GRANT CREATE ON SCHEMA public TO {name}_writer");
+    without(&stage, &mut run, "TM2015", &take, &give).await;
+    stage.wait_for_state("streaming").await;
+    stage.wait_until_identical().await;
+    let keys = "SELECT string_agg(conname, ' ' ORDER BY 1) FROM pg_constraint \
+                WHERE connamespace = 'public'::regnamespace";
+    let keys = text(&stage.target, keys).await.unwrap();
+    assert_eq!(keys, "big_pkey small_pkey");
+    let log = stage.log();
+    assert!(!log.contains("is not carried"), "{log}");
+    let after = text(&stage.target, written).await.unwrap();
+    assert_eq!(before, after, "what was in was loaded again");
+    assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
+    stage.clear().await;
+}
+
+/// What a server has logged of logins that it refused to a role.
+fn refused(server: &PostgresServer, role: &str) -> usize {
+    let log = server.log();
+    let is_refused = |line: &&str| {
+        line.contains(&format!(
+            "password authentication failed for user \"{role}\""
+        )) || (line.contains("pg_hba.conf rejects") && line.contains(&format!("user \"{role}\"")))
+    };
+    log.lines().filter(is_refused).count()
+}
+
+/// A server that counts wrong passwords and locks the role must not be asked over and over: each of our
+/// sessions may find out by itself, and that is all.
+const SESSIONS: usize = 8;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f16_a_login_that_is_refused_under_a_run_ends_it_without_a_storm() {
+    let builder = PostgresServer::builder().scram("right");
+    let server: &PostgresServer = Box::leak(Box::new(builder.start().await.unwrap()));
+    let stage = Stage::on(server, server, "login_refused").await;
+    stage
+        .source_sql(
+            "CREATE TABLE t (id serial PRIMARY KEY); INSERT INTO t DEFAULT VALUES;
+             CREATE ROLE reader LOGIN SUPERUSER PASSWORD 'right';
+             CREATE ROLE writer LOGIN SUPERUSER PASSWORD 'right'",
+        )
+        .await;
+    let url = |role, database: &str| server.url_with(role, Some("right"), database);
+    let (source, target) = (&stage.source_name, &stage.target_name);
+    stage.write_between(&url("reader", source), &url("writer", target), "");
+    for (role, code) in [("reader", "TM1005"), ("writer", "TM2005")] {
+        for (cause, cure) in [
+            ("PASSWORD 'other'", "PASSWORD 'right'"),
+            ("VALID UNTIL '2001-01-01'", "VALID UNTIL 'infinity'"),
+            ("pg_hba.conf", ""),
+        ] {
+            let mut run = stage.start_streaming().await;
+            let (before, logged) = (refused(server, role), stage.log().len());
+            alter(server, role, cause).await;
+            stage.source_sql("INSERT INTO t DEFAULT VALUES").await;
+            let end = format!(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = '{role}'"
+            );
+            server.execute(&end).await.unwrap();
+            assert_eq!(run.ended().await, Some(4), "{cause}: {}", stage.log());
+            let log = stage.log();
+            let told = log.get(logged..).unwrap_or_default();
+            assert!(told.contains(code), "{cause}: {told}");
+            assert!(!told.contains("right@"), "a password is told");
+            let asked = refused(server, role) - before;
+            assert!((1..=SESSIONS).contains(&asked), "{cause}: {asked} times");
+            if cure.is_empty() {
+                server.set_access_rules(&[]).await.unwrap();
+            } else {
+                alter(server, role, cure).await;
+            }
+        }
+    }
+    let run = stage.start_streaming().await;
+    stage.wait_until_identical().await;
+    let rows = text(&stage.target, "SELECT count(*) FROM t").await.unwrap();
+    assert_eq!(rows, "7");
+    assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
+}
+
+async fn alter(server: &PostgresServer, role: &str, what: &str) {
+    if what == "pg_hba.conf" {
+        let rule = format!("host all,replication {role} all reject");
+        return server.set_access_rules(&[&rule]).await.unwrap();
+    }
+    let alter = format!("ALTER ROLE {role} {what}");
+    server.execute(&alter).await.unwrap();
+}
