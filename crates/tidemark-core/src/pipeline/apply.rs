@@ -96,6 +96,10 @@ pub(crate) struct ApplierHandle {
     tasks: mpsc::Sender<Task>,
     done: mpsc::Receiver<Result<Done>>,
     is_busy: bool,
+    /// The transaction that its task is of, where that is not decided.
+    undecided: Option<u32>,
+    /// Whether it has failed, and not at something undecided.
+    pub(crate) has_failed_at_decided: bool,
     /// What tables have in quarantine when it starts.
     pub(crate) quarantined: Vec<(TableName, Kept)>,
     task: JoinSet<()>,
@@ -112,6 +116,8 @@ impl ApplierHandle {
             tasks,
             done,
             is_busy: false,
+            undecided: None,
+            has_failed_at_decided: false,
             quarantined,
             task,
         }
@@ -123,8 +129,14 @@ impl ApplierHandle {
 
     /// Gives it a task; only when it is not busy.
     pub(crate) fn give(&mut self, task: Task) {
+        self.give_of(None, task);
+    }
+
+    /// The same for a task that may be of a transaction that is not decided.
+    pub(crate) fn give_of(&mut self, undecided: Option<u32>, task: Task) {
         debug_assert!(!self.is_busy);
         self.is_busy = true;
+        self.undecided = undecided;
         // A task that cannot be taken means that the applier is gone; `done` says why.
         drop(self.tasks.try_send(task));
     }
@@ -138,6 +150,7 @@ impl ApplierHandle {
             });
         };
         self.is_busy = false;
+        self.has_failed_at_decided = done.is_err() && self.undecided.is_none();
         done
     }
 }

@@ -394,7 +394,8 @@ impl<'a> Stream<'a> {
 
     fn apply(&mut self, work: Work) {
         self.applying_us = self.applying_us.or(work.batch.oldest_commit_us);
-        self.applier.give(Task::Apply(Box::new(work)));
+        self.applier
+            .give_of(self.assembler.undecided(), Task::Apply(Box::new(work)));
     }
 
     /// When the oldest transaction was committed that was received and is not in the target.

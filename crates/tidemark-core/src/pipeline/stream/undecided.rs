@@ -24,12 +24,14 @@ impl Stream<'_> {
     }
 
     /// That the target refuses an undecided transaction says nothing: it may never commit. If it does,
-    /// it is applied as all others are. What meets one that was refused before is about something else.
+    /// it is applied as all others are. What meets one that was refused before is about something else,
+    /// and so is what became of work that the applier had before.
     pub(super) fn judge(&mut self, ended: Result<()>) -> Result<()> {
         let (Err(error), Some(xid)) = (&ended, self.assembler.undecided()) else {
             return ended;
         };
-        if error.kind() != ErrorKind::Data || self.lasting.refused == Some(xid) {
+        let is_other = self.applier.has_failed_at_decided || self.lasting.refused == Some(xid);
+        if error.kind() != ErrorKind::Data || is_other {
             return ended;
         }
         self.lasting.refused = Some(xid);

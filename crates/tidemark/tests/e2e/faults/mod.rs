@@ -26,6 +26,7 @@ mod signals;
 mod soak;
 mod source;
 mod target;
+mod undecided;
 
 /// A pipeline that is written to and watched.
 struct Rig {
