@@ -60,8 +60,9 @@ const TICK: std::time::Duration = std::time::Duration::from_millis(100);
 /// How long an idle source may move before its position is written to the target.
 const IDLE_CHECKPOINT: std::time::Duration = std::time::Duration::from_secs(5);
 
-/// How long a stop waits for the end of a transaction that is coming in. What is not whole by then
-/// was not committed, and comes again.
+/// How long a stop waits for the end of a transaction that is coming in, and for a target that takes its
+/// time, such as one whose table somebody has locked. What is not in by then was not committed, and
+/// comes again.
 const STOP_GRACE: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// How long after the last commit the loop asks for durability instead of waiting for it.
@@ -118,7 +119,7 @@ struct Stream<'a> {
     end_at: Option<Position>,
     phase: LoadPhase,
     state: PipelineState,
-    /// Set when the run is to end: a transaction that is not whole by then is left for the next run.
+    /// Set when the run is to end: what is not in the target by then is left for the next run.
     stop_by: Option<Instant>,
     holds: Vec<Hold>,
     /// Requests that are answered once the states that they ask for are recorded.
@@ -524,7 +525,7 @@ impl<'a> Stream<'a> {
         };
         let is_recorded =
             self.acknowledged >= self.processed && self.assembler.assembled() == self.processed;
-        (is_idle && is_recorded) || (stop_by <= Instant::now() && !self.assembler.is_at_boundary())
+        (is_idle && is_recorded) || stop_by <= Instant::now()
     }
 
     async fn close(self) {

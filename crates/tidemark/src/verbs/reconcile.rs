@@ -15,7 +15,7 @@ use tidemark_core::pipeline::options::{Options, Reconcile, Until};
 use tidemark_core::position::Position;
 use tidemark_core::schema::TableName;
 use tidemark_core::source::LogState;
-use tidemark_core::status::{Reconciled, Status, TableStatusState};
+use tidemark_core::status::{By, Reconciled, Status, TableStatusState};
 use tidemark_core::target::Owner;
 use tidemark_core::verify::compare::{self, Depth, Outcome as Compared, Report, Request};
 use tidemark_core::verify::difference::DifferenceKind;
@@ -103,19 +103,22 @@ struct Line {
     found: Option<Reconciled>,
     state: Option<TableStatusState>,
     reason: Option<String>,
+    /// The run was stopped before anything was found.
+    is_cut_off: bool,
 }
 
 impl Line {
     /// Whether something is left to do.
     fn is_wanting(&self) -> bool {
-        matches!(
+        let is_aside = matches!(
             self.state,
             Some(
                 TableStatusState::Quarantined
                     | TableStatusState::Resyncing
                     | TableStatusState::Paused
             )
-        )
+        );
+        is_aside || self.is_cut_off
     }
 }
 
@@ -150,7 +153,13 @@ async fn here(
     };
     running.close(invocation, patience).await;
     let (ended, _) = ended?;
-    let lines = lines(&running.status(), request);
+    let mut lines = lines(&running.status(), request);
+    if ended.by == By::User {
+        for line in lines.iter_mut().filter(|line| line.found.is_none()) {
+            line.is_cut_off = true;
+            line.reason = Some("stopped before it was compared".to_owned());
+        }
+    }
     let answer = answer(invocation, opened, &lines, ended.position, began.elapsed());
     Ok(answer.notice(format!("go on: tidemark run {}", opened.word())))
 }
@@ -225,6 +234,7 @@ fn lines(status: &Status, request: &Request) -> Vec<Line> {
             found: known.and_then(|table| table.reconciled.clone()),
             state: known.map(|table| table.state),
             reason: known.and_then(|table| table.reason.clone()),
+            is_cut_off: false,
         }
     };
     request.tables.iter().map(line).collect()
@@ -301,6 +311,7 @@ fn as_lines(report: Report) -> Vec<Line> {
             found,
             state: None,
             reason,
+            is_cut_off: false,
         }
     };
     report.tables.into_iter().map(line).collect()

@@ -71,7 +71,7 @@ async fn goes_on(stage: &Stage, run: &mut Running) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn interrupted_at_any_step_the_source_takes_writes_and_the_pipeline_streams_on() {
+async fn f56_interrupted_at_any_step_the_source_takes_writes_and_the_pipeline_streams_on() {
     let stage = Stage::new("cutover_interrupted").await;
     stage.write("[verify]\nafter_load = \"off\"\n");
     let traffic = shop(&stage, 15).await;

@@ -25,6 +25,7 @@ mod servers;
 mod signals;
 mod soak;
 mod source;
+mod stops;
 mod target;
 mod undecided;
 
