@@ -11,6 +11,7 @@
 //! - [`control`]: stop, kill, freeze, restart, measure
 //! - [`template`]: one `initdb` per process and kind, copied with an identity of its own
 //! - [`certificates`]: an authority and certificates for TLS
+//! - [`upgrade`]: the way to another major
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -29,6 +30,7 @@ mod control;
 mod identity;
 mod standby;
 mod template;
+mod upgrade;
 
 pub use builder::{Auth, PostgresServerBuilder};
 pub use certificates::Certificates;

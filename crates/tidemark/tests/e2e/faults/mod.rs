@@ -19,6 +19,7 @@ mod clocks;
 mod failover;
 mod load;
 mod machine;
+mod majors;
 mod network;
 mod rights;
 mod servers;
