@@ -1,13 +1,19 @@
 //! Two owners of one pipeline: the second is refused and told who the first is, and a first one that
 //! lost its lock while it was frozen cannot write when it wakes up.
+//!
+//! A test run has one stand still until the source has given it up; `STAND_STILL=120` for two minutes.
+
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use tidemark_lab::server::PostgresServer;
 use tidemark_lab::traffic::bank::{Bank, BankReader};
 use tidemark_lab::traffic::mixed::{Mixed, Truncates};
 use tidemark_lab::traffic::{Pace, Traffic};
 use tidemark_lab::wait_for;
 
-use crate::stage::{PATIENCE, Stage};
+use crate::asks::{Locked, text};
+use crate::stage::{PATIENCE, Running, Stage};
 
 const BANK: Bank = Bank { accounts: 200 };
 
@@ -137,4 +143,95 @@ async fn freeze_between_commits(stage: &Stage, zombie: &crate::stage::Running) {
     })
     .await
     .unwrap();
+}
+
+/// Lets a run stand still until neither side knows it any more, starts a second one, and lets the first
+/// go on. The source gives up by itself; a target gives up a machine that does not answer, which this
+/// one's kernel does.
+async fn is_replaced(stage: &Stage, mut zombie: Running, locked: Option<Locked<'_>>) -> Running {
+    zombie.signal(Signal::STOP);
+    let began = Instant::now();
+    let length = std::env::var_os("STAND_STILL").and_then(|it| it.to_str()?.parse().ok());
+    let length = Duration::from_secs(length.unwrap_or(0));
+    let reads = format!(
+        "SELECT active FROM pg_replication_slots WHERE slot_name = 'tidemark_{}'",
+        stage.name
+    );
+    wait_for(PATIENCE * 2, "the source to give it up", || async {
+        let is_given_up = text(&stage.source, &reads).await? == "f";
+        let is_over = began.elapsed() >= length;
+        Ok((is_given_up && is_over).then_some(()))
+    })
+    .await
+    .unwrap();
+    let sessions = "SELECT pid FROM pg_stat_activity WHERE application_name = $1 \
+                    AND datname = current_database()";
+    let name = format!("tidemark {}", stage.name);
+    end_sessions(&stage.target, sessions, &name).await;
+    if let Some(locked) = locked {
+        locked.release().await;
+    }
+    let second = stage.start(&["run", "FILE"]);
+    let owner = "SELECT owner_pid FROM tidemark.checkpoint";
+    stage
+        .wait_for_target(owner, &second.pid().to_string())
+        .await;
+    zombie.signal(Signal::CONT);
+    assert_eq!(zombie.ended().await, Some(6), "{}", zombie.log());
+    let said = zombie.log();
+    let is_told = ["TM2031", "TM2032"].iter().any(|code| said.contains(code));
+    assert!(is_told, "{said}");
+    second
+}
+
+/// The second owns it, has written all of it, and has everything once.
+async fn is_whole(stage: &Stage, second: Running) {
+    stage.wait_for_state("streaming").await;
+    stage
+        .source_sql("INSERT INTO t VALUES (0, 'after'); INSERT INTO lines VALUES ('after')")
+        .await;
+    stage.wait_until_identical().await;
+    let owner = "SELECT owner_pid || ' ' || (generation = written_by) FROM tidemark.checkpoint";
+    let wanted = format!("{} true", second.pid());
+    assert_eq!(text(&stage.target, owner).await.unwrap(), wanted);
+    assert_eq!(second.terminate().await, Some(0), "{}", stage.log());
+    stage.assert_identical().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f42_an_owner_that_stood_still_in_the_middle_of_something_writes_no_more() {
+    let builder = PostgresServer::builder().setting("wal_sender_timeout", "2s");
+    let source = Box::leak(Box::new(builder.start().await.unwrap()));
+    let target = PostgresServer::shared().await.unwrap();
+    let slow = "[load]\nparallel_chunks = 1\nmax_source_rows_per_second = 4000\n\
+                [[table]]\nsource = \"public.t\"\nchunk_rows = 1000\n[verify]\nafter_load = \"off\"\n";
+    let tables = "CREATE TABLE t (id int PRIMARY KEY, v text);
+        INSERT INTO t SELECT i, repeat('x', 200) FROM generate_series(1, 12000) i;
+        CREATE TABLE lines (v text); ALTER TABLE lines REPLICA IDENTITY FULL; ANALYZE";
+
+    let stage = Stage::on(source, target, "fence_load").await;
+    stage.write(slow);
+    stage.source_sql(tables).await;
+    let zombie = stage.start(&["run", "FILE"]);
+    wait_for(PATIENCE, "some of it to be loaded", || async {
+        let loaded = "SELECT count(*) BETWEEN 2 AND 9 FROM tidemark.unit \
+                      WHERE is_loaded AND source_name = 't'";
+        Ok((text(&stage.target, loaded).await? == "t").then_some(()))
+    })
+    .await
+    .unwrap();
+    let second = is_replaced(&stage, zombie, None).await;
+    is_whole(&stage, second).await;
+
+    // Within a transaction, whose next statement waits for somebody else.
+    let stage = Stage::on(source, target, "fence_within").await;
+    stage.source_sql(tables).await;
+    let zombie = stage.start_streaming().await;
+    let locked = Locked::table(&stage, "t").await;
+    let both =
+        "BEGIN; INSERT INTO lines VALUES ('both'); INSERT INTO t VALUES (-1, 'both'); COMMIT";
+    stage.source_sql(both).await;
+    locked.wait_for_waiter().await;
+    let second = is_replaced(&stage, zombie, Some(locked)).await;
+    is_whole(&stage, second).await;
 }

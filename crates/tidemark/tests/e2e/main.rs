@@ -46,6 +46,7 @@ mod security;
 mod serve;
 mod slot_verbs;
 mod slots;
+mod small_disk;
 #[allow(dead_code, reason = "what tests of a running pipeline stand on")]
 mod stage;
 mod told;

@@ -1,67 +1,10 @@
-//! Disks that are full, of the target and of the place where large transactions wait: a file system of
-//! the test's own, a few megabytes in memory, that grows when the test says so.
+//! Disks that are full, of the target and of the place where large transactions wait.
 
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
-use tempfile::TempDir;
 use tidemark_lab::server::PostgresServer;
-use tidemark_lab::skip::skipped;
 
 use super::{assert_waits, server_of};
+use crate::small_disk::SmallDisk;
 use crate::stage::Stage;
-
-/// A mounted file system; gone with its owner.
-struct SmallDisk {
-    directory: TempDir,
-}
-
-impl SmallDisk {
-    /// `None` after saying so where the machine lets us mount nothing.
-    fn mount(test: &str, megabytes: u32, owner: &Path) -> Option<SmallDisk> {
-        let directory = tempfile::tempdir().unwrap();
-        let owner = std::fs::metadata(owner).unwrap();
-        let options = format!(
-            "size={megabytes}m,mode=0700,uid={},gid={}",
-            owner.uid(),
-            owner.gid()
-        );
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
-            .arg(directory.path())
-            .output();
-        match mounted {
-            Ok(output) if output.status.success() => Some(SmallDisk { directory }),
-            _ => {
-                skipped(test, "nothing can be mounted here: it needs root");
-                None
-            }
-        }
-    }
-
-    fn path(&self) -> PathBuf {
-        self.directory.path().to_path_buf()
-    }
-
-    fn resize(&self, megabytes: u32) {
-        let options = format!("remount,size={megabytes}m");
-        let mut mount = Command::new("mount");
-        mount.args(["-o", &options]).arg(self.directory.path());
-        assert!(mount.status().unwrap().success());
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let mut unmount = Command::new("umount");
-        // A server may still have files open.
-        unmount.arg("-l").arg(self.directory.path());
-        if !unmount.status().is_ok_and(|status| status.success()) {
-            skipped("umount", &self.directory.path().display().to_string());
-        }
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn f45_a_full_disk_of_the_target_is_waited_for_in_load_and_stream() {

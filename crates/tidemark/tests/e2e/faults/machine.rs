@@ -1,24 +1,8 @@
 //! The machine and the program itself: few file descriptors, a panic.
 
-use tokio::process::Command;
-
-use super::Rig;
+use super::{Rig, limited};
 use crate::oracle;
 use crate::stage::Stage;
-
-/// The program under a limit of the shell's.
-fn limited(stage: &Stage, limit: &str) -> Command {
-    let mut command = Command::new("sh");
-    command
-        .args(["-c", &format!("ulimit {limit} && exec \"$0\" \"$@\"")])
-        .arg(env!("CARGO_BIN_EXE_tidemark"))
-        .args(["run"])
-        .arg(stage.file())
-        .stdin(std::process::Stdio::null())
-        .kill_on_drop(true)
-        .current_dir(stage.directory());
-    command
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn f57_few_file_descriptors_do_or_are_an_error_and_never_a_halt() {

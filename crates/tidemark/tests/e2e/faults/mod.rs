@@ -8,6 +8,7 @@
 use tidemark_lab::server::PostgresServer;
 use tidemark_lab::traffic::bank::BankReader;
 use tidemark_lab::{Proxy, wait_for};
+use tokio::process::Command;
 use tokio::task::JoinHandle;
 
 use crate::asks::text;
@@ -20,6 +21,7 @@ mod failover;
 mod load;
 mod machine;
 mod majors;
+mod memory;
 mod network;
 mod rights;
 mod servers;
@@ -121,4 +123,18 @@ async fn own_server(settings: &[(&str, &str)]) -> &'static PostgresServer {
 /// How often a run of this stage went on after an error.
 fn retries(stage: &Stage) -> usize {
     stage.log().matches("; tries again in ").count()
+}
+
+/// The program under a limit of the shell's.
+fn limited(stage: &Stage, limit: &str) -> Command {
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", &format!("ulimit {limit} && exec \"$0\" \"$@\"")])
+        .arg(env!("CARGO_BIN_EXE_tidemark"))
+        .args(["run"])
+        .arg(stage.file())
+        .stdin(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .current_dir(stage.directory());
+    command
 }
