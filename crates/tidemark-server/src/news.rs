@@ -2,7 +2,7 @@
 //! where it was, or is told that it must look at everything anew.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use serde_json::Value;
 use tidemark_core::clock;
@@ -10,8 +10,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 
 /// Readers at once: each costs a connection and what waits in it.
 const READERS_MAX: usize = 500;
-/// How many are kept.
+/// How many are kept, and how large all of them may be: news of a thousand tables are half a megabyte, once
+/// a second.
 const KEPT: usize = 20_000;
+const KEPT_BYTES_MAX: usize = 32 << 20;
+/// What one takes besides its text, rounded up.
+const ITEM_BYTES: usize = 256;
 /// How far a reader may be behind before it has to catch up from what is kept.
 const BEHIND_MAX: usize = 1_024;
 
@@ -52,18 +56,26 @@ pub(crate) struct Item {
     pub(crate) tenant: String,
     pub(crate) pipeline: String,
     pub(crate) topic: Topic,
-    pub(crate) data: Value,
+    /// JSON.
+    pub(crate) data: String,
+}
+
+impl Item {
+    fn bytes(&self) -> usize {
+        self.data.len() + ITEM_BYTES
+    }
 }
 
 /// See the module's text.
 pub(crate) struct News {
     ring: Mutex<Ring>,
-    sender: broadcast::Sender<Arc<Item>>,
+    sender: broadcast::Sender<Weak<Item>>,
     room: Arc<Semaphore>,
 }
 
 struct Ring {
     items: VecDeque<Arc<Item>>,
+    bytes: usize,
     next: u64,
 }
 
@@ -75,7 +87,8 @@ pub(crate) struct Subscription {
     pub(crate) is_reset: bool,
     /// Every item up to this is in `missed`, or not asked for.
     pub(crate) up_to: u64,
-    pub(crate) receiver: broadcast::Receiver<Arc<Item>>,
+    /// Only what is kept: a reader that is slow holds nothing back, and has missed it.
+    pub(crate) receiver: broadcast::Receiver<Weak<Item>>,
 }
 
 impl News {
@@ -90,6 +103,7 @@ impl News {
         let first = u64::try_from(clock::now_us()).unwrap_or(1);
         let ring = Ring {
             items: VecDeque::new(),
+            bytes: 0,
             next: first,
         };
         News {
@@ -99,7 +113,8 @@ impl News {
         }
     }
 
-    pub(crate) fn say(&self, tenant: &str, pipeline: &str, topic: Topic, data: Value) {
+    pub(crate) fn say(&self, tenant: &str, pipeline: &str, topic: Topic, data: &Value) {
+        let data = data.to_string();
         let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
         let item = Arc::new(Item {
             id: ring.next,
@@ -109,12 +124,14 @@ impl News {
             data,
         });
         ring.next += 1;
-        if ring.items.len() == KEPT {
-            ring.items.pop_front();
-        }
+        ring.bytes += item.bytes();
         ring.items.push_back(Arc::clone(&item));
+        while ring.items.len() > KEPT || ring.bytes > KEPT_BYTES_MAX && ring.items.len() > 1 {
+            let oldest = ring.items.pop_front();
+            ring.bytes -= oldest.map_or(0, |oldest| oldest.bytes());
+        }
         // Nobody listening is not an error.
-        drop(self.sender.send(item));
+        drop(self.sender.send(Arc::downgrade(&item)));
     }
 
     /// From the item after `last` on; from now on without one.
@@ -157,7 +174,7 @@ mod tests {
     fn a_reader_goes_on_where_it_was_or_is_told_to_look_anew() {
         let news = News::new();
         for number in 0..3 {
-            news.say("a", "shop", Topic::Lag, number.into());
+            news.say("a", "shop", Topic::Lag, &number.into());
         }
         let first = news.subscribe(None).up_to - 2;
         let again = news.subscribe(Some(first));
@@ -169,8 +186,29 @@ mod tests {
         assert!(news.subscribe(Some(first + 2)).missed.is_empty());
         assert!(news.subscribe(Some(7)).is_reset, "of another server");
         for number in 0..KEPT {
-            news.say("a", "shop", Topic::Lag, number.into());
+            news.say("a", "shop", Topic::Lag, &number.into());
         }
         assert!(news.subscribe(Some(first)).is_reset, "too old");
+    }
+
+    #[test]
+    fn large_news_are_kept_for_less_long_and_a_slow_reader_keeps_none_of_them() {
+        let news = News::new();
+        let large = Value::String("x".repeat(1 << 20));
+        let mut slow = news.subscribe(None);
+        for _ in 0..100 {
+            news.say("a", "wide", Topic::Tables, &large);
+        }
+        let oldest = slow.receiver.try_recv().unwrap();
+        assert!(oldest.upgrade().is_none(), "a reader held it");
+        let kept = news.subscribe(Some(slow.up_to + 90));
+        assert!(
+            !kept.is_reset && kept.missed.len() == 10,
+            "the newest are there"
+        );
+        let ring = news.ring.lock().unwrap();
+        let bytes: usize = ring.items.iter().map(|item| item.bytes()).sum();
+        assert_eq!(ring.bytes, bytes);
+        assert!(bytes <= KEPT_BYTES_MAX, "{bytes} bytes are kept");
     }
 }

@@ -136,7 +136,7 @@ async fn round(supervisor: &Supervisor) -> Result<()> {
     for (key, event) in told {
         tracing::warn!(pipeline = key.id, tenant = key.tenant, "{}", event.text);
         let news = &supervisor.shared.news;
-        news.say(&key.tenant, &key.id, Topic::Events, json!(event));
+        news.say(&key.tenant, &key.id, Topic::Events, &json!(event));
     }
     Ok(())
 }

@@ -562,7 +562,7 @@ pub(super) async fn begin(
             &tenant,
             &member.key.id,
             crate::news::Topic::Operations,
-            data,
+            &data,
         );
     });
     let found = store.operation(caller.tenant.clone(), id.clone()).await?;

@@ -116,6 +116,8 @@ struct Reader {
     subscription: Subscription,
     wanted: Wanted,
     waiting: VecDeque<Event>,
+    /// What it would have read last is not kept any more.
+    is_behind: bool,
     /// Given back when it leaves.
     _room: OwnedSemaphorePermit,
 }
@@ -148,6 +150,7 @@ impl Reader {
             subscription,
             wanted,
             waiting,
+            is_behind: false,
             _room: room,
         }
     }
@@ -159,10 +162,21 @@ impl Reader {
         }
         loop {
             match self.subscription.receiver.recv().await {
-                Ok(item) if item.id > self.subscription.up_to && self.wanted.is(&item) => {
-                    return Some(event(&item));
+                Ok(item) => {
+                    let was_behind = self.is_behind;
+                    self.is_behind = item.strong_count() == 0;
+                    match item.upgrade() {
+                        Some(item)
+                            if item.id > self.subscription.up_to && self.wanted.is(&item) =>
+                        {
+                            return Some(event(&item));
+                        }
+                        Some(_) => {}
+                        // It came too late for what is not kept any more; that is said once.
+                        None if was_behind => {}
+                        None => return Some(Event::default().event("reset").data("{}")),
+                    }
                 }
-                Ok(_) => {}
                 Err(RecvError::Lagged(_)) => {
                     return Some(Event::default().event("reset").data("{}"));
                 }
@@ -173,9 +187,8 @@ impl Reader {
 }
 
 fn event(item: &Item) -> Event {
-    let data = item.data.to_string();
     Event::default()
         .id(item.id.to_string())
         .event(item.topic.word())
-        .data(data)
+        .data(&item.data)
 }

@@ -318,7 +318,7 @@ impl Schedules {
         if let Some((key, event)) = told {
             tracing::info!(pipeline = key.id, tenant = key.tenant, "{}", event.text);
             self.news
-                .say(&key.tenant, &key.id, Topic::Events, json!(event));
+                .say(&key.tenant, &key.id, Topic::Events, &json!(event));
         }
     }
 

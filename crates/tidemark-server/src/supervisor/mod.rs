@@ -350,7 +350,7 @@ pub(crate) fn tell_state(shared: &Shared, member: &Member) {
     });
     shared
         .news
-        .say(&member.key.tenant, &member.key.id, Topic::State, data);
+        .say(&member.key.tenant, &member.key.id, Topic::State, &data);
 }
 
 /// Once a second, until the supervisor is gone.
@@ -393,11 +393,11 @@ async fn sample(mut rounds: Rounds) {
             let lag = crate::api::lag_of(&member, &view);
             let news = &supervisor.shared.news;
             let (tenant, id) = (&member.key.tenant, &member.key.id);
-            news.say(tenant, id, Topic::Lag, json!(lag));
+            news.say(tenant, id, Topic::Lag, &json!(lag));
             let tables = json!(view.status.tables);
             if told_tables.get(&member.key) != Some(&tables) {
                 let data = json!({ "pipeline_id": id, "tables": tables });
-                news.say(tenant, id, Topic::Tables, data);
+                news.say(tenant, id, Topic::Tables, &data);
                 told_tables.insert(member.key.clone(), tables);
             }
             waiting.push(sample_of(&member.key, &view, now));

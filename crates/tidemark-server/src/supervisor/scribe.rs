@@ -110,7 +110,7 @@ async fn write(
         counts.waiting.fetch_sub(batch.len(), Ordering::Relaxed);
         batch.clear();
         for (key, row) in added {
-            news.say(&key.tenant, &key.id, Topic::Events, json!(row));
+            news.say(&key.tenant, &key.id, Topic::Events, &json!(row));
         }
         let left_out = counts.left_out.swap(0, Ordering::Relaxed);
         if left_out > 0 {
