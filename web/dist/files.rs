@@ -1,9 +1,9 @@
 // Made by web/build.mjs of web/src.
 &[
     File {
-        name: "app-4ad245142a.js",
-        plain: include_bytes!("app-4ad245142a.js"),
-        packed: include_bytes!("app-4ad245142a.js.gz"),
+        name: "app-a2b2feda8e.js",
+        plain: include_bytes!("app-a2b2feda8e.js"),
+        packed: include_bytes!("app-a2b2feda8e.js.gz"),
     },
     File {
         name: "index.html",

@@ -10,6 +10,7 @@ import { heard, link, listen, messages, now, overview, retry } from "./live";
 import { Alerts } from "./pages/alerts";
 import { CodePage } from "./pages/code";
 import { Connections } from "./pages/connections";
+import { isDemo } from "./pages/demo";
 import { New } from "./pages/new";
 import { Overview } from "./pages/overview";
 import { PipelinePage } from "./pages/pipeline";
@@ -194,6 +195,7 @@ effect(() => {
   if (link.value === "live" && caller.value === null) {
     void get<Caller>("/whoami").then((found) => (caller.value = found), () => undefined);
   }
+  if (link.value === "live" && !isDemo.value) void get<{ demo: boolean }>("/version").then((found) => (isDemo.value = found.demo), () => undefined);
 });
 
 render(<App />, document.getElementById("app")!);

@@ -2,6 +2,7 @@
 import * as alerts from "./cases/alerts.mjs";
 import * as charts from "./cases/charts.mjs";
 import * as connections from "./cases/connections.mjs";
+import * as demo from "./cases/demo.mjs";
 import * as everywhere from "./cases/everywhere.mjs";
 import * as keyboard from "./cases/keyboard.mjs";
 import * as make from "./cases/new.mjs";
@@ -46,4 +47,5 @@ export default [
   keyboard.u09_every_page_is_gone_through_in_the_order_it_is_read,
   everywhere.u10_every_page_fits_into_320_pixels,
   everywhere.u15_nobody_else_was_asked_and_no_policy_broken,
+  demo.the_demo_is_broken_from_its_page_which_shows_what_was_lost_and_doubled,
 ];

@@ -13,6 +13,7 @@
 mod alerts;
 pub mod api;
 mod connections;
+pub mod demo;
 mod files;
 mod measures;
 mod metrics;

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use crate::api::guard::{hash_of, new_id, new_token};
 use crate::api::{App, Auth, AuthMode, router};
 use crate::connections;
+use crate::demo::Demo;
 use crate::files::Files;
 use crate::metrics::Requests;
 use crate::notify::Notify;
@@ -46,6 +47,8 @@ pub struct Settings {
     pub owner: Owner,
     /// What its file says.
     pub config: ServerConfig,
+    /// What is around it, where a demo started it.
+    pub demo: Option<Arc<dyn Demo>>,
 }
 
 /// A server that listens.
@@ -77,6 +80,7 @@ impl Server {
             pipelines,
             mut owner,
             config,
+            demo,
         } = settings;
         if auth == AuthMode::Open && !listen.ip().is_loopback() {
             let text = format!("{listen} is reached from other machines");
@@ -124,6 +128,7 @@ impl Server {
             hosts,
             requests: Requests::default(),
             tenant_pipelines_max,
+            demo,
         };
         Ok(Server {
             listener,

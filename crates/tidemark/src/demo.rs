@@ -7,8 +7,10 @@
 //! - [`stage`]: servers, data, pipeline file, traffic
 //! - [`worker`]: the process that runs the pipeline
 //! - [`orders`]: how `demo break` reaches a running demo
+//! - [`around`]: how its server, and so a page, reaches it
 //! - [`mark`]: how commands find it
 
+pub(crate) mod around;
 pub(crate) mod mark;
 pub(crate) mod orders;
 pub(crate) mod stage;

@@ -5,6 +5,7 @@ import { lags, overview, now } from "../live";
 import { get, may } from "../api";
 import { parameter, put } from "../router";
 import type { Health, Pipeline, Table } from "../shapes";
+import { BreakIt, isDemo } from "./demo";
 import { Code, HealthMark, Known, Reason, Spark, State, useAsked } from "../ui";
 
 const RANK: Health[] = ["error", "unknown", "warning", "notice", "ok"];
@@ -49,6 +50,7 @@ export function Overview() {
             {all.tables_quarantined > 0 && <div><dt>tables in quarantine</dt><dd class="error">{all.tables_quarantined}</dd></div>}
             {all.slots_at_risk.length > 0 && <div><dt>slots at risk</dt><dd class="error">{all.slots_at_risk.map((one) => one.slot.name).join(", ")}</dd></div>}
           </dl>
+          {isDemo.value && <BreakIt />}
           {needy.length > 0 && (
             <section class="cards" aria-labelledby="needy">
               <h2 id="needy">Needs you</h2>

@@ -8,6 +8,7 @@ import type { Operation, Pipeline } from "../shapes";
 import { act, Code, HealthMark, Known, State } from "../ui";
 import { Analytics } from "./analytics";
 import { Configuration } from "./configuration";
+import { BreakIt, isDemo } from "./demo";
 import { DeleteDialog, ResyncDialog } from "./dialogs";
 import { Events } from "./events";
 import { QuarantineTab } from "./quarantine";
@@ -35,6 +36,7 @@ export function PipelinePage({ id, tab }: { id: string; tab: string }) {
           <a key={name} href={name === "tables" ? path : `${path}/${name}`} aria-current={shown === name ? "page" : undefined}>{name[0]!.toUpperCase() + name.slice(1)}{name === "quarantine" && aside > 0 && <span class="error">&nbsp;{aside}</span>}</a>
         ))}
       </nav>
+      {isDemo.value && shown === "tables" && <BreakIt />}
       {shown === "tables" && <Tables one={one} />}
       {shown === "analytics" && <Analytics one={one} />}
       {shown === "events" && <Events one={one} />}

@@ -207,13 +207,16 @@ async fn whoami(caller: Caller) -> Answer<Caller> {
 struct VersionBody {
     version: &'static str,
     api: &'static str,
+    /// Whether a demo started it, whose page has buttons to break things.
+    demo: bool,
 }
 
 #[utoipa::path(get, path = "/version", tag = "access", responses((status = 200, body = VersionBody)))]
-async fn version() -> Answer<VersionBody> {
+async fn version(State(app): State<Arc<App>>) -> Answer<VersionBody> {
     Answer(VersionBody {
         version: env!("CARGO_PKG_VERSION"),
         api: "v1",
+        demo: app.demo.is_some(),
     })
 }
 

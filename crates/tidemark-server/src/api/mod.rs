@@ -19,6 +19,7 @@ pub use guard::{AuthMode, Role};
 pub(crate) use bodies::lag_of;
 pub(crate) use guard::Auth;
 
+use crate::demo::Demo;
 use crate::metrics::Requests;
 use crate::store::Store;
 use crate::supervisor::Supervisor;
@@ -29,6 +30,7 @@ mod alerts;
 mod bodies;
 mod connections;
 mod definition;
+mod demo;
 mod extract;
 pub(crate) mod guard;
 mod health;
@@ -56,6 +58,8 @@ pub(crate) struct App {
     pub(crate) requests: Requests,
     /// How many pipelines a tenant may have that does not run the server.
     pub(crate) tenant_pipelines_max: usize,
+    /// What is around it, where it is the server of a demo.
+    pub(crate) demo: Option<Arc<dyn Demo>>,
 }
 
 /// Everything that is answered.
@@ -64,6 +68,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     let api = api
         .route("/api/v1/openapi.json", axum::routing::get(document))
         .route("/problems/{code}", axum::routing::get(access::code))
+        .merge(demo::routes(&app))
         .layer(middleware::from_fn_with_state(
             Arc::clone(&app),
             guard::known,

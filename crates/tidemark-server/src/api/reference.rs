@@ -29,7 +29,9 @@ application/toml`). Names of fields are those of `--json`, positions are text as
 - **`Idempotency-Key`** on a POST: the same request again within a day gets the same answer.
 - **Lists** have pages: `limit` up to 500, `next_cursor`.
 - **News** as server-sent events on `/api/v1/events/stream`, with numbers: `Last-Event-ID` goes on where a reader was, the
-  event `reset` says that it must look at everything anew.
+  event `reset` says that it must look at everything anew. What is kept of them is bounded by number and by size.
+- **A demo's server** (`tidemark demo`, `/api/v1/version` says so) has two routes more, and no other has them: `GET /api/v1/demo`
+  tells what can be broken and what came of it last, `POST /api/v1/demo/breaks` with `{\"what\": \"kill\"}` breaks it.
 - **Secrets** go in and never come out: a definition shows `***`, and `***` sent back keeps what was there. References
   (`${env:NAME}`) stay references.
 

@@ -58,6 +58,8 @@ pub(crate) struct Place {
     pub(crate) pipelines: PathBuf,
     /// Its store.
     pub(crate) state: PathBuf,
+    /// Where its page's wishes to break something go.
+    pub(crate) orders: PathBuf,
 }
 
 /// See the module's text.
@@ -180,6 +182,8 @@ fn spawn(place: &Place, listen: SocketAddr, log: &Path) -> std::io::Result<Child
         .arg(&place.pipelines)
         .arg("--state")
         .arg(&place.state)
+        .arg("--demo")
+        .arg(&place.orders)
         .args([
             "--until",
             "eof",

@@ -10,8 +10,10 @@ use tidemark_core::Error;
 use tidemark_core::catalogue::codes;
 use tidemark_core::config::{Document, Secret, ServerConfig, read_server};
 use tidemark_server::api::AuthMode;
+use tidemark_server::demo::Demo;
 use tidemark_server::{Seal, Server, Settings};
 
+use crate::demo::around::Around as DemoAround;
 use crate::invocation::Invocation;
 use crate::output::{Answer, Outcome};
 use crate::pipeline_file::text;
@@ -69,6 +71,9 @@ pub(crate) struct ServeArgs {
     /// End when this happens, besides when told to: eof (standard input closes)
     #[arg(long, value_enum)]
     until: Option<Until>,
+    /// Where the demo around it takes orders
+    #[arg(long, value_name = "SOCKET", hide = true)]
+    demo: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -105,6 +110,7 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &ServeArgs) -> Outco
         }),
         owner: super::run::owner(),
         config: config(arguments)?,
+        demo: arguments.demo.clone().map(around),
     };
     let systems = Arc::new(Served::within(settings.config.databases.clone()));
     let stands_by = |address: SocketAddr| {
@@ -154,6 +160,10 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &ServeArgs) -> Outco
     }
     let text = "✓ stopped; tidemark serve goes on from the checkpoints";
     Ok(Answer::new(text, json!({ "address": address.to_string() })))
+}
+
+fn around(socket: PathBuf) -> Arc<dyn Demo> {
+    Arc::new(DemoAround { socket })
 }
 
 fn config(arguments: &ServeArgs) -> Result<ServerConfig, Failure> {

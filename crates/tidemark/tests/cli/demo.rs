@@ -8,9 +8,10 @@ use std::process::{Child, ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir};
-use tidemark_lab::PostgresServer;
 use tidemark_lab::http::{Request, Response};
+use tidemark_lab::{PostgresServer, wait_for};
 
 use crate::program::{Ran, command_in, tidemark_in};
 
@@ -130,6 +131,27 @@ impl Page {
         answer
     }
 
+    /// Asks for something to be broken; gives what it is answered, if the server lives to answer.
+    fn break_it(&self, what: &str) -> Option<Response> {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let asked = Request::new("POST", "/api/v1/demo/breaks").json(&json!({ "what": what }));
+        runtime.block_on(asked.send(&self.address)).ok()
+    }
+
+    /// What came of breaking this, once it is over. The server that is asked may be gone meanwhile.
+    fn came_of(&self, what: &str) -> Value {
+        let asked = Request::new("GET", "/api/v1/demo");
+        let came = wait_for(PATIENCE, "what came of it", async || {
+            let told = asked.send(&self.address).await?.json()?;
+            let is_over = told["running"].is_null() && told["last"]["what"] == what;
+            Ok(is_over.then(|| told["last"].clone()))
+        });
+        tokio::runtime::Runtime::new()
+            .unwrap()
+            .block_on(came)
+            .unwrap()
+    }
+
     /// The page itself is there, and asks nobody for a token; gives what it shows of the pipeline.
     fn shown_state(&self) -> String {
         let page = self.get("/").text();
@@ -204,7 +226,8 @@ fn every_command_the_demo_prints_works_and_every_verb_answers_as_published() {
     let check = demo.tidemark(&["check", "shop"]);
     assert_eq!(check.code, 0, "{check:?}");
     watch_and_interrupt(&demo, &["lag", "shop", "--watch"]);
-    for what in ["kill", "ddl", "poison", "freeze"] {
+    broken_from_the_page(&page);
+    for what in ["kill", "poison", "freeze"] {
         let broken = demo.tidemark(&["demo", "break", what]);
         assert_eq!(broken.code, 0, "{broken:?}");
         for part in [
@@ -242,6 +265,40 @@ fn every_command_the_demo_prints_works_and_every_verb_answers_as_published() {
     demo.signal(Signal::INT);
     assert_eq!(demo.child.wait().unwrap().code(), Some(130));
     demo.assert_nothing_left();
+}
+
+/// As the buttons of the page do it; the server that is asked is killed by it and comes again.
+fn broken_from_the_page(page: &Page) {
+    let told = page.get("/api/v1/demo").json().unwrap();
+    let breaks = told["breaks"].as_array().unwrap();
+    let offered: Vec<_> = breaks
+        .iter()
+        .map(|one| one["what"].as_str().unwrap())
+        .collect();
+    assert_eq!(offered, ["kill", "network", "freeze", "ddl", "poison"]);
+    assert_eq!(
+        (&told["running"], &told["last"]),
+        (&Value::Null, &Value::Null)
+    );
+    let refused = page.break_it("everything").unwrap();
+    assert_eq!(refused.status, 422, "{}", refused.text());
+    for what in ["ddl", "kill"] {
+        match page.break_it(what) {
+            Some(begun) => assert_eq!(begun.status, 202, "{what}: {}", begun.text()),
+            None => assert_eq!(what, "kill", "the server did not answer"),
+        }
+        let came = page.came_of(what);
+        let proof = &came["proof"];
+        assert_eq!(proof["is_identical"], true, "{came:#}");
+        assert_eq!((&proof["lost"], &proof["doubled"]), (&json!(0), &json!(0)));
+        assert_eq!(proof["source_rows"], proof["target_rows"]);
+        assert!(proof["changes"].as_u64() > Some(0), "{came:#}");
+    }
+    let said = page.get("/api/v1/demo").json().unwrap()["said"].to_string();
+    assert!(
+        said.contains("kill -9") && said.contains("verified"),
+        "{said}"
+    );
 }
 
 /// `--watch` prints one answer after the other and ends with Ctrl-C.

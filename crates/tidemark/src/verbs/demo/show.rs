@@ -295,6 +295,7 @@ impl<'a> Show<'a> {
             directory: self.servers.directory().to_path_buf(),
             pipelines: self.servers.pipelines(),
             state: self.servers.state(),
+            orders: orders::socket(self.servers.directory()),
         };
         Worker::start(&place, port).await
     }
@@ -430,12 +431,12 @@ Break it  tidemark demo break kill      kill -9 the worker: see that nothing is 
           tidemark demo break poison    a row that the target refuses
 Look      tidemark demo psql source     (or target)
 Ctrl-C stops everything and removes what the demo made.";
-        /// A server that is somebody's is neither cut off nor frozen.
-        const NOT_WITH_GIVEN: [&str; 2] = ["break network", "break freeze"];
-        let is_ours = self.servers.wire.is_some();
-        let lines = MENU
-            .lines()
-            .filter(|line| is_ours || !NOT_WITH_GIVEN.iter().any(|what| line.contains(what)));
+        let breaks = orders::choices(self.servers.wire.is_some());
+        let can = |line: &&str| match line.split_once("demo break ") {
+            None => true,
+            Some((_, rest)) => breaks.iter().any(|one| rest.starts_with(&one.what)),
+        };
+        let lines = MENU.lines().filter(can);
         let menu: Vec<&str> = lines.collect();
         let page = self.worker.as_ref().map(page_of).unwrap_or_default();
         let menu = format!("\nOpen      {page}\n{}", menu.join("\n"));
@@ -445,7 +446,8 @@ Ctrl-C stops everything and removes what the demo made.";
     /// Carries out orders; returns only when the worker ends by itself.
     async fn until_told(&mut self) -> Result<(), Failure> {
         let socket = orders::socket(self.servers.directory());
-        let mut orders = orders::listen(&socket)?;
+        let breaks = orders::choices(self.servers.wire.is_some());
+        let mut orders = orders::listen(&socket, breaks)?;
         loop {
             let ended = async {
                 match self.worker.as_mut() {
