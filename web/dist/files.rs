@@ -11,9 +11,9 @@
         packed: include_bytes!("index.html.gz"),
     },
     File {
-        name: "style-c2afd8bf11.css",
-        plain: include_bytes!("style-c2afd8bf11.css"),
-        packed: include_bytes!("style-c2afd8bf11.css.gz"),
+        name: "style-5c8d88aaa3.css",
+        plain: include_bytes!("style-5c8d88aaa3.css"),
+        packed: include_bytes!("style-5c8d88aaa3.css.gz"),
     },
     File {
         name: "theme-39b689f84e.js",

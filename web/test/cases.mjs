@@ -46,6 +46,7 @@ export default [
   keyboard.u09_a_pipeline_is_made_paused_compared_loaded_anew_and_deleted_by_the_keyboard,
   keyboard.u09_every_page_is_gone_through_in_the_order_it_is_read,
   everywhere.u10_every_page_fits_into_320_pixels,
+  everywhere.u13_longer_and_accented_text_is_not_cut_off_anywhere,
   everywhere.u15_nobody_else_was_asked_and_no_policy_broken,
   demo.the_demo_is_broken_from_its_page_which_shows_what_was_lost_and_doubled,
 ];
