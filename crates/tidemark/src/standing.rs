@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use tidemark_core::Result;
 use tidemark_core::checkpoint::{Checkpoint, LoadPhase, TableCheckpoint, TableState, Unit};
 use tidemark_core::clock;
 use tidemark_core::quarantine::{Kept, count};
@@ -18,7 +19,6 @@ use tidemark_core::status::{
     Trend,
 };
 use tidemark_core::target::Target;
-use tidemark_core::{Error, Result};
 
 /// A report that is older than this says nothing about now.
 const REPORT_COUNTS_S: f64 = 10.0;
@@ -240,6 +240,7 @@ fn settle_health(status: &mut Status, life: &Life) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tidemark_core::Error;
     use tidemark_core::catalogue::codes;
     use tidemark_core::checkpoint::SourceIdentity;
     use tidemark_core::position::{Lsn, Position};

@@ -33,7 +33,8 @@ const OFFERED = [
 /** What the API keeps for some: everything else that changes something is for operators. */
 const KEPT = {
   "POST /pipelines": "admin", "PUT /pipelines/{id}": "admin", "PATCH /pipelines/{id}": "admin", "DELETE /pipelines/{id}": "admin",
-  "POST /checks": "admin", "POST /plans": "admin",
+  "POST /checks": "admin", "POST /plans": "admin", "POST /pipelines/{id}/definition/changes": "admin",
+  "GET /pipelines/{id}/check": "operator", "GET /pipelines/{id}/plan": "operator",
   "GET /tokens": "admin", "POST /tokens": "admin", "DELETE /tokens/{id}": "admin", "GET /audit": "admin",
   "GET /pipelines/{id}/slots": "operator", "GET /pipelines/{id}/quarantine/{number}": "operator",
 };
