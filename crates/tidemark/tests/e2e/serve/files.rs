@@ -145,7 +145,7 @@ async fn s06_secrets_of_files_are_compared_and_never_shown() {
     let name = away.stage.name.clone();
     let with = |secret: &str| {
         away.stage
-            .write(&format!("[target]\npassword = \"{secret}\"\n"))
+            .write(&format!("[target]\npassword = \"{secret}\"\n"));
     };
     let mut said = String::new();
 

@@ -328,34 +328,6 @@ async fn a_server_that_is_not_there_or_does_not_know_us_is_told_apart() {
             2,
             "nope",
         ),
-        (
-            &["run", "x", "--server", &url],
-            &right,
-            "TM7073",
-            2,
-            "databases themselves",
-        ),
-        (
-            &["check", "srv_wrong", "--fix", "--server", &url],
-            &right,
-            "TM7073",
-            2,
-            "--fix-sql",
-        ),
-        (
-            &["slots", "drop", "srv_wrong", "--server", &url],
-            &right,
-            "TM7073",
-            2,
-            "databases themselves",
-        ),
-        (
-            &["lag", "x", "--set", "a.b=1", "--server", &url],
-            &right,
-            "TM7073",
-            2,
-            "--set",
-        ),
     ] {
         let arguments = [arguments, &["--json"]].concat();
         let ran = both.there(&arguments, variables).await.expect(exit);
@@ -365,6 +337,32 @@ async fn a_server_that_is_not_there_or_does_not_know_us_is_told_apart() {
         assert!(!error.to_string().contains(&token), "{error}");
     }
     strange.abort();
+}
+
+#[tokio::test]
+async fn what_only_the_databases_know_is_not_asked_of_a_server() {
+    let both = Both::start("srv_not_there").await;
+    let url = both.url();
+    let token = both.server.token.clone().unwrap();
+    let right = [("TIDEMARK_TOKEN", token.as_str())];
+    for (arguments, says) in [
+        (&["run", "x", "--server", &url][..], "databases themselves"),
+        (
+            &["check", "srv_not_there", "--fix", "--server", &url],
+            "--fix-sql",
+        ),
+        (
+            &["slots", "drop", "srv_not_there", "--server", &url],
+            "databases themselves",
+        ),
+        (&["lag", "x", "--set", "a.b=1", "--server", &url], "--set"),
+    ] {
+        let arguments = [arguments, &["--json"]].concat();
+        let ran = both.there(&arguments, &right).await.expect(2);
+        let error = &ran.json()["error"];
+        assert_eq!(error["code"], "TM7073", "{arguments:?}: {error}");
+        assert!(error.to_string().contains(says), "{says} in {error}");
+    }
 }
 
 fn write(directory: &Path, name: &str, text: &str) {
