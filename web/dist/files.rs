@@ -1,9 +1,9 @@
 // Made by web/build.mjs of web/src.
 &[
     File {
-        name: "app-a2b2feda8e.js",
-        plain: include_bytes!("app-a2b2feda8e.js"),
-        packed: include_bytes!("app-a2b2feda8e.js.gz"),
+        name: "app-e866a73e2c.js",
+        plain: include_bytes!("app-e866a73e2c.js"),
+        packed: include_bytes!("app-e866a73e2c.js.gz"),
     },
     File {
         name: "index.html",

@@ -1,6 +1,8 @@
-// The tables of a pipeline, those that need a person first, with the progress of loads.
+// The tables of a pipeline, those that need a person first, with the progress of loads. However many there are, only
+// the rows near what is seen are there.
 
-import { useRef, useState } from "preact/hooks";
+import type { ComponentChildren } from "preact";
+import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { get, may, post, quoted } from "../api";
 import { bytes, grouped, seconds, short, words } from "../format";
 import { link, now, tables as told } from "../live";
@@ -9,9 +11,14 @@ import type { Operation, Pipeline, Table } from "../shapes";
 import { act, Bar, ProblemBox, Reason, State, useAsked } from "../ui";
 import { ResyncDialog } from "./dialogs";
 
-/** Shown at first, and more each time. */
-const SHOWN = 200;
+/** Rows that come and go together, how high one is until it was seen, and how near they must be. */
+const PART = 50;
+const ROW_PX = 41;
+const NEAR_PX = 1_000;
 const URGENCY = ["quarantined", "resyncing", "loading", "queued", "catching_up", "paused", "streaming", "done", "excluded"];
+
+const urgency = new Map(URGENCY.map((state, rank) => [state, rank]));
+const rank = (state: string) => urgency.get(state) ?? -1;
 
 async function all(id: string): Promise<Table[]> {
   const found: Table[] = [];
@@ -28,45 +35,69 @@ async function all(id: string): Promise<Table[]> {
 export function Tables({ one }: { one: Pipeline }) {
   // News come while it runs; else it is asked when its state changes.
   const asked = useAsked(() => all(one.id), [one.id, one.state, link.value === "polling" ? Math.floor(now.value / 5_000) : 0]);
-  const [limit, setLimit] = useState(SHOWN);
   const [resync, setResync] = useState<string | null>(null);
   const isRunning = !["draft", "stopped", "completed", "failed"].includes(one.state);
   const found = (isRunning && link.value !== "polling" ? told.value[one.id] : undefined) ?? asked.value;
   const state = parameter("state");
   const wanted = (parameter("q") ?? "").toLowerCase();
+  const shown = useMemo(() => {
+    const some = (found ?? []).filter((table) => (state === null || table.state === state) && (wanted === "" || `${table.source} ${table.target}`.toLowerCase().includes(wanted)));
+    return some.sort((a, b) => rank(a.state) - rank(b.state) || (a.source < b.source ? -1 : 1));
+  }, [found, state, wanted]);
   if (!found) return asked.problem ? <ProblemBox problem={asked.problem} /> : <p class="muted" aria-busy="true">Asking the server …</p>;
   const counts = new Map<string, number>();
   for (const table of found) counts.set(table.state, (counts.get(table.state) ?? 0) + 1);
-  const shown = found
-    .filter((table) => (state === null || table.state === state) && `${table.source} ${table.target}`.toLowerCase().includes(wanted))
-    .sort((a, b) => URGENCY.indexOf(a.state) - URGENCY.indexOf(b.state) || (a.source < b.source ? -1 : 1));
   if (found.length === 0) return <p class="empty">{one.state === "draft" ? "Its tables are known when it has been started." : "No table is known of it yet."}</p>;
+  const parts = Array.from({ length: Math.ceil(shown.length / PART) }, (_, part) => part * PART);
   return (
     <>
       <div class="row spread">
         <div class="counts" role="group" aria-label="filter by state">
           <button type="button" class="small" aria-pressed={state === null} onClick={() => put("state", null)}>all {found.length}</button>
-          {[...counts].sort((a, b) => URGENCY.indexOf(a[0]) - URGENCY.indexOf(b[0])).map(([name, count]) => (
+          {[...counts].sort((a, b) => rank(a[0]) - rank(b[0])).map(([name, count]) => (
             <button type="button" class="small" key={name} aria-pressed={state === name} onClick={() => put("state", state === name ? null : name)}>{words(name)} {count}</button>
           ))}
         </div>
         <label class="inline"><span class="muted">find</span><input id="find" type="search" placeholder="table" value={parameter("q") ?? ""} onInput={(event) => put("q", event.currentTarget.value)} /></label>
       </div>
       <div class="scroll" tabIndex={0} role="region" aria-label="tables">
-        <table class="fold">
+        <table class="fold" aria-rowcount={shown.length + 1}>
           <caption class="hidden">Tables of {one.id}, those that need you first</caption>
           <thead><tr><th scope="col">Table → target</th><th scope="col">State</th><th scope="col">Progress</th><th scope="col" class="n">Rows loaded</th><th scope="col" class="n">Changes</th>{may("operator") && <th scope="col">Actions</th>}</tr></thead>
-          <tbody>{shown.slice(0, limit).map((table) => <Row key={table.source} id={one.id} table={table} isRunning={isRunning} onResync={() => setResync(table.source)} />)}</tbody>
+          {parts.map((from) => (
+            <Part key={from} rows={Math.min(PART, shown.length - from)} columns={may("operator") ? 6 : 5} isFirst={from === 0}>
+              {() => shown.slice(from, from + PART).map((table, at) => <Row key={table.source} id={one.id} table={table} number={from + at + 2} isRunning={isRunning} onResync={() => setResync(table.source)} />)}
+            </Part>
+          ))}
         </table>
       </div>
-      {shown.length > limit && <button type="button" onClick={() => setLimit(limit + SHOWN)}>Show more: {limit} of {shown.length} are shown</button>}
       {shown.length === 0 && <p>No table is like that.</p>}
       {resync !== null && <ResyncDialog one={one} table={resync} onClose={() => setResync(null)} />}
     </>
   );
 }
 
-function Row({ id, table, isRunning, onResync }: { id: string; table: Table; isRunning: boolean; onResync: () => void }) {
+/** Some rows; while they are far from what is seen, as much room as they took. */
+function Part({ rows, columns, isFirst, children }: { rows: number; columns: number; isFirst: boolean; children: () => ComponentChildren }) {
+  const place = useRef<HTMLTableSectionElement>(null);
+  const height = useRef<number | null>(null);
+  const [isNear, setNear] = useState(isFirst);
+  useEffect(() => {
+    const watch = new IntersectionObserver((entries) => setNear(entries.at(-1)!.isIntersecting), { rootMargin: `${NEAR_PX}px 0px` });
+    watch.observe(place.current!);
+    return () => watch.disconnect();
+  }, []);
+  useLayoutEffect(() => {
+    if (isNear) height.current = place.current!.offsetHeight / rows;
+  }, [isNear, rows]);
+  return (
+    <tbody ref={place}>
+      {isNear ? children() : <tr aria-hidden="true" style={{ height: `${(height.current ?? ROW_PX) * rows}px` }}><td colSpan={columns} /></tr>}
+    </tbody>
+  );
+}
+
+function Row({ id, table, number, isRunning, onResync }: { id: string; table: Table; number: number; isRunning: boolean; onResync: () => void }) {
   const isMoving = ["loading", "resyncing", "queued"].includes(table.state);
   const rate = useRate(table.rows_loaded, isMoving);
   const estimated = table.rows_estimated === null ? null : Math.max(table.rows_estimated, table.rows_loaded);
@@ -77,7 +108,7 @@ function Row({ id, table, isRunning, onResync }: { id: string; table: Table; isR
     act(`${action} ${table.source}`, () =>
       post<Operation>(`/pipelines/${encodeURIComponent(id)}/tables/${encodeURIComponent(quoted(table.source))}/actions/${action}`, body));
   return (
-    <tr>
+    <tr aria-rowindex={number}>
       <td class="name"><span><bdi>{table.source}</bdi>{table.target !== table.source && <span class="muted"> → <bdi>{table.target}</bdi></span>}
         {table.reason && <span class={table.state === "quarantined" ? "small error" : "small muted"}><br /><Reason text={table.reason} /></span>}
         {table.quarantined > 0 && <span class="small error"><br /><a href={`/p/${encodeURIComponent(id)}/quarantine?table=${encodeURIComponent(table.source)}`}>{grouped(table.quarantined)} {table.quarantined === 1 ? "row" : "rows"} in quarantine</a></span>}
