@@ -1,5 +1,6 @@
 // What the pages promise, case by case, in order: each stands on the ones before. They are in cases/, by page.
 import * as alerts from "./cases/alerts.mjs";
+import * as big from "./cases/big.mjs";
 import * as charts from "./cases/charts.mjs";
 import * as connections from "./cases/connections.mjs";
 import * as demo from "./cases/demo.mjs";
@@ -48,5 +49,6 @@ export default [
   everywhere.u10_every_page_fits_into_320_pixels,
   everywhere.u13_longer_and_accented_text_is_not_cut_off_anywhere,
   everywhere.u15_nobody_else_was_asked_and_no_policy_broken,
+  big.u12_five_hundred_pipelines_and_a_thousand_tables_are_shown_within_the_budget,
   demo.the_demo_is_broken_from_its_page_which_shows_what_was_lost_and_doubled,
 ];
