@@ -104,6 +104,8 @@ struct Lasting {
     is_anew: bool,
     /// Tables of which a person was told that somebody else writes to their copy.
     warned: BTreeSet<TableName>,
+    /// Tables that a person has go on without the rows that stopped them, until they do.
+    skips: Vec<TableName>,
 }
 
 /// What all tasks of a pipeline share.
@@ -190,6 +192,7 @@ impl Pipeline {
             refused: None,
             is_anew: false,
             warned: BTreeSet::new(),
+            skips: Vec::new(),
         };
         let reconcile = engine.options.reconcile.clone();
         let run = Run {
@@ -393,7 +396,7 @@ impl Run {
             log.relayed = engine.source.relayed().await?.map(Box::new);
         }
         let start = plan::decide(mode, engine.options.cdc_start, checkpoint.as_ref(), &log)?;
-        engine.step(2, "plan", describe_start(&start, checkpoint.as_ref()));
+        engine.step(2, "plan", start::describe(&start, checkpoint.as_ref()));
         // From here on positions of the new timeline are recorded, which the old one never had.
         let timeline = log.identity.timeline;
         let was = checkpoint.as_ref().map(|found| found.identity.timeline);
@@ -573,6 +576,7 @@ impl Run {
         if !self.engine.sets_aside(&name) {
             return false;
         }
+        self.lasting.skips.retain(|skipped| *skipped != name);
         let is_known = self.states.iter().any(|change| change.table == name);
         self.states.push(TableStateChange {
             table: name.clone(),
@@ -638,26 +642,6 @@ fn state_change(
         source_id: mapping.schema.id,
         state,
         reason,
-    }
-}
-
-fn describe_start(start: &Start, checkpoint: Option<&Checkpoint>) -> String {
-    let position = || checkpoint.map_or_else(String::new, |c| c.position.to_string());
-    match start {
-        Start::First { .. } => "first start: the log is opened, then the rows are copied".into(),
-        Start::Anew(_) => "begins anew: the log is opened again, and all rows are copied".into(),
-        Start::LoadOnce => "a full load alone: the rows are copied, no log is opened".into(),
-        Start::FromSlot { position } => format!("follows the log from {position}, loads nothing"),
-        Start::ResumeLoad => format!("goes on with the load; the log is kept from {}", position()),
-        Start::ResumeStream {
-            slot_behind_bytes: 0,
-        } => format!("goes on at {}", position()),
-        Start::ResumeStream { slot_behind_bytes } => {
-            format!(
-                "goes on at {}; slot behind by {slot_behind_bytes} bytes, which are skipped",
-                position()
-            )
-        }
     }
 }
 

@@ -251,11 +251,11 @@ impl Resyncs {
         self.stages.insert(route, Stage::ToDrain);
     }
 
-    /// A table whose parked changes wait to be taken back.
-    pub(super) fn to_drain(&self) -> Option<usize> {
+    /// Tables whose parked changes wait to be taken back.
+    pub(super) fn to_drain(&self) -> impl Iterator<Item = usize> {
         let waits =
             |(route, stage): (&usize, &Stage)| matches!(stage, Stage::ToDrain).then_some(*route);
-        self.stages.iter().find_map(waits)
+        self.stages.iter().filter_map(waits)
     }
 
     pub(super) fn draining(&mut self, route: usize) {

@@ -7,7 +7,9 @@
 use std::sync::Arc;
 
 use crate::catalogue::codes;
-use crate::checkpoint::{KnownShape, LoadPhase, SourceIdentity, TableCheckpoint, TableState};
+use crate::checkpoint::{
+    Checkpoint, KnownShape, LoadPhase, SourceIdentity, TableCheckpoint, TableState,
+};
 use crate::error::{Error, Result};
 use crate::failpoint;
 use crate::mapping::TableMapping;
@@ -18,6 +20,7 @@ use crate::target::{Existing, LoadStart, Place};
 
 use super::Run;
 use super::observe::PipelineEvent;
+use super::plan::Start;
 
 impl Run {
     /// A first start: the log is opened *before* the first row is read, and its position recorded
@@ -215,5 +218,26 @@ pub(super) fn table_checkpoint(mapping: &TableMapping, state: TableState) -> Tab
         reason: None,
         units: Vec::new(),
         shape: Some(KnownShape::of(mapping)),
+    }
+}
+
+/// What a start means, in a sentence.
+pub(super) fn describe(start: &Start, checkpoint: Option<&Checkpoint>) -> String {
+    let position = || checkpoint.map_or_else(String::new, |c| c.position.to_string());
+    match start {
+        Start::First { .. } => "first start: the log is opened, then the rows are copied".into(),
+        Start::Anew(_) => "begins anew: the log is opened again, and all rows are copied".into(),
+        Start::LoadOnce => "a full load alone: the rows are copied, no log is opened".into(),
+        Start::FromSlot { position } => format!("follows the log from {position}, loads nothing"),
+        Start::ResumeLoad => format!("goes on with the load; the log is kept from {}", position()),
+        Start::ResumeStream {
+            slot_behind_bytes: 0,
+        } => format!("goes on at {}", position()),
+        Start::ResumeStream { slot_behind_bytes } => {
+            format!(
+                "goes on at {}; slot behind by {slot_behind_bytes} bytes, which are skipped",
+                position()
+            )
+        }
     }
 }

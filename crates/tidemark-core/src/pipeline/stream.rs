@@ -160,7 +160,7 @@ impl<'a> Stream<'a> {
             .await
             .context(|| "open the change stream")?;
         let applier = ApplierHandle::start(engine.target.applier().await?);
-        let quarantine = Quarantine::new(&applier.quarantined);
+        let quarantine = Quarantine::new(&applier.quarantined, log.head);
         failpoint::reached(failpoint::STREAM_OPENED);
         let end_at = match engine.options.until {
             Until::Stopped => None,
@@ -204,6 +204,7 @@ impl<'a> Stream<'a> {
         stream.show_tables(&checkpoint);
         stream.quarantine.show(engine);
         stream.begin_recorded_resyncs(&checkpoint);
+        stream.skip_again();
         let tables = stream.assembler.router.names();
         let unannounced = engine.source.unannounced(&tables, Within::Now);
         let look = Look {
@@ -377,7 +378,7 @@ impl<'a> Stream<'a> {
             return self.apply(part);
         }
         if self.assembler.is_at_boundary()
-            && let Some(route) = self.resyncs.to_drain()
+            && let Some(route) = self.to_drain()
         {
             self.drain(route);
         }

@@ -14,6 +14,7 @@ use crate::pipeline::Engine;
 use crate::pipeline::apply::Task;
 use crate::pipeline::commands::{accepted, answer, refusal};
 use crate::pipeline::observe::PipelineEvent;
+use crate::position::Position;
 use crate::quarantine::{Chosen, Kept, OnRowError, Released, discarded};
 use crate::schema::TableName;
 use crate::target::Applied;
@@ -27,17 +28,17 @@ pub(super) struct Quarantine {
     tasks: VecDeque<AsideTask>,
     /// What the applier does now.
     given: Option<AsideTask>,
-    /// Tables that go on although rows of them cannot be applied.
-    skips: Vec<usize>,
+    /// What stopped a table before this run of the stream is before this in the log.
+    stopped_before: Position,
 }
 
 impl Quarantine {
-    pub(super) fn new(kept: &[(TableName, Kept)]) -> Quarantine {
+    pub(super) fn new(kept: &[(TableName, Kept)], head: Position) -> Quarantine {
         Quarantine {
             kept: kept.iter().cloned().collect(),
             tasks: VecDeque::new(),
             given: None,
-            skips: Vec::new(),
+            stopped_before: head,
         }
     }
 
@@ -45,11 +46,6 @@ impl Quarantine {
         let kept = self.kept.iter();
         let kept = kept.map(|(table, kept)| (table.clone(), *kept)).collect();
         engine.observer.say(PipelineEvent::Quarantined(kept));
-    }
-
-    /// A table goes on as the file says.
-    pub(super) fn skipped(&mut self, route: usize) {
-        self.skips.retain(|skipped| *skipped != route);
     }
 }
 
@@ -112,7 +108,8 @@ impl Stream<'_> {
             }
         }
         for route in &routes {
-            self.quarantine.skips.push(*route);
+            let table = self.assembler.router.route(*route).mapping.source();
+            self.lasting.skips.push(table.clone());
             self.resyncs.take_back(*route);
         }
         Ok(self.asked(
@@ -122,6 +119,42 @@ impl Stream<'_> {
                 routes.len()
             ),
         ))
+    }
+
+    /// Tables that were to go on when a side was lost are to go on now.
+    pub(super) fn skip_again(&mut self) {
+        let router = &self.assembler.router;
+        let is_stopped = |table: &TableName| {
+            let entry = router.named(table).map(|route| router.route(route));
+            entry.is_some_and(|entry| entry.state == TableState::Quarantined && entry.has_rows)
+        };
+        self.lasting.skips.retain(is_stopped);
+        for table in &self.lasting.skips {
+            if let Some(route) = router.named(table) {
+                self.resyncs.take_back(route);
+            }
+        }
+    }
+
+    fn is_to_skip(&self, route: usize) -> bool {
+        let table = self.assembler.router.route(route).mapping.source();
+        self.lasting.skips.contains(table)
+    }
+
+    /// A table goes on as the file says.
+    pub(super) fn skipped(&mut self, route: usize) {
+        let table = self.assembler.router.route(route).mapping.source();
+        self.lasting.skips.retain(|skipped| skipped != table);
+    }
+
+    /// A table whose parked changes are to be taken back now. The row that stopped a table comes once
+    /// more, to be parked, when the log is read again from the checkpoint. So one that is to go on without
+    /// that row waits for it: taken back before, nothing would be skipped, and the row would stop the
+    /// table as ever.
+    pub(super) fn to_drain(&self) -> Option<usize> {
+        let is_there = self.assembler.assembled() >= self.quarantine.stopped_before;
+        let mut waiting = self.resyncs.to_drain();
+        waiting.find(|route| is_there || !self.is_to_skip(*route))
     }
 
     /// A table was loaded anew as a whole: what was kept of its rows is older.
@@ -247,7 +280,7 @@ impl Stream<'_> {
     /// The mapping by which a table's parked changes are taken back.
     pub(super) fn mapping_to_drain(&self, route: usize) -> Arc<TableMapping> {
         let mapping = &self.assembler.router.route(route).mapping;
-        if !self.quarantine.skips.contains(&route) || mapping.on_row_error.is_by_row() {
+        if !self.is_to_skip(route) || mapping.on_row_error.is_by_row() {
             return Arc::clone(mapping);
         }
         let bounds = mapping.on_row_error.bounds();

@@ -146,7 +146,7 @@ impl Stream<'_> {
             return;
         }
         self.resyncs.over(route);
-        self.quarantine.skipped(route);
+        self.skipped(route);
         let mapping = Arc::clone(&self.assembler.router.route(route).mapping);
         self.assembler
             .set_state(route, state_change(&mapping, TableState::Streaming, None));

@@ -2,8 +2,9 @@
 //! and how many there may be.
 
 use serde_json::Value;
+use tidemark_lab::{Proxy, wait_for};
 
-use crate::stage::Stage;
+use crate::stage::{PATIENCE, Stage};
 
 use super::by_row;
 
@@ -160,6 +161,87 @@ async fn a_table_that_stopped_goes_on_without_the_rows_that_do_not_fit() {
     stage.wait_for_kept(6).await;
     stage.target_sql(MENDED).await;
     stage.run(&["retry", "FILE"]).await.expect(0);
+    stage.wait_until_identical().await;
+    assert_eq!(run.terminate().await, Some(0));
+    stage.clear().await;
+}
+
+/// A run that has set a table aside reads the log once more from its checkpoint on, and meets the row
+/// only then; a person may be faster.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_goes_on_without_a_row_that_has_not_come_again_yet() {
+    let stage = Stage::new("quarantine_early").await;
+    stage.source_sql(TABLES).await;
+    let wire = Proxy::start(stage.source_server.port()).await.unwrap();
+    let source = stage
+        .source_server
+        .url_through(wire.address(), &stage.source_name);
+    let quiet = "[verify]\nafter_load = \"off\"\n";
+    stage.write_between(&source, &stage.target_url(), quiet);
+    let run = stage.start_streaming().await;
+    stage.target_sql(STRICT).await;
+    // The row comes after seconds of something else.
+    wire.limit_rate(Some(500_000));
+    let late = "SELECT pg_logical_emit_message(true, 'fill', repeat('x', 1500000)); \
+                INSERT INTO t VALUES (1, 'odd', ''), (2, 'even', '')";
+    stage.source_sql(late).await;
+    stage.wait_for_table("public.t", "quarantined").await;
+    let skip = ["skip", "FILE", "--table", "public.t", "--rows"];
+    wait_for(PATIENCE, "the run to take the skip", || async {
+        Ok((stage.run(&skip).await.code == Some(0)).then_some(()))
+    })
+    .await
+    .unwrap();
+    wire.limit_rate(None);
+    stage.wait_for_kept(1).await;
+    stage.wait_for_table("public.t", "streaming").await;
+    stage.wait_for_target("SELECT count(*) FROM t", "1").await;
+    stage.target_sql(MENDED).await;
+    stage.run(&["retry", "FILE"]).await.expect(0);
+    stage.wait_until_identical().await;
+    assert_eq!(run.terminate().await, Some(0));
+    stage.clear().await;
+}
+
+/// What waits for a row is newer or older than what a repair would load: the table is left to who
+/// looks after its rows, told with how many of the rows that differ they are, and others are mended.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repair_leaves_a_table_with_rows_in_quarantine_and_mends_the_others() {
+    let stage = Stage::new("quarantine_repair").await;
+    stage.source_sql(TABLES).await;
+    by_row(&stage, "");
+    let run = stage.start_streaming().await;
+    stage.target_sql(STRICT).await;
+    stage.source_sql(ROWS).await;
+    stage
+        .source_sql("INSERT INTO other SELECT generate_series(1, 9)")
+        .await;
+    stage
+        .wait_for_target("SELECT count(*) FROM other", "9")
+        .await;
+    stage.wait_for_kept(3).await;
+    let verify = ["verify", "FILE", "--repair", "--yes"];
+    let alone = stage.run(&verify).await.expect(3);
+    let said = format!("{}{}", alone.stdout, alone.stderr);
+    assert!(said.contains("which is all that differs"), "{said}");
+    assert!(!said.contains("--repair"), "nothing to repair: {said}");
+
+    stage
+        .target_sql("UPDATE t SET secret = 'touched' WHERE id = 5; DELETE FROM other WHERE id = 4")
+        .await;
+    let mended = stage.run(&verify).await.expect(3);
+    let said = format!("{}{}", mended.stdout, mended.stderr);
+    assert!(said.contains("3 of the 4 rows that differ"), "{said}");
+    stage
+        .wait_for_target("SELECT count(*) FROM other", "9")
+        .await;
+    assert_eq!(stage.kept().await.len(), 3, "they wait as before");
+    let touched = "SELECT secret FROM t WHERE id = 5";
+    stage.wait_for_target(touched, "touched").await;
+
+    stage.target_sql(MENDED).await;
+    stage.run(&["retry", "FILE"]).await.expect(0);
+    stage.run(&verify).await.expect(0);
     stage.wait_until_identical().await;
     assert_eq!(run.terminate().await, Some(0));
     stage.clear().await;
