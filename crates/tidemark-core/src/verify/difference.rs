@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::checkpoint::Chunk;
 use crate::control::{Command, ResyncStrategy};
 use crate::mapping::TableMapping;
+use crate::schema::TableName;
 
 use super::RowDigest;
 use super::compare::{Outcome, Report, TableReport};
@@ -83,15 +84,22 @@ pub(super) fn differences(source: &[RowDigest], target: &[RowDigest]) -> Vec<Dif
     found
 }
 
+/// Tables that a repair mends: those that differ, but for those that are in `aside` because rows of
+/// them are in quarantine. What is loaded anew would be newer than the changes that wait there, and
+/// be overtaken by them or discard them.
+pub fn to_repair<'a>(
+    report: &'a Report,
+    aside: &[TableName],
+) -> impl Iterator<Item = &'a TableReport> {
+    let tables = report.tables.iter();
+    tables.filter(|one| one.outcome == Outcome::Different && !aside.contains(&one.source))
+}
+
 /// What to ask of the pipeline so that the listed differences are mended: the rows of keyed tables by
 /// their keys, the whole of a table without a key.
-pub fn repairs(report: &Report, tables: &[Arc<TableMapping>]) -> Vec<Command> {
+pub fn repairs(report: &Report, tables: &[Arc<TableMapping>], aside: &[TableName]) -> Vec<Command> {
     let mut commands = Vec::new();
-    for table in report
-        .tables
-        .iter()
-        .filter(|table| table.outcome == Outcome::Different)
-    {
+    for table in to_repair(report, aside) {
         let Some(mapping) = tables
             .iter()
             .find(|mapping| *mapping.source() == table.source)

@@ -16,12 +16,12 @@ use tidemark_core::checkpoint::TableState;
 use tidemark_core::control::{self, Command, HoldId};
 use tidemark_core::failpoint;
 use tidemark_core::mapping::TableMapping;
-use tidemark_core::quarantine::count;
+use tidemark_core::quarantine::{KeptRow, count, rows_of};
 use tidemark_core::schema::TableName;
 use tidemark_core::verify::compare::{
     self, Depth, Outcome as Compared, Report, Request, TableReport,
 };
-use tidemark_core::verify::difference;
+use tidemark_core::verify::difference::{self, Difference};
 use tidemark_core::verify::standstill::Ask;
 
 use crate::invocation::Invocation;
@@ -149,13 +149,24 @@ async fn verify(
     };
     let began = Instant::now();
     let mut report = compare(invocation, opened, &request).await?;
-    if arguments.repair && differs(&report) {
-        repair(invocation, opened, &request, &report, repairs).await?;
-        report = compare(invocation, opened, &request).await?;
+    if arguments.repair {
+        let aside = with_rows_aside(opened).await?;
+        if difference::to_repair(&report, &aside).next().is_some() {
+            repair(invocation, opened, &request, &report, &aside, repairs).await?;
+            report = compare(invocation, opened, &request).await?;
+        }
     }
     let subject = Subject::of(opened);
-    let answer = answer(invocation, &subject, &report, depth, began.elapsed());
+    let aside = with_rows_aside(opened).await?;
+    let took = began.elapsed();
+    let answer = answer(invocation, &subject, &report, depth, took, &aside);
     Ok(note_quarantined(answer, opened, &report).await?)
+}
+
+/// Tables of which rows are in quarantine.
+async fn with_rows_aside(opened: &Opened) -> tidemark_core::Result<Vec<TableName>> {
+    let kept = count(&opened.target.control().await?.quarantined().await?);
+    Ok(kept.into_iter().map(|(table, _)| table).collect())
 }
 
 /// Rows in quarantine differ, and are not for a repair: what they wait for would come after it.
@@ -164,23 +175,36 @@ pub(crate) async fn note_quarantined(
     opened: &Opened,
     report: &Report,
 ) -> tidemark_core::Result<Answer> {
-    let kept = count(&opened.target.control().await?.quarantined().await?);
-    for (table, kept) in kept {
-        if report.tables.iter().any(|one| one.source == table) {
-            answer = note_kept(answer, &opened.word(), &table.to_string(), kept.rows);
-        }
+    let kept = rows_of(opened.target.control().await?.quarantined().await?);
+    for table in &report.tables {
+        let rows = kept.iter().filter(|row| row.first().table == table.source);
+        let rows: Vec<&KeptRow> = rows.collect();
+        let is_aside = |one: &&Difference| rows.iter().any(|row| row.keys.contains(&one.key));
+        let among = table.differences.iter().filter(is_aside).count() as u64;
+        let which = if !table.is_counted || table.differences.is_empty() {
+            "which may be all that differs".to_owned()
+        } else if among == table.different {
+            "which is all that differs".to_owned()
+        } else {
+            format!(
+                "{among} of the {} that differ",
+                counted(table.different, "row")
+            )
+        };
+        let (word, name) = (opened.word(), table.source.to_string());
+        answer = note_kept(answer, &word, &name, rows.len() as u64, &which);
     }
     Ok(answer)
 }
 
-fn note_kept(answer: Answer, name: &str, table: &str, rows: u64) -> Answer {
+fn note_kept(answer: Answer, name: &str, table: &str, rows: u64, which: &str) -> Answer {
     if rows == 0 {
         return answer;
     }
     let rows = counted(rows, "row");
     answer.notice(format!(
-        "{table}: {rows} in quarantine, which may be all that differs: \
-         tidemark quarantine show {name} --table {table}"
+        "{table}: {rows} in quarantine, {which}; a repair leaves the table as it is until they \
+         are in or dropped: tidemark quarantine show {name} --table {table}"
     ))
 }
 
@@ -269,15 +293,12 @@ async fn repair(
     opened: &Opened,
     request: &Request,
     report: &Report,
+    aside: &[TableName],
     repairs: &AtomicBool,
 ) -> Result<(), Failure> {
-    let commands = difference::repairs(report, &request.tables);
+    let commands = difference::repairs(report, &request.tables, aside);
     let mut effect = format!("Repair of {}:", opened.name());
-    let different = report
-        .tables
-        .iter()
-        .filter(|table| table.outcome == Compared::Different);
-    for table in different {
+    for table in difference::to_repair(report, aside) {
         put!(
             effect,
             "\n  {}   {} of {} are copied anew to {}",
@@ -355,13 +376,14 @@ impl Subject {
     }
 }
 
-/// What a verification says.
+/// What a verification says; `aside`: tables of which rows are in quarantine.
 fn answer(
     invocation: &Invocation,
     subject: &Subject,
     report: &Report,
     depth: Depth,
     took: Duration,
+    aside: &[TableName],
 ) -> Answer {
     let is_identical = report.is_identical();
     let style = invocation.talk.out;
@@ -389,19 +411,13 @@ fn answer(
     if !is_identical {
         answer = note_what_moves(answer, subject).verdict(Verdict::Negative);
     }
-    if differs(report) {
+    if difference::to_repair(report, aside).next().is_some() {
         answer = answer.notice(format!(
             "copy anew only what differs: tidemark verify {} --repair",
             subject.word
         ));
     }
     answer
-}
-
-/// Whether there is anything to repair.
-fn differs(report: &Report) -> bool {
-    let mut tables = report.tables.iter();
-    tables.any(|table| table.outcome == Compared::Different)
 }
 
 /// `12 rows`, or `more than 10 000 rows` where nobody counted further.

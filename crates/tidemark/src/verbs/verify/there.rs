@@ -80,11 +80,22 @@ async fn verify(invocation: &Invocation, pipeline: &There, arguments: &VerifyArg
         word: pipeline.name.clone(),
         streams: status.mode != "full_load_only",
     };
-    let mut answer = answer(invocation, &subject, &report, arguments.depth(), took);
+    let with_rows_aside = status.tables.iter().filter(|table| table.quarantined > 0);
+    let aside = with_rows_aside.filter_map(|table| parse_table(&table.source).ok());
+    let aside: Vec<_> = aside.collect();
+    let depth = arguments.depth();
+    let mut answer = answer(invocation, &subject, &report, depth, took, &aside);
     for table in &status.tables {
         let is_compared = |one: &TableReport| one.source.to_string() == table.source;
         if report.tables.iter().any(is_compared) {
-            answer = note_kept(answer, &pipeline.name, &table.source, table.quarantined);
+            let which = "which may be all that differs";
+            answer = note_kept(
+                answer,
+                &pipeline.name,
+                &table.source,
+                table.quarantined,
+                which,
+            );
         }
     }
     Ok(answer)
