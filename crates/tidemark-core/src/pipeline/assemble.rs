@@ -502,6 +502,11 @@ impl Assembler {
         )
     }
 
+    /// Tables that the present work changes.
+    pub(crate) fn tables(&self) -> usize {
+        self.work.batch.tables().len()
+    }
+
     /// Whether there is anything that a commit would bring to the target, besides the position. Changes
     /// that were handed out in parts are brought by their transaction's end, which has none itself.
     pub(crate) fn has_changes(&self) -> bool {

@@ -68,6 +68,10 @@ const STOP_GRACE: std::time::Duration = std::time::Duration::from_secs(10);
 /// How long after the last commit the loop asks for durability instead of waiting for it.
 const FLUSH_AFTER: std::time::Duration = std::time::Duration::from_millis(300);
 
+/// Tables whose transactions go into one of the target's together: it has room for so many locks, and takes
+/// one for each table and index until it commits.
+const TABLES_MAX: usize = 200;
+
 /// Parked changes that are taken back in one target transaction.
 const DRAIN_BYTES_MAX: usize = 8 << 20;
 
@@ -265,6 +269,7 @@ impl<'a> Stream<'a> {
                 Event::Undecided { .. } => self.assembler.has_changes(),
                 Event::Withdrawn => self.applier.is_busy(),
                 Event::Decided(_) | Event::Commit { .. } => false,
+                Event::Begin(_) if self.assembler.tables() >= TABLES_MAX => true,
                 _ => self.assembler.size().1 > 2 * self.engine.options.batch_bytes_max,
             };
             if must_wait {

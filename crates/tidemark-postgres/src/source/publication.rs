@@ -27,6 +27,10 @@ mod tests;
 /// How a comment of ours begins; the pipeline's name follows.
 const COMMENT: &str = "tidemark pipeline: ";
 
+/// Tables that one statement adds or removes: it keeps a lock on each until it is over, and thousands are
+/// more than a server has room for (`max_locks_per_transaction`).
+const TABLES_AT_ONCE: usize = 100;
+
 const OPERATIONS: &str = "insert, update, delete, truncate";
 
 /// How often we look whether writers have ended, and how often at most we say that they have not.
@@ -108,8 +112,8 @@ impl Publication {
             statements.push(format!("ALTER PUBLICATION {name} DROP TABLE {tables}"));
             statements.push(format!("ALTER PUBLICATION {name} ADD TABLE {tables}"));
         }
-        if !self.unpublished.is_empty() {
-            let tables = list(&self.unpublished);
+        for part in self.unpublished.chunks(TABLES_AT_ONCE) {
+            let tables = list(part);
             statements.push(format!("ALTER PUBLICATION {name} ADD TABLE {tables}"));
         }
         statements
@@ -196,6 +200,11 @@ const RESTRICTED: &str = "SELECT n.nspname, c.relname FROM pg_publication_rel r 
      JOIN pg_publication p ON p.oid = r.prpubid JOIN pg_class c ON c.oid = r.prrelid \
      JOIN pg_namespace n ON n.oid = c.relnamespace \
      WHERE p.pubname = $1 AND (r.prqual IS NOT NULL OR r.prattrs IS NOT NULL)";
+
+/// Tables that it was made for, by their own names.
+const MEMBERS: &str = "SELECT n.nspname, c.relname FROM pg_publication_rel r \
+     JOIN pg_publication p ON p.oid = r.prpubid JOIN pg_class c ON c.oid = r.prrelid \
+     JOIN pg_namespace n ON n.oid = c.relnamespace WHERE p.pubname = $1";
 
 /// Names of tables, sorted.
 async fn names(
@@ -302,11 +311,22 @@ async fn make(connection: &mut Connection, wanted: &Wanted<'_>) -> Result<()> {
         let message = format!("publication {name} does not exist, and we are not to make it");
         return Err(Error::definite(codes::PUBLICATION_MISSING, message).first_action(sql));
     }
+    // A killed start that has made a part of it goes on with the rest.
+    let mut parts = wanted.tables.chunks(TABLES_AT_ONCE);
+    let first = Wanted {
+        tables: parts.next().unwrap_or_default(),
+        ..*wanted
+    };
     // Together: one without its mark would not be known as ours.
-    let made = connection
-        .run(&format!("{sql}; {}", wanted.comment_sql()))
-        .await;
-    made.map_err(|error| by_hand(error, &sql).context(format!("make publication {name}")))?;
+    let mut statements = vec![format!("{}; {}", first.create_sql(), wanted.comment_sql())];
+    for part in parts {
+        let (name, tables) = (quote_ident(name), list(part));
+        statements.push(format!("ALTER PUBLICATION {name} ADD TABLE {tables}"));
+    }
+    for statement in statements {
+        let made = connection.run(&statement).await;
+        made.map_err(|error| by_hand(error, &sql).context(format!("make publication {name}")))?;
+    }
     tracing::info!("publication {name} made for {} tables", wanted.tables.len());
     Ok(())
 }
@@ -321,14 +341,18 @@ async fn extend(
         return Ok(());
     };
     let name = &publication.name;
-    let sql = publication.repair_sql().join(";\n");
+    let statements = publication.repair_sql();
+    let sql = statements.join(";\n");
     let may_add = publication.is_ours && wanted.create == Create::IfMissing;
     if !may_add || !publication.lacks_only_tables() {
         let message = format!("publication {name} {lacks}");
         return Err(Error::definite(codes::PUBLICATION_INCOMPLETE, message).first_action(sql));
     }
-    let added = connection.run(&sql).await;
-    added.map_err(|error| by_hand(error, &sql).context(format!("extend publication {name}")))?;
+    for statement in statements {
+        let added = connection.run(&statement).await;
+        added
+            .map_err(|error| by_hand(error, &sql).context(format!("extend publication {name}")))?;
+    }
     let count = publication.unpublished.len();
     tracing::info!("publication {name} extended by {count} tables");
     Ok(())
@@ -401,6 +425,13 @@ pub(crate) async fn drop_ours(connection: &mut Connection, wanted: &Wanted<'_>) 
     match read(connection, wanted).await? {
         Some(publication) if publication.is_ours => {
             let name = quote_ident(&publication.name);
+            let tables = names(connection, MEMBERS, wanted.name).await?;
+            if tables.len() > TABLES_AT_ONCE {
+                for part in tables.chunks(TABLES_AT_ONCE) {
+                    let sql = format!("ALTER PUBLICATION {name} DROP TABLE {}", list(part));
+                    connection.run(&sql).await?;
+                }
+            }
             connection.run(&format!("DROP PUBLICATION {name}")).await?;
             Ok(true)
         }

@@ -45,6 +45,13 @@ const SETTINGS: &str = "SET row_security = off; SET synchronize_seqscans = off; 
 /// Verification reads a table by one statement, so the server may use more than one process.
 const VIEW_SETTINGS: &str = "SET row_security = off";
 
+/// A worker lets go of a table before it reads the next: a transaction that keeps the locks of all that
+/// it has read takes a place in the server's table of locks for each table and index, which thousands
+/// of tables exceed (`max_locks_per_transaction`), and keeps everybody from changing them until the
+/// load is over.
+const MARK: &str = "SAVEPOINT unread";
+const LET_GO: &str = "ROLLBACK TO SAVEPOINT unread";
+
 /// A standby tells how far it has *replayed* a moment after a commit has become visible, so the
 /// commit record of a visible transaction may lie right behind that position (after a page's
 /// header). A page more is always enough, and a later `after` is never wrong.
@@ -188,7 +195,8 @@ impl Snapshot for PgSnapshot {
     }
 
     async fn reader(&self) -> Result<Box<dyn SnapshotReader>> {
-        let connection = self.instant.session(SETTINGS).await?;
+        let mut connection = self.instant.session(SETTINGS).await?;
+        connection.run(MARK).await?;
         Ok(Box::new(PgReader {
             instant: Arc::clone(&self.instant),
             connection,
@@ -247,9 +255,11 @@ impl PgReader {
     async fn make_ready(&mut self, chunk: &Chunk) -> Result<()> {
         if self.connection.ready_expected() > 0 {
             self.connection = self.instant.session(SETTINGS).await?;
+            self.connection.run(MARK).await?;
         } else if self.connection.transaction_status() != TransactionStatus::Open {
             self.connection.run("ROLLBACK").await?;
             self.instant.adopt(&mut self.connection).await?;
+            self.connection.run(MARK).await?;
         }
         // A key range is read through its index: a scan of the whole table for every chunk would
         // read the table as many times as it has chunks.
@@ -259,7 +269,7 @@ impl PgReader {
             "on"
         };
         self.connection
-            .run(&format!("SET LOCAL enable_seqscan = {seqscan}"))
+            .run(&format!("{LET_GO}; SET LOCAL enable_seqscan = {seqscan}"))
             .await
     }
 }

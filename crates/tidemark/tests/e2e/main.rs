@@ -25,6 +25,7 @@ mod identity;
 mod kills;
 mod lag;
 mod large;
+mod locks;
 mod majors;
 mod mapping;
 mod modes;

@@ -19,6 +19,29 @@ on_majors! {
     role_that_may_not_gets_the_statement_for_one_who_may
 }
 
+/// A statement keeps a lock on each table that it is about.
+#[tokio::test]
+async fn more_tables_than_the_server_has_room_for_locks_are_published_and_let_go() {
+    let server = PostgresServer::builder()
+        .setting("max_locks_per_transaction", "10")
+        .setting("max_connections", "20");
+    let server = server.start().await.unwrap();
+    let mut fixture = Fixture::new(&server, "SELECT 1").await;
+    let make = "DO $$ BEGIN FOR i IN 1..1500 LOOP \
+                EXECUTE format('CREATE TABLE public.t%s (id int)', i); COMMIT; END LOOP; END $$";
+    run_alone(&mut fixture.sql, make).await;
+    let tables: Vec<String> = (1..=1500).map(|number| format!("t{number}")).collect();
+    let tables: Vec<&str> = tables.iter().map(String::as_str).collect();
+    let source = fixture.source();
+    // A table that joins later, with many others.
+    source.announce(&names(&tables[..500])).await.unwrap();
+    source.announce(&names(&tables)).await.unwrap();
+    let count = "SELECT count(*) FROM pg_publication_tables";
+    assert_eq!(fixture.ask(count).await.as_deref(), Some("1500"));
+    let publication = format!("publication {}", fixture.options.publication);
+    assert_eq!(source.release().await.unwrap(), [publication]);
+}
+
 const TABLES: &str =
     "CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE \"B \"\"x\"\"\" (id int PRIMARY KEY);
     CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id);
