@@ -356,6 +356,7 @@ impl Board {
         } else if status.error.is_some()
             || status.totals.conflicts > 0
             || self.keeps_much(status)
+            || takes_no_more(status)
             || status.tables.iter().any(|table| table.quarantined > 0)
         {
             Health::Warning
@@ -584,4 +585,10 @@ fn urgency(table: &TableStatus) -> u8 {
         TableStatusState::Done => 7,
         TableStatusState::Excluded => 8,
     }
+}
+
+/// Whether the relay log should keep the source's log, and does not.
+fn takes_no_more(status: &Status) -> bool {
+    let relayed = status.slot.as_ref().and_then(|slot| slot.relayed.as_ref());
+    relayed.is_some_and(|relayed| relayed.stopped.is_some())
 }

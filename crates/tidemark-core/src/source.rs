@@ -260,6 +260,9 @@ pub struct Relayed {
     pub is_reading: bool,
     /// Why some of it is of no use.
     pub damage: Option<String>,
+    /// Why nothing more is kept, if that is so although it were needed.
+    #[serde(default)]
+    pub stopped: Option<String>,
 }
 
 /// Something on the source that is old: until it ends, old versions of rows stay, and where it has

@@ -9,7 +9,8 @@
 //! - `log`: slot, publication, how much log is kept
 //! - `waiting`: transactions that a new slot has to wait for
 //!
-//! One thing is looked at on this machine: the directory that large transactions will need later.
+//! Two things are looked at on this machine: the directories that large transactions, and the log of a target
+//! that stands still, will need later.
 
 use std::path::Path;
 use std::time::Duration;
@@ -22,7 +23,7 @@ use tidemark_core::mapping::TableMapping;
 use tidemark_core::source::WillStream;
 
 use crate::config::{ConnectConfig, SslMode};
-use crate::source::spool;
+use crate::source::{RelayOptions, spool};
 use crate::wire::{Connection, Role};
 
 mod log;
@@ -51,6 +52,8 @@ pub struct SourceCheck<'a> {
     pub long_transaction: Duration,
     /// Where transactions in progress will be put aside.
     pub spool_dir: &'a Path,
+    /// Where the log is kept while the target does not keep up.
+    pub relay: Option<&'a RelayOptions>,
 }
 
 impl SourceCheck<'_> {
@@ -79,6 +82,9 @@ impl SourceCheck<'_> {
                 log::check(&mut connection, &mut report, &facts, owns, self).await?;
                 waiting::check(&mut connection, &mut report, self).await?;
                 spool_dir(&mut report, self.spool_dir).await;
+                if let Some(relay) = self.relay {
+                    relay_dir(&mut report, relay, self.pipeline).await;
+                }
             }
         }
         connection.close().await;
@@ -115,6 +121,40 @@ async fn spool_dir(report: &mut Report, directory: &Path) {
             "Large transactions wait there for their commit.",
             [Fix::text(error.action())],
         ),
+    }
+}
+
+/// A target that stands still must not be the first to find out.
+async fn relay_dir(report: &mut Report, relay: &RelayOptions, pipeline: &str) {
+    match relay.try_directory(pipeline).await {
+        Err(error) => report.fail(
+            codes::RELAY_FAILED,
+            error.to_string(),
+            "The source's log is kept there while the target does not keep up.",
+            [Fix::text(error.action())],
+        ),
+        Ok(room) => {
+            let directory = relay.directory.display();
+            report.pass(codes::RELAY_FAILED, format!("{directory} can be written"));
+            let found = format!(
+                "{directory} has room for {} MB, relay_max is {} MB",
+                room / 1_000_000,
+                relay.bytes_max / 1_000_000
+            );
+            if room >= relay.bytes_max {
+                report.pass(codes::RELAY_ROOM, found);
+                return;
+            }
+            report.warn(
+                codes::RELAY_ROOM,
+                found,
+                "Once the disk is full the source keeps its log as without a relay log, and other \
+                 programs find no room either.",
+                [Fix::text(
+                    "set source.postgres.relay_dir to a larger disk, or relay_max to what this one has",
+                )],
+            );
+        }
     }
 }
 

@@ -332,7 +332,9 @@ impl Run {
             begun,
         } = ready;
         self.lasting.backoff.has_begun = true;
-
+        if self.engine.options.mode.streams() {
+            self.settle_relay().await?;
+        }
         if let Some(snapshot) = snapshot {
             let loaded = self.load(snapshot, &mappings, &begun, requests);
             if let Interrupted::Asked(asked) = loaded.await? {
@@ -340,7 +342,6 @@ impl Run {
             }
         }
         let outcome = if self.engine.options.mode.streams() {
-            self.settle_relay().await?;
             let lasting = &mut self.lasting;
             stream::stream(&self.engine, &schema, &mappings, requests, lasting).await?
         } else {

@@ -145,6 +145,7 @@ fn a_slot_past_the_checkpoint_is_no_gap_where_the_relay_log_holds_what_is_betwee
         bytes_max: 2,
         is_reading: false,
         damage: None,
+        stopped: None,
     };
     let state = |relayed: Option<Relayed>| LogState {
         relayed: relayed.map(Box::new),
@@ -194,6 +195,7 @@ fn a_slot_that_the_relay_log_reads_is_not_anothers() {
         bytes_max: 2,
         is_reading: true,
         damage: None,
+        stopped: None,
     };
     let state = LogState {
         relayed: Some(Box::new(relayed)),

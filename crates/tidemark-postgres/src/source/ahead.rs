@@ -2,7 +2,8 @@
 //!
 //! Frames are thrown away undecoded, since the stream reads them again from the same position: what
 //! counts is that the *server* decodes them, and what it says if it cannot. Nothing is acknowledged, so
-//! the slot stays where it is.
+//! the slot stays where it is; unless it keeps so much that the relay log reads it, which then decodes
+//! as well. Where that ends before the rows are in, this goes on behind what it has kept.
 
 use std::time::Duration;
 
@@ -56,7 +57,9 @@ impl PgSource {
         after: Lsn,
         is_loaded: &mut watch::Receiver<bool>,
     ) -> Result<()> {
-        let mut reader = stream::open_wire(&self.options, &self.sessions, after).await?;
+        let Some(mut reader) = self.open_ahead(after).await? else {
+            return self.relayed_ahead(is_loaded).await;
+        };
         *self.stream() = reader.shutdown_notice();
         loop {
             tokio::select! {
@@ -78,6 +81,48 @@ impl PgSource {
         // The server takes a moment to see that nobody reads any more.
         let freed = timeout(FREE_TIMEOUT, self.slot_is_free()).await;
         freed.unwrap_or(Ok(()))
+    }
+
+    /// Reads the slot, unless the relay log does; not what that has kept, which the source has forgotten.
+    async fn open_ahead(&self, after: Lsn) -> Result<Option<ReplicationReader>> {
+        let open = async |from| stream::open_wire(&self.options, &self.sessions, from).await;
+        let Some(relay) = &self.relay else {
+            return open(after).await.map(Some);
+        };
+        let _gate = relay.gate().await;
+        if relay.is_written() {
+            return Ok(None);
+        }
+        let reader = if let Some(end) = relay.end_behind(after) {
+            relay.same_log(&self.origin(), end).await?;
+            open(end).await?
+        } else {
+            let reader = open(after).await?;
+            relay.discard();
+            reader
+        };
+        relay.set_stopper(reader.stopper());
+        Ok(Some(reader))
+    }
+
+    /// As [`PgSource::read_ahead_once`], while the relay log reads.
+    async fn relayed_ahead(&self, is_loaded: &mut watch::Receiver<bool>) -> Result<()> {
+        let Some(relay) = &self.relay else {
+            return Ok(());
+        };
+        tokio::select! {
+            () = relay.unwritten() => {
+                let ended = "the relay log takes no more";
+                return Err(Error::transient(codes::SOURCE_SHUTDOWN, ended));
+            }
+            () = loaded(is_loaded) => {}
+        }
+        let Position::PgLsn(head) = self.head().await?;
+        // However it ends: the stream meets what it is.
+        timeout(PASS_TIMEOUT, relay.written_to(head))
+            .await
+            .unwrap_or(());
+        Ok(())
     }
 
     /// Throws the next block away.

@@ -42,6 +42,7 @@ impl Source for PgSource {
             will_stream,
             long_transaction: LONG_TRANSACTION,
             spool_dir: &options.spool_dir,
+            relay: options.relay.as_ref(),
         };
         check.run().await
     }

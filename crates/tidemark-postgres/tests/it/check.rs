@@ -14,7 +14,7 @@ use tidemark_lab::{PostgresServer, Shutdown};
 use tidemark_postgres::check::SourceCheck;
 use tidemark_postgres::config::{ConnectConfig, Side};
 use tidemark_postgres::schema::describe;
-use tidemark_postgres::source::PgSnapshot;
+use tidemark_postgres::source::{PgSnapshot, RelayOptions};
 use tidemark_postgres::wire::{Connection, ReplicationOptions, ReplicationReader, Role};
 
 use crate::lab::{Database, database, selecting};
@@ -28,6 +28,7 @@ struct Subject {
     will_stream: WillStream,
     long_transaction: Duration,
     spool_dir: PathBuf,
+    relay: Option<RelayOptions>,
 }
 
 impl Subject {
@@ -61,6 +62,7 @@ impl Subject {
             will_stream: WillStream::Yes,
             long_transaction: Duration::from_hours(1),
             spool_dir: std::env::temp_dir(),
+            relay: None,
         }
     }
 
@@ -100,6 +102,7 @@ impl Subject {
             will_stream: self.will_stream,
             long_transaction: self.long_transaction,
             spool_dir: &self.spool_dir,
+            relay: self.relay.as_ref(),
         };
         check.run().await.unwrap()
     }
@@ -208,6 +211,7 @@ async fn a_source_that_cannot_be_asked_is_an_error_with_its_kind() {
             will_stream: WillStream::Yes,
             long_transaction: Duration::from_mins(1),
             spool_dir: &std::env::temp_dir(),
+            relay: None,
         };
         let error = check.run().await.unwrap_err();
         assert_eq!((error.code(), error.kind()), (code, kind), "{error}");
@@ -238,6 +242,38 @@ async fn a_directory_that_cannot_be_written_is_found_before_it_is_needed() {
     }
     subject.will_stream = WillStream::No;
     assert!(of(&subject.check().await, codes::SPOOL_FAILED).is_empty());
+}
+
+#[tokio::test]
+async fn the_relay_logs_directory_is_looked_at_with_its_room() {
+    let mut subject = Subject::new("").await;
+    assert!(of(&subject.check().await, codes::RELAY_FAILED).is_empty());
+    let directory = tempfile::tempdir().unwrap();
+    let kept_in = |directory: PathBuf, bytes_max| {
+        Some(RelayOptions {
+            directory,
+            bytes_max,
+            key: None,
+            budget_bytes: 1 << 30,
+        })
+    };
+    subject.relay = kept_in(directory.path().join("not/there/yet"), 1 << 20);
+    subject.passes(codes::RELAY_FAILED).await;
+    subject.passes(codes::RELAY_ROOM).await;
+    assert!(
+        !directory.path().join("not").exists(),
+        "a check makes nothing"
+    );
+    subject.relay = kept_in(directory.path().to_path_buf(), 1 << 60);
+    let found = of(&subject.check().await, codes::RELAY_ROOM).remove(0);
+    assert_eq!(found.verdict, Verdict::Warning, "{found:?}");
+    // Even root may not write there.
+    subject.relay = kept_in(PathBuf::from("/sys"), 1 << 20);
+    let found = of(&subject.check().await, codes::RELAY_FAILED).remove(0);
+    assert_eq!(found.verdict, Verdict::Failed, "{found:?}");
+    assert!(found.found.contains("/sys"), "{found:?}");
+    subject.will_stream = WillStream::No;
+    assert!(of(&subject.check().await, codes::RELAY_FAILED).is_empty());
 }
 
 #[tokio::test]

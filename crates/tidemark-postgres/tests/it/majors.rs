@@ -139,6 +139,7 @@ async fn checked(major: u32, config: &ConnectConfig, schema: &SourceSchema) {
     let spool_dir = std::env::temp_dir();
     let check = SourceCheck {
         spool_dir: &spool_dir,
+        relay: None,
         connect: config,
         pipeline: "majors",
         slot: "tidemark_majors",

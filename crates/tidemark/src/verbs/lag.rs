@@ -133,6 +133,10 @@ fn text(standing: &Standing, invocation: &Invocation) -> String {
                 format!("keeps {kept} of {most} in {directory}"),
             );
         }
+        let stopped = slot.relayed.as_ref().and_then(|it| it.stopped.as_ref());
+        if let Some(why) = stopped {
+            say("", format!("takes no more: {why}"));
+        }
     }
     if let Some(verified) = &status.verified {
         let (lsn, result, ago) = (&verified.lsn, &verified.result, age(&verified.at));

@@ -171,6 +171,75 @@ async fn c8_a_kill_at_any_step_of_the_relay_log_costs_nothing() {
     stage.clear().await;
 }
 
+/// Whoever loads for long keeps the slot where it began; so the relay log reads it, and who is killed in the
+/// load goes on with both.
+#[tokio::test(flavor = "multi_thread")]
+async fn c8_a_load_that_takes_long_does_not_fill_the_source_either() {
+    let shared = PostgresServer::shared().await.unwrap();
+    let stage = Stage::on(own_server().await, shared, "relay_load").await;
+    stage.write(&format!("[target]\nexisting = \"truncate\"\n{CONFIG}"));
+    stage.source_sql(TABLES).await;
+    stage
+        .target_sql("CREATE TABLE notes (id int PRIMARY KEY, v text)")
+        .await;
+    // It can be looked at, and not be emptied for the load.
+    let locked = Locked::table(&stage, "notes IN SHARE MODE").await;
+    let run = stage.start(&["run", "FILE"]);
+    locked.wait_for_waiter().await;
+    stage.source_sql(CHANGES).await;
+    let most = work(&stage, 10).await;
+    assert!(most < BUDGET_BYTES, "the source has kept {most}");
+    assert!(!segments(&stage).is_empty());
+    run.kill9().await;
+    let run = stage.start(&["run", "FILE"]);
+    locked.wait_for_waiter().await;
+    stage.source_sql(CHANGES_AGAIN).await;
+    let most = work(&stage, 10).await;
+    assert!(most < BUDGET_BYTES, "the source has kept {most}");
+    locked.release().await;
+    stage.wait_for_state("streaming").await;
+    stage.wait_until_identical().await;
+    wait_for_no_segments(&stage).await;
+    stage.verify_identical().await;
+    assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
+    stage.clear().await;
+}
+
+/// What does not fit any more stays on the source, as far as that may keep it; said, and nothing is lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn c8_above_what_the_relay_log_may_keep_the_source_keeps_its_log_and_it_is_said() {
+    let shared = PostgresServer::shared().await.unwrap();
+    let stage = Stage::on(own_server().await, shared, "relay_max").await;
+    let run = streaming(&stage, &format!("{CONFIG}relay_max = \"16 MB\"\n")).await;
+    let locked = Locked::table(&stage, "notes").await;
+    stage.source_sql(CHANGES).await;
+    locked.wait_for_waiter().await;
+    for _ in 0..4 {
+        stage.source_sql(WORK).await;
+    }
+    let stopped = stage.wait_for_relay_to_stop().await;
+    assert!(stopped.contains("relay_max"), "{stopped}");
+    locked.release().await;
+    stage.wait_until_identical().await;
+    wait_for_no_segments(&stage).await;
+    stage.verify_identical().await;
+    assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
+    stage.clear().await;
+}
+
+impl Stage {
+    /// Why the relay log takes no more, as `lag` tells it.
+    pub(crate) async fn wait_for_relay_to_stop(&self) -> String {
+        wait_for(PATIENCE, "the relay log to take no more", || async {
+            let told = self.run(&["lag", "FILE", "--json"]).await.json();
+            let stopped = &told["data"]["slot"]["relayed"]["stopped"];
+            Ok(stopped.as_str().map(str::to_owned))
+        })
+        .await
+        .unwrap_or_else(|err| panic!("{err:#}\n{}", self.log()))
+    }
+}
+
 /// Of rows that [`CHANGES`] has left.
 const CHANGES_AGAIN: &str = "UPDATE notes SET v = 'once more' WHERE id % 5 = 0;
     INSERT INTO lines SELECT 'last' FROM generate_series(1, 20) i;";

@@ -54,7 +54,7 @@
 //! ever*: nothing of it could be removed, since tables are described once for each connection.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -88,6 +88,39 @@ pub struct RelayOptions {
     pub key: Option<Secret>,
     /// What the source may keep, of which a part makes the relay log begin.
     pub budget_bytes: u64,
+}
+
+impl RelayOptions {
+    /// Whether a pipeline's relay log can be kept there; gives how much there is room for, with what it
+    /// keeps already. Nothing of it is made.
+    pub(crate) async fn try_directory(&self, pipeline: &str) -> Result<u64> {
+        let home = self.directory.join(pipeline);
+        let trying = tokio::task::spawn_blocking(move || {
+            room_in(&home).map_err(|error| failed(&home, "written", error))
+        });
+        trying.await.map_err(died)?
+    }
+}
+
+fn room_in(home: &Path) -> io::Result<u64> {
+    // What is made later is made in the nearest directory that is there.
+    let nearest = home.ancestors().find(|it| it.exists());
+    let nearest = nearest.filter(|it| !it.as_os_str().is_empty());
+    let nearest = nearest.unwrap_or(Path::new("."));
+    let tried = tempfile::tempfile_in(nearest).and_then(|mut file| file.write_all(b"."));
+    match tried {
+        // What is there can be read, and is removed then.
+        Err(error) if error.kind() == io::ErrorKind::StorageFull => {}
+        tried => tried?,
+    }
+    let mut kept = 0;
+    if nearest == home {
+        for (_, path) in segment_files(home)? {
+            kept += fs::metadata(path)?.len();
+        }
+    }
+    let disk = rustix::fs::statvfs(nearest)?;
+    Ok(kept + disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
 /// The relay log begins when the slot keeps so much of the budget …
@@ -159,8 +192,8 @@ pub(super) struct Relay {
     stopper: Mutex<Option<ReplicationStopper>>,
     tasks: Mutex<JoinSet<()>>,
     is_permitted: AtomicBool,
-    /// The disk has failed: not before the next run again.
-    is_off: AtomicBool,
+    /// What it could not be written for: not before the next run again.
+    off: Mutex<Option<String>>,
 }
 
 /// The directory, locked.
@@ -186,7 +219,7 @@ impl Relay {
             stopper: Mutex::default(),
             tasks: Mutex::default(),
             is_permitted: AtomicBool::new(false),
-            is_off: AtomicBool::new(false),
+            off: Mutex::default(),
         }
     }
 
@@ -254,9 +287,10 @@ impl Relay {
             let shown = path.display().to_string();
             let scanned = match segment::scan(&path, self.options.key.as_ref()) {
                 Ok(scanned) => scanned,
+                // One that was never begun, or the end of what is here: what follows does not hang
+                // together with what was before.
                 Err(why) => {
                     damage = Some(format!("{shown}: {why}"));
-                    found.clear();
                     continue;
                 }
             };
@@ -308,7 +342,15 @@ impl Relay {
             bytes_max: self.options.bytes_max,
             is_reading: kept.writer != Writer::None,
             damage: kept.damage.clone(),
+            stopped: self.stopped_for(&kept),
         })
+    }
+
+    /// Why it takes nothing more, although the target does not keep up.
+    fn stopped_for(&self, kept: &Kept) -> Option<String> {
+        let is_full = kept.writer == Writer::Running && kept.bytes() >= self.options.bytes_max;
+        let full = || "it keeps as much as source.postgres.relay_max allows".to_owned();
+        lock(&self.off).clone().or_else(|| is_full.then(full))
     }
 
     /// The target knows of it now.
@@ -321,7 +363,7 @@ impl Relay {
         let Position::PgLsn(confirmed) = slot.confirmed;
         let budget = self.options.budget_bytes;
         let share = |percent: u64| budget / 100 * percent;
-        let may = self.is_permitted.load(Ordering::SeqCst) && !self.is_off.load(Ordering::SeqCst);
+        let may = self.is_permitted.load(Ordering::SeqCst) && lock(&self.off).is_none();
         may && slot.lost.is_none()
             && self.kept.borrow().writer == Writer::None
             && slot.retained_bytes >= share(BEGIN_PERCENT)
@@ -378,6 +420,27 @@ impl Relay {
         self.kept.borrow().writer != Writer::None
     }
 
+    /// Returns when the slot is not read into the relay log.
+    pub(super) async fn unwritten(&self) {
+        let mut kept = self.kept.subscribe();
+        // The sender is `self`.
+        drop(kept.wait_for(|kept| kept.writer == Writer::None).await);
+    }
+
+    /// Returns when everything before `head` is here, or the slot is not read into the relay log.
+    pub(super) async fn written_to(&self, head: Lsn) {
+        let mut kept = self.kept.subscribe();
+        let is_over = |kept: &Kept| kept.writer == Writer::None || kept.end() >= Some(head);
+        drop(kept.wait_for(is_over).await);
+    }
+
+    /// Where what is here ends, if what commits at `after` is.
+    pub(super) fn end_behind(&self, after: Lsn) -> Option<Lsn> {
+        let kept = self.kept.borrow();
+        let end = kept.end().filter(|end| *end >= after);
+        kept.holding(after).and(end)
+    }
+
     /// Whether what commits at `after` is to be read here: it is, or is about to be.
     pub(super) fn holds(&self, after: Lsn) -> bool {
         let kept = self.kept.borrow();
@@ -412,6 +475,8 @@ impl Relay {
     /// Ends the task and lets the slot go, for whoever removes it.
     pub(super) async fn let_go(&self) {
         self.is_permitted.store(false, Ordering::SeqCst);
+        // Another slot may be read where this one could not.
+        *lock(&self.off) = None;
         let mut tasks = std::mem::take(&mut *lock(&self.tasks));
         tasks.shutdown().await;
         self.kept.send_modify(|kept| kept.writer = Writer::None);

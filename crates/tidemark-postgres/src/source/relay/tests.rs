@@ -89,6 +89,22 @@ async fn a_damaged_segment_holds_nothing_past_the_damage() {
     assert!(damage.contains("record 1"), "{damage}");
 }
 
+/// A disk that is full has room for a name, and not for what belongs into the file.
+#[tokio::test]
+async fn a_segment_that_was_never_begun_takes_nothing_from_those_before_it() {
+    let directory = TempDir::new().unwrap();
+    let home = directory.path().join("shop");
+    write(&home, 1, 100, 200);
+    fs::write(segment_path(&home, 2), b"TIDE").unwrap();
+    let relay = opened(&directory).await;
+    assert_eq!(range(&relay), Some((100, 200)));
+    // Nor from one that was begun in its place.
+    drop(relay);
+    write(&home, 3, 200, 300);
+    let relay = opened(&directory).await;
+    assert_eq!(range(&relay), Some((100, 300)));
+}
+
 #[tokio::test]
 async fn a_relay_log_of_another_source_is_none() {
     let directory = TempDir::new().unwrap();

@@ -1,7 +1,6 @@
 //! From the slot to the relay log: read, write, make durable, acknowledge, in this order.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -64,7 +63,7 @@ impl Relay {
                     "the stream reads the source's log by itself again"
                 ),
                 Err(err) => {
-                    relay.is_off.store(true, Ordering::SeqCst);
+                    *lock(&relay.off) = Some(err.to_string());
                     tracing::warn!(pipeline, code = %err.code(), error = %err,
                         "the relay log takes no more in this run");
                 }

@@ -1,8 +1,9 @@
-//! Disks that are full, of the target and of the place where large transactions wait.
+//! Disks that are full, of the target and of the places where large transactions and the relay log are.
 
 use tidemark_lab::server::PostgresServer;
 
 use super::{assert_waits, server_of};
+use crate::asks::Locked;
 use crate::small_disk::SmallDisk;
 use crate::stage::Stage;
 
@@ -87,4 +88,41 @@ async fn a_full_disk_under_a_large_transaction_is_waited_for() {
     other.batch_execute("COMMIT").await.unwrap();
     stage.wait_until_identical().await;
     assert_eq!(run.terminate().await, Some(0));
+}
+
+/// The source keeps its log as without a relay log, whoever is killed meanwhile; said, and nothing is lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn c8_a_full_disk_under_the_relay_log_is_said_and_costs_nothing() {
+    let name = "c8_a_full_disk_under_the_relay_log_is_said_and_costs_nothing";
+    let source = server_of(PostgresServer::builder()).await;
+    let own = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::mount(name, 8, own.path()) else {
+        return;
+    };
+    let target = PostgresServer::shared().await.unwrap();
+    let stage = Stage::on(source, target, "bad_relay_disk").await;
+    let table = "CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'first')";
+    stage.source_sql(table).await;
+    let directory = disk.path().display().to_string();
+    stage.write(&format!(
+        "[source.postgres]\nmax_retained = \"64 MB\"\nrelay_dir = \"{directory}\"\n"
+    ));
+    let run = stage.start_streaming().await;
+    let locked = Locked::table(&stage, "t").await;
+    stage.source_sql("UPDATE t SET v = 'waits'").await;
+    locked.wait_for_waiter().await;
+    let much = "INSERT INTO t SELECT i, repeat(md5(random()::text), 60) \
+                FROM generate_series(2, 20000) i";
+    stage.source_sql(much).await;
+    let stopped = stage.wait_for_relay_to_stop().await;
+    assert!(stopped.contains(&directory), "{stopped}");
+    let status = stage.status().await;
+    assert_eq!(status["health"], "warning", "{status}");
+    run.kill9().await;
+    let run = stage.start(&["run", "FILE"]);
+    locked.wait_for_waiter().await;
+    locked.release().await;
+    stage.wait_until_identical().await;
+    assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
+    stage.clear().await;
 }
