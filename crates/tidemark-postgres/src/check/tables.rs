@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use tidemark_core::Result;
 use tidemark_core::catalogue::codes;
 use tidemark_core::finding::Fix;
+use tidemark_core::mapping::TableMapping;
 use tidemark_core::schema::ColumnDefault;
 use tidemark_core::source::WillStream;
 
@@ -15,6 +16,7 @@ use super::log::Owns;
 use super::server::Facts;
 use super::{MakeFix as _, Report, SourceCheck};
 use crate::schema::Oids;
+use crate::target::lookup_key;
 use crate::wire::{Connection, Row};
 
 /// So many tables are named in one sentence or statement.
@@ -139,6 +141,7 @@ pub(super) async fn check(
     generated_columns(report, check);
     if check.will_stream == WillStream::Yes {
         identities(report, &relations);
+        rows_aside(report, check);
         partitioned(report, &relations);
     }
     let owns_all = relations.iter().all(|relation| relation.is_owned);
@@ -426,6 +429,37 @@ fn identities(report: &mut Report, relations: &[Relation]) {
             "every replica identity can be used",
         );
     }
+}
+
+/// Where the file wants single rows in quarantine, but their table has no key to tell them by.
+fn rows_aside(report: &mut Report, check: &SourceCheck<'_>) {
+    let mut by_row = check
+        .tables
+        .iter()
+        .filter(|table| table.on_row_error.is_by_row());
+    let is_stopped = |table: &&TableMapping| lookup_key(table).is_empty();
+    let stopped = by_row.clone().filter(is_stopped);
+    let stopped: Vec<String> = stopped.map(|table| table.source().to_string()).collect();
+    if by_row.next().is_none() {
+        return;
+    }
+    if stopped.is_empty() {
+        let found = "every table whose rows may go into quarantine has a key";
+        report.pass(codes::QUARANTINE_WITHOUT_KEY, found);
+        return;
+    }
+    report.warn(
+        codes::QUARANTINE_WITHOUT_KEY,
+        format!(
+            "on_row_error is \"quarantine_row\", and without a key: {}",
+            named(stopped.iter())
+        ),
+        "A row that the target refuses stops the whole table there: later changes of it could not be \
+         told from those of other rows.",
+        [Fix::text(
+            "give the tables a primary key, or set on_row_error = \"stop_table\" for them",
+        )],
+    );
 }
 
 fn without_key(report: &mut Report, relation: &Relation) {

@@ -56,6 +56,7 @@ mod swap;
 mod wording;
 
 pub use apply::PgApplier;
+pub(crate) use apply::lookup_key;
 
 /// A statement that waits for a lock longer than this gives up, and is tried again later: who
 /// waits for an exclusive lock keeps everybody else from the table.

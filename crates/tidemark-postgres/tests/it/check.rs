@@ -9,6 +9,7 @@ use tidemark_core::config::Create;
 use tidemark_core::finding::{Finding, FixKind, Verdict};
 use tidemark_core::mapping::{Rules, TableMapping};
 use tidemark_core::position::Lsn;
+use tidemark_core::quarantine::{Bounds, OnRowError};
 use tidemark_core::source::WillStream;
 use tidemark_lab::{PostgresServer, Shutdown};
 use tidemark_postgres::check::SourceCheck;
@@ -485,6 +486,32 @@ async fn tables_whose_old_rows_cannot_be_told_apart_are_named() {
     subject
         .fails_and_is_mended(codes::TABLE_WITHOUT_KEY, Verdict::Warning)
         .await;
+}
+
+#[tokio::test]
+async fn tables_of_which_no_row_can_go_into_quarantine_are_named() {
+    let subject = Subject::new(
+        "CREATE TABLE bare (a int); CREATE TABLE keyed (a int PRIMARY KEY);
+         CREATE TABLE deferred (a int PRIMARY KEY DEFERRABLE);
+         ALTER TABLE deferred REPLICA IDENTITY FULL;",
+    )
+    .await;
+    let mut tables = subject.tables().await;
+    let code = codes::QUARANTINE_WITHOUT_KEY;
+    let unasked = of(&subject.check_tables(&tables).await, code);
+    assert!(unasked.is_empty(), "{unasked:?}");
+    for table in &mut tables {
+        table.on_row_error = OnRowError::QuarantineRow(Bounds::default());
+    }
+    let found = of(&subject.check_tables(&tables).await, code);
+    assert_eq!(found[0].verdict, Verdict::Warning);
+    assert!(
+        found[0].found.ends_with("public.bare, public.deferred"),
+        "{found:?}"
+    );
+    tables.retain(|table| table.source().name == "keyed");
+    let keyed = of(&subject.check_tables(&tables).await, code);
+    assert_eq!(keyed[0].verdict, Verdict::Passed);
 }
 
 #[tokio::test]

@@ -64,6 +64,8 @@ use tidemark_core::schema::TableName;
 use tidemark_core::target::{Applied, Applier, Origin, Parked};
 use tidemark_core::{Error, ErrorKind, Result};
 
+pub(crate) use self::table::lookup_key;
+
 use self::aside::Quarantine;
 use self::durability::Durability;
 use self::known::KnownTables;

@@ -225,7 +225,7 @@ impl TargetColumn {
 
 /// The mapping's key, unless it may be violated for a while: with a deferrable key two rows of a
 /// transaction can have the same one, and only their other values tell them apart.
-pub(super) fn lookup_key(mapping: &TableMapping) -> Vec<usize> {
+pub(crate) fn lookup_key(mapping: &TableMapping) -> Vec<usize> {
     let is_deferrable = mapping.schema.indexes.iter().any(|index| {
         index.kind == IndexKind::PrimaryKey
             && index.deferral.contains("DEFERRABLE")
