@@ -217,6 +217,12 @@ impl DataRow {
         let range = self.cells.get(i)?;
         Some(range.map(|(start, end)| &self.body[start as usize..end as usize]))
     }
+
+    /// The same, to be held on to without a copy.
+    pub fn held_cell(&self, i: usize) -> Option<Option<Bytes>> {
+        let range = self.cells.get(i)?;
+        Some(range.map(|(start, end)| self.body.slice(start as usize..end as usize)))
+    }
 }
 
 impl fmt::Debug for DataRow {

@@ -48,6 +48,40 @@ async fn f57_values_of_100_mb_pass_in_bounded_memory() {
     stage.clear().await;
 }
 
+/// A row that waits in the target is written to and read from there as it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn f57_parked_values_of_100_mb_pass_in_bounded_memory() {
+    let stage = Stage::new("rows_parked").await;
+    stage
+        .source_sql(&format!(
+            "CREATE TABLE large (id int PRIMARY KEY, t text); ALTER TABLE large ALTER t SET STORAGE EXTERNAL;
+             INSERT INTO large VALUES (1, {LARGE})"
+        ))
+        .await;
+    stage.write("[verify]\nafter_load = \"off\"\n");
+    let run = stage.start_streaming().await;
+    let of_table = ["--table", "public.large"];
+    let pause = [&["pause", "FILE"][..], &of_table].concat();
+    stage.run(&pause).await.expect(0);
+    stage.source_sql("UPDATE large SET t = reverse(t)").await;
+    let parked = "SELECT count(*) FROM tidemark.parked";
+    stage.wait_for_target(parked, "1").await;
+    let parking_mb = peak_mb(&run);
+    let resume = [&["resume", "FILE"][..], &of_table].concat();
+    stage.run(&resume).await.expect(0);
+    stage.wait_for_target(parked, "0").await;
+    stage.wait_for_table("public.large", "streaming").await;
+    let taking_back_mb = peak_mb(&run);
+    stage.assert_identical().await;
+    assert!(parking_mb < 250, "{parking_mb} MB while parking");
+    assert!(
+        taking_back_mb < 250,
+        "{taking_back_mb} MB while taking back"
+    );
+    assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
+    stage.clear().await;
+}
+
 /// What PostgreSQL allows and few programs expect.
 fn odd_tables() -> String {
     let list = |of: &dyn Fn(u32) -> String| (1..=1600).map(of).collect::<Vec<_>>().join(", ");

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tidemark_core::batch::{Batch, Change, Item};
 use tidemark_core::catalogue::codes;
 use tidemark_core::compact::{Segment, split};
@@ -22,7 +23,7 @@ use tidemark_core::{Error, ErrorKind, Result};
 
 use super::PgApplier;
 use super::parked::from_hex;
-use super::payload;
+use super::payload::{self, Payload};
 use super::refusal;
 use super::session::{Session, Step};
 use super::stretch::{Ended, Pace, Work};
@@ -90,7 +91,7 @@ struct Held {
     keys: String,
     origin: Origin,
     cause: Option<Cause>,
-    payload: Vec<u8>,
+    payload: Payload,
 }
 
 /// Reads which rows are in quarantine.
@@ -137,7 +138,7 @@ pub(in crate::target) async fn list(
     for row in &found.rows {
         let table = TableName::new(row.get_str(1)?, row.get_str(2)?);
         let payload = from_hex(row.get_str(10)?.as_bytes()).ok_or_else(|| unreadable(&table))?;
-        let (_, batch) = payload::decode(&payload, &any_mapping(&table), Arc::new)?;
+        let (_, batch) = payload::decode(&payload.into(), &any_mapping(&table), Arc::new)?;
         let Some(Item::Change(change)) = batch.items().first() else {
             return Err(unreadable(&table));
         };
@@ -390,7 +391,7 @@ impl Held {
         let cause = self.cause.as_ref();
         let of = |field: fn(&Cause) -> &String| cause.map_or("", |cause| field(cause).as_str());
         let text = json(&of(|cause| &cause.text));
-        let params: [&[u8]; 10] = [
+        let params: [&[u8]; 9] = [
             pipeline.as_bytes(),
             self.table.schema.as_bytes(),
             self.table.name.as_bytes(),
@@ -404,9 +405,8 @@ impl Held {
             } else {
                 b""
             },
-            &self.payload,
         ];
-        session.run_binary(HOLD, &HOLD_TYPES, &params, Step::Own)
+        session.run_binary(HOLD, &HOLD_TYPES, &params, self.payload.pieces(), Step::Own)
     }
 }
 
@@ -617,7 +617,7 @@ impl PgApplier {
                 &mut groups.last_mut().expect("just pushed").1
             };
             group.sequences.push(row.get(0)?);
-            group.payloads.push(payload);
+            group.payloads.push(payload.into());
             for key in keys {
                 if !group.keys.contains(&key) {
                     group.keys.push(key);
@@ -683,7 +683,7 @@ impl PgApplier {
         let numbers: Vec<String> = group.sequences.iter().map(i64::to_string).collect();
         let list = format!("{{{}}}", numbers.join(","));
         run(&mut self.session, FORGET, &[&self.writer.pipeline, &list])?;
-        let bytes: usize = group.payloads.iter().map(Vec::len).sum();
+        let bytes: usize = group.payloads.iter().map(Bytes::len).sum();
         let changes = group.sequences.len() as u64;
         self.quarantine
             .now
@@ -713,7 +713,7 @@ struct Group {
     table: TableName,
     keys: Vec<Key>,
     sequences: Vec<i64>,
-    payloads: Vec<Vec<u8>>,
+    payloads: Vec<Bytes>,
 }
 
 enum Sifted {

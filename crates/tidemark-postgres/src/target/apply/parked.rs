@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tidemark_core::batch::Batch;
 use tidemark_core::catalogue::codes;
 use tidemark_core::mapping::TableMapping;
@@ -13,7 +14,7 @@ use tidemark_core::schema::TableName;
 use tidemark_core::target::{Origin, Parked};
 use tidemark_core::{Error, Result};
 
-use super::payload;
+use super::payload::{self, Payload};
 use super::session::{Session, Step};
 use crate::config::Side;
 use crate::error;
@@ -44,7 +45,7 @@ pub(super) struct Parcel {
     table: TableName,
     origin: Origin,
     changes: u64,
-    payload: Vec<u8>,
+    payload: Payload,
 }
 
 impl Parcel {
@@ -76,16 +77,15 @@ impl Parcel {
     /// Queues the statement that puts it into the queue.
     pub(super) fn send(&self, session: &mut Session, pipeline: &str) -> Result<()> {
         let commit = self.origin.commit.to_string();
-        let params: [&[u8]; 7] = [
+        let params: [&[u8]; 6] = [
             pipeline.as_bytes(),
             self.table.schema.as_bytes(),
             self.table.name.as_bytes(),
             &i64::from(self.origin.xid).to_be_bytes(),
             commit.as_bytes(),
             &self.changes.to_be_bytes(),
-            &self.payload,
         ];
-        session.run_binary(PARK, &PARK_TYPES, &params, Step::Own)
+        session.run_binary(PARK, &PARK_TYPES, &params, self.payload.pieces(), Step::Own)
     }
 }
 
@@ -138,7 +138,7 @@ impl OldShapes {
         for param in params {
             bind.value(Some(param.as_bytes()));
         }
-        bind.execute(Step::Rows, 0)?;
+        bind.execute_binary(Step::Rows)?;
         session.sync();
         let outcome = session.finish().await?;
         if let Some((_, said)) = outcome.refused {
@@ -171,17 +171,18 @@ struct Part {
     sequence: i64,
     xid: u32,
     commit: String,
-    payload: Vec<u8>,
+    payload: Bytes,
 }
 
 impl Part {
+    /// Of a row in binary form: the payload is as large as it is then, and stays where it came.
     fn read(row: &DataRow) -> Option<Part> {
-        let text = |i| std::str::from_utf8(row.cell(i)??).ok();
+        let number = |i| Some(i64::from_be_bytes(row.cell(i)??.try_into().ok()?));
         Some(Part {
-            sequence: text(0)?.parse().ok()?,
-            xid: text(1)?.parse().ok()?,
-            commit: text(2)?.to_owned(),
-            payload: from_hex(row.cell(3)??)?,
+            sequence: number(0)?,
+            xid: u32::try_from(number(1)?).ok()?,
+            commit: std::str::from_utf8(row.cell(2)??).ok()?.to_owned(),
+            payload: row.held_cell(3)??,
         })
     }
 }

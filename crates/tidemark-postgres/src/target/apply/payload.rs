@@ -21,8 +21,8 @@
 
 use std::sync::Arc;
 
-use bytes::BufMut;
-use tidemark_core::batch::{Batch, Change, Item, SchemaChange};
+use bytes::{BufMut, Bytes};
+use tidemark_core::batch::{Batch, Change, Item, LARGE_BYTES, SchemaChange};
 use tidemark_core::catalogue::codes;
 use tidemark_core::event::{CellKind, OldRow, Op, Row};
 use tidemark_core::mapping::{ColumnMapping, TableMapping, TargetType};
@@ -31,20 +31,51 @@ use tidemark_core::{Error, Result};
 
 const VERSION: u8 = 1;
 
+/// What is written, in pieces: large values stay where they are.
+#[derive(Debug, Default)]
+pub(super) struct Payload {
+    pieces: Vec<Bytes>,
+    /// What follows them.
+    out: Vec<u8>,
+}
+
+impl Payload {
+    /// In order.
+    pub(super) fn pieces(&self) -> &[Bytes] {
+        &self.pieces
+    }
+
+    /// How long it is.
+    pub(super) fn len(&self) -> usize {
+        self.pieces.iter().map(Bytes::len).sum()
+    }
+
+    fn attach(&mut self, value: Bytes) {
+        self.pieces.push(std::mem::take(&mut self.out).into());
+        self.pieces.push(value);
+    }
+
+    fn end(mut self) -> Payload {
+        self.pieces.push(std::mem::take(&mut self.out).into());
+        self
+    }
+}
+
 /// Writes a batch whose items are about one table.
-pub(super) fn encode(batch: &Batch, position_kind: &str) -> Vec<u8> {
-    let mut out = Vec::with_capacity(batch.bytes() + 1024);
+pub(super) fn encode(batch: &Batch, position_kind: &str) -> Payload {
+    let mut payload = Payload::default();
+    let out = &mut payload.out;
     out.put_u8(VERSION);
-    put_text(&mut out, position_kind);
-    put_count(&mut out, batch.tables().len());
+    put_text(out, position_kind);
+    put_count(out, batch.tables().len());
     for mapping in batch.tables() {
-        put_mapping(&mut out, mapping);
+        put_mapping(out, mapping);
     }
     out.put_u32(u32::try_from(batch.len()).expect("items fit where their cells do"));
     for item in batch.items() {
-        put_item(&mut out, batch, item);
+        put_item(&mut payload, batch, item);
     }
-    out
+    payload.end()
 }
 
 fn put_mapping(out: &mut Vec<u8>, mapping: &TableMapping) {
@@ -66,7 +97,8 @@ fn put_mapping(out: &mut Vec<u8>, mapping: &TableMapping) {
     });
 }
 
-fn put_item(out: &mut Vec<u8>, batch: &Batch, item: &Item) {
+fn put_item(payload: &mut Payload, batch: &Batch, item: &Item) {
+    let out = &mut payload.out;
     match item {
         Item::Change(change) => {
             out.put_u8(b'C');
@@ -82,11 +114,11 @@ fn put_item(out: &mut Vec<u8>, batch: &Batch, item: &Item) {
                 Some(OldRow::Full(_)) => out.put_u8(2),
             }
             if let Some(old) = change.old {
-                put_row(out, batch, old.row());
+                put_row(payload, batch, old.row());
             }
-            out.put_u8(u8::from(change.new.is_some()));
+            payload.out.put_u8(u8::from(change.new.is_some()));
             if let Some(new) = change.new {
-                put_row(out, batch, new);
+                put_row(payload, batch, new);
             }
         }
         Item::Truncate {
@@ -143,15 +175,19 @@ fn put_schema_change(out: &mut Vec<u8>, change: &SchemaChange) {
     }
 }
 
-fn put_row(out: &mut Vec<u8>, batch: &Batch, row: Row) {
+fn put_row(payload: &mut Payload, batch: &Batch, row: Row) {
     for cell in batch.row(row) {
+        let out = &mut payload.out;
         match cell.kind {
             CellKind::Null => out.put_u8(0),
             CellKind::Unchanged => out.put_u8(1),
             CellKind::Text => {
                 out.put_u8(2);
                 out.put_u32(cell.len);
-                out.put_slice(batch.value(*cell));
+                match batch.large(*cell) {
+                    Some(large) => payload.attach(large.clone()),
+                    None => out.put_slice(batch.value(*cell)),
+                }
             }
         }
     }
@@ -173,15 +209,18 @@ fn put_optional(out: &mut Vec<u8>, text: Option<&str>) {
     }
 }
 
-/// Reads a batch back, and the kind of position that it came with. `now` is the table's mapping at
+/// Reads a batch back, and the kind of position that it came with; large values stay in `bytes`. `now` is the table's mapping at
 /// present; `share` gives the one mapping for each that is equal, so that the applier knows the
 /// table again.
 pub(super) fn decode(
-    bytes: &[u8],
+    bytes: &Bytes,
     now: &TableMapping,
     mut share: impl FnMut(TableMapping) -> Arc<TableMapping>,
 ) -> Result<(String, Batch)> {
-    let mut reader = Reader { rest: bytes };
+    let mut reader = Reader {
+        whole: bytes,
+        rest: bytes,
+    };
     let found = reader.payload(now, &mut share);
     found.ok_or_else(|| {
         Error::data(
@@ -193,10 +232,11 @@ pub(super) fn decode(
 }
 
 struct Reader<'a> {
+    whole: &'a Bytes,
     rest: &'a [u8],
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
     fn payload(
         &mut self,
         now: &TableMapping,
@@ -354,7 +394,12 @@ impl Reader<'_> {
                 1 => batch.push_cell(CellKind::Unchanged, &[]),
                 2 => {
                     let len = self.number()? as usize;
-                    batch.push_cell(CellKind::Text, self.bytes(len)?);
+                    let value = self.bytes(len)?;
+                    if len >= LARGE_BYTES {
+                        batch.push_large(self.whole.slice_ref(value));
+                    } else {
+                        batch.push_cell(CellKind::Text, value);
+                    }
                 }
                 _ => return None,
             }
@@ -362,7 +407,7 @@ impl Reader<'_> {
         Some(batch.end_row(begin))
     }
 
-    fn bytes(&mut self, len: usize) -> Option<&[u8]> {
+    fn bytes(&mut self, len: usize) -> Option<&'a [u8]> {
         let (head, rest) = self.rest.split_at_checked(len)?;
         self.rest = rest;
         Some(head)

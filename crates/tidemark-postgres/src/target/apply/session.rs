@@ -12,7 +12,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt::Write as _;
 
 use bytes::{BufMut, Bytes};
-use tidemark_core::batch::Batch;
+use tidemark_core::batch::{Batch, LARGE_BYTES};
 use tidemark_core::catalogue::codes;
 use tidemark_core::event::Cell;
 use tidemark_core::{Error, Result};
@@ -197,17 +197,31 @@ impl Session {
 
     /// Begins to run a prepared statement with `count` parameters.
     pub(super) fn bind(&mut self, statement: u32, count: usize) -> Bind<'_> {
+        let start = self.begin_bind(|name| {
+            write!(name, "t{statement}").expect("a buffer takes any text");
+        });
+        let out = self.connection.output();
+        // All parameters as text.
+        out.put_i16(0);
+        self.binding(start, count)
+    }
+
+    /// A Bind up to the name of its statement; gives where it begins.
+    fn begin_bind(&mut self, name: impl FnOnce(&mut bytes::BytesMut)) -> usize {
         let out = self.connection.output();
         let start = out.len();
         out.put_u8(b'B');
         out.put_i32(0);
         // The unnamed portal.
         out.put_u8(0);
-        write!(out, "t{statement}").expect("a buffer takes any text");
+        name(out);
         out.put_u8(0);
-        // All parameters as text.
-        out.put_i16(0);
-        out.put_u16(u16::try_from(count).expect("two rows of 1,600 columns at most"));
+        start
+    }
+
+    fn binding(&mut self, start: usize, count: usize) -> Bind<'_> {
+        let count = u16::try_from(count).expect("two rows of 1,600 columns at most");
+        self.connection.output().put_u16(count);
         Bind {
             session: self,
             start,
@@ -224,20 +238,28 @@ impl Session {
         Ok(())
     }
 
-    /// Queues a statement by its text, with parameters in their binary form.
+    /// Queues a statement by its text, with parameters in their binary form, the last one in pieces that
+    /// are not copied.
     pub(super) fn run_binary(
         &mut self,
         sql: &str,
         types: &[u32],
         params: &[&[u8]],
+        last: &[Bytes],
         step: Step,
     ) -> Result<()> {
         self.connection.send_parse("", sql, types)?;
-        let params = params.iter().map(|param| Some(*param));
-        self.connection.send_bind("", Format::Binary, params)?;
-        self.connection.send_execute()?;
-        self.expect(step, 0);
-        Ok(())
+        let start = self.begin_bind(|_| {});
+        let out = self.connection.output();
+        // All parameters in binary.
+        out.put_i16(1);
+        out.put_i16(1);
+        let mut bind = self.binding(start, params.len() + 1);
+        for param in params {
+            bind.value(Some(param));
+        }
+        bind.attach_all(last);
+        bind.execute(step, 0)
     }
 
     /// Queues COPY data: `write` appends to the message it is given.
@@ -393,18 +415,29 @@ impl Bind<'_> {
     /// The next parameter, a value of a batch.
     pub(super) fn cell(&mut self, batch: &Batch, cell: Cell) {
         match batch.large(cell) {
-            Some(large) => self.attach(large.clone()),
+            Some(large) => self.attach(large),
             None => self.value(value(batch, cell)),
         }
     }
 
-    /// The next parameter, which is not copied.
-    pub(super) fn attach(&mut self, value: Bytes) {
+    /// The next parameter, which is not copied if it is large.
+    pub(super) fn attach(&mut self, value: &Bytes) {
+        self.attach_all(std::slice::from_ref(value));
+    }
+
+    fn attach_all(&mut self, pieces: &[Bytes]) {
         let connection = &mut self.session.connection;
-        let length = u32::try_from(value.len()).unwrap_or(u32::MAX);
-        connection.output().put_u32(length);
-        self.attached += value.len();
-        connection.attach(value);
+        let length: usize = pieces.iter().map(Bytes::len).sum();
+        let shown = u32::try_from(length).unwrap_or(u32::MAX);
+        connection.output().put_u32(shown);
+        for piece in pieces {
+            if piece.len() < LARGE_BYTES {
+                connection.output().put_slice(piece);
+            } else {
+                self.attached += piece.len();
+                connection.attach(piece.clone());
+            }
+        }
     }
 
     /// The next parameter, whose text `write` appends.
@@ -417,11 +450,22 @@ impl Bind<'_> {
         out[start..start + 4].copy_from_slice(&length.to_be_bytes());
     }
 
-    /// Queues the statement, which ought to count `rows` rows.
+    /// Queues the statement, which ought to count `rows` rows. Results, if any, come as text.
     pub(super) fn execute(self, step: Step, rows: u64) -> Result<()> {
+        self.session.connection.output().put_i16(0);
+        self.end(step, rows)
+    }
+
+    /// Queues the statement; results come in their binary form.
+    pub(super) fn execute_binary(self, step: Step) -> Result<()> {
         let out = self.session.connection.output();
-        // Results, if any, as text.
-        out.put_i16(0);
+        out.put_i16(1);
+        out.put_i16(1);
+        self.end(step, 0)
+    }
+
+    fn end(self, step: Step, rows: u64) -> Result<()> {
+        let out = self.session.connection.output();
         if out.len() - self.start + self.attached > MESSAGE_BYTES_MAX {
             self.session.connection.take_back(self.start);
             return Err(Error::data(

@@ -131,6 +131,18 @@ fn sample() -> Batch {
     batch
 }
 
+/// A payload in one piece.
+fn written(batch: &Batch, position_kind: &str) -> Vec<u8> {
+    let payload = encode(batch, position_kind);
+    let bytes = payload.pieces().concat();
+    assert_eq!(bytes.len(), payload.len());
+    bytes
+}
+
+fn read(bytes: Vec<u8>, now: &TableMapping) -> Result<(String, Batch)> {
+    decode(&bytes.into(), now, Arc::new)
+}
+
 /// All of a batch that matters, as text.
 fn show(batch: &Batch) -> Vec<String> {
     let row = |row: Row| {
@@ -153,10 +165,10 @@ fn show(batch: &Batch) -> Vec<String> {
 #[test]
 fn what_is_parked_is_read_back() {
     let batch = sample();
-    let bytes = encode(&batch, "pg_lsn");
+    let bytes = written(&batch, "pg_lsn");
     // The table has other columns by now.
     let now = mapping(&[("id", "bigint", 20), ("new", "text", 25)]);
-    let (kind, read) = decode(&bytes, &now, Arc::new).unwrap();
+    let (kind, read) = read(bytes, &now).unwrap();
     assert_eq!(kind, "pg_lsn");
     assert_eq!(show(&read), show(&batch));
     for (read, written) in read.tables().iter().zip(batch.tables()) {
@@ -166,11 +178,41 @@ fn what_is_parked_is_read_back() {
     }
 }
 
+#[test]
+fn large_values_are_neither_copied_in_nor_out() {
+    let large = Bytes::from(vec![b'l'; LARGE_BYTES]);
+    let mut batch = Batch::default();
+    let columns = [("id", "integer", 23), ("note", "text", 25)];
+    let table = batch.table(&Arc::new(mapping(&columns)));
+    let begin = batch.begin_row();
+    batch.push_cell(CellKind::Text, b"1");
+    batch.push_large(large.clone());
+    let new = Some(batch.end_row(begin));
+    let (op, old) = (Op::Insert, None);
+    batch.push(Item::Change(Change {
+        table,
+        op,
+        old,
+        new,
+    }));
+    let payload = encode(&batch, "pg_lsn");
+    let is_it = |piece: &Bytes| piece.as_ptr() == large.as_ptr();
+    assert!(payload.pieces().iter().any(is_it));
+    let whole = Bytes::from(payload.pieces().concat());
+    let (_, read) = decode(&whole, &mapping(&columns), Arc::new).unwrap();
+    assert_eq!(show(&read), show(&batch));
+    let Item::Change(change) = &read.items()[0] else {
+        panic!("a change was written");
+    };
+    let value = read.value(read.row(change.new.unwrap())[1]);
+    assert!(whole.as_ptr_range().contains(&value.as_ptr()));
+}
+
 /// Version 1 as it was first written. Rows in this form may be in somebody's target: a change of
 /// the form needs a new version, and this one must stay readable.
 #[test]
 fn version_one_stays_what_it_was() {
-    let hex: Vec<String> = encode(&sample(), "pg_lsn")
+    let hex: Vec<String> = written(&sample(), "pg_lsn")
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect();
@@ -179,9 +221,9 @@ fn version_one_stays_what_it_was() {
 
 #[test]
 fn another_version_is_refused() {
-    let mut bytes = encode(&sample(), "pg_lsn");
+    let mut bytes = written(&sample(), "pg_lsn");
     bytes[0] = 2;
-    let error = decode(&bytes, &mapping(&[]), Arc::new).unwrap_err();
+    let error = read(bytes, &mapping(&[])).unwrap_err();
     assert_eq!(error.code(), codes::PARKED_UNREADABLE);
     assert_eq!(error.table_name(), Some("shop.orders"));
 }
@@ -189,14 +231,14 @@ fn another_version_is_refused() {
 proptest! {
     #[test]
     fn damaged_payloads_are_survived(at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<bool>()) {
-        let mut bytes = encode(&sample(), "pg_lsn");
+        let mut bytes = written(&sample(), "pg_lsn");
         let at = at.index(bytes.len());
         if cut {
             bytes.truncate(at);
-            prop_assert!(decode(&bytes, &mapping(&[]), Arc::new).is_err());
+            prop_assert!(read(bytes, &mapping(&[])).is_err());
         } else {
             bytes[at] = byte;
-            drop(decode(&bytes, &mapping(&[]), Arc::new));
+            drop(read(bytes, &mapping(&[])));
         }
     }
 }
