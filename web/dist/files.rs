@@ -1,9 +1,9 @@
 // Made by web/build.mjs of web/src.
 &[
     File {
-        name: "app-e866a73e2c.js",
-        plain: include_bytes!("app-e866a73e2c.js"),
-        packed: include_bytes!("app-e866a73e2c.js.gz"),
+        name: "app-36c04c30d4.js",
+        plain: include_bytes!("app-36c04c30d4.js"),
+        packed: include_bytes!("app-36c04c30d4.js.gz"),
     },
     File {
         name: "index.html",

@@ -39,6 +39,13 @@ export interface Pipeline {
   etag: string;
 }
 
+/** From what runs to what is defined. */
+export interface Changes {
+  changed: boolean;
+  diff: string[];
+  running: boolean;
+}
+
 export interface Overview {
   by_health: Partial<Record<Health, number>>;
   total: number;

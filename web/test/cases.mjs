@@ -5,6 +5,7 @@ import * as charts from "./cases/charts.mjs";
 import * as connections from "./cases/connections.mjs";
 import * as demo from "./cases/demo.mjs";
 import * as everywhere from "./cases/everywhere.mjs";
+import * as files from "./cases/files.mjs";
 import * as keyboard from "./cases/keyboard.mjs";
 import * as make from "./cases/new.mjs";
 import * as news from "./cases/news.mjs";
@@ -40,6 +41,7 @@ export default [
   news.u05_without_the_server_everything_stays_with_its_age,
   news.without_news_the_server_is_asked_and_the_page_says_so,
   pipeline.events_and_the_definition_are_shown_without_secrets,
+  files.a_file_that_says_something_else_than_what_runs_is_shown,
   reference.the_api_is_described_by_the_server_itself,
   roles.u14_pages_and_api_give_each_role_the_same_and_nobody_what_is_masked,
   signIn.tokens_are_shown_once_and_a_viewer_has_no_buttons,

@@ -56,13 +56,13 @@ export class Databases {
 
 /** `tidemark serve`, as a process that can be killed and started again. */
 export class Server {
-  constructor(program, state, port, file) {
-    Object.assign(this, { program, state, port, file, log: "" });
+  constructor(program, state, port, file, more = []) {
+    Object.assign(this, { program, state, port, file, more, log: "" });
     this.url = `http://127.0.0.1:${port}`;
   }
 
   async start() {
-    this.child = spawn(this.program, ["serve", "--listen", `127.0.0.1:${this.port}`, "--state", this.state, "--auth", "token", "--server-file", this.file], { stdio: ["ignore", "ignore", "pipe"] });
+    this.child = spawn(this.program, ["serve", "--listen", `127.0.0.1:${this.port}`, "--state", this.state, "--auth", "token", "--server-file", this.file, ...this.more], { stdio: ["ignore", "ignore", "pipe"] });
     this.child.stderr.on("data", (text) => (this.log += text));
     await until("the server", async () => (await fetch(`${this.url}/livez`)).ok);
   }

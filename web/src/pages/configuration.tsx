@@ -1,8 +1,8 @@
 // The pipeline file: secrets as ***; what a file defines is changed in the file.
 
 import { useState } from "preact/hooks";
-import { ask, may, Problem } from "../api";
-import type { Pipeline } from "../shapes";
+import { ask, get, may, Problem } from "../api";
+import type { Changes, Pipeline } from "../shapes";
 import { Copyable, ProblemBox, say, useAsked } from "../ui";
 import { refresh } from "../live";
 
@@ -12,6 +12,7 @@ export function Configuration({ one }: { one: Pipeline }) {
     const response = await ask("GET", `${path}/definition`);
     return { text: await response.text(), etag: response.headers.get("etag") ?? "" };
   }, [one.id, one.etag]);
+  const changes = useAsked(async () => (one.file ? get<Changes>(`${path}/definition/changes`) : null), [one.id, one.etag, one.state]);
   const [draft, setDraft] = useState<{ text: string; etag: string } | null>(null);
   const [problem, setProblem] = useState<unknown>(null);
   if (!asked.value) return asked.problem ? <ProblemBox problem={asked.problem} /> : <p class="muted" aria-busy="true">Asking the server …</p>;
@@ -35,6 +36,8 @@ export function Configuration({ one }: { one: Pipeline }) {
       {one.file
         ? <p>This pipeline is defined by <code class="name">{one.file}</code> and is read-only here: the file wins. Change it there, and the server takes it in.</p>
         : <p class="muted">Defined through the API by {one.created_by}. Secrets are shown as <code>***</code>; where they stay so, they are kept as they are.</p>}
+      {one.file && <ProblemBox problem={changes.problem} />}
+      {changes.value?.running && <SinceStart changes={changes.value} again={changes.reload} />}
       {draft ? (
         <form class="stack" onSubmit={save}>
           <label>Definition<textarea rows={Math.min(40, draft.text.split("\n").length + 2)} spellcheck={false} value={draft.text} onInput={(event) => setDraft({ ...draft, text: event.currentTarget.value })} /></label>
@@ -52,5 +55,21 @@ export function Configuration({ one }: { one: Pipeline }) {
         </>
       )}
     </>
+  );
+}
+
+/** What the file says beside what runs. */
+function SinceStart({ changes, again }: { changes: Changes; again: () => void }) {
+  const kind = (line: string) => ({ "+": "ok", "-": "error", "@": "muted" })[line.charAt(0)] ?? "";
+  return (
+    <div class="stack">
+      <div class="row">
+        {changes.changed
+          ? <p><span class="warning">!</span> The file says something else than what runs. It is taken in within seconds; where it is not, the events say why.</p>
+          : <p class="muted">What runs is what the file says.</p>}
+        <button type="button" class="small" onClick={again}>Compare again</button>
+      </div>
+      {changes.changed && <pre tabIndex={0} aria-label="what the file changes">{changes.diff.map((line) => <span class={kind(line)}>{`${line}\n`}</span>)}</pre>}
+    </div>
   );
 }
