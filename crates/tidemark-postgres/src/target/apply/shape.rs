@@ -65,7 +65,8 @@ pub(super) enum Shape {
     /// As `Update`, `Move` or `Rewrite` of some columns (of none: nothing is changed), of a row that
     /// must be there: fails with `division_by_zero` where it is not. Counts 1.
     Must(Box<Shape>),
-    /// Removes the row at a new key if there is one at the old: new key, old key. Counts 0.
+    /// Removes another row at a new key if there is one at the old: new key, old key. Counts 0. Both keys
+    /// may be the same row's, by an equality under which different texts are equal.
     MakeRoom,
     /// The row of a key: the key. Counts 1.
     Delete,
@@ -228,7 +229,10 @@ impl Writer<'_> {
     fn make_room(&mut self) -> String {
         let name = &self.table.name;
         let (new, old) = (self.key_params(), self.key_params());
-        format!("DELETE FROM {name} WHERE {new} AND EXISTS (SELECT FROM {name} WHERE {old})")
+        format!(
+            "DELETE FROM {name} WHERE {new} AND NOT ({old}) \
+             AND EXISTS (SELECT FROM {name} WHERE {old})"
+        )
     }
 
     fn delete(&mut self) -> String {
@@ -261,19 +265,21 @@ impl Writer<'_> {
 
     /// The place of one row that has these values where they are given, and NULL elsewhere.
     /// Equality by which different texts are equal would pick a wrong row, so such types are
-    /// compared by their text, and both sides in the column's own type.
+    /// compared by the bytes of their text, and both sides in the column's own type. `IS NULL` is true
+    /// of a composite value whose fields are all NULL (PostgreSQL 15, 9.2).
     fn one_like(&mut self, present: &Columns) -> String {
         let present = present.places(self.table.columns.len());
         let mut conditions = Vec::new();
         for (place, column) in self.table.columns.iter().enumerate() {
             let name = &column.name;
             conditions.push(if !present.contains(&place) {
-                format!("{name} IS NULL")
+                format!("{name} IS NOT DISTINCT FROM NULL")
             } else if column.is_exact {
                 format!("{name} = {}", self.param(place))
             } else {
                 let param = self.param(place);
-                format!("{name}::text = {param}::{}::text", column.type_name)
+                let type_name = &column.type_name;
+                format!("{name}::text COLLATE \"C\" = {param}::{type_name}::text")
             });
         }
         let condition = if conditions.is_empty() {

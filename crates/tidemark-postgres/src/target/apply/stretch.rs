@@ -48,7 +48,8 @@ pub(super) enum Ended {
 pub(super) enum Pace {
     /// As suits each table.
     Fast,
-    /// One by one in source order, ready for rows that ought not to be there.
+    /// One by one in source order, ready for rows that ought not to be there. What the source did by one
+    /// statement, at whose end a constraint held, are many here: deferrable ones wait for the commit.
     Careful,
     /// What the changes come to, ready for the same.
     Net,
@@ -111,6 +112,10 @@ impl<'b> Work<'b> {
         self.meet_all(stretch).await?;
         let ways: Vec<Way> = stretch.tables.iter().map(|c| self.way(c)).collect();
         self.open()?;
+        if self.pace == Pace::Careful {
+            self.session
+                .run("SET CONSTRAINTS ALL DEFERRED", Step::Own)?;
+        }
         let mut watches = Vec::new();
         for (changes, way) in stretch.tables.iter().zip(&ways) {
             match way {
@@ -189,6 +194,11 @@ impl<'b> Work<'b> {
         let Some(mut net) = fold_keyed(self.batch, changes, &table.key) else {
             return Way::Rows;
         };
+        // Of keys that are equal and not the same one may have gone to and fro: what vanished under the one
+        // is the row that is there under the other.
+        if !net.vanished.is_empty() && !table.is_key_exact() {
+            return Way::Rows;
+        }
         net.sort(self.batch, &table.key);
         Way::Keyed(net)
     }

@@ -172,6 +172,11 @@ impl TargetTable {
         (0..self.columns.len()).filter(|place| !self.key.contains(place))
     }
 
+    /// Whether keys that are equal are the same.
+    pub(super) fn is_key_exact(&self) -> bool {
+        self.key.iter().all(|place| self.columns[*place].is_exact)
+    }
+
     /// Changes may meet rows that the log does not know of, by design: behind a row filter an
     /// update that moves a row in or out comes as an insert or delete, whatever the target has.
     pub(super) fn expects_surprises(&self) -> bool {

@@ -2,6 +2,7 @@
 
 mod barriers;
 mod durability;
+mod equality;
 mod histories;
 mod large;
 mod parked;
