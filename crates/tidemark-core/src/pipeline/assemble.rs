@@ -69,6 +69,12 @@ pub(crate) enum Taken {
         route: usize,
         table: Arc<StreamTable>,
     },
+    /// The same of a change that is to be taken again after that: its table was announced when there was
+    /// nothing to carry.
+    Unlooked {
+        route: usize,
+        table: Arc<StreamTable>,
+    },
     /// Ranges of tables have seen different things, and the log cannot tell them apart here: they have
     /// to be loaded anew.
     Reload { routes: Vec<usize> },
@@ -198,8 +204,7 @@ impl Assembler {
         let Some(route) = self.router.bind(table) else {
             return Taken::Yes;
         };
-        let is_past = self.is_contained() || self.router.truncate_seen(route) == Some(true);
-        if !is_past {
+        if !self.is_past(route) {
             return Taken::Reshaped {
                 route,
                 table: Arc::clone(table),
@@ -209,10 +214,18 @@ impl Assembler {
         let is_same = table.name == *entry.mapping.source() && has_shape(&entry.shape, table);
         let mapping = Arc::clone(&entry.mapping);
         self.skip(route, table);
+        let entry = self.router.route_mut(route);
         if is_same {
-            self.router.route_mut(route).projection = Projection::new(&mapping, table).ok();
+            entry.projection = Projection::new(&mapping, table).ok();
+        } else {
+            entry.unlooked = Some(Arc::clone(table));
         }
         Taken::Yes
+    }
+
+    /// Whether the target has all that the present transaction did to a table.
+    fn is_past(&self, route: usize) -> bool {
+        self.is_contained() || self.router.truncate_seen(route) == Some(true)
     }
 
     /// The table's rows come in a form that nobody needs: the target has them, or will load them.
@@ -317,9 +330,13 @@ impl Assembler {
         };
         let route = self.router.route(index);
         let Some(projection) = &route.projection else {
-            return match route.announced {
-                Some(_) => Ok(Taken::Yes),
-                None => Err(protocol("a change of a table that was not announced")),
+            return match (&route.unlooked, &route.announced) {
+                (Some(table), _) if !self.is_past(index) => Ok(Taken::Unlooked {
+                    route: index,
+                    table: Arc::clone(table),
+                }),
+                (None, None) => Err(protocol("a change of a table that was not announced")),
+                _ => Ok(Taken::Yes),
             };
         };
         let Some(change) = filtered(projection, block, change)? else {

@@ -18,7 +18,10 @@ use crate::tidemark::Tidemark;
 /// All tables of the pipeline.
 pub(crate) struct Router {
     routes: Vec<Route>,
+    /// A route has one number at a time: that of the table which the log means by its name.
     by_id: HashMap<u32, usize>,
+    /// What the log has described so far, tables included that nobody carries (yet).
+    described: HashMap<u32, Arc<StreamTable>>,
     marks: Vec<Mark>,
 }
 
@@ -37,6 +40,9 @@ pub(crate) struct Route {
     /// As the log announced it last, and in which transaction.
     pub(crate) announced: Option<Arc<StreamTable>>,
     announced_in: Option<Begin>,
+    /// As the log announced it, where nobody has looked at what it means for the target: there was
+    /// nothing to carry then, or no such table. It does not come again before the next change.
+    pub(crate) unlooked: Option<Arc<StreamTable>>,
     seen: SeenBy,
 }
 
@@ -82,6 +88,7 @@ impl Router {
         let mut router = Router {
             routes: Vec::new(),
             by_id: HashMap::new(),
+            described: HashMap::new(),
             marks: Vec::new(),
         };
         for mapping in mappings {
@@ -107,7 +114,6 @@ impl Router {
         shape: Option<KnownShape>,
     ) -> usize {
         let index = self.routes.len();
-        self.by_id.insert(mapping.schema.id, index);
         self.routes.push(Route {
             mapping: Arc::clone(mapping),
             source_id: mapping.schema.id,
@@ -117,22 +123,41 @@ impl Router {
             shape: shape.unwrap_or_else(|| KnownShape::of(mapping)),
             announced: None,
             announced_in: None,
+            unlooked: None,
             seen: SeenBy::Nobody,
         });
+        self.take_number(index);
         index
     }
 
     /// The table was made anew on the source.
     pub(crate) fn replace(&mut self, index: usize, mapping: &Arc<TableMapping>) {
-        self.by_id.insert(mapping.schema.id, index);
+        self.by_id.retain(|_, at| *at != index);
         let route = &mut self.routes[index];
         route.mapping = Arc::clone(mapping);
         route.source_id = mapping.schema.id;
         route.shape = KnownShape::of(mapping);
         route.projection = None;
         route.announced = None;
+        route.unlooked = None;
         route.has_rows = false;
         route.seen = SeenBy::Nobody;
+        self.take_number(index);
+    }
+
+    /// A route gets the number that the catalog has for its table, unless the log, which the catalog may
+    /// be ahead of, means another table by it.
+    fn take_number(&mut self, index: usize) {
+        let route = &mut self.routes[index];
+        let id = route.mapping.schema.id;
+        match self.described.get(&id) {
+            Some(table) if table.name == *route.mapping.source() => {
+                route.unlooked = Some(Arc::clone(table));
+                self.by_id.insert(id, index);
+            }
+            Some(_) => {}
+            None => drop(self.by_id.entry(id).or_insert(index)),
+        }
     }
 
     /// The table was loaded by this mapping, at a snapshot that has seen this. What the log announced
@@ -168,10 +193,10 @@ impl Router {
         table: &Arc<StreamTable>,
         begin: Option<Begin>,
     ) {
-        self.by_id.insert(table.id, index);
         let route = &mut self.routes[index];
         route.announced = Some(Arc::clone(table));
         route.announced_in = begin;
+        route.unlooked = None;
     }
 
     /// The table that the log means by this number.
@@ -180,10 +205,14 @@ impl Router {
     }
 
     /// Makes the log's number for a table known: a re-created table has another one, a renamed table
-    /// the same.
-    pub(crate) fn bind(&mut self, table: &StreamTable) -> Option<usize> {
+    /// the same, until another table takes its name.
+    pub(crate) fn bind(&mut self, table: &Arc<StreamTable>) -> Option<usize> {
+        self.described.insert(table.id, Arc::clone(table));
         let index = self.named(&table.name).or_else(|| self.find(table.id))?;
-        self.by_id.insert(table.id, index);
+        if self.find(table.id) != Some(index) {
+            self.by_id.retain(|_, at| *at != index);
+            self.by_id.insert(table.id, index);
+        }
         Some(index)
     }
 
@@ -261,6 +290,7 @@ impl Router {
         let mut router = Router {
             routes: Vec::new(),
             by_id: HashMap::new(),
+            described: HashMap::new(),
             marks: Vec::new(),
         };
         router.add(&route.mapping, TableState::Streaming, None);

@@ -289,6 +289,10 @@ impl<'a> Stream<'a> {
                     self.load_all_anew(&reload);
                 }
                 Taken::Reshaped { route, table } => self.reshape(route, &table).await?,
+                Taken::Unlooked { route, table } => {
+                    *next -= 1;
+                    self.reshape(route, &table).await?;
+                }
                 Taken::Withdrawn => {
                     self.counts.clear();
                     self.applier.give(Task::Undo);

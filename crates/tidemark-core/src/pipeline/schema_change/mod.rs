@@ -129,6 +129,7 @@ pub(super) async fn reshape(
         let text = "was dropped and made again on the source: it is loaded anew";
         say(engine, &table.name, text.to_owned());
         assembler.adopt(route, table, &mapping)?;
+        assembler.router.route_mut(route).source_id = table.id;
         return Ok(Reshaped::Recreated);
     }
     let is_changed = !compared.changes.is_empty();

@@ -20,6 +20,7 @@ use cases::{CASES, Case, Policy, Then};
 
 mod cases;
 mod loading;
+mod names;
 mod policies;
 mod tables;
 

@@ -9,7 +9,7 @@ use crate::stage::{PATIENCE, Stage};
 
 const IGNORED: &str = "[tables]\ninclude = [\"public.*\"]\nnew_tables = \"ignore\"\n";
 
-async fn staged(name: &str, tables: &[&str], more: &str) -> Stage {
+pub(super) async fn staged(name: &str, tables: &[&str], more: &str) -> Stage {
     let stage = Stage::new(name).await;
     for table in tables {
         let sql = format!(
