@@ -67,8 +67,11 @@ pub trait Target: Send + Sync {
     /// of an earlier start, parked changes included, is gone. Durable on return.
     async fn start_load(&self, start: &LoadStart) -> Result<()>;
 
-    /// Makes types and sequences that the tables need, where they are missing. May be repeated.
-    async fn prepare_objects(&self, schema: &SourceSchema, tables: &[TableMapping]) -> Result<()>;
+    /// Makes types and sequences that the tables need, where they are missing; an enumeration or
+    /// composite type that is there gets what was added to the source's. Gives whether one did. May be
+    /// repeated.
+    async fn prepare_objects(&self, schema: &SourceSchema, tables: &[TableMapping])
+    -> Result<bool>;
 
     /// Makes the table where it is missing (columns, types, NOT NULL; keys, indexes and foreign keys
     /// later), or sees that an existing one fits and treats its rows as `existing` says. Records its

@@ -37,7 +37,6 @@ use crate::control::ResyncStrategy;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
 use crate::mapping::TableMapping;
-use crate::selection::Selection;
 use crate::source::Snapshot;
 use crate::status::Reconciled;
 use crate::target::{Existing, Place};
@@ -463,7 +462,7 @@ impl Reload<'_> {
             // Among the rows that are there they have to be of the same shape.
             What::Rows(_) => Arc::clone(&self.mapping),
             // Before the snapshot: rows of an older shape are then older than the snapshot too.
-            _ => self.mapping_of_now().await?,
+            _ => engine.mapping_of_now(self.mapping.source()).await?.0,
         };
         let snapshot = snapshot_after(engine, self.applied).await?;
         let tidemark = snapshot.tidemark().clone();
@@ -521,22 +520,6 @@ impl Reload<'_> {
             }
             Compared::Whole { why, found } => Once::Whole { why, found },
         })
-    }
-
-    async fn mapping_of_now(&self) -> Result<Arc<TableMapping>> {
-        let engine = self.engine;
-        let name = self.mapping.source();
-        let schema = engine.source.describe(&Selection::of(name)).await?;
-        let Some(table) = schema.tables.iter().find(|table| table.name == *name) else {
-            let gone = format!("the source has no table {name} any more");
-            return Err(Error::data(codes::MAPPING_NO_TABLE, gone).table(name.to_string()));
-        };
-        let mapping = Arc::new(engine.rules.map_table(table)?);
-        if engine.options.create_tables {
-            let tables = std::slice::from_ref(mapping.as_ref());
-            engine.target.prepare_objects(&schema, tables).await?;
-        }
-        Ok(mapping)
     }
 }
 

@@ -218,8 +218,9 @@ impl Target for SimTarget {
             .await
     }
 
-    async fn prepare_objects(&self, _: &SourceSchema, _: &[TableMapping]) -> Result<()> {
-        self.world.call("prepare objects").await
+    async fn prepare_objects(&self, _: &SourceSchema, _: &[TableMapping]) -> Result<bool> {
+        self.world.call("prepare objects").await?;
+        Ok(false)
     }
 
     async fn prepare(

@@ -49,7 +49,11 @@ impl Target for PgTarget {
         self.start_load(start).await
     }
 
-    async fn prepare_objects(&self, schema: &SourceSchema, tables: &[TableMapping]) -> Result<()> {
+    async fn prepare_objects(
+        &self,
+        schema: &SourceSchema,
+        tables: &[TableMapping],
+    ) -> Result<bool> {
         self.prepare_objects(schema, tables).await
     }
 

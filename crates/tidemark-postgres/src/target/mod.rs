@@ -165,16 +165,16 @@ impl PgTarget {
         self.write(&self.writer().start(start), "the start").await
     }
 
-    /// Makes types and sequences that the tables need.
+    /// Makes types and sequences that the tables need; whether a type got what it lacked.
     pub async fn prepare_objects(
         &self,
         schema: &SourceSchema,
         tables: &[TableMapping],
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let mut session = self.session().await?;
-        objects::make(&mut session, schema, tables).await?;
+        let is_extended = objects::make(&mut session, schema, tables).await?;
         session.keep();
-        Ok(())
+        Ok(is_extended)
     }
 
     /// Makes a table ready for rows.

@@ -1,8 +1,9 @@
 //! Types, collations, sequences and extensions that the tables need, made where they are missing.
 //!
 //! What is there already must be what the source has: an enumeration with other labels would refuse
-//! values later, or sort them otherwise. Definitions are compared as the servers print them, after
-//! names that go by another name on the target have been replaced. Where schemas lie is told in
+//! values later, or sort them otherwise. One that only lacks labels gets them, at their places: that is
+//! how types grow on a source that is followed. Definitions are compared as the servers print them,
+//! after names that go by another name on the target have been replaced. Where schemas lie is told in
 //! [`super::names`].
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,12 +23,12 @@ use crate::wire::{Connection, quote_literal};
 /// What a range type's definition says before the name of its multirange type.
 const MULTIRANGE: &str = "multirange_type_name = ";
 
-/// Makes everything, in one transaction.
+/// Makes everything, in one transaction. Gives whether a type that was there got what it lacked.
 pub(super) async fn make(
     connection: &mut Connection,
     schema: &SourceSchema,
     tables: &[TableMapping],
-) -> Result<()> {
+) -> Result<bool> {
     let schemas = Schemas::of_tables(tables);
     connection.run("BEGIN").await?;
     let mut names: BTreeSet<String> = tables
@@ -44,15 +45,17 @@ pub(super) async fn make(
         make_schema(connection, &name).await?;
     }
     let moved = moved(&schema.objects, &schemas);
+    let mut is_extended = false;
     for object in &schema.objects {
         let name = target_name(object, &schemas);
         let made = match object.kind {
-            ObjectKind::Extension => make_extension(connection, object).await,
+            ObjectKind::Extension => make_extension(connection, object).await.map(|()| false),
             _ => make_object(connection, object, &name, &moved).await,
         };
-        made.context(|| format!("make {} {name}", kind_name(object.kind)))?;
+        is_extended |= made.context(|| format!("make {} {name}", kind_name(object.kind)))?;
     }
-    connection.run("COMMIT").await
+    connection.run("COMMIT").await?;
+    Ok(is_extended)
 }
 
 fn target_name(object: &SchemaObject, schemas: &Schemas) -> TableName {
@@ -132,18 +135,19 @@ async fn make_extension(connection: &mut Connection, object: &SchemaObject) -> R
     })
 }
 
+/// Gives whether it was there and got what it lacked.
 async fn make_object(
     connection: &mut Connection,
     object: &SchemaObject,
     name: &TableName,
     moved: &BTreeMap<TableName, TableName>,
-) -> Result<()> {
+) -> Result<bool> {
     let definition = wording::replace(&object.definition, moved);
     match object.kind {
         ObjectKind::Sequence => {
             if let Some(found) = catalog::relation(connection, name).await? {
                 return if found.is_sequence() {
-                    Ok(())
+                    Ok(false)
                 } else {
                     Err(taken(name))
                 };
@@ -151,19 +155,27 @@ async fn make_object(
         }
         ObjectKind::Collation => {
             if is_collation(connection, name).await? {
-                return Ok(());
+                return Ok(false);
             }
         }
         _ => {
             if let Some(oid) = type_oid(connection, name).await? {
                 let found = type_definition(connection, name, oid).await?;
                 let found = found.ok_or_else(|| taken(name))?;
-                return compare(name, &definition, &found.definition);
+                let additions = additions(name, &definition, &found.definition);
+                for addition in &additions {
+                    connection.run(addition).await?;
+                }
+                if additions.is_empty() {
+                    compare(name, &definition, &found.definition)?;
+                }
+                return Ok(!additions.is_empty());
             }
         }
     }
     let sql = definition.replacen("{name}", &quoted(name), 1);
-    connection.run(&sql).await
+    connection.run(&sql).await?;
+    Ok(false)
 }
 
 async fn type_oid(connection: &mut Connection, name: &TableName) -> Result<Option<u32>> {
@@ -193,6 +205,36 @@ fn taken(name: &TableName) -> Error {
         codes::TARGET_NAME_TAKEN,
         format!("{name} is something else on the target"),
     )
+}
+
+/// What a type lacks that is otherwise the wanted one.
+fn additions(name: &TableName, wanted: &str, found: &str) -> Vec<String> {
+    match (labels(wanted), labels(found)) {
+        (Some(wanted), Some(found)) => label_additions(name, &wanted, &found),
+        _ => Vec::new(),
+    }
+}
+
+/// The labels that an enumeration lacks which has no other ones, in the same order.
+fn label_additions(name: &TableName, wanted: &[String], found: &[String]) -> Vec<String> {
+    let mut there = found.iter().peekable();
+    let (mut additions, mut before) = (Vec::new(), None);
+    for label in wanted {
+        if there.next_if_eq(&label).is_none() {
+            let place = match (before, found.first()) {
+                (Some(before), _) => format!(" AFTER {}", quote_literal(before)),
+                (None, Some(first)) => format!(" BEFORE {}", quote_literal(first)),
+                (None, None) => String::new(),
+            };
+            let (name, label) = (quoted(name), quote_literal(label));
+            additions.push(format!("ALTER TYPE {name} ADD VALUE {label}{place}"));
+        }
+        before = Some(label);
+    }
+    match there.peek() {
+        None => additions,
+        Some(_) => Vec::new(),
+    }
 }
 
 /// Definitions with the same meaning print the same, but for the quoting of names.

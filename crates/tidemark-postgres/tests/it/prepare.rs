@@ -255,6 +255,36 @@ async fn an_existing_type_must_be_the_same() {
 }
 
 #[tokio::test]
+async fn an_existing_enumeration_gets_the_labels_that_it_lacks() {
+    let types =
+        "CREATE TYPE mood AS ENUM ('', 'sad', 'it''s', 'so so', 'happy'); CREATE TABLE t (m mood)";
+    for there in [
+        "'', 'sad', 'it''s', 'so so', 'happy'",
+        "'sad', 'happy'",
+        "'', 'it''s'",
+        "'happy'",
+        "",
+    ] {
+        let pair = Pair::new(types, Rules::default()).await;
+        let make = format!("CREATE TYPE mood AS ENUM ({there})");
+        pair.database.run(&make).await;
+        for lacked in [there.matches(',').count() < 4, false] {
+            let made = pair
+                .target
+                .prepare_objects(&pair.schema, &pair.mappings)
+                .await;
+            assert_eq!(made.unwrap(), lacked, "{there}");
+        }
+        let labels = "SELECT string_agg(enumlabel, '|' ORDER BY enumsortorder) FROM pg_enum";
+        assert_eq!(
+            pair.database.value(labels).await,
+            "|sad|it's|so so|happy",
+            "{there}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn an_extension_is_made_or_its_lack_is_told() {
     let script =
         "CREATE EXTENSION hstore; CREATE TABLE t (h hstore); INSERT INTO t VALUES ('a=>1')";

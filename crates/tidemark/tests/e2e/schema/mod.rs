@@ -23,6 +23,7 @@ mod loading;
 mod names;
 mod policies;
 mod tables;
+mod types;
 
 /// A stage with a pipeline of this policy, the tables of all cases, and one that nobody changes.
 async fn staged(name: &str, policy: Policy) -> Stage {

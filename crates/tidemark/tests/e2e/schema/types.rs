@@ -1,0 +1,70 @@
+//! What types get while their tables are followed: no log tells of it.
+
+use crate::asks::text;
+use crate::stage::Stage;
+
+const TYPES: &str = "\
+    CREATE TYPE mood AS ENUM ('sad', 'happy'); \
+    CREATE TABLE felt (id int PRIMARY KEY, m mood, ms mood[]); \
+    CREATE TABLE bag (m mood); ALTER TABLE bag REPLICA IDENTITY FULL; \
+    INSERT INTO felt SELECT i, 'sad', '{happy}' FROM generate_series(1, 20) i; \
+    INSERT INTO bag SELECT 'sad' FROM generate_series(1, 20)";
+
+const STATES: &str = "SELECT string_agg(DISTINCT state, ',') FROM tidemark.table_state";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f21_a_type_that_grows_stops_no_table() {
+    let stage = Stage::new("schema_labels").await;
+    stage.source_sql(TYPES).await;
+    stage.write("[verify]\nafter_load = \"off\"\n");
+    let run = stage.start_streaming().await;
+    let more = "ALTER TYPE mood ADD VALUE 'so so' BEFORE 'happy'";
+    stage.source_sql(more).await;
+    stage
+        .source_sql(
+            "UPDATE felt SET m = 'so so' WHERE id < 10; UPDATE bag SET m = 'so so' WHERE random() < 0.5",
+        )
+        .await;
+    stage.wait_until_identical().await;
+    stage.source_sql("ALTER TYPE mood ADD VALUE 'glad'").await;
+    stage
+        .source_sql(
+            "INSERT INTO felt VALUES (100, 'glad', '{sad,glad}'); DELETE FROM bag WHERE m = 'so so'",
+        )
+        .await;
+    stage.wait_until_identical().await;
+    assert_eq!(text(&stage.target, STATES).await.unwrap(), "streaming");
+    let order = "SELECT enum_range(NULL::mood)";
+    assert_eq!(
+        text(&stage.target, order).await.unwrap(),
+        "{sad,\"so so\",happy,glad}"
+    );
+    assert_eq!(run.terminate().await, Some(0));
+    stage.clear().await;
+}
+
+/// A table is set aside, and the others go on, whatever stands in its name.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_whose_names_have_dots_is_set_aside_alone() {
+    let stage = Stage::new("schema_dots").await;
+    stage
+        .source_sql(
+            r#"CREATE SCHEMA "a.b"; CREATE TABLE "a.b"."c.d" (id int PRIMARY KEY, v text);
+               CREATE TABLE good (id int PRIMARY KEY); INSERT INTO "a.b"."c.d" VALUES (1, 'old')"#,
+        )
+        .await;
+    stage.write("[tables]\ninclude = [\"*.*\"]\n[verify]\nafter_load = \"off\"\n");
+    let run = stage.start_streaming().await;
+    stage
+        .target_sql(r#"ALTER TABLE "a.b"."c.d" ADD CHECK (v <> 'new')"#)
+        .await;
+    stage
+        .source_sql(r#"INSERT INTO "a.b"."c.d" VALUES (2, 'new'); INSERT INTO good VALUES (1)"#)
+        .await;
+    stage
+        .wait_for_target("SELECT count(*) FROM good", "1")
+        .await;
+    stage.wait_for_table("a.b.c.d", "quarantined").await;
+    assert_eq!(run.terminate().await, Some(0));
+    stage.clear().await;
+}
