@@ -273,10 +273,14 @@ impl Projection {
 
 /// A cell of a row, or of the old one where the row does not have it. A row that is shorter than its
 /// table's description has left the rest out.
+///
+/// A large value that was left alone is not NULL. An old row that has NULL there is but a key, whatever it
+/// is called: PostgreSQL calls it whole by the replica identity of the partitioned table, and logs it by
+/// that of the partition (PostgreSQL 15, `logicalrep_write_update`).
 fn value_of(cells: &[Cell], old: Option<&[Cell]>, from: usize) -> Cell {
     let cell = cells.get(from).copied().unwrap_or(Cell::UNCHANGED);
     match (cell.kind, old.and_then(|old| old.get(from))) {
-        (CellKind::Unchanged, Some(old)) => *old,
+        (CellKind::Unchanged, Some(old)) if old.kind == CellKind::Text => *old,
         _ => cell,
     }
 }

@@ -156,7 +156,9 @@ impl Router {
                 self.by_id.insert(id, index);
             }
             Some(_) => {}
-            None => drop(self.by_id.entry(id).or_insert(index)),
+            None => {
+                self.by_id.entry(id).or_insert(index);
+            }
         }
     }
 

@@ -140,7 +140,7 @@ pub(super) async fn check(
     types(connection, report, &roots).await?;
     generated_columns(report, check);
     if check.will_stream == WillStream::Yes {
-        identities(report, &relations);
+        identities(report, check, &relations);
         rows_aside(report, check);
         partitioned(report, &relations);
     }
@@ -402,13 +402,13 @@ fn generated_columns(report: &mut Report, check: &SourceCheck<'_>) {
 }
 
 /// One finding for each table whose old rows cannot be told apart.
-fn identities(report: &mut Report, relations: &[Relation]) {
+fn identities(report: &mut Report, check: &SourceCheck<'_>, relations: &[Relation]) {
     let mut nothing_without_key = true;
     let mut nothing_odd = true;
     // A partitioned table itself has no rows.
     for relation in relations.iter().filter(|relation| !relation.is_partitioned) {
         if relation.has_identity {
-            nothing_odd &= !is_odd_part(report, relation, relations);
+            nothing_odd &= !is_odd_part(report, check, relation, relations);
         } else if relation.identity == 'd' {
             nothing_without_key = false;
             without_key(report, relation);
@@ -512,23 +512,36 @@ fn identity_nothing(report: &mut Report, relation: &Relation) {
     );
 }
 
-/// Whole rows asked of a partitioned table must be asked of each partition, too.
-fn is_odd_part(report: &mut Report, relation: &Relation, relations: &[Relation]) -> bool {
+/// Whole rows asked of a partitioned table must be asked of each partition, too. The log calls old rows
+/// whole by what the partitioned table says, and has of them what the partition says: that is enough where
+/// rows are found by the primary key alone.
+fn is_odd_part(
+    report: &mut Report,
+    check: &SourceCheck<'_>,
+    relation: &Relation,
+    relations: &[Relation],
+) -> bool {
     let root = relations.iter().find(|root| root.oid == relation.root);
     let Some(root) = root.filter(|root| root.identity == 'f' && relation.identity != 'f') else {
         return false;
     };
-    report.warn(
-        codes::IDENTITY_NOTHING,
-        format!(
-            "{} logs whole old rows, its partition {} does not",
-            root.name, relation.name
-        ),
-        "ALTER TABLE … REPLICA IDENTITY on a partitioned table does not reach its partitions.",
-        [Fix::sql(format!(
-            "ALTER TABLE {} REPLICA IDENTITY FULL",
-            relation.name
-        ))],
+    let mut tables = check.tables.iter();
+    let mapping = tables.find(|table| table.schema.id == root.oid);
+    let by_key = mapping.is_some_and(|table| !table.key.is_empty() && table.filter.is_none());
+    let found = format!(
+        "{} logs whole old rows, its partition {} does not",
+        root.name, relation.name
     );
+    let fix = Fix::sql(format!(
+        "ALTER TABLE {} REPLICA IDENTITY FULL",
+        relation.name
+    ));
+    let why = "ALTER TABLE … REPLICA IDENTITY on a partitioned table does not reach its partitions";
+    if by_key && relation.identity == 'd' {
+        report.warn(codes::IDENTITY_NOTHING, found, &format!("{why}."), [fix]);
+    } else {
+        let why = format!("{why}. Its updates and deletes would not find their rows.");
+        report.fail(codes::IDENTITY_NOTHING, found, &why, [fix]);
+    }
     true
 }

@@ -158,6 +158,7 @@ pub async fn shape_of(connection: &mut Connection, table: &StreamTable) -> Resul
         columns.push(found);
     }
     types.name_bare_columns(connection, &mut columns).await?;
+    fill_by_partitions(connection, &oids, &mut columns).await?;
     let present = (set.rows.iter()).map(|row| Ok((row.get(cell::NAME)?, row.get(cell::NUMBER)?)));
     let storage = super::relations::storage(connection, &oids).await?.pop();
     Ok(StreamedShape {
@@ -165,6 +166,39 @@ pub async fn shape_of(connection: &mut Connection, table: &StreamTable) -> Resul
         present: present.collect::<Result<_>>()?,
         storage: storage.map(|(_, storage)| storage),
     })
+}
+
+/// A partitioned table has no rows, and keeps no value for them: its partitions do. Where each has the
+/// same, the rows that were there before have it.
+async fn fill_by_partitions(
+    connection: &mut Connection,
+    oids: &Oids,
+    columns: &mut [StreamedColumn],
+) -> Result<()> {
+    let is_open = |found: &StreamedColumn| {
+        found.fill == Fill::InRows
+            && found.column.number != 0
+            && comes_with_the_server(found.column.type_id)
+    };
+    if !columns.iter().any(is_open) {
+        return Ok(());
+    }
+    let sql = format!(
+        "SELECT attname, min(fill) FROM (SELECT a.attname, a.atthasmissing, {FILL_TEXT} AS fill \
+           FROM unnest($1::oid[]) AS w, pg_partition_tree(w) AS leaf \
+           JOIN pg_attribute a ON a.attrelid = leaf.relid JOIN pg_type t ON t.oid = a.atttypid \
+           WHERE leaf.isleaf AND leaf.relid <> w AND a.attnum > 0 AND NOT a.attisdropped) AS parts \
+         GROUP BY attname HAVING bool_and(atthasmissing) AND count(DISTINCT fill) = 1"
+    );
+    let set = connection.query(&sql, &[Some(oids.param())]).await?;
+    for found in columns.iter_mut().filter(|found| is_open(found)) {
+        let mut rows = set.rows.iter();
+        let row = rows.find(|row| row.get_str(0).is_ok_and(|name| name == found.column.name));
+        if let Some(row) = row {
+            found.fill = Fill::Constant(row.opt(1)?);
+        }
+    }
+    Ok(())
 }
 
 /// `attmissingval` is the value of the default when the column was added, which the server keeps until

@@ -522,19 +522,40 @@ async fn identities_that_are_of_no_use_are_named() {
          ALTER TABLE lost REPLICA IDENTITY USING INDEX lost_a; DROP INDEX lost_a;
          CREATE TABLE p (id int, n int) PARTITION BY HASH (id); ALTER TABLE p REPLICA IDENTITY FULL;
          CREATE TABLE p0 PARTITION OF p FOR VALUES WITH (MODULUS 1, REMAINDER 0);
-         ALTER TABLE p0 ADD PRIMARY KEY (id);",
+         ALTER TABLE p0 ADD PRIMARY KEY (id);
+         CREATE TABLE q (id int PRIMARY KEY, n int) PARTITION BY HASH (id);
+         ALTER TABLE q REPLICA IDENTITY FULL;
+         CREATE TABLE q0 PARTITION OF q FOR VALUES WITH (MODULUS 1, REMAINDER 0);",
     )
     .await;
     let found = of(&subject.check().await, codes::IDENTITY_NOTHING);
-    let told: Vec<&str> = found.iter().map(|finding| finding.found.as_str()).collect();
+    let told: Vec<(&str, Verdict)> = found
+        .iter()
+        .map(|finding| (finding.found.as_str(), finding.verdict))
+        .collect();
     assert_eq!(
         told,
         [
-            "the index that was the replica identity of public.lost is gone",
-            "the replica identity of public.nothing is NOTHING",
-            "public.p logs whole old rows, its partition public.p0 does not",
+            (
+                "the index that was the replica identity of public.lost is gone",
+                Verdict::Warning
+            ),
+            (
+                "the replica identity of public.nothing is NOTHING",
+                Verdict::Warning
+            ),
+            // Rows without a key would not be found by a part of them.
+            (
+                "public.p logs whole old rows, its partition public.p0 does not",
+                Verdict::Failed
+            ),
+            (
+                "public.q logs whole old rows, its partition public.q0 does not",
+                Verdict::Warning
+            ),
         ]
     );
+    subject.mend(&found[2], 0).await;
     subject
         .fails_and_is_mended(codes::IDENTITY_NOTHING, Verdict::Warning)
         .await;

@@ -105,3 +105,55 @@ async fn partitioned_tables_fill_a_target_that_is_cut_otherwise() {
         "SELECT count(*) FROM (SELECT tableoid FROM sale UNION SELECT tableoid FROM by_list) t";
     assert_eq!(text(&stage.target, leaves).await.unwrap(), "5");
 }
+
+/// Columns that come, with a value for all and with one for each row, and others in their place; and a
+/// type that becomes wider.
+const SHAPES: [&str; 4] = [
+    "ALTER TABLE cut ADD c text DEFAULT 'for \"all\", {alike}' NOT NULL",
+    "ALTER TABLE cut ADD d int DEFAULT (random() * 1000)::int",
+    "ALTER TABLE cut ALTER n TYPE bigint",
+    "ALTER TABLE cut DROP d, ADD d text DEFAULT 'again'",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f21_f22_partitioned_tables_change_their_shape() {
+    for (name, on_the_target) in [
+        ("partitions_shape_one", ""),
+        (
+            "partitions_shape_cut",
+            "CREATE TABLE cut (id int PRIMARY KEY, n int) PARTITION BY RANGE (id);
+             CREATE TABLE cut_all PARTITION OF cut DEFAULT",
+        ),
+    ] {
+        let stage = Stage::new(name).await;
+        stage
+            .source_sql(
+                "CREATE TABLE cut (id int PRIMARY KEY, n int) PARTITION BY RANGE (id);
+                 CREATE TABLE cut_low PARTITION OF cut FOR VALUES FROM (MINVALUE) TO (50);
+                 CREATE TABLE cut_high PARTITION OF cut FOR VALUES FROM (50) TO (MAXVALUE)
+                   PARTITION BY HASH (id);
+                 CREATE TABLE cut_high_0 PARTITION OF cut_high FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+                 CREATE TABLE cut_high_1 PARTITION OF cut_high FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+                 INSERT INTO cut SELECT i, i FROM generate_series(1, 100) i",
+            )
+            .await;
+        stage.target_sql(on_the_target).await;
+        stage.write("[target]\non_schema_change = \"apply\"\n[verify]\nafter_load = \"off\"\n");
+        let run = stage.start_streaming().await;
+        for (round, shape) in SHAPES.iter().enumerate() {
+            stage.source_sql(shape).await;
+            let write = format!(
+                "INSERT INTO cut (id, n) VALUES ({0}, 1); UPDATE cut SET n = n + 1, id = id + 1000 \
+                 WHERE id = {round} + 1; DELETE FROM cut WHERE id = {round} + 90",
+                200 + round
+            );
+            stage.source_sql(&write).await;
+            stage.wait_until_identical().await;
+            let is_anew = stage.log().contains("loaded anew");
+            assert_eq!(is_anew, round > 0, "{shape}\n{}", stage.log());
+        }
+        stage.wait_for_table("public.cut", "streaming").await;
+        assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
+        stage.clear().await;
+    }
+}

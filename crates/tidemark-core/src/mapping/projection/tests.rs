@@ -202,6 +202,27 @@ fn unchanged_values_are_taken_from_a_whole_old_row_when_asked() {
     }
 }
 
+/// Of a partition that logs keys alone, under a partitioned table that is said to log whole rows.
+#[test]
+fn an_unchanged_value_is_not_null_whatever_the_old_row_is_called() {
+    let projection = projection(None, ReplicaIdentity::Full);
+    let (block, rows) = block(&[
+        &[None, None, Some("5"), None],
+        &[None, Some("~"), Some("6"), Some("~")],
+    ]);
+    let change = RowChange {
+        table: 7,
+        op: Op::Update,
+        old: Some(OldRow::Full(rows[0])),
+        new: Some(rows[1]),
+    };
+    let mut batch = Batch::default();
+    let row = projection
+        .copy_new(&block, &change, Unchanged::FromOld, &mut batch)
+        .unwrap();
+    assert_eq!(shown(&batch, row), ["6", "~", "~"]);
+}
+
 #[test]
 fn a_shape_that_does_not_fit_is_told() {
     let missing = Projection::new(

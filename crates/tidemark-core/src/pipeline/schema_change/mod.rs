@@ -18,6 +18,7 @@ use std::sync::Arc;
 use crate::batch::SchemaChange;
 use crate::catalogue::codes;
 use crate::checkpoint::{KnownShape, TableState};
+use crate::control::ResyncStrategy;
 use crate::error::{Context, Error, Result};
 use crate::event::StreamTable;
 use crate::mapping::{TableMapping, TargetType};
@@ -27,6 +28,7 @@ use crate::source::{Fill, Retyped, StreamedShape};
 use super::assemble::Assembler;
 use super::observe::PipelineEvent;
 use super::options::OnSchemaChange;
+use super::reconcile;
 use super::{Engine, state_change};
 
 use compare::{ColumnChange, Compared, compare};
@@ -136,13 +138,8 @@ pub(super) async fn reshape(
     match decision {
         Decision::Fail => Err(is_to_fail(&table.name, &text)),
         Decision::Aside(why) => {
-            set_aside(
-                engine,
-                assembler,
-                route,
-                &mapping,
-                &format!("{text}; {why}"),
-            );
+            let text = format!("{text}; {why}");
+            set_aside(engine, assembler, route, &mapping, &text);
             assembler.adopt(route, table, &mapping)?;
             Ok(Reshaped::Done)
         }
@@ -155,11 +152,8 @@ pub(super) async fn reshape(
         }
         Decision::Follow => {
             if is_changed {
-                say(
-                    engine,
-                    &table.name,
-                    format!("{text}: done on the target too"),
-                );
+                let text = format!("{text}: done on the target too");
+                say(engine, &table.name, text);
             }
             let known = &assembler.router.route(route).shape;
             let mut words = loosened(known, &mapping, &now, policy);
@@ -168,16 +162,21 @@ pub(super) async fn reshape(
             Ok(Reshaped::Done)
         }
         Decision::LoadAnew => {
-            say(
-                engine,
-                &table.name,
-                format!("{text}: the table is loaded anew"),
-            );
-            let words = columns_that_go(&compared, &old, policy);
+            let text = format!("{text}: the table is loaded anew");
+            say(engine, &table.name, text);
+            let mut words = columns_that_go(&compared, &old, policy);
+            if is_loaded_in_its_place(&mapping) {
+                words.extend(in_target_words(&carried, &old, &mapping, &now, policy));
+            }
             assembler.reshape(route, table, &mapping, words)?;
             Ok(Reshaped::LoadAnew)
         }
     }
+}
+
+/// Whether rows that are loaded anew come into the table that is there, which then must have their shape.
+fn is_loaded_in_its_place(mapping: &TableMapping) -> bool {
+    reconcile::strategy(mapping) == ResyncStrategy::Truncate
 }
 
 fn is_to_fail(table: &TableName, text: &str) -> Error {
@@ -340,8 +339,9 @@ fn in_target_words(
                         to: to.to_owned(),
                     })
             }
-            ColumnChange::Retyped { column, .. } => retyped(*column, new, now),
-            ColumnChange::Replaced { .. } => None,
+            ColumnChange::Retyped { column, .. } | ColumnChange::Replaced { column } => {
+                retyped(*column, new, now)
+            }
         });
     }
     words
