@@ -19,11 +19,11 @@ use crate::stage::{PATIENCE, Stage};
 use cases::{CASES, Case, Policy, Then};
 
 mod cases;
+mod grown;
 mod loading;
 mod names;
 mod policies;
 mod tables;
-mod types;
 
 /// A stage with a pipeline of this policy, the tables of all cases, and one that nobody changes.
 async fn staged(name: &str, policy: Policy) -> Stage {
