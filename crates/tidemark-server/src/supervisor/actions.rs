@@ -1,7 +1,7 @@
 //! What a person can ask of a pipeline, through the engine's own way in for commands.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tidemark_core::catalogue::{Code, codes};
 use tidemark_core::checkpoint::{TableCheckpoint, TableState};
@@ -13,11 +13,14 @@ use tidemark_core::{Error, Result};
 
 use super::{Alive, Member, Supervisor, open, verify};
 use crate::store::{Desired, DesiredState, Level};
+use crate::systems::Opened;
 
 /// How long a command may take until the engine has answered: it may be in a large transaction.
 const ANSWER_WITHIN: Duration = Duration::from_mins(2);
 /// How long a run may take to end in order; longer than the life of the pipeline gives it.
 const STOP_WITHIN: Duration = Duration::from_mins(1);
+/// How long the target may take to see that a run has ended.
+const FREE_WITHIN: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 const TABLES_EVERY: Duration = Duration::from_millis(500);
 /// How long a resync may take.
@@ -156,7 +159,7 @@ impl Supervisor {
             hold: HoldId::random(),
         };
         let (source, target) = (opened.source.as_ref(), opened.target.as_ref());
-        let began = std::time::Instant::now();
+        let began = Instant::now();
         let report = compare::verify_still(source, target, &request).await?;
         let kept = verify::keep(
             &self.shared,
@@ -187,13 +190,26 @@ impl Supervisor {
         deleted
     }
 
+    /// Whoever runs it at this moment keeps it. The session of a run that has just ended here may be
+    /// there for a moment longer.
+    async fn acquire(&self, opened: &Opened) -> Result<()> {
+        let began = Instant::now();
+        loop {
+            match opened.target.acquire(&self.shared.owner).await {
+                Err(err) if err.code() == codes::TARGET_OWNED && began.elapsed() < FREE_WITHIN => {
+                    tokio::time::sleep(LOOK_EVERY).await;
+                }
+                acquired => return acquired.map(|_| ()),
+            }
+        }
+    }
+
     async fn remove(&self, member: &Arc<Member>, was_draft: bool, by: &str) -> Result<String> {
         self.stop(member, by).await?;
         let mut removed = Vec::new();
         if !was_draft {
             let opened = open(&self.shared, member).await?;
-            // Whoever runs it at this moment keeps it.
-            opened.target.acquire(&self.shared.owner).await?;
+            self.acquire(&opened).await?;
             removed = opened.source.release().await?;
             opened.target.forget().await?;
         }
