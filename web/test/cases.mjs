@@ -4,6 +4,7 @@ import * as big from "./cases/big.mjs";
 import * as charts from "./cases/charts.mjs";
 import * as connections from "./cases/connections.mjs";
 import * as demo from "./cases/demo.mjs";
+import * as data from "./cases/data.mjs";
 import * as everywhere from "./cases/everywhere.mjs";
 import * as files from "./cases/files.mjs";
 import * as keyboard from "./cases/keyboard.mjs";
@@ -27,6 +28,7 @@ export default [
   overview.u01_the_overview_is_live_and_its_title_says_how_it_is,
   pipeline.both_sides_are_compared_from_the_page,
   tables.u04_a_resync_shows_its_effect_and_readers_never_see_fewer_rows,
+  data.rows_of_both_sides_are_seen_side_by_side,
   tables.u03_a_table_in_quarantine_leaves_the_others_alone_and_comes_back,
   quarantine.u03_rows_in_quarantine_are_shown_with_what_each_action_does,
   connections.slots_are_shown_with_who_reads_them_and_orphans_told_from_others,

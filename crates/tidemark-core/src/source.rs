@@ -55,6 +55,9 @@ pub trait Source: Send + Sync {
     /// A snapshot of now, with a tidemark that tells what it has seen. Touches no slot.
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>>;
 
+    /// A view of now, to look at some rows: nothing says which position it is at. Touches no slot.
+    async fn view(&self) -> Result<Box<dyn View>>;
+
     /// The changes that commit at or after a position, from what the source keeps for this pipeline.
     async fn changes(&self, after: Position) -> Result<Box<dyn ChangeStream>>;
 

@@ -14,6 +14,7 @@ use tidemark_core::catalogue::codes;
 use tidemark_core::checkpoint::Chunk;
 use tidemark_core::mapping::{ColumnMapping, TableMapping};
 use tidemark_core::schema::TableName;
+use tidemark_core::verify::look::{Limits, ShownRow, Which};
 use tidemark_core::verify::{Digest, RowDigest, RowText, View};
 use tidemark_core::{Context as _, Error, Result};
 
@@ -22,6 +23,7 @@ use crate::wire::{Connection, ResultSet, Row, quote_ident, quote_qualified};
 use crate::{config, error, shown};
 
 mod hash;
+mod look;
 mod packed;
 
 use hash::{Form, Hashed, TextBytes, Use};
@@ -136,11 +138,22 @@ impl PgView {
     /// Reads rows of a table, and lets go of it: a savepoint that is rolled back gives the table's lock
     /// back, so that whoever wants to change the table waits for one query and not for all.
     async fn query(&mut self, mapping: &TableMapping, sql: &str) -> Result<ResultSet> {
+        self.query_with(mapping, "", sql).await
+    }
+
+    /// The same with settings, which are undone with the savepoint.
+    async fn query_with(
+        &mut self,
+        mapping: &TableMapping,
+        settings: &str,
+        sql: &str,
+    ) -> Result<ResultSet> {
         let doing = match self.side {
             Side::Source => format!("compare {} on the source", mapping.source()),
             Side::Target(_) => format!("compare {} on the target", mapping.target),
         };
-        self.connection.run("SAVEPOINT tidemark_view").await?;
+        let begin = format!("SAVEPOINT tidemark_view; {settings}");
+        self.connection.run(&begin).await?;
         let read = self.read(mapping, sql).await;
         let let_go = "ROLLBACK TO SAVEPOINT tidemark_view; RELEASE SAVEPOINT tidemark_view";
         let let_go = self.connection.run(let_go).await;
@@ -321,6 +334,23 @@ impl View for PgView {
                 })
             })
             .collect()
+    }
+
+    async fn shown(
+        &mut self,
+        mapping: &TableMapping,
+        which: Which<'_>,
+        limits: &Limits,
+    ) -> Result<Vec<ShownRow>> {
+        let rows = self.rows_of(mapping, &Chunk::Whole).await?;
+        let Some(sql) = look::sql(mapping, &rows, &self.side, which, limits) else {
+            return Ok(Vec::new());
+        };
+        let settings = look::settings(limits);
+        let set = self.query_with(mapping, &settings, &sql).await?;
+        let key_len = rows.key.len();
+        let row = |row: &Row| look::row(row, key_len, limits).ok_or_else(|| self.unreadable());
+        set.rows.iter().map(row).collect()
     }
 }
 

@@ -10,7 +10,7 @@ use tidemark_core::config::{Secret, ServerConfig};
 use tidemark_core::target::Owner;
 use tidemark_core::{Error, Result};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::api::guard::{hash_of, new_id, new_token};
 use crate::api::{App, Auth, AuthMode, router};
@@ -26,6 +26,9 @@ use crate::systems::Systems;
 
 /// Where the first start leaves the token of an administrator.
 const TOKEN_FILE: &str = "admin.token";
+
+/// Those who look at rows at once: each has sessions on both sides.
+const LOOKS_MAX: usize = 4;
 
 /// How a server is to run.
 pub struct Settings {
@@ -129,6 +132,7 @@ impl Server {
             requests: Requests::default(),
             tenant_pipelines_max,
             demo,
+            looks: Semaphore::new(LOOKS_MAX),
         };
         Ok(Server {
             listener,

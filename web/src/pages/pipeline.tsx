@@ -9,13 +9,14 @@ import { act, Code, HealthMark, Known, State } from "../ui";
 import { Analytics } from "./analytics";
 import { Configuration } from "./configuration";
 import { BreakIt, isDemo } from "./demo";
+import { Data } from "./data";
 import { DeleteDialog, ResyncDialog } from "./dialogs";
 import { Events } from "./events";
 import { QuarantineTab } from "./quarantine";
 import { Tables } from "./tables";
 import { Verification } from "./verification";
 
-const TABS = ["tables", "analytics", "events", "verification", "quarantine", "configuration"] as const;
+const TABS = ["tables", "analytics", "events", "data", "verification", "quarantine", "configuration"] as const;
 
 export function PipelinePage({ id, tab }: { id: string; tab: string }) {
   const one = pipelineOf(id);
@@ -40,6 +41,7 @@ export function PipelinePage({ id, tab }: { id: string; tab: string }) {
       {shown === "tables" && <Tables one={one} />}
       {shown === "analytics" && <Analytics one={one} />}
       {shown === "events" && <Events one={one} />}
+      {shown === "data" && <Data one={one} />}
       {shown === "verification" && <Verification one={one} />}
       {shown === "quarantine" && <QuarantineTab one={one} />}
       {shown === "configuration" && <Configuration one={one} />}

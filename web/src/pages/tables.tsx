@@ -136,6 +136,7 @@ function Row({ id, table, number, isRunning, onResync }: { id: string; table: Ta
               ? <button type="button" class="small" disabled={!isRunning} onClick={() => ask(table.state === "paused" ? "resume" : "retry")} aria-label={`${table.state === "paused" ? "resume" : "retry"} ${table.source}`}>{table.state === "paused" ? "Resume" : "Retry"}</button>
               : <button type="button" class="small" disabled={!isRunning || table.state !== "streaming"} onClick={() => ask("pause")} aria-label={`pause ${table.source}`}>Pause</button>}
             <button type="button" class="small" disabled={!isRunning && table.state !== "done"} onClick={() => ask("verify", { depth: "deep" })} aria-label={`verify ${table.source}`}>Verify</button>
+            <a class="small" href={`/p/${encodeURIComponent(id)}/data?table=${encodeURIComponent(table.source)}`} aria-label={`rows of ${table.source}`}>Rows</a>
             <button type="button" class="small" disabled={!isRunning} onClick={onResync} aria-label={`force resync of ${table.source}`}>Resync …</button>
           </span>
         </td>

@@ -11,7 +11,7 @@ export const ident = (name) => `"${name.replaceAll('"', '""')}"`;
 
 /** Every page; `ID` is a pipeline. */
 export const PAGES = [
-  "/", "/p/ID", "/p/ID/analytics", "/p/ID/events", "/p/ID/verification", "/p/ID/configuration", "/p/ID/quarantine",
+  "/", "/p/ID", "/p/ID/analytics", "/p/ID/events", "/p/ID/logs", "/p/ID/data", "/p/ID/verification", "/p/ID/configuration", "/p/ID/quarantine",
   "/quarantine", "/connections", "/schedules", "/alerts", "/api/docs", "/new", "/settings", "/settings/tokens", "/settings/audit", "/codes/TM1010",
 ];
 

@@ -2,10 +2,11 @@
 //!
 //! [`View`] is what either side is asked: one instant of it, digested or row by row. [`compare`]
 //! holds the algorithm, down to the keys that differ ([`difference`]); [`standstill`] brings both sides to
-//! the position.
+//! the position. [`look`] shows a few rows of both sides to a person, as they are now.
 
 pub mod compare;
 pub mod difference;
+pub mod look;
 pub mod standstill;
 
 use async_trait::async_trait;
@@ -13,6 +14,8 @@ use async_trait::async_trait;
 use crate::checkpoint::Chunk;
 use crate::error::Result;
 use crate::mapping::TableMapping;
+
+use look::{Limits, ShownRow, Which};
 
 /// One instant of one side. The source's view applies columns, filter and masks of the mapping, the
 /// target's reads what is there, so that equal data give equal digests.
@@ -50,6 +53,16 @@ pub trait View: Send {
     /// The rows with these keys, to show what differs; those that are there, in any order. Nothing
     /// for a table without a key.
     async fn rows(&mut self, mapping: &TableMapping, keys: &[Vec<String>]) -> Result<Vec<RowText>>;
+
+    /// Some rows for a person who waits: the first ones by the key, or in any order where the key is masked
+    /// or there is none. Cells that are equal on both sides have equal hashes. The server ends it
+    /// after the time in `limits`; the view is good afterwards.
+    async fn shown(
+        &mut self,
+        mapping: &TableMapping,
+        which: Which<'_>,
+        limits: &Limits,
+    ) -> Result<Vec<ShownRow>>;
 }
 
 /// A row as text, for a person; masked where the mapping masks.

@@ -125,6 +125,10 @@ impl Source for SimSource {
         Ok(Box::new(SimSnapshot::now(&self.0, &world)))
     }
 
+    async fn view(&self) -> Result<Box<dyn View>> {
+        Err(lost("view"))
+    }
+
     async fn changes(&self, after: Position) -> Result<Box<dyn ChangeStream>> {
         self.0.call("changes").await?;
         let world = self.0.lock();

@@ -14,9 +14,10 @@ use tidemark_core::source::{
     ChangeStream, ColumnType, Feed, Keep, LogState, Partition, Relayed, Retyped, SequenceValue,
     Snapshot, Source, StreamedShape, WillStream, Within,
 };
+use tidemark_core::verify::View;
 use tokio::sync::watch;
 
-use super::{PgSnapshot, PgSource};
+use super::{PgSnapshot, PgSource, snapshot};
 use crate::check::SourceCheck;
 use crate::schema;
 use crate::target::feeds;
@@ -82,6 +83,10 @@ impl Source for PgSource {
         Ok(Box::new(
             PgSnapshot::take(self.options.connect.clone()).await?,
         ))
+    }
+
+    async fn view(&self) -> Result<Box<dyn View>> {
+        Ok(Box::new(snapshot::view(&self.options.connect).await?))
     }
 
     async fn changes(&self, after: Position) -> Result<Box<dyn ChangeStream>> {

@@ -209,6 +209,14 @@ impl Snapshot for PgSnapshot {
     }
 }
 
+/// A view of now.
+pub(crate) async fn view(config: &ConnectConfig) -> Result<PgView> {
+    let mut connection = Connection::connect(config, Role::Ordinary).await?;
+    let sql = format!("{VIEW_SETTINGS}; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
+    connection.run(&sql).await?;
+    Ok(PgView::of_source(connection))
+}
+
 /// One worker's connection.
 struct PgReader {
     instant: Arc<Instant>,

@@ -209,6 +209,11 @@ impl Hashed {
         format!("coalesce({hash}, 0)")
     }
 
+    /// The hash of the value by itself, whichever column it is in.
+    pub(super) fn alone(&self) -> String {
+        self.hash(Use::Digest.seed())
+    }
+
     /// A key value as the stream has it: by its type's output function, which for some types is not
     /// what a cast to text gives.
     pub(super) fn printed(&self) -> String {

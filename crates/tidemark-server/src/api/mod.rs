@@ -10,6 +10,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::middleware;
 use tidemark_core::catalogue::codes;
+use tokio::sync::Semaphore;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{InfoBuilder, OpenApi, OpenApiBuilder};
 use utoipa_axum::router::OpenApiRouter;
@@ -44,6 +45,7 @@ mod quarantine;
 mod readiness;
 #[cfg(test)]
 mod reference;
+mod rows;
 mod schedules;
 mod standing;
 mod stream;
@@ -60,6 +62,8 @@ pub(crate) struct App {
     pub(crate) tenant_pipelines_max: usize,
     /// What is around it, where it is the server of a demo.
     pub(crate) demo: Option<Arc<dyn Demo>>,
+    /// Places for those who look at rows.
+    pub(crate) looks: Semaphore,
 }
 
 /// Everything that is answered.
@@ -94,6 +98,7 @@ fn routes() -> OpenApiRouter<Arc<App>> {
             .merge(standing::routes())
             .merge(journal::routes())
             .merge(quarantine::routes())
+            .merge(rows::routes())
             .merge(monitoring::routes())
             .merge(connections::routes())
             .merge(alerts::routes())

@@ -65,7 +65,7 @@ struct QuarantineList {
 
 /// A row in quarantine.
 #[derive(Debug, Serialize, ToSchema)]
-struct KeptRowBody {
+pub(super) struct KeptRowBody {
     /// By which it is asked for as long as it is there.
     number: i64,
     /// On the source.
@@ -86,7 +86,7 @@ struct KeptRowBody {
 
 /// Why a change is there; `null` in its place for one that waits behind another.
 #[derive(Debug, Serialize, ToSchema)]
-struct CauseBody {
+pub(super) struct CauseBody {
     code: String,
     sqlstate: String,
     /// What the target said; `null` for a viewer, since it may have values in it.
@@ -128,7 +128,7 @@ fn cause(cause: &Cause, sees_rows: bool) -> CauseBody {
     }
 }
 
-fn body(row: &KeptRow, sees_rows: bool) -> KeptRowBody {
+pub(super) fn body(row: &KeptRow, sees_rows: bool) -> KeptRowBody {
     let first = row.first();
     KeptRowBody {
         number: first.number,
@@ -165,7 +165,7 @@ fn full(row: &KeptRow) -> KeptRowFull {
 }
 
 /// What is in quarantine, as the target has it.
-async fn kept(app: &App, member: &Member) -> Result<Vec<KeptRow>, Failure> {
+pub(super) async fn kept(app: &App, member: &Member) -> Result<Vec<KeptRow>, Failure> {
     let target = match member.alive() {
         Some(alive) => Arc::clone(&alive.opened.target),
         None => open(&app.supervisor.shared, member).await?.target,

@@ -32,6 +32,10 @@ application/toml`). Names of fields are those of `--json`, positions are text as
   event `reset` says that it must look at everything anew. What is kept of them is bounded by number and by size.
 - **A demo's server** (`tidemark demo`, `/api/v1/version` says so) has two routes more, and no other has them: `GET /api/v1/demo`
   tells what can be broken and what came of it last, `POST /api/v1/demo/breaks` with `{\"what\": \"kill\"}` breaks it.
+- **Rows** of both sides: `preview` shows the first ones of a table, `trace` one by its key, with what differs. `is_settled` tells
+  a difference from a change on its way: the row was looked at again once the target had everything up to a position
+  after the first look. Read-only, each statement ends after 5 s, cells and answers are bounded. A value of a masked column is
+  shown only where it is what the mask makes of the source's value.
 - **Secrets** go in and never come out: a definition shows `***`, and `***` sent back keeps what was there. References
   (`${env:NAME}`) stay references.
 
@@ -47,7 +51,7 @@ Its definitions name no file, variable or socket of the server's machine; where 
 | role | may |
 |--|--|
 | viewer | look; keys and values of rows are not shown |
-| operator | act on pipelines; see rows in quarantine, which is written down in the audit |
+| operator | act on pipelines; see rows (both sides side by side, masked as in the pipeline; those in quarantine), which is written down in the audit |
 | admin | define pipelines, give tokens out, read the audit |
 
 A browser signs in with `POST /api/v1/session`: the token is kept in a cookie that no script reads (`HttpOnly`,

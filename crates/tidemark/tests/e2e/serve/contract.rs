@@ -275,9 +275,13 @@ async fn answers_about_a_pipeline_that_runs_are_as_the_document_says() {
         } else {
             "srv_shape"
         };
-        let answer = server
-            .send(Request::new("GET", &operation.path_with(id)))
-            .await;
+        let of_which = match operation.path.rsplit('/').next() {
+            Some("preview") => "?table=public.orders",
+            Some("trace") => "?table=public.orders&key=1",
+            _ => "",
+        };
+        let path = format!("{}{of_which}", operation.path_with(id));
+        let answer = server.send(Request::new("GET", &path)).await;
         // No row is in quarantine.
         if operation.path.ends_with("/quarantine/{number}") {
             assert_eq!(answer.status, 404);

@@ -17,6 +17,7 @@ mod races;
 mod reach;
 mod remote;
 mod requests;
+mod rows;
 mod schedules;
 mod scraped;
 mod secrets;
