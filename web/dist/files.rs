@@ -1,9 +1,9 @@
 // Made by web/build.mjs of web/src.
 &[
     File {
-        name: "app-36c04c30d4.js",
-        plain: include_bytes!("app-36c04c30d4.js"),
-        packed: include_bytes!("app-36c04c30d4.js.gz"),
+        name: "app-b2d9e9af0c.js",
+        plain: include_bytes!("app-b2d9e9af0c.js"),
+        packed: include_bytes!("app-b2d9e9af0c.js.gz"),
     },
     File {
         name: "index.html",
@@ -11,9 +11,9 @@
         packed: include_bytes!("index.html.gz"),
     },
     File {
-        name: "style-5c8d88aaa3.css",
-        plain: include_bytes!("style-5c8d88aaa3.css"),
-        packed: include_bytes!("style-5c8d88aaa3.css.gz"),
+        name: "style-455c255f70.css",
+        plain: include_bytes!("style-455c255f70.css"),
+        packed: include_bytes!("style-455c255f70.css.gz"),
     },
     File {
         name: "theme-39b689f84e.js",

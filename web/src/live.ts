@@ -28,6 +28,8 @@ export const lags = signal<Record<string, Lag[]>>({});
 export const tables = signal<Record<string, Table[]>>({});
 /** Grows with every event of a pipeline; the last one is in it. */
 export const lastEvent = signal<Event | null>(null);
+/** Grows whenever an action begins or ends. */
+export const operations = signal(0);
 /** Messages of the stream, for tests. */
 export const messages = signal(0);
 
@@ -216,6 +218,7 @@ function take(part: string) {
   switch (kind) {
     case "reset":
     case "ops":
+      operations.value += 1;
       refreshSoon();
       break;
     case "lag":

@@ -123,7 +123,9 @@ export interface Operation {
   id: string;
   pipeline: string;
   kind: string;
-  state: "running" | "succeeded" | "failed";
+  state: "running" | "succeeded" | "failed" | "cancelled";
+  by: string;
+  created_at: string;
   text: string | null;
   code: string | null;
 }

@@ -173,7 +173,8 @@ export async function act(label: string, begin: () => Promise<Operation>): Promi
   try {
     const done = await followed(await begin());
     const isGood = done.state === "succeeded";
-    say(`${isGood ? "✓" : "✗"} ${done.text ?? label}`, isGood ? "ok" : "error");
+    const isGivenUp = done.state === "cancelled";
+    say(`${isGood ? "✓" : isGivenUp ? "·" : "✗"} ${isGivenUp ? `${label}: ` : ""}${done.text ?? label}`, isGood ? "ok" : isGivenUp ? "" : "error");
     return isGood;
   } catch (wrong) {
     const problem = wrong instanceof Problem ? wrong : null;

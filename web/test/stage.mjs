@@ -49,6 +49,21 @@ export class Databases {
     return () => psql.kill();
   }
 
+  /** Says something in a transaction that stays open until the returned function is called. */
+  async hold(url, text) {
+    const psql = spawn("psql", ["-X", "-q", "-At", "-v", "ON_ERROR_STOP=1", url], { stdio: ["pipe", "pipe", "ignore"] });
+    this.running.push(psql);
+    let said = "";
+    psql.stdout.on("data", (data) => (said += data));
+    psql.stdin.write(`BEGIN; ${text}; SELECT 'open';\n`);
+    await until("the transaction", async () => said.includes("open"));
+    return async () => {
+      const gone = new Promise((done) => psql.once("exit", done));
+      psql.stdin.end("ROLLBACK;\n");
+      await gone;
+    };
+  }
+
   close() {
     for (const psql of this.running) psql.kill();
   }

@@ -68,6 +68,7 @@ impl PgView {
 
     /// A view of the target as it is now.
     pub async fn of_target(mut connection: Connection) -> Result<PgView> {
+        notice_our_end(&mut connection).await;
         connection
             .run(
                 "SET row_security = off; \
@@ -175,6 +176,16 @@ impl PgView {
             codes::TABLE_REWRITTEN,
             "the table was emptied, rewritten or replaced after the position of the comparison",
         ))
+    }
+}
+
+/// Has the server look now and then whether we are still there: a comparison that is given up must not go
+/// on reading a large table. Where the server's system cannot tell, it refuses (PostgreSQL 14, 20.3.2,
+/// `client_connection_check_interval`) and reads to the end.
+pub(crate) async fn notice_our_end(connection: &mut Connection) {
+    let set = connection.run("SET client_connection_check_interval = '1s'");
+    if let Err(err) = set.await {
+        tracing::debug!(error = %err, "the server will not notice our end");
     }
 }
 

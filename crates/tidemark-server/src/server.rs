@@ -17,6 +17,7 @@ use crate::api::{App, Auth, AuthMode, router};
 use crate::connections;
 use crate::demo::Demo;
 use crate::files::Files;
+use crate::logs::Logs;
 use crate::metrics::Requests;
 use crate::notify::Notify;
 use crate::standby;
@@ -52,6 +53,8 @@ pub struct Settings {
     pub config: ServerConfig,
     /// What is around it, where a demo started it.
     pub demo: Option<Arc<dyn Demo>>,
+    /// What is logged, and how loud.
+    pub logs: Arc<Logs>,
 }
 
 /// A server that listens.
@@ -84,6 +87,7 @@ impl Server {
             mut owner,
             config,
             demo,
+            logs,
         } = settings;
         if auth == AuthMode::Open && !listen.ip().is_loopback() {
             let text = format!("{listen} is reached from other machines");
@@ -110,8 +114,15 @@ impl Server {
         let token_file = first_token(&auth, &store, &state).await?;
         hosts.extend(own_names(listen.ip()));
         let tenant_pipelines_max = config.tenant_pipelines_max;
-        let supervisor =
-            Supervisor::start(systems, store.clone(), owner, state, Notify::new(config)).await?;
+        let supervisor = Supervisor::start(
+            systems,
+            store.clone(),
+            owner,
+            state,
+            Notify::new(config),
+            logs,
+        )
+        .await?;
         let files = match pipelines {
             Some(directory) => {
                 let directory = directory.canonicalize().map_err(|err| {

@@ -1,9 +1,11 @@
 //! One invocation from arguments to exit code.
 
 use std::ffi::OsString;
+use std::sync::Arc;
 
 use tidemark_core::Error;
 use tidemark_core::catalogue::codes;
+use tidemark_server::logs::Logs;
 
 use crate::cli::{self, Everywhere, Parsed, Refusal, Verb};
 use crate::exit::Exit;
@@ -28,6 +30,8 @@ pub(crate) struct Invocation {
     pub(crate) signals: Signals,
     /// Form of log lines.
     pub(crate) log_form: LogForm,
+    /// What was logged, for a server's pages.
+    pub(crate) logs: Arc<Logs>,
 }
 
 /// Runs what the arguments ask for.
@@ -68,7 +72,7 @@ async fn invoke(talk: Talk, everywhere: Everywhere, verb: Verb) -> Outcome {
     } else {
         LogForm::Json
     });
-    let _log = logging::start(&talk, form, loudness(&verb), env("TIDEMARK_LOG").as_deref());
+    let log = logging::start(&talk, form, loudness(&verb), env("TIDEMARK_LOG").as_deref());
     fail::arm()?;
     let names_server = everywhere.server.is_some() || everywhere.context.is_some();
     if names_server && !verb.asks_servers() {
@@ -84,6 +88,7 @@ async fn invoke(talk: Talk, everywhere: Everywhere, verb: Verb) -> Outcome {
         everywhere,
         signals,
         log_form: form,
+        logs: Arc::clone(&log.kept),
     };
     let work = dispatch(&invocation, verb);
     let cut_off = async {

@@ -1,7 +1,7 @@
 //! Logs on stderr: lines for a person on a terminal, in local time; JSON lines everywhere else.
 //!
-//! JSON fields are `ts, level, msg` and, where an event has them, `code, pipeline, table, lsn, batch,
-//! error{…}` and others with the unit in their name. A line that repeats the one before it is counted
+//! JSON fields are `ts, level, msg` and, where an event or a span around it has them, `code, tenant, pipeline,
+//! table, lsn, batch, op_id, request_id, error{…}` and others with the unit in their name. A line that repeats the one before it is counted
 //! and said once. Values of cells and secrets never get here: the engine does not log them.
 
 use std::fmt::Debug;
@@ -9,11 +9,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Map, Value};
+use tidemark_server::logs::{LogLevel, Logs, Loudness as Dial};
 use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id};
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing_subscriber::registry::{LookupSpan, Scope};
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use crate::output::numbers::{rfc3339, time_of_day};
 use crate::output::screen::{Screen, Stream};
@@ -45,6 +48,8 @@ const REPEAT_SILENCE: Duration = Duration::from_secs(30);
 /// Keeps the log; what was held back is written when it is dropped.
 pub(crate) struct Log {
     lines: Arc<Lines>,
+    /// For the pages of a server.
+    pub(crate) kept: Arc<Logs>,
 }
 
 impl Drop for Log {
@@ -61,13 +66,41 @@ pub(crate) fn start(talk: &Talk, form: LogForm, loudness: Loudness, filter: Opti
         form,
         state: Mutex::default(),
     });
-    let level = match (talk.detail, loudness) {
+    let of_talk = match (talk.detail, loudness) {
         (Detail::Quiet, _) => "error",
         (Detail::Normal, Loudness::Answers) => "warn",
         (Detail::Normal, Loudness::Works) => "info",
         (Detail::Verbose, _) => "debug",
         (Detail::Trace, _) => "trace",
     };
+    let own = filter.and_then(|text| EnvFilter::try_new(text).ok());
+    let level = match (own.is_some(), of_talk) {
+        (false, "error") => Some(LogLevel::Error),
+        (false, "warn") => Some(LogLevel::Warn),
+        (false, "info") => Some(LogLevel::Info),
+        (false, "debug") => Some(LogLevel::Debug),
+        _ => None,
+    };
+    let (filter, handle) = reload::Layer::new(own.unwrap_or_else(|| filter_of(of_talk)));
+    let kept = Arc::new(Logs::new(Box::new(Filter {
+        handle,
+        level: Mutex::new(level),
+    })));
+    let layer = Writer {
+        lines: Arc::clone(&lines),
+        kept: Arc::clone(&kept),
+    }
+    .with_filter(filter);
+    // A second subscriber in one process is a programming error of ours alone.
+    tracing_subscriber::registry().with(layer).init();
+    Log { lines, kept }
+}
+
+/// Ours from this level on; of others what is wrong.
+fn filter_of(level: &str) -> EnvFilter {
+    if level == "error" {
+        return EnvFilter::new("error");
+    }
     let ours = [
         "tidemark",
         "tidemark_core",
@@ -75,32 +108,65 @@ pub(crate) fn start(talk: &Talk, form: LogForm, loudness: Loudness, filter: Opti
         "tidemark_server",
     ]
     .map(|name| format!("{name}={level}"));
-    let ours = format!("warn,{}", ours.join(","));
-    let filter = filter.and_then(|text| EnvFilter::try_new(text).ok());
-    let quiet = if talk.detail == Detail::Quiet {
-        "error"
-    } else {
-        ours.as_str()
-    };
-    let filter = filter.unwrap_or_else(|| EnvFilter::new(quiet));
-    let layer = Writer {
-        lines: Arc::clone(&lines),
+    EnvFilter::new(format!("warn,{}", ours.join(",")))
+}
+
+/// Which lines are written, changed while the process runs.
+struct Filter {
+    handle: reload::Handle<EnvFilter, Registry>,
+    level: Mutex<Option<LogLevel>>,
+}
+
+impl Filter {
+    fn known(&self) -> std::sync::MutexGuard<'_, Option<LogLevel>> {
+        self.level.lock().unwrap_or_else(PoisonError::into_inner)
     }
-    .with_filter(filter);
-    // A second subscriber in one process is a programming error of ours alone.
-    tracing_subscriber::registry().with(layer).init();
-    Log { lines }
+}
+
+impl Dial for Filter {
+    fn level(&self) -> Option<LogLevel> {
+        *self.known()
+    }
+
+    fn set(&self, level: LogLevel) {
+        let mut known = self.known();
+        // It is gone when the process ends, and nothing is logged then.
+        if self.handle.reload(filter_of(&level.to_string())).is_ok() {
+            *known = Some(level);
+        }
+    }
 }
 
 struct Writer {
     lines: Arc<Lines>,
+    kept: Arc<Logs>,
 }
 
-impl<S: Subscriber> Layer<S> for Writer {
-    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Writer {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
         let mut fields = Fields::default();
+        attributes.record(&mut fields);
+        if let Some(span) = context.span(id) {
+            span.extensions_mut().insert(fields);
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        let mut fields = Fields::default();
+        for span in context
+            .event_scope(event)
+            .into_iter()
+            .flat_map(Scope::from_root)
+        {
+            if let Some(around) = span.extensions().get::<Fields>() {
+                fields.others.extend(around.others.clone());
+            }
+        }
         event.record(&mut fields);
-        self.lines.push(*event.metadata().level(), fields);
+        fields.others.retain(|_, value| value.as_str() != Some(""));
+        let level = *event.metadata().level();
+        self.kept.note(level, &fields.message, &fields.others);
+        self.lines.push(level, fields);
     }
 }
 
@@ -212,6 +278,9 @@ fn text_line(
     }
     put!(line, "  {}", within_a_line(&fields.message));
     for (name, value) in &fields.others {
+        if matches!(name.as_str(), "tenant" | "op_id" | "request_id") {
+            continue;
+        }
         let Some(value) = value.as_str().filter(|value| !value.is_empty()) else {
             continue;
         };

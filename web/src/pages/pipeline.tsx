@@ -1,22 +1,23 @@
 // One pipeline: how it stands, what can be done with it, and its tabs.
 
 import { useEffect, useState } from "preact/hooks";
-import { may, post } from "../api";
+import { get, may, post } from "../api";
 import { bytes, moment, seconds, words } from "../format";
-import { askLag, lags, link, now, overview, pipelineOf } from "../live";
+import { askLag, lags, link, now, operations, overview, pipelineOf } from "../live";
 import type { Operation, Pipeline } from "../shapes";
-import { act, Code, HealthMark, Known, State } from "../ui";
+import { act, Code, HealthMark, Known, say, State, useAsked } from "../ui";
 import { Analytics } from "./analytics";
 import { Configuration } from "./configuration";
 import { BreakIt, isDemo } from "./demo";
 import { Data } from "./data";
 import { DeleteDialog, ResyncDialog } from "./dialogs";
 import { Events } from "./events";
+import { Logs } from "./logs";
 import { QuarantineTab } from "./quarantine";
 import { Tables } from "./tables";
 import { Verification } from "./verification";
 
-const TABS = ["tables", "analytics", "events", "data", "verification", "quarantine", "configuration"] as const;
+const TABS = ["tables", "analytics", "events", "logs", "data", "verification", "quarantine", "configuration"] as const;
 
 export function PipelinePage({ id, tab }: { id: string; tab: string }) {
   const one = pipelineOf(id);
@@ -41,6 +42,7 @@ export function PipelinePage({ id, tab }: { id: string; tab: string }) {
       {shown === "tables" && <Tables one={one} />}
       {shown === "analytics" && <Analytics one={one} />}
       {shown === "events" && <Events one={one} />}
+      {shown === "logs" && <Logs one={one} />}
       {shown === "data" && <Data one={one} />}
       {shown === "verification" && <Verification one={one} />}
       {shown === "quarantine" && <QuarantineTab one={one} />}
@@ -80,7 +82,7 @@ function Head({ one }: { one: Pipeline }) {
           </div>
         )}
       </div>
-      <p class="muted small name">{one.source ?? "source not known yet"} → {one.target ?? "target not known yet"} · {words(one.mode)}</p>
+      <p class="muted small name">{one.source ?? "source not known yet"} → {one.target ?? "target not known yet"} · {words(one.mode)} · <a href={`/api/v1/pipelines/${encodeURIComponent(one.id)}/report.html`} target="_blank">report of the last day</a></p>
       <dl class="facts">
         <div><dt>since</dt><dd>{moment(one.since)} by {one.by}</dd></div>
         {one.reason && <div><dt>reason</dt><dd>{one.reason}</dd></div>}
@@ -90,6 +92,7 @@ function Head({ one }: { one: Pipeline }) {
         <div><dt>verified</dt><dd>{one.verified ? <><State state={one.verified.result} /> at <code>{one.verified.lsn}</code>, {seconds(Math.max(0, Math.floor((now.value - Date.parse(one.verified.at)) / 1000)))} ago</> : <span class="muted">not in this run</span>}</dd></div>
         {one.full_load_lsn && <div><dt>first loaded at</dt><dd><code>{one.full_load_lsn}</code></dd></div>}
       </dl>
+      <Running id={one.id} />
       {one.error && (
         <div class="problem">
           <p><strong class="error">✗</strong> <Code code={one.error.code} /> {one.error.message}</p>
@@ -102,5 +105,28 @@ function Head({ one }: { one: Pipeline }) {
       {open === "resync" && <ResyncDialog one={one} table={null} onClose={() => setOpen(null)} />}
       {open === "delete" && <DeleteDialog one={one} onClose={() => setOpen(null)} />}
     </div>
+  );
+}
+
+/** Actions that are not over yet. */
+function Running({ id }: { id: string }) {
+  const { value } = useAsked(
+    () => get<{ operations: Operation[] }>(`/pipelines/${encodeURIComponent(id)}/operations`),
+    [id, operations.value, link.value === "polling" ? Math.floor(now.value / 5_000) : 0],
+  );
+  const running = (value?.operations ?? []).filter((operation) => operation.state === "running");
+  // Only what looks and changes nothing can be given up.
+  const cancel = (operation: Operation) =>
+    post(`/operations/${operation.id}/cancel`).catch((wrong) => say(`✗ cancel ${operation.kind}: ${wrong instanceof Error ? wrong.message : wrong}`, "error"));
+  if (running.length === 0) return null;
+  return (
+    <ul class="row" aria-label="actions under way">
+      {running.map((operation) => (
+        <li class="row" key={operation.id}>
+          <span><State state="running" /> {operation.kind} <span class="muted">since {moment(operation.created_at)} by {operation.by}</span></span>
+          {may("operator") && operation.kind === "verify" && <button type="button" class="small" onClick={() => cancel(operation)} aria-label="cancel verify">Cancel</button>}
+        </li>
+      ))}
+    </ul>
   );
 }

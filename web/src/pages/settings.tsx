@@ -48,8 +48,34 @@ function General() {
         </dl>
         <p><a href="/api/docs">The API</a>, and <a href="/api/v1/openapi.json" download="tidemark-openapi.json">the same as OpenAPI 3.1</a></p>
         <p class="muted small">These pages use Preact, signals and uPlot (MIT) and ask nobody but this server.</p>
+        {may("admin") && who?.tenant === "default" && <LogLevel />}
         {caller.value && caller.value.name !== "local" && <div class="row"><button type="button" onClick={() => signOut().catch((wrong) => say(`✗ ${wrong instanceof Error ? wrong.message : wrong}`, "error"))}>Sign out</button></div>}
       </section>
+    </div>
+  );
+}
+
+/** How loud the server's own log is. */
+function LogLevel() {
+  const asked = useAsked(() => get<{ level: string | null }>("/admin/log-level"), []);
+  const set = async (level: string) => {
+    try {
+      await ask("PUT", "/admin/log-level", { type: "application/json", text: JSON.stringify({ level }) });
+      say(`✓ the log is written from ${level} on`, "ok");
+    } catch (wrong) {
+      say(`✗ ${wrong instanceof Error ? wrong.message : wrong}`, "error");
+    }
+    asked.reload();
+  };
+  return (
+    <div>
+      <label>Log of the server
+        <select aria-label="Log of the server" value={asked.value?.level ?? ""} disabled={!asked.value} onChange={(event) => void set(event.currentTarget.value)}>
+          {!asked.value?.level && <option value="">{asked.value ? "as TIDEMARK_LOG says" : "…"}</option>}
+          {["error", "warn", "info", "debug"].map((level) => <option key={level} value={level}>{level === "warn" ? "warnings and errors" : level === "error" ? "errors alone" : level === "info" ? "changes of state as well" : "everything, to look for a cause"}</option>)}
+        </select>
+      </label>
+      <span class="muted small">Until the server ends.</span>
     </div>
   );
 }

@@ -1,6 +1,6 @@
 // The other tabs of a pipeline.
 import assert from "node:assert/strict";
-import { header, row, said } from "./look.mjs";
+import { header, inTheDark, row, said } from "./look.mjs";
 
 export async function both_sides_are_compared_from_the_page({ page, open, until, accessible, shot, databases }) {
   await open("/p/shop/verification");
@@ -14,6 +14,30 @@ export async function both_sides_are_compared_from_the_page({ page, open, until,
   await until("the header", async () => (await header(page).innerText()).includes("identical"));
   await accessible("verification");
   await shot("pipeline-verification");
+}
+
+export async function a_verification_under_way_is_shown_and_given_up({ page, open, until, accessible, shot, server, databases, asViewer }) {
+  // A transaction that has just begun on the source is waited for: for as long as we look.
+  const free = await databases.hold(databases.source, "DO $$ BEGIN PERFORM pg_current_xact_id(); END $$");
+  try {
+    await open("/p/shop");
+    await page.getByRole("button", { name: "Verify", exact: true }).click();
+    const running = page.getByRole("list", { name: "actions under way" });
+    await running.filter({ hasText: /running\s*verify since .* by admin/ }).waitFor();
+    await accessible("an action under way");
+    await shot("pipeline-operation");
+    await asViewer("/p/shop", async (theirs) => {
+      await theirs.getByRole("list", { name: "actions under way" }).waitFor();
+      assert.equal(await theirs.getByRole("button", { name: "cancel verify" }).count(), 0);
+    });
+    await page.getByRole("button", { name: "cancel verify" }).click();
+    await until("it to be given up", async () => /verify shop: cancelled by admin/.test(await said(page).innerText()));
+    await running.waitFor({ state: "detached" });
+    const { operations } = await server.get("/pipelines/shop/operations");
+    assert.equal(operations[0].state, "cancelled");
+  } finally {
+    await free();
+  }
 }
 
 export async function the_past_is_drawn_and_can_be_read_as_a_table({ page, open, until, accessible, shot }) {
@@ -63,6 +87,48 @@ export async function u06_what_is_not_known_is_unknown_and_never_0({ page, open,
   await accessible("an overview with an unknown");
   await shot("overview-unknown");
   proxy.mend();
+}
+
+export async function log_lines_come_as_they_are_written({ page, open, until, accessible, shot, server }) {
+  await open("/p/shop/logs");
+  const lines = page.getByRole("list", { name: "log lines" }).locator("li");
+  await until("lines", async () => (await lines.count()) > 3);
+  await page.getByRole("button", { name: "Pause" }).click();
+  await until("the line of the pause", async () => /state paused/.test(await lines.allInnerTexts().then((all) => all.slice(0, 3).join())));
+  await page.getByRole("button", { name: "Resume" }).click();
+  await lines.filter({ hasText: /op_id=/ }).first().waitFor();
+  await accessible("log lines");
+  await shot("pipeline-logs");
+  await page.getByRole("button", { name: "errors", exact: true }).click();
+  await until("none of those", async () => (await lines.filter({ hasText: "state paused" }).count()) === 0);
+  // How loud the server is, is set while it runs.
+  await open("/settings");
+  await page.getByLabel("Log of the server").selectOption("debug");
+  await until("the level", async () => (await server.get("/admin/log-level")).level === "debug");
+  await page.getByLabel("Log of the server").selectOption("info");
+  await until("the level again", async () => (await server.get("/admin/log-level")).level === "info");
+}
+
+export async function a_report_is_one_document_that_needs_nothing_else({ page, context, open, until, accessible, shot }) {
+  await open("/p/shop");
+  const opened = context.waitForEvent("page");
+  await page.getByRole("link", { name: "report of the last day" }).click();
+  const report = await opened;
+  await report.getByRole("heading", { name: "shop" }).waitFor();
+  const text = await report.content();
+  await report.close();
+  assert.ok(!/<script|https?:/.test(text.replace(/postgres:/g, "")), "it asks somebody");
+  assert.ok(!text.includes("copier:copier"), "a secret is in it");
+  // By its own address: charts are drawn, in the colours of its own style, in both themes.
+  await open("/api/v1/pipelines/shop/report.html");
+  await page.getByRole("img", { name: /^Gap: at most .* not measured/ }).waitFor();
+  await until("a line", async () => (await page.locator("svg path.line").count()) > 0);
+  const stroke = () => page.locator("svg path.line").first().evaluate((line) => getComputedStyle(line).stroke);
+  assert.equal(await stroke(), "rgb(0, 114, 178)", "its style does not count");
+  assert.match(await page.locator("main").innerText(), /identical at|different at/);
+  await accessible("a report");
+  await shot("report");
+  await inTheDark(page, shot, "report-dark");
 }
 
 export async function events_and_the_definition_are_shown_without_secrets({ page, open, accessible, shot }) {

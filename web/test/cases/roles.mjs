@@ -15,6 +15,10 @@ const OFFERED = [
   ["/p/guarded", "button", "pause guarded.people", "operator"],
   ["/p/guarded", "button", "verify guarded.people", "operator"],
   ["/p/guarded", "button", "force resync of guarded.people", "operator"],
+  ["/p/guarded", "link", "rows of guarded.people", "operator"],
+  ["/p/guarded/data", "button", "Look again", "operator"],
+  ["/p/guarded/data", "button", "Trace this row", "operator"],
+  ["/settings", "combobox", "Log of the server", "admin"],
   ["/p/guarded/verification", "button", "Compare every row", "operator"],
   ["/p/guarded/verification", "button", "Compare counts", "operator"],
   ["/p/guarded/quarantine", "button", "Retry all …", "operator"],
@@ -36,6 +40,8 @@ const KEPT = {
   "POST /checks": "admin", "POST /plans": "admin", "POST /pipelines/{id}/definition/changes": "admin",
   "GET /pipelines/{id}/check": "operator", "GET /pipelines/{id}/plan": "operator",
   "GET /tokens": "admin", "POST /tokens": "admin", "DELETE /tokens/{id}": "admin", "GET /audit": "admin",
+  "GET /admin/log-level": "admin", "PUT /admin/log-level": "admin",
+  "GET /pipelines/{id}/preview": "operator", "GET /pipelines/{id}/trace": "operator",
   "GET /pipelines/{id}/slots": "operator", "GET /pipelines/{id}/quarantine/{number}": "operator",
 };
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use crate::batch::{Batch, Item};
 use crate::catalogue::codes;
@@ -111,7 +112,7 @@ impl ApplierHandle {
         let (done_out, done) = mpsc::channel(1);
         let quarantined = applier.quarantined();
         let mut task = JoinSet::new();
-        task.spawn(run(applier, tasks_in, done_out));
+        task.spawn(run(applier, tasks_in, done_out).in_current_span());
         ApplierHandle {
             tasks,
             done,

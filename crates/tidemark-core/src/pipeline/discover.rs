@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use crate::error::Result;
 use crate::position::Position;
@@ -67,7 +68,7 @@ impl Discovery {
         }
         self.due = Instant::now() + INTERVAL;
         let (engine, known) = (Arc::clone(engine), known());
-        self.task.spawn(async move {
+        let look = async move {
             let schema = engine.source.describe(engine.rules.selection()).await?;
             let unannounced = engine.source.unannounced(&known, Within::Now).await?;
             let partitions = engine.source.partitions(&known).await?;
@@ -77,7 +78,8 @@ impl Discovery {
                 unannounced,
                 partitions: Some((partitions, head)),
             })
-        });
+        };
+        self.task.spawn(look.in_current_span());
     }
 
     /// What the catalog says; waits for ever if nobody looks. Cancel-safe.

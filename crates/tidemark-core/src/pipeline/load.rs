@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use crate::catalogue::codes;
 use crate::checkpoint::{Chunk, TableState, Unit};
@@ -83,7 +84,7 @@ pub(crate) async fn load(
             place,
             connections: None,
         };
-        tasks.spawn(worker.run());
+        tasks.spawn(worker.run().in_current_span());
     }
     // The first error ends the load: dropping the set aborts the other workers.
     while let Some(joined) = tasks.join_next().await {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
+use tracing::Instrument as _;
 
 use super::Engine;
 use super::observe::PipelineEvent;
@@ -24,8 +25,9 @@ impl Monitor {
         let (is_over, over) = watch::channel(None);
         let mut tasks = JoinSet::new();
         if engine.options.mode.streams() {
-            tasks.spawn(measure(Arc::clone(engine), is_over, stopped.clone()));
-            tasks.spawn(beat(Arc::clone(engine), stopped));
+            let measures = measure(Arc::clone(engine), is_over, stopped.clone());
+            tasks.spawn(measures.in_current_span());
+            tasks.spawn(beat(Arc::clone(engine), stopped).in_current_span());
         }
         Monitor { stop, over, tasks }
     }

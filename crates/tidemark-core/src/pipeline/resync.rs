@@ -30,6 +30,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
 use crate::catalogue::codes;
 use crate::checkpoint::{Chunk, LoadPhase, TableCheckpoint, Unit};
@@ -225,11 +226,12 @@ impl Resyncs {
             assembler.maybe_invisible(),
         );
         let places = Arc::clone(&self.places);
-        self.tasks.spawn(async move {
+        let load = async move {
             // Never closed; without a place the load would only be one too many.
             let _place = places.acquire_owned().await;
             load.await
-        });
+        };
+        self.tasks.spawn(load.in_current_span());
     }
 
     /// Whether anything is under way.

@@ -35,7 +35,7 @@ use super::{chunks, select};
 use crate::config::ConnectConfig;
 use crate::error::server_error;
 use crate::shown;
-use crate::view::PgView;
+use crate::view::{PgView, notice_our_end};
 use crate::wire::{Connection, CopyOut, Role, TransactionStatus, quote_literal};
 
 /// Settings of every session that reads rows: policies raise an error instead of hiding rows, blocks
@@ -82,7 +82,7 @@ impl PgSnapshot {
         holder: Box<dyn Any + Send + Sync>,
     ) -> Result<PgSnapshot> {
         let instant = Instant { config, name };
-        let mut desk = instant.session(SETTINGS).await?;
+        let mut desk = instant.session().await?;
         let tidemark = tidemark(&mut desk).await?;
         Ok(PgSnapshot {
             instant: Arc::new(instant),
@@ -122,10 +122,10 @@ impl PgSnapshot {
 }
 
 impl Instant {
-    /// A new session at the instant.
-    async fn session(&self, settings: &str) -> Result<Connection> {
+    /// A new session at the instant, to read rows.
+    async fn session(&self) -> Result<Connection> {
         let mut connection = Connection::connect(&self.config, Role::Ordinary).await?;
-        connection.run(settings).await?;
+        connection.run(SETTINGS).await?;
         self.adopt(&mut connection).await?;
         Ok(connection)
     }
@@ -195,7 +195,7 @@ impl Snapshot for PgSnapshot {
     }
 
     async fn reader(&self) -> Result<Box<dyn SnapshotReader>> {
-        let mut connection = self.instant.session(SETTINGS).await?;
+        let mut connection = self.instant.session().await?;
         connection.run(MARK).await?;
         Ok(Box::new(PgReader {
             instant: Arc::clone(&self.instant),
@@ -204,7 +204,10 @@ impl Snapshot for PgSnapshot {
     }
 
     async fn view(&self) -> Result<Box<dyn View>> {
-        let connection = self.instant.session(VIEW_SETTINGS).await?;
+        let mut connection = Connection::connect(&self.instant.config, Role::Ordinary).await?;
+        notice_our_end(&mut connection).await;
+        connection.run(VIEW_SETTINGS).await?;
+        self.instant.adopt(&mut connection).await?;
         Ok(Box::new(PgView::of_source(connection)))
     }
 }
@@ -212,6 +215,7 @@ impl Snapshot for PgSnapshot {
 /// A view of now.
 pub(crate) async fn view(config: &ConnectConfig) -> Result<PgView> {
     let mut connection = Connection::connect(config, Role::Ordinary).await?;
+    notice_our_end(&mut connection).await;
     let sql = format!("{VIEW_SETTINGS}; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
     connection.run(&sql).await?;
     Ok(PgView::of_source(connection))
@@ -262,7 +266,7 @@ impl PgReader {
     /// is not. Either way the instant is adopted anew.
     async fn make_ready(&mut self, chunk: &Chunk) -> Result<()> {
         if self.connection.ready_expected() > 0 {
-            self.connection = self.instant.session(SETTINGS).await?;
+            self.connection = self.instant.session().await?;
             self.connection.run(MARK).await?;
         } else if self.connection.transaction_status() != TransactionStatus::Open {
             self.connection.run("ROLLBACK").await?;
@@ -345,12 +349,7 @@ impl PgRows<'_> {
             "SELECT ctid {} OFFSET {} LIMIT 1",
             self.from_where, self.rows
         );
-        let set = self
-            .instant
-            .session(SETTINGS)
-            .await?
-            .query(&sql, &[])
-            .await?;
+        let set = self.instant.session().await?.query(&sql, &[]).await?;
         set.rows.first().map_or(Ok(None), |row| row.opt(0))
     }
 }

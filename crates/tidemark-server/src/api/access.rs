@@ -1,4 +1,4 @@
-//! Tokens, the audit, long actions, and who asks.
+//! Tokens, the audit, and who asks.
 
 use std::sync::Arc;
 
@@ -17,14 +17,13 @@ use super::extract::{Json, Params, Route};
 use super::guard::{Caller, Role, bearer, cookie, hash_of, new_id, new_token};
 use super::journal::{PageParams, next, page};
 use super::problem::{Failure, Problem, severity};
-use crate::store::{AuditRow, NewToken, OperationRow, TokenRow};
+use crate::store::{AuditRow, NewToken, TokenRow};
 
 /// Characters of a name that a person gives.
 const NAME_CHARS_MAX: usize = 100;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
-        .routes(routes!(operation))
         .routes(routes!(tokens, create_token))
         .routes(routes!(revoke_token))
         .routes(routes!(audit))
@@ -32,19 +31,6 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(sign_in, sign_out))
         .routes(routes!(version))
         .routes(routes!(code))
-}
-
-#[utoipa::path(get, path = "/operations/{id}", tag = "operations", params(("id" = String, Path)),
-    responses((status = 200, body = OperationRow), (status = 404, body = Problem)))]
-async fn operation(
-    State(app): State<Arc<App>>,
-    caller: Caller,
-    Route(id): Route<String>,
-) -> Result<Answer<OperationRow>, Failure> {
-    let found = app.store.operation(caller.tenant, id).await?;
-    found
-        .map(Answer)
-        .ok_or_else(|| Failure::not_found("operation"))
 }
 
 #[utoipa::path(post, path = "/session", tag = "access",

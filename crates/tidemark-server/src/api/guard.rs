@@ -16,6 +16,7 @@ use ring::rand::SystemRandom;
 use serde::{Deserialize, Serialize};
 use tidemark_core::catalogue::codes;
 use tidemark_core::{Result, clock};
+use tracing::Instrument as _;
 use utoipa::ToSchema;
 
 use super::App;
@@ -324,7 +325,8 @@ pub(super) async fn around(State(app): State<Arc<App>>, request: Request, next: 
                 Failure::new(codes::API_TIMEOUT, "no answer within 30 s").into_response()
             })
     };
-    let mut response = REQUEST_ID.scope(id.clone(), answer).await;
+    let span = tracing::error_span!("request", request_id = id);
+    let mut response = REQUEST_ID.scope(id.clone(), answer).instrument(span).await;
     app.requests
         .note(&method, &route, response.status(), began.elapsed());
     let headers = response.headers_mut();

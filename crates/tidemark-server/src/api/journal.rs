@@ -147,6 +147,15 @@ struct EventList {
     next_cursor: Option<String>,
 }
 
+/// A level that is asked for.
+pub(super) fn level_of(word: Option<&str>) -> Result<Option<Level>, Failure> {
+    let level = word.map(|word| {
+        let text = "level is info, warn or error";
+        Level::of_word(word).ok_or_else(|| Failure::new(codes::API_MALFORMED, text))
+    });
+    level.transpose()
+}
+
 /// A page after a number.
 pub(super) fn page(wanted: Option<usize>, cursor: Option<&str>) -> Result<Cursor, Failure> {
     let before = cursor.map(|cursor| {
@@ -176,11 +185,7 @@ async fn events(
     Params(params): Params<EventsParams>,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    let level = params.level.as_deref().map(|word| {
-        let text = "level is info, warn or error";
-        Level::of_word(word).ok_or_else(|| Failure::new(codes::API_MALFORMED, text))
-    });
-    let level = level.transpose()?;
+    let level = level_of(params.level.as_deref())?;
     let list = found(&app, &caller, &id, &params, level).await?;
     let accept = headers
         .get(header::ACCEPT)

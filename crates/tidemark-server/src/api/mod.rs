@@ -17,7 +17,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 pub use guard::{AuthMode, Role};
 
-pub(crate) use bodies::lag_of;
+pub(crate) use bodies::{Lag, PipelineBody, TableBody, lag_of};
 pub(crate) use guard::Auth;
 
 use crate::demo::Demo;
@@ -36,8 +36,10 @@ mod extract;
 pub(crate) mod guard;
 mod health;
 mod journal;
+mod logs;
 mod merge;
 mod monitoring;
+mod operations;
 mod pages;
 mod pipelines;
 pub(crate) mod problem;
@@ -45,6 +47,7 @@ mod quarantine;
 mod readiness;
 #[cfg(test)]
 mod reference;
+mod report;
 mod rows;
 mod schedules;
 mod standing;
@@ -97,9 +100,12 @@ fn routes() -> OpenApiRouter<Arc<App>> {
             .merge(readiness::routes())
             .merge(standing::routes())
             .merge(journal::routes())
+            .merge(logs::routes())
             .merge(quarantine::routes())
+            .merge(report::routes())
             .merge(rows::routes())
             .merge(monitoring::routes())
+            .merge(operations::routes())
             .merge(connections::routes())
             .merge(alerts::routes())
             .merge(schedules::routes())

@@ -113,14 +113,7 @@ async fn history(
         return Err(Failure::new(codes::API_MALFORMED, text));
     }
     let (from, to) = (from.max(0), to.clamp(0, now + 1));
-    let fits = |step: &Step| {
-        let is_kept = now - from <= step.kept_seconds();
-        is_kept && (to - from) / step.seconds() <= points.max(1)
-    };
-    let step = Step::ALL
-        .into_iter()
-        .find(fits)
-        .unwrap_or(Step::FiveMinutes);
+    let step = step_for(now, (from, to), points);
     let mut rows = app.store.history(&member.key, step, from, to).await?;
     // Rather the end of the period than a page too long to draw.
     let limit = usize::try_from(POINTS_MAX).unwrap_or(usize::MAX);
@@ -129,6 +122,16 @@ async fn history(
         step_seconds: step.seconds(),
         points: rows.into_iter().map(point).collect(),
     }))
+}
+
+/// The finest buckets of which a period has about as many as are wanted.
+pub(super) fn step_for(now: i64, (from, to): (i64, i64), points: i64) -> Step {
+    let fits = |step: &Step| {
+        let is_kept = now - from <= step.kept_seconds();
+        is_kept && (to - from) / step.seconds() <= points.max(1)
+    };
+    let step = Step::ALL.into_iter().find(fits);
+    step.unwrap_or(Step::FiveMinutes)
 }
 
 fn point(row: HistoryRow) -> Point {

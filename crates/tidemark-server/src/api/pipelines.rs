@@ -15,6 +15,7 @@ use tidemark_core::control::ResyncStrategy;
 use tidemark_core::quarantine::Chosen;
 use tidemark_core::status::Health;
 use tidemark_core::verify::compare::Depth;
+use tracing::Instrument as _;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -27,7 +28,7 @@ use super::merge::{merge, refuse_masks, unmask};
 use super::problem::{Failure, Problem};
 use crate::store::{DesiredState, Key, Level, NewPipeline, OperationRow};
 use crate::supervisor::actions::{Action, may};
-use crate::supervisor::{Member, View, desired_first, open, open_definition};
+use crate::supervisor::{Member, Supervisor, View, desired_first, open, open_definition};
 use crate::systems::{Definition, Opened};
 
 /// Items of a page, by default and at most.
@@ -536,37 +537,97 @@ pub(super) async fn begin(
     store
         .begin_operation(&member.key, id.clone(), word, caller.name.clone())
         .await?;
-    let (by, tenant) = (caller.name.clone(), caller.tenant.clone());
+    let by = caller.name.clone();
     let (supervisor, operation) = (Arc::clone(&app.supervisor), id.clone());
-    tokio::spawn(async move {
-        let done = supervisor.act(&member, action, &by).await;
-        match &done {
-            Ok(text) => supervisor.note(&member, Level::Info, "action", text.as_str(), Some(by)),
-            Err(err) => {
-                // A row that was refused again is named to who asked, not to everybody.
-                let text = if err.code() == codes::ROW_QUARANTINED {
-                    format!("{word}: rows stay in quarantine")
-                } else {
-                    format!("{word}: {err}")
-                };
-                supervisor.note(&member, Level::Warn, "action", text, Some(by));
+    tell_operation(&supervisor, &member, &operation, word, "running");
+    let cancelled = action
+        .can_be_cancelled()
+        .then(|| supervisor.can_be_cancelled(&operation));
+    let span = crate::logs::span_of_operation(&member.key, &operation);
+    let acting = async move {
+        let by_whom = async {
+            match cancelled {
+                Some(cancelled) => cancelled.await,
+                None => std::future::pending().await,
             }
-        }
-        let news = Arc::clone(&supervisor.shared.news);
-        let data = json!({ "id": operation, "pipeline_id": member.key.id, "kind": word,
-            "state": if done.is_ok() { "succeeded" } else { "failed" } });
-        if let Err(err) = supervisor.shared.store.end_operation(operation, done).await {
-            tracing::warn!(code = %err.code(), error = %err, "an operation's end is not written down");
-        }
-        news.say(
-            &tenant,
-            &member.key.id,
-            crate::news::Topic::Operations,
-            &data,
-        );
-    });
+        };
+        let ended = tokio::select! {
+            biased;
+            done = supervisor.act(&member, action, &by) => Ended::Done(done),
+            Ok(by) = by_whom => Ended::Cancelled(by),
+        };
+        supervisor.is_over(&operation);
+        end(&supervisor, &member, operation, word, &by, ended).await;
+    };
+    tokio::spawn(acting.instrument(span));
     let found = store.operation(caller.tenant.clone(), id.clone()).await?;
     let place = format!("/api/v1/operations/{id}");
     let body = Answer(found.ok_or_else(|| Failure::not_found("operation"))?);
     Ok((StatusCode::ACCEPTED, [(header::LOCATION, place)], body).into_response())
+}
+
+/// How an operation ended.
+enum Ended {
+    Done(tidemark_core::Result<String>),
+    /// By whom.
+    Cancelled(String),
+}
+
+/// Writes the end of an operation down, and tells it.
+async fn end(
+    supervisor: &Supervisor,
+    member: &Member,
+    operation: String,
+    word: &'static str,
+    by: &str,
+    ended: Ended,
+) {
+    let store = &supervisor.shared.store;
+    let note = |level: Level, text: String, by: &str| {
+        if level == Level::Info {
+            tracing::info!(by, "{text}");
+        } else {
+            tracing::warn!(by, "{text}");
+        }
+        supervisor.note(member, level, "action", text, Some(by.to_owned()));
+    };
+    let id = operation.clone();
+    let (state, written) = match ended {
+        Ended::Done(Ok(text)) => {
+            note(Level::Info, text.clone(), by);
+            ("succeeded", store.end_operation(id, Ok(text)).await)
+        }
+        Ended::Done(Err(err)) => {
+            // A row that was refused again is named to who asked, not to everybody.
+            let text = if err.code() == codes::ROW_QUARANTINED {
+                format!("{word}: rows stay in quarantine")
+            } else {
+                format!("{word}: {err}")
+            };
+            note(Level::Warn, text, by);
+            ("failed", store.end_operation(id, Err(err)).await)
+        }
+        Ended::Cancelled(by) => {
+            note(Level::Info, format!("{word}: cancelled"), &by);
+            let text = format!("cancelled by {by}");
+            ("cancelled", store.cancel_operation(id, text).await)
+        }
+    };
+    if let Err(err) = written {
+        tracing::warn!(code = %err.code(), error = %err, "an operation's end is not written down");
+    }
+    tell_operation(supervisor, member, &operation, word, state);
+}
+
+fn tell_operation(
+    supervisor: &Supervisor,
+    member: &Member,
+    operation: &str,
+    word: &str,
+    state: &str,
+) {
+    let (tenant, id) = (&member.key.tenant, &member.key.id);
+    let data = json!({ "id": operation, "pipeline_id": id, "kind": word, "state": state });
+    let news = &supervisor.shared.news;
+    news.say(tenant, id, crate::news::Topic::Operations, &data);
 }

@@ -23,7 +23,8 @@ application/toml`). Names of fields are those of `--json`, positions are text as
 - **Errors** are problem documents (RFC 9457) with `code`, `effect`, `fix`, `retryable`, `request_id` and, where a definition
   has several faults, `errors` with all of them. `/problems/CODE` explains a code.
 - **Actions** are answered with 202 and `Location: /api/v1/operations/ID`, where their end is told. `\"dry_run\": true`
-  tells the effect of a resync, `retry`, `skip` or `drop` instead.
+  tells the effect of a resync, `retry`, `skip` or `drop` instead. `POST /api/v1/operations/ID/cancel` gives a verification up:
+  both sides stop reading within seconds. What the pipeline was told to do is for the pipeline to end.
 - **Changes** of a definition need `If-Match` with the `ETag` that was read: 428 without it, 412 if somebody was faster. A
   pipeline that a file defines is changed in the file: 409.
 - **`Idempotency-Key`** on a POST: the same request again within a day gets the same answer.
@@ -36,6 +37,10 @@ application/toml`). Names of fields are those of `--json`, positions are text as
   a difference from a change on its way: the row was looked at again once the target had everything up to a position
   after the first look. Read-only, each statement ends after 5 s, cells and answers are bounded. A value of a masked column is
   shown only where it is what the mask makes of the source's value.
+- **Log lines** of a pipeline since the server began: `logs`, newest first, bounded; JSON lines on stderr carry the same ids
+  (`tenant`, `pipeline`, `op_id`, `request_id`). `PUT /api/v1/admin/log-level` says how loud the process is until it ends.
+- **A report** of a pipeline in one document, `report.html`: how it stands, charts, tables, verification, events, runs, log lines and
+  its definition without secrets; no script and nothing of elsewhere, to be kept and sent.
 - **Secrets** go in and never come out: a definition shows `***`, and `***` sent back keeps what was there. References
   (`${env:NAME}`) stay references.
 

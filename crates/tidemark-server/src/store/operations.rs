@@ -9,6 +9,8 @@ use super::{Cursor, Failed, Key, Row, Store, params};
 
 /// How many of a pipeline's verifications are kept.
 const VERIFICATIONS_KEPT: i64 = 500;
+/// How many of a pipeline's operations are told at once.
+const OPERATIONS_SHOWN: i64 = 50;
 
 /// An action that takes its time.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
@@ -17,9 +19,9 @@ pub(crate) struct OperationRow {
     pub(crate) id: String,
     /// Of which pipeline.
     pub(crate) pipeline: String,
-    /// `start`, `pause`, `resume`, `stop`, `resync`, `verify` or `delete`.
+    /// `start`, `pause`, `resume`, `stop`, `resync`, `verify`, `retry`, `skip`, `drop` or `delete`.
     pub(crate) kind: String,
-    /// `running`, `succeeded` or `failed`.
+    /// `running`, `succeeded`, `failed` or `cancelled`.
     pub(crate) state: String,
     /// Who asked.
     pub(crate) by: String,
@@ -97,6 +99,33 @@ impl Store {
                 "UPDATE operations SET state = $2, ended_at = $3, text = $4, code = $5 WHERE id = $1";
             store.execute(sql, params![id, state, clock::now(), text, code])?;
             Ok(())
+        })
+        .await
+    }
+
+    /// An operation was ended by a person.
+    pub(crate) async fn cancel_operation(&self, id: String, text: String) -> Result<()> {
+        self.with(move |store, _| {
+            let sql = "UPDATE operations SET state = 'cancelled', ended_at = $2, text = $3 \
+                 WHERE id = $1 AND state = 'running'";
+            store.execute(sql, params![id, clock::now(), text])?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// The last operations of a pipeline, newest first.
+    pub(crate) async fn operations(&self, key: &Key) -> Result<Vec<OperationRow>> {
+        let key = key.clone();
+        self.with(move |store, _| {
+            let sql = "SELECT id, pipeline, kind, state, by, created_at, ended_at, text, code \
+                 FROM operations WHERE tenant = $1 AND pipeline = $2 \
+                 ORDER BY created_at DESC, id LIMIT $3";
+            store.query(
+                sql,
+                params![key.tenant, key.id, OPERATIONS_SHOWN],
+                operation,
+            )
         })
         .await
     }

@@ -60,6 +60,12 @@ impl Action {
             Action::Delete => "delete",
         }
     }
+
+    /// Whether it can be given up without having changed anything: it only looks. What the pipeline was told
+    /// to do is for the pipeline to end.
+    pub(crate) fn can_be_cancelled(&self) -> bool {
+        matches!(self, Action::Verify(..))
+    }
 }
 
 impl Supervisor {

@@ -18,6 +18,7 @@ use tidemark_core::verify::compare::Depth;
 use tidemark_core::{Error, Result};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tracing::Instrument as _;
 
 use super::member::{Alive, Member, Orders, Rest, status_of};
 use super::policy::{self, Verdict};
@@ -203,7 +204,7 @@ fn written_down<F>(what: &'static str, mut write: impl FnMut() -> F + Send + 'st
 where
     F: Future<Output = Result<()>> + Send,
 {
-    tokio::spawn(async move {
+    let writing = async move {
         for attempt in 0.. {
             let Err(err) = write().await else { return };
             if err.code() == codes::STORE_TAKEN_OVER {
@@ -213,7 +214,8 @@ where
             tracing::warn!(code = %err.code(), error = %err, "{what}");
             tokio::time::sleep(policy::pause(attempt)).await;
         }
-    });
+    };
+    tokio::spawn(writing.in_current_span());
 }
 
 fn note(
@@ -392,10 +394,10 @@ impl Run {
             is_loaded,
         );
         let run = Run {
-            engine: tokio::spawn(pipeline.run()),
-            reader: tokio::spawn(reader),
-            door: tokio::spawn(side_door),
-            proof: tokio::spawn(proof),
+            engine: tokio::spawn(pipeline.run().in_current_span()),
+            reader: tokio::spawn(reader.in_current_span()),
+            door: tokio::spawn(side_door.in_current_span()),
+            proof: tokio::spawn(proof.in_current_span()),
             stop,
         };
         (run, alive)

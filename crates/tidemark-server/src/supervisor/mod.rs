@@ -14,12 +14,15 @@ use serde_json::json;
 use tidemark_core::catalogue::codes;
 use tidemark_core::target::Owner;
 use tidemark_core::{Error, Result, clock};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{Interval, MissedTickBehavior};
+use tracing::Instrument as _;
 
 pub(crate) use member::{Alive, Member, View};
 
 use crate::alerts::{self, Alerts};
+use crate::logs::{self, Logs};
 use crate::news::{News, Topic};
 use crate::notify::{self, Notify};
 use crate::schedules::{self, Schedules};
@@ -54,6 +57,7 @@ pub(crate) struct Shared {
     pub(crate) scribe: Scribe,
     pub(crate) alerts: Alerts,
     pub(crate) notify: Notify,
+    pub(crate) logs: Arc<Logs>,
     pub(crate) owner: Owner,
     pub(crate) schedules: Schedules,
     /// Held while it is written down and said what is wanted of a pipeline, so that the last one to say
@@ -69,6 +73,8 @@ pub(crate) struct Supervisor {
     members: Mutex<BTreeMap<Key, Arc<Member>>>,
     lives: Mutex<JoinSet<()>>,
     readers: Mutex<JoinSet<()>>,
+    /// Operations that can be ended, and who hears by whom.
+    cancels: Mutex<BTreeMap<String, oneshot::Sender<String>>>,
 }
 
 impl Supervisor {
@@ -79,6 +85,7 @@ impl Supervisor {
         owner: Owner,
         directory: PathBuf,
         notify: Notify,
+        logs: Arc<Logs>,
     ) -> Result<Arc<Supervisor>> {
         let news = Arc::new(News::new());
         let (scribe, writing) = Scribe::new(store.clone(), Arc::clone(&news));
@@ -99,6 +106,7 @@ impl Supervisor {
             scribe,
             alerts,
             notify,
+            logs,
             schedules,
             wanting: tokio::sync::Mutex::default(),
             owner,
@@ -109,6 +117,7 @@ impl Supervisor {
             members: Mutex::default(),
             lives: Mutex::default(),
             readers: Mutex::default(),
+            cancels: Mutex::default(),
         });
         {
             let mut readers = lock(&supervisor.readers);
@@ -131,7 +140,7 @@ impl Supervisor {
         let member = Arc::new(Member::new(row, compared));
         lock(&self.members).insert(member.key.clone(), Arc::clone(&member));
         let life = drive::drive(Arc::clone(&self.shared), Arc::clone(&member));
-        lock(&self.lives).spawn(life);
+        lock(&self.lives).spawn(life.instrument(logs::span_of(&member.key)));
         member
     }
 
@@ -140,6 +149,24 @@ impl Supervisor {
         let mut readers = lock(&self.readers);
         while readers.try_join_next().is_some() {}
         readers.spawn(work);
+    }
+
+    /// From now on, until it has ended, this operation can be cancelled; it hears by whom.
+    pub(crate) fn can_be_cancelled(&self, operation: &str) -> oneshot::Receiver<String> {
+        let (sender, receiver) = oneshot::channel();
+        lock(&self.cancels).insert(operation.to_owned(), sender);
+        receiver
+    }
+
+    /// This operation is over.
+    pub(crate) fn is_over(&self, operation: &str) {
+        lock(&self.cancels).remove(operation);
+    }
+
+    /// Ends an operation; `false` where it is none that can be ended now.
+    pub(crate) fn cancel(&self, operation: &str, by: &str) -> bool {
+        let sender = lock(&self.cancels).remove(operation);
+        sender.is_some_and(|sender| sender.send(by.to_owned()).is_ok())
     }
 
     /// One pipeline.
@@ -236,6 +263,7 @@ impl Supervisor {
         let is_it = |found: &Arc<Member>| std::ptr::eq(Arc::as_ptr(found), member);
         if members.get(&member.key).is_some_and(is_it) {
             members.remove(&member.key);
+            self.shared.logs.forget(&member.key);
         }
         Ok(())
     }

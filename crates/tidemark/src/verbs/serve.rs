@@ -111,6 +111,7 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &ServeArgs) -> Outco
         owner: super::run::owner(),
         config: config(arguments)?,
         demo: arguments.demo.clone().map(around),
+        logs: Arc::clone(&invocation.logs),
     };
     let systems = Arc::new(Served::within(settings.config.databases.clone()));
     let stands_by = |address: SocketAddr| {

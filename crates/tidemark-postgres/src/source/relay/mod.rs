@@ -69,6 +69,7 @@ use tidemark_core::source::{Relayed, Slot};
 use tidemark_core::{Error, ErrorKind, Result, failpoint};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tracing::Span;
 
 use crate::wire::ReplicationStopper;
 
@@ -390,7 +391,9 @@ impl Relay {
             let home = self.home.clone();
             let mut tasks = lock(&self.tasks);
             while tasks.try_join_next().is_some() {}
+            let span = Span::current();
             tasks.spawn_blocking(move || {
+                let _of_whom = span.enter();
                 let paths = removed.iter().map(|segment| segment.path.as_path());
                 if let Err(error) = remove(&home, paths) {
                     tracing::warn!(%error, "segments of the relay log are left in {}", home.display());

@@ -9,6 +9,7 @@ use tidemark_core::checkpoint::SourceIdentity;
 use tidemark_core::position::{Lsn, Position};
 use tidemark_core::{Error, ErrorKind, Result, failpoint};
 use tokio::time::{Instant, sleep};
+use tracing::Instrument as _;
 
 use super::boundaries::Boundaries;
 use super::segment::{Meta, SegmentWriter};
@@ -55,7 +56,7 @@ impl Relay {
             return;
         }
         let relay = Arc::clone(self);
-        lock(&self.tasks).spawn(async move {
+        let writing = async move {
             let pipeline = origin.options.pipeline.clone();
             match relay.write(&origin).await {
                 Ok(()) => tracing::info!(
@@ -69,7 +70,8 @@ impl Relay {
                 }
             }
             relay.kept.send_modify(|kept| kept.writer = Writer::None);
-        });
+        };
+        lock(&self.tasks).spawn(writing.in_current_span());
     }
 
     async fn write(&self, origin: &Origin) -> Result<()> {

@@ -163,7 +163,7 @@ async fn journal(store: &Store, said: &mut Vec<String>) {
 
 async fn operations(store: &Store, said: &mut Vec<String>) {
     let key = Key::new("default", "zebra");
-    for id in ["one", "two", "three"] {
+    for id in ["one", "two", "three", "five"] {
         let begun = store.begin_operation(&key, id.to_owned(), "verify", "ann".to_owned());
         begun.await.unwrap();
     }
@@ -176,8 +176,16 @@ async fn operations(store: &Store, said: &mut Vec<String>) {
         .end_operation("two".to_owned(), Err(err))
         .await
         .unwrap();
+    let cancelled = |id: &str| store.cancel_operation(id.to_owned(), "by bob".to_owned());
+    cancelled("five").await.unwrap();
+    // One that is over stays as it ended.
+    cancelled("one").await.unwrap();
     store.end_operations_left_behind().await.unwrap();
-    for id in ["one", "two", "three", "four"] {
+    let listed = store.operations(&key).await.unwrap();
+    let mut ids: Vec<&str> = listed.iter().map(|one| one.id.as_str()).collect();
+    ids.sort_unstable();
+    say(said, ids);
+    for id in ["one", "two", "three", "four", "five"] {
         let found = store
             .operation("default".to_owned(), id.to_owned())
             .await

@@ -1,0 +1,98 @@
+//! Long actions: what became of them, and ending one before its end.
+
+use std::sync::Arc;
+
+use axum::Json as Answer;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use tidemark_core::Error;
+use tidemark_core::catalogue::codes;
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::App;
+use super::extract::Route;
+use super::guard::{Caller, Role};
+use super::pipelines::member;
+use super::problem::{Failure, Problem};
+use crate::store::OperationRow;
+
+pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(operation))
+        .routes(routes!(cancel))
+}
+
+/// The last operations, newest first.
+#[derive(Debug, Serialize, ToSchema)]
+struct OperationList {
+    operations: Vec<OperationRow>,
+}
+
+#[utoipa::path(get, path = "/pipelines/{id}/operations", tag = "operations", params(("id" = String, Path)),
+    responses((status = 200, body = OperationList), (status = 404, body = Problem)))]
+async fn list(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Route(id): Route<String>,
+) -> Result<Answer<OperationList>, Failure> {
+    let member = member(&app, &caller, &id)?;
+    let operations = app.store.operations(&member.key).await?;
+    Ok(Answer(OperationList { operations }))
+}
+
+#[utoipa::path(get, path = "/operations/{id}", tag = "operations", params(("id" = String, Path)),
+    responses((status = 200, body = OperationRow), (status = 404, body = Problem)))]
+async fn operation(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Route(id): Route<String>,
+) -> Result<Answer<OperationRow>, Failure> {
+    found(&app, &caller, id).await.map(Answer)
+}
+
+async fn found(app: &App, caller: &Caller, id: String) -> Result<OperationRow, Failure> {
+    let found = app.store.operation(caller.tenant.clone(), id).await?;
+    found.ok_or_else(|| Failure::not_found("operation"))
+}
+
+#[utoipa::path(post, path = "/operations/{id}/cancel", tag = "operations", params(("id" = String, Path)),
+    responses((status = 202, body = OperationRow, description = "It ends now, `cancelled`, unless it was over already"),
+        (status = 404, body = Problem), (status = 409, body = Problem,
+            description = "It is over, or what was asked is for the pipeline to end: a verification alone can be given up")))]
+async fn cancel(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Route(id): Route<String>,
+) -> Result<Response, Failure> {
+    caller.needs(Role::Operator)?;
+    let operation = found(&app, &caller, id).await?;
+    if !app.supervisor.cancel(&operation.id, &caller.name) {
+        let (text, then) = if operation.state == "running" {
+            let text = format!("{} cannot be given up", operation.kind);
+            (
+                text,
+                "wait for it; pause or stop the pipeline to end what it does",
+            )
+        } else {
+            (
+                format!("it is over: {}", operation.state),
+                "look at what became of it",
+            )
+        };
+        return Err(Error::definite(codes::API_CONFLICT, text)
+            .first_action(then)
+            .into());
+    }
+    let place = format!("/api/v1/operations/{}", operation.id);
+    Ok((
+        StatusCode::ACCEPTED,
+        [(header::LOCATION, place)],
+        Answer(operation),
+    )
+        .into_response())
+}
