@@ -418,6 +418,9 @@ pub trait SnapshotReader: Send {
         chunk: &Chunk,
         format: RowFormat,
     ) -> Result<Box<dyn RowStream + '_>>;
+
+    /// Gives back what locks the table that was read, so that nobody waits for a reader that waits itself.
+    async fn let_go(&mut self) -> Result<()>;
 }
 
 /// Rows on their way from a snapshot to the target.

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
+use crate::catalogue::codes;
 use crate::checkpoint::{Checkpoint, KnownShape, LoadPhase, TableCheckpoint, TableState};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
 use crate::mapping::TableMapping;
 use crate::schema::TableName;
@@ -16,6 +17,7 @@ use crate::target::Existing;
 
 use super::load::{LoadReport, LoadTable};
 use super::observe::PipelineEvent;
+use super::resync::What;
 use super::{Engine, Interrupted, Request, Run, anew, commands, state_change};
 
 impl Run {
@@ -57,32 +59,43 @@ impl Run {
         Ok(Interrupted::Done(()))
     }
 
-    /// Records that tables are in, or why they are not.
+    /// Records that tables are in, or why they are not. What was rewritten while it was loaded is loaded
+    /// anew beside the stream; where there is none, by the next attempt.
     async fn record_loaded(&mut self, checkpoint: &Checkpoint, report: LoadReport) -> Result<()> {
+        let LoadReport { mut refused, .. } = report;
+        let is_rewritten = |err: &Error| err.code() == codes::TABLE_REWRITTEN;
         let state = if self.engine.options.mode.streams() {
             TableState::Streaming
+        } else if let Some(at) = refused.iter().position(|(_, err)| is_rewritten(err)) {
+            return Err(refused.swap_remove(at).1);
         } else {
             TableState::Done
         };
-        let refused = report.refused.iter().map(|(mapping, err)| {
-            (
-                mapping,
-                TableState::Unloaded,
-                Some(format!("{}: {err}", err.code())),
-            )
+        let refused_states = refused.iter().map(|(mapping, err)| {
+            if !is_rewritten(err) {
+                let reason = format!("{}: {err}", err.code());
+                return (mapping, TableState::Unloaded, Some(reason));
+            }
+            self.engine.observer.say(PipelineEvent::Warning {
+                code: err.code(),
+                text: format!(
+                    "{} is loaded anew beside the stream: {err}",
+                    mapping.source()
+                ),
+            });
+            let reason = What::Again(self.engine.options.existing).reason();
+            (mapping, TableState::Resyncing, Some(reason.to_owned()))
         });
         let is_refused = |mapping: &Arc<TableMapping>| {
-            report
-                .refused
-                .iter()
-                .any(|(other, _)| other.source() == mapping.source())
+            let mut refused = refused.iter();
+            refused.any(|(other, _)| other.source() == mapping.source())
         };
         let loaded = report
             .tables
             .iter()
             .filter(|(mapping, _)| !is_refused(mapping))
             .map(|(mapping, _)| (mapping, state, None));
-        for (mapping, state, reason) in refused.chain(loaded) {
+        for (mapping, state, reason) in refused_states.chain(loaded) {
             self.states.push(state_change(mapping, state, reason));
         }
         // Tables of an earlier start whose state was not recorded any more.
@@ -133,6 +146,10 @@ pub(super) async fn finish_load(engine: &Engine, mappings: &[Arc<TableMapping>])
 
 /// Whether all units were read at one instant, so that foreign keys hold already.
 fn load_is_one_instant(checkpoint: &Checkpoint) -> bool {
+    let mut states = checkpoint.tables.iter().map(|table| table.state);
+    if states.any(|state| state == TableState::Resyncing) {
+        return false;
+    }
     let mut tidemarks = checkpoint
         .tables
         .iter()
@@ -169,11 +186,7 @@ fn tables_to_load(
         if !recorded.is_empty() && !known.is_some_and(is_same) {
             // What is in has another shape, and the log would not say how the two belong together.
             recorded.clear();
-            existing = match existing {
-                Existing::LoadIfEmpty | Existing::Fail => Existing::Drop,
-                Existing::AppendIfEmpty | Existing::SkipLoaded => Existing::Truncate,
-                other => other,
-            };
+            existing = over_another_shape(existing);
         } else if begun.contains(mapping.source()) && existing != Existing::Swap {
             existing = Existing::Truncate;
         }
@@ -186,6 +199,15 @@ fn tables_to_load(
         });
     }
     tables
+}
+
+/// What becomes of a table of the target that we had begun to load when it had another shape.
+pub(super) fn over_another_shape(existing: Existing) -> Existing {
+    match existing {
+        Existing::LoadIfEmpty | Existing::Fail => Existing::Drop,
+        Existing::AppendIfEmpty | Existing::SkipLoaded => Existing::Truncate,
+        other => other,
+    }
 }
 
 fn describe_load(tables: &[LoadTable], snapshot: &dyn Snapshot) -> String {

@@ -9,11 +9,15 @@
 //! A unit is copied and recorded in one target transaction, so a unit is in or it is not. After a
 //! transient error a worker connects anew and repeats the unit at the *same* snapshot; only when the
 //! snapshot itself is gone does the load end with an error, and the next start goes on at a new one.
+//!
+//! A table that was emptied, rewritten or changed since the snapshot is loaded anew later; the others go on.
+//!
+//! While rows are read the source keeps what the snapshot sees. So the snapshot is let go as soon as all
+//! are in: keys and indexes, which may take as long again, are the target's business alone.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::Instrument as _;
@@ -24,13 +28,17 @@ use crate::error::{Context, Error, ErrorKind, Result};
 use crate::failpoint;
 use crate::mapping::TableMapping;
 use crate::schema::IndexKind;
-use crate::source::{RowBlock, RowFormat, RowStream, Snapshot, SnapshotReader};
+use crate::source::{RowBlock, RowStream, Snapshot, SnapshotReader};
 use crate::target::{Existing, LoadUnit, LoadedPart, Loader, Place, Replace};
 
 use super::Engine;
 use super::observe::{PipelineEvent, TableOutline};
 use super::retry::Backoff;
 use super::throttle::Throttle;
+
+mod queue;
+
+use queue::{Active, ActiveState, Job, Queue, Way};
 
 /// How often a unit is tried at the same snapshot.
 const UNIT_ATTEMPTS_MAX: u32 = 5;
@@ -54,7 +62,8 @@ pub(crate) struct LoadTable {
 pub(crate) struct LoadReport {
     pub(crate) rows: u64,
     pub(crate) bytes: u64,
-    /// Tables that could not be loaded because of their data, with the error.
+    /// Tables that could not be loaded, because of their data or because they were rewritten since the
+    /// snapshot, with the error.
     pub(crate) refused: Vec<(Arc<TableMapping>, Error)>,
     /// Units as they are in now, by table.
     pub(crate) tables: Vec<(Arc<TableMapping>, Vec<Unit>)>,
@@ -78,7 +87,7 @@ pub(crate) async fn load(
     for _ in 0..workers {
         let worker = Worker {
             engine: Arc::clone(engine),
-            snapshot: Arc::clone(&snapshot),
+            snapshot: Some(Arc::clone(&snapshot)),
             queue: Arc::clone(&queue),
             throttle: Arc::clone(&throttle),
             place,
@@ -86,6 +95,7 @@ pub(crate) async fn load(
         };
         tasks.spawn(worker.run().in_current_span());
     }
+    drop(snapshot);
     // The first error ends the load: dropping the set aborts the other workers.
     while let Some(joined) = tasks.join_next().await {
         joined.map_err(super::task_died)??;
@@ -128,171 +138,10 @@ pub(crate) fn resumable(mapping: &TableMapping, recorded: &[Unit]) -> Option<Vec
     (is_complete || (by_keys && !has_second_unique)).then(|| recorded.to_vec())
 }
 
-/// What a worker does next.
-enum Job {
-    Prepare(LoadTable),
-    Copy { table: usize, unit: Unit, way: Way },
-    Finish { table: usize },
-}
-
-/// How the rows of a table are written.
-#[derive(Clone, Copy)]
-struct Way {
-    format: RowFormat,
-    place: Place,
-    replace: Replace,
-}
-
-/// A table under way.
-struct Active {
-    mapping: Arc<TableMapping>,
-    way: Way,
-    units: Vec<Unit>,
-    waiting: VecDeque<usize>,
-    copying: usize,
-    state: ActiveState,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum ActiveState {
-    Copying,
-    ToFinish,
-    Finishing,
-    Done,
-}
-
-struct Queue {
-    inner: Mutex<Inner>,
-    changed: Notify,
-    tables_max: usize,
-    chunks_max: usize,
-}
-
-#[derive(Default)]
-struct Inner {
-    pending: VecDeque<LoadTable>,
-    preparing: usize,
-    active: Vec<Active>,
-    rows: u64,
-    bytes: u64,
-    refused: Vec<(Arc<TableMapping>, Error)>,
-}
-
-impl Queue {
-    fn new(engine: &Engine, tables: Vec<LoadTable>) -> Queue {
-        Queue {
-            inner: Mutex::new(Inner {
-                pending: tables.into(),
-                ..Inner::default()
-            }),
-            changed: Notify::new(),
-            tables_max: engine.options.parallel_tables.max(1),
-            chunks_max: engine.options.parallel_chunks.max(1),
-        }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
-        // A worker that panicked ends the load anyway; what it held is plain data.
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The next job; waits while other workers may bring some; `None` when all is done.
-    async fn next(&self) -> Option<Job> {
-        loop {
-            let changed = self.changed.notified();
-            {
-                let mut inner = self.lock();
-                if let Some(job) = inner.take(self.tables_max, self.chunks_max) {
-                    return Some(job);
-                }
-                if inner.is_done() {
-                    return None;
-                }
-            }
-            changed.await;
-        }
-    }
-
-    fn update<T>(&self, change: impl FnOnce(&mut Inner) -> T) -> T {
-        let result = change(&mut self.lock());
-        self.changed.notify_waiters();
-        result
-    }
-
-    fn report(&self) -> LoadReport {
-        let mut inner = self.lock();
-        LoadReport {
-            rows: inner.rows,
-            bytes: inner.bytes,
-            refused: std::mem::take(&mut inner.refused),
-            tables: inner
-                .active
-                .iter()
-                .map(|active| (Arc::clone(&active.mapping), active.units.clone()))
-                .collect(),
-            beside: inner
-                .active
-                .iter()
-                .filter(|active| active.way.place == Place::Beside)
-                .map(|active| Arc::clone(&active.mapping))
-                .collect(),
-        }
-    }
-}
-
-impl Inner {
-    fn take(&mut self, tables_max: usize, chunks_max: usize) -> Option<Job> {
-        if let Some(table) = self
-            .active
-            .iter()
-            .position(|active| active.state == ActiveState::ToFinish)
-        {
-            self.active[table].state = ActiveState::Finishing;
-            return Some(Job::Finish { table });
-        }
-        let copying = self
-            .active
-            .iter_mut()
-            .enumerate()
-            .find(|(_, active)| !active.waiting.is_empty() && active.copying < chunks_max);
-        if let Some((table, active)) = copying {
-            let unit = active
-                .waiting
-                .pop_front()
-                .expect("found with a unit waiting");
-            active.copying += 1;
-            return Some(Job::Copy {
-                table,
-                unit: active.units[unit].clone(),
-                way: active.way,
-            });
-        }
-        let under_way = self
-            .active
-            .iter()
-            .filter(|active| active.state == ActiveState::Copying)
-            .count();
-        if under_way + self.preparing < tables_max {
-            let table = self.pending.pop_front()?;
-            self.preparing += 1;
-            return Some(Job::Prepare(table));
-        }
-        None
-    }
-
-    fn is_done(&self) -> bool {
-        self.pending.is_empty()
-            && self.preparing == 0
-            && self
-                .active
-                .iter()
-                .all(|active| active.state == ActiveState::Done)
-    }
-}
-
 struct Worker {
     engine: Arc<Engine>,
-    snapshot: Arc<dyn Snapshot>,
+    /// Until all rows are in.
+    snapshot: Option<Arc<dyn Snapshot>>,
     queue: Arc<Queue>,
     throttle: Arc<Throttle>,
     place: Place,
@@ -307,14 +156,20 @@ struct Connections {
 
 impl Worker {
     async fn run(mut self) -> Result<()> {
-        while let Some(job) = self.queue.next().await {
+        while let Some(job) = self.queue.next(self.snapshot.is_some()).await {
             match job {
                 Job::Prepare(table) => self.prepare(table).await?,
                 Job::Copy { table, unit, way } => self.copy(table, unit, way).await?,
+                Job::LetGo => (self.connections, self.snapshot) = (None, None),
                 Job::Finish { table } => self.finish(table).await?,
             }
         }
         Ok(())
+    }
+
+    fn snapshot(&self) -> Arc<dyn Snapshot> {
+        let snapshot = self.snapshot.clone();
+        snapshot.expect("let go only when all rows are in")
     }
 
     async fn prepare(&mut self, table: LoadTable) -> Result<()> {
@@ -330,7 +185,7 @@ impl Worker {
                 });
                 Ok(())
             }
-            Err(err) if self.sets_aside(&mapping, &err) => {
+            Err(err) if self.stops_the_table(&mapping, &err) => {
                 // Whoever watches knows of it before it is told that it is set aside.
                 self.outline(&mapping, anew, &[]);
                 self.queue.update(|inner| {
@@ -351,7 +206,7 @@ impl Worker {
             (None, Some(units)) => (Existing::Resume, units, Replace::Nothing),
             (None, None) => {
                 let goal = self.engine.chunk_bytes(&mapping);
-                let chunks = self.snapshot.chunks(&mapping, goal).await?;
+                let chunks = self.snapshot().chunks(&mapping, goal).await?;
                 let began = !table.recorded.is_empty();
                 let existing = if began {
                     Existing::Truncate
@@ -417,7 +272,7 @@ impl Worker {
                 failpoint::reached(failpoint::UNIT_COMMITTED);
                 unit.is_loaded = true;
                 unit.rows = part.rows;
-                unit.tidemark = Some(self.snapshot.tidemark().clone());
+                unit.tidemark = Some(self.snapshot().tidemark().clone());
                 self.engine.observer.say(PipelineEvent::UnitLoaded {
                     table: mapping.source().clone(),
                     unit: unit.number,
@@ -428,7 +283,9 @@ impl Worker {
                 });
                 Ok(())
             }
-            Err(err) if self.sets_aside(&mapping, &err) => {
+            Err(err) if self.stops_the_table(&mapping, &err) => {
+                // Be it in the middle of its rows.
+                self.connections = None;
                 let err = err.context(what());
                 self.queue.update(|inner| inner.refuse(table, err));
                 Ok(())
@@ -493,11 +350,12 @@ impl Worker {
         unit: &Unit,
         way: Way,
     ) -> Result<LoadedPart> {
+        let snapshot = self.snapshot();
         let usable = self.connections.take().filter(|c| c.loader.is_usable());
         let connections = match usable {
             Some(connections) => connections,
             None => Connections {
-                reader: self.snapshot.reader().await?,
+                reader: snapshot.reader().await?,
                 loader: self.engine.target.loader().await?,
             },
         };
@@ -524,7 +382,7 @@ impl Worker {
         };
         let unit = LoadUnit {
             unit,
-            tidemark: self.snapshot.tidemark(),
+            tidemark: snapshot.tidemark(),
             format: way.format,
             place: way.place,
             replace: way.replace,
@@ -540,6 +398,10 @@ impl Worker {
                 rows: taken_back.rows,
                 bytes: taken_back.bytes,
             });
+        }
+        drop(rows);
+        if loaded.is_ok() && connections.reader.let_go().await.is_err() {
+            self.connections = None;
         }
         loaded
     }
@@ -572,7 +434,7 @@ impl Worker {
                     .update(|inner| inner.active[table].state = ActiveState::Done);
                 Ok(())
             }
-            Err(err) if self.sets_aside(&mapping, &err) => {
+            Err(err) if self.stops_the_table(&mapping, &err) => {
                 self.queue.update(|inner| inner.refuse(table, err));
                 Ok(())
             }
@@ -581,39 +443,9 @@ impl Worker {
     }
 
     /// Whether an error stops only its table.
-    fn sets_aside(&self, mapping: &TableMapping, err: &Error) -> bool {
-        err.kind() == ErrorKind::Data && self.engine.sets_aside(mapping.source())
-    }
-}
-
-impl Inner {
-    fn copied(&mut self, table: usize, unit: Unit) {
-        self.rows += unit.rows;
-        let active = &mut self.active[table];
-        active.copying -= 1;
-        if let Some(slot) = active
-            .units
-            .iter_mut()
-            .find(|known| known.number == unit.number)
-        {
-            *slot = unit;
-        }
-        let is_complete = active.waiting.is_empty() && active.copying == 0;
-        if is_complete && active.state == ActiveState::Copying {
-            active.state = ActiveState::ToFinish;
-        }
-    }
-
-    /// Gives a table up; its other units are not begun any more.
-    fn refuse(&mut self, table: usize, err: Error) {
-        let active = &mut self.active[table];
-        active.waiting.clear();
-        active.copying = active.copying.saturating_sub(1);
-        if active.state != ActiveState::Done {
-            active.state = ActiveState::Done;
-            let mapping = Arc::clone(&active.mapping);
-            self.refused.push((mapping, err));
-        }
+    fn stops_the_table(&self, mapping: &TableMapping, err: &Error) -> bool {
+        err.code() == codes::TABLE_REWRITTEN
+            || (err.kind() == ErrorKind::Data && self.engine.sets_aside(mapping.source()))
     }
 }
 

@@ -33,7 +33,7 @@ use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use crate::catalogue::codes;
-use crate::checkpoint::{Chunk, LoadPhase, TableCheckpoint, Unit};
+use crate::checkpoint::{Chunk, KnownShape, LoadPhase, TableCheckpoint, Unit};
 use crate::control::ResyncStrategy;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
@@ -44,6 +44,7 @@ use crate::target::{Existing, Place};
 use crate::tidemark::{Seen, Tidemark};
 
 use super::assemble::Assembler;
+use super::full_load::over_another_shape;
 use super::load::{self, LoadTable};
 use super::observe::PipelineEvent;
 use super::reconcile::{self, Compared};
@@ -60,6 +61,9 @@ pub(super) enum What {
     Table(ResyncStrategy),
     /// A table that is new to the pipeline; what becomes of rows that the target has.
     New(Existing),
+    /// A table that was emptied, rewritten or changed before the first load had read all of it; what
+    /// becomes of rows that the target has.
+    Again(Existing),
     /// A table that was dropped and made again on the source.
     Recreated,
     /// A table whose changes the source did not announce any more.
@@ -77,6 +81,7 @@ impl What {
             What::Table(ResyncStrategy::Swap) => "resync (swap)",
             What::Table(ResyncStrategy::Truncate) => "resync (truncate)",
             What::New(_) => "new table",
+            What::Again(_) => "emptied or changed while it was loaded",
             What::Recreated => "made anew on the source",
             What::Unannounced(ResyncStrategy::Swap) => "not announced (swap)",
             What::Unannounced(ResyncStrategy::Truncate) => "not announced (truncate)",
@@ -85,17 +90,19 @@ impl What {
         }
     }
 
-    /// How a run goes on with what a killed one had begun: the whole table is loaded. Units of a new
-    /// table are recorded when it is prepared, so where there are some its rows are ours.
+    /// How a run goes on with what a killed one, or the first load, had begun: the whole table is loaded.
+    /// Units are recorded when a table is prepared, so where there are some its rows are ours.
     pub(super) fn recorded(table: &TableCheckpoint, existing: Existing) -> What {
         let is_begun = !table.units.is_empty();
+        let existing = if is_begun {
+            Existing::Truncate
+        } else {
+            existing
+        };
         let known = [
             What::Table(ResyncStrategy::Truncate),
-            What::New(if is_begun {
-                Existing::Truncate
-            } else {
-                existing
-            }),
+            What::New(existing),
+            What::Again(existing),
             What::Recreated,
             What::Reconcile,
             What::Unannounced(ResyncStrategy::Swap),
@@ -116,7 +123,7 @@ impl What {
             What::Table(ResyncStrategy::Truncate) | What::Unannounced(ResyncStrategy::Truncate) => {
                 (Place::InPlace, Existing::Truncate, None)
             }
-            What::New(existing) => (Place::InPlace, *existing, None),
+            What::New(existing) | What::Again(existing) => (Place::InPlace, *existing, None),
             What::Recreated => (Place::InPlace, Existing::Drop, None),
             What::Rows(chunks) => (Place::InPlace, Existing::Resume, Some(chunks.clone())),
             What::Reconcile => (Place::InPlace, Existing::Resume, None),
@@ -471,7 +478,11 @@ impl Reload<'_> {
         if matches!(self.what, What::Reconcile) {
             return self.reconciled(&snapshot, mapping).await;
         }
-        let (place, existing, ranges) = self.what.load();
+        let (place, mut existing, ranges) = self.what.load();
+        let is_reshaped = KnownShape::of(&mapping) != KnownShape::of(&self.mapping);
+        if matches!(self.what, What::Again(Existing::Truncate)) && is_reshaped {
+            existing = over_another_shape(engine.options.existing);
+        }
         let table = LoadTable {
             mapping: Arc::clone(&mapping),
             existing,

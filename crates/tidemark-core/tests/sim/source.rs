@@ -306,6 +306,10 @@ impl SnapshotReader for SimReader {
             left,
         }))
     }
+
+    async fn let_go(&mut self) -> Result<()> {
+        self.world.call("let go").await
+    }
 }
 
 fn in_chunk(row: &Row, chunk: &Chunk) -> bool {

@@ -5,6 +5,12 @@
 //! lives as long as its holder (PostgreSQL 15, 9.27.5): once the holder is gone no further worker
 //! can join, and [`PgSnapshot::reader`] says so with a transient error. Readers that had joined go on.
 //!
+//! A table is locked while a chunk of it is read, and given back by a savepoint that is rolled back. So
+//! whoever empties or alters a table waits for one chunk, and the rest of the world behind them no longer
+//! than that. And nobody waits for us in a circle: a session that kept one table while another of ours
+//! asks for the next could stand in the way of a transaction that has the second and wants the first,
+//! and the server, for which our sessions are strangers to each other, would never call it a deadlock.
+//!
 //! # What the rows have seen
 //! [`tidemark_core::tidemark`] explains why this is told by transaction ids. `pg_current_snapshot()`
 //! of a transaction that adopted the snapshot names them. `after` is a position read *after* the
@@ -45,12 +51,11 @@ const SETTINGS: &str = "SET row_security = off; SET synchronize_seqscans = off; 
 /// Verification reads a table by one statement, so the server may use more than one process.
 const VIEW_SETTINGS: &str = "SET row_security = off";
 
-/// A worker lets go of a table before it reads the next: a transaction that keeps the locks of all that
-/// it has read takes a place in the server's table of locks for each table and index, which thousands
-/// of tables exceed (`max_locks_per_transaction`), and keeps everybody from changing them until the
-/// load is over.
-const MARK: &str = "SAVEPOINT unread";
-const LET_GO: &str = "ROLLBACK TO SAVEPOINT unread";
+/// Before a session locks a table, and back to it. A transaction that keeps the locks of all that it has
+/// read also takes a place in the server's table of locks for each table and index, which thousands of
+/// tables exceed (`max_locks_per_transaction`).
+const SAVEPOINT: &str = "SAVEPOINT tidemark_table";
+const LET_GO: &str = "ROLLBACK TO SAVEPOINT tidemark_table";
 
 /// A standby tells how far it has *replayed* a moment after a commit has become visible, so the
 /// commit record of a visible transaction may lie right behind that position (after a page's
@@ -112,6 +117,8 @@ impl PgSnapshot {
         }
         let name = row.get(1)?;
         let tidemark = tidemark(&mut desk).await?;
+        // A subtransaction could not have exported it.
+        desk.run(SAVEPOINT).await?;
         Ok(PgSnapshot {
             instant: Arc::new(Instant { config, name }),
             tidemark,
@@ -134,7 +141,8 @@ impl Instant {
     async fn adopt(&self, connection: &mut Connection) -> Result<()> {
         let name = quote_literal(&self.name);
         let sql = format!(
-            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {name}"
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {name}; \
+             {SAVEPOINT}"
         );
         connection.run(&sql).await.map_err(|error| {
             let Some(said) = server_error(&error) else {
@@ -189,14 +197,15 @@ impl Snapshot for PgSnapshot {
 
     async fn chunks(&self, mapping: &TableMapping, goal_bytes: u64) -> Result<Vec<Chunk>> {
         let mut desk = self.desk.lock().await;
-        chunks::plan(&mut desk, mapping, goal_bytes)
-            .await
-            .context(|| format!("plan chunks of {}", mapping.source()))
+        let planned = chunks::plan(&mut desk, mapping, goal_bytes).await;
+        let let_go = desk.run(LET_GO).await;
+        let chunks = planned.context(|| format!("plan chunks of {}", mapping.source()))?;
+        let_go?;
+        Ok(chunks)
     }
 
     async fn reader(&self) -> Result<Box<dyn SnapshotReader>> {
-        let mut connection = self.instant.session().await?;
-        connection.run(MARK).await?;
+        let connection = self.instant.session().await?;
         Ok(Box::new(PgReader {
             instant: Arc::clone(&self.instant),
             connection,
@@ -259,6 +268,10 @@ impl SnapshotReader for PgReader {
             rows: 0,
         }))
     }
+
+    async fn let_go(&mut self) -> Result<()> {
+        self.connection.run(LET_GO).await
+    }
 }
 
 impl PgReader {
@@ -267,11 +280,9 @@ impl PgReader {
     async fn make_ready(&mut self, chunk: &Chunk) -> Result<()> {
         if self.connection.ready_expected() > 0 {
             self.connection = self.instant.session().await?;
-            self.connection.run(MARK).await?;
         } else if self.connection.transaction_status() != TransactionStatus::Open {
             self.connection.run("ROLLBACK").await?;
             self.instant.adopt(&mut self.connection).await?;
-            self.connection.run(MARK).await?;
         }
         // A key range is read through its index: a scan of the whole table for every chunk would
         // read the table as many times as it has chunks.
@@ -281,7 +292,7 @@ impl PgReader {
             "on"
         };
         self.connection
-            .run(&format!("{LET_GO}; SET LOCAL enable_seqscan = {seqscan}"))
+            .run(&format!("SET LOCAL enable_seqscan = {seqscan}"))
             .await
     }
 }

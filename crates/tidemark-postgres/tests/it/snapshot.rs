@@ -289,6 +289,32 @@ async fn a_reader_goes_on_after_a_stream_was_given_up_and_after_an_error() {
 }
 
 #[tokio::test]
+async fn a_table_is_locked_while_a_chunk_of_it_is_read_and_no_longer() {
+    let source = database(
+        "CREATE TABLE t (a int PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 5000); ANALYZE;",
+    )
+    .await;
+    let schema = source.describe(&["public.*"]).await;
+    let t = mapping(&schema, "public.t");
+    let snapshot = take(&source).await;
+    let mut other = source.connect().await;
+    let lock = "BEGIN; LOCK TABLE public.t IN ACCESS EXCLUSIVE MODE NOWAIT; ROLLBACK";
+    let chunks = snapshot.chunks(&t, 50_000).await.unwrap();
+    assert!(chunks.len() > 1, "its bounds were read: {chunks:?}");
+    other.run(lock).await.unwrap();
+
+    let mut reader = snapshot.reader().await.unwrap();
+    for chunk in &chunks[..2] {
+        lines(reader.as_mut(), &t, chunk).await;
+        let error = other.run(lock).await.unwrap_err();
+        assert_eq!(error.sqlstate_code(), Some("55P03"), "{error}");
+        other.run("ROLLBACK").await.unwrap();
+        reader.let_go().await.unwrap();
+        other.run(lock).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn f15_hidden_rows_are_an_error_and_never_a_partial_load() {
     let source = database(
         "CREATE TABLE t (a int); INSERT INTO t VALUES (1), (2);

@@ -8,6 +8,7 @@ use tidemark_lab::traffic::mixed::Mixed;
 use tidemark_lab::traffic::{Pace, Traffic};
 use tidemark_lab::wait::wait_for;
 
+use crate::asks::{Locked, text};
 use crate::stage::{PATIENCE, Stage};
 
 const BANK: Bank = Bank { accounts: 500 };
@@ -73,5 +74,81 @@ async fn k07_kills_during_load_and_stream_cost_nothing() {
     stage.wait_until_identical().await;
     assert_eq!(run.terminate().await, Some(0), "a clean stop");
     assert_eq!(stage.slots().await.len(), 1, "one slot, the pipeline's own");
+    stage.clear().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn source_is_let_go_once_its_rows_are_read_and_keys_are_still_being_made() {
+    let stage = Stage::new("let_go").await;
+    let table = "CREATE TABLE wide (id int PRIMARY KEY, v text);";
+    stage.target_sql(table).await;
+    let rows = "CREATE INDEX ON wide (v); CREATE TABLE other (id int PRIMARY KEY);
+        INSERT INTO wide SELECT i, 'v' || i FROM generate_series(1, 2000) i;
+        INSERT INTO other SELECT generate_series(1, 2000);";
+    stage.source_sql(&format!("{table} {rows}")).await;
+    // Rows come in beside it, an index cannot be made.
+    let held = Locked::table(&stage, "wide IN ROW EXCLUSIVE MODE").await;
+    let run = stage.start(&["run", "FILE"]);
+    held.wait_for_waiter().await;
+    let empty =
+        "SET lock_timeout = '10s'; TRUNCATE wide, other; INSERT INTO wide VALUES (1, 'anew')";
+    stage.source_sql(empty).await;
+    let snapshots = "SELECT count(*) FROM pg_stat_activity WHERE backend_xmin IS NOT NULL \
+                     AND datname = current_database() AND application_name LIKE 'tidemark %'";
+    let kept = text(&stage.source, snapshots).await.unwrap();
+    assert_eq!(kept, "0", "nothing keeps rows that the source has deleted");
+    held.release().await;
+    stage.wait_for_state("streaming").await;
+    stage.wait_until_identical().await;
+    assert_eq!(run.terminate().await, Some(0), "a clean stop");
+    stage.clear().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_emptied_or_changed_while_it_is_loaded_comes_later_and_the_others_go_on() {
+    let stage = Stage::new("rewritten").await;
+    stage.write(
+        "[load]\nchunk_size = \"1 MB\"\nparallel_tables = 1\nparallel_chunks = 1\n\
+         max_source_rows_per_second = 15000\n",
+    );
+    let tables = "CREATE TABLE big (id int PRIMARY KEY, v text);
+        CREATE TABLE staging (id int PRIMARY KEY, v text);
+        CREATE TABLE detail (id int PRIMARY KEY, staging int REFERENCES staging);
+        CREATE TABLE renamed (id int PRIMARY KEY, old text);
+        CREATE TABLE widened (id int PRIMARY KEY, n int);
+        INSERT INTO big SELECT i, repeat('b', 100) FROM generate_series(1, 30000) i;
+        INSERT INTO staging SELECT i, 's' FROM generate_series(1, 2000) i;
+        INSERT INTO detail SELECT i, i FROM generate_series(1, 1000) i;
+        INSERT INTO renamed SELECT i, 'r' FROM generate_series(1, 1000) i;
+        INSERT INTO widened SELECT i, i FROM generate_series(1, 1000) i; ANALYZE;";
+    stage.source_sql(tables).await;
+    let mut run = stage.start(&["run", "FILE"]);
+    let begun = "SELECT count(*) > 0 FROM tidemark.unit WHERE is_loaded";
+    wait_for(PATIENCE, "a part of the load", || async {
+        let is_begun = text(&stage.target, begun).await;
+        Ok(is_begun.is_ok_and(|is_begun| is_begun == "t").then_some(()))
+    })
+    .await
+    .unwrap();
+    // The largest is under way, the others wait for their turn.
+    let changes = "TRUNCATE staging, detail; INSERT INTO staging VALUES (1, 'anew');
+        INSERT INTO detail VALUES (7, 1);
+        ALTER TABLE renamed RENAME old TO new; UPDATE renamed SET new = 'x' WHERE id < 10;
+        ALTER TABLE widened ALTER n TYPE bigint; UPDATE widened SET n = 5000000000 WHERE id < 10;
+        INSERT INTO big VALUES (0, 'later')";
+    stage.source_sql(changes).await;
+    stage.wait_for_state("streaming").await;
+    run.wait_for_log("TM3004").await;
+    stage.wait_until_identical().await;
+    for table in ["big", "staging", "detail", "renamed", "widened"] {
+        stage
+            .wait_for_table(&format!("public.{table}"), "streaming")
+            .await;
+    }
+    let references = "SELECT count(*) FROM pg_constraint WHERE contype = 'f' AND convalidated";
+    stage.wait_for_target(references, "1").await;
+    let log = run.log();
+    assert_eq!(log.matches("step 4/5 load").count(), 1, "one load: {log}");
+    assert_eq!(run.terminate().await, Some(0), "a clean stop");
     stage.clear().await;
 }

@@ -96,19 +96,13 @@ async fn f24_truncates_during_a_killed_load_and_a_killed_stream_leave_both_sides
     // The slot is made before the first truncate: PostgreSQL 15 may fail for good to decode one that
     // was under way then (`could not map filenode ... to relation OID`).
     let run = stage.start(&["run", "FILE"]);
-    let units = |count: i64| {
-        let stage = &stage;
-        async move {
-            wait_for(PATIENCE, "a part of the load", || async {
-                let loaded = "SELECT count(*) FROM tidemark.unit WHERE is_loaded";
-                let loaded: i64 = stage.target.query_one(loaded, &[]).await?.get(0);
-                Ok((loaded >= count).then_some(()))
-            })
-            .await
-            .unwrap();
-        }
-    };
-    units(2).await;
+    wait_for(PATIENCE, "a part of the load", || async {
+        let loaded = "SELECT count(*) FROM tidemark.unit WHERE is_loaded";
+        let loaded: i64 = stage.target.query_one(loaded, &[]).await?.get(0);
+        Ok((loaded >= 2).then_some(()))
+    })
+    .await
+    .unwrap();
     let traffic = Traffic::start(&config, &Emptying, Pace::at(100.0, 501));
     let busy = async |more: u64| {
         let before = traffic.report().committed;
@@ -120,8 +114,8 @@ async fn f24_truncates_during_a_killed_load_and_a_killed_stream_leave_both_sides
     };
     busy(100).await;
     run.kill9().await;
-    let run = stage.start(&["run", "FILE"]);
-    units(3).await;
+    let mut run = stage.start(&["run", "FILE"]);
+    run.wait_for_log("step 4/5 load").await;
     busy(100).await;
     run.kill9().await;
     for _ in 0..2 {

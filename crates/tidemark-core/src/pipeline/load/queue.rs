@@ -1,0 +1,220 @@
+//! What is left to do of a load, in the order in which workers take it: a table whose rows are in is
+//! finished first, then come units of tables that are under way, then the next table.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::checkpoint::Unit;
+use crate::error::Error;
+use crate::mapping::TableMapping;
+use crate::pipeline::Engine;
+use crate::source::RowFormat;
+use crate::target::{Place, Replace};
+
+use super::{LoadReport, LoadTable};
+
+/// What a worker does next.
+pub(super) enum Job {
+    Prepare(LoadTable),
+    Copy {
+        table: usize,
+        unit: Unit,
+        way: Way,
+    },
+    Finish {
+        table: usize,
+    },
+    /// All rows are in: nothing will be read any more.
+    LetGo,
+}
+
+/// How the rows of a table are written.
+#[derive(Clone, Copy)]
+pub(super) struct Way {
+    pub(super) format: RowFormat,
+    pub(super) place: Place,
+    pub(super) replace: Replace,
+}
+
+/// A table under way.
+pub(super) struct Active {
+    pub(super) mapping: Arc<TableMapping>,
+    pub(super) way: Way,
+    pub(super) units: Vec<Unit>,
+    pub(super) waiting: VecDeque<usize>,
+    pub(super) copying: usize,
+    pub(super) state: ActiveState,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum ActiveState {
+    Copying,
+    ToFinish,
+    Finishing,
+    Done,
+}
+
+pub(super) struct Queue {
+    inner: Mutex<Inner>,
+    changed: Notify,
+    tables_max: usize,
+    chunks_max: usize,
+}
+
+#[derive(Default)]
+pub(super) struct Inner {
+    pending: VecDeque<LoadTable>,
+    pub(super) preparing: usize,
+    pub(super) active: Vec<Active>,
+    rows: u64,
+    pub(super) bytes: u64,
+    pub(super) refused: Vec<(Arc<TableMapping>, Error)>,
+}
+
+impl Queue {
+    pub(super) fn new(engine: &Engine, tables: Vec<LoadTable>) -> Queue {
+        Queue {
+            inner: Mutex::new(Inner {
+                pending: tables.into(),
+                ..Inner::default()
+            }),
+            changed: Notify::new(),
+            tables_max: engine.options.parallel_tables.max(1),
+            chunks_max: engine.options.parallel_chunks.max(1),
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        // A worker that panicked ends the load anyway; what it held is plain data.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next job; waits while other workers may bring some; `None` when all is done. Whoever `reads`
+    /// is told once that all rows are in.
+    pub(super) async fn next(&self, reads: bool) -> Option<Job> {
+        loop {
+            let changed = self.changed.notified();
+            {
+                let mut inner = self.lock();
+                if reads && inner.rows_are_in() {
+                    return Some(Job::LetGo);
+                }
+                if let Some(job) = inner.take(self.tables_max, self.chunks_max) {
+                    return Some(job);
+                }
+                if inner.is_done() {
+                    return None;
+                }
+            }
+            changed.await;
+        }
+    }
+
+    pub(super) fn update<T>(&self, change: impl FnOnce(&mut Inner) -> T) -> T {
+        let result = change(&mut self.lock());
+        self.changed.notify_waiters();
+        result
+    }
+
+    pub(super) fn report(&self) -> LoadReport {
+        let mut inner = self.lock();
+        LoadReport {
+            rows: inner.rows,
+            bytes: inner.bytes,
+            refused: std::mem::take(&mut inner.refused),
+            tables: inner
+                .active
+                .iter()
+                .map(|active| (Arc::clone(&active.mapping), active.units.clone()))
+                .collect(),
+            beside: inner
+                .active
+                .iter()
+                .filter(|active| active.way.place == Place::Beside)
+                .map(|active| Arc::clone(&active.mapping))
+                .collect(),
+        }
+    }
+}
+
+impl Inner {
+    fn take(&mut self, tables_max: usize, chunks_max: usize) -> Option<Job> {
+        if let Some(table) = self
+            .active
+            .iter()
+            .position(|active| active.state == ActiveState::ToFinish)
+        {
+            self.active[table].state = ActiveState::Finishing;
+            return Some(Job::Finish { table });
+        }
+        let copying = self
+            .active
+            .iter_mut()
+            .enumerate()
+            .find(|(_, active)| !active.waiting.is_empty() && active.copying < chunks_max);
+        if let Some((table, active)) = copying {
+            let unit = active
+                .waiting
+                .pop_front()
+                .expect("found with a unit waiting");
+            active.copying += 1;
+            return Some(Job::Copy {
+                table,
+                unit: active.units[unit].clone(),
+                way: active.way,
+            });
+        }
+        let under_way = self
+            .active
+            .iter()
+            .filter(|active| active.state == ActiveState::Copying)
+            .count();
+        if under_way + self.preparing < tables_max {
+            let table = self.pending.pop_front()?;
+            self.preparing += 1;
+            return Some(Job::Prepare(table));
+        }
+        None
+    }
+
+    fn rows_are_in(&self) -> bool {
+        let is_copied = |active: &Active| active.waiting.is_empty() && active.copying == 0;
+        self.pending.is_empty() && self.preparing == 0 && self.active.iter().all(is_copied)
+    }
+
+    fn is_done(&self) -> bool {
+        let is_done = |active: &Active| active.state == ActiveState::Done;
+        self.rows_are_in() && self.active.iter().all(is_done)
+    }
+
+    pub(super) fn copied(&mut self, table: usize, unit: Unit) {
+        self.rows += unit.rows;
+        let active = &mut self.active[table];
+        active.copying -= 1;
+        if let Some(slot) = active
+            .units
+            .iter_mut()
+            .find(|known| known.number == unit.number)
+        {
+            *slot = unit;
+        }
+        let is_complete = active.waiting.is_empty() && active.copying == 0;
+        if is_complete && active.state == ActiveState::Copying {
+            active.state = ActiveState::ToFinish;
+        }
+    }
+
+    /// Gives a table up; its other units are not begun any more.
+    pub(super) fn refuse(&mut self, table: usize, err: Error) {
+        let active = &mut self.active[table];
+        active.waiting.clear();
+        active.copying = active.copying.saturating_sub(1);
+        if active.state != ActiveState::Done {
+            active.state = ActiveState::Done;
+            let mapping = Arc::clone(&active.mapping);
+            self.refused.push((mapping, err));
+        }
+    }
+}
