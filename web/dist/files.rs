@@ -1,9 +1,9 @@
 // Made by web/build.mjs of web/src.
 &[
     File {
-        name: "app-b2d9e9af0c.js",
-        plain: include_bytes!("app-b2d9e9af0c.js"),
-        packed: include_bytes!("app-b2d9e9af0c.js.gz"),
+        name: "app-e101d49a28.js",
+        plain: include_bytes!("app-e101d49a28.js"),
+        packed: include_bytes!("app-e101d49a28.js.gz"),
     },
     File {
         name: "index.html",

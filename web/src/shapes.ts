@@ -195,6 +195,7 @@ export interface Plan {
 }
 
 export interface Alert {
+  id: string;
   pipeline_id: string;
   rule: string;
   when: string;
@@ -202,6 +203,8 @@ export interface Alert {
   since: string;
   fired_at: string | null;
   over_since: string | null;
+  snoozed_until: string | null;
+  snoozed_by: string | null;
   text: string;
 }
 

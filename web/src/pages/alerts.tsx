@@ -1,11 +1,11 @@
 // What fires, the rules by which it does, who is told, and whether they were.
 
 import { useState } from "preact/hooks";
-import { get, may, post } from "../api";
+import { ask, get, may, post } from "../api";
 import { bytes, grouped, moment, words } from "../format";
 import { lastEvent, link, now, overview } from "../live";
 import type { Alert, AlertRule, Delivery, Notifier } from "../shapes";
-import { Code, Dialog, HealthMark, ProblemBox, State, useAsked } from "../ui";
+import { Code, Dialog, HealthMark, ProblemBox, State, say, useAsked } from "../ui";
 
 interface All {
   alerts: Alert[];
@@ -79,23 +79,35 @@ export function Alerts() {
   const told = lastEvent.value?.kind.startsWith("alert") ? lastEvent.value.id : 0;
   const { value, problem, reload } = useAsked(everything, [tick, told, overview.value?.total]);
   const [testing, setTesting] = useState<Notifier | null>(null);
+  const [tired, setTired] = useState<Alert | null>(null);
   const heading = <h1 tabIndex={-1}>Alerts</h1>;
   if (!value) return <>{heading}{problem ? <><ProblemBox problem={problem} /><div class="row"><button type="button" onClick={reload}>Ask again</button></div></> : <p class="muted" aria-busy="true">Asking the server …</p>}</>;
   return (
     <>
       {heading}
       {problem ? <ProblemBox problem={problem} /> : null}
-      <Active all={value} />
+      <Active all={value} snooze={setTired} wake={(alert) => wake(alert).then(reload)} />
       <Rules all={value} />
       <Notifiers notifiers={value.notifiers} test={setTesting} />
       <Deliveries deliveries={value.deliveries} />
+      {tired && <Snooze alert={tired} onClose={() => setTired(null)} onDone={reload} />}
       {testing && <Test notifier={testing} onClose={() => setTesting(null)} onDone={reload} />}
     </>
   );
 }
 
+/** All are told again, if it still fires. */
+async function wake(alert: Alert) {
+  try {
+    await ask("DELETE", `/alerts/${alert.id}/snooze`);
+    say(`${alert.pipeline_id}: it is told of again`, "ok");
+  } catch (wrong) {
+    say(wrong instanceof Error ? wrong.message : String(wrong), "error");
+  }
+}
+
 /** That nothing fires says that all is well only of what is known. */
-function Active({ all }: { all: All }) {
+function Active({ all, snooze, wake }: { all: All; snooze: (alert: Alert) => void; wake: (alert: Alert) => void }) {
   const blind = all.rules.filter((rule) => !rule.known).length;
   return (
     <section class="cards" aria-labelledby="active">
@@ -111,7 +123,16 @@ function Active({ all }: { all: All }) {
                 </div>
                 <p>{alert.text}</p>
                 {alert.over_since && <p class="muted">It is over since {moment(alert.over_since)}, and is resolved when it stays so.</p>}
-                <p class="muted small">Rule: {sentence(alert.rule)}</p>
+                {alert.snoozed_until && <p class="muted">Snoozed by {alert.snoozed_by} until {moment(alert.snoozed_until)}: no message is sent that it fires.</p>}
+                <div class="row spread">
+                  <span class="muted small">Rule: {sentence(alert.rule)}</span>
+                  {may("operator") && (
+                    <span class="row">
+                      {alert.snoozed_until && <button type="button" class="small" aria-label={`tell again of ${alert.pipeline_id}`} onClick={() => wake(alert)}>Tell again</button>}
+                      <button type="button" class="small" aria-label={`snooze ${alert.pipeline_id}`} onClick={() => snooze(alert)}>Snooze …</button>
+                    </span>
+                  )}
+                </div>
               </article>
             </li>
           ))}
@@ -208,6 +229,41 @@ function Deliveries({ deliveries }: { deliveries: Delivery[] }) {
         </tbody>
       </table>
     </div>
+  );
+}
+
+const LASTS: [number, string][] = [[3_600, "1 hour"], [4 * 3_600, "4 hours"], [86_400, "1 day"], [7 * 86_400, "7 days"]];
+
+/** Nobody is sent a word of it for a while, and everybody can see who wanted that. */
+function Snooze({ alert, onClose, onDone }: { alert: Alert; onClose: () => void; onDone: () => void }) {
+  const [lasts, setLasts] = useState(3_600);
+  const [problem, setProblem] = useState<unknown>(null);
+  const snooze = async (event: Event) => {
+    event.preventDefault();
+    try {
+      await post(`/alerts/${alert.id}/snooze`, { for_seconds: lasts });
+      onDone();
+      onClose();
+    } catch (wrong) {
+      setProblem(wrong);
+    }
+  };
+  return (
+    <Dialog title={`Snooze ${alert.pipeline_id}`} onClose={onClose}>
+      <form onSubmit={snooze}>
+        <p>No message is sent that it fires, {sentence(alert.rule)}. The alert stays here, with your name. Who was told of it is told when it is over; if it still fires when the time has passed, all are told again.</p>
+        <label>For
+          <select value={String(lasts)} onChange={(event) => setLasts(Number(event.currentTarget.value))}>
+            {LASTS.map(([value, text]) => <option key={value} value={String(value)}>{text}</option>)}
+          </select>
+        </label>
+        <ProblemBox problem={problem} />
+        <div class="row">
+          <button type="submit" class="primary">Snooze</button>
+          <button type="button" onClick={onClose}>Close</button>
+        </div>
+      </form>
+    </Dialog>
   );
 }
 

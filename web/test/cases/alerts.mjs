@@ -39,6 +39,21 @@ export async function what_fires_is_told_with_its_rule_and_whether_it_was_sent({
   assert.equal(receiver.received.at(-1).body.type, "io.tidemark.alert.fired.v1");
   assert.ok(!(await page.locator("main").innerText()).includes("path-secret"), "a secret is shown");
 
+  // A person snoozes it: everybody sees who and until when, and who wants to hears of it again.
+  await fires.getByRole("button", { name: "snooze watched" }).click();
+  const snoozing = page.getByRole("dialog");
+  await snoozing.getByText("The alert stays here, with your name").waitFor();
+  await accessible("the dialog of a snooze");
+  await snoozing.getByLabel("For").selectOption("4 hours");
+  await snoozing.getByRole("button", { name: "Snooze" }).click();
+  await until("that it is snoozed", async () => /Snoozed by admin until [\s\S]*no message is sent/.test(await fires.innerText()));
+  await accessible("an alert that is snoozed");
+  await shot("alerts-snoozed");
+  const untold = receiver.received.length;
+  await fires.getByRole("button", { name: "tell again of watched" }).click();
+  await until("that it is told again", async () => receiver.received.length === untold + 1 && !(await fires.innerText()).includes("Snoozed"));
+  assert.equal(receiver.received.at(-1).body.type, "io.tidemark.alert.fired.v1");
+
   // A test is a real message; what the receiver answers is said where it was asked for.
   const dialog = page.getByRole("dialog");
   const result = dialog.getByTestId("result");

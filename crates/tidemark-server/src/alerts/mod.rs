@@ -7,18 +7,23 @@
 //! What stands is in the store and moves there together with the event that tells of it, in one
 //! transaction: a server that is killed neither repeats nor loses one. A rule that looks at something
 //! unknown moves nothing: an alert that fires goes on, one that does not is not begun. What comes and
-//! goes is told less and less often ([`state::calm_after`]).
+//! goes is told less and less often ([`state::calm_after`]). One that a person snoozes is there for all to
+//! see, and nobody is sent a word of it before its time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde_json::json;
 use tidemark_core::config::{AlertRule, AlertSeverity};
 use tidemark_core::{Result, clock};
 
+use crate::api::guard::hash_of;
 use crate::news::Topic;
 use crate::notify::{Kind, Letter};
-use crate::store::{AlertMove, AlertRow, AlertState, Entry, Key, Level, NewDelivery, Store};
+use crate::store::{
+    AlertMove, AlertRow, AlertState, Entry, Key, Level, NewDelivery, Snooze, Store, hex,
+};
 use crate::supervisor::{Member, Rounds, Supervisor};
 use judge::{Verdict, judge};
 use state::step;
@@ -35,6 +40,8 @@ pub(crate) struct Alerts {
     standing: Mutex<BTreeMap<Which, AlertRow>>,
     /// Rules of which the last look knew what they look at.
     known: Mutex<BTreeSet<Which>>,
+    /// Held from a look at what stands until what comes of it is written down.
+    moving: tokio::sync::Mutex<()>,
 }
 
 impl Alerts {
@@ -44,7 +51,7 @@ impl Alerts {
         let standing = rows.into_iter().map(|row| (row.which(), row)).collect();
         Ok(Alerts {
             standing: Mutex::new(standing),
-            known: Mutex::default(),
+            ..Alerts::default()
         })
     }
 
@@ -100,6 +107,7 @@ pub(crate) async fn watch(mut rounds: Rounds) {
 
 /// Looks at everything once.
 async fn round(supervisor: &Supervisor) -> Result<()> {
+    let _moving = supervisor.shared.alerts.moving.lock().await;
     let members = supervisor.members();
     let now = clock::now_us();
     let mut moves = Vec::new();
@@ -123,6 +131,62 @@ async fn round(supervisor: &Supervisor) -> Result<()> {
     if moves.is_empty() {
         return Ok(());
     }
+    move_all(supervisor, moves).await
+}
+
+/// By this a person names an alert: no secret, and nothing to be read.
+pub(crate) fn id_of(row: &AlertRow) -> String {
+    let named = format!("{}/{}/{}", row.key.tenant, row.key.id, row.rule);
+    let mut id = hex(&hash_of(&named));
+    id.truncate(16);
+    id
+}
+
+/// Tells nobody of an alert that fires for a while; without one it is told again at once. Gives it, if
+/// there is one of this id.
+pub(crate) async fn snooze(
+    supervisor: &Supervisor,
+    tenant: &str,
+    id: &str,
+    lasts: Option<Duration>,
+    by: &str,
+) -> Result<Option<AlertRow>> {
+    let alerts = &supervisor.shared.alerts;
+    let _moving = alerts.moving.lock().await;
+    let firing = alerts.firing(|key| key.tenant == tenant);
+    let Some(mut row) = firing.into_iter().find(|row| id_of(row) == id) else {
+        return Ok(None);
+    };
+    let now = clock::now_us();
+    if lasts.is_none() && !row.is_snoozed(now) {
+        return Ok(Some(row));
+    }
+    let until_us = now + i64::try_from(lasts.unwrap_or_default().as_micros()).unwrap_or(i64::MAX);
+    row.snooze = Some(Snooze {
+        until_us,
+        by: by.to_owned(),
+    });
+    let rule = &row.rule;
+    let text = match lasts {
+        Some(_) => format!("{rule} is snoozed until {}", clock::rfc3339(until_us)),
+        None => format!("{rule} is not snoozed any more"),
+    };
+    let told = Entry {
+        by: Some(by.to_owned()),
+        ..Entry::plain(&row.key, Level::Info, "alert_snoozed", text)
+    };
+    let moved = AlertMove {
+        which: row.which(),
+        row: Some(row.clone()),
+        told: Some(told),
+        deliveries: Vec::new(),
+    };
+    move_all(supervisor, vec![moved]).await?;
+    Ok(Some(row))
+}
+
+/// Writes down what moves, and then has it so.
+async fn move_all(supervisor: &Supervisor, moves: Vec<AlertMove>) -> Result<()> {
     let told = supervisor.shared.store.move_alerts(moves.clone()).await?;
     supervisor.shared.notify.wake();
     let alerts = &supervisor.shared.alerts;
@@ -134,7 +198,11 @@ async fn round(supervisor: &Supervisor) -> Result<()> {
         };
     }
     for (key, event) in told {
-        tracing::warn!(pipeline = key.id, tenant = key.tenant, "{}", event.text);
+        if event.level == Level::Info {
+            tracing::info!(pipeline = key.id, tenant = key.tenant, "{}", event.text);
+        } else {
+            tracing::warn!(pipeline = key.id, tenant = key.tenant, "{}", event.text);
+        }
         let news = &supervisor.shared.news;
         news.say(&key.tenant, &key.id, Topic::Events, &json!(event));
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tidemark_core::config::AlertRule;
 
 use super::judge::{Verdict, about};
-use crate::store::{AlertRow, AlertState, Key};
+use crate::store::{AlertRow, AlertState, Key, Snooze};
 
 /// So far back it counts how often an alert fired.
 const REMEMBERED: Duration = Duration::from_hours(1);
@@ -30,6 +30,22 @@ pub(super) fn step(
     now: i64,
 ) -> Option<Next> {
     let quiet = |row| Some(Next { row, told: false });
+    if let Some(row) = was.filter(|row| has_woken(row, verdict, now)) {
+        // Those who were told before its snooze are told again: it was not forgotten.
+        let row = AlertRow {
+            text: match verdict {
+                Verdict::Met(said) => said.text(row.since_us),
+                _ => row.text.clone(),
+            },
+            notify: rule.notify.clone(),
+            snooze: None,
+            ..row.clone()
+        };
+        return Some(Next {
+            row: Some(row),
+            told: true,
+        });
+    }
     match (verdict, was.map(|row| row.state)) {
         (Verdict::Unknown, _) | (Verdict::Over, None) => None,
         (Verdict::Met(said), None | Some(AlertState::Calm)) => {
@@ -45,6 +61,7 @@ pub(super) fn step(
                 fires: was.map(|row| recent(row, now)).unwrap_or_default(),
                 text: said.text(now),
                 notify: Vec::new(),
+                snooze: was.and_then(|row| still(row, now)),
             };
             Some(fire(row, rule, now))
         }
@@ -63,8 +80,9 @@ pub(super) fn step(
         (Verdict::Over, Some(AlertState::Pending)) => quiet(rests(was?, now)),
         (Verdict::Over, Some(AlertState::Calm)) => {
             let row = was?;
-            // Remembered only for how often it fired.
-            recent(row, now).is_empty().then_some(Next {
+            // Remembered only for how often it fired, and who does not want to hear of it.
+            let is_over = recent(row, now).is_empty() && still(row, now).is_none();
+            is_over.then_some(Next {
                 row: None,
                 told: false,
             })
@@ -102,7 +120,9 @@ fn fire(mut row: AlertRow, rule: &AlertRule, now: i64) -> Next {
         row.state = AlertState::Firing;
         row.fired_us = Some(now);
         row.fires.push(now);
-        row.notify.clone_from(&rule.notify);
+        if !row.is_snoozed(now) {
+            row.notify.clone_from(&rule.notify);
+        }
     }
     Next {
         row: Some(row),
@@ -112,12 +132,24 @@ fn fire(mut row: AlertRow, rule: &AlertRule, now: i64) -> Next {
 
 /// An alert that does not fire, kept while it counts how often it did.
 fn rests(row: &AlertRow, now: i64) -> Option<AlertRow> {
-    let fires = recent(row, now);
-    (!fires.is_empty()).then(|| AlertRow {
+    let (fires, snooze) = (recent(row, now), still(row, now));
+    (!fires.is_empty() || snooze.is_some()).then(|| AlertRow {
         state: AlertState::Calm,
         fires,
+        snooze,
         ..row.clone()
     })
+}
+
+/// Its snooze, if that goes on.
+fn still(row: &AlertRow, now: i64) -> Option<Snooze> {
+    row.snooze.clone().filter(|_| row.is_snoozed(now))
+}
+
+/// Whether its snooze has ended, and it fires all the same.
+fn has_woken(row: &AlertRow, verdict: &Verdict, now: i64) -> bool {
+    let is_so = row.state == AlertState::Firing && *verdict != Verdict::Over;
+    is_so && row.snooze.is_some() && !row.is_snoozed(now)
 }
 
 /// When it fired within the last hour.
@@ -195,6 +227,56 @@ mod tests {
         assert!(said.is_empty() && row.is_none(), "{said:?}");
         let (_, row) = told(&rule(0), &[(met(), 1), (Verdict::Over, 4000)]);
         assert!(row.is_none(), "remembered for ever: {row:?}");
+    }
+
+    /// Seconds at which people hear of it, and what; somebody snoozes it from the first second on.
+    fn heard(verdicts: &[(Verdict, i64)], snooze_s: i64) -> Vec<(i64, AlertState)> {
+        let rule = AlertRule {
+            notify: vec!["ops".to_owned()],
+            ..rule(0)
+        };
+        let (key, mut row, mut now) = (Key::new("t", "shop"), None::<AlertRow>, 0);
+        let mut heard = Vec::new();
+        for (verdict, seconds) in verdicts {
+            for _ in 0..*seconds {
+                if let Some(next) = step(&key, &rule, row.as_ref(), verdict, now * SECOND) {
+                    row = next.row;
+                    let told = row
+                        .as_ref()
+                        .filter(|row| next.told && !row.notify.is_empty());
+                    heard.extend(told.map(|row| (now, row.state)));
+                }
+                if now == 1 {
+                    row.as_mut().unwrap().snooze = Some(Snooze {
+                        until_us: snooze_s * SECOND,
+                        by: "ann".to_owned(),
+                    });
+                }
+                now += 1;
+            }
+        }
+        heard
+    }
+
+    #[test]
+    fn who_snoozes_hears_its_end_or_that_it_goes_on_and_nothing_in_between() {
+        use AlertState::{Calm, Firing};
+        let over = || Verdict::Over;
+        // It is so for longer than the snooze.
+        let said = heard(&[(met(), 400), (over(), 100)], 300);
+        assert_eq!(said, [(0, Firing), (300, Firing), (430, Calm)]);
+        // Who was told that it fires is told that it is over, also meanwhile.
+        let said = heard(&[(met(), 100), (over(), 100)], 3000);
+        assert_eq!(said, [(0, Firing), (130, Calm)]);
+        // What fires anew meanwhile, and is over again, is not told.
+        let again = [(met(), 100), (over(), 100), (met(), 100), (over(), 200)];
+        assert_eq!(heard(&again, 3000), [(0, Firing), (130, Calm)]);
+        // That what is looked at is unknown ends no snooze's end.
+        let said = heard(&[(met(), 10), (Verdict::Unknown, 400)], 300);
+        assert_eq!(said, [(0, Firing), (300, Firing)]);
+        // A snooze is forgotten with the alert.
+        let long = [(met(), 10), (over(), 8000), (met(), 10)];
+        assert_eq!(heard(&long, 300), [(0, Firing), (40, Calm), (8010, Firing)]);
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! What fires, and which rules there are.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json as Answer;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
+use tidemark_core::catalogue::codes;
 use tidemark_core::clock;
 use tidemark_core::config::{AlertRule, show_duration};
 use utoipa::{IntoParams, ToSchema};
@@ -12,16 +14,17 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::App;
-use super::extract::{Params, Route};
+use super::extract::{Json, Params, Route};
 use super::guard::Caller;
 use super::journal::{next, page};
 use super::problem::{Failure, Problem};
-use crate::notify;
 use crate::store::{AlertRow, AlertState, DeliveryRow};
+use crate::{alerts, notify};
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(active))
+        .routes(routes!(snooze, wake))
         .routes(routes!(rules))
         .routes(routes!(notifiers))
         .routes(routes!(test_notifier))
@@ -37,6 +40,8 @@ struct ActiveList {
 /// An alert that fires.
 #[derive(Debug, Serialize, ToSchema)]
 struct AlertBody {
+    /// By which it is snoozed.
+    id: String,
     pipeline_id: String,
     /// The rule in the pipeline file, in words.
     rule: String,
@@ -50,6 +55,10 @@ struct AlertBody {
     fired_at: Option<String>,
     /// Since when it is over, RFC 3339; `null` while it is so.
     over_since: Option<String>,
+    /// Until when no message is sent of it, RFC 3339; `null` where it is not snoozed.
+    snoozed_until: Option<String>,
+    /// Who said so.
+    snoozed_by: Option<String>,
     /// What is so, what it means for the data, what to do first.
     text: String,
 }
@@ -57,15 +66,21 @@ struct AlertBody {
 #[utoipa::path(get, path = "/alerts/active", tag = "alerts",
     responses((status = 200, body = ActiveList)))]
 async fn active(State(app): State<Arc<App>>, caller: Caller) -> Answer<ActiveList> {
-    let alerts = &app.supervisor.shared.alerts;
-    let firing = alerts.firing(|key| key.tenant == caller.tenant);
+    let all = &app.supervisor.shared.alerts;
+    let firing = all.firing(|key| key.tenant == caller.tenant);
     Answer(ActiveList {
         alerts: firing.into_iter().map(body).collect(),
     })
 }
 
 fn body(row: AlertRow) -> AlertBody {
+    let is_snoozed = row.is_snoozed(clock::now_us());
+    let id = alerts::id_of(&row);
+    let snooze = row.snooze.filter(|_| is_snoozed);
     AlertBody {
+        id,
+        snoozed_until: snooze.as_ref().map(|it| clock::rfc3339(it.until_us)),
+        snoozed_by: snooze.map(|it| it.by),
         pipeline_id: row.key.id,
         rule: row.rule,
         when: row.when,
@@ -75,6 +90,64 @@ fn body(row: AlertRow) -> AlertBody {
         over_since: row.over_us.map(clock::rfc3339),
         text: row.text,
     }
+}
+
+/// For how long.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct SnoozeBody {
+    /// A minute to thirty days; an hour, if it is left out.
+    #[serde(default = "an_hour")]
+    #[schema(minimum = 60, maximum = 2_592_000, default = 3_600)]
+    for_seconds: u64,
+}
+
+fn an_hour() -> u64 {
+    3_600
+}
+
+/// Of an alert that fires no message is sent for a while. Who was told that it fires is told when it is
+/// over; where it still fires when the time has passed, all are told again.
+#[utoipa::path(post, path = "/alerts/{id}/snooze", tag = "alerts", params(("id" = String, Path)),
+    request_body = SnoozeBody,
+    responses((status = 200, body = AlertBody), (status = 400, body = Problem),
+        (status = 404, body = Problem)))]
+async fn snooze(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Route(id): Route<String>,
+    Json(wanted): Json<SnoozeBody>,
+) -> Result<Answer<AlertBody>, Failure> {
+    if !(60..=2_592_000).contains(&wanted.for_seconds) {
+        let text = "for_seconds is a minute to thirty days";
+        return Err(Failure::new(codes::API_MALFORMED, text));
+    }
+    let lasts = Some(Duration::from_secs(wanted.for_seconds));
+    snoozed(&app, &caller, &id, lasts).await
+}
+
+/// Ends a snooze: if it still fires, all are told again.
+#[utoipa::path(delete, path = "/alerts/{id}/snooze", tag = "alerts", params(("id" = String, Path)),
+    responses((status = 200, body = AlertBody), (status = 404, body = Problem)))]
+async fn wake(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Route(id): Route<String>,
+) -> Result<Answer<AlertBody>, Failure> {
+    snoozed(&app, &caller, &id, None).await
+}
+
+async fn snoozed(
+    app: &App,
+    caller: &Caller,
+    id: &str,
+    lasts: Option<Duration>,
+) -> Result<Answer<AlertBody>, Failure> {
+    let supervisor = &app.supervisor;
+    let moved = alerts::snooze(supervisor, &caller.tenant, id, lasts, &caller.name);
+    let row = moved.await?;
+    row.map(|row| Answer(body(row)))
+        .ok_or_else(|| Failure::not_found("alert that fires"))
 }
 
 /// All rules, by pipeline. Rules stand in the pipelines' definitions.
@@ -109,7 +182,7 @@ struct RuleBody {
 #[utoipa::path(get, path = "/alerts/rules", tag = "alerts",
     responses((status = 200, body = RuleList)))]
 async fn rules(State(app): State<Arc<App>>, caller: Caller) -> Answer<RuleList> {
-    let alerts = &app.supervisor.shared.alerts;
+    let all = &app.supervisor.shared.alerts;
     let mut list = RuleList {
         rules: Vec::new(),
         unknown: Vec::new(),
@@ -120,13 +193,13 @@ async fn rules(State(app): State<Arc<App>>, caller: Caller) -> Answer<RuleList> 
             continue;
         };
         list.rules.extend(rules.iter().map(|rule| {
-            let known = alerts.is_known(&member.key, rule);
+            let known = all.is_known(&member.key, rule);
             RuleBody {
                 pipeline_id: member.key.id.clone(),
                 rule: rule.id(),
                 severity: rule.severity.word(),
                 resolve_after: show_duration(rule.resolve_after),
-                state: match alerts.state(&member.key, rule) {
+                state: match all.state(&member.key, rule) {
                     None | Some(AlertState::Calm) if !known => "unknown",
                     state => state.unwrap_or(AlertState::Calm).word(),
                 },

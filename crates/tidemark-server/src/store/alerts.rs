@@ -34,6 +34,15 @@ impl AlertState {
     }
 }
 
+/// That nobody is to be told of an alert for a while.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Snooze {
+    /// Microseconds since 1970 UTC.
+    pub(crate) until_us: i64,
+    /// Who said so.
+    pub(crate) by: String,
+}
+
 /// An alert of a pipeline by a rule. Times are microseconds since 1970 UTC.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct AlertRow {
@@ -53,12 +62,19 @@ pub(crate) struct AlertRow {
     pub(crate) text: String,
     /// Who was told that it fires.
     pub(crate) notify: Vec<String>,
+    pub(crate) snooze: Option<Snooze>,
 }
 
 impl AlertRow {
     /// By which it is known.
     pub(crate) fn which(&self) -> (Key, String) {
         (self.key.clone(), self.rule.clone())
+    }
+
+    /// Whether nobody is told of it at this time.
+    pub(crate) fn is_snoozed(&self, now_us: i64) -> bool {
+        let snooze = self.snooze.as_ref();
+        snooze.is_some_and(|snooze| now_us < snooze.until_us)
     }
 }
 
@@ -77,11 +93,13 @@ impl Store {
     pub(crate) async fn alerts(&self) -> Result<Vec<AlertRow>> {
         self.with(|store, _| {
             let sql = "SELECT tenant, pipeline, rule, condition, severity, state, since_us, fired_us, \
-                 over_us, fires, text, notify FROM alerts";
+                 over_us, fires, text, notify, snoozed_until_us, snoozed_by FROM alerts";
             store.query(sql, &[], |row| {
                 let (tenant, pipeline): (String, String) = (row.get(0)?, row.get(1)?);
                 let (state, fires): (String, String) = (row.get(5)?, row.get(9)?);
                 let notify: String = row.get(11)?;
+                let (until, by): (Option<i64>, Option<String>) = (row.get(12)?, row.get(13)?);
+                let snooze = until.zip(by);
                 let fires = fires.split(' ').filter_map(|fired| fired.parse().ok());
                 Ok(AlertRow {
                     key: Key::new(tenant, pipeline),
@@ -95,6 +113,7 @@ impl Store {
                     fires: fires.collect(),
                     text: row.get(10)?,
                     notify: serde_json::from_str(&notify).unwrap_or_default(),
+                    snooze: snooze.map(|(until_us, by)| Snooze { until_us, by }),
                 })
             })
         })
@@ -116,17 +135,18 @@ impl Store {
                 store.execute(sql, params![key.tenant, key.id, rule])?;
                 if let Some(row) = row {
                     let sql = "INSERT INTO alerts (tenant, pipeline, rule, condition, severity, state, \
-                         since_us, fired_us, over_us, fires, text, notify) \
-                         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
+                         since_us, fired_us, over_us, fires, text, notify, snoozed_until_us, snoozed_by) \
+                         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)";
                     let notify = serde_json::json!(row.notify).to_string();
                     let fires: Vec<String> = row.fires.iter().map(ToString::to_string).collect();
                     let (state, fires) = (row.state.word(), fires.join(" "));
                     let (since, fired, over) = (row.since_us, row.fired_us, row.over_us);
+                    let (until, by) = row.snooze.map(|it| (it.until_us, it.by)).unzip();
                     store.execute(
                         sql,
                         params![
                             key.tenant, key.id, rule, row.when, row.severity, state, since, fired,
-                            over, fires, row.text, notify
+                            over, fires, row.text, notify, until, by
                         ],
                     )?;
                 }

@@ -86,7 +86,7 @@ pub(crate) struct EventRow {
     /// How much it matters.
     pub(crate) level: Level,
     /// `state`, `step`, `check`, `load`, `table`, `retry`, `schema`, `new_table`, `warning`, `failed`,
-    /// `verification`, `alert`, `alert_resolved`, `notification_failed`, `schedule`, `schedule_missed`.
+    /// `verification`, `alert`, `alert_resolved`, `alert_snoozed`, `notification_failed`, `schedule`, `schedule_missed`.
     pub(crate) kind: String,
     /// Catalogue code.
     pub(crate) code: Option<String>,

@@ -76,6 +76,8 @@ pub(super) const ALL: &[&str] = &[
         PRIMARY KEY (tenant, pipeline, due_us)) STRICT;",
     "ALTER TABLE verifications ADD COLUMN position_type TEXT NOT NULL DEFAULT 'pg_lsn';
      ALTER TABLE verifications ADD COLUMN whole INTEGER NOT NULL DEFAULT 0;",
+    "ALTER TABLE alerts ADD COLUMN snoozed_until_us INTEGER;
+     ALTER TABLE alerts ADD COLUMN snoozed_by TEXT;",
 ];
 
 /// The steps that a store of a version has not been through yet; `None` if it is up to date.

@@ -27,7 +27,7 @@ use postgres::{ANSWER_WITHIN, Postgres};
 use sqlite::Sqlite;
 
 pub(crate) use access::{Answered, NewToken, TokenRow};
-pub(crate) use alerts::{AlertMove, AlertRow, AlertState};
+pub(crate) use alerts::{AlertMove, AlertRow, AlertState, Snooze};
 pub(crate) use compared::Compared;
 pub(crate) use deliveries::{Attempted, DeliveryRow, NewDelivery};
 pub(crate) use history::{HistoryRow, Sample, Step};

@@ -364,6 +364,10 @@ async fn alert_of(home: &Home) {
         fires: vec![1_800_000_000_000_000, 1_800_000_120_000_000],
         text: "! shop is 4 m behind".to_owned(),
         notify: vec!["ops".to_owned()],
+        snooze: Some(Snooze {
+            until_us: 1_800_000_000_000_000,
+            by: "ann".to_owned(),
+        }),
     };
     let posted = |id: &str| NewDelivery {
         id: id.to_owned(),

@@ -382,6 +382,10 @@ async fn deliveries(store: &Store, said: &mut Vec<String>) {
         fires: vec![1, 2],
         text: "! behind".to_owned(),
         notify: vec!["ops".to_owned()],
+        snooze: Some(Snooze {
+            until_us: 1_800_000_000_000_000,
+            by: "ann".to_owned(),
+        }),
     };
     let unknown = NewDelivery {
         failed: Some(("TM7097".to_owned(), "nobody".to_owned())),

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use tidemark_lab::http::Request;
+use tidemark_lab::wait::wait_for;
 
 use super::contract::{operations, routes_of};
 use super::{Server, definition, fill};
@@ -93,14 +94,19 @@ async fn s11_tenants_see_nothing_of_each_other_and_roles_hold() {
     let document = server.get("/openapi.json").await;
 
     server.token = Some(of_a.clone());
-    let answer = server
-        .post("/pipelines?start=true", &definition(&stage))
-        .await;
+    let mut wanted = definition(&stage);
+    wanted["alert"] = json!([{ "when": "state", "is": ["streaming", "catching_up"] }]);
+    let answer = server.post("/pipelines?start=true", &wanted).await;
     assert_eq!(answer.status, 201, "{}", answer.text());
     server.wait_for_state("srv_tenant_a", "streaming").await;
     let verified = server.act("srv_tenant_a", "verify", &json!({})).await;
     assert_eq!(verified["state"], "succeeded", "{verified}");
     let operation = verified["id"].as_str().unwrap().to_owned();
+    let alert = wait_for(PATIENCE, "its alert to fire", || async {
+        let active = server.get("/alerts/active").await;
+        Ok(active["alerts"][0]["id"].as_str().map(str::to_owned))
+    });
+    let alert = alert.await.unwrap();
     // A confined definition refers to nothing of the server's machine.
     let mut spy = definition(&stage);
     spy["pipeline"]["name"] = json!("spy");
@@ -109,7 +115,11 @@ async fn s11_tenants_see_nothing_of_each_other_and_roles_hold() {
     assert_eq!(spied.status, 422, "{}", spied.text());
 
     server.token = Some(of_b.clone());
-    nothing_is_found(&server, &stage, &document, &operation).await;
+    let ids = [
+        ("/api/v1/operations", operation.as_str()),
+        ("/api/v1/alerts", &alert),
+    ];
+    nothing_is_found(&server, &stage, &document, ids).await;
     assert_eq!(server.get("/pipelines").await["total"], 0);
     let metrics =
         Request::new("GET", "/metrics").header("authorization", &format!("Bearer {of_b}"));
@@ -184,14 +194,17 @@ async fn s11_tenants_see_nothing_of_each_other_and_roles_hold() {
 }
 
 /// Every route, as the document has them: this tenant finds nothing, whatever the other has.
-async fn nothing_is_found(server: &Server, stage: &Stage, document: &Value, operation: &str) {
+async fn nothing_is_found(
+    server: &Server,
+    stage: &Stage,
+    document: &Value,
+    ids: [(&str, &str); 2],
+) {
     let token = server.token.as_ref().unwrap();
     for route in operations(document) {
-        let id = if route.path.starts_with("/api/v1/operations") {
-            operation
-        } else {
-            "srv_tenant_a"
-        };
+        let mut ids = ids.iter();
+        let named = ids.find(|(path, _)| route.path.starts_with(path));
+        let id = named.map_or("srv_tenant_a", |(_, id)| id);
         let path = route.path_with(id);
         if route.path.contains("stream") || route.path.contains("/codes/") {
             continue;

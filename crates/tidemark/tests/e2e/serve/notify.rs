@@ -138,6 +138,78 @@ async fn s17_an_alert_gets_to_its_receivers_signed_in_order_and_in_the_end() {
 }
 
 #[tokio::test]
+async fn of_an_alert_that_is_snoozed_nobody_is_sent_a_word_before_its_time() {
+    let receiver = Receiver::start().await.unwrap();
+    receiver.answer(&["204 No Content"]);
+    let (mut server, _file) = server(ALLOW, &receiver).await;
+    begin(&server, "srv_snooze", &["ops"]).await;
+    act(&server, "srv_snooze", "stop").await;
+    came(&server, &receiver, "/hooks/", 1).await;
+    let alert = fires(&server).await;
+    assert_eq!(alert["snoozed_until"], Value::Null, "{alert}");
+    let route = format!("/alerts/{}/snooze", alert["id"].as_str().unwrap());
+    for (route, body, status) in [
+        (route.as_str(), json!({ "for_seconds": 5 }), 400),
+        (route.as_str(), json!({ "seconds": 300 }), 400),
+        ("/alerts/0123456789abcdef/snooze", json!({}), 404),
+    ] {
+        let answer = server.post(route, &body).await;
+        assert_eq!(answer.status, status, "{}", answer.text());
+    }
+    let answer = server.post(&route, &json!({})).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let snoozed = answer.json().unwrap();
+    assert_eq!(snoozed["snoozed_by"], "local", "{snoozed}");
+    assert!(snoozed["snoozed_until"].is_string(), "{snoozed}");
+
+    // It outlives the server. Who was told that it fires is told when it is over.
+    server.child.kill().await.unwrap();
+    server.restart().await;
+    let again = fires(&server).await;
+    assert_eq!(again["snoozed_until"], snoozed["snoozed_until"], "{again}");
+    act(&server, "srv_snooze", "start").await;
+    let hooks = came(&server, &receiver, "/hooks/", 2).await;
+    let event = hooks[1].json().unwrap();
+    assert_eq!(event["type"], "io.tidemark.alert.resolved.v1", "{event}");
+
+    // It fires anew, which events tell and no message does.
+    act(&server, "srv_snooze", "stop").await;
+    let anew = fires(&server).await;
+    assert_ne!(anew["fired_at"], alert["fired_at"], "{anew}");
+    assert_eq!(anew["snoozed_until"], snoozed["snoozed_until"], "{anew}");
+    assert_eq!(settled(&server, 2).await.len(), 2);
+
+    // Woken, it is told as it stands.
+    let answer = server.send(server.request("DELETE", &route)).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(answer.json().unwrap()["snoozed_until"], Value::Null);
+    let hooks = came(&server, &receiver, "/hooks/", 3).await;
+    let event = hooks[2].json().unwrap();
+    assert_eq!(event["type"], "io.tidemark.alert.fired.v1", "{event}");
+    assert_eq!(event["data"]["since"], anew["since"], "{event}");
+    let events = server.get("/pipelines/srv_snooze/events?limit=500").await;
+    let events = events["events"].as_array().unwrap();
+    let by: Vec<_> = events
+        .iter()
+        .filter(|event| event["kind"] == "alert_snoozed")
+        .map(|event| &event["by"])
+        .collect();
+    assert_eq!(by, ["local", "local"], "{events:?}");
+}
+
+/// The one alert that fires.
+async fn fires(server: &Server) -> Value {
+    let firing = wait_for(PATIENCE, "an alert to fire", || async {
+        let active = server.get("/alerts/active").await;
+        Ok(active["alerts"].as_array().unwrap().first().cloned())
+    });
+    match firing.await {
+        Ok(firing) => firing,
+        Err(err) => panic!("{err:?}\n{}", server.log()),
+    }
+}
+
+#[tokio::test]
 async fn what_nobody_took_yet_outlives_a_server_that_is_killed() {
     let receiver = Receiver::start().await.unwrap();
     receiver.answer(&["500 Broken"]);
