@@ -1,9 +1,9 @@
 // Made by web/build.mjs of web/src.
 &[
     File {
-        name: "app-e101d49a28.js",
-        plain: include_bytes!("app-e101d49a28.js"),
-        packed: include_bytes!("app-e101d49a28.js.gz"),
+        name: "app-883a54d2ec.js",
+        plain: include_bytes!("app-883a54d2ec.js"),
+        packed: include_bytes!("app-883a54d2ec.js.gz"),
     },
     File {
         name: "index.html",

@@ -18,7 +18,7 @@ interface All {
 
 const SHOWN = 20;
 const EDGE: Record<string, string> = { critical: "error", warning: "warning", notice: "notice" };
-const OF: Record<string, string> = { alert: "an alert", alert_resolved: "the end of an alert", test: "a test" };
+const OF: Record<string, string> = { alert: "an alert", alert_resolved: "the end of an alert", load_finished: "a load that is in", test: "a test" };
 
 async function everything(): Promise<All> {
   const [active, rules, notifiers, deliveries] = await Promise.all([
@@ -57,6 +57,8 @@ function sentence(rule: string): string {
         return "a table is in quarantine";
       case "rows_quarantined":
         return above ? `more than ${grouped(above)} rows are in quarantine` : "a row is in quarantine";
+      case "load_finished":
+        return "its load is in";
       case "load_failed":
         return "its load failed";
       case "verification_different":

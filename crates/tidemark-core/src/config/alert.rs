@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::choice::{AlertSeverity, AlertWhen};
 use super::problem::{Place, Problem, Problems, suggestion};
-use super::settings::Settings;
+use super::settings::{Origin, Setting, Settings};
 use crate::catalogue::codes;
 use crate::config::choice::Choice;
 use crate::pipeline::plan::Mode;
@@ -125,10 +125,13 @@ fn rule(
     let uses = |key: &str| match key {
         "is" => when == AlertWhen::State,
         "below" => when == AlertWhen::SlotTimeLeft,
+        // What happens once does not last.
+        "for" | "resolve_after" => when != AlertWhen::LoadFinished,
         _ => needs_above(when) || when == AlertWhen::RowsQuarantined,
     };
-    for key in ["is", "above", "below"] {
-        if let (Some(setting), false) = (settings.get(&at(key)), uses(key)) {
+    for key in ["is", "above", "below", "for", "resolve_after"] {
+        let said = |setting: &&Setting| setting.origin != Origin::Default;
+        if let (Some(setting), false) = (settings.get(&at(key)).filter(said), uses(key)) {
             let message = format!("an alert for \"{}\" does not look at `{key}`", when.word());
             let problem = Problem::new(codes::CONFIG_CONFLICT, message);
             problems.push(problem.at(setting.key_place.clone()).label("take it away"));
@@ -147,25 +150,11 @@ fn rule(
             problems.push(problem.at(state.place.clone()).label(label));
         }
     }
-    let follows = matches!(
-        when,
-        AlertWhen::LagSeconds
-            | AlertWhen::LagBytes
-            | AlertWhen::LagUnknown
-            | AlertWhen::SlotTimeLeft
-    );
-    if follows && mode.is_some_and(|mode| !mode.streams()) {
-        let message = format!("an alert for \"{}\" is never met here", when.word());
-        let problem = Problem::new(codes::CONFIG_CONFLICT, message);
-        let label = "a full load alone follows nothing";
-        problems.push(problem.at(place.clone()).label(label));
-    }
     let has_schedule =
         settings.has("schedule.full_load") || settings.sections.contains_key("schedule");
-    if when == AlertWhen::ScheduleMissed && !has_schedule {
+    if let Some(label) = never_met(when, mode, has_schedule) {
         let message = format!("an alert for \"{}\" is never met here", when.word());
         let problem = Problem::new(codes::CONFIG_CONFLICT, message);
-        let label = "there is no [schedule]";
         problems.push(problem.at(place.clone()).label(label));
     }
     if problems.len() > before {
@@ -190,4 +179,21 @@ fn rule(
         severity: AlertSeverity::from_word(&settings.text(&at("severity"))?.value)?,
         notify,
     })
+}
+
+/// Why there is nothing that such a rule could look at.
+fn never_met(when: AlertWhen, mode: Option<Mode>, has_schedule: bool) -> Option<&'static str> {
+    match when {
+        AlertWhen::LagSeconds
+        | AlertWhen::LagBytes
+        | AlertWhen::LagUnknown
+        | AlertWhen::SlotTimeLeft => mode
+            .is_some_and(|mode| !mode.streams())
+            .then_some("a full load alone follows nothing"),
+        AlertWhen::LoadFailed | AlertWhen::LoadFinished => mode
+            .is_some_and(|mode| !mode.loads())
+            .then_some("changes alone load nothing"),
+        AlertWhen::ScheduleMissed => (!has_schedule).then_some("there is no [schedule]"),
+        _ => None,
+    }
 }

@@ -172,6 +172,8 @@ choices! {
         RowsQuarantined = "rows_quarantined",
         /// The pipeline failed before its load was in.
         LoadFailed = "load_failed",
+        /// A load ended: said once, and never over.
+        LoadFinished = "load_finished",
         /// The last comparison found a difference.
         VerificationDifferent = "verification_different",
         /// Nothing was compared for long.

@@ -138,6 +138,8 @@ pub(super) fn judge(
                 format!("{kept}{}", first(status, name, "status"))
             })
         }
+        // Not a state: it is told when it happens.
+        AlertWhen::LoadFinished => Verdict::Over,
         AlertWhen::VerificationDifferent => different(&member.compared(), name),
         AlertWhen::VerificationStale => stale(&member.compared(), member, status, rule, now),
         AlertWhen::ScheduleMissed => missed.map_or(Verdict::Over, |run| left_out(run, name)),
@@ -248,6 +250,44 @@ fn left_out(run: &ScheduleRun, name: &str) -> Verdict {
         ),
         more: format!(" {why}. What is in the target stays. First: tidemark status {name}."),
     })
+}
+
+/// Whether the load that was begun last is in, all tables of it that could be loaded.
+pub(super) fn is_loaded(view: &View) -> bool {
+    let waits = |state| matches!(state, TableStatusState::Queued | TableStatusState::Loading);
+    let tables = &view.status.tables;
+    match view.state.as_str() {
+        "completed" => true,
+        "catching_up" | "streaming" => {
+            !tables.is_empty() && !tables.iter().any(|table| waits(table.state))
+        }
+        _ => false,
+    }
+}
+
+/// What is said of a load that is in.
+pub(super) fn loaded(status: &Status, name: &str) -> String {
+    let is_aside = |state| state == TableStatusState::Quarantined;
+    let (aside, tables): (Vec<_>, Vec<_>) = status
+        .tables
+        .iter()
+        .partition(|table| is_aside(table.state));
+    let rows: u64 = tables.iter().map(|table| table.rows_loaded).sum();
+    let position = status
+        .full_load_lsn
+        .map_or_else(String::new, |position| format!(" at {position}"));
+    let what = match tables.len() {
+        0 => String::new(),
+        1 => format!(": {rows} rows of one table"),
+        count => format!(": {rows} rows of {count} tables"),
+    };
+    let names: Vec<&str> = aside.iter().map(|table| table.source.as_str()).collect();
+    let more = if names.is_empty() {
+        String::new()
+    } else {
+        format!(" Not in: {}. First: tidemark tables {name}.", named(&names))
+    };
+    format!("✓ the load of {name} is in{what}{position}.{more}")
 }
 
 /// What is said of a pipeline that is behind.

@@ -15,7 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::json;
-use tidemark_core::config::{AlertRule, AlertSeverity};
+use tidemark_core::config::{AlertRule, AlertSeverity, AlertWhen};
+use tidemark_core::status::Status;
 use tidemark_core::{Result, clock};
 
 use crate::api::guard::hash_of;
@@ -24,7 +25,7 @@ use crate::notify::{Kind, Letter};
 use crate::store::{
     AlertMove, AlertRow, AlertState, Entry, Key, Level, NewDelivery, Snooze, Store, hex,
 };
-use crate::supervisor::{Member, Rounds, Supervisor};
+use crate::supervisor::{Member, Rounds, Shared, Supervisor, View};
 use judge::{Verdict, judge};
 use state::step;
 
@@ -117,6 +118,7 @@ async fn round(supervisor: &Supervisor) -> Result<()> {
             continue;
         };
         let view = member.view();
+        tell_load(supervisor, member, &view).await?;
         let missed = supervisor.shared.schedules.missed(&member.key);
         for rule in rules.iter() {
             let verdict = judge(member, &view, missed.as_ref(), rule, now);
@@ -132,6 +134,56 @@ async fn round(supervisor: &Supervisor) -> Result<()> {
         return Ok(());
     }
     move_all(supervisor, moves).await
+}
+
+/// Tells once that a load is in: whether it was told is in the store, and moves there together with the
+/// messages.
+async fn tell_load(supervisor: &Supervisor, member: &Member, view: &View) -> Result<()> {
+    let row = member.row();
+    let Some(position) = row.full_load_lsn.filter(|_| !row.load_told) else {
+        return Ok(());
+    };
+    if !judge::is_loaded(view) {
+        return Ok(());
+    }
+    let shared = &supervisor.shared;
+    let letters = of_load(shared, member, &view.status)?;
+    let told = shared
+        .store
+        .tell_load(&member.key, position.clone(), letters);
+    if told.await? {
+        member.load_is_told(&position);
+        shared.notify.wake();
+    }
+    Ok(())
+}
+
+/// What goes to those who want to know that a load is in.
+pub(crate) fn of_load(
+    shared: &Shared,
+    member: &Member,
+    status: &Status,
+) -> Result<Vec<NewDelivery>> {
+    let mut letters = Vec::new();
+    let rules = member.rules();
+    let rules = rules.iter().flat_map(|rules| rules.iter());
+    for rule in rules.filter(|rule| rule.when == AlertWhen::LoadFinished) {
+        let letter = Letter {
+            kind: Kind::LoadFinished,
+            pipeline: Some(member.key.id.clone()),
+            rule: Some(rule.id()),
+            when: Some(rule.when.word().to_owned()),
+            severity: Some(rule.severity.word().to_owned()),
+            since_us: Some(clock::now_us()),
+            text: judge::loaded(status, &member.key.id),
+        };
+        letters.extend(
+            shared
+                .notify
+                .address(&member.key.tenant, &rule.notify, &letter)?,
+        );
+    }
+    Ok(letters)
 }
 
 /// By this a person names an alert: no secret, and nothing to be read.

@@ -30,6 +30,7 @@ pub(crate) struct Letter {
 pub(crate) enum Kind {
     Alert,
     AlertResolved,
+    LoadFinished,
     Test,
 }
 
@@ -39,6 +40,7 @@ impl Kind {
         match self {
             Kind::Alert => "alert",
             Kind::AlertResolved => "alert_resolved",
+            Kind::LoadFinished => "load_finished",
             Kind::Test => "test",
         }
     }
@@ -47,6 +49,7 @@ impl Kind {
         match self {
             Kind::Alert => "io.tidemark.alert.fired.v1",
             Kind::AlertResolved => "io.tidemark.alert.resolved.v1",
+            Kind::LoadFinished => "io.tidemark.load.finished.v1",
             Kind::Test => "io.tidemark.notifier.test.v1",
         }
     }

@@ -51,6 +51,7 @@ impl Sending<'_> {
         let word = match letter.kind {
             Kind::Alert => letter.severity.as_deref().unwrap_or("alert"),
             Kind::AlertResolved => "resolved",
+            Kind::LoadFinished => "finished",
             Kind::Test => "test",
         };
         let pipeline = letter.pipeline.as_deref().unwrap_or(self.notifier);

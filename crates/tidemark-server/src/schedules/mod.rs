@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use crate::metrics::Scheduled;
 use crate::news::{News, Topic};
 use crate::store::{
-    Desired, DesiredState, Entry, Key, Level, RunState, ScheduleRun, Standing, Store,
+    Desired, DesiredState, Entry, Key, Level, NewDelivery, RunState, ScheduleRun, Standing, Store,
 };
 use crate::supervisor::{Member, Rounds, Shared, Supervisor, open};
 use judge::{Judged, Situation, judge};
@@ -288,7 +288,19 @@ impl Schedules {
         desired: Option<Desired>,
         told: Option<Entry>,
     ) -> Result<()> {
-        let told = self.store.move_run(run.clone(), desired, told).await?;
+        self.set_and_send(run, desired, told, Vec::new()).await
+    }
+
+    /// The same, with messages that go out when it is so.
+    async fn set_and_send(
+        &self,
+        run: ScheduleRun,
+        desired: Option<Desired>,
+        told: Option<Entry>,
+        letters: Vec<NewDelivery>,
+    ) -> Result<()> {
+        let moved = self.store.move_run(run.clone(), desired, told, letters);
+        let told = moved.await?;
         self.take_in(run);
         self.say(told);
         Ok(())

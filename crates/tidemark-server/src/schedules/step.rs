@@ -9,7 +9,8 @@ use tidemark_core::pipeline::plan::Mode;
 use tidemark_core::{Result, clock};
 
 use super::{BY, shown};
-use crate::store::{Desired, DesiredState, Entry, Key, Level, RunState, ScheduleRun};
+use crate::alerts;
+use crate::store::{Desired, DesiredState, Entry, Key, Level, NewDelivery, RunState, ScheduleRun};
 use crate::supervisor::actions::{answered, ask};
 use crate::supervisor::{Member, Shared, Supervisor, open};
 
@@ -171,7 +172,13 @@ async fn look_at_resync(
         _ if is_copied => Ok(()),
         _ => {
             let (state, why) = verdict(Some(&checkpoint));
-            end(shared, run, state, why).await
+            let letters = match state {
+                RunState::Completed => alerts::of_load(shared, member, &member.view().status)?,
+                _ => Vec::new(),
+            };
+            let ended = end_and_send(shared, run, state, why, letters).await;
+            shared.notify.wake();
+            ended
         }
     }
 }
@@ -209,6 +216,16 @@ async fn end(
     state: RunState,
     reason: Option<String>,
 ) -> Result<()> {
+    end_and_send(shared, run, state, reason, Vec::new()).await
+}
+
+async fn end_and_send(
+    shared: &Arc<Shared>,
+    run: ScheduleRun,
+    state: RunState,
+    reason: Option<String>,
+    letters: Vec<NewDelivery>,
+) -> Result<()> {
     let now_us = clock::now_us();
     let took = run
         .began_us
@@ -228,7 +245,10 @@ async fn end(
         reason: reason.or_else(|| run.reason.clone()),
         ..run
     };
-    shared.schedules.set(ended, None, Some(told)).await
+    let schedules = &shared.schedules;
+    schedules
+        .set_and_send(ended, None, Some(told), letters)
+        .await
 }
 
 /// What is told of a run.

@@ -38,7 +38,7 @@ pub(crate) struct DeliveryRow {
     pub(crate) notifier: String,
     /// Of which pipeline; `null` for a test.
     pub(crate) pipeline_id: Option<String>,
-    /// `alert`, `alert_resolved` or `test`.
+    /// `alert`, `alert_resolved`, `load_finished` or `test`.
     pub(crate) kind: String,
     /// `waiting`, `delivered` or `failed`.
     pub(crate) state: String,

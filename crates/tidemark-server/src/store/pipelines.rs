@@ -5,7 +5,7 @@ use tidemark_core::catalogue::codes;
 use tidemark_core::{Error, Result, clock};
 use utoipa::ToSchema;
 
-use super::{Failed, Row, Seal, Session, Store, params};
+use super::{Failed, NewDelivery, Row, Seal, Session, Store, deliveries, params};
 
 /// A pipeline among those of all tenants.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -125,6 +125,8 @@ pub(crate) struct PipelineRow {
     pub(crate) file: Option<String>,
     /// The consistent point of its first load.
     pub(crate) full_load_lsn: Option<String>,
+    /// Whether people were told that the load from there is in, or need not be.
+    pub(crate) load_told: bool,
     /// What is wanted of it.
     pub(crate) desired: Desired,
     /// RFC 3339.
@@ -138,7 +140,7 @@ pub(crate) struct PipelineRow {
 }
 
 const COLUMNS: &str = "tenant, id, mode, definition, file, full_load_lsn, desired, desired_by, \
-     desired_since, desired_reason, created_at, created_by, updated_at, version";
+     desired_since, desired_reason, created_at, created_by, updated_at, version, load_told";
 
 impl Store {
     /// All pipelines of all tenants, in order.
@@ -219,13 +221,43 @@ impl Store {
             .await
     }
 
-    /// Records the consistent point of its first load.
-    pub(crate) async fn set_full_load_lsn(&self, key: &Key, position: String) -> Result<()> {
+    /// Records the consistent point of its load, which begins at this moment or was met again.
+    pub(crate) async fn set_full_load_lsn(
+        &self,
+        key: &Key,
+        position: String,
+        begins: bool,
+    ) -> Result<()> {
         let key = key.clone();
         self.with(move |store, _| {
-            let sql = "UPDATE pipelines SET full_load_lsn = $3 WHERE tenant = $1 AND id = $2";
-            store.execute(sql, params![key.tenant, key.id, position])?;
+            let sql = "UPDATE pipelines SET full_load_lsn = $3, \
+                 load_told = CASE WHEN $4 = 1 THEN 0 ELSE load_told END \
+                 WHERE tenant = $1 AND id = $2";
+            store.execute(sql, params![key.tenant, key.id, position, begins])?;
             Ok(())
+        })
+        .await
+    }
+
+    /// Has people told that the load from there is in. `false` where they were, or where its begin is not
+    /// written down yet.
+    pub(crate) async fn tell_load(
+        &self,
+        key: &Key,
+        position: String,
+        letters: Vec<NewDelivery>,
+    ) -> Result<bool> {
+        let key = key.clone();
+        self.with(move |store, _| {
+            let sql = "UPDATE pipelines SET load_told = 1 WHERE tenant = $1 AND id = $2 \
+                 AND full_load_lsn = $3 AND load_told = 0";
+            if store.execute(sql, params![key.tenant, key.id, position])? == 0 {
+                return Ok(false);
+            }
+            for letter in &letters {
+                deliveries::add(store, letter)?;
+            }
+            Ok(true)
         })
         .await
     }
@@ -311,6 +343,7 @@ fn read(row: &Row, seal: &Seal) -> Result<PipelineRow, Failed> {
         created_by: row.get(11)?,
         updated_at: row.get(12)?,
         version: row.get(13)?,
+        load_told: row.get(14)?,
         key,
     })
 }

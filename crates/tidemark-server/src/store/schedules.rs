@@ -4,7 +4,7 @@ use tidemark_core::Result;
 
 use super::journal::add_event;
 use super::pipelines::{exists, write_desired};
-use super::{Desired, Entry, EventRow, Failed, Key, Row, Store, params};
+use super::{Desired, Entry, EventRow, Failed, Key, NewDelivery, Row, Store, deliveries, params};
 
 /// How many runs of a pipeline are kept.
 const RUNS_KEPT: i64 = 1_000;
@@ -188,6 +188,7 @@ impl Store {
         run: ScheduleRun,
         desired: Option<Desired>,
         told: Option<Entry>,
+        letters: Vec<NewDelivery>,
     ) -> Result<Told> {
         self.with(move |store, _| {
             let key = &run.key;
@@ -198,6 +199,9 @@ impl Store {
             store.execute(sql, row)?;
             if let Some(desired) = desired {
                 write_desired(store, key, desired)?;
+            }
+            for letter in &letters {
+                deliveries::add(store, letter)?;
             }
             told.map_or(Ok(None), |entry| add_event(store, entry))
         })

@@ -465,14 +465,15 @@ fn heard(
             ..
         } => {
             let text = position.to_string();
-            if member.row().full_load_lsn.as_ref() == Some(&text) {
+            let begins = matches!(event, PipelineEvent::LoadPosition(_));
+            if !begins && member.row().full_load_lsn.as_ref() == Some(&text) {
                 return;
             }
-            member.set_full_load_lsn(*position);
+            member.set_full_load_lsn(*position, begins);
             let (store, key) = (shared.store.clone(), member.key.clone());
             written_down("full_load_lsn is not written down yet", move || {
                 let (store, key, text) = (store.clone(), key.clone(), text.clone());
-                async move { store.set_full_load_lsn(&key, text).await }
+                async move { store.set_full_load_lsn(&key, text, begins).await }
             });
         }
         PipelineEvent::Retry { error, .. } => {

@@ -342,9 +342,16 @@ impl Member {
         });
     }
 
-    pub(super) fn set_full_load_lsn(&self, position: Position) {
+    pub(super) fn set_full_load_lsn(&self, position: Position, begins: bool) {
         let mut row = self.row.lock().unwrap_or_else(PoisonError::into_inner);
         row.full_load_lsn = Some(position.to_string());
+        row.load_told &= !begins;
+    }
+
+    /// The end of a load was told, if it is still the one from there.
+    pub(crate) fn load_is_told(&self, position: &str) {
+        let mut row = self.row.lock().unwrap_or_else(PoisonError::into_inner);
+        row.load_told |= row.full_load_lsn.as_deref() == Some(position);
     }
 
     pub(super) fn begins(&self, alive: Alive) {

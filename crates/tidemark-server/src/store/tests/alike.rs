@@ -48,11 +48,16 @@ async fn pipelines(store: &Store, said: &mut Vec<String>) {
         ..Desired::now(DesiredState::Paused, "bob", Some("lunch".to_owned()))
     };
     store.desire(&key, desired).await.unwrap();
-    store
-        .set_full_load_lsn(&key, "0/1".to_owned())
-        .await
-        .unwrap();
+    for begins in [true, false] {
+        let set = store.set_full_load_lsn(&key, "0/1".to_owned(), begins);
+        set.await.unwrap();
+    }
+    for position in ["0/2", "0/1", "0/1"] {
+        let told = store.tell_load(&key, position.to_owned(), Vec::new());
+        say(said, told.await.unwrap());
+    }
     let row = store.pipeline(&key).await.unwrap().unwrap();
+    say(said, row.load_told);
     say(said, (row.desired, row.full_load_lsn, row.file));
     store
         .remove_pipeline(&Key::new("other", "ämter"))
@@ -347,7 +352,10 @@ async fn schedules(store: &Store, said: &mut Vec<String>) {
         since: "2026-01-02T00:00:00Z".to_owned(),
         ..Desired::now(DesiredState::Running, "schedule", None)
     };
-    let told = store.move_run(moved, Some(desired), entry()).await.unwrap();
+    let told = store
+        .move_run(moved, Some(desired), entry(), Vec::new())
+        .await
+        .unwrap();
     say(said, told.map(|(_, row)| row.text));
     say(said, store.pipeline(&key).await.unwrap().unwrap().desired);
     for now_us in [0, 30, 40] {

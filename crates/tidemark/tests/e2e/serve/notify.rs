@@ -10,7 +10,7 @@ use tidemark_lab::receiver::{Received, Receiver};
 use tidemark_lab::wait::wait_for;
 
 use super::Server;
-use crate::stage::PATIENCE;
+use crate::stage::{PATIENCE, Stage};
 
 const SECRET: &str = "hunter2";
 const ALLOW: &str = "[notify]\nallow = [\"127.0.0.1\"]\n";
@@ -195,6 +195,56 @@ async fn of_an_alert_that_is_snoozed_nobody_is_sent_a_word_before_its_time() {
         .map(|event| &event["by"])
         .collect();
     assert_eq!(by, ["local", "local"], "{events:?}");
+}
+
+#[tokio::test]
+async fn a_load_that_is_in_is_told_once_whatever_becomes_of_the_server() {
+    let receiver = Receiver::start().await.unwrap();
+    receiver.answer(&["204 No Content"]);
+    let (mut server, _file) = server(ALLOW, &receiver).await;
+    let (streams, once) = (Stage::new("srv_loaded").await, Stage::new("srv_once").await);
+    for (stage, mode) in [(&streams, "full_load_and_cdc"), (&once, "full_load_only")] {
+        super::fill(stage).await;
+        let mut wanted = super::definition(stage);
+        wanted["pipeline"]["mode"] = json!(mode);
+        wanted["schedule"] = json!({ "full_load": "0 0 29 2 *" });
+        wanted["alert"] = json!([
+            { "when": "load_finished", "severity": "notice", "notify": ["ops"] },
+        ]);
+        let answer = server.post("/pipelines?start=true", &wanted).await;
+        assert_eq!(answer.status, 201, "{}", answer.text());
+    }
+    let hooks = came(&server, &receiver, "/hooks/", 2).await;
+    for hook in &hooks {
+        let event = hook.json().unwrap();
+        assert_eq!(event["type"], "io.tidemark.load.finished.v1", "{event}");
+        let text = event["data"]["text"].as_str().unwrap();
+        assert!(text.contains("is in: 1000 rows of one table"), "{text}");
+    }
+    // It is nothing that fires.
+    assert_eq!(server.get("/alerts/active").await["alerts"], json!([]));
+
+    server.child.kill().await.unwrap();
+    server.restart().await;
+    server.wait_for_state("srv_loaded", "streaming").await;
+    // A scheduled load is one too, beside what readers see or from the start.
+    for stage in [&streams, &once] {
+        let route = format!("/pipelines/{}/schedule/actions/run", stage.name);
+        let asked = server.post(&route, &json!({})).await;
+        assert_eq!(asked.status, 200, "{}", asked.text());
+    }
+    let hooks = came(&server, &receiver, "/hooks/", 4).await;
+    let about = |hook: &Received| hook.json().unwrap()["data"]["pipeline_id"].clone();
+    for stage in [&streams, &once] {
+        let told = hooks
+            .iter()
+            .filter(|hook| about(hook) == stage.name.as_str());
+        assert_eq!(told.count(), 2, "{}: {hooks:?}", stage.name);
+    }
+    assert_eq!(settled(&server, 4).await.len(), 4, "each once");
+    assert_eq!(server.terminate().await, Some(0), "{}", server.log());
+    streams.clear().await;
+    once.clear().await;
 }
 
 /// The one alert that fires.
