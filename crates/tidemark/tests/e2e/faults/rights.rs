@@ -114,6 +114,11 @@ async fn f14_a_right_that_is_taken_away_from_the_stream_is_told_and_waited_for()
             format!("REVOKE CONNECT ON DATABASE {target} FROM PUBLIC; {sessions}"),
             format!("GRANT CONNECT ON DATABASE {target} TO PUBLIC"),
         ),
+        (
+            "TM2015",
+            format!("REVOKE USAGE ON SCHEMA tidemark FROM {name}_writer"),
+            format!("GRANT USAGE ON SCHEMA tidemark TO {name}_writer"),
+        ),
     ] {
         without(&stage, &mut run, code, &take, &give).await;
         stage.wait_until_identical().await;
@@ -123,8 +128,40 @@ async fn f14_a_right_that_is_taken_away_from_the_stream_is_told_and_waited_for()
     })
     .await
     .unwrap();
+    a_right_on_one_table_sets_it_aside(&stage, name).await;
     assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
+
+    // A start that lacks it ends, with the statement that mends it.
+    let take = format!("ALTER ROLE {name}_reader NOREPLICATION");
+    stage.source_sql(&take).await;
+    let ran = stage.run(&["run", "FILE"]).await.expect(4);
+    let grant = format!("ALTER ROLE {name}_reader REPLICATION");
+    assert!(ran.stderr.contains(&grant), "{}", ran.stderr);
     stage.clear().await;
+}
+
+/// The others stream, and nothing of it is lost.
+async fn a_right_on_one_table_sets_it_aside(stage: &Stage, name: &str) {
+    stage
+        .target_sql(&format!("REVOKE INSERT ON small FROM {name}_writer"))
+        .await;
+    stage
+        .source_sql("INSERT INTO small SELECT max(id) + 1, 'aside' FROM small")
+        .await;
+    stage.wait_for_table("public.small", "quarantined").await;
+    let reason = stage.table("public.small").await["reason"].to_string();
+    assert!(reason.contains("permission denied"), "{reason}");
+    stage
+        .source_sql("INSERT INTO big VALUES (0, 'beside')")
+        .await;
+    stage
+        .wait_for_target("SELECT count(*) FROM big WHERE id = 0", "1")
+        .await;
+    stage
+        .target_sql(&format!("GRANT INSERT ON small TO {name}_writer"))
+        .await;
+    stage.run(&["retry", "FILE"]).await.expect(0);
+    stage.wait_until_identical().await;
 }
 
 /// The numbers of the loaded ranges of `big`.

@@ -118,16 +118,11 @@ async fn f31_f47_a_row_that_is_refused_within_an_undecided_transaction_counts_if
     .into_iter()
     .enumerate()
     {
-        let before = stage.log().matches(NOT_DECIDED).count();
         let refused = "INSERT INTO t VALUES (2, 'odd')";
         let sql = format!("BEGIN; {}; {refused}; {}{open}", much(1), much(5001));
         second.batch_execute(&sql).await.unwrap();
-        wait_for(PATIENCE, "the target to refuse it", || async {
-            let now = stage.log().matches(NOT_DECIDED).count();
-            Ok((now > before).then_some(()))
-        })
-        .await
-        .unwrap_or_else(|err| panic!("{err:#}\n{}", stage.log()));
+        // As a rule it is refused while it comes; on a busy machine it may be put aside before that.
+        all_is_sent(&stage).await;
         let id = 10 + round;
         let fine = format!("INSERT INTO t VALUES ({id}, 'fine'); INSERT INTO other VALUES ({id})");
         stage.source_sql(&fine).await;
