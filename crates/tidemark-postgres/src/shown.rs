@@ -10,6 +10,7 @@
 //! `VACUUM FULL` and `CLUSTER`, which are MVCC-safe, look alike; they cost another snapshot.
 
 use tidemark_core::catalogue::codes;
+use tidemark_core::mapping::TableMapping;
 use tidemark_core::schema::TableName;
 use tidemark_core::{Context as _, Error, Result};
 
@@ -56,6 +57,38 @@ pub(crate) async fn shows(connection: &mut Connection, table: &TableName) -> Res
         .await
         .context(|| format!("ask whether {table} is as it was"))?;
     Ok(set.one()?.opt_bool(0)? == Some(true))
+}
+
+/// Types of the columns of a table, and the numbers of the modifiers.
+const TYPES: &str = "SELECT a.attname, a.atttypid, a.atttypmod FROM pg_attribute a \
+     JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
+     WHERE n.nspname = $1 AND c.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped";
+
+/// Makes sure that values are of the types that they were described with: the target would take those of
+/// others for something else, or not at all. The error is transient, as that of [`must_show`].
+pub(crate) async fn must_be_as_described(
+    connection: &mut Connection,
+    mapping: &TableMapping,
+) -> Result<()> {
+    let table = mapping.source();
+    let found = connection
+        .query(TYPES, &[Some(&table.schema), Some(&table.name)])
+        .await
+        .context(|| format!("ask whether {table} is as it was"))?;
+    for carried in &mapping.columns {
+        let column = &mapping.schema.columns[carried.source];
+        for row in &found.rows {
+            let is_other = row.get_str(0)? == column.name
+                && (row.get::<u32>(1)?, row.get::<i32>(2)?)
+                    != (column.type_id, column.type_modifier);
+            if is_other {
+                let name = &column.name;
+                let message = format!("{table} was changed after it was described: column {name}");
+                return Err(Error::transient(codes::TABLE_REWRITTEN, message));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A table that was dropped or renamed, or a column of it, since it was described: nothing is wrong

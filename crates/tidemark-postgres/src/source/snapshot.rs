@@ -254,6 +254,10 @@ impl SnapshotReader for PgReader {
         };
         let shown = shown::must_show(&mut self.connection, read).await;
         shown.map_err(|error| shown::described_anew(error, mapping.source()))?;
+        // Rows that are repaired go among others of the shape that the log had come to.
+        if !matches!(chunk, Chunk::Rows { .. }) {
+            shown::must_be_as_described(&mut self.connection, mapping).await?;
+        }
         select::set_salts(&mut self.connection, mapping).await?;
         let from_where = select::from_where(mapping, chunk)?;
         let copy = self.connection.copy_out(&sql).await;

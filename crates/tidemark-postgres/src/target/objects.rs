@@ -1,8 +1,9 @@
 //! Types, collations, sequences and extensions that the tables need, made where they are missing.
 //!
 //! What is there already must be what the source has: an enumeration with other labels would refuse
-//! values later, or sort them otherwise. One that only lacks labels gets them, at their places: that is
-//! how types grow on a source that is followed. Definitions are compared as the servers print them,
+//! values later, or sort them otherwise. One that only lacks labels gets them, at their places, and a
+//! composite type the attributes that it lacks behind its own: that is how types grow on a source that is
+//! followed. Definitions are compared as the servers print them,
 //! after names that go by another name on the target have been replaced. Where schemas lie is told in
 //! [`super::names`].
 
@@ -211,8 +212,23 @@ fn taken(name: &TableName) -> Error {
 fn additions(name: &TableName, wanted: &str, found: &str) -> Vec<String> {
     match (labels(wanted), labels(found)) {
         (Some(wanted), Some(found)) => label_additions(name, &wanted, &found),
-        _ => Vec::new(),
+        _ => attribute_additions(name, wanted, found),
     }
+}
+
+/// The attributes behind those that a composite type has.
+fn attribute_additions(name: &TableName, wanted: &str, found: &str) -> Vec<String> {
+    let attributes = |definition| -> Option<Vec<&str>> {
+        let (_, list) = str::split_once(definition, "} AS (")?;
+        Some(wording::members(list.strip_suffix(')')?))
+    };
+    let (Some(wanted), Some(found)) = (attributes(wanted), attributes(found)) else {
+        return Vec::new();
+    };
+    let added = wanted.strip_prefix(found.as_slice()).unwrap_or_default();
+    let name = quoted(name);
+    let add = |attribute: &&str| format!("ALTER TYPE {name} ADD ATTRIBUTE {attribute}");
+    added.iter().map(add).collect()
 }
 
 /// The labels that an enumeration lacks which has no other ones, in the same order.

@@ -78,6 +78,25 @@ pub(super) fn literals(sql: &str) -> Vec<String> {
     literals
 }
 
+/// The members of a list, parted by commas that stand in no parentheses.
+pub(super) fn members(list: &str) -> Vec<&str> {
+    let (mut members, mut depth, mut start, mut at) = (Vec::new(), 0_usize, 0, 0);
+    while let Some(rest) = list.get(at..).filter(|rest| !rest.is_empty()) {
+        match rest.as_bytes() {
+            [b'(', ..] => depth += 1,
+            [b')', ..] => depth = depth.saturating_sub(1),
+            [b',', ..] if depth == 0 => {
+                members.extend(list.get(start..at).map(str::trim));
+                start = at + 1;
+            }
+            _ => {}
+        }
+        at += next(rest, false).1;
+    }
+    members.extend(list.get(start..).map(str::trim));
+    members
+}
+
 /// Casts after which a literal is a name (PostgreSQL 15, 8.19, without those of functions and
 /// operators, whose form is another).
 const NAME_CASTS: [&str; 3] = ["::regclass", "::regtype", "::regcollation"];

@@ -285,6 +285,27 @@ async fn an_existing_enumeration_gets_the_labels_that_it_lacks() {
 }
 
 #[tokio::test]
+async fn an_existing_composite_type_gets_the_attributes_that_it_lacks() {
+    let types = r#"CREATE TYPE part AS (a int, "b, (c" varchar(5), d numeric(8,2), e text COLLATE "C");
+                   CREATE TABLE t (p part)"#;
+    for there in ["a int", r#"a int, "b, (c" varchar(5), d numeric(8,2)"#] {
+        let pair = Pair::new(types, Rules::default()).await;
+        pair.database
+            .run(&format!(
+                "CREATE TYPE part AS ({there}); CREATE TABLE t (p part); INSERT INTO t VALUES (NULL)"
+            ))
+            .await;
+        for lacked in [true, false] {
+            let made = pair
+                .target
+                .prepare_objects(&pair.schema, &pair.mappings)
+                .await;
+            assert_eq!(made.unwrap(), lacked, "{there}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn an_extension_is_made_or_its_lack_is_told() {
     let script =
         "CREATE EXTENSION hstore; CREATE TABLE t (h hstore); INSERT INTO t VALUES ('a=>1')";

@@ -5,7 +5,8 @@ use crate::stage::Stage;
 
 const TYPES: &str = "\
     CREATE TYPE mood AS ENUM ('sad', 'happy'); \
-    CREATE TABLE felt (id int PRIMARY KEY, m mood, ms mood[]); \
+    CREATE TYPE part AS (a int, b text); \
+    CREATE TABLE felt (id int PRIMARY KEY, m mood, ms mood[], p part DEFAULT '(1,x)'); \
     CREATE TABLE bag (m mood); ALTER TABLE bag REPLICA IDENTITY FULL; \
     INSERT INTO felt SELECT i, 'sad', '{happy}' FROM generate_series(1, 20) i; \
     INSERT INTO bag SELECT 'sad' FROM generate_series(1, 20)";
@@ -32,6 +33,12 @@ async fn f21_a_type_that_grows_stops_no_table() {
             "INSERT INTO felt VALUES (100, 'glad', '{sad,glad}'); DELETE FROM bag WHERE m = 'so so'",
         )
         .await;
+    stage.wait_until_identical().await;
+    stage
+        .source_sql("ALTER TYPE part ADD ATTRIBUTE c numeric(8,2)")
+        .await;
+    let more = "UPDATE felt SET p = '(2,y,1.50)' WHERE id > 15";
+    stage.source_sql(more).await;
     stage.wait_until_identical().await;
     assert_eq!(text(&stage.target, STATES).await.unwrap(), "streaming");
     let order = "SELECT enum_range(NULL::mood)";
