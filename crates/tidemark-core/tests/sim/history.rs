@@ -121,6 +121,8 @@ async fn run_once(world: &Shared, target: &SimTarget, is_last: bool, report: &mu
         parallel_chunks: 2,
         batch_rows_max: if world.lock().rng.once_in(2) { 3 } else { 50 },
         retry_wait_min: Duration::from_millis(10),
+        // Whoever waits for the pipeline looks every millisecond of the clock that stands still.
+        retry_wait_max: Duration::from_millis(40),
         ..Options::default()
     };
     let any = Pattern::parse("*.*").expect("a pattern");
