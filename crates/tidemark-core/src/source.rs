@@ -160,6 +160,8 @@ pub struct StreamedShape {
     pub columns: Vec<StreamedColumn>,
     /// Names and numbers of all columns that the catalog has by now.
     pub present: Vec<(String, i16)>,
+    /// Names of the columns of the primary key by now; the log does not tell them where it has whole old rows.
+    pub primary_key: Vec<String>,
     /// [`crate::schema::TableSchema::storage`] by now.
     pub storage: Option<i64>,
 }

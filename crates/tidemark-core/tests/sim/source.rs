@@ -166,6 +166,8 @@ impl Source for SimSource {
     async fn shape_of(&self, table: &StreamTable) -> Result<StreamedShape> {
         self.0.call("shape").await?;
         let schema = schema((table.id - schema(0).id) as usize);
+        let key = schema.primary_key.iter();
+        let primary_key = key.map(|at| schema.columns[*at].name.clone()).collect();
         let columns = schema.columns.into_iter().map(|column| StreamedColumn {
             column,
             fill: Fill::Null,
@@ -177,6 +179,7 @@ impl Source for SimSource {
                 .map(|found| (found.column.name.clone(), found.column.number))
                 .collect(),
             columns,
+            primary_key,
             storage: schema.storage,
         })
     }

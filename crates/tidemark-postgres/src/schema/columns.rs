@@ -161,12 +161,19 @@ pub async fn shape_of(connection: &mut Connection, table: &StreamTable) -> Resul
     fill_by_partitions(connection, &oids, &mut columns).await?;
     let present = (set.rows.iter()).map(|row| Ok((row.get(cell::NAME)?, row.get(cell::NUMBER)?)));
     let storage = super::relations::storage(connection, &oids).await?.pop();
+    let key = connection.query(PRIMARY_KEY, &[Some(oids.param())]).await?;
+    let primary_key = key.rows.iter().map(|row| row.get(0));
     Ok(StreamedShape {
+        primary_key: primary_key.collect::<Result<_>>()?,
         columns,
         present: present.collect::<Result<_>>()?,
         storage: storage.map(|(_, storage)| storage),
     })
 }
+
+const PRIMARY_KEY: &str = "SELECT a.attname FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid \
+     AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]) \
+     WHERE i.indrelid = ANY ($1::oid[]) AND i.indisprimary";
 
 /// A partitioned table has no rows, and keeps no value for them: its partitions do. Where each has the
 /// same, the rows that were there before have it.

@@ -197,3 +197,46 @@ async fn f23_an_identity_that_changes_while_it_streams_is_followed() {
     assert_eq!(run.terminate().await, Some(0));
     stage.clear().await;
 }
+
+/// Where the log has whole old rows it does not tell by which key the source keeps them apart, if by any.
+#[tokio::test(flavor = "multi_thread")]
+async fn f23_rows_that_are_equal_once_a_primary_key_is_gone_do_not_overwrite_each_other() {
+    let stage = Stage::new("identity_no_key").await;
+    stage
+        .source_sql(
+            "CREATE TABLE t (id int PRIMARY KEY, v text); ALTER TABLE t REPLICA IDENTITY FULL;
+             INSERT INTO t SELECT i, 'v' FROM generate_series(1, 50) i",
+        )
+        .await;
+    let run = stage.start_streaming().await;
+    stage
+        .source_sql("ALTER TABLE t DROP CONSTRAINT t_pkey; INSERT INTO t VALUES (51, 'v')")
+        .await;
+    stage.wait_until_identical().await;
+    stage
+        .source_sql(
+            "INSERT INTO t SELECT id, 'again' FROM t WHERE id <= 10; DELETE FROM t WHERE id = 20",
+        )
+        .await;
+    stage.wait_for_table("public.t", "quarantined").await;
+    let reason = stage.table("public.t").await["reason"].to_string();
+    assert!(reason.contains("t_pkey"), "{reason}");
+    let overwritten = "SELECT count(*) FROM t WHERE v = 'again'";
+    assert_eq!(text(&stage.target, overwritten).await.unwrap(), "0");
+    // Once the target has no key either.
+    stage
+        .target_sql("ALTER TABLE t DROP CONSTRAINT t_pkey")
+        .await;
+    stage.run(&["retry", "FILE"]).await.expect(0);
+    stage.wait_until_identical().await;
+    stage
+        .source_sql(
+            "DELETE FROM t WHERE v = 'again'; ALTER TABLE t ADD PRIMARY KEY (id);
+             UPDATE t SET v = 'w' WHERE id < 20; UPDATE t SET id = id + 100 WHERE id > 40",
+        )
+        .await;
+    stage.wait_until_identical().await;
+    stage.wait_for_table("public.t", "streaming").await;
+    assert_eq!(run.terminate().await, Some(0));
+    stage.clear().await;
+}

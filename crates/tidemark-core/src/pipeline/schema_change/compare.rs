@@ -6,8 +6,11 @@
 //! numbers, which are never given twice; but it may be ahead of the log. Where it does not have what
 //! the log announces any more, nobody can tell, and [`Compared::is_certain`] says so.
 
+use std::collections::BTreeSet;
+
 use crate::checkpoint::{KnownColumn, KnownShape};
 use crate::event::StreamTable;
+use crate::schema::{ReplicaIdentity, TableSchema};
 use crate::source::{ColumnType, Fill, Retyped, StreamedShape};
 
 /// What happened to one column. `column` is a position in the announced columns.
@@ -32,6 +35,8 @@ pub(super) enum ColumnChange {
     Replaced {
         column: usize,
     },
+    /// Not a column: the primary key is another, or none, and the log does not tell by which rows are found.
+    Rekeyed,
 }
 
 /// All that happened, as far as it can be told.
@@ -121,6 +126,22 @@ pub(super) fn compare(
         is_certain,
         gone: gone.map(|old| old.name.clone()).collect(),
     }
+}
+
+/// Whether rows are found by a primary key that is not the table's any more. Where the log tells old rows
+/// by a key it is that one which counts.
+pub(super) fn is_rekeyed(old: &TableSchema, table: &StreamTable, now: &StreamedShape) -> bool {
+    let before = old.primary_key.iter().map(|at| old.columns[*at].number);
+    let number = |name: &String| {
+        let mut present = now.present.iter();
+        present.find_map(|(other, number)| (other == name).then_some(*number))
+    };
+    let after = now.primary_key.iter().filter_map(number);
+    let is_there = table.id == old.id && !now.present.is_empty();
+    is_there
+        && !old.primary_key.is_empty()
+        && !matches!(table.identity, ReplicaIdentity::Key(_))
+        && before.collect::<BTreeSet<_>>() != after.collect()
 }
 
 fn type_of(column: &KnownColumn) -> ColumnType {

@@ -84,7 +84,12 @@ pub(super) fn reshaped(
                 }
             }
             ColumnChange::Dropped { name } => remove_column(&mut schema, name),
+            ColumnChange::Rekeyed => {}
         }
+    }
+    if changes.contains(&ColumnChange::Rekeyed) {
+        // Not by the new one, which the catalog may have before the log comes to it: whole rows will do.
+        schema.primary_key.clear();
     }
     take_announced(&mut schema, now);
     schema.storage = now.storage;

@@ -31,7 +31,7 @@ use super::options::OnSchemaChange;
 use super::reconcile;
 use super::{Engine, state_change};
 
-use compare::{ColumnChange, Compared, compare};
+use compare::{ColumnChange, Compared, compare, is_rekeyed};
 use known::reshaped;
 
 mod compare;
@@ -99,7 +99,10 @@ pub(super) async fn reshape(
         .await
         .context(|| format!("read what became of {}", table.name))?;
     let retyped = |from, to| engine.source.retyped(from, to);
-    let compared = compare(&retyped, &entry.shape, table, &now);
+    let mut compared = compare(&retyped, &entry.shape, table, &now);
+    if is_rekeyed(&old.schema, table, &now) {
+        compared.changes.push(ColumnChange::Rekeyed);
+    }
     if is_undecided && !compared.changes.is_empty() {
         assembler.refuse_undecided();
         return Ok(Reshaped::Done);
@@ -239,14 +242,14 @@ fn is_in_the_log(compared: &Compared) -> bool {
             ColumnChange::Retyped { values, .. } => *values == Retyped::Kept,
             ColumnChange::Replaced { .. } => false,
             ColumnChange::Dropped { name } => !renames(name),
-            ColumnChange::Renamed { .. } => true,
+            ColumnChange::Renamed { .. } | ColumnChange::Rekeyed => true,
         })
 }
 
 /// What `apply_additive` carries out: whatever takes nothing away from the target.
 fn adds(change: &ColumnChange) -> bool {
     match change {
-        ColumnChange::Added { .. } | ColumnChange::Dropped { .. } => true,
+        ColumnChange::Added { .. } | ColumnChange::Dropped { .. } | ColumnChange::Rekeyed => true,
         ColumnChange::Retyped { values, .. } => *values != Retyped::Changed,
         ColumnChange::Renamed { .. } | ColumnChange::Replaced { .. } => false,
     }
@@ -257,7 +260,8 @@ fn leaves_values(change: &ColumnChange) -> bool {
     match change {
         ColumnChange::Added { .. }
         | ColumnChange::Dropped { .. }
-        | ColumnChange::Renamed { .. } => true,
+        | ColumnChange::Renamed { .. }
+        | ColumnChange::Rekeyed => true,
         ColumnChange::Retyped { values, .. } => *values == Retyped::Kept,
         ColumnChange::Replaced { .. } => false,
     }
@@ -342,6 +346,7 @@ fn in_target_words(
             ColumnChange::Retyped { column, .. } | ColumnChange::Replaced { column } => {
                 retyped(*column, new, now)
             }
+            ColumnChange::Rekeyed => None,
         });
     }
     words
@@ -454,6 +459,7 @@ fn describe(changes: &[ColumnChange], table: &StreamTable) -> String {
                 format!("column {} has another type", name(column))
             }
             ColumnChange::Replaced { column } => format!("column {} made anew", name(column)),
+            ColumnChange::Rekeyed => "another primary key, or none".to_owned(),
         })
         .collect();
     parts.join(", ")

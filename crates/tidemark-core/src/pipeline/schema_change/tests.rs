@@ -77,6 +77,7 @@ fn announced(columns: &[Column]) -> (StreamTable, StreamedShape) {
                 fill: Fill::Null,
             })
             .collect(),
+        primary_key: vec!["id".to_owned()],
         storage: Some(7),
     };
     (table, now)
