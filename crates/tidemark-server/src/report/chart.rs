@@ -37,18 +37,23 @@ impl Chart<'_> {
         let known = self.points.iter().filter_map(|(_, value)| *value);
         let most = known.clone().fold(0.0, f64::max);
         let title = esc(self.title);
-        let Some(last) = known.clone().next_back() else {
+        if known.count() == 0 {
             return format!(
                 "<figure><figcaption><b>{title}</b> not measured in this period</figcaption></figure>\n"
             );
-        };
+        }
         let holes = self.holes();
         let missing: i64 = holes.iter().map(|(from, to)| to - from).sum();
         let share = missing as f64 / (self.period.1 - self.period.0).max(1) as f64 * 100.0;
+        // A measurement alone in a month is still one.
+        let share = if share > 99.0 && share < 100.0 {
+            "more than 99".to_owned()
+        } else {
+            format!("{share:.0}")
+        };
         let summary = format!(
-            "at most {}, last {}; {share:.0} % of the period not measured",
-            (self.words)(most),
-            (self.words)(last)
+            "at most {}; {share} % of the period not measured",
+            (self.words)(most)
         );
         let mut svg = String::new();
         let height = HEIGHT + TOP + BOTTOM;
