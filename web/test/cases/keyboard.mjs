@@ -89,6 +89,7 @@ export async function u09_keys_go_where_they_say({ page, open, until }) {
   await page.keyboard.press("g");
   await page.keyboard.press("o");
   await page.getByRole("heading", { name: "Overview" }).waitFor();
+  await page.getByRole("link", { name: "shop", exact: true }).first().waitFor();
   await page.keyboard.press("j");
   await page.keyboard.press("Enter");
   await page.getByRole("heading", { name: "shop", exact: true }).waitFor();
