@@ -11,9 +11,9 @@
         packed: include_bytes!("index.html.gz"),
     },
     File {
-        name: "style-455c255f70.css",
-        plain: include_bytes!("style-455c255f70.css"),
-        packed: include_bytes!("style-455c255f70.css.gz"),
+        name: "style-01cd4b0e6f.css",
+        plain: include_bytes!("style-01cd4b0e6f.css"),
+        packed: include_bytes!("style-01cd4b0e6f.css.gz"),
     },
     File {
         name: "theme-39b689f84e.js",
