@@ -1,61 +1,11 @@
-//! Memory: little of it, and what must not grow however long something lasts.
+//! Memory: what must not grow however long something lasts.
 
 use tidemark_lab::server::PostgresServer;
 use tidemark_lab::wait_for;
 
-use super::{Rig, limited, own_server};
+use super::own_server;
 use crate::asks::text;
-use crate::oracle;
 use crate::stage::{PATIENCE, Running, Stage};
-
-/// An address space that does not suffice ends the run, and is named; nothing stands still for ever.
-#[tokio::test(flavor = "multi_thread")]
-async fn f57_little_memory_does_or_is_an_error_that_names_it_and_never_a_halt() {
-    let rig = Rig::new("fault_memory").await;
-    let stage = &rig.stage;
-    // From little more than the program's code up to what it asks for when nobody limits it.
-    let run = rig.streams().await;
-    let code = of_process(&run, "VmExe") + of_process(&run, "VmLib");
-    let wanted = of_process(&run, "VmPeak");
-    run.kill9().await;
-    let mut named = 0;
-    for percent in [1, 2, 4, 8, 16, 32, 64] {
-        let limit = code + 14_000 + (wanted - code) * percent / 100;
-        let (before, begun) = (stage.log().len(), oracle::begun(stage));
-        let mut run = stage.spawn(limited(stage, &format!("-v {limit}")));
-        let streams = async {
-            oracle::follows_the_log(stage, begun).await;
-            rig.something_new_arrives().await;
-        };
-        let code = tokio::select! {
-            code = run.ended() => code,
-            () = streams => Some(0),
-        };
-        if run.is_running() {
-            run.kill9().await;
-            continue;
-        }
-        assert_ne!(code, Some(0), "{limit}: {}", stage.log());
-        let log = stage.log();
-        let told = log.get(before..).unwrap_or_default();
-        if told.is_empty() && run.killed_by().await.is_some() {
-            // The kernel could not even map the program: nothing of it has run.
-            continue;
-        }
-        let words = [
-            "memory",
-            "failed to map segment",
-            "Resource temporarily unavailable",
-            "thread",
-        ];
-        let is_named = words.iter().any(|word| told.contains(word));
-        assert!(is_named, "{limit} kB, {code:?}: {told}");
-        named += 1;
-    }
-    assert!(named > 0, "one of them was too little");
-    let run = rig.streams().await;
-    rig.ends_well(run).await;
-}
 
 /// What the kernel says of the memory of a run, in kB.
 fn of_process(run: &Running, name: &str) -> i64 {
