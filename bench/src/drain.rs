@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use tidemark_lab::wait::wait_until;
 
 use crate::load::{copy_schema, remove_subscription, run_tidemark, tidemark_said};
@@ -118,17 +118,7 @@ impl Backlog {
             Backlog::BulkUpdate => "UPDATE entry SET amount = amount + 1, at = now()".to_owned(),
             Backlog::BulkDelete => "DELETE FROM entry".to_owned(),
         };
-        let client = source.server.client_to(source.name).await?;
-        client.batch_execute("SET synchronous_commit = off").await?;
-        client
-            .batch_execute(&sql)
-            .await
-            .context("make the backlog")?;
-        client.batch_execute("SET synchronous_commit = on").await?;
-        client
-            .batch_execute("UPDATE bench_marker SET n = 1")
-            .await?;
-        Ok(())
+        source.make_backlog(&sql).await
     }
 }
 

@@ -151,17 +151,7 @@ impl Drain<'_> {
             "DO $$ BEGIN FOR i IN 1..{count} LOOP INSERT INTO entry VALUES (i, i % 1000, \
              (i % 100000) / 100.0, 'entry number ' || i, now()); COMMIT; END LOOP; END $$"
         );
-        let client = self.source.server.client_to(self.source.name).await?;
-        client.batch_execute("SET synchronous_commit = off").await?;
-        client
-            .batch_execute(&sql)
-            .await
-            .context("make the backlog")?;
-        client.batch_execute("SET synchronous_commit = on").await?;
-        client
-            .batch_execute("UPDATE bench_marker SET n = 1")
-            .await?;
-        Ok(())
+        self.source.make_backlog(&sql).await
     }
 }
 

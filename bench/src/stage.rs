@@ -130,6 +130,21 @@ impl Database<'_> {
         self.server.execute_in(self.name, sql).await
     }
 
+    /// Writes a backlog, no commit waiting for the disk, and behind it the marker that shows its end.
+    pub(crate) async fn make_backlog(&self, sql: &str) -> Result<()> {
+        let client = self.server.client_to(self.name).await?;
+        client.batch_execute("SET synchronous_commit = off").await?;
+        client
+            .batch_execute(sql)
+            .await
+            .context("make the backlog")?;
+        client.batch_execute("SET synchronous_commit = on").await?;
+        client
+            .batch_execute("UPDATE bench_marker SET n = 1")
+            .await?;
+        Ok(())
+    }
+
     /// The only value of the only row, as text.
     pub(crate) async fn value(&self, sql: &str) -> Result<String> {
         let client = self.server.client_to(self.name).await?;

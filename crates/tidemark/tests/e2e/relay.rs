@@ -96,6 +96,15 @@ async fn wait_for_no_segments(stage: &Stage) {
     .unwrap_or_else(|err| panic!("{err:#}\n{}", stage.log()));
 }
 
+/// Both sides are equal, nothing is left on our disk, and the run ends in order.
+async fn ends_well(stage: &Stage, run: Running) {
+    stage.wait_until_identical().await;
+    wait_for_no_segments(stage).await;
+    stage.verify_identical().await;
+    assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
+    stage.clear().await;
+}
+
 /// A pipeline that was killed while its target stood still, with a relay log that the source relies on.
 async fn killed(stage: &Stage, config: &str) {
     let run = streaming(stage, config).await;
@@ -124,11 +133,7 @@ async fn c8_a_frozen_target_does_not_fill_the_source_and_gets_everything_later()
     stage.wait_until_identical().await;
     // The stream reads the source by itself again, and nothing is left on our disk.
     stage.source_sql(CHANGES_AGAIN).await;
-    stage.wait_until_identical().await;
-    wait_for_no_segments(&stage).await;
-    stage.verify_identical().await;
-    assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
-    stage.clear().await;
+    ends_well(&stage, run).await;
 }
 
 /// Killed at every durable step of the relay log.
@@ -165,10 +170,7 @@ async fn c8_a_kill_at_any_step_of_the_relay_log_costs_nothing() {
     // What it has written in vain is removed, and then it is killed.
     assert_eq!(armed("relay.removed").killed_by().await, Some(9));
     let run = stage.start_streaming().await;
-    stage.wait_until_identical().await;
-    wait_for_no_segments(&stage).await;
-    assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
-    stage.clear().await;
+    ends_well(&stage, run).await;
 }
 
 /// Whoever loads for long keeps the slot where it began; so the relay log reads it, and who is killed in the
@@ -198,11 +200,7 @@ async fn c8_a_load_that_takes_long_does_not_fill_the_source_either() {
     assert!(most < BUDGET_BYTES, "the source has kept {most}");
     locked.release().await;
     stage.wait_for_state("streaming").await;
-    stage.wait_until_identical().await;
-    wait_for_no_segments(&stage).await;
-    stage.verify_identical().await;
-    assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
-    stage.clear().await;
+    ends_well(&stage, run).await;
 }
 
 /// What does not fit any more stays on the source, as far as that may keep it; said, and nothing is lost.
@@ -220,11 +218,7 @@ async fn c8_above_what_the_relay_log_may_keep_the_source_keeps_its_log_and_it_is
     let stopped = stage.wait_for_relay_to_stop().await;
     assert!(stopped.contains("relay_max"), "{stopped}");
     locked.release().await;
-    stage.wait_until_identical().await;
-    wait_for_no_segments(&stage).await;
-    stage.verify_identical().await;
-    assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
-    stage.clear().await;
+    ends_well(&stage, run).await;
 }
 
 impl Stage {
@@ -255,10 +249,7 @@ async fn c8_a_target_that_is_down_does_not_fill_the_source_either() {
     assert!(most < BUDGET_BYTES, "the source has kept {most}");
     target.start().await.unwrap();
     stage.target = target.client_to(&stage.target_name).await.unwrap();
-    stage.wait_until_identical().await;
-    wait_for_no_segments(&stage).await;
-    assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
-    stage.clear().await;
+    ends_well(&stage, run).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -278,10 +269,7 @@ async fn c8_who_is_killed_with_a_relay_log_goes_on_from_it_and_encrypted_it_tell
     again.kill9().await;
     let run = stage.start_streaming().await;
     stage.source_sql(CHANGES_AGAIN).await;
-    stage.wait_until_identical().await;
-    wait_for_no_segments(&stage).await;
-    assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
-    stage.clear().await;
+    ends_well(&stage, run).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
