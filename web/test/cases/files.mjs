@@ -32,6 +32,8 @@ export async function a_file_that_says_something_else_than_what_runs_is_shown({ 
     await page.getByRole("button", { name: "Compare again" }).click();
     await page.getByText("What runs is what the file says.").waitFor();
   } finally {
+    // A page that stays goes on asking.
+    await page.goto("about:blank");
     await other.stop();
     // A server of ours, asked on purpose.
     requests.delete(other.url);
