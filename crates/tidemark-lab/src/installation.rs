@@ -131,13 +131,13 @@ fn all() -> &'static [Found] {
 }
 
 fn look_at(bin: &Path) -> Option<Installation> {
+    // Where some of its programs are linked to from another place, the others are still where it is.
+    let program = std::fs::canonicalize(bin.join("postgres")).ok()?;
+    let bin = program.parent()?;
     if !bin.join("initdb").is_file() {
         return None;
     }
-    let said = Command::new(bin.join("postgres"))
-        .arg("--version")
-        .output()
-        .ok()?;
+    let said = Command::new(&program).arg("--version").output().ok()?;
     // "postgres (PostgreSQL) 15.8 (Debian 15.8-0+deb12u1)"
     let said = String::from_utf8(said.stdout).ok()?;
     let version = said.split_whitespace().nth(2)?.to_owned();
