@@ -224,6 +224,8 @@ async fn a_load_that_is_in_is_told_once_whatever_becomes_of_the_server() {
     // It is nothing that fires.
     assert_eq!(server.get("/alerts/active").await["alerts"], json!([]));
 
+    // What the receiver took and nobody wrote down yet would come again, by the same id.
+    settled(&server, 2).await;
     server.child.kill().await.unwrap();
     server.restart().await;
     server.wait_for_state("srv_loaded", "streaming").await;
