@@ -106,11 +106,12 @@ async fn f05_a_slow_link_carries_on_and_the_lag_is_shown() {
     let rig = Rig::new("fault_slow").await;
     let run = rig.streams().await;
     let before = retries(&rig.stage);
-    rig.source_wire.limit_rate(Some(50_000));
+    // 125 kB in a second, with what each slice waits: more than the writers send.
+    rig.source_wire.limit_rate(Some(200_000));
     rig.source_wire.delay(Duration::from_millis(300));
-    rig.source_wire.slice(Some(20_000));
+    rig.source_wire.slice(Some(100_000));
     let burst = "INSERT INTO mixed_scratch (v) SELECT repeat(md5(i::text), 8) \
-                 FROM generate_series(1, 1500) i";
+                 FROM generate_series(1, 3000) i";
     rig.stage.source_sql(burst).await;
     wait_for(PATIENCE, "a lag of the slow link", || async {
         let status = rig.stage.status().await;
@@ -119,7 +120,7 @@ async fn f05_a_slow_link_carries_on_and_the_lag_is_shown() {
     .await
     .unwrap();
     let count = "SELECT count(*) FROM mixed_scratch WHERE length(v) = 256";
-    rig.stage.wait_for_target(count, "1500").await;
+    rig.stage.wait_for_target(count, "3000").await;
     rig.source_wire.limit_rate(None);
     rig.source_wire.delay(Duration::ZERO);
     rig.source_wire.slice(None);
