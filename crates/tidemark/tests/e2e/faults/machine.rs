@@ -8,7 +8,9 @@ use crate::stage::Stage;
 async fn f57_few_file_descriptors_do_or_are_an_error_and_never_a_halt() {
     let rig = Rig::new("fault_files").await;
     for few in [8, 10, 12, 14] {
-        let mut run = rig.stage.spawn(limited(&rig.stage, &format!("-n {few}")));
+        let mut run = rig
+            .stage
+            .spawn(limited(&rig.stage, &format!("ulimit -n {few}")));
         let said = tokio::select! {
             code = run.ended() => format!("{code:?}"),
             () = oracle::comes_through(&rig.stage) => "streams".to_owned(),
@@ -21,7 +23,7 @@ async fn f57_few_file_descriptors_do_or_are_an_error_and_never_a_halt() {
     }
     let log = rig.stage.log();
     assert!(log.contains("Too many open files"), "{log}");
-    let run = rig.stage.spawn(limited(&rig.stage, "-n 64"));
+    let run = rig.stage.spawn(limited(&rig.stage, "ulimit -n 64"));
     oracle::comes_through(&rig.stage).await;
     rig.something_new_arrives().await;
     rig.ends_well(run).await;

@@ -1,11 +1,83 @@
-//! Memory: what must not grow however long something lasts.
+//! Memory: a limit that the kernel keeps, and what must not grow however long something lasts.
+
+use std::path::{Path, PathBuf};
 
 use tidemark_lab::server::PostgresServer;
+use tidemark_lab::skip::skipped;
 use tidemark_lab::wait_for;
 
-use super::own_server;
+use super::{limited, own_server, retries};
 use crate::asks::text;
 use crate::stage::{PATIENCE, Running, Stage};
+
+/// A control group: the kernel ends who holds more memory than this in it.
+struct Group(PathBuf);
+
+impl Group {
+    /// `None` after saying so where none can be made.
+    fn new(test: &str, bytes: u64) -> Option<Group> {
+        let name = format!("tidemark-{test}-{}", std::process::id());
+        // Of version 1 and of version 2: Documentation/admin-guide/cgroup-v{1/memory,2}.rst.
+        let kinds = [
+            ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+            ("/sys/fs/cgroup", "memory.max"),
+        ];
+        for (root, limit) in kinds {
+            let group = Group(Path::new(root).join(&name));
+            if std::fs::create_dir(&group.0).is_err() {
+                continue;
+            }
+            if std::fs::write(group.0.join(limit), bytes.to_string()).is_ok() {
+                return Some(group);
+            }
+        }
+        skipped(
+            test,
+            "no control group can be made here, and CI goes without",
+        );
+        None
+    }
+
+    /// What a shell does to be in it.
+    fn enter(&self) -> String {
+        format!("echo $$ > '{}/cgroup.procs'", self.0.display())
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // It is not empty if the test has failed: then it goes with the machine.
+        drop(std::fs::remove_dir(&self.0));
+    }
+}
+
+/// Four times what it may hold, loaded and in one transaction, with the default of `pipeline.memory`.
+#[tokio::test(flavor = "multi_thread")]
+async fn f57_a_gigabyte_passes_where_the_kernel_allows_256_mb() {
+    let name = "f57_a_gigabyte_passes_where_the_kernel_allows_256_mb";
+    let Some(group) = Group::new(name, 256 << 20) else {
+        return;
+    };
+    let stage = Stage::new("fault_group").await;
+    stage.write("[verify]\nafter_load = \"off\"\n");
+    let rows = |from: u32, to: u32| {
+        format!(
+            "INSERT INTO t SELECT i, repeat(md5(i::text), 32768) FROM generate_series({from}, {to}) i"
+        )
+    };
+    let table = "CREATE TABLE t (id int PRIMARY KEY, v text)";
+    stage
+        .source_sql(&format!("{table}; {}", rows(1, 500)))
+        .await;
+    let run = stage.spawn(limited(&stage, &group.enter()));
+    stage.wait_for_state("streaming").await;
+    stage.source_sql(&rows(501, 1500)).await;
+    let count = "SELECT count(*) FROM t WHERE v = repeat(md5(id::text), 32768)";
+    stage.wait_for_target(count, "1500").await;
+    assert_eq!(retries(&stage), 0, "{}", stage.log());
+    assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
+    stage.clear().await;
+}
 
 /// What the kernel says of the memory of a run, in kB.
 fn of_process(run: &Running, name: &str) -> i64 {

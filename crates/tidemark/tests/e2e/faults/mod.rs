@@ -125,11 +125,11 @@ fn retries(stage: &Stage) -> usize {
     stage.log().matches("; tries again in ").count()
 }
 
-/// The program under a limit of the shell's.
-fn limited(stage: &Stage, limit: &str) -> Command {
+/// The program in place of a shell that has done this first.
+fn limited(stage: &Stage, first: &str) -> Command {
     let mut command = Command::new("sh");
     command
-        .args(["-c", &format!("ulimit {limit} && exec \"$0\" \"$@\"")])
+        .args(["-c", &format!("{first} && exec \"$0\" \"$@\"")])
         .arg(env!("CARGO_BIN_EXE_tidemark"))
         .args(["run"])
         .arg(stage.file())

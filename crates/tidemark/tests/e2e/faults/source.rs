@@ -1,12 +1,13 @@
 //! What happens to a source beside our tables: it is idle, takes no writes, loses our publication, has
 //! things in its log that are none of ours.
 
-use tidemark_lab::server::PostgresServer;
+use tidemark_lab::server::{PostgresServer, Shutdown};
 use tidemark_lab::wait_for;
 
 use super::{Rig, own_server, retries};
 use crate::asks::{Locked, text};
 use crate::oracle;
+use crate::small_disk::SmallDisk;
 use crate::stage::{PATIENCE, Stage};
 
 const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'one')";
@@ -127,6 +128,56 @@ async fn f38_a_source_that_takes_no_heartbeats_and_no_writes_is_streamed_all_the
     assert!(status["error"].is_null(), "{status}");
     assert_eq!(run.terminate().await, Some(0));
     stage.assert_identical().await;
+}
+
+/// What a source does that cannot write its log any more: it goes down.
+#[tokio::test(flavor = "multi_thread")]
+async fn f38_a_source_whose_log_has_no_room_is_waited_for() {
+    let name = "f38_a_source_whose_log_has_no_room_is_waited_for";
+    let source = own_server(&[("restart_after_crash", "off"), ("min_wal_size", "32MB")]).await;
+    let data = source.data_directory();
+    let Some(disk) = SmallDisk::mount(name, 80, &data) else {
+        return;
+    };
+    source.stop(Shutdown::Fast).await.unwrap();
+    let log = data.join("pg_wal");
+    let moved = std::process::Command::new("cp")
+        .arg("-a")
+        .arg(log.join("."))
+        .arg(disk.path())
+        .status();
+    assert!(moved.unwrap().success());
+    std::fs::remove_dir_all(&log).unwrap();
+    std::os::unix::fs::symlink(disk.path(), &log).unwrap();
+    source.start().await.unwrap();
+
+    let target = PostgresServer::shared().await.unwrap();
+    let mut rig = Rig::on(source, target, "fault_source_disk").await;
+    let run = rig.streams().await;
+    let filler = source.client().await.unwrap();
+    let megabyte = "SELECT pg_logical_emit_message(false, 'filler', repeat('x', 1000000))";
+    for _ in 0..200 {
+        if filler.batch_execute(megabyte).await.is_err() {
+            break;
+        }
+    }
+    wait_for(PATIENCE, "the source to give up", || async {
+        Ok((!source.is_running()).then_some(()))
+    })
+    .await
+    .unwrap();
+    assert!(source.log().contains("No space left"), "{}", source.log());
+    wait_for(PATIENCE, "it to be told", || async {
+        Ok((retries(&rig.stage) > 2).then_some(()))
+    })
+    .await
+    .unwrap();
+    disk.resize(400);
+    source.start().await.unwrap();
+    rig.connect_again().await;
+    rig.something_new_arrives().await;
+    rig.ends_well(run).await;
+    source.stop(Shutdown::Fast).await.unwrap();
 }
 
 /// A start has to make a publication and a slot; one that streams writes nothing that matters.
