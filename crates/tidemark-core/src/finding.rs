@@ -39,6 +39,16 @@ impl Finding {
     }
 }
 
+/// The statement that may be run for a finding once a person has seen it, if there is one: the first that
+/// changes no data and needs no restart.
+pub fn safe_fix(verdict: Verdict, fixes: &[Fix]) -> Option<&str> {
+    let is_wanting = verdict >= Verdict::Warning;
+    let mut safe = fixes.iter().filter(|fix| fix.kind == FixKind::SafeSql);
+    safe.next()
+        .filter(|_| is_wanting)
+        .map(|fix| fix.text.as_str())
+}
+
 /// How a check went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -18,6 +18,8 @@ use crate::selection::Selection;
 use crate::tidemark::Tidemark;
 use crate::verify::View;
 
+mod slots;
+
 /// A database that is copied. Shared by all tasks of a pipeline; every call opens or borrows a
 /// connection of its own and may be repeated.
 #[async_trait]

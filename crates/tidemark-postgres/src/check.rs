@@ -216,6 +216,8 @@ impl Report {
 trait MakeFix {
     /// For a person to run.
     fn sql(text: impl Into<String>) -> Fix;
+    /// Changes no data, needs no restart, and our role may run it.
+    fn safe(text: impl Into<String>) -> Fix;
     /// A sentence.
     fn text(text: impl Into<String>) -> Fix;
 }
@@ -225,6 +227,13 @@ impl MakeFix for Fix {
         Fix {
             text: text.into(),
             kind: FixKind::Sql,
+        }
+    }
+
+    fn safe(text: impl Into<String>) -> Fix {
+        Fix {
+            text: text.into(),
+            kind: FixKind::SafeSql,
         }
     }
 

@@ -2,15 +2,18 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::Value;
 use tidemark_core::Result;
 use tidemark_core::config::PipelineConfig;
-use tidemark_core::finding::Finding;
+use tidemark_core::finding::{Finding, Side};
 use tidemark_core::pipeline::options::Options;
+use tidemark_core::schema::TableName;
 use tidemark_core::source::{Slot, Source};
 use tidemark_core::standing::Standing;
+use tidemark_core::status::Status;
 use tidemark_core::target::Target;
 
 /// A pipeline as somebody wrote it down.
@@ -70,4 +73,43 @@ pub trait Systems: Send + Sync + 'static {
 
     /// Everything of the kind of a slot on its source, ours or not.
     async fn slots(&self, opened: &Opened) -> Result<Vec<Slot>>;
+
+    /// Drops a slot of its source. The database refuses one that somebody reads.
+    async fn drop_slot(&self, opened: &Opened, slot: &str) -> Result<()>;
+
+    /// Runs a statement on a side: a remedy of a check that a person has seen.
+    async fn execute(&self, opened: &Opened, side: Side, sql: &str) -> Result<()>;
+
+    /// The source's sequences, told or set on the target too, as `tidemark sequences --json` says it.
+    async fn sequences(&self, opened: &Opened, asked: Asked) -> Result<Value>;
+
+    /// Bringing these tables, or all, to the source's state, as `tidemark reconcile --json` says it.
+    async fn reconcile(
+        &self,
+        opened: &Opened,
+        tables: &[TableName],
+        asked: Reconciling<'_>,
+    ) -> Result<Value>;
+}
+
+/// Whether something is only to be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// What it would do.
+    Tell,
+    /// It is done.
+    Act,
+}
+
+/// What is asked about a reconcile.
+#[derive(Clone, Copy, Debug)]
+pub enum Reconciling<'a> {
+    /// What it would do.
+    Effect,
+    /// What differs: both sides are compared, and nothing is changed.
+    Report,
+    /// Whoever runs the pipeline is asked, by way of the target, and waited for.
+    Ask,
+    /// What a run that began with it came to, by its status, after this time.
+    Done(&'a Status, Duration),
 }

@@ -144,9 +144,6 @@ enum Care {
 impl Verb {
     /// Whether it can ask a server instead of databases.
     fn asks_servers(&self) -> bool {
-        if let Verb::Slots(arguments) = self {
-            return arguments.lists();
-        }
         matches!(
             self,
             Verb::Status(_)
@@ -165,6 +162,9 @@ impl Verb {
                 | Verb::Apply(_)
                 | Verb::Diff(_)
                 | Verb::Export(_)
+                | Verb::Reconcile(_)
+                | Verb::Sequences(_)
+                | Verb::Slots(_)
         )
     }
 

@@ -58,6 +58,16 @@ struct Operation {
     state: String,
     text: Option<String>,
     code: Option<String>,
+    #[serde(default)]
+    data: Value,
+}
+
+/// What came of something that was asked of a pipeline.
+pub(crate) struct Done {
+    /// In a sentence.
+    pub(crate) text: String,
+    /// For a program, where there is more to say.
+    pub(crate) data: Value,
 }
 
 impl Remote {
@@ -256,8 +266,8 @@ impl There {
         Standing::of_data(data).map_err(|err| self.server.strange(&err))
     }
 
-    /// Has it do something, and waits for the end of it. Gives what came of it, in a sentence.
-    pub(crate) async fn act(&self, action: &str, body: &Value) -> Result<String> {
+    /// Has it do something, and waits for the end of it.
+    pub(crate) async fn act(&self, action: &str, body: &Value) -> Result<Done> {
         let mut operation = self.operation(&self.ask(action, body).await?)?;
         let route = format!("/operations/{}", encoded(&operation.id));
         while operation.state == "running" {
@@ -267,7 +277,8 @@ impl There {
         }
         let text = operation.text.unwrap_or_default();
         if operation.state == "succeeded" {
-            return Ok(text);
+            let data = operation.data;
+            return Ok(Done { text, data });
         }
         let code = operation.code.as_deref().and_then(Code::parse);
         Err(Error::definite(code.unwrap_or(codes::CLI_REFUSED), text))
@@ -295,6 +306,13 @@ impl There {
 
     fn operation(&self, answered: &http::Answered) -> Result<Operation> {
         serde_json::from_slice(&answered.body).map_err(|err| self.server.strange(&err))
+    }
+
+    /// Has something of it removed.
+    pub(crate) async fn delete(&self, what: &str) -> Result<()> {
+        let route = self.route(what);
+        let asked = self.server.ask(Method::DELETE, &route, &[], None);
+        asked.await.map(drop)
     }
 
     /// A GET of something of it.
@@ -334,7 +352,7 @@ impl There {
 }
 
 /// A part of a path (RFC 3986, 2.1): what is not plain is written in bytes.
-fn encoded(text: &str) -> String {
+pub(crate) fn encoded(text: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte);
     let mut out = String::new();
     for byte in text.bytes() {

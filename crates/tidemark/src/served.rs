@@ -11,17 +11,18 @@ use tidemark_core::config::secret::Nothing;
 use tidemark_core::config::{self, Document, Input, PipelineConfig, Problems, Reach, Surroundings};
 use tidemark_core::finding::{Finding, Side};
 use tidemark_core::pipeline::options::Until;
+use tidemark_core::schema::TableName;
 use tidemark_core::source::Slot;
 use tidemark_core::standing::Standing;
 use tidemark_core::{Error, Result};
-use tidemark_server::systems::{self as served, Definition, Place, Systems};
+use tidemark_server::systems::{self as served, Definition, Place, Reconciling, Systems};
 
 use crate::pipeline_file::{CONNECTIONS, Opened, text};
 use crate::problem::Failure;
 use crate::surroundings::Around;
 use crate::systems;
 use crate::verbs::run::options;
-use crate::verbs::{check, plan, status};
+use crate::verbs::{check, plan, reconcile, sequences, status};
 
 /// See the module's text.
 #[derive(Debug, Default)]
@@ -85,11 +86,55 @@ impl Systems for Served {
     async fn slots(&self, opened: &served::Opened) -> Result<Vec<Slot>> {
         systems::slots(&opened.config).await.map_err(into_error)
     }
+
+    async fn drop_slot(&self, opened: &served::Opened, slot: &str) -> Result<()> {
+        let dropped = systems::drop_slot(&opened.config, slot).await;
+        dropped.map_err(into_error)
+    }
+
+    async fn execute(&self, opened: &served::Opened, side: Side, sql: &str) -> Result<()> {
+        let ran = systems::execute(&opened.config, side, sql).await;
+        ran.map_err(into_error)
+    }
+
+    async fn sequences(&self, opened: &served::Opened, asked: served::Asked) -> Result<Value> {
+        let sets = match asked {
+            served::Asked::Tell => sequences::Sets::No,
+            served::Asked::Act => sequences::Sets::Yes,
+        };
+        let report = sequences::of(&as_verbs_have_it(opened), sets).await;
+        Ok(json!(report.map_err(into_error)?))
+    }
+
+    async fn reconcile(
+        &self,
+        opened: &served::Opened,
+        tables: &[TableName],
+        asked: Reconciling<'_>,
+    ) -> Result<Value> {
+        let opened = as_verbs_have_it(opened);
+        let said = async {
+            let request = || reconcile::request(&opened, tables);
+            Ok(match asked {
+                Reconciling::Effect => json!(reconcile::effect(&opened, tables).await?),
+                Reconciling::Report => {
+                    json!(reconcile::compared(&opened, request().await?).await?)
+                }
+                Reconciling::Ask => json!(reconcile::elsewhere(&opened, &request().await?).await?),
+                Reconciling::Done(status, took) => {
+                    let request = request().await?;
+                    json!(reconcile::of_status(&opened, &request, status, took))
+                }
+            })
+        };
+        said.await.map_err(into_error)
+    }
 }
 
 fn as_verbs_have_it(opened: &served::Opened) -> Opened {
     Opened {
-        file: PathBuf::from(DEFINITION),
+        // As a person names it who asks a server.
+        file: PathBuf::from(&opened.config.name),
         config: opened.config.clone(),
         source: Arc::clone(&opened.source),
         target: Arc::clone(&opened.target),

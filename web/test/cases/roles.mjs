@@ -42,6 +42,7 @@ const KEPT = {
   "GET /tokens": "admin", "POST /tokens": "admin", "DELETE /tokens/{id}": "admin", "GET /audit": "admin",
   "GET /admin/log-level": "admin", "PUT /admin/log-level": "admin",
   "GET /pipelines/{id}/preview": "operator", "GET /pipelines/{id}/trace": "operator",
+  "DELETE /pipelines/{id}/slots/{slot}": "admin", "GET /pipelines/{id}/slots/{slot}/adoption": "operator",
   "GET /pipelines/{id}/slots": "operator", "GET /pipelines/{id}/quarantine/{number}": "operator",
 };
 
@@ -73,6 +74,7 @@ export async function u14_pages_and_api_give_each_role_the_same_and_nobody_what_
   assert.equal(verified.result, "different");
 
   const fill = (path) => path.replace("/api/v1", "").replace("{table}", "guarded.people").replace("{code}", "TM2045").replace("{action}", "nothing")
+    .replace("{slot}", "nothing")
     .replace("{number}", path.includes("verifications") ? verified.number ?? verified.id : kept.number)
     .replace(/\{(id|name)\}/, path.includes("/pipelines/") ? "guarded" : "nothing");
   const { paths } = await server.get("/openapi.json");

@@ -3,6 +3,7 @@
 //! Both travel through rows in the target, so `tidemark pause NAME` needs no server and no port.
 //! Nothing here is on the line a row travels.
 
+pub mod anew;
 pub mod door;
 
 use std::hash::{BuildHasher, RandomState};

@@ -33,6 +33,11 @@ impl Commander {
         }
         answer.await.unwrap_or_else(|_| interrupted())
     }
+
+    /// Whether the pipeline has not ended.
+    pub fn is_heard(&self) -> bool {
+        !self.sender.is_closed()
+    }
 }
 
 impl Lasting {

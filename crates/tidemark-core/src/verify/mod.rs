@@ -2,11 +2,12 @@
 //!
 //! [`View`] is what either side is asked: one instant of it, digested or row by row. [`compare`]
 //! holds the algorithm, down to the keys that differ ([`difference`]); [`standstill`] brings both sides to
-//! the position. [`look`] shows a few rows of both sides to a person, as they are now.
+//! the position, and [`repair`] has the pipeline copy anew what differs. [`look`] shows a few rows of both sides to a person, as they are now.
 
 pub mod compare;
 pub mod difference;
 pub mod look;
+pub mod repair;
 pub mod standstill;
 
 use async_trait::async_trait;

@@ -36,12 +36,19 @@ const OPEN_LOOK_EVERY: Duration = Duration::from_millis(200);
 pub trait Ask: Send + Sync {
     /// Sends a command and waits for its answer.
     async fn ask(&self, command: Command) -> Answer;
+
+    /// Whether the pipeline runs, and so hears.
+    async fn is_there(&self) -> Result<bool>;
 }
 
 #[async_trait]
 impl Ask for Commander {
     async fn ask(&self, command: Command) -> Answer {
         Commander::ask(self, command).await
+    }
+
+    async fn is_there(&self) -> Result<bool> {
+        Ok(self.is_heard())
     }
 }
 

@@ -134,7 +134,12 @@ fn present_slot(report: &mut Report, slot: &Slot) {
 /// CREATE PUBLICATION), and a server that can be written to.
 fn missing_publication(report: &mut Report, facts: &Facts, owns: Owns, wanted: &Wanted<'_>) {
     let name = wanted.name;
-    let make = Fix::sql(wanted.create_sql());
+    let may_make = facts.is_superuser || facts.may_create && owns == Owns::All;
+    let make = if may_make && !facts.is_standby {
+        Fix::safe(wanted.create_sql())
+    } else {
+        Fix::sql(wanted.create_sql())
+    };
     if wanted.create == Create::Never {
         report.fail(
             codes::PUBLICATION_MISSING,
@@ -144,7 +149,6 @@ fn missing_publication(report: &mut Report, facts: &Facts, owns: Owns, wanted: &
         );
         return;
     }
-    let may_make = facts.is_superuser || facts.may_create && owns == Owns::All;
     if may_make && !facts.is_standby {
         report.pass(
             codes::PUBLICATION_MISSING,

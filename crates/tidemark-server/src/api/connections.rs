@@ -6,8 +6,11 @@ use std::sync::Arc;
 
 use axum::Json as Answer;
 use axum::extract::State;
+use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
-use tidemark_core::source::Holder;
+use tidemark_core::Error;
+use tidemark_core::catalogue::codes;
+use tidemark_core::source::{Holder, Slot};
 use tidemark_core::status::SlotStatus;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -19,7 +22,9 @@ use super::extract::{Params, Route};
 use super::guard::{Caller, Role};
 use super::pipelines::member;
 use super::problem::{Failure, Problem};
+use crate::store::{DesiredState, Level};
 use crate::supervisor::{Member, open};
+use crate::systems::Opened;
 
 /// What a slot that we made is named with, unless a pipeline file says otherwise.
 const OURS: &str = "tidemark_";
@@ -29,6 +34,8 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(connections))
         .routes(routes!(slots))
         .routes(routes!(slots_of_source))
+        .routes(routes!(drop_slot))
+        .routes(routes!(adoption))
 }
 
 /// What pipelines are connected to.
@@ -139,6 +146,8 @@ async fn slots(
 struct SourceSlotList {
     /// The source, without secrets.
     address: String,
+    /// The slot that the pipeline's definition names, whether it is there or not.
+    own: String,
     /// What keeps most log first.
     slots: Vec<SourceSlot>,
 }
@@ -185,11 +194,123 @@ async fn slots_of_source(
     Route(id): Route<String>,
 ) -> Result<Answer<SourceSlotList>, Failure> {
     let slots = of_source(&app, &caller, &id).await?;
-    let route = member(&app, &caller, &id)?.route();
+    let member = member(&app, &caller, &id)?;
     Ok(Answer(SourceSlotList {
-        address: route.map(|(source, _)| source).unwrap_or_default(),
+        address: member.route().map(|(source, _)| source).unwrap_or_default(),
+        own: member.slot().unwrap_or_default(),
         slots,
     }))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct DropParams {
+    /// Of a slot that is not the pipeline's own: its name once more, which says that it is yours.
+    i_own: Option<String>,
+}
+
+#[utoipa::path(delete, path = "/pipelines/{id}/slots/{slot}", tag = "monitoring",
+    params(("id" = String, Path), ("slot" = String, Path), DropParams),
+    responses((status = 204, description = "It is gone, and the log that it kept"), (status = 403, body = Problem),
+        (status = 404, body = Problem), (status = 409, body = Problem, description = "There is none of this name, \
+            somebody reads it, or a pipeline of this server runs with it"),
+        (status = 422, body = Problem, description = "It is not the pipeline's own, and nobody said that it is theirs"),
+        (status = 503, body = Problem)))]
+async fn drop_slot(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Route((id, name)): Route<(String, String)>,
+    Params(params): Params<DropParams>,
+) -> Result<StatusCode, Failure> {
+    caller.needs(Role::Admin)?;
+    let asked = member(&app, &caller, &id)?;
+    let (opened, found) = slot_of(&app, &asked, &name).await?;
+    let own = opened.config.source.postgres.slot.as_str();
+    found.may_be_dropped(&id, own, params.i_own.as_deref())?;
+    let members = app.supervisor.members();
+    let owner = owner_of(&members, &opened, &name);
+    // Between two attempts nobody reads it.
+    let wants_it = |owner: &Arc<Member>| {
+        owner.row().desired.state == DesiredState::Running && owner.view().state != "failed"
+    };
+    if owner.is_some_and(wants_it) {
+        let text = format!("a pipeline of this server runs with slot {name}");
+        return Err(Error::definite(codes::SLOT_ACTIVE, text)
+            .first_action("stop it first")
+            .into());
+    }
+    let shared = &app.supervisor.shared;
+    shared.systems.drop_slot(&opened, &name).await?;
+    let text = format!("slot {name} was dropped");
+    app.supervisor
+        .note(&asked, Level::Warn, "action", text, Some(caller.name));
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Whether a pipeline could go on with a slot, if its definition named it.
+#[derive(Debug, Serialize, ToSchema)]
+struct AdoptionBody {
+    slot: SourceSlot,
+    /// Where the stream would go on.
+    goes_on_at: String,
+    /// The pipeline's publication: its name would follow the slot's, so the definition has to say it.
+    publication: String,
+    /// Whether the target has anything yet. If not, the pipeline is to start there, without a load.
+    has_begun: bool,
+}
+
+#[utoipa::path(get, path = "/pipelines/{id}/slots/{slot}/adoption", tag = "monitoring",
+    params(("id" = String, Path), ("slot" = String, Path)),
+    responses((status = 200, body = AdoptionBody), (status = 403, body = Problem), (status = 404, body = Problem),
+        (status = 409, body = Problem, description = "There is none of this name, or something would be missing"),
+        (status = 503, body = Problem)))]
+async fn adoption(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Route((id, name)): Route<(String, String)>,
+) -> Result<Answer<AdoptionBody>, Failure> {
+    caller.needs(Role::Operator)?;
+    let asked = member(&app, &caller, &id)?;
+    let (opened, found) = slot_of(&app, &asked, &name).await?;
+    let checkpoint = opened.target.checkpoint().await?;
+    let postgres = &opened.config.source.postgres;
+    let from = found.adoption(&postgres.slot, checkpoint.as_ref())?;
+    let members = app.supervisor.members();
+    Ok(Answer(AdoptionBody {
+        slot: source_slot(&members, &caller, &opened, &found),
+        goes_on_at: from.to_string(),
+        publication: postgres.publication.clone(),
+        has_begun: checkpoint.is_some(),
+    }))
+}
+
+/// A slot of the source of a pipeline.
+async fn slot_of(app: &App, asked: &Arc<Member>, name: &str) -> Result<(Opened, Slot), Failure> {
+    let opened = open(&app.supervisor.shared, asked).await?;
+    asked.set_route(&opened);
+    let slots = app.supervisor.shared.systems.slots(&opened).await?;
+    let found = slots.into_iter().find(|slot| slot.name == name);
+    let found = found.ok_or_else(|| {
+        let text = format!("the source has no slot {name}");
+        let err = Error::definite(codes::SLOT_MISSING, text);
+        err.first_action(format!("tidemark slots list {}", asked.key.id))
+    })?;
+    Ok((opened, found))
+}
+
+/// The pipeline of this server, of whatever tenant, that a slot of a source belongs to.
+fn owner_of<'a>(
+    members: &'a [Arc<Member>],
+    opened: &Opened,
+    name: &str,
+) -> Option<&'a Arc<Member>> {
+    members.iter().find(|member| {
+        let is_here = member
+            .route()
+            .is_some_and(|(source, _)| source == opened.source_address);
+        is_here && member.slot().as_deref() == Some(name)
+    })
 }
 
 /// Asks the source of a pipeline for all of its slots.
@@ -201,36 +322,36 @@ async fn of_source(app: &App, caller: &Caller, id: &str) -> Result<Vec<SourceSlo
     let mut found = app.supervisor.shared.systems.slots(&opened).await?;
     found.sort_by(|a, b| (b.retained_bytes, &a.name).cmp(&(a.retained_bytes, &b.name)));
     let members = app.supervisor.members();
-    let whose = |name: &str| {
-        let is_its = |member: &&Arc<Member>| {
-            let is_here = member
-                .route()
-                .is_some_and(|(source, _)| source == opened.source_address);
-            is_here && member.slot().as_deref() == Some(name)
-        };
-        members.iter().find(is_its)
-    };
-    let are_all_known = members.iter().all(|member| member.slot().is_some());
-    let slots = found.iter().map(|found| {
-        let owner = whose(&found.name);
-        let is_like_ours = found.foreign.is_none() && found.name.starts_with(OURS);
-        let is_own = |owner: &&Arc<Member>| owner.key.tenant == caller.tenant;
-        SourceSlot {
-            pipeline_id: owner.filter(is_own).map(|owner| owner.key.id.clone()),
-            slot: slot(&SlotStatus::of(found, &[])),
-            database: found.database.clone(),
-            foreign: found.foreign.clone(),
-            orphan: match (is_like_ours, owner) {
-                (false, _) | (_, Some(_)) => Some(false),
-                (true, None) => are_all_known.then_some(true),
-            },
-            holder: found.holder.as_ref().map(holder),
-            confirmed_lsn: found.confirmed.to_string(),
-            restart_lsn: found.restart.to_string(),
-            lost: found.lost.clone(),
-        }
-    });
+    let slots = found
+        .iter()
+        .map(|found| source_slot(&members, caller, &opened, found));
     Ok(slots.collect())
+}
+
+fn source_slot(
+    members: &[Arc<Member>],
+    caller: &Caller,
+    opened: &Opened,
+    found: &Slot,
+) -> SourceSlot {
+    let owner = owner_of(members, opened, &found.name);
+    let are_all_known = members.iter().all(|member| member.slot().is_some());
+    let is_like_ours = found.foreign.is_none() && found.name.starts_with(OURS);
+    let is_own = |owner: &&Arc<Member>| owner.key.tenant == caller.tenant;
+    SourceSlot {
+        pipeline_id: owner.filter(is_own).map(|owner| owner.key.id.clone()),
+        slot: slot(&SlotStatus::of(found, &[])),
+        database: found.database.clone(),
+        foreign: found.foreign.clone(),
+        orphan: match (is_like_ours, owner) {
+            (false, _) | (_, Some(_)) => Some(false),
+            (true, None) => are_all_known.then_some(true),
+        },
+        holder: found.holder.as_ref().map(holder),
+        confirmed_lsn: found.confirmed.to_string(),
+        restart_lsn: found.restart.to_string(),
+        lost: found.lost.clone(),
+    }
 }
 
 fn holder(holder: &Holder) -> HolderBody {

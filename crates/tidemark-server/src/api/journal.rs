@@ -101,7 +101,7 @@ async fn tables(
 
 #[utoipa::path(post, path = "/pipelines/{id}/tables/{table}/actions/{action}", tag = "tables",
     params(("id" = String, Path), ("table" = String, Path, description = "schema.table on the source"),
-        ("action" = String, Path, description = "pause, resume, resync, verify, retry, skip or drop")),
+        ("action" = String, Path, description = "pause, resume, resync, reconcile, verify, retry, skip or drop")),
     request_body = ActBody,
     responses((status = 202, body = OperationRow), (status = 200, description = "The effect", body = Value),
         (status = 404, body = Problem), (status = 409, body = Problem), (status = 503, body = Problem)))]
@@ -111,8 +111,15 @@ async fn act_on_table(
     Route((id, table, action)): Route<(String, String, String)>,
     Json(mut body): Json<ActBody>,
 ) -> Result<Response, Failure> {
-    const ACTIONS: [&str; 7] = [
-        "pause", "resume", "resync", "verify", "retry", "skip", "drop",
+    const ACTIONS: [&str; 8] = [
+        "pause",
+        "resume",
+        "resync",
+        "reconcile",
+        "verify",
+        "retry",
+        "skip",
+        "drop",
     ];
     if !ACTIONS.contains(&action.as_str()) {
         return Err(Failure::not_found("action"));

@@ -57,7 +57,12 @@ async fn operation(
 
 async fn found(app: &App, caller: &Caller, id: String) -> Result<OperationRow, Failure> {
     let found = app.store.operation(caller.tenant.clone(), id).await?;
-    found.ok_or_else(|| Failure::not_found("operation"))
+    let mut found = found.ok_or_else(|| Failure::not_found("operation"))?;
+    if caller.role < Role::Operator {
+        // Statements and definitions of the source may be in it.
+        found.data = None;
+    }
+    Ok(found)
 }
 
 #[utoipa::path(post, path = "/operations/{id}/cancel", tag = "operations", params(("id" = String, Path)),

@@ -12,7 +12,9 @@ use serde_json::{Value, json};
 use tidemark_core::catalogue::codes;
 use tidemark_core::config::changes;
 use tidemark_core::control::ResyncStrategy;
+use tidemark_core::finding::Side;
 use tidemark_core::quarantine::Chosen;
+use tidemark_core::schema::TableName;
 use tidemark_core::status::Health;
 use tidemark_core::verify::compare::Depth;
 use tracing::Instrument as _;
@@ -26,10 +28,12 @@ use super::extract::{DefinitionText, Json, Params, Route, table_names, to_toml};
 use super::guard::{Caller, Role};
 use super::merge::{merge, refuse_masks, unmask};
 use super::problem::{Failure, Problem};
-use crate::store::{DesiredState, Key, Level, NewPipeline, OperationRow};
+use crate::store::{DesiredState, Done, Key, Level, NewPipeline, OperationRow};
 use crate::supervisor::actions::{Action, may};
+use crate::supervisor::mending::Statement;
+use crate::supervisor::verify::effect_of_repair;
 use crate::supervisor::{Member, Supervisor, View, desired_first, open, open_definition};
-use crate::systems::{Definition, Opened};
+use crate::systems::{Asked, Definition, Opened, Reconciling};
 
 /// Items of a page, by default and at most.
 const LIMIT: usize = 100;
@@ -391,9 +395,32 @@ pub(super) struct ActBody {
     strategy: Option<Strategy>,
     /// `deep` or `counts`.
     depth: Option<Depths>,
+    /// Of `repair`: what this verification found, the last one of every value, is copied anew.
+    verification: Option<i64>,
+    /// Of `reconcile`: compare alone, and tell in `data` what differs by kind.
+    #[serde(default)]
+    report: bool,
+    /// Of `fix`: statements that a check has given as safe to run, as they were seen.
+    #[serde(default)]
+    statements: Vec<StatementBody>,
     /// Only tell what would happen.
     #[serde(default)]
     dry_run: bool,
+}
+
+/// A remedy of a check.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct StatementBody {
+    on: OnSide,
+    sql: String,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum OnSide {
+    Source,
+    Target,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
@@ -412,7 +439,8 @@ enum Depths {
 
 #[utoipa::path(post, path = "/pipelines/{id}/actions/{action}", tag = "pipelines",
     params(("id" = String, Path),
-        ("action" = String, Path, description = "start, pause, resume, stop, resync, verify, retry, skip or drop")),
+        ("action" = String, Path, description = "start, pause, resume, stop, resync, \
+            reconcile, verify, repair, retry, skip, drop, sequences or fix")),
     request_body = ActBody,
     responses((status = 202, body = OperationRow), (status = 200, description = "The effect", body = Value),
         (status = 400, body = Problem), (status = 404, body = Problem), (status = 409, body = Problem),
@@ -436,8 +464,22 @@ pub(super) async fn ask(
 ) -> Result<Response, Failure> {
     caller.needs(Role::Operator)?;
     let member = member(app, caller, id)?;
+    let is_dry = body.dry_run;
+    let action = action_of(action, body)?;
+    if matches!(action, Action::Fix(_)) {
+        // It runs statements on databases.
+        caller.needs(Role::Admin)?;
+    }
+    may(&member, &action)?;
+    if is_dry {
+        return effect(app, &member, &action).await;
+    }
+    begin(app, caller, member, action).await
+}
+
+fn action_of(action: &str, body: ActBody) -> Result<Action, Failure> {
     let tables = table_names(&body.tables)?;
-    let action = match action {
+    Ok(match action {
         "start" => Action::Start,
         "pause" => Action::Pause(tables),
         "resume" => Action::Resume(tables),
@@ -469,13 +511,26 @@ pub(super) async fn ask(
             tables,
             key: body.key,
         }),
+        "repair" => Action::Repair(body.verification.ok_or_else(|| {
+            let text = "which comparison is meant is said in `verification`";
+            Failure::new(codes::API_MALFORMED, text)
+        })?),
+        "reconcile" if body.report => Action::Report(tables),
+        "reconcile" => Action::Reconcile(tables),
+        "sequences" => Action::Sequences,
+        "fix" => Action::Fix(body.statements.into_iter().map(statement).collect()),
         _ => return Err(Failure::not_found("action")),
-    };
-    may(&member, &action)?;
-    if body.dry_run {
-        return effect(app, &member, &action).await;
+    })
+}
+
+fn statement(body: StatementBody) -> Statement {
+    Statement {
+        on: match body.on {
+            OnSide::Source => Side::Source,
+            OnSide::Target => Side::Target,
+        },
+        sql: body.sql,
     }
-    begin(app, caller, member, action).await
 }
 
 /// What an action would do, with objects and rows.
@@ -483,10 +538,33 @@ async fn effect(app: &App, member: &Arc<Member>, action: &Action) -> Result<Resp
     if matches!(action, Action::Retry(_) | Action::Skip(_) | Action::Drop(_)) {
         return super::quarantine::effect(app, member, action).await;
     }
-    let Action::Resync(wanted, strategy) = action else {
-        let text = json!({ "pipeline_id": member.key.id, "action": action.word() });
-        return Ok(Answer(text).into_response());
+    let shared = &app.supervisor.shared;
+    let systems = &shared.systems;
+    let said = match action {
+        Action::Resync(wanted, strategy) => {
+            return effect_of_resync(app, member, wanted, *strategy).await;
+        }
+        Action::Reconcile(tables) => {
+            let opened = open(shared, member).await?;
+            let asked = Reconciling::Effect;
+            systems.reconcile(&opened, tables, asked).await?
+        }
+        Action::Sequences => {
+            let opened = open(shared, member).await?;
+            systems.sequences(&opened, Asked::Tell).await?
+        }
+        Action::Repair(number) => effect_of_repair(member, *number).await?,
+        _ => json!({ "pipeline_id": member.key.id, "action": action.word() }),
     };
+    Ok(Answer(said).into_response())
+}
+
+async fn effect_of_resync(
+    app: &App,
+    member: &Member,
+    wanted: &[TableName],
+    strategy: ResyncStrategy,
+) -> Result<Response, Failure> {
     let opened = open(&app.supervisor.shared, member).await?;
     let rules = &opened.config.rules;
     let schema = opened.source.describe(rules.selection()).await?;
@@ -508,10 +586,10 @@ async fn effect(app: &App, member: &Arc<Member>, action: &Action) -> Result<Resp
             "rows_loaded_before": loaded,
         }));
     }
-    let swap = *strategy == ResyncStrategy::Swap;
+    let swap = strategy == ResyncStrategy::Swap;
     let body = json!({
         "pipeline_id": member.key.id,
-        "action": action.word(),
+        "action": "resync",
         "strategy": if swap { "swap" } else { "truncate" },
         "tables": tables,
         "readers": if swap {
@@ -568,7 +646,7 @@ pub(super) async fn begin(
 
 /// How an operation ended.
 enum Ended {
-    Done(tidemark_core::Result<String>),
+    Done(tidemark_core::Result<Done>),
     /// By whom.
     Cancelled(String),
 }
@@ -593,9 +671,9 @@ async fn end(
     };
     let id = operation.clone();
     let (state, written) = match ended {
-        Ended::Done(Ok(text)) => {
-            note(Level::Info, text.clone(), by);
-            ("succeeded", store.end_operation(id, Ok(text)).await)
+        Ended::Done(Ok(done)) => {
+            note(Level::Info, done.text.clone(), by);
+            ("succeeded", store.end_operation(id, Ok(done)).await)
         }
         Ended::Done(Err(err)) => {
             // A row that was refused again is named to who asked, not to everybody.

@@ -79,6 +79,7 @@ pub(super) const ALL: &[&str] = &[
     "ALTER TABLE alerts ADD COLUMN snoozed_until_us INTEGER;
      ALTER TABLE alerts ADD COLUMN snoozed_by TEXT;",
     "ALTER TABLE pipelines ADD COLUMN load_told INTEGER NOT NULL DEFAULT 1;",
+    "ALTER TABLE operations ADD COLUMN data TEXT;",
 ];
 
 /// The steps that a store of a version has not been through yet; `None` if it is up to date.

@@ -33,7 +33,7 @@ pub(crate) use deliveries::{Attempted, DeliveryRow, NewDelivery};
 pub(crate) use history::{HistoryRow, Sample, Step};
 pub(crate) use journal::{AuditRow, Cursor, Entry, EventRow, EventsWanted, Level, RunRow};
 pub(crate) use lease::Holder;
-pub(crate) use operations::{OperationRow, VerificationRow};
+pub(crate) use operations::{Done, OperationRow, VerificationRow};
 pub(crate) use pipelines::{Desired, DesiredState, Key, NewPipeline, PipelineRow};
 pub(crate) use schedules::{RunState, ScheduleRun, Standing, Told};
 pub use seal::Seal;

@@ -19,7 +19,7 @@ pub(crate) struct OperationRow {
     pub(crate) id: String,
     /// Of which pipeline.
     pub(crate) pipeline: String,
-    /// `start`, `pause`, `resume`, `stop`, `resync`, `verify`, `retry`, `skip`, `drop` or `delete`.
+    /// The action, or `delete`.
     pub(crate) kind: String,
     /// `running`, `succeeded`, `failed` or `cancelled`.
     pub(crate) state: String,
@@ -33,6 +33,25 @@ pub(crate) struct OperationRow {
     pub(crate) text: Option<String>,
     /// Catalogue code of what went wrong.
     pub(crate) code: Option<String>,
+    /// What came of it for a program, where there is more to say; while it runs, what came so far. `null`
+    /// in a list, and for whoever only looks.
+    #[schema(value_type = Option<Object>)]
+    pub(crate) data: Option<Value>,
+}
+
+/// What came of an action.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Done {
+    /// In a sentence.
+    pub(crate) text: String,
+    /// For a program, where there is more to say.
+    pub(crate) data: Option<Value>,
+}
+
+impl From<String> for Done {
+    fn from(text: String) -> Done {
+        Done { text, data: None }
+    }
 }
 
 /// A comparison of both sides.
@@ -88,16 +107,20 @@ impl Store {
     pub(crate) async fn end_operation(
         &self,
         id: String,
-        ended: std::result::Result<String, tidemark_core::Error>,
+        ended: std::result::Result<Done, tidemark_core::Error>,
     ) -> Result<()> {
         self.with(move |store, _| {
-            let (state, text, code) = match ended {
-                Ok(text) => ("succeeded", text, None),
-                Err(err) => ("failed", err.to_string(), Some(err.code().to_string())),
+            let (state, text, code, data) = match ended {
+                Ok(done) => ("succeeded", done.text, None, done.data),
+                Err(err) => {
+                    let code = err.code().to_string();
+                    ("failed", err.to_string(), Some(code), None)
+                }
             };
-            let sql =
-                "UPDATE operations SET state = $2, ended_at = $3, text = $4, code = $5 WHERE id = $1";
-            store.execute(sql, params![id, state, clock::now(), text, code])?;
+            let sql = "UPDATE operations SET state = $2, ended_at = $3, text = $4, code = $5, \
+                 data = coalesce($6, data) WHERE id = $1";
+            let data = data.map(|data| data.to_string());
+            store.execute(sql, params![id, state, clock::now(), text, code, data])?;
             Ok(())
         })
         .await
@@ -150,9 +173,16 @@ impl Store {
         id: String,
     ) -> Result<Option<OperationRow>> {
         self.with(move |store, _| {
-            let sql = "SELECT id, pipeline, kind, state, by, created_at, ended_at, text, code \
+            let sql = "SELECT id, pipeline, kind, state, by, created_at, ended_at, text, code, data \
                  FROM operations WHERE tenant = $1 AND id = $2";
-            store.optional(sql, params![tenant, id], operation)
+            store.optional(sql, params![tenant, id], |row| {
+                let data: Option<String> = row.get(9)?;
+                let data = data.and_then(|data| serde_json::from_str(&data).ok());
+                Ok(OperationRow {
+                    data,
+                    ..operation(row)?
+                })
+            })
         })
         .await
     }
@@ -210,6 +240,7 @@ fn operation(row: &Row) -> Result<OperationRow, Failed> {
         ended_at: row.get(6)?,
         text: row.get(7)?,
         code: row.get(8)?,
+        data: None,
     })
 }
 

@@ -3,16 +3,18 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use tidemark_core::catalogue::{Code, codes};
-use tidemark_core::checkpoint::{TableCheckpoint, TableState};
+use tidemark_core::control::anew::loaded_anew;
 use tidemark_core::control::{Answer, Command, HoldId, ResyncStrategy};
 use tidemark_core::quarantine::Chosen;
 use tidemark_core::schema::TableName;
 use tidemark_core::verify::compare::{self, Depth, Request};
 use tidemark_core::{Error, Result};
 
+use super::mending::Statement;
 use super::{Alive, Member, Supervisor, open, verify};
-use crate::store::{Desired, DesiredState, Level};
+use crate::store::{Desired, DesiredState, Done, Level};
 use crate::systems::Opened;
 
 /// How long a command may take until the engine has answered: it may be in a large transaction.
@@ -20,9 +22,8 @@ const ANSWER_WITHIN: Duration = Duration::from_mins(2);
 /// How long a run may take to end in order; longer than the life of the pipeline gives it.
 const STOP_WITHIN: Duration = Duration::from_mins(1);
 /// How long the target may take to see that a run has ended.
-const FREE_WITHIN: Duration = Duration::from_secs(10);
+pub(super) const FREE_WITHIN: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-const TABLES_EVERY: Duration = Duration::from_millis(500);
 /// How long a resync may take.
 const RESYNC_WITHIN: Duration = Duration::from_hours(24 * 7);
 
@@ -41,6 +42,16 @@ pub(crate) enum Action {
     Skip(Vec<TableName>),
     /// Discards rows in quarantine.
     Drop(Chosen),
+    /// Has what this comparison found to differ copied anew.
+    Repair(i64),
+    /// Brings tables to the source's state, and the log on from there where all are meant.
+    Reconcile(Vec<TableName>),
+    /// Tells how tables differ, by kind.
+    Report(Vec<TableName>),
+    /// Sets the target's sequences to the source's values.
+    Sequences,
+    /// Runs remedies of checks.
+    Fix(Vec<Statement>),
     /// Stops it, removes what was made for it on both sides, and forgets it.
     Delete,
 }
@@ -57,6 +68,10 @@ impl Action {
             Action::Retry(_) => "retry",
             Action::Skip(_) => "skip",
             Action::Drop(_) => "drop",
+            Action::Repair(_) => "repair",
+            Action::Reconcile(_) | Action::Report(_) => "reconcile",
+            Action::Sequences => "sequences",
+            Action::Fix(_) => "fix",
             Action::Delete => "delete",
         }
     }
@@ -64,7 +79,7 @@ impl Action {
     /// Whether it can be given up without having changed anything: it only looks. What the pipeline was told
     /// to do is for the pipeline to end.
     pub(crate) fn can_be_cancelled(&self) -> bool {
-        matches!(self, Action::Verify(..))
+        matches!(self, Action::Verify(..) | Action::Report(_))
     }
 }
 
@@ -75,8 +90,42 @@ impl Supervisor {
         member: &Arc<Member>,
         action: Action,
         by: &str,
-    ) -> Result<String> {
+    ) -> Result<Done> {
         may(member, &action)?;
+        let said = match action {
+            Action::Resync(tables, strategy) => return resync(member, tables, strategy).await,
+            Action::Verify(tables, depth) => {
+                let (number, text) = self.verify(member, &tables, depth).await?;
+                return Ok(compared(number, &text));
+            }
+            Action::Repair(number) => {
+                let alive = running(member)?;
+                let repaired = verify::repair(&self.shared, member, &alive, number).await?;
+                return Ok(compared(repaired.0, &repaired.1));
+            }
+            Action::Reconcile(tables) => return self.reconcile(member, &tables, by).await,
+            Action::Report(tables) => return self.report(member, &tables).await,
+            Action::Sequences => return self.set_sequences(member).await,
+            Action::Fix(statements) => return self.fix(member, &statements).await,
+            Action::Pause(tables) if !tables.is_empty() => {
+                told(member, Command::Pause { tables }).await
+            }
+            Action::Resume(tables) if !tables.is_empty() => {
+                told(member, Command::Resume { tables }).await
+            }
+            Action::Retry(chosen) => told(member, Command::Retry(chosen)).await,
+            Action::Skip(tables) => told(member, Command::Skip { tables }).await,
+            Action::Drop(chosen) => told(member, Command::Discard(chosen)).await,
+            Action::Delete => self.delete(member, by).await,
+            Action::Start | Action::Stop | Action::Pause(_) | Action::Resume(_) => {
+                self.turn(member, &action, by).await
+            }
+        };
+        said.map(Done::from)
+    }
+
+    /// Has the whole pipeline start, pause, go on or stop.
+    async fn turn(&self, member: &Arc<Member>, action: &Action, by: &str) -> Result<String> {
         let id = member.key.id.as_str();
         let wanted = |state| Desired::now(state, by, None);
         let desired = member.row().desired.state;
@@ -92,7 +141,8 @@ impl Supervisor {
                 self.desire(member, wanted(DesiredState::Running)).await?;
                 Ok(format!("{id} starts"))
             }
-            Action::Pause(tables) if tables.is_empty() => {
+            Action::Pause(_) => {
+                let tables = Vec::new();
                 let said = match member.alive() {
                     Some(alive) => answered(ask(&alive, Command::Pause { tables }).await)?,
                     None => format!("{id} is paused"),
@@ -100,7 +150,8 @@ impl Supervisor {
                 self.desire(member, wanted(DesiredState::Paused)).await?;
                 Ok(said)
             }
-            Action::Resume(tables) if tables.is_empty() => {
+            Action::Resume(_) => {
+                let tables = Vec::new();
                 let said = match member.alive() {
                     Some(alive) => answered(ask(&alive, Command::Resume { tables }).await)?,
                     None => format!("{id} goes on"),
@@ -108,25 +159,25 @@ impl Supervisor {
                 self.desire(member, wanted(DesiredState::Running)).await?;
                 Ok(said)
             }
-            Action::Pause(tables) => told(member, Command::Pause { tables }).await,
-            Action::Resume(tables) => told(member, Command::Resume { tables }).await,
-            Action::Retry(chosen) => told(member, Command::Retry(chosen)).await,
-            Action::Skip(tables) => told(member, Command::Skip { tables }).await,
-            Action::Drop(chosen) => told(member, Command::Discard(chosen)).await,
-            Action::Stop => {
+            _ => {
                 self.stop(member, by).await?;
                 Ok(format!("{id} is stopped"))
             }
-            Action::Resync(tables, strategy) => resync(member, tables, strategy).await,
-            Action::Verify(tables, depth) => match member.alive() {
-                Some(alive) if alive.opened.config.mode.streams() => {
-                    let verified =
-                        verify::verify(&self.shared, member, &alive, &tables, depth).await;
-                    verified.map(|(number, text)| format!("verification {number}: {text}"))
-                }
-                _ => self.verify_still(member, &tables, depth).await,
-            },
-            Action::Delete => self.delete(member, by).await,
+        }
+    }
+
+    /// Compares both sides: gives the number under which it is kept what was found, and what it says.
+    async fn verify(
+        &self,
+        member: &Arc<Member>,
+        tables: &[TableName],
+        depth: Depth,
+    ) -> Result<(i64, String)> {
+        match member.alive() {
+            Some(alive) if alive.opened.config.mode.streams() => {
+                verify::verify(&self.shared, member, &alive, tables, depth).await
+            }
+            _ => self.verify_still(member, tables, depth).await,
         }
     }
 
@@ -152,7 +203,7 @@ impl Supervisor {
         member: &Arc<Member>,
         tables: &[TableName],
         depth: Depth,
-    ) -> Result<String> {
+    ) -> Result<(i64, String)> {
         let opened = open(&self.shared, member).await?;
         let rules = &opened.config.rules;
         let schema = opened.source.describe(rules.selection()).await?;
@@ -167,16 +218,8 @@ impl Supervisor {
         let (source, target) = (opened.source.as_ref(), opened.target.as_ref());
         let began = Instant::now();
         let report = compare::verify_still(source, target, &request).await?;
-        let kept = verify::keep(
-            &self.shared,
-            member,
-            tables,
-            &report,
-            depth,
-            began.elapsed(),
-        )
-        .await?;
-        Ok(format!("verification {}: {}", kept.0, kept.1))
+        let took = began.elapsed();
+        verify::keep(&self.shared, member, tables, &report, depth, took).await
     }
 
     /// Removed only when everything that was made for it is: until then it stays in the list.
@@ -268,7 +311,11 @@ pub(crate) fn may(member: &Member, action: &Action) -> Result<()> {
                 "start it",
             )
         }
-        Action::Resync(..) | Action::Retry(_) | Action::Skip(_) | Action::Drop(_)
+        Action::Resync(..)
+        | Action::Retry(_)
+        | Action::Skip(_)
+        | Action::Drop(_)
+        | Action::Repair(_)
             if member.alive().is_none() =>
         {
             conflict(format!("{id} is {state}"), "start it")
@@ -277,7 +324,17 @@ pub(crate) fn may(member: &Member, action: &Action) -> Result<()> {
             let text = format!("{id} is {state}: both sides have no position in common");
             conflict(text, "start it")
         }
+        Action::Reconcile(_) if desired == DesiredState::Paused => {
+            conflict(format!("{id} is paused"), "resume it")
+        }
         _ => Ok(()),
+    }
+}
+
+fn compared(number: i64, text: &str) -> Done {
+    Done {
+        text: format!("verification {number}: {text}"),
+        data: Some(json!({ "verification": number })),
     }
 }
 
@@ -317,11 +374,7 @@ pub(crate) fn answered(answer: Answer) -> Result<String> {
 }
 
 /// Asks for it, and waits until the tables stream again.
-async fn resync(
-    member: &Member,
-    tables: Vec<TableName>,
-    strategy: ResyncStrategy,
-) -> Result<String> {
+async fn resync(member: &Member, tables: Vec<TableName>, strategy: ResyncStrategy) -> Result<Done> {
     let alive = running(member)?;
     let mappings = verify::tables(&alive, &tables).await?;
     let names: Vec<TableName> = mappings
@@ -333,39 +386,12 @@ async fn resync(
         strategy,
     };
     answered(ask(&alive, command).await)?;
-    let done = async {
-        loop {
-            tokio::time::sleep(TABLES_EVERY).await;
-            if member.alive().is_none() {
-                let text = "the pipeline has stopped; the resync goes on with its next run";
-                return Err(Error::definite(codes::API_CONFLICT, text));
-            }
-            let Ok(Some(checkpoint)) = alive.opened.target.checkpoint().await else {
-                continue;
-            };
-            let is_ours = |table: &&TableCheckpoint| names.contains(&table.source);
-            let ours: Vec<_> = checkpoint.tables.iter().filter(is_ours).collect();
-            let is_aside = |state| matches!(state, TableState::Quarantined | TableState::Unloaded);
-            if let Some(aside) = ours.iter().find(|table| is_aside(table.state)) {
-                let reason = aside.reason.clone().unwrap_or_default();
-                let code = reason.split(':').next().and_then(Code::parse);
-                let err = Error::data(code.unwrap_or(codes::API_CONFLICT), reason);
-                return Err(err.table(aside.source.to_string()));
-            }
-            if ours
-                .iter()
-                .all(|table| table.state != TableState::Resyncing)
-            {
-                let rows: u64 = ours
-                    .iter()
-                    .flat_map(|t| &t.units)
-                    .map(|unit| unit.rows)
-                    .sum();
-                return Ok(format!("{} tables copied anew, {rows} rows", ours.len()));
-            }
-        }
-    };
-    tokio::time::timeout(RESYNC_WITHIN, done)
+    let copied = loaded_anew(alive.opened.target.as_ref(), &alive.commander, &names);
+    let rows = tokio::time::timeout(RESYNC_WITHIN, copied)
         .await
-        .map_err(|_| Error::transient(codes::API_TIMEOUT, "the resync is not over yet"))?
+        .map_err(|_| Error::transient(codes::API_TIMEOUT, "the resync is not over yet"))??;
+    Ok(Done {
+        text: format!("{} tables copied anew, {rows} rows", names.len()),
+        data: Some(json!({ "tables": names.len(), "rows": rows })),
+    })
 }

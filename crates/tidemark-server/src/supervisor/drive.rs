@@ -12,6 +12,7 @@ use tidemark_core::config::AfterLoad;
 use tidemark_core::control::door::SharedBoard;
 use tidemark_core::control::{Command, door};
 use tidemark_core::pipeline::observe::{Observer, PipelineEvent};
+use tidemark_core::pipeline::options::{Options, Reconcile};
 use tidemark_core::pipeline::{Outcome, Pipeline};
 use tidemark_core::status::PipelineState;
 use tidemark_core::verify::compare::Depth;
@@ -307,6 +308,8 @@ async fn run(
     };
     if has_run(&alive) {
         *attempt = 0;
+        // It streams, so what it was to begin with is recorded in the target.
+        member.reconciles(Reconcile::Nothing);
     }
     run.end().await;
     end_run(shared, number, &ended);
@@ -349,12 +352,16 @@ impl Run {
     ) -> (Run, Alive) {
         let config = &opened.config;
         let (observer, events) = Observer::new();
+        let reconcile = member.reconcile();
         let (pipeline, commander) = Pipeline::new(
             config.name.as_str(),
             Arc::clone(&opened.source),
             Arc::clone(&opened.target),
             config.rules.clone(),
-            opened.options.clone(),
+            Options {
+                reconcile: reconcile.clone(),
+                ..opened.options.clone()
+            },
             shared.owner.clone(),
             observer,
         );
@@ -385,6 +392,7 @@ impl Run {
             commander,
             opened: Arc::clone(opened),
             definition,
+            reconcile,
             board,
         };
         let proof = after_load(

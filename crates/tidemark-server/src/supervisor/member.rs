@@ -10,10 +10,13 @@ use tidemark_core::clock;
 use tidemark_core::config::AlertRule;
 use tidemark_core::control::door::SharedBoard;
 use tidemark_core::pipeline::Commander;
+use tidemark_core::pipeline::options::Reconcile;
 use tidemark_core::position::Position;
+use tidemark_core::schema::TableName;
 use tidemark_core::status::{
     By, Health, PipelineState, Status, StatusError, TableStatusState, Trend, Verified,
 };
+use tidemark_core::verify::compare::Report;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -61,6 +64,19 @@ struct Now {
     route: Option<(String, String)>,
     slot: Option<String>,
     rules: Option<Arc<[AlertRule]>>,
+    /// What the next run begins with.
+    reconcile: Reconcile,
+    /// The last comparison, for a repair of what it found.
+    found: Option<Arc<Found>>,
+}
+
+/// What a comparison found, keys included: kept in memory alone.
+pub(super) struct Found {
+    /// Under which it is kept.
+    pub(super) number: i64,
+    /// The tables that were asked for; none for all.
+    pub(super) wanted: Vec<TableName>,
+    pub(super) report: Report,
 }
 
 /// A run that goes on.
@@ -70,6 +86,8 @@ pub(crate) struct Alive {
     pub(crate) opened: Arc<Opened>,
     /// The text that it was begun with.
     pub(crate) definition: Arc<str>,
+    /// What it began with.
+    pub(super) reconcile: Reconcile,
     pub(super) board: SharedBoard,
 }
 
@@ -378,6 +396,26 @@ impl Member {
             now.look = Some((at, status_of(&alive.board, at)));
         }
         now.rest = rest;
+    }
+
+    /// The next runs begin with this, until it is said that they need not.
+    pub(super) fn reconciles(&self, reconcile: Reconcile) {
+        self.now().reconcile = reconcile;
+    }
+
+    pub(super) fn reconcile(&self) -> Reconcile {
+        self.now().reconcile.clone()
+    }
+
+    /// Remembers what a comparison found.
+    pub(super) fn found(&self, found: Found) {
+        self.now().found = Some(Arc::new(found));
+    }
+
+    /// The last comparison, if that is the one of this number.
+    pub(super) fn last_found(&self, number: i64) -> Option<Arc<Found>> {
+        let found = self.now().found.clone();
+        found.filter(|found| found.number == number)
     }
 
     pub(super) fn looked(&self, status: Status) {

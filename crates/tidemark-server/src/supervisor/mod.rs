@@ -35,6 +35,7 @@ use scribe::Scribe;
 pub(crate) mod actions;
 mod drive;
 mod member;
+pub(crate) mod mending;
 mod policy;
 pub(crate) mod scribe;
 pub(crate) mod verify;

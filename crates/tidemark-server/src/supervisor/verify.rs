@@ -7,17 +7,23 @@ use serde_json::{Value, json};
 use tidemark_core::catalogue::codes;
 use tidemark_core::control::HoldId;
 use tidemark_core::mapping::TableMapping;
+use tidemark_core::quarantine::count;
 use tidemark_core::schema::TableName;
 use tidemark_core::status::Verified;
+use tidemark_core::target::Target;
 use tidemark_core::verify::compare::{self, Depth, Outcome, Report, Request, TableReport};
+use tidemark_core::verify::difference;
+use tidemark_core::verify::repair;
 use tidemark_core::{Error, Result, clock};
 
 use super::Shared;
-use super::member::{Alive, Member};
+use super::member::{Alive, Found, Member};
 use crate::store::{Entry, Level, VerificationRow};
 
 /// Differences that are looked for in a table. All are counted up to here.
 const DIFFERENCES_MAX: usize = 10_000;
+/// Differences that are remembered of the last comparison, all tables together.
+const DIFFERENCES_KEPT: usize = 100_000;
 /// Times that a comparison is begun which was interrupted.
 const ATTEMPTS_MAX: u32 = 3;
 
@@ -34,7 +40,7 @@ pub(crate) async fn verify(
     let opened = &alive.opened;
     let tables = tables(alive, wanted).await?;
     let mut attempt = 1;
-    let report = loop {
+    let mut report = loop {
         let request = Request {
             tables: tables.clone(),
             depth,
@@ -58,7 +64,76 @@ pub(crate) async fn verify(
         let mut board = alive.board.lock().unwrap_or_else(PoisonError::into_inner);
         board.set_verified(verified);
     }
-    keep(shared, member, wanted, &report, depth, began.elapsed()).await
+    let took = began.elapsed();
+    let (number, text) = keep(shared, member, wanted, &report, depth, took).await?;
+    if depth == Depth::Deep {
+        bound(&mut report);
+        member.found(Found {
+            number,
+            wanted: wanted.to_vec(),
+            report,
+        });
+    }
+    Ok((number, text))
+}
+
+/// A table with more differences than are kept of all is copied whole by a repair.
+fn bound(report: &mut Report) {
+    let mut kept = 0;
+    for table in &mut report.tables {
+        kept += table.differences.len();
+        if kept > DIFFERENCES_KEPT {
+            table.differences.clear();
+        }
+    }
+}
+
+/// Has the pipeline copy anew what a comparison found to differ, and compares again.
+pub(super) async fn repair(
+    shared: &Arc<Shared>,
+    member: &Arc<Member>,
+    alive: &Alive,
+    number: i64,
+) -> Result<(i64, String)> {
+    let found = to_repair(member, number)?;
+    let target = alive.opened.target.as_ref();
+    let aside = rows_aside(target).await?;
+    let mappings = tables(alive, &found.wanted).await?;
+    repair::repair(target, &alive.commander, &found.report, &mappings, &aside).await?;
+    verify(shared, member, alive, &found.wanted, Depth::Deep).await
+}
+
+/// What a repair of this comparison is about.
+pub(super) fn to_repair(member: &Member, number: i64) -> Result<Arc<Found>> {
+    member.last_found(number).ok_or_else(|| {
+        let text = format!("what verification {number} found is not known any more");
+        Error::definite(codes::API_CONFLICT, text)
+            .first_action("verify it again; the last comparison of every value can be repaired")
+    })
+}
+
+/// What a repair would do.
+pub(crate) async fn effect_of_repair(member: &Member, number: i64) -> Result<Value> {
+    let found = to_repair(member, number)?;
+    let alive = member.alive();
+    let aside = match &alive {
+        Some(alive) => rows_aside(alive.opened.target.as_ref()).await?,
+        None => Vec::new(),
+    };
+    let tables = difference::to_repair(&found.report, &aside).map(table);
+    Ok(json!({
+        "pipeline_id": member.key.id,
+        "action": "repair",
+        "verification": number,
+        "tables": tables.collect::<Vec<_>>(),
+        "others": "keep streaming; the position does not move back",
+    }))
+}
+
+/// Tables of which rows are in quarantine.
+async fn rows_aside(target: &dyn Target) -> Result<Vec<TableName>> {
+    let kept = target.control().await?.quarantined().await?;
+    Ok(count(&kept).into_iter().map(|(table, _)| table).collect())
 }
 
 /// Keeps what a comparison of the tables that are named, or all, found. Gives its number, and what it says in a sentence.

@@ -5,9 +5,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tidemark_core::Error;
-use tidemark_core::catalogue::codes;
-use tidemark_core::finding::{Finding, Fix, FixKind, Side, Verdict};
+use tidemark_core::finding::{Finding, Fix, FixKind, Side, Verdict, safe_fix};
 use tidemark_core::mapping::TableMapping;
 use tidemark_core::source::WillStream;
 
@@ -85,15 +83,8 @@ struct Found {
 pub(crate) async fn run(invocation: &Invocation, arguments: &CheckArgs) -> Outcome {
     let seen = Seen::open(invocation, &arguments.which)?;
     let mut report = ask(&seen).await?;
-    if arguments.fix {
-        let Seen::Here(opened) = &seen else {
-            let text =
-                "databases are mended where the pipeline's file is; --fix-sql prints what to run";
-            return Err(Error::definite(codes::SERVER_VERB, text).into());
-        };
-        if mend(invocation, opened, &report).await? {
-            report = ask(&seen).await?;
-        }
+    if arguments.fix && mend(invocation, &seen, &report).await? {
+        report = ask(&seen).await?;
     }
     if arguments.fix_sql {
         return Ok(fix_sql(&report));
@@ -351,18 +342,10 @@ fn fix_sql(report: &Report) -> Answer {
 }
 
 /// Runs what is safe to run, after showing it. `false` where there is nothing.
-async fn mend(invocation: &Invocation, opened: &Opened, report: &Report) -> Result<bool, Failure> {
-    let safe: Vec<(Side, &str)> = report
-        .findings
-        .iter()
-        .filter(|finding| finding.verdict >= Verdict::Warning)
-        .filter_map(|finding| {
-            let fix = finding
-                .fix
-                .iter()
-                .find(|fix| fix.kind == FixKind::SafeSql)?;
-            Some((finding.side, fix.text.as_str()))
-        })
+async fn mend(invocation: &Invocation, seen: &Seen, report: &Report) -> Result<bool, Failure> {
+    let found = report.findings.iter();
+    let safe: Vec<(Side, &str)> = found
+        .filter_map(|finding| Some((finding.side, safe_fix(finding.verdict, &finding.fix)?)))
         .collect();
     if safe.is_empty() {
         invocation
@@ -377,9 +360,23 @@ async fn mend(invocation: &Invocation, opened: &Opened, report: &Report) -> Resu
     invocation
         .talk
         .confirm(&effect, "Type yes to run them:", "yes")?;
-    for (side, sql) in safe {
-        systems::execute(&opened.config, side, sql).await?;
-        invocation.talk.say(&format!("✓ {side}: {sql}"));
+    match seen {
+        Seen::Here(opened) => {
+            for (side, sql) in safe {
+                systems::execute(&opened.config, side, sql).await?;
+                invocation.talk.say(&format!("✓ {side}: {sql}"));
+            }
+        }
+        Seen::There(there) => {
+            let statement = |(side, sql): &(Side, &str)| json!({ "on": side, "sql": sql });
+            let statements: Vec<Value> = safe.iter().map(statement).collect();
+            there
+                .act("fix", &json!({ "statements": statements }))
+                .await?;
+            for (side, sql) in safe {
+                invocation.talk.say(&format!("✓ {side}: {sql}"));
+            }
+        }
     }
     Ok(true)
 }

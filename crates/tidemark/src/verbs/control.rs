@@ -86,7 +86,7 @@ pub(crate) async fn act_there(there: &There, action: &str, tables: &[TableName])
 
 /// The same with more to say.
 pub(crate) async fn act_there_with(there: &There, action: &str, body: &Value) -> Outcome {
-    let text = there.act(action, body).await?;
+    let text = there.act(action, body).await?.text;
     let data = json!({ "pipeline": there.name, "answer": text });
     Ok(Answer::new(text, data))
 }

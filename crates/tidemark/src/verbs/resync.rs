@@ -6,8 +6,8 @@ use clap::{Args, ValueEnum};
 use serde::Deserialize;
 use serde_json::json;
 use tidemark_core::Error;
-use tidemark_core::catalogue::codes;
-use tidemark_core::checkpoint::{Checkpoint, TableState};
+use tidemark_core::checkpoint::Checkpoint;
+use tidemark_core::control::anew::loaded_anew;
 use tidemark_core::control::{Command, ResyncStrategy};
 use tidemark_core::failpoint;
 use tidemark_core::mapping::TableMapping;
@@ -23,6 +23,7 @@ use crate::remote::There;
 use crate::seen::Seen;
 use crate::verbs::control::{answered, ask, names, no_table, no_table_of, parse_table};
 use crate::verbs::plan::load_seconds;
+use crate::verbs::verify::Elsewhere;
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ResyncArgs {
@@ -45,9 +46,6 @@ enum Strategy {
     Swap,
     Truncate,
 }
-
-/// How often the tables are looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 pub(crate) async fn run(invocation: &Invocation, arguments: &ResyncArgs) -> Outcome {
     let opened = match Seen::open(invocation, &arguments.which)? {
@@ -77,7 +75,9 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &ResyncArgs) -> Outc
     if arguments.no_wait {
         return Ok(agreed);
     }
-    let rows = during(&invocation.talk, COPYING, wait(&opened, &names)).await?;
+    let (target, pipeline) = (opened.target.as_ref(), Elsewhere(&opened));
+    let copied = loaded_anew(target, &pipeline, &names);
+    let rows = during(&invocation.talk, COPYING, copied).await?;
     let names = self::names(&names);
     Ok(done(opened.name(), &names, rows, began.elapsed()))
 }
@@ -116,13 +116,8 @@ async fn run_there(invocation: &Invocation, there: &There, arguments: &ResyncArg
         return Ok(Answer::new(text, data));
     }
     let said = during(&invocation.talk, COPYING, there.act("resync", &asked)).await?;
-    // `2 tables copied anew, 1000 rows`
-    let rows = said
-        .rsplit(", ")
-        .next()
-        .and_then(|rest| rest.split(' ').next());
-    let rows: Option<u64> = rows.and_then(|rows| rows.parse().ok());
-    let rows = rows.ok_or_else(|| there.server.strange(&format!("it says `{said}`")))?;
+    let rows = said.data["rows"].as_u64();
+    let rows = rows.ok_or_else(|| there.server.strange(&format!("it says `{}`", said.text)))?;
     let names: Vec<String> = subjects.into_iter().map(|table| table.source).collect();
     Ok(done(&there.name, &names, rows, began.elapsed()))
 }
@@ -273,55 +268,4 @@ fn effect(pipeline: &str, tables: &[Subject], strategy: Strategy) -> String {
     }
     lines.push("  other tables keep streaming; the position does not move back".to_owned());
     lines.join("\n")
-}
-
-/// Until all of them stream again, or one was set aside. Rows that were copied.
-pub(crate) async fn wait(opened: &Opened, tables: &[TableName]) -> Result<u64, Failure> {
-    loop {
-        tokio::time::sleep(LOOK_EVERY).await;
-        let Some(checkpoint) = opened.target.checkpoint().await? else {
-            continue;
-        };
-        let ours: Vec<_> = checkpoint
-            .tables
-            .iter()
-            .filter(|table| tables.contains(&table.source))
-            .collect();
-        if let Some(aside) = ours
-            .iter()
-            .find(|table| matches!(table.state, TableState::Quarantined | TableState::Unloaded))
-        {
-            let reason = aside
-                .reason
-                .clone()
-                .unwrap_or_else(|| "no reason recorded".to_owned());
-            let code = reason
-                .split(':')
-                .next()
-                .and_then(tidemark_core::catalogue::Code::parse);
-            return Err(Error::data(code.unwrap_or(codes::CLI_REFUSED), reason)
-                .table(aside.source.to_string())
-                .into());
-        }
-        if ours
-            .iter()
-            .all(|table| table.state != TableState::Resyncing)
-        {
-            return Ok(ours
-                .iter()
-                .flat_map(|table| &table.units)
-                .map(|unit| unit.rows)
-                .sum());
-        }
-        if opened.target.control().await?.owner().await?.is_none() {
-            return Err(Error::definite(
-                codes::CLI_NOT_RUNNING,
-                format!(
-                    "{} has stopped; its next run begins again with this",
-                    opened.name()
-                ),
-            )
-            .into());
-        }
-    }
 }

@@ -13,9 +13,9 @@ use crate::output::numbers::bytes;
 use crate::output::style::Tone;
 use crate::output::table::{Cell, Column, Table};
 use crate::output::{Answer, Outcome};
-use crate::pipeline_file::{Opened, Which};
+use crate::pipeline_file::Which;
 use crate::problem::Failure;
-use crate::remote::There;
+use crate::remote::{self, There};
 use crate::seen::Seen;
 use crate::systems;
 
@@ -55,11 +55,6 @@ enum SlotsVerb {
 }
 
 impl SlotsArgs {
-    /// Whether it only shows what there is.
-    pub(crate) fn lists(&self) -> bool {
-        matches!(self.verb, SlotsVerb::List { .. })
-    }
-
     /// Whether it may drop a slot.
     pub(crate) fn drops(&self) -> bool {
         matches!(self.verb, SlotsVerb::Drop { .. })
@@ -78,13 +73,7 @@ pub(crate) async fn run(invocation: &Invocation, arguments: SlotsArgs) -> Outcom
 
 async fn list(invocation: &Invocation, which: &Which) -> Outcome {
     let seen = Seen::open(invocation, which)?;
-    let (mut slots, own) = match &seen {
-        Seen::Here(opened) => {
-            let own = opened.config.source.postgres.slot.clone();
-            (systems::slots(&opened.config).await?, own)
-        }
-        Seen::There(there) => told(there).await?,
-    };
+    let (mut slots, own) = slots_of(&seen).await?;
     slots.sort_by(|a, b| (b.retained_bytes, &a.name).cmp(&(a.retained_bytes, &b.name)));
     let own = own.as_str();
     let mut table = Table::new([
@@ -119,10 +108,20 @@ async fn list(invocation: &Invocation, which: &Which) -> Outcome {
     ))
 }
 
+/// The slots of a pipeline's source, and the name of its own.
+async fn slots_of(seen: &Seen) -> Result<(Vec<Slot>, String), Failure> {
+    match seen {
+        Seen::Here(opened) => {
+            let own = opened.config.source.postgres.slot.clone();
+            Ok((systems::slots(&opened.config).await?, own))
+        }
+        Seen::There(there) => told(there).await,
+    }
+}
+
 /// As a server tells of one.
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 struct Told {
-    pipeline_id: Option<String>,
     name: String,
     database: String,
     foreign: Option<String>,
@@ -135,7 +134,7 @@ struct Told {
     lost: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 struct ToldHolder {
     pid: i32,
     application: String,
@@ -143,31 +142,37 @@ struct ToldHolder {
     since: String,
 }
 
-/// The slots of the source of a server's pipeline, and the name of its own.
+impl From<Told> for Slot {
+    fn from(told: Told) -> Slot {
+        Slot {
+            name: told.name,
+            database: told.database,
+            foreign: told.foreign,
+            holder: told.holder.map(|holder| Holder {
+                pid: holder.pid,
+                application: holder.application,
+                host: holder.host,
+                since: holder.since,
+            }),
+            confirmed: told.confirmed_lsn,
+            restart: told.restart_lsn,
+            retained_bytes: told.retained_bytes,
+            safe_bytes: told.safe_bytes,
+            wal_status: told.wal_status,
+            lost: told.lost,
+        }
+    }
+}
+
 async fn told(there: &There) -> Result<(Vec<Slot>, String), Failure> {
+    #[derive(Deserialize)]
+    struct List {
+        own: String,
+        slots: Vec<Told>,
+    }
     let said = there.get("/slots").await?;
-    let told: Vec<Told> =
-        serde_json::from_value(said["slots"].clone()).map_err(|err| there.server.strange(&err))?;
-    let is_own = |slot: &&Told| slot.pipeline_id.as_ref() == Some(&there.name);
-    let own = told.iter().find(is_own).map(|slot| slot.name.clone());
-    let slots = told.into_iter().map(|slot| Slot {
-        name: slot.name,
-        database: slot.database,
-        foreign: slot.foreign,
-        holder: slot.holder.map(|holder| Holder {
-            pid: holder.pid,
-            application: holder.application,
-            host: holder.host,
-            since: holder.since,
-        }),
-        confirmed: slot.confirmed_lsn,
-        restart: slot.restart_lsn,
-        retained_bytes: slot.retained_bytes,
-        safe_bytes: slot.safe_bytes,
-        wal_status: slot.wal_status,
-        lost: slot.lost,
-    });
-    Ok((slots.collect(), own.unwrap_or_default()))
+    let list: List = serde_json::from_value(said).map_err(|err| there.server.strange(&err))?;
+    Ok((list.slots.into_iter().map(Slot::from).collect(), list.own))
 }
 
 async fn drop_slot(
@@ -176,20 +181,11 @@ async fn drop_slot(
     slot: Option<String>,
     i_own: Option<&str>,
 ) -> Outcome {
-    let opened = Opened::open(invocation, which)?;
-    let own = opened.config.source.postgres.slot.clone();
+    let seen = Seen::open(invocation, which)?;
+    let (slots, own) = slots_of(&seen).await?;
     let name = slot.unwrap_or_else(|| own.clone());
-    let slot = find(&opened, &name).await?;
-    let refuse = |why: String| Failure::from(Error::definite(codes::CLI_CONSENT, why));
-    if let Some(holder) = &slot.holder {
-        return Err(is_read(&name, holder).into());
-    }
-    if name != own && i_own != Some(name.as_str()) {
-        return Err(refuse(format!(
-            "slot {name} is not {}'s own ({own}); add --i-own {name} to say that it is yours",
-            opened.name()
-        )));
-    }
+    let slot = find(slots, &name, &seen.word())?;
+    slot.may_be_dropped(seen.name(), &own, i_own)?;
     let effect = format!(
         "Drops slot {name}: {} of log kept since {} are given free.\n\
          Whoever reads it ({}) cannot go on from there and has to start anew.",
@@ -200,88 +196,84 @@ async fn drop_slot(
     invocation
         .talk
         .confirm(&effect, "Type the slot's name to continue:", &name)?;
-    systems::drop_slot(&opened.config, &name).await?;
-    let data = json!({ "pipeline": opened.name(), "dropped": name });
+    match &seen {
+        Seen::Here(opened) => systems::drop_slot(&opened.config, &name).await?,
+        Seen::There(there) => {
+            let claim = i_own.map_or_else(String::new, |i_own| {
+                format!("?i_own={}", remote::encoded(i_own))
+            });
+            let slot = remote::encoded(&name);
+            there.delete(&format!("/slots/{slot}{claim}")).await?;
+        }
+    }
+    let data = json!({ "pipeline": seen.name(), "dropped": name });
     Ok(Answer::new(format!("slot {name} is gone"), data))
 }
 
-/// A slot can be adopted when the stream can go on from it: ours by kind, of this database, not
-/// read by others, not lost, and not past the checkpoint.
+/// Whether a pipeline could go on with a slot, as a server tells it too.
+#[derive(Debug, Deserialize)]
+struct Adoption {
+    slot: Told,
+    goes_on_at: Position,
+    /// Its name would follow the slot's.
+    publication: String,
+    /// Whether the target has anything yet.
+    has_begun: bool,
+}
+
 async fn adopt(invocation: &Invocation, which: &Which, name: &str) -> Outcome {
-    let opened = Opened::open(invocation, which)?;
-    let slot = find(&opened, name).await?;
-    if let Some(why) = slot.foreign.as_ref().or(slot.lost.as_ref()) {
-        return Err(Error::definite(
-            codes::SLOT_FOREIGN,
-            format!("slot {name} cannot be adopted: {why}"),
-        )
-        .into());
-    }
-    let is_own = name == opened.config.source.postgres.slot;
-    if let Some(holder) = slot.holder.as_ref().filter(|_| !is_own) {
-        return Err(is_read(name, holder).into());
-    }
-    let checkpoint = opened.target.checkpoint().await?;
-    let from = match &checkpoint {
-        Some(checkpoint) if slot.confirmed > checkpoint.position => {
-            return Err(Error::definite(
-                codes::SLOT_AHEAD,
-                format!(
-                    "slot {name} has moved to {}, past the checkpoint {}: the changes between are gone",
-                    slot.confirmed, checkpoint.position
-                ),
-            )
-            .into());
+    let seen = Seen::open(invocation, which)?;
+    let (slot, from, publication, has_begun, place) = match &seen {
+        Seen::Here(opened) => {
+            let (slots, own) = slots_of(&seen).await?;
+            let slot = find(slots, name, &seen.word())?;
+            let checkpoint = opened.target.checkpoint().await?;
+            let from = slot.adoption(&own, checkpoint.as_ref())?;
+            let publication = opened.config.source.postgres.publication.clone();
+            let place = opened.file.display().to_string();
+            (slot, from, publication, checkpoint.is_some(), place)
         }
-        Some(checkpoint) => checkpoint.position,
-        None => slot.confirmed,
+        Seen::There(there) => {
+            let route = format!("/slots/{}/adoption", remote::encoded(name));
+            let said = serde_json::from_value(there.get(&route).await?);
+            let said: Adoption = said.map_err(|err| there.server.strange(&err))?;
+            let place = format!("the definition of {}", there.name);
+            (
+                said.slot.into(),
+                said.goes_on_at,
+                said.publication,
+                said.has_begun,
+                place,
+            )
+        }
     };
-    // Its name would follow the slot's.
-    let publication = &opened.config.source.postgres.publication;
     let mut lines = vec![
         format!("slot {name} can be adopted: the stream goes on at {from}"),
-        format!("in {}:", opened.file.display()),
+        format!("in {place}:"),
         "    [source.postgres]".to_owned(),
         format!("    slot = \"{name}\""),
         format!("    publication = \"{publication}\""),
     ];
-    if checkpoint.is_none() {
+    if !has_begun {
         lines.push("and, as the target has nothing yet:".to_owned());
         lines.push("    [pipeline]".to_owned());
         lines.push("    mode = \"cdc_only\"".to_owned());
         lines.push(format!("    start = \"lsn:{from}\""));
     }
     let data = json!({
-        "pipeline": opened.name(), "slot": slot_data(&slot, name), "goes_on_at": from,
+        "pipeline": seen.name(), "slot": slot_data(&slot, name), "goes_on_at": from,
         "set": { "source.postgres.slot": name, "source.postgres.publication": publication },
     });
     Ok(Answer::new(lines.join("\n"), data))
 }
 
-async fn find(opened: &Opened, name: &str) -> Result<Slot, Failure> {
-    let slots = systems::slots(&opened.config).await?;
-    slots
-        .into_iter()
-        .find(|slot| slot.name == name)
-        .ok_or_else(|| {
-            Error::definite(
-                codes::SLOT_MISSING,
-                format!("the source has no slot {name}"),
-            )
-            .first_action(format!("tidemark slots list {}", opened.word()))
-            .into()
-        })
-}
-
-fn is_read(name: &str, holder: &Holder) -> Error {
-    Error::definite(
-        codes::SLOT_ACTIVE,
-        format!(
-            "slot {name} is read by pid {} ({} from {}) since {}",
-            holder.pid, holder.application, holder.host, holder.since
-        ),
-    )
-    .first_action("stop its reader first")
+fn find(slots: Vec<Slot>, name: &str, word: &str) -> Result<Slot, Error> {
+    let found = slots.into_iter().find(|slot| slot.name == name);
+    found.ok_or_else(|| {
+        let text = format!("the source has no slot {name}");
+        let err = Error::definite(codes::SLOT_MISSING, text);
+        err.first_action(format!("tidemark slots list {word}"))
+    })
 }
 
 /// Whose it is, as far as names tell.

@@ -12,9 +12,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use tidemark_core::Error;
 use tidemark_core::catalogue::codes;
-use tidemark_core::checkpoint::TableState;
 use tidemark_core::control::{self, Command, HoldId};
-use tidemark_core::failpoint;
 use tidemark_core::mapping::TableMapping;
 use tidemark_core::quarantine::{KeptRow, count, rows_of};
 use tidemark_core::schema::TableName;
@@ -22,6 +20,7 @@ use tidemark_core::verify::compare::{
     self, Depth, Outcome as Compared, Report, Request, TableReport,
 };
 use tidemark_core::verify::difference::{self, Difference};
+use tidemark_core::verify::repair;
 use tidemark_core::verify::standstill::Ask;
 
 use crate::invocation::Invocation;
@@ -33,7 +32,7 @@ use crate::output::{Answer, Outcome, Verdict, put};
 use crate::pipeline_file::{Opened, Which};
 use crate::problem::Failure;
 use crate::seen::Seen;
-use crate::verbs::control::{ANSWER_WITHIN, ask, ask_within, no_table, parse_table};
+use crate::verbs::control::{ANSWER_WITHIN, ask_within, no_table, parse_table};
 
 mod there;
 
@@ -75,8 +74,7 @@ const HOLD_WITHIN: Duration = Duration::from_mins(10);
 const RELEASE_WITHIN: Duration = Duration::from_secs(5);
 /// What takes the time.
 const COMPARING: &str = "comparing both sides";
-/// How long a repair may take until the table streams again.
-const REPAIR_WITHIN: Duration = Duration::from_hours(1);
+const REPAIRING: &str = "copying anew what differs";
 
 /// A pipeline that runs elsewhere, spoken to by way of the target.
 pub(crate) struct Elsewhere<'a>(pub(crate) &'a Opened);
@@ -92,13 +90,18 @@ impl Ask for Elsewhere<'_> {
             Ok(answer) => answer,
             Err(failure) => control::Answer {
                 ok: false,
+                code: failure.code().map(|code| code.to_string()),
                 text: match failure {
                     Failure::Error(err) => err.to_string(),
                     other => other.text(Style::PLAIN, None),
                 },
-                code: None,
             },
         }
+    }
+
+    async fn is_there(&self) -> tidemark_core::Result<bool> {
+        let owner = self.0.target.control().await?.owner().await?;
+        Ok(owner.is_some())
     }
 }
 
@@ -246,10 +249,14 @@ pub(crate) async fn compare(
     opened: &Opened,
     request: &Request,
 ) -> Result<Report, Failure> {
+    during(&invocation.talk, COMPARING, sides(opened, request)).await
+}
+
+/// The same without a word.
+pub(crate) async fn sides(opened: &Opened, request: &Request) -> Result<Report, Failure> {
     if !opened.config.mode.streams() {
         let (source, target) = (opened.source.as_ref(), opened.target.as_ref());
-        let compared = compare::verify_still(source, target, request);
-        return Ok(during(&invocation.talk, COMPARING, compared).await?);
+        return Ok(compare::verify_still(source, target, request).await?);
     }
     if opened.target.control().await?.owner().await?.is_none() {
         return Err(Error::definite(
@@ -262,9 +269,7 @@ pub(crate) async fn compare(
         .first_action(format!("tidemark run {} --until verified", opened.word()))
         .into());
     }
-    let pipeline = Elsewhere(opened);
-    let compared = compare_held(opened, &pipeline, request);
-    Ok(during(&invocation.talk, COMPARING, compared).await?)
+    Ok(compare_held(opened, &Elsewhere(opened), request).await?)
 }
 
 /// The pipeline may have been interrupted while it held; then another position will do.
@@ -296,8 +301,21 @@ async fn repair(
     aside: &[TableName],
     repairs: &AtomicBool,
 ) -> Result<(), Failure> {
-    let commands = difference::repairs(report, &request.tables, aside);
-    let mut effect = format!("Repair of {}:", opened.name());
+    confirm_repair(invocation, opened.name(), report, aside)?;
+    repairs.store(true, Ordering::Relaxed);
+    let (target, pipeline) = (opened.target.as_ref(), Elsewhere(opened));
+    let copied = repair::repair(target, &pipeline, report, &request.tables, aside);
+    Ok(during(&invocation.talk, REPAIRING, copied).await?)
+}
+
+/// Says what a repair does, and asks.
+fn confirm_repair(
+    invocation: &Invocation,
+    pipeline: &str,
+    report: &Report,
+    aside: &[TableName],
+) -> Result<(), Failure> {
+    let mut effect = format!("Repair of {pipeline}:");
     for table in difference::to_repair(report, aside) {
         put!(
             effect,
@@ -309,52 +327,8 @@ async fn repair(
         );
     }
     effect.push_str("\n  other tables keep streaming; the position does not move back");
-    invocation.talk.confirm(
-        &effect,
-        "Type the pipeline's name to continue:",
-        opened.name(),
-    )?;
-    repairs.store(true, Ordering::Relaxed);
-    for command in commands {
-        let answer = ask(opened, &command).await?;
-        crate::verbs::control::answered(opened, &answer)?;
-        failpoint::reached(failpoint::REPAIR_ASKED);
-    }
-    let streaming = wait_until_streaming(opened, report);
-    during(&invocation.talk, "copying anew what differs", streaming).await
-}
-
-async fn wait_until_streaming(opened: &Opened, report: &Report) -> Result<(), Failure> {
-    const LOOK_EVERY: Duration = Duration::from_millis(200);
-    let began = Instant::now();
-    loop {
-        let checkpoint = opened.target.checkpoint().await?;
-        let is_busy = checkpoint.is_some_and(|checkpoint| {
-            checkpoint.tables.iter().any(|table| {
-                table.state == TableState::Resyncing
-                    && report
-                        .tables
-                        .iter()
-                        .any(|other| other.source == table.source)
-            })
-        });
-        if !is_busy {
-            return Ok(());
-        }
-        if opened.target.control().await?.owner().await?.is_none() {
-            let stopped = format!(
-                "{} has stopped; the repair goes on with its next run",
-                opened.name()
-            );
-            return Err(Error::definite(codes::CLI_NOT_RUNNING, stopped).into());
-        }
-        if began.elapsed() > REPAIR_WITHIN {
-            return Err(
-                Error::transient(codes::CLI_NO_ANSWER, "the repair is not over yet").into(),
-            );
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
+    let prompt = "Type the pipeline's name to continue:";
+    Ok(invocation.talk.confirm(&effect, prompt, pipeline)?)
 }
 
 /// What was compared.

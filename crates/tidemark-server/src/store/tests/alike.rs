@@ -172,8 +172,12 @@ async fn operations(store: &Store, said: &mut Vec<String>) {
         let begun = store.begin_operation(&key, id.to_owned(), "verify", "ann".to_owned());
         begun.await.unwrap();
     }
+    let done = Done {
+        text: "done".to_owned(),
+        data: Some(json!({ "rows": 7 })),
+    };
     store
-        .end_operation("one".to_owned(), Ok("done".to_owned()))
+        .end_operation("one".to_owned(), Ok(done))
         .await
         .unwrap();
     let err = Error::definite(codes::INTERNAL, "no");
@@ -203,6 +207,7 @@ async fn operations(store: &Store, said: &mut Vec<String>) {
                     found.text,
                     found.code,
                     found.ended_at.is_some(),
+                    found.data,
                 )
             }),
         );

@@ -5,18 +5,18 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::json;
-use tidemark_core::Error;
-use tidemark_core::catalogue::codes;
 use tidemark_core::position::Position;
+use tidemark_core::schema::TableName;
 use tidemark_core::status::Status;
 use tidemark_core::verify::compare::{Outcome as Compared, Report, TableReport};
+use tidemark_core::verify::difference;
 
-use super::{COMPARING, Subject, VerifyArgs, answer, note_kept};
+use super::{COMPARING, REPAIRING, Subject, VerifyArgs, answer, confirm_repair, note_kept};
 use crate::invocation::Invocation;
 use crate::output::Outcome;
 use crate::output::waiting::during;
 use crate::problem::Failure;
-use crate::remote::There;
+use crate::remote::{Done, There};
 use crate::verbs::control::parse_table;
 
 /// As the server keeps it.
@@ -50,39 +50,41 @@ pub(super) async fn run(
         late = invocation.late() => Err(late),
         name = invocation.signals.stop() => Err(Failure::Signalled(
             name.exit(),
-            "not waited for; the server compares to the end".to_owned(),
+            "not waited for; the server compares, and copies what was agreed to, to the end".to_owned(),
         )),
     }
 }
 
 async fn verify(invocation: &Invocation, pipeline: &There, arguments: &VerifyArgs) -> Outcome {
-    if arguments.repair {
-        let text = "a repair is asked for where the pipeline's file is";
-        return Err(Error::definite(codes::SERVER_VERB, text).into());
-    }
     let tables: Vec<String> = arguments.tables.iter().map(ToString::to_string).collect();
     let depth = if arguments.counts { "counts" } else { "deep" };
     let asked = json!({ "tables": tables, "depth": depth });
     let compared = during(&invocation.talk, COMPARING, pipeline.act("verify", &asked));
-    let said = compared.await?;
-    let strange = || pipeline.server.strange(&format!("it says `{said}`"));
-    // `verification 7: 1000 rows identical at 0/1A`
-    let number = said.strip_prefix("verification ");
-    let number = number.and_then(|rest| rest.split(':').next()?.parse::<i64>().ok());
-    let number = number.ok_or_else(strange)?;
-    let kept = pipeline.get(&format!("/verifications/{number}")).await?;
-    let kept: Kept = serde_json::from_value(kept).map_err(|err| pipeline.server.strange(&err))?;
-    let status = pipeline.look().await?.status;
-    let took = Duration::from_secs_f64(kept.seconds.max(0.0));
-    let report = report(kept, &status).ok_or_else(strange)?;
+    let mut found = Found::of(pipeline, &compared.await?).await?;
+    if arguments.repair
+        && difference::to_repair(&found.report, &found.aside)
+            .next()
+            .is_some()
+    {
+        confirm_repair(invocation, &pipeline.name, &found.report, &found.aside)?;
+        let asked = json!({ "verification": found.number });
+        let repaired = during(&invocation.talk, REPAIRING, pipeline.act("repair", &asked));
+        let took = found.took;
+        found = Found::of(pipeline, &repaired.await?).await?;
+        found.took += took;
+    }
+    let Found {
+        report,
+        took,
+        status,
+        aside,
+        ..
+    } = found;
     let subject = Subject {
         name: pipeline.name.clone(),
         word: pipeline.name.clone(),
         streams: status.mode != "full_load_only",
     };
-    let with_rows_aside = status.tables.iter().filter(|table| table.quarantined > 0);
-    let aside = with_rows_aside.filter_map(|table| parse_table(&table.source).ok());
-    let aside: Vec<_> = aside.collect();
     let depth = arguments.depth();
     let mut answer = answer(invocation, &subject, &report, depth, took, &aside);
     for table in &status.tables {
@@ -99,6 +101,37 @@ async fn verify(invocation: &Invocation, pipeline: &There, arguments: &VerifyArg
         }
     }
     Ok(answer)
+}
+
+/// A comparison that the server keeps, and how the pipeline stands after it.
+struct Found {
+    number: i64,
+    report: Report,
+    took: Duration,
+    status: Status,
+    /// Tables of which rows are in quarantine.
+    aside: Vec<TableName>,
+}
+
+impl Found {
+    async fn of(pipeline: &There, said: &Done) -> Result<Found, Failure> {
+        let strange = || pipeline.server.strange(&format!("it says `{}`", said.text));
+        let number = said.data["verification"].as_i64().ok_or_else(strange)?;
+        let kept = pipeline.get(&format!("/verifications/{number}")).await?;
+        let kept = serde_json::from_value(kept);
+        let kept: Kept = kept.map_err(|err| pipeline.server.strange(&err))?;
+        let status = pipeline.look().await?.status;
+        let took = Duration::from_secs_f64(kept.seconds.max(0.0));
+        let with_rows_aside = status.tables.iter().filter(|table| table.quarantined > 0);
+        let aside = with_rows_aside.filter_map(|table| parse_table(&table.source).ok());
+        Ok(Found {
+            number,
+            report: report(kept, &status).ok_or_else(strange)?,
+            took,
+            aside: aside.collect(),
+            status,
+        })
+    }
 }
 
 fn report(kept: Kept, status: &Status) -> Option<Report> {

@@ -38,6 +38,7 @@ impl Operation {
             .replace("{action}", "pause")
             .replace("{number}", "1")
             .replace("{code}", "TM1001")
+            .replace("{slot}", &format!("tidemark_{id}"))
     }
 }
 

@@ -11,6 +11,7 @@ mod logins;
 mod logs;
 mod mail;
 mod managed;
+mod mended;
 mod names;
 mod notify;
 mod operations;

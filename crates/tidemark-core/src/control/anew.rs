@@ -1,0 +1,65 @@
+//! Waiting for tables that somebody asked to have loaded anew, whoever runs the pipeline: the target has
+//! how they stand.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use crate::catalogue::{Code, codes};
+use crate::checkpoint::{TableCheckpoint, TableState};
+use crate::error::{Error, ErrorKind, Result};
+use crate::schema::TableName;
+use crate::target::Target;
+use crate::verify::standstill::Ask;
+
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// For how long a target need not answer.
+const SILENT_MAX: Duration = Duration::from_mins(1);
+
+/// Returns once all of these tables stream again, with the rows that were loaded; with an error as soon as
+/// one is set aside, or nobody runs the pipeline any more.
+pub async fn loaded_anew(
+    target: &dyn Target,
+    pipeline: &dyn Ask,
+    tables: &[TableName],
+) -> Result<u64> {
+    let mut heard = Instant::now();
+    loop {
+        sleep(LOOK_EVERY).await;
+        match look(target, pipeline, tables).await {
+            Ok(Some(rows)) => return Ok(rows),
+            Ok(None) => heard = Instant::now(),
+            Err(err) if err.kind() == ErrorKind::Transient && heard.elapsed() < SILENT_MAX => {}
+            Err(err) => return Err(err),
+        }
+    }
+}
+
+async fn look(
+    target: &dyn Target,
+    pipeline: &dyn Ask,
+    tables: &[TableName],
+) -> Result<Option<u64>> {
+    let Some(checkpoint) = target.checkpoint().await? else {
+        return Ok(None);
+    };
+    let is_ours = |table: &&TableCheckpoint| tables.contains(&table.source);
+    let ours: Vec<_> = checkpoint.tables.iter().filter(is_ours).collect();
+    let is_aside = |state| matches!(state, TableState::Quarantined | TableState::Unloaded);
+    if let Some(aside) = ours.iter().find(|table| is_aside(table.state)) {
+        let reason = aside.reason.as_deref().unwrap_or("no reason recorded");
+        let code = reason.split(':').next().and_then(Code::parse);
+        let err = Error::data(code.unwrap_or(codes::CLI_REFUSED), reason);
+        return Err(err.table(aside.source.to_string()));
+    }
+    let is_over = |table: &&TableCheckpoint| table.state != TableState::Resyncing;
+    if ours.iter().all(is_over) {
+        let units = ours.iter().flat_map(|table| &table.units);
+        return Ok(Some(units.map(|unit| unit.rows).sum()));
+    }
+    if pipeline.is_there().await? {
+        return Ok(None);
+    }
+    let text = "the pipeline has stopped; its next run begins again with this";
+    Err(Error::definite(codes::CLI_NOT_RUNNING, text))
+}
