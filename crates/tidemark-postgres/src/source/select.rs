@@ -123,7 +123,8 @@ fn chunk_condition(mapping: &TableMapping, chunk: &Chunk) -> Result<Option<Strin
         Chunk::Keys { column, from, to } => {
             let column = key_column(mapping, column)?;
             let name = quote_ident(&column.name);
-            Ok(key_range(column, &name, from.as_deref(), to.as_deref()))
+            let (from, to) = (from.as_deref(), to.as_deref());
+            Ok(key_range(column, &name, from, to, !column.is_not_null))
         }
         Chunk::Rows { columns, keys } => {
             let values = columns
@@ -135,8 +136,8 @@ fn chunk_condition(mapping: &TableMapping, chunk: &Chunk) -> Result<Option<Strin
     }
 }
 
-/// The condition of a chunk on the target, where columns bear other names and may have another
-/// collation: there the order of bytes is asked for.
+/// The condition of a chunk on the target, where columns bear other names, may have another collation, where
+/// the order of bytes is asked for, and may be NULL whatever the source's are.
 pub(crate) fn target_condition(mapping: &TableMapping, chunk: &Chunk) -> Result<Option<String>> {
     match chunk {
         Chunk::Whole => Ok(None),
@@ -146,7 +147,8 @@ pub(crate) fn target_condition(mapping: &TableMapping, chunk: &Chunk) -> Result<
             if source.class == ValueClass::Text {
                 name.push_str(" COLLATE \"C\"");
             }
-            Ok(key_range(source, &name, from.as_deref(), to.as_deref()))
+            let (from, to) = (from.as_deref(), to.as_deref());
+            Ok(key_range(source, &name, from, to, true))
         }
         Chunk::Rows { columns, keys } => {
             let names = columns
@@ -189,13 +191,19 @@ fn key_column<'a>(mapping: &'a TableMapping, name: &str) -> Result<&'a Column> {
 }
 
 /// NULLs, where there may be any, belong to the range that is open below.
-fn key_range(column: &Column, name: &str, from: Option<&str>, to: Option<&str>) -> Option<String> {
+fn key_range(
+    column: &Column,
+    name: &str,
+    from: Option<&str>,
+    to: Option<&str>,
+    has_nulls: bool,
+) -> Option<String> {
     let literal = |value: &str| format!("{}::{}", quote_literal(value), literal_type(column));
     let low = from.map(|from| format!("{name} >= {}", literal(from)));
     let high = to.map(|to| format!("{name} < {}", literal(to)));
     match (low, high) {
         (None, None) => None,
-        (None, Some(high)) if column.is_not_null => Some(high),
+        (None, Some(high)) if !has_nulls => Some(high),
         (None, Some(high)) => Some(format!("({high} OR {name} IS NULL)")),
         (Some(low), None) => Some(low),
         (Some(low), Some(high)) => Some(format!("{low} AND {high}")),

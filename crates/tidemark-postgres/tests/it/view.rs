@@ -356,6 +356,32 @@ async fn buckets_and_ranges_lead_to_the_row_that_differs() {
     assert_ne!(a, b);
 }
 
+/// What somebody has written to a table that was made by hand.
+#[tokio::test]
+async fn a_row_without_a_key_on_the_target_is_in_the_first_range() {
+    let rows = "INSERT INTO t SELECT i, 'v' FROM generate_series(1, 20) AS i;";
+    let source = database(&format!(
+        "CREATE TABLE t (id int PRIMARY KEY, v text); {rows}"
+    ))
+    .await;
+    let target = database(&format!(
+        "CREATE TABLE t (id int UNIQUE, v text); {rows} INSERT INTO t VALUES (NULL, 'v')"
+    ))
+    .await;
+    let schema = source.describe(&["public.*"]).await;
+    let t = mapping(&schema, "public.t");
+    let mut theirs = target_view(&target.config(Side::Target)).await;
+    for (from, to, rows) in [(None, Some("11"), 11), (Some("11"), None, 10)] {
+        let range = Chunk::Keys {
+            column: "id".to_owned(),
+            from: from.map(str::to_owned),
+            to: to.map(str::to_owned),
+        };
+        let found = theirs.digest(&t, &range).await.unwrap();
+        assert_eq!(found.rows, rows, "{range:?}");
+    }
+}
+
 #[tokio::test]
 async fn text_keys_have_the_same_ranges_under_another_collation() {
     let rows = "INSERT INTO t SELECT CASE WHEN i % 2 = 0 THEN chr(97 + i % 26) ELSE chr(65 + i % 26) END || i \
