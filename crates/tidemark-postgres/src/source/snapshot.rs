@@ -41,15 +41,13 @@ use super::{chunks, select};
 use crate::config::ConnectConfig;
 use crate::error::server_error;
 use crate::shown;
-use crate::view::{PgView, notice_our_end};
+use crate::view::{self, PgView, notice_our_end};
 use crate::wire::{Connection, CopyOut, Role, TransactionStatus, quote_literal};
 
 /// Settings of every session that reads rows: policies raise an error instead of hiding rows, blocks
 /// are read in order, and the parallelism is ours.
 const SETTINGS: &str = "SET row_security = off; SET synchronize_seqscans = off; \
     SET max_parallel_workers_per_gather = 0";
-/// Verification reads a table by one statement, so the server may use more than one process.
-const VIEW_SETTINGS: &str = "SET row_security = off";
 
 /// Before a session locks a table, and back to it. A transaction that keeps the locks of all that it has
 /// read also takes a place in the server's table of locks for each table and index, which thousands of
@@ -215,7 +213,7 @@ impl Snapshot for PgSnapshot {
     async fn view(&self) -> Result<Box<dyn View>> {
         let mut connection = Connection::connect(&self.instant.config, Role::Ordinary).await?;
         notice_our_end(&mut connection).await;
-        connection.run(VIEW_SETTINGS).await?;
+        connection.run(view::SETTINGS).await?;
         self.instant.adopt(&mut connection).await?;
         Ok(Box::new(PgView::of_source(connection)))
     }
@@ -225,7 +223,8 @@ impl Snapshot for PgSnapshot {
 pub(crate) async fn view(config: &ConnectConfig) -> Result<PgView> {
     let mut connection = Connection::connect(config, Role::Ordinary).await?;
     notice_our_end(&mut connection).await;
-    let sql = format!("{VIEW_SETTINGS}; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
+    let settings = view::SETTINGS;
+    let sql = format!("{settings}; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
     connection.run(&sql).await?;
     Ok(PgView::of_source(connection))
 }
