@@ -34,7 +34,7 @@ use crate::mapping::TableMapping;
 use crate::source::{Keep, Snapshot};
 use crate::status::Reconciled;
 use crate::target::{Existing, LoadStart, Place};
-use crate::verify::compare::{self, Depth, Outcome, TableReport};
+use crate::verify::compare::{self, Depth, First, Outcome, TableReport};
 use crate::verify::difference::{DifferenceKind, Mend, mend};
 
 use super::load::{self, LoadTable};
@@ -221,11 +221,14 @@ pub(super) async fn rows(
         whole: None,
     };
     let (mut source, mut target) = (snapshot.view().await?, engine.target.view().await?);
-    let mut moves = Moves::default();
+    let (mut moves, mut first) = (Moves::default(), First::Digest);
     for range in compare::ranges(snapshot.as_ref(), mapping, Depth::Deep).await? {
         let (source, target, keys_max) = (source.as_mut(), target.as_mut(), KEYS_AT_ONCE_MAX);
+        let asked = (&range, first);
         let compared =
-            compare::compare_range(source, target, mapping, &range, position, keys_max).await?;
+            compare::compare_range(source, target, mapping, asked, position, keys_max).await?;
+        let rows = compared.source_rows.max(compared.target_rows);
+        first = First::after(&compared.outcome, rows);
         add(&mut found, &compared);
         if compared.outcome == Outcome::Identical {
             continue;

@@ -14,7 +14,8 @@
 //!    Both sides are now read at X while the stream goes on.
 //! 5. Digests by key range are compared; where they differ, digests by bucket of a hash over the key;
 //!    where these differ, key and hash of each row. So a single row is found in three passes over
-//!    its range, and equal data cost one. Nobody looks for more differences than are listed.
+//!    its range, and equal data cost one. After a range that differs the next is digested by bucket
+//!    at once. Nobody looks for more differences than are listed.
 //!
 //! A table without a key is compared as a multiset: its rows are told apart by their whole text.
 
@@ -242,12 +243,32 @@ pub async fn verify_still(
     Ok(report)
 }
 
+/// What is asked first of a range.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum First {
+    /// Its digest, the least that tells whether both sides are equal.
+    Digest,
+    /// Digests of its buckets, for about so many rows: where the sides are likely to differ that saves one
+    /// of three passes over the range.
+    Buckets(u64),
+}
+
+impl First {
+    /// Differences are seldom in one range alone.
+    pub(crate) fn after(outcome: &Outcome, rows: u64) -> First {
+        match outcome {
+            Outcome::Different => First::Buckets(rows),
+            Outcome::Identical | Outcome::NotCompared(_) => First::Digest,
+        }
+    }
+}
+
 /// Compares one range of a table on both sides, for whoever moves what differs.
 pub(crate) async fn compare_range(
     source: &mut dyn View,
     target: &mut dyn View,
     mapping: &TableMapping,
-    range: &Chunk,
+    (range, first): (&Chunk, First),
     position: Position,
     differences_max: usize,
 ) -> Result<TableReport> {
@@ -259,7 +280,7 @@ pub(crate) async fn compare_range(
         differences_max,
     };
     let ranges = std::slice::from_ref(range);
-    sides.table(ranges, Depth::Deep, &mut report).await?;
+    sides.table(ranges, Depth::Deep, first, &mut report).await?;
     Ok(report)
 }
 
@@ -284,8 +305,14 @@ async fn compare(
             mapping,
             differences_max: request.differences_max,
         };
-        let ranges = ranges(snapshot, mapping, request.depth).await?;
-        match sides.table(&ranges, request.depth, &mut report).await {
+        let compared = async {
+            let ranges = ranges(snapshot, mapping, request.depth).await?;
+            let first = First::Digest;
+            sides
+                .table(&ranges, request.depth, first, &mut report)
+                .await
+        };
+        match compared.await {
             Ok(()) => {}
             Err(err) if err.kind() == ErrorKind::Transient => {
                 return Err(err.context(format!("compare {}", mapping.source())));
@@ -359,22 +386,41 @@ impl Sides<'_> {
         &mut self,
         ranges: &[Chunk],
         depth: Depth,
+        mut first: First,
         report: &mut TableReport,
     ) -> Result<()> {
         for range in ranges {
-            let (on_source, on_target) = self.digests(range, depth).await?;
-            report.source_rows += on_source.rows;
-            report.target_rows += on_target.rows;
-            if on_source == on_target {
-                continue;
+            let (rows, is_equal) = match (depth, first) {
+                // Where no more are listed nobody looks for more either.
+                (Depth::Deep, First::Buckets(rows)) if report.is_counted => {
+                    let buckets = self.buckets(range, rows).await?;
+                    if !buckets.is_equal() {
+                        self.rows(range, &buckets, report).await?;
+                    }
+                    (buckets.rows(), buckets.is_equal())
+                }
+                _ => {
+                    let (source, target) = self.digests(range, depth).await?;
+                    let is_equal = source == target;
+                    if !is_equal && depth == Depth::Counts {
+                        report.different += source.rows.abs_diff(target.rows);
+                    } else if !is_equal && report.is_counted {
+                        let rows = source.rows.max(target.rows);
+                        let buckets = self.buckets(range, rows).await?;
+                        self.rows(range, &buckets, report).await?;
+                    }
+                    ([source.rows, target.rows], is_equal)
+                }
+            };
+            let [on_source, on_target] = rows;
+            report.source_rows += on_source;
+            report.target_rows += on_target;
+            let mut outcome = Outcome::Identical;
+            if !is_equal {
+                outcome = Outcome::Different;
+                report.outcome = Outcome::Different;
             }
-            report.outcome = Outcome::Different;
-            if depth == Depth::Counts {
-                report.different += on_source.rows.abs_diff(on_target.rows);
-            } else if report.is_counted {
-                let rows = on_source.rows.max(on_target.rows);
-                self.range(range, rows, report).await?;
-            }
+            first = First::after(&outcome, on_source.max(on_target));
         }
         report.differences.sort();
         Ok(())
@@ -404,21 +450,30 @@ impl Sides<'_> {
         Ok((source?, target?))
     }
 
-    /// A range that differs, down to its rows: those of the buckets that differ, many at once.
-    async fn range(&mut self, range: &Chunk, rows: u64, report: &mut TableReport) -> Result<()> {
+    /// Digests of a range's buckets, which has about so many rows.
+    async fn buckets(&mut self, range: &Chunk, rows: u64) -> Result<Buckets> {
         let count = (rows / BUCKET_ROWS).clamp(1, BUCKETS_MAX);
         let count = u32::try_from(count).expect("at most 2^19");
         let (source, target) = tokio::join!(
             self.source.bucket_digests(self.mapping, range, count),
             self.target.bucket_digests(self.mapping, range, count),
         );
-        let (source, target) = (source?, target?);
-        let different = (0..count).zip(source.iter().zip(&target));
-        let different = different.filter(|(_, (source, target))| source != target);
-        let different: Vec<(u32, u64)> = different
-            .map(|(bucket, (source, target))| (bucket, source.rows + target.rows))
-            .collect();
-        let mut different = different.into_iter().peekable();
+        Ok(Buckets {
+            count,
+            source: source?,
+            target: target?,
+        })
+    }
+
+    /// The rows that differ: those of the buckets that do, many at once.
+    async fn rows(
+        &mut self,
+        range: &Chunk,
+        buckets: &Buckets,
+        report: &mut TableReport,
+    ) -> Result<()> {
+        let count = buckets.count;
+        let mut different = buckets.different().peekable();
         while different.peek().is_some() {
             if report.differences.len() >= self.differences_max {
                 report.is_counted = false;
@@ -445,5 +500,32 @@ impl Sides<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// A range by buckets, on both sides.
+struct Buckets {
+    count: u32,
+    source: Vec<Digest>,
+    target: Vec<Digest>,
+}
+
+impl Buckets {
+    /// Rows on the source, and on the target.
+    fn rows(&self) -> [u64; 2] {
+        [&self.source, &self.target].map(|side| side.iter().map(|bucket| bucket.rows).sum())
+    }
+
+    fn is_equal(&self) -> bool {
+        self.source == self.target
+    }
+
+    /// The buckets that differ, each with its rows on both sides together.
+    fn different(&self) -> impl Iterator<Item = (u32, u64)> {
+        let both = self.source.iter().zip(&self.target);
+        let different = (0..self.count)
+            .zip(both)
+            .filter(|(_, (source, target))| source != target);
+        different.map(|(bucket, (source, target))| (bucket, source.rows + target.rows))
     }
 }
