@@ -18,11 +18,12 @@ use async_trait::async_trait;
 use tidemark_core::catalogue::codes;
 use tidemark_core::checkpoint::{Chunk, Unit};
 use tidemark_core::mapping::TableMapping;
-use tidemark_core::schema::ValueClass;
+use tidemark_core::schema::{TableName, ValueClass};
 use tidemark_core::source::{RowFormat, RowStream};
 use tidemark_core::target::{LoadUnit, LoadedPart, Loader, Replace};
 use tidemark_core::{Context, Error, Result, failpoint};
 
+use super::Triggers;
 use super::checkpoint::{self, Writer};
 use super::names::{quoted, table_at};
 use crate::wire::{Connection, CopyIn, quote_ident, quote_literal};
@@ -32,16 +33,46 @@ use crate::wire::{Connection, CopyIn, quote_ident, quote_literal};
 pub(super) struct PgLoader {
     connection: Connection,
     writer: Writer,
+    triggers: Triggers,
     is_usable: bool,
 }
 
 impl PgLoader {
-    pub(super) fn new(connection: Connection, writer: Writer) -> PgLoader {
+    pub(super) fn new(connection: Connection, writer: Writer, triggers: Triggers) -> PgLoader {
         PgLoader {
             connection,
             writer,
+            triggers,
             is_usable: true,
         }
+    }
+
+    /// Where foreign keys cannot be kept still, a row that is only replaced would take others with it that
+    /// refer to it, and nothing brings these back.
+    async fn refuse_cascades(&mut self, table: &TableName) -> Result<()> {
+        if self.triggers == Triggers::KeepStill {
+            return Ok(());
+        }
+        // c, n, d: CASCADE, SET NULL, SET DEFAULT (PostgreSQL 15, 53.13). The others are refusals.
+        let found = self
+            .connection
+            .query(
+                "SELECT k.conname, k.conrelid::regclass::text FROM pg_constraint k \
+                 JOIN pg_class c ON c.oid = k.confrelid \
+                 JOIN pg_namespace n ON n.oid = c.relnamespace \
+                 WHERE n.nspname = $1 AND c.relname = $2 AND k.contype = 'f' \
+                   AND k.confdeltype IN ('c', 'n', 'd') ORDER BY 1 LIMIT 1",
+                &[Some(&table.schema), Some(&table.name)],
+            )
+            .await?;
+        let Some(key) = found.rows.first() else {
+            return Ok(());
+        };
+        let (name, of) = (key.get_str(0)?, key.get_str(1)?);
+        Err(Error::data(
+            codes::TARGET_FOREIGN_KEY,
+            format!("foreign key {name} of {of} would act on rows that are only replaced"),
+        ))
     }
 
     async fn load_unit(
@@ -53,6 +84,8 @@ impl PgLoader {
     ) -> Result<LoadedPart> {
         let mut sql = "BEGIN; ".to_owned();
         if unit.replace == Replace::Range {
+            let table = table_at(mapping, unit.place);
+            self.refuse_cascades(&table).await?;
             sql.push_str(&delete_statement(mapping, unit)?);
             sql.push_str("; ");
         }

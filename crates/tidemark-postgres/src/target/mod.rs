@@ -242,8 +242,9 @@ impl PgTarget {
 
     /// A worker's connection for loading.
     pub async fn loader(&self) -> Result<Box<dyn Loader>> {
-        let connection = self.connect().await?;
-        Ok(Box::new(PgLoader::new(connection, self.writer())))
+        let mut connection = self.connect().await?;
+        let triggers = self.keep_triggers_still(&mut connection).await?;
+        Ok(Box::new(PgLoader::new(connection, self.writer(), triggers)))
     }
 
     /// Records how far the first load is.
