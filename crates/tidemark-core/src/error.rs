@@ -10,7 +10,7 @@
 
 use std::fmt;
 
-use crate::catalogue::Code;
+use crate::catalogue::{Code, codes};
 use crate::config::Problems;
 
 /// What the engine does about an error. [`ErrorKind::remedy`] is the table.
@@ -167,6 +167,16 @@ impl Error {
             Some(action) => action.clone(),
             None => self.inner.code.entry().first_action.clone(),
         }
+    }
+
+    /// Whether the role lacks a right, which somebody may give it.
+    pub fn is_lack_of_right(&self) -> bool {
+        let rights = [
+            codes::SOURCE_PERMISSION,
+            codes::SOURCE_NO_REPLICATION,
+            codes::TARGET_PERMISSION,
+        ];
+        rights.contains(&self.code())
     }
 
     /// The table it is about, if one is known.

@@ -89,6 +89,14 @@ impl Failure {
         }
     }
 
+    /// For a log, or for whoever asked by way of the target.
+    pub(crate) fn sentence(&self) -> String {
+        match self {
+            Failure::Error(err) => err.to_string(),
+            other => other.text(Style::PLAIN, None),
+        }
+    }
+
     /// For a program; `None` where the exit code says it all.
     pub(crate) fn problem(&self) -> Option<Problem> {
         match self {

@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use crate::catalogue::codes;
 use crate::error::{Error, Remedy};
 
 use super::Run;
@@ -13,14 +12,9 @@ impl Run {
     /// What is done about an error that ended an attempt. A right that this run has had was taken away
     /// under it, and can be given back: it is waited for, where a start that lacks it ends.
     pub(super) fn remedy(&self, err: &Error) -> Remedy {
-        let rights = [
-            codes::SOURCE_PERMISSION,
-            codes::SOURCE_NO_REPLICATION,
-            codes::TARGET_PERMISSION,
-        ];
-        let is_right = rights.contains(&err.code());
+        let has_begun = self.lasting.backoff.has_begun;
         match err.kind().remedy() {
-            Remedy::Fail if self.lasting.backoff.has_begun && is_right => Remedy::Retry,
+            Remedy::Fail if has_begun && err.is_lack_of_right() => Remedy::Retry,
             remedy => remedy,
         }
     }

@@ -15,6 +15,7 @@ use tidemark_core::pipeline::observe::{Observer, PipelineEvent};
 use tidemark_core::pipeline::options::{Options, Reconcile};
 use tidemark_core::pipeline::{Outcome, Pipeline};
 use tidemark_core::status::PipelineState;
+use tidemark_core::verify::again;
 use tidemark_core::verify::compare::Depth;
 use tidemark_core::{Error, Result};
 use tokio::sync::watch;
@@ -516,7 +517,7 @@ async fn after_load(
             return;
         };
         let pipeline = member.key.id.as_str();
-        let Some(pause) = policy::pause_of_comparison(&err, attempt) else {
+        let Some(pause) = again::pause(&err, attempt) else {
             let text = format!("the copy was not compared after its load: {err}");
             tracing::warn!(pipeline, error = %err, "the comparison is given up");
             let entry = Entry::plain(&member.key, Level::Error, "verification", text);

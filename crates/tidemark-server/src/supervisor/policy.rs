@@ -13,9 +13,6 @@ use tidemark_core::{Error, ErrorKind};
 /// The first pause and the longest.
 const PAUSE_MIN: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
-/// The same of comparisons, which read both sides as a whole.
-const COMPARISON_PAUSE_MIN: Duration = Duration::from_secs(10);
-const COMPARISON_PAUSE_MAX: Duration = Duration::from_mins(30);
 
 /// What follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,14 +43,6 @@ pub(super) fn pause(attempt: u32) -> Duration {
     doubled.min(PAUSE_MAX)
 }
 
-/// How long to wait before a comparison after a load is begun again, after so many that failed; `None`
-/// where it would only fail again.
-pub(super) fn pause_of_comparison(err: &Error, attempt: u32) -> Option<Duration> {
-    let passes = verdict(err) == Verdict::Again || err.code() == codes::VERIFY_NO_HOLD;
-    let doubled = COMPARISON_PAUSE_MIN.saturating_mul(2_u32.saturating_pow(attempt));
-    passes.then_some(doubled.min(COMPARISON_PAUSE_MAX))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,19 +64,6 @@ mod tests {
         ] {
             assert_eq!(verdict(&err), expected, "{err:?}");
         }
-    }
-
-    #[test]
-    fn a_comparison_that_fails_reads_both_sides_again_ever_more_rarely_or_not_at_all() {
-        let interrupted = Error::transient(codes::VERIFY_NO_HOLD, "x");
-        let pauses: Vec<_> = (0..40)
-            .map(|n| pause_of_comparison(&interrupted, n))
-            .collect();
-        assert!(pauses.is_sorted());
-        assert_eq!(pauses[0], Some(COMPARISON_PAUSE_MIN));
-        assert_eq!(pauses[39], Some(COMPARISON_PAUSE_MAX));
-        let lasting = Error::definite(codes::SOURCE_PERMISSION, "x");
-        assert_eq!(pause_of_comparison(&lasting, 0), None);
     }
 
     #[test]

@@ -25,7 +25,7 @@ use tidemark_core::verify::standstill::Ask;
 
 use crate::invocation::Invocation;
 use crate::output::numbers::{counted, duration, grouped};
-use crate::output::style::{Style, Tone};
+use crate::output::style::Tone;
 use crate::output::table::{Cell, Column, Table};
 use crate::output::waiting::during;
 use crate::output::{Answer, Outcome, Verdict, put};
@@ -91,10 +91,7 @@ impl Ask for Elsewhere<'_> {
             Err(failure) => control::Answer {
                 ok: false,
                 code: failure.code().map(|code| code.to_string()),
-                text: match failure {
-                    Failure::Error(err) => err.to_string(),
-                    other => other.text(Style::PLAIN, None),
-                },
+                text: failure.sentence(),
             },
         }
     }

@@ -4,18 +4,18 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tidemark_core::catalogue::codes;
 use tidemark_core::clock;
 use tidemark_core::config::AfterLoad;
 use tidemark_core::control::door::SharedBoard;
 use tidemark_core::pipeline::Commander;
 use tidemark_core::status::{PipelineState, Verified};
+use tidemark_core::verify::again;
 use tidemark_core::verify::compare::{self, Depth, Outcome as Compared, Report};
-use tidemark_core::{Error, ErrorKind};
 use tokio::sync::watch;
+use tracing::field::display;
 
 use super::UntilArg;
-use crate::output::numbers::counted;
+use crate::output::numbers::{counted, duration};
 use crate::output::{Answer, Verdict};
 use crate::pipeline_file::Opened;
 use crate::problem::Failure;
@@ -23,9 +23,6 @@ use crate::verbs::verify;
 
 /// How often it is looked whether the stream has caught up.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-
-/// How long a side that was lost is left alone before it is compared again.
-const PAUSE_AFTER_INTERRUPTION: Duration = Duration::from_secs(2);
 
 /// What is compared; `None` for nothing.
 fn depth(opened: &Opened, until: Option<&UntilArg>) -> Option<Depth> {
@@ -56,21 +53,43 @@ pub(super) async fn after_load(
         let board = board.lock().unwrap_or_else(PoisonError::into_inner);
         board.status(tokio::time::Instant::now()).state
     };
+    let mut attempt = 0;
     let (began, report) = loop {
         while state() != PipelineState::Streaming {
             tokio::time::sleep(LOOK_EVERY).await;
         }
         let began = Instant::now();
-        match compared(opened, depth, commander).await {
-            // The engine outlives a side that goes away, so a comparison must not end the run.
-            Err(Failure::Error(err)) if is_passing(&err) => {
-                tracing::warn!(
-                    pipeline = opened.name(), code = %err.code(), error = %err,
-                    "the comparison was interrupted and begins again"
-                );
-                tokio::time::sleep(PAUSE_AFTER_INTERRUPTION).await;
-            }
-            ended => break (began, ended?),
+        let failure = match compared(opened, depth, commander).await {
+            Ok(report) => break (began, report),
+            Err(failure) => failure,
+        };
+        let pause = match &failure {
+            Failure::Error(err) => again::pause(err, attempt),
+            _ => None,
+        };
+        let (pipeline, what) = (opened.name(), failure.sentence());
+        let code = failure.code().map(display);
+        if let Some(pause) = pause {
+            tracing::warn!(
+                pipeline,
+                code,
+                attempt,
+                wait_s = pause.as_secs_f64(),
+                "the comparison was interrupted: {what}; it begins again in {}",
+                duration(pause)
+            );
+            tokio::time::sleep(pause).await;
+            attempt += 1;
+        } else if until == Some(&UntilArg::Verified) {
+            return Err(failure);
+        } else {
+            // Nobody waits for it, and what the engine copies meanwhile is as good as before.
+            tracing::error!(
+                pipeline,
+                code,
+                "the copy is not compared after its load: {what}"
+            );
+            return std::future::pending().await;
         }
     };
     board
@@ -83,11 +102,6 @@ pub(super) async fn after_load(
         });
     log(opened, &report, began.elapsed());
     Ok(report)
-}
-
-/// Whether a comparison failed for a reason that goes away: a side was lost, and with it the hold.
-fn is_passing(err: &Error) -> bool {
-    err.kind() == ErrorKind::Transient || err.code() == codes::VERIFY_NO_HOLD
 }
 
 async fn compared(opened: &Opened, depth: Depth, commander: &Commander) -> Result<Report, Failure> {

@@ -12,8 +12,13 @@ const TABLES: &str = "CREATE TABLE big (id int PRIMARY KEY, v text);
     INSERT INTO big SELECT i, repeat('x', 100) FROM generate_series(1, 9000) i;
     CREATE TABLE small (id int PRIMARY KEY, v text); INSERT INTO small VALUES (1, 'one'); ANALYZE";
 
-/// Roles that may do what they need and no more, and own what they work with.
+/// Roles that may do what they need and no more, and own what they work with; nothing is compared.
 async fn with_roles(name: &str, more: &str) -> Stage {
+    compared_by_roles(name, &format!("{more}[verify]\nafter_load = \"off\"\n")).await
+}
+
+/// The same, and what is loaded is compared.
+async fn compared_by_roles(name: &str, more: &str) -> Stage {
     let stage = Stage::new(name).await;
     let (source, target) = (&stage.source_name, &stage.target_name);
     stage.source_sql(TABLES).await;
@@ -32,8 +37,7 @@ async fn with_roles(name: &str, more: &str) -> Stage {
         let role = format!("{name}_{role}");
         stage.source_server.url_with(&role, None, database)
     };
-    let more = format!("{more}[verify]\nafter_load = \"off\"\n");
-    stage.write_between(&url("reader", source), &url("writer", target), &more);
+    stage.write_between(&url("reader", source), &url("writer", target), more);
     stage
 }
 
@@ -164,6 +168,21 @@ async fn a_right_on_one_table_sets_it_aside(stage: &Stage, name: &str) {
     stage.wait_until_identical().await;
 }
 
+/// One piece after the other, and none at once.
+const SLOW: &str = "[load]\nparallel_tables = 1\nparallel_chunks = 1\nmax_source_rows_per_second = 3000\n\
+    [[table]]\nsource = \"public.big\"\nchunk_rows = 1000\n";
+
+/// A run in the middle of its load.
+async fn loading(stage: &Stage) -> Running {
+    let run = stage.start(&["run", "FILE"]);
+    wait_for(PATIENCE, "some ranges to be loaded", || async {
+        Ok((loaded(stage).await?.len() > 1).then_some(()))
+    })
+    .await
+    .unwrap_or_else(|err| panic!("{err:#}\n{}", stage.log()));
+    run
+}
+
 /// The numbers of the loaded ranges of `big`.
 async fn loaded(stage: &Stage) -> anyhow::Result<Vec<i64>> {
     let sql = "SELECT number::int8 FROM tidemark.unit WHERE source_name = 'big' AND is_loaded";
@@ -174,16 +193,8 @@ async fn loaded(stage: &Stage) -> anyhow::Result<Vec<i64>> {
 #[tokio::test(flavor = "multi_thread")]
 async fn f14_a_right_that_is_taken_away_from_the_load_is_told_and_waited_for() {
     let name = "right_load";
-    // One piece after the other, and none at once.
-    let slow = "[load]\nparallel_tables = 1\nparallel_chunks = 1\nmax_source_rows_per_second = 3000\n\
-                [[table]]\nsource = \"public.big\"\nchunk_rows = 1000\n";
-    let stage = with_roles(name, slow).await;
-    let mut run = stage.start(&["run", "FILE"]);
-    wait_for(PATIENCE, "some ranges to be loaded", || async {
-        Ok((loaded(&stage).await?.len() > 1).then_some(()))
-    })
-    .await
-    .unwrap_or_else(|err| panic!("{err:#}\n{}", stage.log()));
+    let stage = with_roles(name, SLOW).await;
+    let mut run = loading(&stage).await;
     let written = "SELECT xmin FROM big WHERE id = 1";
     let before = text(&stage.target, written).await.unwrap();
     let take = format!("REVOKE SELECT ON big FROM {name}_reader");
@@ -205,6 +216,76 @@ async fn f14_a_right_that_is_taken_away_from_the_load_is_told_and_waited_for() {
     assert!(!log.contains("is not carried"), "{log}");
     let after = text(&stage.target, written).await.unwrap();
     assert_eq!(before, after, "what was in was loaded again");
+    assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
+    stage.clear().await;
+}
+
+/// Streams, and is about to compare: a transaction that was open when it began keeps it waiting. Then
+/// `cause` is done on the source, and the transaction ends.
+async fn about_to_compare(name: &str, cause: &str) -> (Stage, Running) {
+    let stage = compared_by_roles(name, SLOW).await;
+    let run = loading(&stage).await;
+    let holder = stage.source_server.client_to(&stage.source_name).await;
+    let holder = holder.unwrap();
+    let open = "BEGIN; INSERT INTO small VALUES (50, 'open')";
+    holder.batch_execute(open).await.unwrap();
+    stage.wait_for_state("streaming").await;
+    // What the stream asks of the source at a table's first change, it has asked.
+    stage
+        .source_sql("INSERT INTO small VALUES (40, 'first')")
+        .await;
+    stage
+        .wait_for_target("SELECT count(*) FROM small WHERE id = 40", "1")
+        .await;
+    stage.source_sql(cause).await;
+    holder.batch_execute("COMMIT").await.unwrap();
+    (stage, run)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f14_a_right_that_the_comparison_after_the_load_lacks_is_told_and_waited_for() {
+    let name = "right_compare";
+    let take = format!("ALTER ROLE {name}_reader NOREPLICATION");
+    let (stage, mut run) = about_to_compare(name, &take).await;
+    run.wait_for_log("the comparison was interrupted").await;
+    let log = stage.log();
+    let told = log.lines().find(|line| line.contains("was interrupted"));
+    let told = told.unwrap_or_default();
+    assert!(
+        told.contains("TM1014") && told.contains("replication role"),
+        "{told}"
+    );
+    assert!(run.is_running(), "{log}");
+    let give = format!("ALTER ROLE {name}_reader REPLICATION");
+    stage.source_sql(&give).await;
+    wait_for(PATIENCE, "the status to tell what was found", || async {
+        let verified = stage.status().await["verified"].clone();
+        Ok((verified["result"] == "identical").then_some(()))
+    })
+    .await
+    .unwrap_or_else(|err| panic!("{err:#}\n{}", stage.log()));
+    assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
+    stage.clear().await;
+}
+
+/// A login that is refused is not tried again. The run goes on, and says nothing of what was not compared.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_comparison_that_would_only_fail_again_is_given_up_and_the_run_goes_on() {
+    let name = "right_given_up";
+    let take = format!("ALTER ROLE {name}_reader NOLOGIN");
+    let (stage, mut run) = about_to_compare(name, &take).await;
+    run.wait_for_log("the copy is not compared after its load")
+        .await;
+    let log = stage.log();
+    let told = log.lines().find(|line| line.contains("is not compared"));
+    assert!(told.is_some_and(|line| line.contains("TM1005")), "{log}");
+    let give = format!("ALTER ROLE {name}_reader LOGIN");
+    stage.source_sql(&give).await;
+    stage
+        .source_sql("INSERT INTO small VALUES (60, 'later')")
+        .await;
+    stage.wait_until_identical().await;
+    assert!(stage.status().await["verified"].is_null());
     assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
     stage.clear().await;
 }
