@@ -85,8 +85,16 @@ impl Opened {
 
     /// A pipeline that was read already.
     pub(crate) fn of(file: PathBuf, config: PipelineConfig) -> Result<Opened, Failure> {
-        let source = systems::source(&config, &file)?;
-        let target = systems::target(&config)?;
+        let sides = (systems::source(&config, &file), systems::target(&config));
+        let (source, target) = match sides {
+            (Ok(source), Ok(target)) => (source, target),
+            // What is wrong with either is told at once.
+            (Err(Failure::Config(mut problems)), Err(Failure::Config(more))) => {
+                problems.append(more);
+                return Err(problems.into());
+            }
+            (Err(failure), _) | (_, Err(failure)) => return Err(failure),
+        };
         Ok(Opened {
             file,
             config,

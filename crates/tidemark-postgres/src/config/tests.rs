@@ -124,6 +124,8 @@ fn problems_name_the_way_out() {
         ("host=h user=u", "is not a URL"),
         ("postgres://h/d", "names no user"),
         ("postgres://u@/d", "names no host"),
+        ("postgres://u@my host/d", "has a space in its host name"),
+        ("postgres://u@h%20/d", "has a space in its host name"),
         ("postgres://u@h:0/d", "port must be"),
         ("postgres://u@h:99999/d", "port must be"),
         (

@@ -318,6 +318,9 @@ fn assemble(parts: Parts, side: Side) -> Result<ConnectConfig, String> {
             if name.is_empty() {
                 return Err("has an empty host name".to_owned());
             }
+            if !name.starts_with('/') && name.contains(char::is_whitespace) {
+                return Err("has a space in its host name".to_owned());
+            }
             Ok(if name.starts_with('/') {
                 Host::Unix {
                     directory: PathBuf::from(name),

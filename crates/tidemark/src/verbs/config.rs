@@ -10,7 +10,7 @@ use tidemark_core::catalogue::codes;
 use crate::invocation::Invocation;
 use crate::output::table::{Column, Table};
 use crate::output::{Answer, Outcome, Verdict};
-use crate::pipeline_file::{self, Which};
+use crate::pipeline_file::{self, Opened, Which};
 use crate::problem::Failure;
 use crate::scheduled;
 
@@ -78,6 +78,8 @@ fn schema(of: SchemaOf) -> Outcome {
 fn lint(invocation: &Invocation, which: &Which, show_origin: bool) -> Outcome {
     let file = which.file(invocation)?;
     let reading = which.read(&file)?;
+    // A URL is read by the system that it is of.
+    Opened::of(file.clone(), reading.config.clone())?;
     let mut lines = vec![format!(
         "✓ {}: pipeline {}",
         file.display(),

@@ -184,13 +184,21 @@ fn a_url_that_makes_no_sense_is_shown_where_it_stands_without_its_password() {
             "postgres://me:hunter2@localhost:port/orders",
         );
     write(directory.path(), "shop.toml", &text);
-    let ran = tidemark_in(directory.path(), &["check", "shop"]);
-    assert_eq!(ran.code, 2, "{ran:?}");
-    assert!(
-        ran.err.contains("TM7010") && ran.err.contains("shop.toml:8:"),
-        "{ran:?}"
-    );
-    assert!(!ran.err.contains("hunter2"), "{ran:?}");
+    for verb in [&["check", "shop"][..], &["config", "lint", "shop"]] {
+        let ran = tidemark_in(directory.path(), verb);
+        assert_eq!(ran.code, 2, "{ran:?}");
+        assert!(
+            ran.err.contains("TM7010") && ran.err.contains("shop.toml:8:"),
+            "{ran:?}"
+        );
+        assert!(!ran.err.contains("hunter2"), "{ran:?}");
+    }
+    // Of both sides at once.
+    let text = text.replace("loader@localhost", "loader:hunter3@localhost:x");
+    write(directory.path(), "shop.toml", &text);
+    let ran = tidemark_in(directory.path(), &["config", "lint", "shop"]);
+    assert_eq!(ran.err.matches("TM7010").count(), 2, "{ran:?}");
+    assert!(!ran.err.contains("hunter"), "{ran:?}");
 }
 
 #[test]
