@@ -8,6 +8,7 @@ use crate::stage::{Ran, Stage};
 mod alarms;
 mod differences;
 mod interrupted;
+mod planted;
 mod referred;
 
 impl Stage {
