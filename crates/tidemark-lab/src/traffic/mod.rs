@@ -281,6 +281,7 @@ fn is_loser(code: &SqlState) -> bool {
         SqlState::T_R_SERIALIZATION_FAILURE,
         SqlState::LOCK_NOT_AVAILABLE,
         SqlState::READ_ONLY_SQL_TRANSACTION,
+        SqlState::DISK_FULL,
         // Another writer has just taken the key or the seat.
         SqlState::UNIQUE_VIOLATION,
     ];
