@@ -16,6 +16,7 @@ use ring::rand::SystemRandom;
 use serde::{Deserialize, Serialize};
 use tidemark_core::catalogue::codes;
 use tidemark_core::{Result, clock};
+use tokio::sync::oneshot;
 use tracing::Instrument as _;
 use utoipa::ToSchema;
 
@@ -422,6 +423,26 @@ pub(super) async fn known(
     if request.method().is_safe() {
         return next.run(request).await;
     }
+    // Whoever asks may leave, or wait no longer: what was begun is carried to its end, and is the answer
+    // for its key.
+    let (said, answer) = oneshot::channel();
+    let carried = carry(Arc::clone(&app), caller, address, request, next);
+    let carried = async { drop(said.send(carried.await)) };
+    let carried = REQUEST_ID.scope(request_id(), carried).in_current_span();
+    app.supervisor.beside(carried);
+    answer.await.unwrap_or_else(|_| {
+        Failure::new(codes::INTERNAL, "what was asked for died on its way").into_response()
+    })
+}
+
+/// Carries a change out, and writes down who made it.
+async fn carry(
+    app: Arc<App>,
+    caller: Caller,
+    address: SocketAddr,
+    request: Request,
+    next: Next,
+) -> Response {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let response = match may_change(&caller, &request) {
         Ok(()) => once(&app, &caller, request, next).await,
@@ -538,12 +559,14 @@ async fn keyed(
     }
     let response = next.run(Request::from_parts(parts, Body::from(body))).await;
     let (parts, body) = response.into_parts();
-    let body = read(body).await?;
-    // What may succeed later is not an answer for ever.
-    let is_final = !parts.status.is_server_error();
+    // It is our own, however large: a plan of many tables is.
+    let body = axum::body::to_bytes(body, usize::MAX).await;
+    let body = body.map_err(|err| Failure::new(codes::INTERNAL, err.to_string()))?;
+    // What may succeed later is not an answer for ever, and what is too large to be kept changed nothing.
+    let is_kept = !parts.status.is_server_error() && body.len() <= BODY_MAX;
     let location = parts.headers.get(header::LOCATION);
     let location = location.and_then(|at| at.to_str().ok()).map(str::to_owned);
-    let answer = is_final.then(|| (parts.status.as_u16(), location, body.to_vec()));
+    let answer = is_kept.then(|| (parts.status.as_u16(), location, body.to_vec()));
     app.store.answer_idempotency_key(id, answer).await?;
     Ok(Response::from_parts(parts, Body::from(body)))
 }

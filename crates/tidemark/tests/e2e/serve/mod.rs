@@ -6,6 +6,7 @@ mod api;
 mod audit;
 mod contract;
 mod files;
+mod leavers;
 mod lives;
 mod logins;
 mod logs;
