@@ -3,7 +3,7 @@
 //! Law 1: say what is true, or say unknown. A value of the source counts for [`STALE_AFTER`]; after
 //! that it is `None`, with the reason and the last known value. Nothing starts as zero.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -48,6 +48,8 @@ const MUCH_PERCENT: u64 = 80;
 pub struct Board {
     status: Status,
     tables: Vec<Row>,
+    /// Where in `tables` each is.
+    places: HashMap<TableName, usize>,
     measured: Option<(Instant, LogState)>,
     measure_error: Option<String>,
     /// When the target answered last, where somebody asks it beside the line.
@@ -76,7 +78,6 @@ struct Latency {
 
 #[derive(Debug)]
 struct Row {
-    source: TableName,
     status: TableStatus,
     state: TableState,
     is_catching_up: bool,
@@ -92,6 +93,7 @@ impl Board {
                 ..Status::unknown(pipeline, mode)
             },
             tables: Vec::new(),
+            places: HashMap::new(),
             measured: None,
             measure_error: None,
             answered: None,
@@ -139,6 +141,8 @@ impl Board {
                 self.set_checkpoint(*position, *position);
                 // What was written before the log was opened does not come back.
                 self.beats.clear();
+                // What was compared is not what will be there.
+                self.status.verified = None;
             }
             PipelineEvent::Checkpoint {
                 load_position,
@@ -226,9 +230,10 @@ impl Board {
         let mut status = self.status.clone();
         status.measured_at = clock::now();
         self.source_side(&mut status, now);
+        let is_silent = self.is_target_silent(now);
         if let Some(seconds) = self.behind() {
             status.latency_seconds = Some(seconds);
-        } else if let Some(latency) = self.latency.filter(|it| now - it.at <= STALE_AFTER) {
+        } else if let Some(latency) = self.measured_lately(now) {
             status.latency_seconds = Some(latency.seconds);
             status.latency_by_stage_seconds = latency.stages;
         } else if let Some(error) = &status.error {
@@ -236,16 +241,16 @@ impl Board {
                 .unknown_reason
                 .get_or_insert_with(|| error.code.clone());
         }
-        let is_silent = self.is_target_silent(now);
         if is_silent && status.error.is_none() {
             let code = codes::TARGET_UNREACHABLE.to_string();
             status.unknown_reason.get_or_insert(code);
         }
         status.trend = self.trend();
         status.tables = self.tables.iter().map(Row::status).collect();
-        status
-            .tables
-            .sort_by_key(|table| (urgency(table), table.source.clone()));
+        status.tables.sort_by(|one, other| {
+            let need = urgency(one).cmp(&urgency(other));
+            need.then_with(|| one.source.cmp(&other.source))
+        });
         status.health = match self.health(&status) {
             Health::Error => Health::Error,
             _ if is_silent => Health::Unknown,
@@ -261,12 +266,19 @@ impl Board {
 
     /// How long ago the latency was measured that a status of now tells; `None` where it tells none.
     pub fn latency_age(&self, now: Instant) -> Option<Duration> {
-        match (self.behind(), self.latency) {
+        match self.behind() {
             // What is not in ages with the clock.
-            (Some(_), _) => Some(Duration::ZERO),
-            (None, Some(latency)) => Some(now - latency.at).filter(|age| *age <= STALE_AFTER),
-            (None, None) => None,
+            Some(_) => Some(Duration::ZERO),
+            None => self.measured_lately(now).map(|latency| now - latency.at),
         }
+    }
+
+    /// What was measured when something came in. Heartbeats come back from the source, and say nothing
+    /// of a target that is silent.
+    fn measured_lately(&self, now: Instant) -> Option<Latency> {
+        let is_known = |latency: &Latency| now - latency.at <= STALE_AFTER;
+        self.latency
+            .filter(|latency| is_known(latency) && !self.is_target_silent(now))
     }
 
     /// How old the oldest transaction of a commit is that was just made, and where it spent that time;
@@ -349,9 +361,15 @@ impl Board {
             status.state,
             PipelineState::Streaming | PipelineState::CatchingUp | PipelineState::Paused
         );
+        // Before that it is not known at first; once it was asked it must answer.
+        let is_asked = self.measured.is_some() || self.measure_error.is_some();
+        let begins = matches!(
+            status.state,
+            PipelineState::Checking | PipelineState::Starting | PipelineState::Loading
+        );
         if status.state == PipelineState::Failed || status.tables.iter().any(is_quarantined) {
             Health::Error
-        } else if streams && status.source_lsn.is_none() {
+        } else if (streams || begins && is_asked) && status.source_lsn.is_none() {
             Health::Unknown
         } else if status.error.is_some()
             || status.totals.conflicts > 0
@@ -509,14 +527,15 @@ impl Board {
             quarantined: 0,
         };
         let row = Row {
-            source: outline.source.clone(),
             status,
             state: outline.state,
             is_catching_up: false,
             is_copying: false,
         };
-        let mut tables = self.tables.iter_mut();
-        let Some(known) = tables.find(|known| known.source == outline.source) else {
+        let place = self.places.get(&outline.source).copied();
+        let Some(known) = place.and_then(|place| self.tables.get_mut(place)) else {
+            self.places
+                .insert(outline.source.clone(), self.tables.len());
             self.tables.push(row);
             return;
         };
@@ -544,7 +563,8 @@ impl Board {
     }
 
     fn row(&mut self, table: &TableName, change: impl FnOnce(&mut Row)) {
-        if let Some(row) = self.tables.iter_mut().find(|row| row.source == *table) {
+        let place = self.places.get(table).copied();
+        if let Some(row) = place.and_then(|place| self.tables.get_mut(place)) {
             change(row);
         }
     }

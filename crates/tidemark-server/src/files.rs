@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tidemark_core::catalogue::codes;
-use tidemark_core::{Error, Result};
+use tidemark_core::{Error, ErrorKind, Result};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -64,15 +64,24 @@ impl Files {
     /// Takes over what is new, changed or gone.
     pub(crate) async fn look(&mut self) -> Result<()> {
         let found = list(&self.directory)?;
+        let mut seen = found.clone();
         for (file, mark) in &found {
             if self.seen.get(file) == Some(mark) {
                 continue;
             }
-            if let Err(err) = self.take(file).await {
-                tracing::error!(
-                    code = %err.code(), error = %err, file = %file.display(),
-                    "a pipeline file is not taken over"
-                );
+            let Err(err) = self.take(file).await else {
+                continue;
+            };
+            tracing::error!(
+                code = %err.code(), error = %err, file = %file.display(),
+                "a pipeline file is not taken over"
+            );
+            if err.kind() == ErrorKind::Transient {
+                // The store is away: the file is as new the next time.
+                match self.seen.get(file) {
+                    Some(before) => seen.insert(file.clone(), *before),
+                    None => seen.remove(file),
+                };
             }
         }
         let members = self.supervisor.members_of(OWN_TENANT);
@@ -92,7 +101,7 @@ impl Files {
                 self.supervisor.desire(&member, desired).await?;
             }
         }
-        self.seen = found;
+        self.seen = seen;
         Ok(())
     }
 

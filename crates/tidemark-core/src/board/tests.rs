@@ -61,6 +61,48 @@ async fn what_failed_has_its_code_from_the_first_moment() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_verified_is_forgotten_when_everything_is_loaded_anew() {
+    let mut board = streaming();
+    board.set_verified(Verified {
+        lsn: at(450),
+        result: "identical".to_owned(),
+        at: clock::now(),
+    });
+    let goes_on = PipelineEvent::Checkpoint {
+        load_position: at(100),
+        position: at(600),
+    };
+    board.take(&goes_on, Instant::now());
+    assert!(board.status(Instant::now()).verified.is_some());
+    board.take(&PipelineEvent::LoadPosition(at(700)), Instant::now());
+    assert!(board.status(Instant::now()).verified.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn f04_a_source_that_falls_silent_in_a_load_is_unknown_and_one_not_asked_yet_is_not() {
+    for state in [PipelineState::Starting, PipelineState::Loading] {
+        let mut board = Board::new("shop", "full_load_and_cdc");
+        board.state(state, None, By::Engine);
+        assert_eq!(board.status(Instant::now()).health, Health::Ok, "{state:?}");
+        let measured = PipelineEvent::Measured(Ok(Box::new(log(900))));
+        board.take(&measured, Instant::now());
+        assert_eq!(board.status(Instant::now()).health, Health::Ok, "{state:?}");
+        tokio::time::advance(STALE_AFTER + Duration::from_secs(1)).await;
+        let status = board.status(Instant::now());
+        assert_eq!(status.health, Health::Unknown, "{state:?}");
+        assert_eq!(status.source_lsn, None);
+        assert!(status.last_known.is_some(), "{status:?}");
+    }
+    // Not even its first answer came.
+    let mut board = Board::new("shop", "full_load_and_cdc");
+    let lost = Error::transient(codes::SOURCE_UNREACHABLE, "no answer");
+    board.take(&PipelineEvent::Measured(Err(lost)), Instant::now());
+    let status = board.status(Instant::now());
+    assert_eq!(status.health, Health::Unknown);
+    assert_eq!(status.unknown_reason.as_deref(), Some("TM1001"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_measured_source_gives_a_gap_and_goes_stale() {
     let mut board = streaming();
     board.take(
@@ -105,6 +147,25 @@ async fn a_target_that_says_nothing_is_not_well() {
     assert_eq!(looked(&mut board), unknown);
     board.target_answered(Instant::now());
     assert_eq!(looked(&mut board), (Health::Ok, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_heartbeat_that_comes_back_says_nothing_of_a_target_that_is_silent() {
+    let mut board = streaming();
+    board.target_answered(Instant::now());
+    let latency = |board: &mut Board| {
+        let written_at_us = clock::now_us();
+        let written = PipelineEvent::HeartbeatWritten { written_at_us };
+        board.take(&written, Instant::now());
+        board.take(&PipelineEvent::Heartbeat { written_at_us }, Instant::now());
+        let at = Instant::now();
+        (board.status(at).latency_seconds, board.latency_age(at))
+    };
+    assert!(latency(&mut board).0.is_some());
+    tokio::time::advance(Duration::from_secs(11)).await;
+    assert_eq!(latency(&mut board), (None, None));
+    board.target_answered(Instant::now());
+    assert!(latency(&mut board).0.is_some());
 }
 
 #[tokio::test(start_paused = true)]

@@ -98,11 +98,14 @@ fn rank(severity: &str) -> u8 {
 /// Judges until the supervisor is gone.
 pub(crate) async fn watch(mut rounds: Rounds) {
     while let Some(supervisor) = rounds.next().await {
-        if let Err(err) = round(&supervisor).await {
-            // What stands in memory is what the store has: the next round tries again.
-            supervisor.shared.alerts.set_known(BTreeSet::new());
-            tracing::warn!(code = %err.code(), error = %err, "alerts are not written down");
-        }
+        let went = async {
+            if let Err(err) = round(&supervisor).await {
+                // What stands in memory is what the store has: the next round tries again.
+                supervisor.shared.alerts.set_known(BTreeSet::new());
+                tracing::warn!(code = %err.code(), error = %err, "alerts are not written down");
+            }
+        };
+        rounds.turn(went).await;
     }
 }
 
@@ -117,6 +120,9 @@ async fn round(supervisor: &Supervisor) -> Result<()> {
         let Some(rules) = member.rules() else {
             continue;
         };
+        if rules.is_empty() && is_load_told(member) {
+            continue;
+        }
         let view = member.view();
         tell_load(supervisor, member, &view).await?;
         let missed = supervisor.shared.schedules.missed(&member.key);
@@ -134,6 +140,12 @@ async fn round(supervisor: &Supervisor) -> Result<()> {
         return Ok(());
     }
     move_all(supervisor, moves).await
+}
+
+/// Whether there is no load to be told of.
+fn is_load_told(member: &Member) -> bool {
+    let row = member.row();
+    row.load_told || row.full_load_lsn.is_none()
 }
 
 /// Tells once that a load is in: whether it was told is in the store, and moves there together with the

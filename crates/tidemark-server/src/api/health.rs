@@ -17,8 +17,8 @@ use tidemark_core::status::Health;
 use super::extract::Params;
 use super::problem::Failure;
 use super::{App, guard};
-use crate::store::Key;
-use crate::supervisor::{OWN_TENANT, View};
+use crate::store::{DesiredState, Key};
+use crate::supervisor::{Member, OWN_TENANT};
 
 /// A key that no pipeline has: looking for it shows that the store answers.
 const NOBODY: &str = "";
@@ -54,29 +54,29 @@ struct ReadyParams {
     pipelines: Option<String>,
 }
 
-/// The store is open and answers. Who asks may be nobody, so no pipeline is named.
+/// Whether it is to run, and has no connection.
+fn is_lost(member: &Member) -> bool {
+    let view = member.view();
+    if !view.is_running {
+        return member.row().desired.state == DesiredState::Running;
+    }
+    // One that tries to reach a side, again or for the first time, is not connected either.
+    let is_away = view.status.health == Health::Unknown || view.status.error.is_some();
+    is_away || matches!(view.state.as_str(), "checking" | "starting" | "failed")
+}
+
+/// The store is open and answers, and what looks after pipelines turns. Who asks may be nobody, so no pipeline is named.
 async fn ready(State(app): State<Arc<App>>, Params(params): Params<ReadyParams>) -> Response {
     let store = app.store.pipeline(&Key::new(NOBODY, NOBODY)).await;
     let is_strict = params.pipelines.as_deref() == Some("strict");
     let lost = if is_strict {
-        let views = app
-            .supervisor
-            .members()
-            .into_iter()
-            .map(|member| member.view());
-        // One that tries to reach a side again is not connected either.
-        let is_lost = |view: &View| {
-            let health = view.status.health;
-            let is_bad = matches!(health, Health::Unknown | Health::Error);
-            is_bad || (view.is_running && view.status.error.is_some())
-        };
-        views
-            .filter(|view| view.state != "draft" && is_lost(view))
-            .count()
+        let members = app.supervisor.members().into_iter();
+        members.filter(|member| is_lost(member)).count()
     } else {
         0
     };
-    let is_ready = store.is_ok() && lost == 0;
+    let late = app.supervisor.shared.turns.late();
+    let is_ready = store.is_ok() && late.is_empty() && lost == 0;
     let status = if is_ready {
         StatusCode::OK
     } else {
@@ -90,7 +90,7 @@ async fn ready(State(app): State<Arc<App>>, Params(params): Params<ReadyParams>)
         Err(err) => err.code().to_string().into(),
     };
     let body = json!({ "ready": is_ready, "role": "leader", "store": store, "listener": "ok",
-        "pipelines_lost": is_strict.then_some(lost) });
+        "rounds_late": late, "pipelines_lost": is_strict.then_some(lost) });
     (status, Answer(body)).into_response()
 }
 

@@ -21,7 +21,7 @@ use tidemark_core::{Error, Result, clock};
 
 use crate::api::guard::new_id;
 use crate::store::{Attempted, DeliveryRow, Entry, Key, Level, NewDelivery};
-use crate::supervisor::Shared;
+use crate::supervisor::{Shared, survived};
 use http::{Client, Refused};
 use letter::Sending;
 use reach::Reach;
@@ -198,9 +198,14 @@ pub(crate) async fn deliver(shared: Arc<Shared>, index: usize) {
                 let left = Duration::from_micros(u64::try_from(left).unwrap_or(0));
                 // A clock that was set back must not have it wait for longer than any pause.
                 tokio::time::sleep(left.min(PAUSE_MAX * 6)).await;
-                if let Err(err) = attempt(&shared, notifier, row).await {
-                    tracing::warn!(code = %err.code(), error = %err, "a delivery is not written down");
-                    tokio::time::sleep(STORE_PAUSE).await;
+                let attempted = attempt(&shared, notifier, row);
+                match survived("a delivery", attempted).await {
+                    Some(Ok(())) => {}
+                    Some(Err(err)) => {
+                        tracing::warn!(code = %err.code(), error = %err, "a delivery is not written down");
+                        tokio::time::sleep(STORE_PAUSE).await;
+                    }
+                    None => tokio::time::sleep(STORE_PAUSE).await,
                 }
             }
             Err(err) => {

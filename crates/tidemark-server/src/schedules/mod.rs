@@ -48,6 +48,8 @@ pub(crate) struct Schedules {
     store: Store,
     news: Arc<News>,
     inner: Mutex<Inner>,
+    /// Held from a look at what stands until what comes of it is written down.
+    changing: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
@@ -105,8 +107,12 @@ impl Schedules {
         for run in store.runs_ahead(now_us).await? {
             inner.ahead.insert((run.key.clone(), run.due_us), run);
         }
-        let inner = Mutex::new(inner);
-        Ok(Schedules { store, news, inner })
+        Ok(Schedules {
+            store,
+            news,
+            inner: Mutex::new(inner),
+            changing: tokio::sync::Mutex::default(),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -198,6 +204,7 @@ impl Schedules {
         schedule: &Schedule,
         now_us: i64,
     ) -> Result<Option<i64>> {
+        let _changing = self.changing.lock().await;
         let text = format!("{} {}", schedule.text, schedule.zone().unwrap_or_default());
         let known = self.lock().standing.get(key).cloned();
         let standing = match known {
@@ -382,6 +389,7 @@ impl Schedules {
     }
 
     async fn change(&self, key: &Key, change: impl FnOnce(&mut Standing)) -> Result<()> {
+        let _changing = self.changing.lock().await;
         let known = self.lock().standing.get(key).cloned();
         let Some(mut standing) = known else {
             let text = "the schedule was not read yet";
@@ -419,7 +427,10 @@ impl Schedules {
             by: Some(by.to_owned()),
             ..Entry::plain(key, Level::Info, "schedule", text)
         };
-        self.claim(run, None, Some(told)).await?;
+        if !self.claim(run, None, Some(told)).await? {
+            let text = format!("the load of {} is due at this moment", key.id);
+            return Err(Error::definite(codes::API_CONFLICT, text));
+        }
         Ok(due_us)
     }
 
@@ -507,15 +518,20 @@ fn told(key: &Key, judged: &Judged) -> Option<Entry> {
 /// Judges until the supervisor is gone.
 pub(crate) async fn watch(mut rounds: Rounds) {
     while let Some(supervisor) = rounds.next().await {
-        let now_us = clock::now_us();
-        let members = supervisor.members();
-        supervisor.shared.schedules.tidy(&members, now_us);
-        for member in &members {
-            if let Err(err) = one(&supervisor, member, now_us).await {
-                // What is in memory is what the store has: the next round tries again.
-                let pipeline = member.key.id.as_str();
-                tracing::warn!(pipeline, code = %err.code(), error = %err, "a schedule is not judged");
-            }
+        rounds.turn(round(&supervisor)).await;
+    }
+}
+
+/// Looks at all pipelines.
+async fn round(supervisor: &Arc<Supervisor>) {
+    let now_us = clock::now_us();
+    let members = supervisor.members();
+    supervisor.shared.schedules.tidy(&members, now_us);
+    for member in &members {
+        if let Err(err) = one(supervisor, member, now_us).await {
+            // What is in memory is what the store has: the next round tries again.
+            let pipeline = member.key.id.as_str();
+            tracing::warn!(pipeline, code = %err.code(), error = %err, "a schedule is not judged");
         }
     }
 }

@@ -114,6 +114,20 @@ async fn what_was_due_before_a_schedule_was_there_is_no_concern_of_it() {
 }
 
 #[tokio::test]
+async fn s35_a_load_that_begins_at_this_moment_is_not_said_to_be_left_out() {
+    let place = Place::new().await;
+    let from = hour(0);
+    let (server, late) = (place.server(from).await, place.server(from).await);
+    look(&server, &hourly(), from + SECOND).await;
+    look(&server, &hourly(), from + HOUR).await;
+    // As if it had looked a moment before that was written down.
+    let now = from + HOUR - SECOND;
+    let skipped = late.skip_next(&key(), &hourly(), "ann", now).await;
+    assert_eq!(skipped.unwrap_err().code(), codes::API_CONFLICT);
+    assert_eq!(place.rows(from).await, [(3600, RunState::Queued)]);
+}
+
+#[tokio::test]
 async fn f60_a_clock_that_goes_back_brings_no_second_run() {
     let place = Place::new().await;
     let from = hour(0);

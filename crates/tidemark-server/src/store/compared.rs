@@ -44,6 +44,11 @@ pub(crate) struct Whole {
 }
 
 impl Compared {
+    /// Whether rows of a table are known to differ.
+    pub(crate) fn is_different(&self) -> bool {
+        self.tables.values().any(|found| found.is_different)
+    }
+
     /// Takes a comparison in, which is later than those that it knows.
     pub(crate) fn take(&mut self, row: &VerificationRow) {
         let mut different = 0;

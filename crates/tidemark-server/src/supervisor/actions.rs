@@ -135,7 +135,8 @@ impl Supervisor {
                 Err(Error::definite(codes::API_CONFLICT, text).first_action("resume it"))
             }
             Action::Start => {
-                if member.alive().is_some() {
+                // One that runs may be about to stop.
+                if desired == DesiredState::Running && member.alive().is_some() {
                     return Ok(format!("{id} runs already"));
                 }
                 self.desire(member, wanted(DesiredState::Running)).await?;
@@ -187,14 +188,26 @@ impl Supervisor {
             _ => DesiredState::Stopped,
         };
         self.desire(member, Desired::now(state, by, None)).await?;
+        let wants_otherwise = || {
+            let desired = member.row().desired;
+            let runs = matches!(desired.state, DesiredState::Running | DesiredState::Paused);
+            runs.then_some(desired.by)
+        };
         let gone = async {
-            while member.is_busy() {
+            while member.is_busy() && wants_otherwise().is_none() {
                 tokio::time::sleep(LOOK_EVERY).await;
             }
         };
         tokio::time::timeout(STOP_WITHIN, gone)
             .await
-            .map_err(|_| Error::transient(codes::API_TIMEOUT, "the run has not ended yet"))
+            .map_err(|_| Error::transient(codes::API_TIMEOUT, "the run has not ended yet"))?;
+        match wants_otherwise() {
+            None => Ok(()),
+            Some(by) => {
+                let text = format!("{by} wants {} to run meanwhile", member.key.id);
+                Err(Error::definite(codes::API_CONFLICT, text))
+            }
+        }
     }
 
     /// A full load has no log to meet in: both sides are compared as they are now.

@@ -28,9 +28,10 @@ use super::{Shared, verify};
 use crate::store::{Desired, DesiredState, Entry, Level};
 use crate::systems::Opened;
 
-/// How often a pipeline that does not run is looked at from outside, and how long that may take.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
-const LOOK_WITHIN: Duration = Duration::from_secs(8);
+/// How often a pipeline that does not run is looked at from outside, and how long that may take: both
+/// together are less than what is not true any more may be said for.
+const LOOK_EVERY: Duration = Duration::from_secs(9);
+const LOOK_WITHIN: Duration = Duration::from_secs(4);
 /// How long a run may take to end in order.
 const STOP_WITHIN: Duration = Duration::from_secs(25);
 /// How long the last events and the last status may take.
@@ -176,12 +177,17 @@ async fn look(shared: &Arc<Shared>, member: &Arc<Member>) {
         member.set_route(&opened);
         shared.systems.look(&opened).await
     };
-    match tokio::time::timeout(LOOK_WITHIN, looked).await {
-        Ok(Ok(standing)) => member.looked(standing.status),
-        Ok(Err(err)) => {
+    let looked = tokio::time::timeout(LOOK_WITHIN, looked).await;
+    let looked = looked.unwrap_or_else(|_| {
+        let text = "both sides were not looked at in time";
+        Err(Error::transient(codes::API_TIMEOUT, text))
+    });
+    match looked {
+        Ok(standing) => member.looked(standing.status),
+        Err(err) => {
             tracing::debug!(pipeline = member.key.id, error = %err, "not looked at");
+            member.not_seen(&err);
         }
-        Err(_) => tracing::debug!(pipeline = member.key.id, "not looked at: no answer in time"),
     }
 }
 
@@ -189,14 +195,17 @@ async fn look(shared: &Arc<Shared>, member: &Arc<Member>) {
 /// lets us, unless something else is wanted by then.
 fn settle(shared: &Arc<Shared>, member: &Arc<Member>, desired: Desired) {
     member.order(desired.clone());
-    let (store, member) = (shared.store.clone(), Arc::clone(member));
+    let (shared, member) = (Arc::clone(shared), Arc::clone(member));
     written_down("the state is not written down yet", move || {
-        let (store, member, desired) = (store.clone(), Arc::clone(&member), desired.clone());
+        let (shared, member) = (Arc::clone(&shared), Arc::clone(&member));
+        let desired = desired.clone();
         async move {
+            // Whoever wants something else is seen here, or writes it down after this.
+            let _wanting = shared.wanting.lock().await;
             if member.row().desired != desired {
                 return Ok(());
             }
-            store.desire(&member.key, desired).await
+            shared.store.desire(&member.key, desired).await
         }
     });
 }
@@ -314,6 +323,21 @@ async fn run(
     }
     run.end().await;
     end_run(shared, number, &ended);
+    let ended = match ended {
+        // What went wrong on the way to its end is told, and then what is wanted now counts.
+        Ended::Err(err) if is_stopping => {
+            note(
+                shared,
+                member,
+                Level::Warn,
+                "warning",
+                &err,
+                "; it was to end",
+            );
+            Ended::Asked
+        }
+        ended => ended,
+    };
     if !matches!(ended, Ended::Err(_)) {
         member.rests(Rest::wanted(&member.orders.borrow().desired));
     }

@@ -14,7 +14,7 @@ use tidemark_core::pipeline::options::Reconcile;
 use tidemark_core::position::Position;
 use tidemark_core::schema::TableName;
 use tidemark_core::status::{
-    By, Health, PipelineState, Status, StatusError, TableStatusState, Trend, Verified,
+    By, Health, LastKnown, PipelineState, Status, StatusError, TableStatusState, Trend, Verified,
 };
 use tidemark_core::verify::compare::Report;
 use tokio::sync::watch;
@@ -27,7 +27,7 @@ use crate::systems::Opened;
 /// How far back the estimate of the time to catch up looks.
 const ESTIMATE_OVER: Duration = Duration::from_mins(1);
 /// A look from outside that is older than this says nothing about now.
-const LOOK_COUNTS: Duration = Duration::from_secs(45);
+const LOOK_COUNTS: Duration = Duration::from_secs(15);
 
 /// What is wanted of it: a change of any of this ends a wait.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,6 +60,8 @@ struct Now {
     is_busy: bool,
     rest: Rest,
     look: Option<(Instant, Status)>,
+    /// Why the last look found nothing, as a catalogue code.
+    blind: Option<String>,
     gaps: VecDeque<(Instant, u64)>,
     route: Option<(String, String)>,
     slot: Option<String>,
@@ -196,9 +198,23 @@ impl Member {
         self.compared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The last comparison of all tables.
+    /// The last comparison of all tables, unless what it compared was loaded anew since.
     pub(super) fn verified(&self) -> Option<Verified> {
-        Some(self.compared().whole.as_ref()?.verified.clone())
+        let verified = self.compared().whole.as_ref()?.verified.clone();
+        let row = self.row.lock().unwrap_or_else(PoisonError::into_inner);
+        let loaded = row.full_load_lsn.as_ref();
+        let loaded = loaded.and_then(|text| Position::parse(verified.lsn.kind(), text).ok());
+        let is_older = loaded.is_some_and(|loaded| verified.lsn < loaded);
+        (!is_older).then_some(verified)
+    }
+
+    /// What is well is not where rows are known to differ, until a comparison finds none.
+    fn judged(&self, health: Health) -> Health {
+        let is_different = self.compared().is_different();
+        match health {
+            Health::Ok | Health::Notice if is_different => Health::Warning,
+            health => health,
+        }
     }
 
     /// As it is kept.
@@ -247,10 +263,11 @@ impl Member {
         let Some(alive) = &now.alive else {
             return self.resting(&now, at);
         };
-        let (status, latency_age) = {
+        let (mut status, latency_age) = {
             let board = alive.board.lock().unwrap_or_else(PoisonError::into_inner);
             (board.status(at), board.latency_age(at))
         };
+        status.health = self.judged(status.health);
         let mut by = super::word_of(&status.by);
         let is_wanted = status.state == PipelineState::Paused && status.by == By::User;
         if is_wanted && desired.state == DesiredState::Paused {
@@ -270,15 +287,16 @@ impl Member {
 
     fn resting(&self, now: &Now, at: Instant) -> View {
         let rest = &now.rest;
-        let fresh = now
-            .look
-            .as_ref()
-            .filter(|(seen, _)| at - *seen <= LOOK_COUNTS);
+        let is_fresh = |seen: Instant| now.blind.is_none() && at - seen <= LOOK_COUNTS;
+        let fresh = now.look.as_ref().filter(|(seen, _)| is_fresh(*seen));
         let mut status = match (fresh, &now.look) {
             (Some((_, status)), _) => status.clone(),
-            (None, Some((_, status))) => forgotten(status.clone()),
+            (None, Some((seen, status))) => forgotten(status.clone(), at - *seen),
             (None, None) => Status::unknown(&self.key.id, &self.row().mode),
         };
+        if now.blind.is_some() {
+            status.unknown_reason.clone_from(&now.blind);
+        }
         // Who looks from outside may know of one that was made without this server.
         let known = status.verified.take().into_iter().chain(self.verified());
         status.verified = known.max_by(|one, other| one.at.cmp(&other.at));
@@ -308,6 +326,7 @@ impl Member {
             _ if status.source_lsn.is_none() => Health::Unknown,
             _ => Health::Warning,
         };
+        status.health = self.judged(status.health);
         View {
             state: rest.state.to_owned(),
             since: rest.since.clone(),
@@ -320,10 +339,6 @@ impl Member {
             is_running: false,
             eta_seconds: None,
         }
-    }
-
-    pub(super) fn set_row(&self, row: PipelineRow) {
-        *self.row.lock().unwrap_or_else(PoisonError::into_inner) = row;
     }
 
     /// Says what is wanted; heard also if it was wanted before.
@@ -350,10 +365,19 @@ impl Member {
         self.order(desired);
     }
 
-    /// Takes another definition in.
+    /// Takes another definition in. What is wanted, and how far its load is, may have moved on since this
+    /// was read.
     pub(super) fn redefine(&self, row: PipelineRow) {
         let version = row.version;
-        self.set_row(row);
+        {
+            let mut known = self.row.lock().unwrap_or_else(PoisonError::into_inner);
+            *known = PipelineRow {
+                desired: known.desired.clone(),
+                full_load_lsn: known.full_load_lsn.clone(),
+                load_told: known.load_told,
+                ..row
+            };
+        }
         self.orders.send_modify(|orders| {
             orders.version = version;
             orders.number += 1;
@@ -394,6 +418,7 @@ impl Member {
         if let Some(alive) = now.alive.take() {
             let at = Instant::now();
             now.look = Some((at, status_of(&alive.board, at)));
+            now.blind = None;
         }
         now.rest = rest;
     }
@@ -418,8 +443,20 @@ impl Member {
         found.filter(|found| found.number == number)
     }
 
-    pub(super) fn looked(&self, status: Status) {
-        self.now().look = Some((Instant::now(), status));
+    pub(super) fn looked(&self, mut status: Status) {
+        let at = Instant::now();
+        let mut now = self.now();
+        if status.source_lsn.is_none() && status.last_known.is_none() {
+            let before = now.look.as_ref();
+            status.last_known = before.and_then(|(seen, known)| memory_of(known, at - *seen));
+        }
+        now.look = Some((at, status));
+        now.blind = None;
+    }
+
+    /// It was looked at, and does not show itself: what was seen before is not of now.
+    pub(super) fn not_seen(&self, why: &Error) {
+        self.now().blind = Some(why.code().to_string());
     }
 
     pub(crate) fn set_route(&self, opened: &Opened) {
@@ -473,8 +510,22 @@ fn eta(gaps: &VecDeque<(Instant, u64)>, gap: Option<u64>) -> Option<f64> {
     Some(gap as f64 / (shrunk as f64 / seconds))
 }
 
-/// What was known, with nothing in it that claims to be of now.
-fn forgotten(mut status: Status) -> Status {
+/// The end of the source's log as a status knew it so long ago.
+fn memory_of(status: &Status, ago: Duration) -> Option<LastKnown> {
+    let known = status.source_lsn.map(|source_lsn| LastKnown {
+        source_lsn,
+        seconds_ago: 0.0,
+    });
+    let known = known.or_else(|| status.last_known.clone())?;
+    Some(LastKnown {
+        seconds_ago: known.seconds_ago + ago.as_secs_f64(),
+        ..known
+    })
+}
+
+/// What was known so long ago, with nothing in it that claims to be of now.
+fn forgotten(mut status: Status, ago: Duration) -> Status {
+    status.last_known = memory_of(&status, ago);
     status.trend = Trend::Unknown;
     status.source_lsn = None;
     status.received_lsn = None;
@@ -485,4 +536,62 @@ fn forgotten(mut status: Status) -> Status {
     status.latency_by_stage_seconds = None;
     status.slot = None;
     status
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::VerificationRow;
+
+    fn row(version: i64, state: DesiredState) -> PipelineRow {
+        PipelineRow {
+            key: Key::new("default", "shop"),
+            mode: "full_load_and_cdc".to_owned(),
+            definition: None,
+            file: None,
+            full_load_lsn: None,
+            load_told: false,
+            desired: Desired::now(state, "ann", None),
+            created_at: clock::now(),
+            created_by: "ann".to_owned(),
+            updated_at: clock::now(),
+            version,
+        }
+    }
+
+    #[test]
+    fn s35_another_definition_takes_back_nothing_that_was_wanted_meanwhile() {
+        let member = Member::new(row(1, DesiredState::Running), Compared::default());
+        // The store had this before it heard of the stop.
+        let changed = row(2, DesiredState::Running);
+        member.order(Desired::now(DesiredState::Stopped, "ben", None));
+        member.redefine(changed);
+        let (known, orders) = (member.row(), member.orders.borrow().clone());
+        assert_eq!(known.desired.state, DesiredState::Stopped);
+        assert_eq!(orders.desired, known.desired);
+        assert_eq!((known.version, orders.version), (2, 2));
+    }
+
+    #[test]
+    fn what_was_verified_before_a_load_says_nothing_of_what_it_brought() {
+        let member = Member::new(row(1, DesiredState::Running), Compared::default());
+        let compared = VerificationRow {
+            id: 1,
+            at: clock::now(),
+            lsn: "0/500".to_owned(),
+            position_type: "pg_lsn".to_owned(),
+            whole: true,
+            result: "identical".to_owned(),
+            depth: "deep".to_owned(),
+            rows: 7,
+            seconds: 0.1,
+            tables: serde_json::json!([]),
+        };
+        member.compared().take(&compared);
+        let position = |text| Position::parse("pg_lsn", text).unwrap();
+        member.set_full_load_lsn(position("0/400"), false);
+        assert!(member.verified().is_some());
+        member.set_full_load_lsn(position("0/600"), true);
+        assert_eq!(member.verified(), None);
+    }
 }

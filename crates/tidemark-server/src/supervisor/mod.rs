@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -16,10 +16,10 @@ use tidemark_core::target::Owner;
 use tidemark_core::{Error, Result, clock};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-use tokio::time::{Interval, MissedTickBehavior};
 use tracing::Instrument as _;
 
 pub(crate) use member::{Alive, Member, View};
+pub(crate) use rounds::{Rounds, Turns, survived};
 
 use crate::alerts::{self, Alerts};
 use crate::logs::{self, Logs};
@@ -27,16 +27,19 @@ use crate::news::{News, Topic};
 use crate::notify::{self, Notify};
 use crate::schedules::{self, Schedules};
 use crate::store::{
-    Compared, Desired, DesiredState, Entry, Key, Level, NewPipeline, PipelineRow, Sample, Store,
+    Compared, Desired, DesiredState, Entry, Key, Level, NewPipeline, PipelineRow, Store,
 };
 use crate::systems::{Definition, Opened, Place, Systems};
+use looks::Looks;
 use scribe::Scribe;
 
 pub(crate) mod actions;
 mod drive;
+mod looks;
 mod member;
 pub(crate) mod mending;
 mod policy;
+mod rounds;
 pub(crate) mod scribe;
 pub(crate) mod verify;
 
@@ -45,8 +48,6 @@ pub(crate) const OWN_TENANT: &str = "default";
 
 /// How often pipelines are looked at: for history and news, for alerts, for what is due.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// After how many looks history is written down.
-const SAMPLES_WRITTEN_EVERY: usize = 10;
 /// How long the last events may take to be written down when the server ends.
 const LAST_WORDS_WITHIN: Duration = Duration::from_secs(3);
 
@@ -61,6 +62,7 @@ pub(crate) struct Shared {
     pub(crate) logs: Arc<Logs>,
     pub(crate) owner: Owner,
     pub(crate) schedules: Schedules,
+    pub(crate) turns: Arc<Turns>,
     /// Held while it is written down and said what is wanted of a pipeline, so that the last one to say
     /// so is heard last.
     pub(crate) wanting: tokio::sync::Mutex<()>,
@@ -109,6 +111,7 @@ impl Supervisor {
             notify,
             logs,
             schedules,
+            turns: Arc::default(),
             wanting: tokio::sync::Mutex::default(),
             owner,
             directory,
@@ -123,12 +126,12 @@ impl Supervisor {
         {
             let mut readers = lock(&supervisor.readers);
             readers.spawn(writing);
-            readers.spawn(sample(Rounds::of(&supervisor)));
-            readers.spawn(alerts::watch(Rounds::of(&supervisor)));
+            readers.spawn(sample(Rounds::of(&supervisor, "history")));
+            readers.spawn(alerts::watch(Rounds::of(&supervisor, "alerts")));
             for index in 0..supervisor.shared.notify.notifiers.len() {
                 readers.spawn(notify::deliver(Arc::clone(&supervisor.shared), index));
             }
-            readers.spawn(schedules::watch(Rounds::of(&supervisor)));
+            readers.spawn(schedules::watch(Rounds::of(&supervisor, "schedules")));
         }
         for row in rows {
             let known = compared.remove(&row.key).unwrap_or_default();
@@ -382,76 +385,11 @@ pub(crate) fn tell_state(shared: &Shared, member: &Member) {
         .say(&member.key.tenant, &member.key.id, Topic::State, &data);
 }
 
-/// Once a second, until the supervisor is gone.
-pub(crate) struct Rounds {
-    tick: Interval,
-    supervisor: Weak<Supervisor>,
-}
-
-impl Rounds {
-    fn of(supervisor: &Arc<Supervisor>) -> Rounds {
-        let mut tick = tokio::time::interval(LOOK_EVERY);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Rounds {
-            tick,
-            supervisor: Arc::downgrade(supervisor),
-        }
-    }
-
-    /// When it is time again. It must not be kept for longer than the round.
-    pub(crate) async fn next(&mut self) -> Option<Arc<Supervisor>> {
-        self.tick.tick().await;
-        self.supervisor.upgrade()
-    }
-}
-
 /// Looks at every pipeline that runs once a second: history for later, news for now.
 async fn sample(mut rounds: Rounds) {
-    let (mut waiting, mut told_tables) = (Vec::new(), BTreeMap::new());
-    for count in 1_usize.. {
-        let Some(supervisor) = rounds.next().await else {
-            return;
-        };
-        let now = clock::now_us() / 1_000_000;
-        for member in supervisor.members() {
-            let view = member.view();
-            if !view.is_running {
-                continue;
-            }
-            member.note_gap(view.status.gap_bytes);
-            let lag = crate::api::lag_of(&member, &view);
-            let news = &supervisor.shared.news;
-            let (tenant, id) = (&member.key.tenant, &member.key.id);
-            news.say(tenant, id, Topic::Lag, &json!(lag));
-            let tables = json!(view.status.tables);
-            if told_tables.get(&member.key) != Some(&tables) {
-                let data = json!({ "pipeline_id": id, "tables": tables });
-                news.say(tenant, id, Topic::Tables, &data);
-                told_tables.insert(member.key.clone(), tables);
-            }
-            waiting.push(sample_of(&member.key, &view, now));
-        }
-        if count % SAMPLES_WRITTEN_EVERY == 0 {
-            let looks = std::mem::take(&mut waiting);
-            supervisor.shared.scribe.note_looks(looks);
-        }
-    }
-}
-
-fn sample_of(key: &Key, view: &View, at: i64) -> Sample {
-    let status = &view.status;
-    let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-    let totals = status.totals;
-    Sample {
-        key: key.clone(),
-        at,
-        gap_bytes: status.gap_bytes.map(number),
-        latency_seconds: status.latency_seconds,
-        source: status.source_lsn.map(|lsn| lsn.to_string()),
-        processed: status.processed_lsn.map(|lsn| lsn.to_string()),
-        retained_bytes: status.slot.as_ref().map(|slot| number(slot.retained_bytes)),
-        changes: [totals.inserts, totals.updates, totals.deletes].map(number),
-        state: view.state.clone(),
+    let mut looks = Looks::default();
+    while let Some(supervisor) = rounds.next().await {
+        rounds.turn(async { looks.take(&supervisor) }).await;
     }
 }
 

@@ -112,7 +112,7 @@ impl Rig {
     }
 }
 
-async fn own_server(settings: &[(&str, &str)]) -> &'static PostgresServer {
+pub(crate) async fn own_server(settings: &[(&str, &str)]) -> &'static PostgresServer {
     let mut builder = PostgresServer::builder();
     for (name, value) in settings {
         builder = builder.setting(name, value);

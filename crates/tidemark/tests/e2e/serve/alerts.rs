@@ -136,6 +136,13 @@ async fn an_alert_is_told_once_outlives_the_server_and_resolves() {
     wait_for_firing(&server, &[]).await;
     assert_eq!(told(&server, "srv_alerts", "alert").await.len(), 2);
     assert_eq!(told(&server, "srv_alerts", "alert_resolved").await.len(), 2);
+    wait_for(PATIENCE, "all to be well again", || async {
+        let lag = server.get("/monitoring/pipelines/srv_alerts/lag").await;
+        let health = lag["health"].as_str().unwrap_or_default();
+        Ok(["ok", "notice"].contains(&health).then_some(()))
+    })
+    .await
+    .unwrap();
     server.act("srv_alerts", "stop", &json!({})).await;
     stage.clear().await;
 }
@@ -144,6 +151,9 @@ async fn an_alert_is_told_once_outlives_the_server_and_resolves() {
 async fn says_different(server: &Server) {
     let lag = server.get("/monitoring/pipelines/srv_alerts/lag").await;
     assert_eq!(lag["verified"]["result"], "different", "{lag}");
+    // It streams as well as ever, and all is not well.
+    let health = lag["health"].as_str().unwrap();
+    assert!(!["ok", "notice"].contains(&health), "{lag}");
     let metrics = server.get_text("/metrics").await;
     let labels = "{pipeline=\"srv_alerts\",tenant=\"default\"}";
     let rows = format!("tidemark_verify_rows_different{labels} 1\n");

@@ -8,7 +8,7 @@ use tidemark_lab::http::Response;
 use tidemark_lab::wait::wait_for;
 
 use super::{Server, definition, fill};
-use crate::asks::text;
+use crate::asks::{Locked, text};
 use crate::stage::{PATIENCE, Stage};
 
 /// How many of each status.
@@ -121,6 +121,105 @@ async fn s35_a_pipeline_that_is_started_twice_and_deleted_while_it_runs_is_one_a
         nothing_is_left(&server, &stage).await;
     }
     assert!(!server.log().contains("panicked"), "{}", server.log());
+}
+
+/// Waits until it was run so often, and streams.
+async fn streams_in_run(server: &Server, name: &str, count: usize) -> Value {
+    let runs = format!("/pipelines/{name}/runs");
+    let found = wait_for(PATIENCE, "another run", || async {
+        let found = server.get(&runs).await;
+        let is_so = found["runs"].as_array().unwrap().len() == count;
+        anyhow::ensure!(is_so, "{found}");
+        Ok(Some(found))
+    });
+    let found = match found.await {
+        Ok(found) => found,
+        Err(err) => panic!("{err:?}\n{}", server.log()),
+    };
+    server.wait_for_state(name, "streaming").await;
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s35_a_start_that_comes_while_a_run_ends_is_not_lost() {
+    let name = "srv_race_start";
+    let stage = Stage::new(name).await;
+    fill(&stage).await;
+    let mut server = Server::start(&[]).await;
+    let mut wanted = definition(&stage);
+    wanted["verify"] = json!({ "after_load": "off" });
+    let made = server.post("/pipelines?start=true", &wanted).await;
+    assert_eq!(made.status, 201, "{}", made.text());
+    streams_in_run(&server, name, 1).await;
+    stage.wait_until_identical().await;
+    // It ends when what it has begun is in, which waits.
+    let held = Locked::table(&stage, "public.orders").await;
+    stage
+        .source_sql("INSERT INTO orders VALUES (7777, 'waits')")
+        .await;
+    held.wait_for_waiter().await;
+    let route = "/pipelines/srv_race_start";
+    let stop = server
+        .post(&format!("{route}/actions/stop"), &json!({}))
+        .await;
+    assert_eq!(stop.status, 202, "{}", stop.text());
+    wait_for(PATIENCE, "the stop to be wanted", || async {
+        Ok((server.get(route).await["desired_state"] == "stopped").then_some(()))
+    })
+    .await
+    .unwrap();
+    let started = server.act(name, "start", &json!({})).await;
+    assert_eq!(started["state"], "succeeded", "{started}");
+    held.release().await;
+    streams_in_run(&server, name, 2).await;
+    assert_eq!(server.get(route).await["desired_state"], "running");
+    stage.wait_until_identical().await;
+    // Whoever wanted it to stop is told that it runs.
+    let stopped = server.operation(&stop).await;
+    assert_eq!(
+        (&stopped["state"], &stopped["code"]),
+        (&json!("failed"), &json!("TM8024")),
+        "{stopped}"
+    );
+    assert_eq!(server.terminate().await, Some(0), "{}", server.log());
+    stage.clear().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f58_a_run_that_dies_as_it_makes_room_for_another_definition_has_made_room() {
+    let name = "srv_race_dies";
+    let stage = Stage::new(name).await;
+    fill(&stage).await;
+    let variables = [("TIDEMARK_FAILPOINT", "end.stream_done:1:panic")];
+    let mut server = Server::start_with(&[], &variables).await;
+    let made = server
+        .post("/pipelines?start=true", &definition(&stage))
+        .await;
+    assert_eq!(made.status, 201, "{}", made.text());
+    streams_in_run(&server, name, 1).await;
+    let change = server
+        .request("PATCH", "/pipelines/srv_race_dies")
+        .header("if-match", "*")
+        .json(&json!({ "stream": { "heartbeat_interval": "2 s" } }));
+    let changed = server.send(change).await;
+    assert_eq!(changed.status, 200, "{}", changed.text());
+    let runs = streams_in_run(&server, name, 2).await;
+    assert_eq!(runs["runs"][1]["outcome"], "failed", "{runs}");
+    assert_eq!(runs["runs"][1]["code"], "TM9001", "{runs}");
+    wait_for(PATIENCE, "what went wrong to be told", || async {
+        let events = server.get("/pipelines/srv_race_dies/events").await;
+        let mut events = events["events"].as_array().unwrap().iter();
+        let is_it = |event: &Value| {
+            let text = event["text"].as_str().unwrap_or_default();
+            event["code"] == "TM9001" && text.contains("it was to end")
+        };
+        Ok(events.any(is_it).then_some(()))
+    })
+    .await
+    .unwrap();
+    stage.wait_until_identical().await;
+    assert_eq!(server.terminate().await, Some(0), "{}", server.log());
+    stage.clear().await;
 }
 
 /// A slot that a start has made after a deletion has looked would keep the source's log for ever.

@@ -8,7 +8,8 @@ use tidemark_lab::proxy::Proxy;
 use tidemark_lab::server::PostgresServer;
 use tidemark_lab::wait::wait_for;
 
-use super::{Server, definition};
+use super::{Server, definition, fill};
+use crate::faults::own_server;
 use crate::stage::{PATIENCE, Stage};
 use crate::writing::Writers;
 
@@ -84,6 +85,79 @@ async fn a_store_in_a_database_may_be_away_while_pipelines_go_on() {
     assert!(stage.slots().await.is_empty());
     assert_eq!(server.terminate().await, Some(0), "{}", server.log());
     assert!(!server.log().contains("TM7092"), "{}", server.log());
+}
+
+/// Waits until the server says that it is, or is not, ready; that it lives all the while, and its
+/// pipeline streams.
+async fn is_ready(server: &Server, name: &str, within: Duration, expected: bool) {
+    let route = format!("/pipelines/{name}");
+    let said = wait_for(within, "the server to say whether it is ready", || async {
+        let alive = server.send(Request::new("GET", "/livez")).await.status;
+        assert_eq!(alive, 200, "{}", server.log());
+        let ready = server.send(Request::new("GET", "/readyz")).await.status == 200;
+        let events = server.request("GET", &format!("{route}/events"));
+        let is_refused = refused(server, events).await.is_some();
+        let one = server.get(&route).await;
+        assert_eq!(one["state"], "streaming", "{one}");
+        Ok((ready == expected && is_refused != expected).then_some(()))
+    });
+    said.await
+        .unwrap_or_else(|err| panic!("{err:?}\n{}", server.log()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn b6_a_store_that_is_killed_or_frozen_is_told_within_15_seconds() {
+    let name = "srv_dead_store";
+    let stage = Stage::new(name).await;
+    fill(&stage).await;
+    let database = own_server(&[]).await;
+    let mut server = served(&database.url()).await;
+    let answer = server
+        .post("/pipelines?start=true", &definition(&stage))
+        .await;
+    assert_eq!(answer.status, 201, "{}", answer.text());
+    server.wait_for_state(name, "streaming").await;
+    is_ready(&server, name, PATIENCE, true).await;
+    database.kill9().await.unwrap();
+    is_ready(&server, name, TAKES_OVER_WITHIN, false).await;
+    database.start().await.unwrap();
+    is_ready(&server, name, PATIENCE, true).await;
+    database.freeze().unwrap();
+    is_ready(&server, name, TAKES_OVER_WITHIN, false).await;
+    stage
+        .source_sql("INSERT INTO orders VALUES (5000, 'meanwhile')")
+        .await;
+    stage.wait_until_identical().await;
+    database.thaw().unwrap();
+    is_ready(&server, name, PATIENCE, true).await;
+    assert_eq!(server.terminate().await, Some(0), "{}", server.log());
+    stage.clear().await;
+}
+
+/// What a file says counts, whatever was away when it was read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_comes_while_the_store_is_away_is_taken_over_when_it_is_back() {
+    let stage = Stage::new("srv_away_file").await;
+    fill(&stage).await;
+    let database = PostgresServer::shared().await.unwrap();
+    let store = database.fresh_database("store").await.unwrap();
+    let proxy = Proxy::start(database.port()).await.unwrap();
+    let mut server = served(&database.url_through(proxy.address(), &store)).await;
+    proxy.refuse();
+    let place = server.pipelines().join("srv_away_file.toml");
+    std::fs::copy(stage.file(), place).unwrap();
+    wait_for(PATIENCE, "the file to be read in vain", || async {
+        let log = server.log();
+        Ok(log
+            .contains("a pipeline file is not taken over")
+            .then_some(()))
+    })
+    .await
+    .unwrap();
+    proxy.accept();
+    server.wait_for_state("srv_away_file", "streaming").await;
+    assert_eq!(server.terminate().await, Some(0), "{}", server.log());
+    stage.clear().await;
 }
 
 /// The other server has the pipeline in time, and applies.

@@ -10,6 +10,7 @@ use tidemark_lab::wait::wait_for;
 
 use super::{Server, definition, fill};
 use crate::asks::{Locked, text};
+use crate::faults::own_server;
 use crate::stage::{PATIENCE, Stage};
 use crate::writing::Writers;
 
@@ -75,6 +76,12 @@ async fn is_told(server: &Server, name: &str, side: Side, loss: Loss) {
         let code = pipeline["error"]["code"].as_str().unwrap_or_default();
         let is_said = code.starts_with("TM") || matches!(loss, Loss::Silent);
         anyhow::ensure!(is_said, "{pipeline}");
+        let metrics = server.get_text("/metrics").await;
+        let labels = format!("{{pipeline=\"{name}\",tenant=\"default\"");
+        let is_green = format!("tidemark_pipeline_health{labels},level=\"ok\"}} 1");
+        anyhow::ensure!(!metrics.contains(&is_green), "{metrics}");
+        let is_known = metrics.contains(&format!("tidemark_lag_bytes{labels}}}"));
+        anyhow::ensure!(is_known == (side == Side::Target), "{metrics}");
         Ok(Some(()))
     });
     if let Err(err) = found.await {
@@ -128,6 +135,127 @@ async fn b6_a_source_that_is_lost_is_told_within_15_seconds_and_so_is_its_return
 #[tokio::test]
 async fn b6_a_target_that_is_lost_is_told_within_15_seconds_and_so_is_its_return() {
     a_loss_is_told("srv_true_target", Side::Target).await;
+}
+
+/// The databases of a stage, each on a server of its own, and a pipeline between them that streams.
+async fn streams_between_own_servers(name: &str, server: &Server) -> Stage {
+    let (source, target) = tokio::join!(own_server(&[]), own_server(&[]));
+    let stage = Stage::on(source, target, name).await;
+    fill(&stage).await;
+    let mut wanted = definition(&stage);
+    wanted["stream"] = json!({ "heartbeat_interval": "1 s" });
+    let answer = server.post("/pipelines?start=true", &wanted).await;
+    assert_eq!(answer.status, 201, "{}", answer.text());
+    server.wait_for_state(name, "streaming").await;
+    is_well(server, name, PATIENCE).await;
+    stage
+}
+
+/// Nobody writes to it, so that nothing but its own heartbeats tells a side that stands still from one
+/// that has nothing to say.
+async fn a_server_that_is_lost_is_told(name: &str, side: Side) {
+    let mut server = Server::start(&[]).await;
+    let mut stage = streams_between_own_servers(name, &server).await;
+    let lost = match side {
+        Side::Source => stage.source_server,
+        Side::Target => stage.target_server,
+    };
+    for loss in [Loss::Refuses, Loss::Silent] {
+        match loss {
+            Loss::Refuses => lost.kill9().await.unwrap(),
+            Loss::Silent => lost.freeze().unwrap(),
+        }
+        is_told(&server, name, side, loss).await;
+        match loss {
+            Loss::Refuses => lost.start().await.unwrap(),
+            Loss::Silent => lost.thaw().unwrap(),
+        }
+        is_well(&server, name, PATIENCE).await;
+    }
+
+    // It does not run any more, and what was seen of it is no truth of now either.
+    let stopped = server.act(name, "stop", &json!({})).await;
+    assert_eq!(stopped["state"], "succeeded", "{stopped}");
+    let route = format!("/monitoring/pipelines/{name}/lag");
+    let is = |within, what: &'static str, health: &'static str| {
+        let (server, route) = (&server, &route);
+        async move {
+            let seen = wait_for(within, what, || async {
+                let lag = server.get(route).await;
+                let is_known = lag["gap_bytes"].is_number() && lag["source_lsn"].is_string();
+                anyhow::ensure!(lag["health"] == health, "{lag}");
+                anyhow::ensure!(is_known == (health != "unknown"), "{lag}");
+                let is_remembered = lag["last_known"]["source_lsn"].is_string();
+                anyhow::ensure!(is_known || (lag["stale"] == true && is_remembered), "{lag}");
+                // It is not to run, so nothing keeps the server from being ready.
+                anyhow::ensure!(is_ready(server).await, "{lag}");
+                Ok(Some(()))
+            });
+            seen.await
+                .unwrap_or_else(|err| panic!("{err:?}\n{}", server.log()));
+        }
+    };
+    is(PATIENCE, "it to be seen", "warning").await;
+    lost.freeze().unwrap();
+    is(TRUE_WITHIN, "the loss to be told", "unknown").await;
+    lost.thaw().unwrap();
+    is(PATIENCE, "it to be seen again", "warning").await;
+    stage.connect_again().await;
+    assert_eq!(server.terminate().await, Some(0), "{}", server.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn b6_a_source_that_is_killed_or_frozen_is_told_within_15_seconds() {
+    a_server_that_is_lost_is_told("srv_dead_source", Side::Source).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn b6_a_target_that_is_killed_or_frozen_is_told_within_15_seconds() {
+    a_server_that_is_lost_is_told("srv_dead_target", Side::Target).await;
+}
+
+/// A load has no position that grows old, and looks as if it went on.
+#[tokio::test(flavor = "multi_thread")]
+async fn b6_a_source_that_freezes_in_a_load_is_told_within_15_seconds() {
+    let name = "srv_dead_load";
+    let source = own_server(&[]).await;
+    let target = tidemark_lab::server::PostgresServer::shared().await;
+    let stage = Stage::on(source, target.unwrap(), name).await;
+    let rows = "CREATE TABLE wide (id int PRIMARY KEY, v text);
+        INSERT INTO wide SELECT i, repeat(md5(i::text), 32) FROM generate_series(1, 20000) i";
+    stage.source_sql(rows).await;
+    let wire = Proxy::start(source.port()).await.unwrap();
+    wire.limit_rate(Some(256 << 10));
+    let mut wanted = definition(&stage);
+    wanted["source"]["url"] = json!(source.url_through(wire.address(), &stage.source_name));
+    let mut server = Server::start(&[]).await;
+    let answer = server.post("/pipelines?start=true", &wanted).await;
+    assert_eq!(answer.status, 201, "{}", answer.text());
+    server.wait_for_state(name, "loading").await;
+    let route = format!("/monitoring/pipelines/{name}/lag");
+    let copies = format!("/monitoring/pipelines/{name}/progress");
+    wait_for(PATIENCE, "rows to be copied", || async {
+        let rows = server.get(&copies).await["rows_loaded"].as_u64();
+        let lag = server.get(&route).await;
+        Ok((rows > Some(0) && lag["health"] == "ok").then_some(()))
+    })
+    .await
+    .unwrap();
+    source.freeze().unwrap();
+    let told = wait_for(TRUE_WITHIN, "the loss to be told", || async {
+        let lag = server.get(&route).await;
+        let is_good = ["ok", "notice"].contains(&lag["health"].as_str().unwrap());
+        anyhow::ensure!(!is_good && lag["source_lsn"].is_null(), "{lag}");
+        anyhow::ensure!(!is_ready(&server).await, "ready: {lag}");
+        Ok(Some(()))
+    });
+    told.await
+        .unwrap_or_else(|err| panic!("{err:?}\n{}", server.log()));
+    wire.limit_rate(None);
+    source.thaw().unwrap();
+    is_well(&server, name, PATIENCE).await;
+    stage.wait_until_identical().await;
+    assert_eq!(server.terminate().await, Some(0), "{}", server.log());
 }
 
 /// A sample of the metrics.
