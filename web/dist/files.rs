@@ -1,9 +1,9 @@
 // Made by web/build.mjs of web/src.
 &[
     File {
-        name: "app-883a54d2ec.js",
-        plain: include_bytes!("app-883a54d2ec.js"),
-        packed: include_bytes!("app-883a54d2ec.js.gz"),
+        name: "app-458e11fb2f.js",
+        plain: include_bytes!("app-458e11fb2f.js"),
+        packed: include_bytes!("app-458e11fb2f.js.gz"),
     },
     File {
         name: "index.html",

@@ -4,7 +4,7 @@
 // Tabs of one browser share one stream: the one that holds a lock listens, and tells the others what it
 // hears. When it is closed another holds the lock, and goes on after the last that it heard.
 
-import { batch, effect, signal } from "@preact/signals";
+import { batch, effect, signal, type Signal } from "@preact/signals";
 import { get, headers, needsToken, Problem } from "./api";
 import type { Event, Lag, Overview, Pipeline, Table } from "./shapes";
 
@@ -15,8 +15,12 @@ const POLL_MS = 5_000;
 const SILENCE_MS = 20_000;
 /** Failures of the stream after which the server is asked instead. */
 const FAILURES_MAX = 3;
-/** How many lags are remembered, one a second. */
-const LAGS_KEPT = 900;
+/** How many gaps of a pipeline are remembered, one a second; and lags, all pipelines together and of each at least. */
+const GAPS_KEPT = 120;
+const LAGS_KEPT = 15_000;
+const LAGS_LEAST = 60;
+/** The server's past of a pipeline is asked for no further back than this. */
+const LAGS_MOST = 900;
 
 export const link = signal<Link>("connecting");
 /** When the server last said anything. */
@@ -24,8 +28,17 @@ export const heard = signal<number | null>(null);
 /** Ticks once a second, for ages. */
 export const now = signal(Date.now());
 export const overview = signal<Overview | null>(null);
-export const lags = signal<Record<string, Lag[]>>({});
-export const tables = signal<Record<string, Table[]>>({});
+/** What is remembered of each pipeline, so that news of one draw nothing of another. */
+const memories = new Map<string, { lags: Signal<Lag[]>; gaps: Signal<(number | null)[]> }>();
+/** What was told of the tables of a pipeline, by name on the source: of those that changed since this page listens. */
+export interface Told {
+  known: Map<string, Table>;
+  /** Whether all of them were told, so that there are no others. */
+  isWhole: boolean;
+  /** Grows when a table comes, goes or is in another state. */
+  shape: number;
+}
+export const tables = signal<Record<string, Told>>({});
 /** Grows with every event of a pipeline; the last one is in it. */
 export const lastEvent = signal<Event | null>(null);
 /** Grows whenever an action begins or ends. */
@@ -65,7 +78,9 @@ export async function refresh(): Promise<boolean> {
     refreshed = Date.now();
     const found = await get<Overview>("/monitoring/overview");
     batch(() => {
-      overview.value = found;
+      overview.value = { ...found, pipelines: sameAs(overview.value?.pipelines ?? [], found.pipelines) };
+      const there = new Set(found.pipelines.map((one) => one.id));
+      if (found.total === there.size) for (const id of memories.keys()) if (!there.has(id)) memories.delete(id);
       note();
     });
     return true;
@@ -73,6 +88,15 @@ export async function refresh(): Promise<boolean> {
     if (wrong instanceof Problem && wrong.isSilence) link.value = "gone";
     return false;
   }
+}
+
+/** The same pipelines; those that are as they were are the objects that they were, and are not drawn anew. */
+function sameAs(before: Pipeline[], found: Pipeline[]): Pipeline[] {
+  const known = new Map(before.map((one) => [one.id, one]));
+  return found.map((one) => {
+    const was = known.get(one.id);
+    return was && JSON.stringify(was) === JSON.stringify(one) ? was : one;
+  });
 }
 
 function note() {
@@ -113,6 +137,11 @@ others?.addEventListener("message", ({ data }: MessageEvent<Word>) => {
   if (data.link === "polling") void refresh();
 });
 
+effect(() => {
+  // What changes while no news come is asked for, and what was told before is older than that.
+  if (link.value === "polling") tables.value = {};
+});
+
 /** Listens until told otherwise, or has another tab do it; `takes` the lock from one that does not turn. */
 export async function listen(takes = false) {
   stopped?.abort();
@@ -120,6 +149,7 @@ export async function listen(takes = false) {
   stopped = own;
   failures = 0;
   lastId = null;
+  tables.value = {};
   if (!others) return hear(own.signal);
   told = Date.now();
   void refresh();
@@ -217,6 +247,11 @@ function take(part: string) {
   const said = JSON.parse(data);
   switch (kind) {
     case "reset":
+      // Something was not heard.
+      tables.value = {};
+      operations.value += 1;
+      refreshSoon();
+      break;
     case "ops":
       operations.value += 1;
       refreshSoon();
@@ -225,8 +260,7 @@ function take(part: string) {
       lag(said as Lag);
       break;
     case "tables":
-      tables.value = { ...tables.value, [said.pipeline_id]: said.tables as Table[] };
-      refreshSoon();
+      ofTables(said);
       break;
     case "state":
       patch(said.pipeline_id, said);
@@ -249,11 +283,39 @@ export async function askLag(id: string) {
   }
 }
 
+function ofTables(said: { pipeline_id: string; whole: boolean; tables: Table[] }) {
+  const before = tables.value[said.pipeline_id];
+  const known = said.whole || !before ? new Map<string, Table>() : before.known;
+  let isOther = said.whole || !before;
+  for (const table of said.tables) {
+    const was = known.get(table.source);
+    isOther ||= was?.state !== table.state || was?.quarantined !== table.quarantined;
+    known.set(table.source, table);
+  }
+  const shape = (before?.shape ?? 0) + (isOther ? 1 : 0);
+  tables.value = { ...tables.value, [said.pipeline_id]: { known, isWhole: said.whole || (before?.isWhole ?? false), shape } };
+  // How many are in which state is counted by the server.
+  if (isOther) refreshSoon();
+}
+
+function memory(id: string) {
+  let known = memories.get(id);
+  if (!known) memories.set(id, (known = { lags: signal([]), gaps: signal([]) }));
+  return known;
+}
+
+/** The last lags of a pipeline, the newest last. */
+export const lagsOf = (id: string): Lag[] => memory(id).lags.value;
+/** Its gaps in the last two minutes. */
+export const gapsOf = (id: string): (number | null)[] => memory(id).gaps.value;
+
 function lag(said: Lag) {
-  const before = lags.value[said.pipeline_id] ?? [];
-  const last = before.at(-1);
+  const { lags, gaps } = memory(said.pipeline_id);
+  const last = lags.value.at(-1);
   if (last && last.measured_at >= said.measured_at) return;
-  lags.value = { ...lags.value, [said.pipeline_id]: [...before.slice(1 - LAGS_KEPT), said] };
+  const kept = Math.min(LAGS_MOST, Math.max(LAGS_LEAST, Math.floor(LAGS_KEPT / memories.size)));
+  lags.value = [...lags.value.slice(1 - kept), said];
+  gaps.value = [...gaps.value.slice(1 - GAPS_KEPT), said.gap_bytes];
   const { state, health, trend, gap_bytes, latency_seconds, verified } = said;
   patch(said.pipeline_id, { state, health, trend, gap_bytes, latency_seconds, verified });
 }
@@ -266,12 +328,15 @@ function patch(id: string, change: Partial<Pipeline>) {
   if (!old) return refreshSoon();
   const pipelines = [...all.pipelines];
   const { id: _, ...rest } = change;
-  pipelines[at] = { ...old, ...rest };
-  const by_health: Overview["by_health"] = {};
-  for (const one of pipelines) by_health[one.health] = (by_health[one.health] ?? 0) + 1;
+  const one = { ...old, ...rest };
+  pipelines[at] = one;
+  const by_health = { ...all.by_health };
   // More than the overview has in full are counted by the server alone.
-  const counts = pipelines.length === all.total ? by_health : all.by_health;
-  overview.value = { ...all, pipelines, by_health: counts };
+  if (one.health !== old.health && pipelines.length === all.total) {
+    by_health[old.health] = (by_health[old.health] ?? 1) - 1;
+    by_health[one.health] = (by_health[one.health] ?? 0) + 1;
+  }
+  overview.value = { ...all, pipelines, by_health };
 }
 
 export const pipelineOf = (id: string) => overview.value?.pipelines.find((one) => one.id === id) ?? null;

@@ -5,6 +5,7 @@
 //! fresh. Without a fresh report the checkpoint in the target and the source's own word are put
 //! together; what only the pipeline could know (latency, the trend) is then unknown, never zero.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use tidemark_core::Result;
@@ -51,9 +52,9 @@ pub(crate) async fn look(
         if let Some(checkpoint) = &checkpoint {
             status.full_load_lsn.get_or_insert(checkpoint.load_position);
             status.processed_lsn.get_or_insert(checkpoint.position);
+            let places = places(&status);
             for table in &checkpoint.tables {
-                let name = table.source.to_string();
-                if !status.tables.iter().any(|known| known.source == name) {
+                if !places.contains_key(&table.source.to_string()) {
                     status.tables.push(table_status(table, checkpoint));
                 }
             }
@@ -94,9 +95,10 @@ fn take_checkpoint(status: &mut Status, checkpoint: &Checkpoint) {
     status.position_type = Some(checkpoint.position.kind().to_owned());
     status.full_load_lsn = Some(checkpoint.load_position);
     status.processed_lsn = Some(checkpoint.position);
+    let places = places(status);
     for table in &checkpoint.tables {
-        let name = table.source.to_string();
-        match status.tables.iter_mut().find(|known| known.source == name) {
+        let place = places.get(&table.source.to_string()).copied();
+        match place.and_then(|place| status.tables.get_mut(place)) {
             Some(known) => {
                 known.state = table_state(table, checkpoint);
                 known.reason.clone_from(&table.reason);
@@ -104,6 +106,14 @@ fn take_checkpoint(status: &mut Status, checkpoint: &Checkpoint) {
             None => status.tables.push(table_status(table, checkpoint)),
         }
     }
+}
+
+/// Where each table is, by name on the source: there may be ten thousand.
+fn places(status: &Status) -> HashMap<String, usize> {
+    let tables = status.tables.iter().enumerate();
+    tables
+        .map(|(place, table)| (table.source.clone(), place))
+        .collect()
 }
 
 /// What is in quarantine is what the target has there.

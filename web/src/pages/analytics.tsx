@@ -4,7 +4,7 @@ import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import uPlot from "uplot";
 import { get } from "../api";
 import { bytes, clock, grouped, lsn, moment, seconds } from "../format";
-import { lags, link, now } from "../live";
+import { lagsOf, link, now } from "../live";
 import { setZone, zone, type Zone } from "../prefs";
 import { parameter, put } from "../router";
 import type { History, Lag, Pipeline } from "../shapes";
@@ -270,7 +270,7 @@ export function Analytics({ one }: { one: Pipeline }) {
     () => get<History>(`/monitoring/pipelines/${encodeURIComponent(one.id)}/lag/history?from=${from}&to=${to + 1}&points=900`),
     [one.id, range[0], frozen ?? tick, link.value === "live"],
   );
-  const live = lags.value[one.id] ?? [];
+  const live = lagsOf(one.id);
   const made = useMemo(() => (asked.value ? series(asked.value, frozen === null ? live : [], from, to) : null), [asked.value, live, from, to]);
   const lag = live.at(-1) ?? null;
   if (lag === null && link.value !== "gone") return <p class="muted" aria-busy="true">Asking the server …</p>;

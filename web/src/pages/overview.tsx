@@ -1,7 +1,8 @@
 // All pipelines, worst first; the numbers on top are filters.
 
 import { bytes, grouped, moment, seconds, words } from "../format";
-import { lags, overview, now } from "../live";
+import { useEffect, useState } from "preact/hooks";
+import { gapsOf, lagsOf, overview, now } from "../live";
 import { get, may } from "../api";
 import { parameter, put } from "../router";
 import type { Health, Pipeline, Table } from "../shapes";
@@ -51,12 +52,7 @@ export function Overview() {
             {all.slots_at_risk.length > 0 && <div><dt>slots at risk</dt><dd class="error">{all.slots_at_risk.map((one) => one.slot.name).join(", ")}</dd></div>}
           </dl>
           {isDemo.value && <BreakIt />}
-          {needy.length > 0 && (
-            <section class="cards" aria-labelledby="needy">
-              <h2 id="needy">Needs you</h2>
-              <ul class="cards">{needy.map((one) => <li key={one.id}><Card one={one} /></li>)}</ul>
-            </section>
-          )}
+          {needy.length > 0 && <Needy all={needy} />}
           {well.length > 0 && <Well all={well} />}
           {shown.length === 0 && <p>No pipeline is like that. <button type="button" onClick={() => { put("health", null); put("q", null); }}>Show all {all.total}</button></p>}
         </>
@@ -82,17 +78,16 @@ const hasSource = (one: Pipeline) => one.source !== null && one.target !== null;
 const isAtWork = (one: Pipeline) => !["draft", "completed"].includes(one.state);
 
 function Numbers({ one }: { one: Pipeline }) {
-  const series = (lags.value[one.id] ?? []).slice(-120).map((lag) => lag.gap_bytes);
   return (
     <>
       <div><span class="k">latency</span> <Known value={one.latency_seconds}>{seconds}</Known></div>
-      <div><span class="k">gap</span> <Known value={one.gap_bytes}>{bytes}</Known> <Spark values={series} label="the gap in the last two minutes" /></div>
+      <div><span class="k">gap</span> <Known value={one.gap_bytes}>{bytes}</Known> <Spark values={gapsOf(one.id)} label="the gap in the last two minutes" /></div>
     </>
   );
 }
 
 function Card({ one }: { one: Pipeline }) {
-  const last = lags.value[one.id]?.at(-1);
+  const last = lagsOf(one.id).at(-1);
   const aside = one.tables.find((count) => count.state === "quarantined")?.count ?? 0;
   const total = one.tables.reduce((sum, count) => sum + count.count, 0);
   return (
@@ -111,6 +106,7 @@ function Card({ one }: { one: Pipeline }) {
       {one.error?.action && <p>First: {one.error.action}</p>}
       {one.health === "unknown" && last?.unknown_reason && !one.error && <p>The source's side is not known now: <Code code={last.unknown_reason} />{last.last_known && <> · last known {moment(last.last_known.at)} at <code>{last.last_known.source_lsn}</code></>}</p>}
       {aside > 0 && <Aside id={one.id} count={aside} />}
+      {one.verified?.result === "different" && <p>It differed from its source when it was compared last, {moment(one.verified.at)}. First: <a href={`/p/${one.id}/verification`}>see which rows</a></p>}
       <div class="facts">
         <Numbers one={one} />
         <div><a href={`/p/${one.id}`}>See and fix<span class="hidden"> {one.id}</span></a></div>
@@ -130,7 +126,32 @@ function Aside({ id, count }: { id: string; count: number }) {
   );
 }
 
+/** A list that is long comes in parts, the first at once, so that the page can be used before all of it is there. */
+function useGradually<T>(all: T[]): T[] {
+  const [count, setCount] = useState(AT_ONCE);
+  const isPart = count < all.length;
+  useEffect(() => {
+    if (!isPart) return;
+    const timer = setTimeout(() => setCount(count + AT_ONCE));
+    return () => clearTimeout(timer);
+  }, [count, isPart]);
+  return isPart ? all.slice(0, count) : all;
+}
+
+const AT_ONCE = 50;
+
+function Needy({ all }: { all: Pipeline[] }) {
+  const shown = useGradually(all);
+  return (
+    <section class="cards" aria-labelledby="needy">
+      <h2 id="needy">Needs you</h2>
+      <ul class="cards">{shown.map((one) => <li key={one.id}><Card one={one} /></li>)}</ul>
+    </section>
+  );
+}
+
 function Well({ all }: { all: Pipeline[] }) {
+  const shown = useGradually(all);
   return (
     <div class="scroll" tabIndex={0} role="region" aria-labelledby="well">
       <table class="fold">
@@ -139,19 +160,23 @@ function Well({ all }: { all: Pipeline[] }) {
           <tr><th scope="col">Pipeline</th><th scope="col">Route</th><th scope="col">State</th><th scope="col" class="n">Latency</th><th scope="col" class="n">Gap</th><th scope="col">Last minutes</th><th scope="col">Verified</th></tr>
         </thead>
         <tbody>
-          {all.map((one) => (
-            <tr key={one.id}>
-              <td><span class="row"><HealthMark health={one.health} /> <a class="name" href={`/p/${one.id}`} data-row>{one.id}</a></span></td>
-              <td data-k="route" class="name muted small">{hasSource(one) ? `${one.source} → ${one.target}` : words(one.mode)}</td>
-              <td data-k="state"><State state={one.state} /></td>
-              <td data-k="latency" class="n">{isAtWork(one) ? <Known value={one.latency_seconds}>{seconds}</Known> : "–"}</td>
-              <td data-k="gap" class="n">{isAtWork(one) ? <Known value={one.gap_bytes}>{bytes}</Known> : "–"}</td>
-              <td data-k="minutes"><Spark values={(lags.value[one.id] ?? []).slice(-120).map((lag) => lag.gap_bytes)} label="the gap in the last two minutes" /></td>
-              <td data-k="verified">{one.verified ? <><State state={one.verified.result} /> <span class="muted small">{seconds(Math.max(0, Math.floor((now.value - Date.parse(one.verified.at)) / 1000)))} ago</span></> : <span class="muted">not in this run</span>}</td>
-            </tr>
-          ))}
+          {shown.map((one) => <Line key={one.id} one={one} />)}
         </tbody>
       </table>
     </div>
+  );
+}
+
+function Line({ one }: { one: Pipeline }) {
+  return (
+    <tr>
+      <td><span class="row"><HealthMark health={one.health} /> <a class="name" href={`/p/${one.id}`} data-row>{one.id}</a></span></td>
+      <td data-k="route" class="name muted small">{hasSource(one) ? `${one.source} → ${one.target}` : words(one.mode)}</td>
+      <td data-k="state"><State state={one.state} /></td>
+      <td data-k="latency" class="n">{isAtWork(one) ? <Known value={one.latency_seconds}>{seconds}</Known> : "–"}</td>
+      <td data-k="gap" class="n">{isAtWork(one) ? <Known value={one.gap_bytes}>{bytes}</Known> : "–"}</td>
+      <td data-k="minutes"><Spark values={gapsOf(one.id)} label="the gap in the last two minutes" /></td>
+      <td data-k="verified">{one.verified ? <><State state={one.verified.result} /> <span class="muted small">{seconds(Math.max(0, Math.floor((now.value - Date.parse(one.verified.at)) / 1000)))} ago</span></> : <span class="muted">not in this run</span>}</td>
+    </tr>
   );
 }

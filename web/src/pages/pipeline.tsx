@@ -3,7 +3,7 @@
 import { useEffect, useState } from "preact/hooks";
 import { get, may, post } from "../api";
 import { bytes, moment, seconds, words } from "../format";
-import { askLag, lags, link, now, operations, overview, pipelineOf } from "../live";
+import { askLag, lagsOf, link, now, operations, overview, pipelineOf } from "../live";
 import type { Operation, Pipeline } from "../shapes";
 import { act, Code, HealthMark, Known, say, State, useAsked } from "../ui";
 import { Analytics } from "./analytics";
@@ -58,7 +58,7 @@ export function begin(id: string, action: string, body: unknown = {}) {
 
 function Head({ one }: { one: Pipeline }) {
   const [open, setOpen] = useState<"resync" | "delete" | null>(null);
-  const lag = lags.value[one.id]?.at(-1) ?? null;
+  const lag = lagsOf(one.id).at(-1) ?? null;
   const stages = lag?.latency_by_stage_seconds ?? null;
   const isAtWork = !["draft", "stopped", "completed", "failed"].includes(one.state);
   // One button, so that who pressed it has the focus on what undoes it.

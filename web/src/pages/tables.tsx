@@ -20,53 +20,81 @@ const URGENCY = ["quarantined", "resyncing", "loading", "queued", "catching_up",
 const urgency = new Map(URGENCY.map((state, rank) => [state, rank]));
 const rank = (state: string) => urgency.get(state) ?? -1;
 
-async function all(id: string): Promise<Table[]> {
-  const found: Table[] = [];
-  let cursor: string | null = "";
-  while (cursor !== null) {
-    const more = cursor === "" ? "" : `&cursor=${encodeURIComponent(cursor)}`;
-    const page: { tables: Table[]; next_cursor: string | null } = await get(`/pipelines/${encodeURIComponent(id)}/tables?limit=500${more}`);
-    found.push(...page.tables);
-    cursor = page.next_cursor;
-  }
-  return found;
+/** What is known so far, and how many there are. */
+interface Found {
+  tables: Table[];
+  counts: { state: string; count: number }[];
 }
 
+/** All of them, page by page; the first page is told as soon as it is there. */
+async function all(id: string, begin: (found: Found) => void): Promise<Found> {
+  const tables: Table[] = [];
+  let counts: Found["counts"] = [];
+  let cursor: string | null = "";
+  while (cursor !== null) {
+    const more = cursor === "" ? "limit=100" : `limit=500&cursor=${encodeURIComponent(cursor)}`;
+    const page: Found & { next_cursor: string | null } = await get(`/pipelines/${encodeURIComponent(id)}/tables?${more}`);
+    tables.push(...page.tables);
+    if (cursor === "") {
+      counts = page.counts;
+      begin({ tables: page.tables, counts });
+    }
+    cursor = page.next_cursor;
+  }
+  return { tables, counts };
+}
+
+const NONE = new Map<string, Table>();
+
 export function Tables({ one }: { one: Pipeline }) {
+  const [first, setFirst] = useState<{ id: string; found: Found } | null>(null);
   // News come while it runs; else it is asked when its state changes.
-  const asked = useAsked(() => all(one.id), [one.id, one.state, link.value === "polling" ? Math.floor(now.value / 5_000) : 0]);
+  const asked = useAsked(() => all(one.id, (found) => setFirst({ id: one.id, found })), [one.id, one.state, link.value === "polling" ? Math.floor(now.value / 5_000) : 0]);
   const [resync, setResync] = useState<string | null>(null);
   const isRunning = !["draft", "stopped", "completed", "failed"].includes(one.state);
-  const found = (isRunning && link.value !== "polling" ? told.value[one.id] : undefined) ?? asked.value;
+  const news = isRunning && link.value !== "polling" ? told.value[one.id] : undefined;
+  const isWhole = news?.isWhole ?? false;
+  const found = isWhole ? null : (asked.value ?? (first?.id === one.id ? first.found : null));
+  const isPart = found !== null && found !== asked.value;
   const state = parameter("state");
   const wanted = (parameter("q") ?? "").toLowerCase();
-  const shown = useMemo(() => {
-    const some = (found ?? []).filter((table) => (state === null || table.state === state) && (wanted === "" || `${table.source} ${table.target}`.toLowerCase().includes(wanted)));
-    return some.sort((a, b) => rank(a.state) - rank(b.state) || (a.source < b.source ? -1 : 1));
-  }, [found, state, wanted]);
-  if (!found) return asked.problem ? <ProblemBox problem={asked.problem} /> : <p class="muted" aria-busy="true">Asking the server …</p>;
-  const counts = new Map<string, number>();
-  for (const table of found) counts.set(table.state, (counts.get(table.state) ?? 0) + 1);
-  if (found.length === 0) return <p class="empty">{one.state === "draft" ? "Its tables are known when it has been started." : "No table is known of it yet."}</p>;
+  const base = useMemo(() => (found ? new Map(found.tables.map((table) => [table.source, table])) : NONE), [found]);
+  const known = news?.known ?? NONE;
+  const of = (name: string) => known.get(name) ?? base.get(name)!;
+  // Their order is made anew only when a table comes, goes or is in another state.
+  const { shown, counts, total } = useMemo(() => {
+    const tables = [...new Map([...base, ...known]).values()];
+    const some = tables.filter((table) => (state === null || table.state === state) && (wanted === "" || `${table.source} ${table.target}`.toLowerCase().includes(wanted)));
+    some.sort((a, b) => rank(a.state) - rank(b.state) || (a.source < b.source ? -1 : 1));
+    const counts = new Map<string, number>();
+    for (const table of tables) counts.set(table.state, (counts.get(table.state) ?? 0) + 1);
+    return { shown: some.map((table) => table.source), counts, total: tables.length };
+  }, [base, known, news?.shape, state, wanted]);
+  if (!found && !isWhole) return asked.problem ? <ProblemBox problem={asked.problem} /> : <p class="muted" aria-busy="true">Asking the server …</p>;
+  // The first page knows how many there are of each.
+  const ofState = isPart ? found.counts.map((one) => [one.state, one.count] as const) : [...counts];
+  const count = isPart ? found.counts.reduce((sum, one) => sum + one.count, 0) : total;
+  const rows = isPart && state === null && wanted === "" ? count : shown.length;
+  if (count === 0) return <p class="empty">{one.state === "draft" ? "Its tables are known when it has been started." : "No table is known of it yet."}</p>;
   const parts = Array.from({ length: Math.ceil(shown.length / PART) }, (_, part) => part * PART);
   return (
     <>
       <div class="row spread">
         <div class="counts" role="group" aria-label="filter by state">
-          <button type="button" class="small" aria-pressed={state === null} onClick={() => put("state", null)}>all {found.length}</button>
-          {[...counts].sort((a, b) => rank(a[0]) - rank(b[0])).map(([name, count]) => (
+          <button type="button" class="small" aria-pressed={state === null} onClick={() => put("state", null)}>all {count}</button>
+          {[...ofState].sort((a, b) => rank(a[0]) - rank(b[0])).map(([name, count]) => (
             <button type="button" class="small" key={name} aria-pressed={state === name} onClick={() => put("state", state === name ? null : name)}>{words(name)} {count}</button>
           ))}
         </div>
         <label class="inline"><span class="muted">find</span><input id="find" type="search" placeholder="table" value={parameter("q") ?? ""} onInput={(event) => put("q", event.currentTarget.value)} /></label>
       </div>
       <div class="scroll" tabIndex={0} role="region" aria-label="tables">
-        <table class="fold" aria-rowcount={shown.length + 1}>
+        <table class="fold" aria-rowcount={rows + 1}>
           <caption class="hidden">Tables of {one.id}, those that need you first</caption>
           <thead><tr><th scope="col">Table → target</th><th scope="col">State</th><th scope="col">Progress</th><th scope="col" class="n">Rows loaded</th><th scope="col" class="n">Changes</th>{may("operator") && <th scope="col">Actions</th>}</tr></thead>
           {parts.map((from) => (
             <Part key={from} rows={Math.min(PART, shown.length - from)} columns={may("operator") ? 6 : 5} isFirst={from === 0}>
-              {() => shown.slice(from, from + PART).map((table, at) => <Row key={table.source} id={one.id} table={table} number={from + at + 2} isRunning={isRunning} onResync={() => setResync(table.source)} />)}
+              {() => shown.slice(from, from + PART).map((name, at) => <Row key={name} id={one.id} table={of(name)} number={from + at + 2} isRunning={isRunning} onResync={setResync} />)}
             </Part>
           ))}
         </table>
@@ -97,7 +125,7 @@ function Part({ rows, columns, isFirst, children }: { rows: number; columns: num
   );
 }
 
-function Row({ id, table, number, isRunning, onResync }: { id: string; table: Table; number: number; isRunning: boolean; onResync: () => void }) {
+function Row({ id, table, number, isRunning, onResync }: { id: string; table: Table; number: number; isRunning: boolean; onResync: (table: string) => void }) {
   const isMoving = ["loading", "resyncing", "queued"].includes(table.state);
   const rate = useRate(table.rows_loaded, isMoving);
   const estimated = table.rows_estimated === null ? null : Math.max(table.rows_estimated, table.rows_loaded);
@@ -137,7 +165,7 @@ function Row({ id, table, number, isRunning, onResync }: { id: string; table: Ta
               : <button type="button" class="small" disabled={!isRunning || table.state !== "streaming"} onClick={() => ask("pause")} aria-label={`pause ${table.source}`}>Pause</button>}
             <button type="button" class="small" disabled={!isRunning && table.state !== "done"} onClick={() => ask("verify", { depth: "deep" })} aria-label={`verify ${table.source}`}>Verify</button>
             <a class="small" href={`/p/${encodeURIComponent(id)}/data?table=${encodeURIComponent(table.source)}`} aria-label={`rows of ${table.source}`}>Rows</a>
-            <button type="button" class="small" disabled={!isRunning} onClick={onResync} aria-label={`force resync of ${table.source}`}>Resync …</button>
+            <button type="button" class="small" disabled={!isRunning} onClick={() => onResync(table.source)} aria-label={`force resync of ${table.source}`}>Resync …</button>
           </span>
         </td>
       )}

@@ -40,20 +40,23 @@ export async function u12_five_hundred_pipelines_and_a_thousand_tables_are_shown
     // Script in time of its own thread.
     await devtools.send("Performance.enable", { timeDomain: "threadTicks" });
     const metric = async (name) => (await devtools.send("Performance.getMetrics")).metrics.find((one) => one.name === name).value;
-    /** When something was painted, and when the page could be used, in ms; the best of some. */
-    const opened = async (path, ready) => {
-      const best = { paint: Infinity, usable: Infinity };
+    /** When something was painted, when the page could be used, and when all of it was there, in ms; the best of some. */
+    const opened = async (path, ready, whole) => {
+      const best = { paint: Infinity, usable: Infinity, whole: Infinity };
+      const noted = (name, at) => (best[name] = Math.min(best[name], at));
       for (let count = 0; count < 3; count += 1) {
         await page.goto(`${many.url}${path}`);
         await ready();
-        const [paint, usable] = await page.evaluate(() => [performance.getEntriesByName("first-contentful-paint")[0]?.startTime ?? Infinity, performance.now()]);
-        best.paint = Math.min(best.paint, paint);
-        best.usable = Math.min(best.usable, usable);
+        noted("usable", await page.evaluate(() => performance.now()));
+        await whole();
+        noted("whole", await page.evaluate(() => performance.now()));
+        noted("paint", await page.evaluate(() => performance.getEntriesByName("first-contentful-paint")[0]?.startTime ?? Infinity));
       }
       return best;
     };
 
-    const overview = await opened("/", () => page.getByRole("link", { name: "p499", exact: true }).waitFor());
+    const link = (name) => page.getByRole("link", { name, exact: true });
+    const overview = await opened("/", () => link("p001").waitFor(), () => link("p499").waitFor());
     assert.equal(await page.locator("[data-row]").count(), PIPELINES);
     await accessibleOn(page, "five hundred pipelines");
     await page.getByRole("link", { name: "p499", exact: true }).scrollIntoViewIfNeeded();
@@ -62,7 +65,10 @@ export async function u12_five_hundred_pipelines_and_a_thousand_tables_are_shown
     await until("wide to stream", async () => (await many.get("/pipelines/wide")).state === "streaming", 600_000);
     const last = `public.t${String(TABLES).padStart(5, "0")}`;
     const first = page.locator("tbody tr").filter({ hasText: "public.t00001" });
-    const tables = await opened("/p/wide", () => first.waitFor());
+    const rowcount = `table[aria-rowcount="${TABLES + 1}"]`;
+    // The last part is there when there is room for all rows.
+    const parts = Math.ceil(TABLES / 50);
+    const tables = await opened("/p/wide", () => first.waitFor(), () => page.locator(`${rowcount} tbody:nth-of-type(${parts})`).waitFor({ state: "attached" }));
     await page.getByText(`all ${TABLES}`).waitFor();
     const rows = () => page.locator("tbody tr[aria-rowindex]").count();
     assert.ok((await rows()) <= 200, "rows that nobody sees are there");
@@ -95,7 +101,7 @@ export async function u12_five_hundred_pipelines_and_a_thousand_tables_are_shown
     await accessibleOn(page, "the end of many tables");
     await shot("pipeline-many-tables", page);
     const long = await page.evaluate(() => globalThis.long);
-    const opening = ({ paint, usable }) => `painted after ${Math.round(paint)} ms, usable after ${Math.round(usable)} ms`;
+    const opening = ({ paint, usable, whole }) => `painted after ${Math.round(paint)} ms, usable after ${Math.round(usable)} ms, whole after ${Math.round(whole)} ms`;
     console.log(`${PIPELINES} pipelines: ${opening(overview)}; ${TABLES} tables: ${opening(tables)}, ${each.toFixed(2)} ms of script for each of the news; tasks of more than 50 ms: ${long.join(", ") || "none"}`);
     const within = (limit) => limit * ROOM;
     assert.ok(Math.max(overview.paint, tables.paint) <= within(400), "painted too late");

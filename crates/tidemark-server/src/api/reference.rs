@@ -27,10 +27,12 @@ application/toml`). Names of fields are those of `--json`, positions are text as
   both sides stop reading within seconds. What the pipeline was told to do is for the pipeline to end.
 - **Changes** of a definition need `If-Match` with the `ETag` that was read: 428 without it, 412 if somebody was faster. A
   pipeline that a file defines is changed in the file: 409.
-- **`Idempotency-Key`** on a POST: the same request again within a day gets the same answer.
-- **Lists** have pages: `limit` up to 500, `next_cursor`.
+- **`Idempotency-Key`** on a POST: the same request again within a day gets the same answer. A change that was begun is carried
+  to its end whether or not anybody waits for the answer, so who lost the connection sends it again with its key.
+- **Lists** have pages: `limit` up to 500, `next_cursor`. A state, health or time that there cannot be is refused: it would find nothing.
 - **News** as server-sent events on `/api/v1/events/stream`, with numbers: `Last-Event-ID` goes on where a reader was, the
-  event `reset` says that it must look at everything anew. What is kept of them is bounded by number and by size.
+  event `reset` says that it must look at everything anew. What is kept of them is bounded by number and by size. `tables` has the
+  tables that are otherwise than they were told before; with `\"whole\": true` it has all of them, and there are no others.
 - **A demo's server** (`tidemark demo`, `/api/v1/version` says so) has two routes more, and no other has them: `GET /api/v1/demo`
   tells what can be broken and what came of it last, `POST /api/v1/demo/breaks` with `{\"what\": \"kill\"}` breaks it.
 - **Rows** of both sides: `preview` shows the first ones of a table, `trace` one by its key, with what differs. `is_settled` tells
@@ -70,7 +72,7 @@ nothing. Wrong tokens are slowed down by address.
 | route | tells |
 |--|--|
 | `/livez` | the process turns; touches nothing |
-| `/readyz`, `/healthz`, `/startupz` | the store answers; `?verbose` lists, `?pipelines=strict` is 503 while a pipeline that was started is not connected |
+| `/readyz`, `/healthz`, `/startupz` | the store answers, and alerts, schedules and history are looked after; `?verbose` lists, `?pipelines=strict` is 503 while a pipeline that is to run does not, or is not connected |
 | `/metrics` | Prometheus' text format; what is not known is absent |
 
 What happens is measured once for each commit of the target: `tidemark_apply_batch_rows`,
