@@ -48,6 +48,22 @@ pub const STATES: [&str; 10] = [
     "failed",
 ];
 
+/// The words of [`Health`].
+pub const HEALTHS: [&str; 5] = ["ok", "notice", "warning", "error", "unknown"];
+
+/// The words of [`TableStatusState`].
+pub const TABLE_STATES: [&str; 9] = [
+    "queued",
+    "loading",
+    "catching_up",
+    "streaming",
+    "paused",
+    "resyncing",
+    "quarantined",
+    "done",
+    "excluded",
+];
+
 /// Health, apart from state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -396,9 +412,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_word_but_the_first_is_a_state() {
+    fn each_word_is_of_what_it_says_but_the_first_of_states() {
         for word in &STATES[1..] {
             let read = serde_json::from_value::<PipelineState>((*word).into());
+            assert!(read.is_ok(), "{word}");
+        }
+        for word in HEALTHS {
+            let read = serde_json::from_value::<Health>(word.into());
+            assert!(read.is_ok(), "{word}");
+        }
+        for word in TABLE_STATES {
+            let read = serde_json::from_value::<TableStatusState>(word.into());
             assert!(read.is_ok(), "{word}");
         }
     }

@@ -9,14 +9,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::http::{Method, StatusCode};
 use tidemark_core::position::{Lsn, Position};
-use tidemark_core::status::{STATES, Status, TableStatusState};
+use tidemark_core::status::{HEALTHS, STATES, Status, TableStatusState};
 
 use crate::measures::{Histogram, Measures};
 use crate::notify::Counted;
 use crate::store::{AlertRow, Key};
 use crate::supervisor::{Member, View, word_of};
 
-const HEALTHS: [&str; 5] = ["ok", "notice", "warning", "error", "unknown"];
 const WAL_STATUSES: [&str; 4] = ["reserved", "extended", "unreserved", "lost"];
 
 /// How requests were answered.

@@ -12,10 +12,12 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use tidemark_core::catalogue::codes;
+use tidemark_core::clock;
+use tidemark_core::status::TABLE_STATES;
 
 use super::App;
 use super::bodies::{TableBody, TableCount, counts, table, urgency};
-use super::extract::{Json, Params, Route};
+use super::extract::{Json, Params, Route, known_word};
 use super::guard::Caller;
 use super::pipelines::{ActBody, ask, limit, member};
 use super::problem::{Failure, Problem};
@@ -67,6 +69,7 @@ async fn tables(
     Params(params): Params<TablesParams>,
 ) -> Result<Answer<TableList>, Failure> {
     let limit = limit(params.limit)?;
+    known_word("state", params.state.as_ref(), &TABLE_STATES)?;
     let after = params.cursor.as_deref().map(|cursor| {
         let parts = cursor
             .split_once(':')
@@ -221,6 +224,15 @@ async fn errors(
     Ok(Answer(list))
 }
 
+/// An instant that is asked for, in microseconds.
+fn instant(text: Option<&String>) -> Result<Option<i64>, Failure> {
+    let parsed = text.map(|text| {
+        let wrong = || format!("`{text}` is no time like 2026-11-29T15:00:00Z");
+        clock::parse(text).ok_or_else(|| Failure::new(codes::API_MALFORMED, wrong()))
+    });
+    parsed.transpose()
+}
+
 async fn found(
     app: &App,
     caller: &Caller,
@@ -230,11 +242,20 @@ async fn found(
 ) -> Result<EventList, Failure> {
     let member = member(app, caller, id)?;
     let page = page(params.limit, params.cursor.as_deref())?;
+    let (since, until) = (
+        instant(params.since.as_ref())?,
+        instant(params.until.as_ref())?,
+    );
+    if since.zip(until).is_some_and(|(since, until)| since > until) {
+        let text = "since is not after until";
+        return Err(Failure::new(codes::API_MALFORMED, text));
+    }
     let wanted = EventsWanted {
         level,
         code: params.code.clone(),
-        since: params.since.clone(),
-        until: params.until.clone(),
+        // As events have it, whatever zone it was said in: texts of one form have the order of time.
+        since: since.map(clock::rfc3339),
+        until: until.map(clock::rfc3339),
     };
     let events = app.store.events(&member.key, wanted, page).await?;
     let next_cursor = next(&events, page, |event| event.id);

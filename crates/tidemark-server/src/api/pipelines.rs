@@ -15,7 +15,7 @@ use tidemark_core::control::ResyncStrategy;
 use tidemark_core::finding::Side;
 use tidemark_core::quarantine::Chosen;
 use tidemark_core::schema::TableName;
-use tidemark_core::status::Health;
+use tidemark_core::status::{HEALTHS, Health, STATES};
 use tidemark_core::verify::compare::Depth;
 use tracing::Instrument as _;
 use utoipa::{IntoParams, ToSchema};
@@ -24,7 +24,7 @@ use utoipa_axum::routes;
 
 use super::App;
 use super::bodies::{PipelineBody, etag};
-use super::extract::{DefinitionText, Json, Params, Route, table_names, to_toml};
+use super::extract::{DefinitionText, Json, Params, Route, known_word, table_names, to_toml};
 use super::guard::{Caller, Role};
 use super::merge::{merge, refuse_masks, unmask};
 use super::problem::{Failure, Problem};
@@ -112,6 +112,8 @@ async fn list(
     Params(params): Params<ListParams>,
 ) -> Result<Answer<PipelineList>, Failure> {
     let limit = limit(params.limit)?;
+    known_word("state", params.state.as_ref(), &STATES)?;
+    known_word("health", params.health.as_ref(), &HEALTHS)?;
     let after = params.cursor.as_deref().map(position).transpose()?;
     let mut found: Vec<((u8, String), Arc<Member>, View)> = Vec::new();
     let mut counts = BTreeMap::new();

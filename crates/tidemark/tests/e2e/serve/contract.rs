@@ -17,6 +17,8 @@ pub(super) struct Operation {
     queries: Vec<String>,
     statuses: Vec<String>,
     has_body: bool,
+    /// The schema of a body of JSON.
+    body: Value,
     responses: Value,
 }
 
@@ -76,6 +78,7 @@ pub(super) fn operations(document: &Value) -> Vec<Operation> {
                     .cloned()
                     .collect(),
                 has_body: about.get("requestBody").is_some(),
+                body: content["application/json"]["schema"].clone(),
                 responses: about["responses"].clone(),
             });
         }
@@ -85,7 +88,7 @@ pub(super) fn operations(document: &Value) -> Vec<Operation> {
 }
 
 /// Texts that somebody may send, or that somebody may try.
-const TEXTS: [&str; 16] = [
+const TEXTS: [&str; 20] = [
     "",
     "shop",
     "0",
@@ -101,7 +104,12 @@ const TEXTS: [&str; 16] = [
     "%3Cimg%20src=x%20onerror=y%3E",
     "%F0%9F%92%A5",
     "null",
+    // Cursors, each of another list, and what is a word elsewhere.
     "0.x",
+    "3:public.orders",
+    "999999999999",
+    "streaming",
+    "2026-11-29T15:00:00Z",
 ];
 
 fn pick<'a>(random: &mut Random, from: &[&'a str]) -> &'a str {
@@ -131,7 +139,78 @@ fn value(random: &mut Random, depth: u64) -> Value {
     }
 }
 
-fn made_up(operation: &Operation, random: &mut Random) -> Request {
+/// A body with every field that the document knows, or most of them, each of its kind and yet as nobody
+/// expects it.
+fn of_schema(document: &Value, schema: &Value, random: &mut Random, depth: u64) -> Value {
+    if let Some(name) = schema["$ref"].as_str() {
+        let place = name.trim_start_matches('#');
+        let found = document.pointer(place).expect("a schema of the document");
+        return of_schema(document, found, random, depth);
+    }
+    for word in ["oneOf", "anyOf", "allOf"] {
+        if let Some(all) = schema[word].as_array().filter(|all| !all.is_empty()) {
+            let at = usize::try_from(random.below(all.len() as u64)).unwrap();
+            return of_schema(document, &all[at], random, depth);
+        }
+    }
+    if let Some(words) = schema["enum"].as_array() {
+        let at = usize::try_from(random.below(words.len() as u64)).unwrap();
+        return words[at].clone();
+    }
+    if let Some(fields) = schema["properties"].as_object().filter(|_| depth > 0) {
+        let mut body = serde_json::Map::new();
+        for (name, field) in fields {
+            if random.below(8) > 0 {
+                body.insert(name.clone(), of_schema(document, field, random, depth - 1));
+            }
+        }
+        return Value::Object(body);
+    }
+    let kinds = &schema["type"];
+    let is = |kind: &str| {
+        *kinds == kind
+            || kinds
+                .as_array()
+                .is_some_and(|all| all.contains(&json!(kind)))
+    };
+    if is("array") {
+        let count = [0, 1, 3, 50][usize::try_from(random.below(4)).unwrap()];
+        let items =
+            (0..count).map(|_| of_schema(document, &schema["items"], random, depth.max(1) - 1));
+        return items.collect();
+    }
+    if is("integer") || is("number") {
+        let numbers = [
+            json!(0),
+            json!(-1),
+            json!(1),
+            json!(i64::MAX),
+            json!(u64::MAX),
+            json!(i64::MIN),
+            json!(0.5),
+            json!(1e300),
+        ];
+        return numbers[usize::try_from(random.below(8)).unwrap()].clone();
+    }
+    if is("boolean") {
+        return json!(random.below(2) == 0);
+    }
+    match random.below(12) {
+        0 => json!("x".repeat(10_000)),
+        1 => json!("\u{0}\u{1}\u{7f}"),
+        2 => json!("\u{202e}exe.\u{1f4a5}\u{feff}"),
+        3 => json!("public.\"a\"\"b\""),
+        4 => json!("1h"),
+        5 => json!("9999999999999999999d"),
+        6 => json!("-5s"),
+        7 => json!("9999-12-31T23:59:60+23:59"),
+        8 => json!("swap"),
+        9 => json!("public.orders"),
+        _ => json!(pick(random, &TEXTS)),
+    }
+}
+
+fn made_up(document: &Value, operation: &Operation, random: &mut Random) -> Request {
     let mut path = operation.path.clone();
     while let (Some(from), Some(to)) = (path.find('{'), path.find('}')) {
         path.replace_range(from..=to, pick(random, &TEXTS[1..]));
@@ -157,8 +236,11 @@ fn made_up(operation: &Operation, random: &mut Random) -> Request {
     if !operation.has_body {
         return request;
     }
-    match random.below(6) {
+    match random.below(11) {
         0 => request,
+        6.. if operation.body.is_object() => {
+            request.json(&of_schema(document, &operation.body, random, 3))
+        }
         1 => request.body("application/json", "{\"a\":"),
         2 => request.body("text/plain", "hello"),
         3 => request.body("application/toml", "version = 1\n[pipeline]\nname = \"x"),
@@ -194,7 +276,7 @@ async fn s23_whatever_is_sent_no_answer_is_a_defect() {
         assert!([201, 409].contains(&again.status), "{}", again.text());
         let mut random = Random::new(number as u64);
         for round in 0..EACH {
-            let request = made_up(operation, &mut random);
+            let request = made_up(&document, operation, &mut random);
             let answer = server.send(request.clone()).await;
             let about = format!(
                 "round {round} of {operation:?}: {request:?}\n{}",

@@ -168,3 +168,115 @@ async fn s10_a_token_counts_until_it_expires_and_in_its_place_alone() {
     }
     assert_eq!(told[0], told[1]);
 }
+
+/// What is asked for and is no such thing finds nothing, which would look as if nothing were there.
+#[tokio::test]
+async fn b64_filters_that_no_list_knows_are_refused() {
+    let server = Server::start(&[]).await;
+    let stage = Stage::new("srv_filters").await;
+    let made = server.post("/pipelines", &definition(&stage)).await;
+    assert_eq!(made.status, 201, "{}", made.text());
+    let one = "/pipelines/srv_filters";
+    for route in [
+        "/pipelines?state=streamin".to_owned(),
+        "/pipelines?health=good".to_owned(),
+        "/pipelines?sort=name".to_owned(),
+        format!("{one}/tables?state=stopped"),
+        format!("{one}/events?since=yesterday"),
+        format!("{one}/events?until=1795233735"),
+        format!("{one}/errors?since=2026-13-01T00:00:00Z"),
+        format!("{one}/events?since=2026-11-29T15:00:00Z&until=2026-11-29T14:59:59Z"),
+    ] {
+        let answer = server.send(server.request("GET", &route)).await;
+        let problem = answer.json().unwrap();
+        assert_eq!(
+            (answer.status, &problem["code"]),
+            (400, &json!("TM8020")),
+            "{route}: {problem}"
+        );
+    }
+    for route in [
+        "/pipelines?state=draft&health=notice".to_owned(),
+        format!("{one}/tables?state=streaming"),
+    ] {
+        server.get(&route).await;
+    }
+    // An instant is one in every zone.
+    let events = server.get(&format!("{one}/events")).await;
+    let event = &events["events"][0];
+    let at = event["at"].as_str().unwrap();
+    let us = tidemark_core::clock::parse(at).unwrap();
+    let later = tidemark_core::clock::rfc3339(us + 2 * 3_600_000_000);
+    let there = later.replace('Z', "%2B02:00");
+    let since = server.get(&format!("{one}/events?since={there}")).await;
+    assert!(
+        since["events"].as_array().unwrap().contains(event),
+        "{since}"
+    );
+    let until = server.get(&format!("{one}/events?until={there}")).await;
+    assert!(
+        !until["events"].as_array().unwrap().contains(event),
+        "{until}"
+    );
+}
+
+/// How many rounds what comes and goes is watched for; more of them by `make soak`.
+fn rounds() -> usize {
+    let minutes = std::env::var_os("SOAK_MINUTES").map(|minutes| minutes.into_string().unwrap());
+    minutes.map_or(150, |minutes| minutes.parse::<usize>().unwrap() * 1_000)
+}
+
+/// Pipelines, readers of news and requests of all kinds leave nothing behind when they are gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_and_goes_leaves_no_memory_behind() {
+    let server = Server::start(&[]).await;
+    let made = json!({
+        "version": 1,
+        "pipeline": { "name": "x", "mode": "full_load_and_cdc" },
+        "source": { "type": "postgres", "url": "postgres://a@127.0.0.1:1/x" },
+        "target": { "type": "postgres", "url": "postgres://a@127.0.0.1:1/y" },
+        "tables": { "include": ["public.*"] },
+        "alert": [{ "when": "lag_unknown" }],
+    });
+    let round = async |number: usize| {
+        let name = format!("comes_{number}");
+        let mut wanted = made.clone();
+        wanted["pipeline"]["name"] = json!(name);
+        let request = server.request("POST", "/pipelines").json(&wanted);
+        let made = server.send(request.header("idempotency-key", &name)).await;
+        assert_eq!(made.status, 201, "{}", made.text());
+        let mut readers = Vec::new();
+        for _ in 0..10 {
+            let reader = server.request("GET", "/events/stream");
+            readers.push(reader.open(&server.address).await.unwrap());
+        }
+        for route in ["", "/events", "/status", "/logs", "/nothing"] {
+            let route = format!("/pipelines/{name}{route}");
+            server.send(server.request("GET", &route)).await;
+        }
+        server.get("/monitoring/overview").await;
+        server.get_text("/metrics").await;
+        let gone = server.request("DELETE", &format!("/pipelines/{name}"));
+        let gone = server.send(gone.header("if-match", "*")).await;
+        let gone = server.operation(&gone).await;
+        assert_eq!(gone["state"], "succeeded", "{gone}");
+    };
+    let rounds = rounds();
+    for number in 0..rounds {
+        round(number).await;
+    }
+    let before = resident_bytes(&server);
+    for number in rounds..2 * rounds {
+        round(number).await;
+    }
+    let after = resident_bytes(&server);
+    println!(
+        "{} kB after {rounds} rounds, {} kB after as many more",
+        before >> 10,
+        after >> 10
+    );
+    // News that are kept for readers who come back are bounded in bytes, and filled by and by.
+    assert!(after < before + (16 << 20), "from {before} to {after}");
+    let metrics = server.get_text("/metrics").await;
+    assert!(!metrics.contains("comes_"), "{metrics}");
+}
