@@ -21,6 +21,8 @@ build: ## the program, optimised: target/release/tidemark
 package: build ## what is installed: target/packages
 	@packaging/deb/build
 	@packaging/oci/build
+	@packaging/tarball/build
+	@packaging/sums
 
 test: ## everything we claim, tested against real servers (STRICT=1: a skip is a failure)
 	@scripts/setup test
