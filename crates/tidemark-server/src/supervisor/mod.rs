@@ -123,6 +123,11 @@ impl Supervisor {
             readers: Mutex::default(),
             cancels: Mutex::default(),
         });
+        // Before anybody looks: an alert or a schedule of a pipeline that is not there is forgotten.
+        for row in rows {
+            let known = compared.remove(&row.key).unwrap_or_default();
+            supervisor.take_up(row, known);
+        }
         {
             let mut readers = lock(&supervisor.readers);
             readers.spawn(writing);
@@ -132,10 +137,6 @@ impl Supervisor {
                 readers.spawn(notify::deliver(Arc::clone(&supervisor.shared), index));
             }
             readers.spawn(schedules::watch(Rounds::of(&supervisor, "schedules")));
-        }
-        for row in rows {
-            let known = compared.remove(&row.key).unwrap_or_default();
-            supervisor.take_up(row, known);
         }
         Ok(supervisor)
     }

@@ -95,6 +95,8 @@ async fn an_alert_is_told_once_outlives_the_server_and_resolves() {
     server.restart().await;
     let again = wait_for_firing(&server, &["table_quarantined"]).await;
     assert_eq!(again[0]["fired_at"], firing[0]["fired_at"]);
+    let resolved = told(&server, "srv_alerts", "alert_resolved").await;
+    assert!(resolved.is_empty(), "{resolved:?}");
     server.wait_for_state("srv_alerts", "streaming").await;
     let again = wait_for_firing(&server, &["table_quarantined"]).await;
     assert_eq!(again[0]["fired_at"], firing[0]["fired_at"]);
