@@ -529,3 +529,6 @@ impl Buckets {
         different.map(|(bucket, (source, target))| (bucket, source.rows + target.rows))
     }
 }
+
+#[cfg(test)]
+mod tests;
