@@ -90,7 +90,7 @@ pub(crate) async fn request(opened: &Opened, tables: &[TableName]) -> Result<Req
     };
     let (name, word) = (opened.name(), opened.word());
     if !opened.config.mode.streams() {
-        let instead = format!("tidemark verify {word} --repair");
+        let instead = verify::load_again(&word);
         return nothing("a full load alone follows no log".to_owned(), instead);
     }
     let request = verify::request(opened, tables, Depth::Deep).await?;

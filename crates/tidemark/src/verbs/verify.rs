@@ -142,6 +142,16 @@ async fn verify(
     hold: HoldId,
     repairs: &AtomicBool,
 ) -> Outcome {
+    if arguments.repair && !opened.config.mode.streams() {
+        let why = format!(
+            "{} is a full load alone: nobody runs it who could copy rows anew",
+            opened.name()
+        );
+        let again = load_again(&opened.word());
+        return Err(Error::definite(codes::CLI_NOT_RUNNING, why)
+            .first_action(again)
+            .into());
+    }
     let depth = arguments.depth();
     let request = Request {
         hold,
@@ -331,20 +341,36 @@ fn confirm_repair(
 /// What was compared.
 pub(crate) struct Subject {
     name: String,
-    /// How a person would name it on a command line.
-    word: String,
     /// Whether it follows its source.
     streams: bool,
+    /// What mends it, in words with the command, where that is known.
+    remedy: Option<String>,
 }
 
 impl Subject {
     pub(crate) fn of(opened: &Opened) -> Subject {
+        let (word, streams) = (opened.word(), opened.config.mode.streams());
+        let remedy = if streams {
+            only_what_differs(&word)
+        } else {
+            format!("load all of it again: {}", load_again(&word))
+        };
         Subject {
             name: opened.name().to_owned(),
-            word: opened.word(),
-            streams: opened.config.mode.streams(),
+            streams,
+            remedy: Some(remedy),
         }
     }
+}
+
+fn only_what_differs(word: &str) -> String {
+    format!("copy anew only what differs: tidemark verify {word} --repair")
+}
+
+/// A full load that has ended has nobody who could copy some of its rows anew; readers do not notice that
+/// it is loaded again.
+pub(crate) fn load_again(word: &str) -> String {
+    format!("tidemark run {word} --set target.existing=swap")
 }
 
 /// What a verification says; `aside`: tables of which rows are in quarantine.
@@ -382,11 +408,10 @@ fn answer(
     if !is_identical {
         answer = note_what_moves(answer, subject).verdict(Verdict::Negative);
     }
-    if difference::to_repair(report, aside).next().is_some() {
-        answer = answer.notice(format!(
-            "copy anew only what differs: tidemark verify {} --repair",
-            subject.word
-        ));
+    if difference::to_repair(report, aside).next().is_some()
+        && let Some(remedy) = &subject.remedy
+    {
+        answer = answer.notice(remedy);
     }
     answer
 }

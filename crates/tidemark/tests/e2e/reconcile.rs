@@ -370,7 +370,7 @@ async fn what_has_no_gap_is_not_reconciled() {
     stage.run(&["run", "FILE"]).await.expect(0);
     let ran = stage.run(&["reconcile", "FILE", "--yes"]).await.expect(6);
     assert!(ran.stderr.contains("TM4060"), "{}", ran.stderr);
-    assert!(ran.stderr.contains("--repair"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("existing=swap"), "{}", ran.stderr);
 }
 
 /// A run that is stopped in the middle leaves it to the next, which says so meanwhile.

@@ -11,7 +11,9 @@ use tidemark_core::status::Status;
 use tidemark_core::verify::compare::{Outcome as Compared, Report, TableReport};
 use tidemark_core::verify::difference;
 
-use super::{COMPARING, REPAIRING, Subject, VerifyArgs, answer, confirm_repair, note_kept};
+use super::{
+    COMPARING, REPAIRING, Subject, VerifyArgs, answer, confirm_repair, note_kept, only_what_differs,
+};
 use crate::invocation::Invocation;
 use crate::output::Outcome;
 use crate::output::waiting::during;
@@ -80,10 +82,11 @@ async fn verify(invocation: &Invocation, pipeline: &There, arguments: &VerifyArg
         aside,
         ..
     } = found;
+    let streams = status.mode != "full_load_only";
     let subject = Subject {
         name: pipeline.name.clone(),
-        word: pipeline.name.clone(),
-        streams: status.mode != "full_load_only",
+        streams,
+        remedy: streams.then(|| only_what_differs(&pipeline.name)),
     };
     let depth = arguments.depth();
     let mut answer = answer(invocation, &subject, &report, depth, took, &aside);

@@ -223,3 +223,29 @@ async fn more_differences_than_a_list_holds_are_not_counted_for_ever_and_are_men
     assert_eq!(run.terminate().await, Some(0));
     stage.clear().await;
 }
+
+/// Nobody runs it any more who could copy rows anew: what is said to do instead works.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_load_alone_that_differs_is_mended_by_the_command_that_is_printed() {
+    let stage = Stage::new("verify_full_load").await;
+    stage.write("mode = \"full_load_only\"\n");
+    stage.source_sql(TABLES).await;
+    stage.run(&["run", "FILE"]).await.expect(0);
+    stage
+        .target_sql("DELETE FROM keyed WHERE a = 10; INSERT INTO keyless VALUES ('v1', 1)")
+        .await;
+    let again = "tidemark run verify_full_load --set target.existing=swap";
+    let found = stage.run(&["verify", "FILE"]).await.expect(3);
+    assert!(found.stderr.contains(again), "{}", found.stderr);
+    assert!(!found.stderr.contains("--repair"), "{}", found.stderr);
+    let refused = stage.verify(&["--repair", "--yes"]).await.expect(6);
+    let problem = refused.json()["error"].clone();
+    assert_eq!(problem["code"], "TM7042", "{problem}");
+    assert!(problem.to_string().contains("existing=swap"), "{problem}");
+    stage
+        .run(&["run", "FILE", "--set", "target.existing=swap"])
+        .await
+        .expect(0);
+    stage.verify(&[]).await.expect(0);
+    stage.assert_identical().await;
+}
