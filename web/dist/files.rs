@@ -1,9 +1,9 @@
 // Made by web/build.mjs of web/src.
 &[
     File {
-        name: "app-458e11fb2f.js",
-        plain: include_bytes!("app-458e11fb2f.js"),
-        packed: include_bytes!("app-458e11fb2f.js.gz"),
+        name: "app-61b9d25647.js",
+        plain: include_bytes!("app-61b9d25647.js"),
+        packed: include_bytes!("app-61b9d25647.js.gz"),
     },
     File {
         name: "index.html",

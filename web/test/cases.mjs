@@ -3,6 +3,7 @@ import * as alerts from "./cases/alerts.mjs";
 import * as big from "./cases/big.mjs";
 import * as charts from "./cases/charts.mjs";
 import * as connections from "./cases/connections.mjs";
+import * as cutover from "./cases/cutover.mjs";
 import * as demo from "./cases/demo.mjs";
 import * as data from "./cases/data.mjs";
 import * as everywhere from "./cases/everywhere.mjs";
@@ -48,6 +49,7 @@ export default [
   pipeline.events_and_the_definition_are_shown_without_secrets,
   files.a_file_that_says_something_else_than_what_runs_is_shown,
   reference.the_api_is_described_by_the_server_itself,
+  cutover.a_cutover_is_rehearsed_asked_for_and_told_with_its_downtime,
   roles.u14_pages_and_api_give_each_role_the_same_and_nobody_what_is_masked,
   signIn.tokens_are_shown_once_and_a_viewer_has_no_buttons,
   keyboard.u09_keys_go_where_they_say,

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::Value;
-use tidemark_core::Result;
 use tidemark_core::config::PipelineConfig;
 use tidemark_core::finding::{Finding, Side};
 use tidemark_core::pipeline::options::Options;
@@ -15,6 +14,7 @@ use tidemark_core::source::{Slot, Source};
 use tidemark_core::standing::Standing;
 use tidemark_core::status::Status;
 use tidemark_core::target::Target;
+use tidemark_core::{Error, Result};
 
 /// A pipeline as somebody wrote it down.
 #[derive(Clone, Debug)]
@@ -90,6 +90,55 @@ pub trait Systems: Send + Sync + 'static {
         tables: &[TableName],
         asked: Reconciling<'_>,
     ) -> Result<Value>;
+
+    /// A cutover, as `tidemark cutover --json` says it: what it came to, and why it was given up, if it was.
+    /// Everything is taken back by then. An error: it did not begin. It must not be dropped halfway.
+    async fn cutover(
+        &self,
+        opened: &Opened,
+        wishes: &CutoverWishes,
+        company: &dyn Company,
+    ) -> Result<(Value, Option<Error>)>;
+
+    /// What a cutover would do, in the same form. Changes nothing.
+    async fn rehearse(&self, opened: &Opened, wishes: &CutoverWishes) -> Result<Value>;
+
+    /// Whether a cutover has left the source read-only.
+    async fn is_fenced(&self, opened: &Opened) -> Result<bool>;
+
+    /// Lets the source be written to again.
+    async fn lower_fence(&self, opened: &Opened) -> Result<()>;
+}
+
+/// How a cutover is to be done.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CutoverWishes {
+    /// The source is made to refuse writes, and the sessions of its clients are ended.
+    pub fence: bool,
+    /// How long the source must be silent.
+    pub silence: Duration,
+    /// How long writers may take to stop, and the pipeline to drain.
+    pub patience: Duration,
+    /// The target's sequences are set so many values ahead.
+    pub sequence_margin: u32,
+    /// Whoever wants it has agreed to everything, and has typed the pipeline's name.
+    pub is_agreed: bool,
+}
+
+/// Whoever a cutover is for.
+#[async_trait]
+pub trait Company: Send + Sync {
+    /// What was done so far.
+    async fn hears(&self, report: Value);
+
+    /// Asked before anything is done that others notice.
+    async fn agrees(&self, effect: String) -> Result<()>;
+
+    /// Stops the pipeline in order, and returns when it has.
+    async fn stops(&self) -> Result<()>;
+
+    /// Returns when it is to be given up; why.
+    async fn gives_up(&self) -> Error;
 }
 
 /// Whether something is only to be told.

@@ -115,7 +115,8 @@ pub(crate) fn of_code(code: Code) -> Option<Exit> {
         codes::POSITION_MALFORMED,
     ];
     // A prerequisite is missing that no privilege gives.
-    const REFUSED: [Code; 18] = [
+    const REFUSED: [Code; 19] = [
+        codes::CUTOVER_GIVEN_UP,
         codes::CUTOVER_NO_WAY_BACK,
         codes::TARGET_CIRCLE,
         codes::CUTOVER_NOT_READY,

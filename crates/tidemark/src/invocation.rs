@@ -165,6 +165,7 @@ impl Verb {
                 | Verb::Reconcile(_)
                 | Verb::Sequences(_)
                 | Verb::Slots(_)
+                | Verb::Cutover(_)
         )
     }
 

@@ -33,7 +33,7 @@ const CONTEXT: &str = "TIDEMARK_CONTEXT";
 const TOKEN: &str = "TIDEMARK_TOKEN";
 
 /// How often it is looked whether an action has come to its end.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// A server, and who we are to it.
 #[derive(Clone, Debug)]
@@ -53,13 +53,31 @@ pub(crate) struct There {
 
 /// What was asked of a pipeline, and what came of it.
 #[derive(Deserialize)]
-struct Operation {
+pub(crate) struct Operation {
     id: String,
     state: String,
     text: Option<String>,
     code: Option<String>,
+    /// For a program, where there is more to say; while it runs, what came so far.
     #[serde(default)]
-    data: Value,
+    pub(crate) data: Value,
+}
+
+impl Operation {
+    pub(crate) fn is_over(&self) -> bool {
+        self.state != "running"
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
+        self.state == "succeeded"
+    }
+
+    /// Why it came to nothing.
+    pub(crate) fn refusal(&self) -> Error {
+        let code = self.code.as_deref().and_then(Code::parse);
+        let text = self.text.clone().unwrap_or_default();
+        Error::definite(code.unwrap_or(codes::CLI_REFUSED), text)
+    }
 }
 
 /// What came of something that was asked of a pipeline.
@@ -253,6 +271,41 @@ impl Remote {
         }
     }
 
+    /// An operation as it is now.
+    pub(crate) async fn now(&self, operation: &str) -> Result<Operation> {
+        let route = format!("/operations/{}", encoded(operation));
+        let now = self.get(&route).await?;
+        serde_json::from_value(now).map_err(|err| self.strange(&err))
+    }
+
+    /// The end of an operation.
+    pub(crate) async fn over(&self, operation: &str) -> Result<Operation> {
+        loop {
+            let now = self.now(operation).await?;
+            if now.is_over() {
+                return Ok(now);
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Has an operation given up; one that is over, or past that, goes on as it is.
+    pub(crate) async fn cancel(&self, operation: &str) -> Result<()> {
+        let route = format!("/operations/{}/cancel", encoded(operation));
+        match self.ask(Method::POST, &route, &[], None).await {
+            Err(err) if err.code() == codes::API_CONFLICT => Ok(()),
+            answered => answered.map(drop),
+        }
+    }
+
+    /// Agrees to what an operation asks.
+    pub(crate) async fn agree(&self, operation: &str, name: &str) -> Result<()> {
+        let route = format!("/operations/{}/confirm", encoded(operation));
+        let body = serde_json::json!({ "confirm": name }).to_string();
+        let body = Some(("application/json", body));
+        self.ask(Method::POST, &route, &[], body).await.map(drop)
+    }
+
     pub(crate) fn strange(&self, what: &dyn std::fmt::Display) -> Error {
         let text = format!("{}: {what}", self.shown());
         Error::definite(codes::SERVER_STRANGE, text)
@@ -268,20 +321,15 @@ impl There {
 
     /// Has it do something, and waits for the end of it.
     pub(crate) async fn act(&self, action: &str, body: &Value) -> Result<Done> {
-        let mut operation = self.operation(&self.ask(action, body).await?)?;
-        let route = format!("/operations/{}", encoded(&operation.id));
-        while operation.state == "running" {
-            tokio::time::sleep(LOOK_EVERY).await;
-            let looked = self.server.ask(Method::GET, &route, &[], None).await?;
-            operation = self.operation(&looked)?;
+        let operation = self.begin(action, body).await?;
+        let over = self.server.over(&operation).await?;
+        if !over.is_done() {
+            return Err(over.refusal());
         }
-        let text = operation.text.unwrap_or_default();
-        if operation.state == "succeeded" {
-            let data = operation.data;
-            return Ok(Done { text, data });
-        }
-        let code = operation.code.as_deref().and_then(Code::parse);
-        Err(Error::definite(code.unwrap_or(codes::CLI_REFUSED), text))
+        Ok(Done {
+            text: over.text.unwrap_or_default(),
+            data: over.data,
+        })
     }
 
     /// The same without waiting; gives the operation's id.

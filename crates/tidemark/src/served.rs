@@ -14,13 +14,16 @@ use tidemark_core::pipeline::options::Until;
 use tidemark_core::schema::TableName;
 use tidemark_core::source::Slot;
 use tidemark_core::standing::Standing;
-use tidemark_core::{Error, Result};
-use tidemark_server::systems::{self as served, Definition, Place, Reconciling, Systems};
+use tidemark_core::{Context, Error, Result};
+use tidemark_server::systems::{
+    self as served, CutoverWishes, Definition, Place, Reconciling, Systems,
+};
 
 use crate::pipeline_file::{CONNECTIONS, Opened, text};
 use crate::problem::Failure;
 use crate::surroundings::Around;
 use crate::systems;
+use crate::verbs::cutover::{self, Company, Stopped};
 use crate::verbs::run::options;
 use crate::verbs::{check, plan, reconcile, sequences, status};
 
@@ -129,6 +132,108 @@ impl Systems for Served {
         };
         said.await.map_err(into_error)
     }
+
+    async fn cutover(
+        &self,
+        opened: &served::Opened,
+        asked: &CutoverWishes,
+        company: &dyn served::Company,
+    ) -> Result<(Value, Option<Error>)> {
+        let opened = as_verbs_have_it(opened);
+        let (wishes, asker) = (wishes(asked), Asker(company));
+        let ended = Box::pin(cutover::switch(&opened, &wishes, &asker, false)).await;
+        let (report, refusal) = told(ended.map_err(into_error)?);
+        let is_verdict = |err: &Error| cutover::is_verdict(err.code());
+        Ok(match refusal {
+            Some(err) if !is_verdict(&err) => {
+                let undone = report["undone"].as_array().into_iter().flatten();
+                let undone: Vec<&str> = undone.filter_map(Value::as_str).collect();
+                let given_up: Result<()> = Err(err);
+                let undone = undone.join("; ");
+                (
+                    report,
+                    given_up.context(|| format!("given up ({undone})")).err(),
+                )
+            }
+            refusal => (report, refusal),
+        })
+    }
+
+    async fn rehearse(&self, opened: &served::Opened, asked: &CutoverWishes) -> Result<Value> {
+        let opened = as_verbs_have_it(opened);
+        let wishes = wishes(asked);
+        let ended = Box::pin(cutover::rehearse(&opened, &wishes, &Nobody)).await;
+        Ok(told(ended.map_err(into_error)?).0)
+    }
+
+    async fn is_fenced(&self, opened: &served::Opened) -> Result<bool> {
+        let fenced = systems::is_fenced(&opened.config, Side::Source).await;
+        fenced.map_err(into_error)
+    }
+
+    async fn lower_fence(&self, opened: &served::Opened) -> Result<()> {
+        let lowered = systems::lower_fence(&opened.config, Side::Source).await;
+        lowered.map_err(into_error)
+    }
+}
+
+/// The server, as the verb has the person at the command line.
+struct Asker<'a>(&'a dyn served::Company);
+
+#[async_trait]
+impl Company for Asker<'_> {
+    async fn hears(&self, _: &str, report: &cutover::Report) {
+        let mut so_far = report.data(None);
+        so_far["result"] = json!("under_way");
+        self.0.hears(so_far).await;
+    }
+
+    async fn agrees(&self, effect: String) -> Result<(), Failure> {
+        Ok(self.0.agrees(effect).await?)
+    }
+
+    async fn stops(&self) -> Result<Stopped, Failure> {
+        self.0.stops().await?;
+        Ok(Stopped::Already)
+    }
+
+    async fn gives_up(&self) -> Failure {
+        self.0.gives_up().await.into()
+    }
+}
+
+/// Nobody, for what changes nothing.
+struct Nobody;
+
+#[async_trait]
+impl Company for Nobody {
+    async fn hears(&self, _: &str, _: &cutover::Report) {}
+
+    async fn agrees(&self, _: String) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn gives_up(&self) -> Failure {
+        std::future::pending().await
+    }
+}
+
+fn wishes(asked: &CutoverWishes) -> cutover::Wishes {
+    cutover::Wishes {
+        stop_writers: None,
+        start_writers: None,
+        fence: asked.fence,
+        silence: asked.silence,
+        patience: asked.patience,
+        sequence_margin: asked.sequence_margin,
+        reverse: None,
+    }
+}
+
+/// What it came to, and why it was given up, if it was.
+fn told(ended: cutover::Ended) -> (Value, Option<Error>) {
+    let refusal = ended.failure.map(into_error);
+    (ended.report.data(refusal.as_ref()), refusal)
 }
 
 fn as_verbs_have_it(opened: &served::Opened) -> Opened {

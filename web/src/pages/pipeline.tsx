@@ -10,6 +10,7 @@ import { Analytics } from "./analytics";
 import { Configuration } from "./configuration";
 import { BreakIt, isDemo } from "./demo";
 import { Data } from "./data";
+import { CutoverDialog } from "./cutover";
 import { DeleteDialog, ResyncDialog } from "./dialogs";
 import { Events } from "./events";
 import { Logs } from "./logs";
@@ -57,7 +58,7 @@ export function begin(id: string, action: string, body: unknown = {}) {
 }
 
 function Head({ one }: { one: Pipeline }) {
-  const [open, setOpen] = useState<"resync" | "delete" | null>(null);
+  const [open, setOpen] = useState<"resync" | "cutover" | "delete" | null>(null);
   const lag = lagsOf(one.id).at(-1) ?? null;
   const stages = lag?.latency_by_stage_seconds ?? null;
   const isAtWork = !["draft", "stopped", "completed", "failed"].includes(one.state);
@@ -77,6 +78,7 @@ function Head({ one }: { one: Pipeline }) {
             <button type="button" class={main === "pause" ? undefined : "primary"} onClick={() => begin(one.id, main)}>{main === "start" && one.state !== "draft" ? "Start again" : `${main[0]!.toUpperCase()}${main.slice(1)}`}</button>
             <button type="button" onClick={() => begin(one.id, "verify", { depth: "deep" })} disabled={one.state === "draft"}>Verify</button>
             <button type="button" disabled={!isAtWork} onClick={() => setOpen("resync")}>Force resync …</button>
+            <button type="button" disabled={one.state !== "streaming"} onClick={() => setOpen("cutover")}>Cut over …</button>
             {one.desired_state !== "draft" && one.desired_state !== "stopped" && <button type="button" onClick={() => begin(one.id, "stop")}>Stop</button>}
             {may("admin") && !one.file && <button type="button" class="danger" onClick={() => setOpen("delete")}>Delete …</button>}
           </div>
@@ -103,6 +105,7 @@ function Head({ one }: { one: Pipeline }) {
         <p class="small">The source's side is not known now (<Code code={lag.unknown_reason} />){lag.last_known && <>; last known {moment(lag.last_known.at)} at <code>{lag.last_known.source_lsn}</code></>}.</p>
       )}
       {open === "resync" && <ResyncDialog one={one} table={null} onClose={() => setOpen(null)} />}
+      {open === "cutover" && <CutoverDialog one={one} onClose={() => setOpen(null)} />}
       {open === "delete" && <DeleteDialog one={one} onClose={() => setOpen(null)} />}
     </div>
   );
@@ -115,7 +118,8 @@ function Running({ id }: { id: string }) {
     [id, operations.value, link.value === "polling" ? Math.floor(now.value / 5_000) : 0],
   );
   const running = (value?.operations ?? []).filter((operation) => operation.state === "running");
-  // Only what looks and changes nothing can be given up.
+  // What only looks can be given up, and what takes back what it has done.
+  const canEnd = (operation: Operation) => operation.kind === "verify" || operation.kind === "cutover";
   const cancel = (operation: Operation) =>
     post(`/operations/${operation.id}/cancel`).catch((wrong) => say(`✗ cancel ${operation.kind}: ${wrong instanceof Error ? wrong.message : wrong}`, "error"));
   if (running.length === 0) return null;
@@ -124,7 +128,7 @@ function Running({ id }: { id: string }) {
       {running.map((operation) => (
         <li class="row" key={operation.id}>
           <span><State state="running" /> {operation.kind} <span class="muted">since {moment(operation.created_at)} by {operation.by}</span></span>
-          {may("operator") && operation.kind === "verify" && <button type="button" class="small" onClick={() => cancel(operation)} aria-label="cancel verify">Cancel</button>}
+          {may("operator") && canEnd(operation) && <button type="button" class="small" onClick={() => cancel(operation)} aria-label={`cancel ${operation.kind}`}>Cancel</button>}
         </li>
       ))}
     </ul>

@@ -10,6 +10,7 @@ const OFFERED = [
   ["/p/guarded", "button", "Pause", "operator"],
   ["/p/guarded", "button", "Verify", "operator"],
   ["/p/guarded", "button", "Force resync …", "operator"],
+  ["/p/guarded", "button", "Cut over …", "operator"],
   ["/p/guarded", "button", "Stop", "operator"],
   ["/p/guarded", "button", "Delete …", "admin"],
   ["/p/guarded", "button", "pause guarded.people", "operator"],

@@ -6,7 +6,7 @@ use axum::Json as Answer;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tidemark_core::Error;
 use tidemark_core::catalogue::codes;
 use utoipa::ToSchema;
@@ -14,7 +14,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::App;
-use super::extract::Route;
+use super::extract::{Json, Route};
 use super::guard::{Caller, Role};
 use super::pipelines::member;
 use super::problem::{Failure, Problem};
@@ -25,6 +25,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(list))
         .routes(routes!(operation))
         .routes(routes!(cancel))
+        .routes(routes!(confirm))
 }
 
 /// The last operations, newest first.
@@ -68,7 +69,7 @@ async fn found(app: &App, caller: &Caller, id: String) -> Result<OperationRow, F
 #[utoipa::path(post, path = "/operations/{id}/cancel", tag = "operations", params(("id" = String, Path)),
     responses((status = 202, body = OperationRow, description = "It ends now, `cancelled`, unless it was over already"),
         (status = 404, body = Problem), (status = 409, body = Problem,
-            description = "It is over, or what was asked is for the pipeline to end: a verification alone can be given up")))]
+            description = "It is over, or what was asked is for the pipeline to end: a verification can be given up, and a cutover, which takes everything back")))]
 async fn cancel(
     State(app): State<Arc<App>>,
     caller: Caller,
@@ -100,4 +101,35 @@ async fn cancel(
         Answer(operation),
     )
         .into_response())
+}
+
+/// Consent to what an operation asks.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct ConfirmBody {
+    /// The pipeline's name. Required.
+    confirm: Option<String>,
+}
+
+#[utoipa::path(post, path = "/operations/{id}/confirm", tag = "operations", params(("id" = String, Path)),
+    request_body = ConfirmBody,
+    responses((status = 202, body = OperationRow, description = "It goes on"), (status = 400, body = Problem),
+        (status = 404, body = Problem), (status = 409, body = Problem, description = "It asks nothing now: `asks` in its `data` is null")))]
+async fn confirm(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Route(id): Route<String>,
+    Json(body): Json<ConfirmBody>,
+) -> Result<Response, Failure> {
+    caller.needs(Role::Operator)?;
+    let operation = found(&app, &caller, id).await?;
+    if body.confirm.as_ref() != Some(&operation.pipeline) {
+        let text = "`confirm` is the pipeline's name";
+        return Err(Failure::new(codes::API_MALFORMED, text));
+    }
+    if !app.supervisor.agree(&operation.id) {
+        let text = format!("{} asks nothing now", operation.kind);
+        return Err(Failure::new(codes::API_CONFLICT, text));
+    }
+    Ok((StatusCode::ACCEPTED, Answer(operation)).into_response())
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json as Answer;
 use axum::extract::State;
@@ -29,11 +30,11 @@ use super::guard::{Caller, Role};
 use super::merge::{merge, refuse_masks, unmask};
 use super::problem::{Failure, Problem};
 use crate::store::{DesiredState, Done, Key, Level, NewPipeline, OperationRow};
-use crate::supervisor::actions::{Action, may};
+use crate::supervisor::actions::{Action, Operation, may};
 use crate::supervisor::mending::Statement;
 use crate::supervisor::verify::effect_of_repair;
 use crate::supervisor::{Member, Supervisor, View, desired_first, open, open_definition};
-use crate::systems::{Asked, Definition, Opened, Reconciling};
+use crate::systems::{Asked, CutoverWishes, Definition, Opened, Reconciling};
 
 /// Items of a page, by default and at most.
 const LIMIT: usize = 100;
@@ -405,9 +406,60 @@ pub(super) struct ActBody {
     /// Of `fix`: statements that a check has given as safe to run, as they were seen.
     #[serde(default)]
     statements: Vec<StatementBody>,
+    /// Of `cutover`: how.
+    #[serde(default)]
+    cutover: CutoverBody,
+    /// Of `cutover`: the pipeline's name, which agrees to everything beforehand. Without it the operation
+    /// asks while it waits, see `asks` in its `data` and `/operations/{id}/confirm`.
+    confirm: Option<String>,
     /// Only tell what would happen.
     #[serde(default)]
     dry_run: bool,
+}
+
+/// How a cutover is to be done.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+struct CutoverBody {
+    /// Have the source refuse writes, and end the sessions of its clients. Without it somebody stops the
+    /// writers when the operation asks for that.
+    fence: bool,
+    /// How long the source must be silent, up to an hour.
+    silence_seconds: f64,
+    /// How long writers may take to stop, and the pipeline to drain, up to a day.
+    patience_seconds: f64,
+    /// The target's sequences are set so many values ahead of the source's.
+    sequence_margin: u32,
+}
+
+impl Default for CutoverBody {
+    fn default() -> CutoverBody {
+        CutoverBody {
+            fence: false,
+            silence_seconds: 3.0,
+            patience_seconds: 60.0,
+            sequence_margin: 1_000,
+        }
+    }
+}
+
+impl CutoverBody {
+    fn wishes(&self, is_agreed: bool) -> Result<CutoverWishes, Failure> {
+        let time = |seconds: f64, max: Duration| {
+            let time = Duration::try_from_secs_f64(seconds).ok();
+            time.filter(|time| *time <= max).ok_or_else(|| {
+                let text = format!("times are 0 to {} seconds", max.as_secs());
+                Failure::new(codes::API_MALFORMED, text)
+            })
+        };
+        Ok(CutoverWishes {
+            fence: self.fence,
+            silence: time(self.silence_seconds, Duration::from_hours(1))?,
+            patience: time(self.patience_seconds, Duration::from_hours(24))?,
+            sequence_margin: self.sequence_margin,
+            is_agreed,
+        })
+    }
 }
 
 /// A remedy of a check.
@@ -442,7 +494,8 @@ enum Depths {
 #[utoipa::path(post, path = "/pipelines/{id}/actions/{action}", tag = "pipelines",
     params(("id" = String, Path),
         ("action" = String, Path, description = "start, pause, resume, stop, resync, \
-            reconcile, verify, repair, retry, skip, drop, sequences or fix")),
+            reconcile, verify, repair, retry, skip, drop, sequences, fix, cutover or abort (of a cutover that has left \
+            the source fenced)")),
     request_body = ActBody,
     responses((status = 202, body = OperationRow), (status = 200, description = "The effect", body = Value),
         (status = 400, body = Problem), (status = 404, body = Problem), (status = 409, body = Problem),
@@ -467,6 +520,10 @@ pub(super) async fn ask(
     caller.needs(Role::Operator)?;
     let member = member(app, caller, id)?;
     let is_dry = body.dry_run;
+    if body.confirm.as_deref().is_some_and(|typed| typed != id) {
+        let text = "`confirm` is the pipeline's name";
+        return Err(Failure::new(codes::API_MALFORMED, text));
+    }
     let action = action_of(action, body)?;
     if matches!(action, Action::Fix(_)) {
         // It runs statements on databases.
@@ -520,6 +577,8 @@ fn action_of(action: &str, body: ActBody) -> Result<Action, Failure> {
         "reconcile" if body.report => Action::Report(tables),
         "reconcile" => Action::Reconcile(tables),
         "sequences" => Action::Sequences,
+        "cutover" => Action::CutOver(body.cutover.wishes(body.confirm.is_some())?),
+        "abort" => Action::Abort,
         "fix" => Action::Fix(body.statements.into_iter().map(statement).collect()),
         _ => return Err(Failure::not_found("action")),
     })
@@ -556,6 +615,15 @@ async fn effect(app: &App, member: &Arc<Member>, action: &Action) -> Result<Resp
             systems.sequences(&opened, Asked::Tell).await?
         }
         Action::Repair(number) => effect_of_repair(member, *number).await?,
+        Action::CutOver(wishes) => {
+            let opened = open(shared, member).await?;
+            systems.rehearse(&opened, wishes).await?
+        }
+        Action::Abort => {
+            let opened = open(shared, member).await?;
+            let fenced = systems.is_fenced(&opened).await?;
+            json!({ "pipeline_id": member.key.id, "action": action.word(), "fenced": fenced })
+        }
         _ => json!({ "pipeline_id": member.key.id, "action": action.word() }),
     };
     Ok(Answer(said).into_response())
@@ -623,17 +691,31 @@ pub(super) async fn begin(
     let cancelled = action
         .can_be_cancelled()
         .then(|| supervisor.can_be_cancelled(&operation));
+    // One that has to take something back hears it by itself.
+    let (dropped, cancelled) = match action {
+        Action::CutOver(_) => (None, cancelled),
+        _ => (cancelled, None),
+    };
     let span = crate::logs::span_of_operation(&member.key, &operation);
     let acting = async move {
+        let _underway = match &action {
+            Action::CutOver(_) => Some(supervisor.cutover_is_under_way().await),
+            _ => None,
+        };
         let by_whom = async {
-            match cancelled {
-                Some(cancelled) => cancelled.await,
+            match dropped {
+                Some(dropped) => dropped.await,
                 None => std::future::pending().await,
             }
         };
+        let asked = Operation {
+            id: &operation,
+            by: &by,
+            cancelled,
+        };
         let ended = tokio::select! {
             biased;
-            done = supervisor.act(&member, action, &by) => Ended::Done(done),
+            done = supervisor.act(&member, action, asked) => Ended::Done(done),
             Ok(by) = by_whom => Ended::Cancelled(by),
         };
         supervisor.is_over(&operation);

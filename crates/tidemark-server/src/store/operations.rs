@@ -126,6 +126,16 @@ impl Store {
         .await
     }
 
+    /// What an operation that goes on has come to so far.
+    pub(crate) async fn tell_operation(&self, id: String, data: Value) -> Result<()> {
+        self.with(move |store, _| {
+            let sql = "UPDATE operations SET data = $2 WHERE id = $1 AND state = 'running'";
+            store.execute(sql, params![id, data.to_string()])?;
+            Ok(())
+        })
+        .await
+    }
+
     /// An operation was ended by a person.
     pub(crate) async fn cancel_operation(&self, id: String, text: String) -> Result<()> {
         self.with(move |store, _| {

@@ -12,10 +12,12 @@ use tidemark_core::schema::TableName;
 use tidemark_core::verify::compare::{self, Depth, Request};
 use tidemark_core::{Error, Result};
 
+use tokio::sync::oneshot;
+
 use super::mending::Statement;
 use super::{Alive, Member, Supervisor, open, verify};
 use crate::store::{Desired, DesiredState, Done, Level};
-use crate::systems::Opened;
+use crate::systems::{CutoverWishes, Opened};
 
 /// How long a command may take until the engine has answered: it may be in a large transaction.
 const ANSWER_WITHIN: Duration = Duration::from_mins(2);
@@ -28,7 +30,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const RESYNC_WITHIN: Duration = Duration::from_hours(24 * 7);
 
 /// An action.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Action {
     Start,
     Pause(Vec<TableName>),
@@ -52,6 +54,10 @@ pub(crate) enum Action {
     Sequences,
     /// Runs remedies of checks.
     Fix(Vec<Statement>),
+    /// Makes the target the database that is written to.
+    CutOver(CutoverWishes),
+    /// Takes down a fence that a cutover left.
+    Abort,
     /// Stops it, removes what was made for it on both sides, and forgets it.
     Delete,
 }
@@ -72,26 +78,43 @@ impl Action {
             Action::Reconcile(_) | Action::Report(_) => "reconcile",
             Action::Sequences => "sequences",
             Action::Fix(_) => "fix",
+            Action::CutOver(_) => "cutover",
+            Action::Abort => "abort",
             Action::Delete => "delete",
         }
     }
 
-    /// Whether it can be given up without having changed anything: it only looks. What the pipeline was told
+    /// Whether it can be given up: it only looks, or takes back what it has done. What the pipeline was told
     /// to do is for the pipeline to end.
     pub(crate) fn can_be_cancelled(&self) -> bool {
-        matches!(self, Action::Verify(..) | Action::Report(_))
+        matches!(
+            self,
+            Action::Verify(..) | Action::Report(_) | Action::CutOver(_)
+        )
     }
+}
+
+/// By which an action is known.
+pub(crate) struct Operation<'a> {
+    pub(crate) id: &'a str,
+    /// Who asked.
+    pub(crate) by: &'a str,
+    /// Of a cutover: hears by whom it is cancelled.
+    pub(crate) cancelled: Option<oneshot::Receiver<String>>,
 }
 
 impl Supervisor {
     /// Carries an action out and says what came of it.
+    ///
+    /// It may be dropped halfway where it only looks; a cutover hears by itself that it is cancelled.
     pub(crate) async fn act(
         self: &Arc<Self>,
         member: &Arc<Member>,
         action: Action,
-        by: &str,
+        operation: Operation<'_>,
     ) -> Result<Done> {
         may(member, &action)?;
+        let by = operation.by;
         let said = match action {
             Action::Resync(tables, strategy) => return resync(member, tables, strategy).await,
             Action::Verify(tables, depth) => {
@@ -107,6 +130,8 @@ impl Supervisor {
             Action::Report(tables) => return self.report(member, &tables).await,
             Action::Sequences => return self.set_sequences(member).await,
             Action::Fix(statements) => return self.fix(member, &statements).await,
+            Action::CutOver(wishes) => return self.cut_over(member, &wishes, operation).await,
+            Action::Abort => return self.lower_fence(member).await,
             Action::Pause(tables) if !tables.is_empty() => {
                 told(member, Command::Pause { tables }).await
             }

@@ -47,6 +47,8 @@ pub(crate) struct Member {
     pub(super) closing: watch::Sender<bool>,
     /// Whether it is being deleted, or was.
     leaving: AtomicBool,
+    /// Whether a cutover is under way.
+    cutting_over: AtomicBool,
     row: Mutex<PipelineRow>,
     now: Mutex<Now>,
     measures: Mutex<Measures>,
@@ -181,6 +183,7 @@ impl Member {
             orders: watch::Sender::new(orders),
             closing: watch::Sender::new(false),
             leaving: AtomicBool::new(false),
+            cutting_over: AtomicBool::new(false),
             row: Mutex::new(row),
             now: Mutex::new(now),
             measures: Mutex::default(),
@@ -233,6 +236,11 @@ impl Member {
     /// Says so, or that it stays after all; gives what was said before.
     pub(super) fn leaves(&self, leaves: bool) -> bool {
         self.leaving.swap(leaves, Ordering::SeqCst)
+    }
+
+    /// Whether a cutover is under way.
+    pub(super) fn cutting_over(&self) -> &AtomicBool {
+        &self.cutting_over
     }
 
     /// The run, while one goes on.

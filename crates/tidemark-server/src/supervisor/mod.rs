@@ -30,10 +30,12 @@ use crate::store::{
     Compared, Desired, DesiredState, Entry, Key, Level, NewPipeline, PipelineRow, Store,
 };
 use crate::systems::{Definition, Opened, Place, Systems};
+use cutover::Cutovers;
 use looks::Looks;
 use scribe::Scribe;
 
 pub(crate) mod actions;
+mod cutover;
 mod drive;
 mod looks;
 mod member;
@@ -78,6 +80,9 @@ pub(crate) struct Supervisor {
     readers: Mutex<JoinSet<()>>,
     /// Operations that can be ended, and who hears by whom.
     cancels: Mutex<BTreeMap<String, oneshot::Sender<String>>>,
+    /// Operations that wait for somebody to agree.
+    asking: Mutex<BTreeMap<String, oneshot::Sender<()>>>,
+    cutovers: Cutovers,
 }
 
 impl Supervisor {
@@ -122,6 +127,8 @@ impl Supervisor {
             lives: Mutex::default(),
             readers: Mutex::default(),
             cancels: Mutex::default(),
+            asking: Mutex::default(),
+            cutovers: Cutovers::default(),
         });
         // Before anybody looks: an alert or a schedule of a pipeline that is not there is forgotten.
         for row in rows {
@@ -172,6 +179,23 @@ impl Supervisor {
     pub(crate) fn cancel(&self, operation: &str, by: &str) -> bool {
         let sender = lock(&self.cancels).remove(operation);
         sender.is_some_and(|sender| sender.send(by.to_owned()).is_ok())
+    }
+
+    /// From now on somebody can agree to what this operation asks.
+    fn asks(&self, operation: &str) -> oneshot::Receiver<()> {
+        let (sender, receiver) = oneshot::channel();
+        lock(&self.asking).insert(operation.to_owned(), sender);
+        receiver
+    }
+
+    fn asks_no_more(&self, operation: &str) {
+        lock(&self.asking).remove(operation);
+    }
+
+    /// Agrees to what an operation asks; `false` where it asks nothing.
+    pub(crate) fn agree(&self, operation: &str) -> bool {
+        let sender = lock(&self.asking).remove(operation);
+        sender.is_some_and(|sender| sender.send(()).is_ok())
     }
 
     /// One pipeline.
@@ -289,6 +313,7 @@ impl Supervisor {
 
     /// Stops all pipelines in order. What is wanted of them stays, so that the next server goes on.
     pub(crate) async fn close(&self) {
+        self.cutovers.end().await;
         for member in self.members() {
             member.closing.send_replace(true);
         }

@@ -5,9 +5,11 @@
 //! ([`Undo`]). The pipeline streams on throughout; only at the very end it is stopped.
 
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use clap::Args;
 use tidemark_core::catalogue::{Code, codes};
 use tidemark_core::control::{Command, HoldId};
@@ -18,20 +20,23 @@ use tidemark_core::{Context, Error};
 
 use crate::invocation::Invocation;
 use crate::output::numbers::parse_duration;
+use crate::output::waiting::during;
 use crate::output::{Answer, Outcome};
 use crate::pipeline_file::{Opened, Which};
 use crate::problem::Failure;
+use crate::seen::Seen;
 use crate::systems;
 use crate::verbs::run::{self, Running};
-use crate::verbs::verify::Elsewhere;
+use crate::verbs::verify::{COMPARING, Elsewhere};
 
 mod back;
 mod report;
 mod steps;
+mod there;
 mod writers;
 
 use back::Back;
-use report::Report;
+pub(crate) use report::Report;
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct CutoverArgs {
@@ -40,27 +45,8 @@ pub(crate) struct CutoverArgs {
     /// Show what would happen and what stands in the way; change nothing
     #[arg(long, conflicts_with = "abort")]
     dry_run: bool,
-    /// Stop the writers with this command (run by sh); without it, or --fence, you are asked to
-    #[arg(long, value_name = "COMMAND")]
-    stop_writers: Option<String>,
-    /// Start them again with this one, if the cutover is given up
-    #[arg(long, value_name = "COMMAND", requires = "stop_writers")]
-    start_writers: Option<String>,
-    /// Have the source refuse writes, and end the sessions of its clients
-    #[arg(long)]
-    fence: bool,
-    /// How long the source must be silent
-    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = parse_duration)]
-    silence: Duration,
-    /// How long writers may take to stop, and the pipeline to drain
-    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = parse_duration)]
-    patience: Duration,
-    /// Set the target's sequences so many values ahead of the source's
-    #[arg(long, value_name = "VALUES", default_value_t = 1_000)]
-    sequence_margin: u32,
-    /// Make a pipeline that copies back, from the target to the source, and write its file here
-    #[arg(long, value_name = "FILE")]
-    reverse: Option<PathBuf>,
+    #[command(flatten)]
+    wishes: Wishes,
     /// Write the report to this file, too (Markdown)
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
@@ -69,23 +55,127 @@ pub(crate) struct CutoverArgs {
     abort: bool,
 }
 
+/// How it is to be done.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Wishes {
+    /// Stop the writers with this command (run by sh); without it, or --fence, you are asked to
+    #[arg(long, value_name = "COMMAND")]
+    pub(crate) stop_writers: Option<String>,
+    /// Start them again with this one, if the cutover is given up
+    #[arg(long, value_name = "COMMAND", requires = "stop_writers")]
+    pub(crate) start_writers: Option<String>,
+    /// Have the source refuse writes, and end the sessions of its clients
+    #[arg(long)]
+    pub(crate) fence: bool,
+    /// How long the source must be silent
+    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = parse_duration)]
+    pub(crate) silence: Duration,
+    /// How long writers may take to stop, and the pipeline to drain
+    #[arg(long, value_name = "TIME", default_value = "1m", value_parser = parse_duration)]
+    pub(crate) patience: Duration,
+    /// Set the target's sequences so many values ahead of the source's
+    #[arg(long, value_name = "VALUES", default_value_t = 1_000)]
+    pub(crate) sequence_margin: u32,
+    /// Make a pipeline that copies back, from the target to the source, and write its file here
+    #[arg(long, value_name = "FILE")]
+    pub(crate) reverse: Option<PathBuf>,
+}
+
+/// A comparison of both sides.
+pub(crate) type Comparing<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+
+/// Whoever a cutover is for.
+#[async_trait]
+pub(crate) trait Company: Send + Sync {
+    /// A step is done: the line that says so, and all that was done so far.
+    async fn hears(&self, line: &str, report: &Report);
+
+    /// Asked before anything is done that others notice.
+    async fn agrees(&self, effect: String) -> Result<(), Failure>;
+
+    /// Both sides are being compared.
+    async fn waits<'a>(&self, comparing: Comparing<'a>) {
+        comparing.await;
+    }
+
+    /// Stops the pipeline in order, where that is for it to do.
+    async fn stops(&self) -> Result<Stopped, Failure> {
+        Ok(Stopped::ByTarget)
+    }
+
+    /// Returns when it is to be given up; why.
+    async fn gives_up(&self) -> Failure;
+}
+
+/// How the pipeline is stopped in the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stopped {
+    /// It is asked by way of the target.
+    ByTarget,
+    /// It has been.
+    Already,
+}
+
+/// The person at the command line.
+struct Person<'a> {
+    invocation: &'a Invocation,
+    name: &'a str,
+    own: tokio::sync::Mutex<Option<Running>>,
+}
+
+#[async_trait]
+impl Company for Person<'_> {
+    async fn hears(&self, line: &str, _: &Report) {
+        self.invocation.talk.say(line);
+    }
+
+    async fn agrees(&self, effect: String) -> Result<(), Failure> {
+        consent(self.invocation, self.name, effect).await
+    }
+
+    async fn waits<'a>(&self, comparing: Comparing<'a>) {
+        during(&self.invocation.talk, COMPARING, comparing).await;
+    }
+
+    async fn gives_up(&self) -> Failure {
+        let failed = async {
+            match self.own.lock().await.as_mut() {
+                Some(own) => own.failed().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            late = self.invocation.late() => late,
+            name = self.invocation.signals.stop() =>
+                Failure::Signalled(name.exit(), "interrupted".to_owned()),
+            failed = failed => failed,
+        }
+    }
+}
+
+/// A person takes their time, and a signal is to be heard meanwhile.
+async fn consent(invocation: &Invocation, name: &str, effect: String) -> Result<(), Failure> {
+    let (talk, name) = (invocation.talk.clone(), name.to_owned());
+    let asked = tokio::task::spawn_blocking(move || {
+        talk.confirm(&effect, "Type the pipeline's name to continue:", &name)
+    });
+    let asked = asked
+        .await
+        .map_err(|died| Error::definite(codes::INTERNAL, "the question died").caused_by(died))?;
+    Ok(asked?)
+}
+
 pub(crate) async fn run(invocation: &Invocation, arguments: &CutoverArgs) -> Outcome {
-    let opened = Opened::open(invocation, &arguments.which)?;
+    let opened = match Seen::open(invocation, &arguments.which)? {
+        Seen::Here(opened) => opened,
+        Seen::There(there) => return there::run(invocation, &there, arguments).await,
+    };
     if arguments.abort {
         return abort(invocation, &opened).await;
     }
-    if !opened.config.mode.streams() {
-        return Err(Error::definite(
-            codes::CUTOVER_NOT_READY,
-            format!(
-                "{} follows no log: a full load alone has nothing to drain",
-                opened.name()
-            ),
-        )
-        .into());
-    }
     let mut own = None;
-    if !arguments.dry_run && opened.target.control().await?.owner().await?.is_none() {
+    let streams = opened.config.mode.streams();
+    if streams && !arguments.dry_run && opened.target.control().await?.owner().await?.is_none() {
         invocation.talk.say(&format!(
             "nobody runs {}: it is run from here",
             opened.name()
@@ -96,70 +186,128 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &CutoverArgs) -> Out
             run::options::of(&opened.config, Until::Stopped),
         ));
     }
-    let cutover = Cutover {
+    let runs_here = own.is_some();
+    let person = Person {
         invocation,
-        opened: &opened,
-        arguments,
-        runs_here: own.is_some(),
-        hold: HoldId::random(),
-        undo: Mutex::default(),
-        report: Mutex::new(Report::new(opened.name(), arguments.dry_run)),
+        name: opened.name(),
+        own: tokio::sync::Mutex::new(own),
     };
-    let work = async {
-        if arguments.dry_run {
-            cutover.rehearse().await
-        } else {
-            Box::pin(cutover.switch()).await
-        }
+    let ended = if arguments.dry_run {
+        rehearse(&opened, &arguments.wishes, &person).await
+    } else {
+        Box::pin(switch(&opened, &arguments.wishes, &person, runs_here)).await
     };
-    let done = tokio::select! {
-        done = work => done,
-        late = invocation.late() => Err(late),
-        name = invocation.signals.stop() =>
-            Err(Failure::Signalled(name.exit(), "interrupted".to_owned())),
-        failed = failed(&mut own) => Err(failed),
+    let outcome = match ended {
+        Ok(ended) => answer(ended, arguments),
+        Err(failure) => Err(failure),
     };
-    let outcome = cutover.end(done).await;
-    if let Some(own) = own {
+    if let Some(own) = person.own.into_inner() {
         own.stop(invocation).await;
     }
     outcome
 }
 
-/// Waits until the pipeline that runs here fails.
-async fn failed(own: &mut Option<Running>) -> Failure {
-    match own {
-        Some(own) => own.failed().await,
-        None => std::future::pending().await,
+/// What a cutover has come to, everything taken back if it was given up.
+pub(crate) struct Ended {
+    pub(crate) report: Report,
+    /// Why it was given up, if it was.
+    pub(crate) failure: Option<Failure>,
+}
+
+/// What would happen, and what stands in the way.
+pub(crate) async fn rehearse(
+    opened: &Opened,
+    wishes: &Wishes,
+    company: &dyn Company,
+) -> Result<Ended, Failure> {
+    let cutover = Cutover::new(opened, wishes, company, true)?;
+    let done = tokio::select! {
+        done = cutover.rehearse() => done,
+        failure = company.gives_up() => Err(failure),
+    };
+    Ok(cutover.end(done).await)
+}
+
+/// Carries it out; `runs_here`: this process runs the pipeline, and ends it afterwards.
+pub(crate) async fn switch(
+    opened: &Opened,
+    wishes: &Wishes,
+    company: &dyn Company,
+    runs_here: bool,
+) -> Result<Ended, Failure> {
+    let mut cutover = Cutover::new(opened, wishes, company, false)?;
+    cutover.runs_here = runs_here;
+    let done = tokio::select! {
+        done = Box::pin(cutover.switch()) => done,
+        failure = company.gives_up() => Err(failure),
+    };
+    Ok(cutover.end(done).await)
+}
+
+/// Says what it has come to, and writes the report where it was asked for.
+fn answer(ended: Ended, arguments: &CutoverArgs) -> Outcome {
+    let Ended { report, failure } = ended;
+    let refusal = match failure {
+        None => None,
+        Some(Failure::Error(err)) if is_verdict(err.code()) => Some(err),
+        Some(failure) => {
+            let undone = report.undone.join("; ");
+            return Err(match failure {
+                Failure::Error(err) => {
+                    let given_up: tidemark_core::Result<()> = Err(err);
+                    let given_up = given_up.context(|| format!("given up ({undone})"));
+                    given_up.map_or_else(Failure::from, |()| Failure::usage(""))
+                }
+                Failure::Signalled(exit, why) => {
+                    Failure::Signalled(exit, format!("{why}, given up: {undone}"))
+                }
+                Failure::Config(problems) => Failure::Config(problems),
+            });
+        }
+    };
+    if let Some(file) = &arguments.report {
+        std::fs::write(file, report.markdown(refusal.as_ref())).map_err(|err| {
+            let shown = file.display();
+            Error::definite(codes::CLI_MACHINE, format!("write {shown}: {err}"))
+        })?;
     }
+    Ok(report.answer(refusal.as_ref()))
 }
 
 /// Takes down a fence that was left.
 async fn abort(invocation: &Invocation, opened: &Opened) -> Outcome {
-    let word = opened.word();
-    let data = |lowered: bool| serde_json::json!({ "pipeline": opened.name(), "lowered": lowered });
-    if !systems::is_fenced(&opened.config, Side::Source).await? {
-        return Ok(Answer::new(
-            "the source is not fenced: nothing to take down",
-            data(false),
-        ));
+    let is_fenced = systems::is_fenced(&opened.config, Side::Source).await?;
+    if is_fenced {
+        confirm_abort(invocation, opened.name())?;
+        systems::lower_fence(&opened.config, Side::Source).await?;
     }
+    Ok(answer_of_abort(opened.name(), &opened.word(), is_fenced))
+}
+
+fn confirm_abort(invocation: &Invocation, pipeline: &str) -> Result<(), Error> {
     invocation.talk.confirm(
         "Lets the source be written to again. What is written there reaches the target only while \
          the pipeline runs.",
         "Type the pipeline's name to continue:",
-        opened.name(),
-    )?;
-    systems::lower_fence(&opened.config, Side::Source).await?;
-    Ok(Answer::new("the source takes writes again", data(true))
-        .notice(format!("whether the pipeline runs: tidemark status {word}")))
+        pipeline,
+    )
+}
+
+/// `lowered`: whether there was a fence.
+fn answer_of_abort(pipeline: &str, word: &str, lowered: bool) -> Answer {
+    let data = serde_json::json!({ "pipeline": pipeline, "lowered": lowered });
+    if !lowered {
+        return Answer::new("the source is not fenced: nothing to take down", data);
+    }
+    Answer::new("the source takes writes again", data)
+        .notice(format!("whether the pipeline runs: tidemark status {word}"))
 }
 
 /// A cutover under way.
 struct Cutover<'a> {
-    invocation: &'a Invocation,
+    company: &'a dyn Company,
     opened: &'a Opened,
-    arguments: &'a CutoverArgs,
+    wishes: &'a Wishes,
     /// Whether this process runs the pipeline.
     runs_here: bool,
     hold: HoldId,
@@ -194,28 +342,38 @@ enum Fence {
 /// How long a pipeline that is held may take to hear that it need not be.
 const RELEASE_WITHIN: Duration = Duration::from_secs(5);
 
-impl Cutover<'_> {
-    /// The answer, after everything was taken back if it came to nothing.
-    async fn end(&self, done: Result<(), Failure>) -> Outcome {
-        let Err(failure) = done else {
-            return self.answer(None);
-        };
-        let undone = self.take_back().await;
-        self.with_report(|report| report.undone.clone_from(&undone));
-        let undone = undone.join("; ");
-        match failure {
-            Failure::Error(err) if is_verdict(err.code()) => self.answer(Some(&err)),
-            Failure::Error(err) => {
-                let given_up: tidemark_core::Result<()> = Err(err);
-                let given_up = given_up.context(|| format!("given up ({undone})"));
-                Err(given_up.map_or_else(Failure::from, |()| Failure::usage("")))
-            }
-            Failure::Signalled(exit, why) => Err(Failure::Signalled(
-                exit,
-                format!("{why}, given up: {undone}"),
-            )),
-            Failure::Config(problems) => Err(Failure::Config(problems)),
+impl<'a> Cutover<'a> {
+    fn new(
+        opened: &'a Opened,
+        wishes: &'a Wishes,
+        company: &'a dyn Company,
+        is_rehearsal: bool,
+    ) -> Result<Cutover<'a>, Failure> {
+        if !opened.config.mode.streams() {
+            let name = opened.name();
+            let text = format!("{name} follows no log: a full load alone has nothing to drain");
+            return Err(Error::definite(codes::CUTOVER_NOT_READY, text).into());
         }
+        Ok(Cutover {
+            company,
+            opened,
+            wishes,
+            runs_here: false,
+            hold: HoldId::random(),
+            undo: Mutex::default(),
+            report: Mutex::new(Report::new(opened.name(), is_rehearsal)),
+        })
+    }
+
+    /// What it has come to, after everything was taken back if it came to nothing.
+    async fn end(&self, done: Result<(), Failure>) -> Ended {
+        let failure = done.err();
+        if failure.is_some() {
+            let undone = self.take_back().await;
+            self.with_report(|report| report.undone = undone);
+        }
+        let report = self.with_report(|report| report.clone());
+        Ended { report, failure }
     }
 
     /// Takes back what was done; says so, sentence by sentence.
@@ -263,7 +421,7 @@ impl Cutover<'_> {
             }
         });
         if undo.stopped {
-            said.push(match &self.arguments.start_writers {
+            said.push(match &self.wishes.start_writers {
                 Some(command) => match self.hook(command).await {
                     Ok(()) => "the writers were started again".to_owned(),
                     Err(_) => "the command that starts the writers failed: start them".to_owned(),
@@ -279,18 +437,6 @@ impl Cutover<'_> {
         said
     }
 
-    /// Says what the report has, and writes it where it was asked for.
-    fn answer(&self, refusal: Option<&Error>) -> Outcome {
-        let report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(file) = &self.arguments.report {
-            std::fs::write(file, report.markdown(refusal)).map_err(|err| {
-                let shown = file.display();
-                Error::definite(codes::CLI_MACHINE, format!("write {shown}: {err}"))
-            })?;
-        }
-        Ok(report.answer(refusal))
-    }
-
     /// One step: its tick once it is done.
     async fn step<T>(
         &self,
@@ -300,8 +446,11 @@ impl Cutover<'_> {
         let began = Instant::now();
         self.with_report(|report| report.begin(name));
         let (value, text) = work.await?;
-        let line = self.with_report(|report| report.tick(text, began.elapsed()));
-        self.invocation.talk.say(&line);
+        let (line, report) = self.with_report(|report| {
+            let line = report.tick(text, began.elapsed());
+            (line, report.clone())
+        });
+        self.company.hears(&line, &report).await;
         Ok(value)
     }
 
@@ -316,7 +465,7 @@ impl Cutover<'_> {
 }
 
 /// Whether a refusal is the answer to whether this is the moment.
-fn is_verdict(code: Code) -> bool {
+pub(crate) fn is_verdict(code: Code) -> bool {
     [
         codes::CUTOVER_NOT_READY,
         codes::CUTOVER_NOT_SILENT,

@@ -73,7 +73,7 @@ const HOLD_WITHIN: Duration = Duration::from_mins(10);
 /// How long a pipeline that is held may take to hear that it need not be.
 const RELEASE_WITHIN: Duration = Duration::from_secs(5);
 /// What takes the time.
-const COMPARING: &str = "comparing both sides";
+pub(crate) const COMPARING: &str = "comparing both sides";
 const REPAIRING: &str = "copying anew what differs";
 
 /// A pipeline that runs elsewhere, spoken to by way of the target.

@@ -172,6 +172,11 @@ async fn operations(store: &Store, said: &mut Vec<String>) {
         let begun = store.begin_operation(&key, id.to_owned(), "verify", "ann".to_owned());
         begun.await.unwrap();
     }
+    let so_far = json!({ "rows": 3 });
+    for id in ["one", "three"] {
+        let told = store.tell_operation(id.to_owned(), so_far.clone());
+        told.await.unwrap();
+    }
     let done = Done {
         text: "done".to_owned(),
         data: Some(json!({ "rows": 7 })),

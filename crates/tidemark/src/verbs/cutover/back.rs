@@ -164,7 +164,7 @@ impl Cutover<'_> {
         let (mut source, mut target) = (side("target"), side("source"));
         source.insert("postgres".into(), table([("origin", "none".into())]));
         target.insert("mark_origin".into(), Value::Boolean(true));
-        if self.arguments.fence {
+        if self.wishes.fence {
             let url = target.get("url").and_then(Value::as_str);
             let Some(url) = url.filter(|url| !url.contains("options=")) else {
                 return Err(no_way(

@@ -3,15 +3,17 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tidemark_core::Error;
+use tidemark_core::catalogue::{Code, codes};
 use tidemark_core::position::Position;
 
 use crate::output::numbers::duration;
 use crate::output::{Answer, Verdict, put};
 
 /// What stays behind on the source.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Left {
     pub(super) kind: String,
     pub(super) name: String,
@@ -23,14 +25,14 @@ pub(super) struct Left {
 
 #[derive(Clone, Debug)]
 struct Step {
-    name: &'static str,
+    name: String,
     /// `None` while it is not done.
     done: Option<(String, Duration)>,
 }
 
 /// See the module's text.
-#[derive(Debug)]
-pub(super) struct Report {
+#[derive(Clone, Debug)]
+pub(crate) struct Report {
     pipeline: String,
     is_rehearsal: bool,
     steps: Vec<Step>,
@@ -44,6 +46,37 @@ pub(super) struct Report {
     /// What was taken back.
     pub(super) undone: Vec<String>,
 }
+
+/// The same as a server tells it.
+#[derive(Deserialize)]
+struct Told {
+    pipeline: String,
+    result: String,
+    reason: Option<Reason>,
+    lsn: Option<Position>,
+    write_downtime_seconds: Option<f64>,
+    rows: Option<u64>,
+    sequences: Option<usize>,
+    reverse: Option<String>,
+    steps: Vec<ToldStep>,
+    undone: Vec<String>,
+    left_behind: Vec<Left>,
+}
+
+#[derive(Deserialize)]
+struct ToldStep {
+    name: String,
+    text: Option<String>,
+    seconds: Option<f64>,
+}
+
+#[derive(Deserialize)]
+struct Reason {
+    code: String,
+    message: String,
+}
+
+const REHEARSED: &str = "rehearsed";
 
 /// A statement is shown to its end by the file and `--json`; on a terminal its first line will do.
 const STATEMENT_MAX: usize = 100;
@@ -64,23 +97,64 @@ impl Report {
         }
     }
 
-    pub(super) fn begin(&mut self, name: &'static str) {
-        self.steps.push(Step { name, done: None });
+    pub(super) fn begin(&mut self, name: &str) {
+        self.steps.push(Step {
+            name: name.to_owned(),
+            done: None,
+        });
     }
 
     /// Marks the present step as done; its line.
     pub(super) fn tick(&mut self, text: String, took: Duration) -> String {
-        let number = self.steps.len();
-        let Some(step) = self.steps.last_mut() else {
-            return text;
+        if let Some(step) = self.steps.last_mut() {
+            step.done = Some((text, took));
+        }
+        self.lines(self.steps.len().saturating_sub(1)).concat()
+    }
+
+    /// The lines of steps that are done, after so many.
+    pub(super) fn lines(&self, after: usize) -> Vec<String> {
+        let steps = self.steps.iter().enumerate().skip(after);
+        let line = |(index, step): (usize, &Step)| {
+            let (text, took) = step.done.as_ref()?;
+            let (number, time) = (index + 1, duration(*took));
+            Some(format!(
+                "✓ {number:>2}  {:<12} {text}   ({time})",
+                step.name
+            ))
         };
-        let line = format!(
-            "✓ {number:>2}  {:<12} {text}   ({})",
-            step.name,
-            duration(took)
-        );
-        step.done = Some((text, took));
-        line
+        steps.filter_map(line).collect()
+    }
+
+    /// From what a server tells of it, with why it was given up, if it was.
+    pub(super) fn of_data(data: Value) -> serde_json::Result<(Report, Option<Error>)> {
+        let told: Told = serde_json::from_value(data)?;
+        let step = |step: ToldStep| {
+            let took = Duration::from_secs_f64(step.seconds.unwrap_or_default().max(0.0));
+            Step {
+                name: step.name,
+                done: step.text.map(|text| (text, took)),
+            }
+        };
+        let report = Report {
+            pipeline: told.pipeline,
+            is_rehearsal: told.result == REHEARSED,
+            steps: told.steps.into_iter().map(step).collect(),
+            left: told.left_behind,
+            position: told.lsn,
+            downtime: told
+                .write_downtime_seconds
+                .map(|seconds| Duration::from_secs_f64(seconds.max(0.0))),
+            rows: told.rows,
+            sequences: told.sequences,
+            back: told.reverse,
+            undone: told.undone,
+        };
+        let refusal = told.reason.map(|reason| {
+            let code = Code::parse(&reason.code).unwrap_or(codes::CLI_REFUSED);
+            Error::definite(code, reason.message)
+        });
+        Ok((report, refusal))
     }
 
     /// Notes what stays behind. Where a statement is known it takes the place of a note on the same
@@ -101,7 +175,7 @@ impl Report {
     fn result(&self, refusal: Option<&Error>) -> &'static str {
         match refusal {
             Some(_) => "given_up",
-            None if self.is_rehearsal => "rehearsed",
+            None if self.is_rehearsal => REHEARSED,
             None => "cut_over",
         }
     }
@@ -228,7 +302,7 @@ impl Report {
         text
     }
 
-    fn data(&self, refusal: Option<&Error>) -> Value {
+    pub(crate) fn data(&self, refusal: Option<&Error>) -> Value {
         let steps: Vec<Value> = self
             .steps
             .iter()

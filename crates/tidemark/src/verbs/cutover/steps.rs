@@ -12,8 +12,8 @@ use tidemark_core::status::{PipelineState, TableStatusState};
 use tidemark_core::verify::compare::{self, Depth};
 use tidemark_core::verify::standstill::Ask;
 
-use super::Cutover;
 use super::report::Left;
+use super::{Cutover, Stopped};
 use crate::output::numbers::{bytes, counted, duration, parse_rfc3339};
 use crate::problem::Failure;
 use crate::systems::{self, Seen, Silence};
@@ -40,7 +40,7 @@ impl Cutover<'_> {
         self.step("verified", self.verified()).await?;
         self.step("left behind", self.left_behind(&mappings))
             .await?;
-        let back = match &self.arguments.reverse {
+        let back = match &self.wishes.reverse {
             Some(file) => Some(
                 self.step("way back", self.look_back(file, &mappings))
                     .await?,
@@ -48,11 +48,11 @@ impl Cutover<'_> {
             None => None,
         };
         self.step("gap", self.small_gap()).await?;
-        if self.arguments.fence {
+        if self.wishes.fence {
             self.may_fence().await?;
             let effect = "The source is made read-only by default, and the sessions of its clients \
                           are ended. Both is undone if the cutover is given up.";
-            self.consent(effect.to_owned()).await?;
+            self.company.agrees(effect.to_owned()).await?;
         }
         let stopped_at = Instant::now();
         let writers = async { Ok(((), self.stop_writers().await?)) };
@@ -99,7 +99,7 @@ impl Cutover<'_> {
         self.step("verified", verified).await?;
         self.step("left behind", self.left_behind(&mappings))
             .await?;
-        if let Some(file) = &self.arguments.reverse {
+        if let Some(file) = &self.wishes.reverse {
             self.step("way back", self.look_back(file, &mappings))
                 .await?;
         }
@@ -110,10 +110,10 @@ impl Cutover<'_> {
         self.step("gap", gap).await?;
         let writers = async {
             let mut would = Vec::new();
-            if let Some(command) = &self.arguments.stop_writers {
+            if let Some(command) = &self.wishes.stop_writers {
                 would.push(format!("would run `{command}`"));
             }
-            if self.arguments.fence {
+            if self.wishes.fence {
                 self.may_fence().await?;
                 would.push(
                     "would make the source read-only and end its clients' sessions".to_owned(),
@@ -127,7 +127,7 @@ impl Cutover<'_> {
         self.step("writers", writers).await?;
         let watched = async {
             let seen = Silence::look(
-                &mut systems::watch_source(&self.opened.config, self.arguments.patience).await?,
+                &mut systems::watch_source(&self.opened.config, self.wishes.patience).await?,
             )
             .await?;
             let now = if seen.open.is_empty() {
@@ -139,7 +139,7 @@ impl Cutover<'_> {
                 (),
                 format!(
                     "{} of it would be waited for; {now}",
-                    duration(self.arguments.silence)
+                    duration(self.wishes.silence)
                 ),
             ))
         };
@@ -152,7 +152,7 @@ impl Cutover<'_> {
                 .await?
                 .len();
             let count = counted(count as u64, "sequence");
-            let margin = self.arguments.sequence_margin;
+            let margin = self.wishes.sequence_margin;
             Ok(((), format!("{count} would be set {margin} values ahead")))
         };
         self.step("sequences", sequences).await
@@ -247,7 +247,11 @@ impl Cutover<'_> {
             hold: self.hold,
             ..verify::request(self.opened, &[], Depth::Deep).await?
         };
-        let report = verify::compare(self.invocation, self.opened, &request).await?;
+        let mut compared = None;
+        let comparing = async { compared = Some(verify::sides(self.opened, &request).await) };
+        self.company.waits(Box::pin(comparing)).await;
+        let died = || Error::definite(codes::INTERNAL, "the comparison died");
+        let report = compared.ok_or_else(died)??;
         self.undo().held = false;
         if report.is_identical() {
             let rows = counted(report.rows(), "row");
@@ -313,17 +317,17 @@ impl Cutover<'_> {
     /// Nobody writes for a while: the position before which everything lies.
     async fn silent(&self) -> Result<((Silence, Position), String), Failure> {
         let began = Instant::now();
-        let mut watch = systems::watch_source(&self.opened.config, self.arguments.patience).await?;
+        let mut watch = systems::watch_source(&self.opened.config, self.wishes.patience).await?;
         watch.look().await?;
         loop {
-            tokio::time::sleep(self.arguments.silence).await;
+            tokio::time::sleep(self.wishes.silence).await;
             let seen = watch.look().await?;
             if seen.is_silent() {
-                let lasted = duration(self.arguments.silence);
+                let lasted = duration(self.wishes.silence);
                 let text = format!("nothing was written for {lasted}, up to {}", seen.position);
                 return Ok(((watch, seen.position), text));
             }
-            if began.elapsed() >= self.arguments.patience {
+            if began.elapsed() >= self.wishes.patience {
                 return Err(not_silent(&seen).into());
             }
         }
@@ -332,7 +336,7 @@ impl Cutover<'_> {
     /// The target has everything before the position.
     async fn drained(&self, end: Position) -> Result<((), String), Failure> {
         let pipeline = Elsewhere(self.opened);
-        let deadline = Instant::now() + self.arguments.patience;
+        let deadline = Instant::now() + self.wishes.patience;
         self.undo().held = true;
         let reached = loop {
             // An idle source moves only if something is written to its log.
@@ -342,7 +346,7 @@ impl Cutover<'_> {
                 at: HoldAt::Here,
                 seconds_max: HOLD_SECONDS,
             });
-            if let Ok(answer) = tokio::time::timeout(self.arguments.patience, held).await
+            if let Ok(answer) = tokio::time::timeout(self.wishes.patience, held).await
                 && answer.ok
             {
                 pipeline.ask(Command::Release { id: self.hold }).await;
@@ -354,7 +358,7 @@ impl Cutover<'_> {
             if Instant::now() >= deadline {
                 return Err(not_ready(format!(
                     "the pipeline did not reach {end} within {}",
-                    duration(self.arguments.patience)
+                    duration(self.wishes.patience)
                 ))
                 .into());
             }
@@ -368,7 +372,7 @@ impl Cutover<'_> {
     /// had cached and gave out without a row.
     async fn sequences(&self, mappings: &[TableMapping]) -> Result<((), String), Failure> {
         let values = self.opened.source.sequences(&sources(mappings)).await?;
-        let margin = self.arguments.sequence_margin;
+        let margin = self.wishes.sequence_margin;
         let ahead: Vec<_> = values.iter().map(|value| value.ahead(margin)).collect();
         if !ahead.is_empty() {
             self.opened.target.set_sequences(&ahead, mappings).await?;
@@ -380,12 +384,14 @@ impl Cutover<'_> {
 
     /// Nothing streams from the old primary any more. What its end flushes is durable.
     async fn stop_pipeline(&self) -> Result<((), String), Failure> {
-        let answer = ask(self.opened, &Command::Stop).await?;
-        answered(self.opened, &answer)?;
+        if self.company.stops().await? == Stopped::ByTarget {
+            let answer = ask(self.opened, &Command::Stop).await?;
+            answered(self.opened, &answer)?;
+        }
         if !self.runs_here {
             wait_until_nobody_owns(self.opened).await?;
         }
-        if self.arguments.reverse.is_some() {
+        if self.wishes.reverse.is_some() {
             // Started again by mistake, it would bring what the way back has brought there.
             self.opened.source.release().await?;
         }

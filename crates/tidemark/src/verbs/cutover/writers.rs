@@ -16,21 +16,21 @@ impl Cutover<'_> {
     /// Stops the writers; says how.
     pub(super) async fn stop_writers(&self) -> Result<String, Failure> {
         let mut said = Vec::new();
-        if let Some(command) = &self.arguments.stop_writers {
+        if let Some(command) = &self.wishes.stop_writers {
             self.undo().stopped = true;
             self.hook(command).await?;
             said.push("stopped by the command".to_owned());
         }
-        if self.arguments.fence {
+        if self.wishes.fence {
             said.push(self.fence().await?);
         }
         if said.is_empty() {
-            self.consent(format!(
+            let effect = format!(
                 "Stop everything that writes to {} now. From here on the source must stay as it is \
                  until this is done or given up.",
                 systems::address(&self.opened.config, Side::Source)?.0
-            ))
-            .await?;
+            );
+            self.company.agrees(effect).await?;
             said.push("stopped by hand".to_owned());
         }
         Ok(said.join(", "))
@@ -53,19 +53,6 @@ impl Cutover<'_> {
             "the source is read-only by default, {ended} ended; not ended: {}",
             raised.left.join(", ")
         ))
-    }
-
-    /// Asked before anything is done that others notice.
-    pub(super) async fn consent(&self, effect: String) -> Result<(), Failure> {
-        let (talk, name) = (self.invocation.talk.clone(), self.opened.name().to_owned());
-        // A person takes their time, and a signal is to be heard meanwhile.
-        let asked = tokio::task::spawn_blocking(move || {
-            talk.confirm(&effect, "Type the pipeline's name to continue:", &name)
-        });
-        let asked = asked.await.map_err(|died| {
-            Error::definite(codes::INTERNAL, "the question died").caused_by(died)
-        })?;
-        Ok(asked?)
     }
 
     /// Runs a command of the user's. What it prints goes where talk goes.

@@ -149,7 +149,7 @@ async fn a_rehearsal_changes_nothing_and_tells_what_stands_in_the_way() {
 }
 
 /// [`Stage::clear`] over a session of its own.
-pub(super) async fn stage_clear(stage: &Stage) {
+pub(crate) async fn stage_clear(stage: &Stage) {
     let slot = format!("tidemark_{}", stage.name);
     let source = stage.on_source().await;
     let sql = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots \

@@ -13,6 +13,8 @@ mod back;
 mod given_up;
 mod handed_over;
 
+pub(crate) use handed_over::stage_clear;
+
 const BANK: Bank = Bank { accounts: 200 };
 
 /// Things that a pipeline leaves behind, and a table with a sequence.
@@ -26,7 +28,7 @@ const SHOP: &str = "CREATE TABLE orders (id bigserial PRIMARY KEY, what text);
     GRANT SELECT ON orders TO PUBLIC";
 
 /// A shop with customers.
-async fn shop(stage: &Stage, seed: u64) -> Traffic {
+pub(crate) async fn shop(stage: &Stage, seed: u64) -> Traffic {
     let config = stage.source_config();
     Traffic::set_up(&config, &BANK).await.unwrap();
     stage.source_sql(SHOP).await;
@@ -42,7 +44,7 @@ impl Stage {
     }
 
     /// A session of its own: a fence ends those that are there.
-    async fn on_source(&self) -> Client {
+    pub(crate) async fn on_source(&self) -> Client {
         self.source_server
             .client_to(&self.source_name)
             .await
@@ -50,7 +52,7 @@ impl Stage {
     }
 
     /// Whether the source takes a write, in a session of its own.
-    async fn takes_writes(&self) -> bool {
+    pub(crate) async fn takes_writes(&self) -> bool {
         let client = self.on_source().await;
         let written = client
             .batch_execute("INSERT INTO orders (what) VALUES ('written')")
@@ -63,7 +65,7 @@ impl Stage {
     }
 
     /// Both sides are equal, as soon as the target has what the source had when this was asked.
-    async fn assert_equal(&self) {
+    pub(crate) async fn assert_equal(&self) {
         let source = self.on_source().await;
         let outcome = Comparison::new(&source, &self.target)
             .schema("public", "public")
@@ -73,7 +75,7 @@ impl Stage {
     }
 
     /// Slots that watch a source, of this database.
-    async fn temporary_slots(&self) -> anyhow::Result<usize> {
+    pub(crate) async fn temporary_slots(&self) -> anyhow::Result<usize> {
         let sql = "SELECT 1 FROM pg_replication_slots \
                    WHERE temporary AND database = current_database()";
         Ok(self.on_source().await.query(sql, &[]).await?.len())

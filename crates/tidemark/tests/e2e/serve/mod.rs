@@ -5,6 +5,7 @@ mod alerts;
 mod api;
 mod audit;
 mod contract;
+mod cut_over;
 mod files;
 mod leavers;
 mod lives;
