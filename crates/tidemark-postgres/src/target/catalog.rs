@@ -6,7 +6,7 @@ use tidemark_core::Result;
 use tidemark_core::mapping::TableMapping;
 use tidemark_core::schema::TableName;
 
-use super::names::Schemas;
+use super::names::{Schemas, quoted};
 use super::wording;
 use crate::wire::{Connection, Row, quote_literal};
 
@@ -49,6 +49,24 @@ impl Relation {
     pub(super) fn is_sequence(&self) -> bool {
         self.kind == 'S'
     }
+}
+
+/// A table of this `relkind`, quoted, where its rows are looked for or removed: `ONLY`, since rows of tables
+/// that inherit from it are those of other tables; but for one that has none of its own.
+pub(crate) fn without_heirs(quoted: &str, kind: &str) -> String {
+    match kind {
+        "r" => format!("ONLY {quoted}"),
+        _ => quoted.to_owned(),
+    }
+}
+
+/// The same for a table whose kind is not known here.
+pub(super) async fn rows_of(connection: &mut Connection, name: &TableName) -> Result<String> {
+    let quoted = quoted(name);
+    let kind = "SELECT relkind::text FROM pg_class WHERE oid = to_regclass($1)";
+    let found = connection.query(kind, &[Some(quoted.as_str())]).await?;
+    let kind = found.rows.first().map(|row| row.get_str(0)).transpose()?;
+    Ok(without_heirs(&quoted, kind.unwrap_or_default()))
 }
 
 /// What a name stands for; `None` where it is free.

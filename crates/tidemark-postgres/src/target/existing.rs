@@ -94,7 +94,8 @@ impl Table<'_> {
             self.refuse_truncate_triggers(connection).await?;
         }
         self.set_foreign_keys_aside(connection).await?;
-        let sql = format!("TRUNCATE {}", quoted(self.name));
+        let rows = super::catalog::rows_of(connection, self.name).await?;
+        let sql = format!("TRUNCATE {rows}");
         connection
             .run(&sql)
             .await

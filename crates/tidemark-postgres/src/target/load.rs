@@ -86,7 +86,8 @@ impl PgLoader {
         if unit.replace == Replace::Range {
             let table = table_at(mapping, unit.place);
             self.refuse_cascades(&table).await?;
-            sql.push_str(&delete_statement(mapping, unit)?);
+            let rows = super::catalog::rows_of(&mut self.connection, &table).await?;
+            sql.push_str(&delete_statement(mapping, unit, &rows)?);
             sql.push_str("; ");
         }
         sql.push_str(&copy_statement(mapping, unit));
@@ -189,9 +190,8 @@ fn copy_statement(mapping: &TableMapping, unit: &LoadUnit<'_>) -> String {
     format!("COPY {table}{columns} FROM STDIN (FORMAT {format})")
 }
 
-/// Removes the rows of the unit's chunk.
-fn delete_statement(mapping: &TableMapping, unit: &LoadUnit<'_>) -> Result<String> {
-    let table = quoted(&table_at(mapping, unit.place));
+/// Removes the rows of the unit's chunk from a table.
+fn delete_statement(mapping: &TableMapping, unit: &LoadUnit<'_>, table: &str) -> Result<String> {
     let condition = match &unit.unit.chunk {
         Chunk::Whole => return Ok(format!("DELETE FROM {table}")),
         Chunk::Keys { column, from, to } => {

@@ -57,6 +57,7 @@ mod wording;
 
 pub use apply::PgApplier;
 pub(crate) use apply::lookup_key;
+pub(crate) use catalog::without_heirs;
 
 /// A statement that waits for a lock longer than this gives up, and is tried again later: who
 /// waits for an exclusive lock keeps everybody else from the table.

@@ -121,6 +121,57 @@ async fn skip_loaded_leaves_tables_that_have_rows_and_follows_them() {
     stage.clear().await;
 }
 
+/// As a dump of the source's definitions has made it: what is done to a table is not done to those that
+/// inherit from it, whose rows may have the same keys.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_a_table_that_inherits_from_another_are_left_alone() {
+    const FAMILY: &str = "CREATE TABLE parent (id int PRIMARY KEY, v text);
+        CREATE TABLE child (PRIMARY KEY (id), n int) INHERITS (parent);
+        CREATE TABLE bag (id int, v text); ALTER TABLE bag REPLICA IDENTITY FULL;
+        CREATE TABLE sack () INHERITS (bag); ALTER TABLE sack REPLICA IDENTITY FULL;";
+    const ROWS: &str = "INSERT INTO parent SELECT i, 'parent' FROM generate_series(1, 100) i;
+        INSERT INTO child SELECT i, 'child', i FROM generate_series(1, 100) i;
+        INSERT INTO bag SELECT i, 'v' FROM generate_series(1, 100) i; INSERT INTO sack SELECT * FROM ONLY bag;";
+    let stage = Stage::new("existing_family").await;
+    stage.write("[target]\nexisting = \"truncate\"\n[verify]\nafter_load = \"off\"\n");
+    stage.source_sql(FAMILY).await;
+    stage.source_sql(ROWS).await;
+    stage.target_sql(FAMILY).await;
+    stage
+        .target_sql("INSERT INTO parent VALUES (0, 'of the target')")
+        .await;
+    let run = stage.start_streaming().await;
+    stage.assert_identical().await;
+    for changes in [
+        "UPDATE ONLY parent SET v = 'one' WHERE id = 1; DELETE FROM ONLY parent WHERE id = 2;
+         UPDATE ONLY parent SET id = 1003 WHERE id = 3; UPDATE child SET v = 'one' WHERE id = 4",
+        "UPDATE ONLY bag SET v = 'one' WHERE id = 1; DELETE FROM ONLY bag WHERE id = 2; DELETE FROM sack WHERE id = 3",
+        "BEGIN; UPDATE ONLY parent SET v = 'many' WHERE id BETWEEN 10 AND 29;
+         DELETE FROM ONLY parent WHERE id BETWEEN 30 AND 49; COMMIT",
+        "BEGIN; UPDATE ONLY bag SET v = 'many' WHERE id BETWEEN 10 AND 29;
+         DELETE FROM ONLY bag WHERE id BETWEEN 30 AND 49; COMMIT",
+        "TRUNCATE ONLY bag",
+        "BEGIN; INSERT INTO parent VALUES (2000, 'last'); TRUNCATE ONLY parent; INSERT INTO parent VALUES (1, 'anew'); COMMIT",
+    ] {
+        stage.source_sql(changes).await;
+        stage.wait_until_identical().await;
+    }
+    // A load of one is none of the other either.
+    let resync = [
+        "resync",
+        "FILE",
+        "--table",
+        "public.parent",
+        "--strategy",
+        "truncate",
+        "--yes",
+    ];
+    stage.run(&resync).await.expect(0);
+    stage.wait_until_identical().await;
+    assert_eq!(run.terminate().await, Some(0));
+    stage.clear().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn truncate_and_drop_put_the_sources_rows_in_the_place_of_others() {
     for existing in ["truncate", "drop"] {

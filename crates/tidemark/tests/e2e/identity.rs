@@ -198,6 +198,30 @@ async fn f23_an_identity_that_changes_while_it_streams_is_followed() {
     stage.clear().await;
 }
 
+/// An index may keep apart what the collation of its column calls equal.
+#[tokio::test(flavor = "multi_thread")]
+async fn f23_rows_are_told_apart_by_the_collation_of_the_index() {
+    let stage = Stage::new("identity_collation").await;
+    let table = "CREATE COLLATION any_case (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+        CREATE TABLE t (name text COLLATE any_case NOT NULL, v text); CREATE UNIQUE INDEX t_name ON t (name COLLATE \"C\");
+        ALTER TABLE t REPLICA IDENTITY USING INDEX t_name;
+        INSERT INTO t SELECT n || i, 'v' FROM generate_series(1, 50) i, (VALUES ('a'), ('A')) AS v (n)";
+    stage.source_sql(table).await;
+    let run = stage.start_streaming().await;
+    for changes in [
+        "UPDATE t SET v = 'one' WHERE name COLLATE \"C\" = 'a1'; DELETE FROM t WHERE name COLLATE \"C\" = 'A2'",
+        "UPDATE t SET name = 'b3' WHERE name COLLATE \"C\" = 'a3'",
+        "BEGIN; UPDATE t SET v = 'many' WHERE name COLLATE \"C\" ~ '^A1.'; DELETE FROM t WHERE name COLLATE \"C\" ~ '^a2.'; COMMIT",
+        "BEGIN; UPDATE t SET name = 'b' || name WHERE name COLLATE \"C\" ~ '^A3.';
+         INSERT INTO t SELECT 'B' || name, v FROM t WHERE name COLLATE \"C\" ~ '^bA3.'; COMMIT",
+    ] {
+        stage.source_sql(changes).await;
+        stage.wait_until_identical().await;
+    }
+    assert_eq!(run.terminate().await, Some(0));
+    stage.clear().await;
+}
+
 /// Where the log has whole old rows it does not tell by which key the source keeps them apart, if by any.
 #[tokio::test(flavor = "multi_thread")]
 async fn f23_rows_that_are_equal_once_a_primary_key_is_gone_do_not_overwrite_each_other() {

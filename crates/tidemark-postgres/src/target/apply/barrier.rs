@@ -10,12 +10,14 @@ use tidemark_core::{Error, Result, failpoint};
 
 use super::session::Step;
 use super::stretch::{Ended, Work, narrow};
+use crate::target::without_heirs;
 use crate::wire::{quote_ident, quote_literal, quote_qualified};
 
-/// Name, type, and whether it is of the primary key, so that it cannot be NULL.
+/// Name, type, and whether it is of the primary key, so that it cannot be NULL; and what the table is.
 const COLUMNS: &str = "SELECT attname, format_type(atttypid, atttypmod), \
        EXISTS (SELECT FROM pg_index WHERE indrelid = attrelid AND indisprimary \
-               AND attnum = ANY (indkey)) FROM pg_attribute \
+               AND attnum = ANY (indkey)), \
+       (SELECT relkind::text FROM pg_class c WHERE c.oid = attrelid) FROM pg_attribute \
      WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped";
 
 impl Work<'_> {
@@ -32,7 +34,8 @@ impl Work<'_> {
         }
     }
 
-    /// All in one statement, so that foreign keys among the tables do not stand in the way.
+    /// All in one statement, so that foreign keys among the tables do not stand in the way. What the source
+    /// emptied with a table, because it inherits from it, is named beside it.
     async fn truncate(
         &mut self,
         item: usize,
@@ -42,10 +45,11 @@ impl Work<'_> {
         let Some(first) = tables.first() else {
             return Ok(Ended::Done(Vec::new()));
         };
-        let names: Vec<String> = tables
-            .iter()
-            .map(|table| name_of(&self.batch.tables()[*table]))
-            .collect();
+        let mut names = Vec::new();
+        for table in tables {
+            self.meet(*table).await?;
+            names.push(self.of(*table).table.rows.clone());
+        }
         let identity = if restart_identity {
             "RESTART"
         } else {
@@ -102,8 +106,10 @@ impl Work<'_> {
         let name = name_of(mapping);
         let found = self.session.query(COLUMNS, &[Some(&name)]).await?;
         let mut columns = Vec::new();
+        let mut rows = name.clone();
         for row in &found.rows {
             columns.push((row.get_str(0)?, row.get_str(1)?, row.get_bool(2)?));
+            rows = without_heirs(&name, row.get_str(3)?);
         }
         let type_of = |column: &str| {
             let found = columns.iter().find(|(name, ..)| *name == column);
@@ -123,7 +129,7 @@ impl Work<'_> {
                 let (column, fill) = (quote_ident(column), fill.as_deref());
                 let value = fill.map_or_else(|| "NULL".to_owned(), quote_literal);
                 vec![format!(
-                    "UPDATE {name} SET {column} = {value} WHERE {column} IS NOT NULL \
+                    "UPDATE {rows} SET {column} = {value} WHERE {column} IS NOT NULL \
                      OR {value} IS NOT NULL"
                 )]
             }

@@ -139,7 +139,7 @@ impl Writer<'_> {
     }
 
     fn update_or_insert(&mut self) -> String {
-        let name = &self.table.name;
+        let name = &self.table.rows;
         let params = self.all_params();
         let insert = format!("{} SELECT {}", self.insert_into(), join(&params, ", "));
         let of_key = self.is_key(|place| params[place].clone());
@@ -159,7 +159,7 @@ impl Writer<'_> {
     }
 
     fn move_or_insert(&mut self) -> String {
-        let name = &self.table.name;
+        let name = &self.table.rows;
         let params = self.all_params();
         let old_key = self.key_params();
         let insert = format!("{} SELECT {}", self.insert_into(), join(&params, ", "));
@@ -182,7 +182,7 @@ impl Writer<'_> {
         let of_key = self.key_params();
         format!(
             "UPDATE {} SET {} WHERE {of_key}",
-            self.table.name,
+            self.table.rows,
             join(&set, ", ")
         )
     }
@@ -201,7 +201,7 @@ impl Writer<'_> {
             {
                 format!("WITH m AS ({} RETURNING 1) {ask} m", self.update(columns))
             }
-            _ => format!("{ask} {} WHERE {}", self.table.name, self.key_params()),
+            _ => format!("{ask} {} WHERE {}", self.table.rows, self.key_params()),
         }
     }
 
@@ -220,14 +220,14 @@ impl Writer<'_> {
         let of_key = self.key_params();
         format!(
             "WITH d AS (DELETE FROM {} WHERE {of_key} RETURNING *){before} {} SELECT {} FROM d",
-            self.table.name,
+            self.table.rows,
             self.insert_into(),
             join(&values, ", ")
         )
     }
 
     fn make_room(&mut self) -> String {
-        let name = &self.table.name;
+        let name = &self.table.rows;
         let (new, old) = (self.key_params(), self.key_params());
         format!(
             "DELETE FROM {name} WHERE {new} AND NOT ({old}) \
@@ -237,14 +237,14 @@ impl Writer<'_> {
 
     fn delete(&mut self) -> String {
         let of_key = self.key_params();
-        format!("DELETE FROM {} WHERE {of_key}", self.table.name)
+        format!("DELETE FROM {} WHERE {of_key}", self.table.rows)
     }
 
     fn delete_like(&mut self, present: &Columns) -> String {
         let one = self.one_like(present);
         format!(
             "WITH {one} DELETE FROM {} AS t USING m WHERE t.ctid = m.c AND t.tableoid = m.o",
-            self.table.name
+            self.table.rows
         )
     }
 
@@ -256,7 +256,7 @@ impl Writer<'_> {
             "WITH {one}, u AS (UPDATE {} AS t SET {} FROM m \
              WHERE t.ctid = m.c AND t.tableoid = m.o RETURNING 1) \
              {} SELECT {} WHERE NOT EXISTS (SELECT FROM u)",
-            self.table.name,
+            self.table.rows,
             join(&set, ", "),
             self.insert_into(),
             join(&params, ", ")
@@ -265,8 +265,9 @@ impl Writer<'_> {
 
     /// The place of one row that has these values where they are given, and NULL elsewhere.
     /// Equality by which different texts are equal would pick a wrong row, so such types are
-    /// compared by the bytes of their text, and both sides in the column's own type. `IS NULL` is true
-    /// of a composite value whose fields are all NULL (PostgreSQL 15, 9.2).
+    /// compared by the bytes of what a row of them prints, and both sides in the column's own type: a cast
+    /// to text leaves the spaces of `bpchar` out. `IS NULL` is true of a composite value whose fields are
+    /// all NULL (PostgreSQL 15, 9.2).
     fn one_like(&mut self, present: &Columns) -> String {
         let present = present.places(self.table.columns.len());
         let mut conditions = Vec::new();
@@ -279,7 +280,7 @@ impl Writer<'_> {
             } else {
                 let param = self.param(place);
                 let type_name = &column.type_name;
-                format!("{name}::text COLLATE \"C\" = {param}::{type_name}::text")
+                format!("ROW({name})::text COLLATE \"C\" = ROW({param}::{type_name})::text")
             });
         }
         let condition = if conditions.is_empty() {
@@ -287,7 +288,7 @@ impl Writer<'_> {
         } else {
             join(&conditions, " AND ")
         };
-        let name = &self.table.name;
+        let name = &self.table.rows;
         format!("m AS (SELECT tableoid AS o, ctid AS c FROM {name} WHERE {condition} LIMIT 1)")
     }
 
@@ -296,7 +297,7 @@ impl Writer<'_> {
         let of_key = self.is_listed();
         format!(
             "DELETE FROM {} AS t USING {lists} WHERE {of_key}",
-            self.table.name
+            self.table.rows
         )
     }
 
@@ -316,7 +317,7 @@ impl Writer<'_> {
         let set = join(&set, ", ");
         format!(
             "UPDATE {} AS t SET {set} FROM {lists} WHERE {of_key}",
-            self.table.name
+            self.table.rows
         )
     }
 
@@ -328,7 +329,7 @@ impl Writer<'_> {
             "{} SELECT {} FROM {lists} WHERE NOT EXISTS (SELECT FROM {} AS t WHERE {})",
             self.insert_into(),
             join(&values, ", "),
-            self.table.name,
+            self.table.rows,
             self.is_listed()
         )
     }
@@ -364,7 +365,7 @@ impl Writer<'_> {
             })
             .collect();
         let first = first.concat();
-        let name = &self.table.name;
+        let name = &self.table.rows;
         format!(
             "WITH s AS MATERIALIZED (SELECT s.*, ROW({wanted})::text AS row FROM {lists}), \
              c AS MATERIALIZED (SELECT r.tableoid AS o, r.ctid AS c, ROW({theirs})::text AS row \
@@ -425,10 +426,7 @@ impl Writer<'_> {
     }
 
     fn is_key(&self, value: impl Fn(usize) -> String) -> String {
-        let equal = |place: &usize| {
-            let column = &self.table.columns[*place];
-            format!("{} {} {}", column.name, column.equals, value(*place))
-        };
+        let equal = |place: &usize| self.equal("", *place, &value(*place));
         let conditions: Vec<String> = self.table.key.iter().map(equal).collect();
         join(&conditions, " AND ")
     }
@@ -453,17 +451,22 @@ impl Writer<'_> {
 
     /// `t` is the row of `s`, by its key.
     fn is_listed(&self) -> String {
-        let equal = |place: &usize| {
-            let column = &self.table.columns[*place];
-            format!(
-                "t.{} {} {}",
-                column.name,
-                column.equals,
-                self.listed(*place)
-            )
-        };
+        let equal = |place: &usize| self.equal("t.", *place, &self.listed(*place));
         let conditions: Vec<String> = self.table.key.iter().map(equal).collect();
         join(&conditions, " AND ")
+    }
+
+    /// The first condition is for the index of a primary key, the second, where there is one, for that of
+    /// another collation.
+    fn equal(&self, prefix: &str, place: usize, value: &str) -> String {
+        let column = &self.table.columns[place];
+        let name = &column.name;
+        let equal = format!("{prefix}{name} {} {value}", column.equals);
+        if column.is_by_bytes {
+            format!("{equal} AND {prefix}{name} COLLATE \"C\" = {value}")
+        } else {
+            equal
+        }
     }
 }
 

@@ -164,9 +164,10 @@ impl<'b> Work<'b> {
         Ok(())
     }
 
-    fn of(&self, place: usize) -> Met {
+    /// A table that was met.
+    pub(super) fn of(&self, place: usize) -> Met {
         let met = self.met[place].as_ref();
-        met.expect("met at the start of the stretch").clone()
+        met.expect("met before it is changed").clone()
     }
 
     fn way(&self, changes: &TableChanges) -> Way {

@@ -14,7 +14,7 @@ use tidemark_core::schema::{IndexKind, ReplicaIdentity};
 use tidemark_core::{Error, Result};
 
 use super::session::Session;
-use crate::target::Triggers;
+use crate::target::{Triggers, without_heirs};
 use crate::wire::{Row, quote_ident, quote_qualified};
 
 /// See the module's text.
@@ -25,6 +25,9 @@ pub(super) struct TargetTable {
     pub(super) mapping: Arc<TableMapping>,
     /// Quoted, with its schema.
     pub(super) name: String,
+    /// The same where its rows are looked for: without those of tables that inherit from it, which are
+    /// rows of other tables.
+    pub(super) rows: String,
     /// In the mapping's order.
     pub(super) columns: Vec<TargetColumn>,
     /// Positions of the columns that find a row; empty where only the whole row does.
@@ -52,6 +55,9 @@ pub(super) struct TargetColumn {
     pub(super) list: ListType,
     /// Values that are equal have the same text, so that equality tells rows apart.
     pub(super) is_exact: bool,
+    /// In a key it is compared by its bytes as well: its collation calls values equal that the index keeps
+    /// apart by which the source tells rows.
+    pub(super) is_by_bytes: bool,
     is_fixed: bool,
 }
 
@@ -133,15 +139,18 @@ impl TargetTable {
         let Some(first) = found.rows.first() else {
             return Err(missing(mapping, "there is no such table on the target"));
         };
-        let is_plain = matches!(first.get_str(0)?, "r" | "p");
+        let kind = first.get_str(0)?;
+        let is_plain = matches!(kind, "r" | "p");
+        let rows = without_heirs(&name, kind);
         let is_ordered = !is_plain || first.get_bool(1)? || first.get_bool(2)?;
+        let is_by_another_index = is_by_another_index(mapping);
         let columns = mapping
             .columns
             .iter()
             .map(|column| {
                 let of_name = |row: &&Row| row.opt_str(3).ok().flatten() == Some(&column.target);
                 match found.rows.iter().find(of_name) {
-                    Some(row) => TargetColumn::read(row),
+                    Some(row) => TargetColumn::read(row, is_by_another_index),
                     None => Err(missing(
                         mapping,
                         &format!("the target has no column {}", column.target),
@@ -159,6 +168,7 @@ impl TargetTable {
             number,
             mapping: Arc::clone(mapping),
             name,
+            rows,
             is_ordered: is_ordered || (has_fixed_values && !key.is_empty()),
             has_fixed_values,
             has_fixed_key,
@@ -196,7 +206,7 @@ impl TargetTable {
 }
 
 impl TargetColumn {
-    fn read(row: &Row) -> Result<TargetColumn> {
+    fn read(row: &Row, is_by_another_index: bool) -> Result<TargetColumn> {
         let type_oid = row.get(4)?;
         let array_oid: u32 = row.get(5)?;
         let delimiter = row.get_str(6)?.bytes().next().unwrap_or(b',');
@@ -223,6 +233,7 @@ impl TargetColumn {
             equals: row.opt_str(12)?.unwrap_or("=").to_owned(),
             list,
             is_exact: EXACT_TYPES.contains(&type_oid) && row.get_bool(11)?,
+            is_by_bytes: is_by_another_index && !row.get_bool(11)?,
             is_fixed: row.get_bool(10)?,
         })
     }
@@ -239,6 +250,17 @@ pub(crate) fn lookup_key(mapping: &TableMapping) -> Vec<usize> {
     match mapping.schema.identity {
         ReplicaIdentity::Full if is_deferrable => Vec::new(),
         _ => mapping.key.clone(),
+    }
+}
+
+/// Whether the source tells rows by an index that is not that of the primary key.
+fn is_by_another_index(mapping: &TableMapping) -> bool {
+    let primary = &mapping.schema.primary_key;
+    match &mapping.schema.identity {
+        ReplicaIdentity::Key(key) => {
+            key.len() != primary.len() || !key.iter().all(|place| primary.contains(place))
+        }
+        ReplicaIdentity::Full | ReplicaIdentity::Nothing => false,
     }
 }
 

@@ -92,6 +92,32 @@ async fn a_row_without_a_key_is_told_from_those_that_are_only_equal() {
     }
 }
 
+/// Spaces at the end mean nothing to `bpchar`, and are there all the same.
+#[tokio::test]
+async fn a_row_without_a_key_is_told_by_its_spaces() {
+    for count in FEW_AND_MANY {
+        let mut rig = Rig::new(&format!(
+            "CREATE TABLE t (b bpchar);
+             INSERT INTO t SELECT b FROM generate_series(1, {count}), (VALUES ('a'), ('a '), (NULL)) AS v (b)"
+        ))
+        .await;
+        let t = Arc::new(table("t", &["b"]));
+        let mut log = Log::new();
+        for _ in 0..count {
+            log.delete(&t, (Old::Full, &["a "]));
+            log.replace(&t, (Old::Full, &[NULL]), &[""]);
+        }
+        let applied = rig.apply(&log.batch).await.unwrap();
+        assert_eq!(applied.conflicts, []);
+        let left =
+            "SELECT octet_length(b) || ' ' || count(*) FROM t GROUP BY octet_length(b) ORDER BY 1";
+        assert_eq!(
+            rig.rows(left).await,
+            [format!("0 {count}"), format!("1 {count}")]
+        );
+    }
+}
+
 /// `UPDATE t SET place = 3 - place` is legal under a deferrable constraint, deferred or not.
 #[tokio::test]
 async fn values_of_a_deferrable_constraint_change_hands_in_one_statement() {
