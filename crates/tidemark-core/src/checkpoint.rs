@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::mapping::TableMapping;
 use crate::position::Position;
-use crate::schema::{Column, ColumnDefault, TableName};
+use crate::schema::{Attribute, Column, ColumnDefault, TableName, TableSchema};
 use crate::tidemark::Tidemark;
 
 /// Which run owns the pipeline. Raised by whoever starts it; the target refuses commits of older ones.
@@ -151,13 +151,21 @@ pub struct KnownShape {
     pub columns: Vec<KnownColumn>,
     /// [`crate::schema::TableSchema::storage`] at that time.
     pub storage: Option<i64>,
+    /// [`crate::schema::TableSchema::attributes`] at that time.
+    #[serde(default)]
+    pub attributes: Vec<Attribute>,
 }
 
 impl KnownShape {
-    /// Of a table that is loaded by this mapping. The log does not announce generated columns.
+    /// Of a table that is loaded by this mapping.
     pub fn of(mapping: &TableMapping) -> KnownShape {
+        KnownShape::of_table(&mapping.schema)
+    }
+
+    /// Of a table as the catalog has it. The log does not announce generated columns.
+    pub fn of_table(table: &TableSchema) -> KnownShape {
         let announced = |column: &&Column| !matches!(column.default, ColumnDefault::Generated(_));
-        let columns = mapping.schema.columns.iter().filter(announced);
+        let columns = table.columns.iter().filter(announced);
         KnownShape {
             columns: columns
                 .map(|column| KnownColumn {
@@ -168,7 +176,8 @@ impl KnownShape {
                     is_not_null: column.is_not_null,
                 })
                 .collect(),
-            storage: mapping.schema.storage,
+            storage: table.storage,
+            attributes: table.attributes.clone(),
         }
     }
 }

@@ -62,9 +62,21 @@ pub struct TableSchema {
     pub is_partitioned: bool,
     /// Another number whenever the source has rewritten the rows; `None` where it does not tell.
     pub storage: Option<i64>,
+    /// All columns that there ever were, dropped and generated ones included; empty where the source does
+    /// not tell.
+    pub attributes: Vec<Attribute>,
     /// Statements (comment, storage parameters and the like) that the same engine replays after the
     /// table exists; `{name}` stands for the quoted target name.
     pub notes: Vec<String>,
+}
+
+/// A column as the catalog counts them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attribute {
+    /// Its number, which is given once.
+    pub number: i16,
+    /// Another number whenever its definition was written.
+    pub version: u32,
 }
 
 /// One column.

@@ -13,7 +13,7 @@ use crate::event::{Block, StreamTable};
 use crate::finding::Finding;
 use crate::mapping::TableMapping;
 use crate::position::Position;
-use crate::schema::{Column, SourceSchema, TableName};
+use crate::schema::{Attribute, Column, SourceSchema, TableName};
 use crate::selection::Selection;
 use crate::tidemark::Tidemark;
 use crate::verify::View;
@@ -166,6 +166,11 @@ pub struct StreamedShape {
     pub primary_key: Vec<String>,
     /// [`crate::schema::TableSchema::storage`] by now.
     pub storage: Option<i64>,
+    /// [`crate::schema::TableSchema::attributes`] by now.
+    pub attributes: Vec<Attribute>,
+    /// Whether the catalog has other columns by now, or of other types: what it says of rows is not of
+    /// this place of the log.
+    pub is_ahead: bool,
 }
 
 /// A column as the log announced it, with what the catalog adds.

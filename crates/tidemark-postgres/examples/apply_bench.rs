@@ -403,6 +403,7 @@ fn table(name: &str, columns: &[&str], key_columns: usize) -> Arc<TableMapping> 
             bytes: 0,
             is_partitioned: false,
             storage: None,
+            attributes: Vec::new(),
             notes: Vec::new(),
         },
         target: TableName::new("public", name),

@@ -38,6 +38,7 @@ fn table(name: &str) -> Arc<TableMapping> {
             bytes: 0,
             is_partitioned: false,
             storage: None,
+            attributes: Vec::new(),
             notes: Vec::new(),
         },
         target: TableName::new("public", name),

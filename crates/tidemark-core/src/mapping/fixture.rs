@@ -60,6 +60,7 @@ pub(crate) fn table(name: &str, columns: &[(&str, &str)]) -> TableSchema {
         bytes: 0,
         is_partitioned: false,
         storage: None,
+        attributes: Vec::new(),
         notes: Vec::new(),
     }
 }

@@ -27,8 +27,10 @@ pub(super) struct Look {
     pub(super) schema: SourceSchema,
     /// Tables of the pipeline whose changes are not announced.
     pub(super) unannounced: Vec<TableName>,
-    /// Their partitions, and where the log ended after they were looked at.
-    pub(super) partitions: Option<(Vec<Partition>, Position)>,
+    /// Their partitions, where they were looked at.
+    pub(super) partitions: Option<Vec<Partition>>,
+    /// Where the log ended after all that was looked at.
+    pub(super) head: Position,
 }
 
 /// Looks at the catalog beside the stream.
@@ -76,7 +78,8 @@ impl Discovery {
             Ok(Look {
                 schema,
                 unannounced,
-                partitions: Some((partitions, head)),
+                partitions: Some(partitions),
+                head,
             })
         };
         self.task.spawn(look.in_current_span());
@@ -105,19 +108,19 @@ impl Discovery {
 }
 
 /// Compares the catalog with the tables of the pipeline (name and the source's number).
-pub(super) fn compare(look: Look, known: &[(TableName, u32)]) -> Vec<Found> {
+pub(super) fn compare(look: &Look, known: &[(TableName, u32)]) -> Vec<Found> {
     let mut found = Vec::new();
     for (name, _) in known {
         if !look.schema.tables.iter().any(|table| table.name == *name) {
             found.push(Found::Gone(name.clone()));
         }
     }
-    for table in look.schema.tables {
+    for table in &look.schema.tables {
         match known.iter().find(|(name, _)| *name == table.name) {
-            None => found.push(Found::New(table)),
-            Some((_, id)) if *id != table.id => found.push(Found::Recreated(table)),
+            None => found.push(Found::New(table.clone())),
+            Some((_, id)) if *id != table.id => found.push(Found::Recreated(table.clone())),
             Some((name, _)) if look.unannounced.contains(name) => {
-                found.push(Found::Unannounced(table.name));
+                found.push(Found::Unannounced(name.clone()));
             }
             Some(_) => {}
         }
@@ -144,6 +147,7 @@ mod tests {
             bytes: 0,
             is_partitioned: false,
             storage: None,
+            attributes: Vec::new(),
             notes: Vec::new(),
         }
     }
@@ -165,6 +169,7 @@ mod tests {
             // What is made anew is announced with its load.
             unannounced: vec![name("again"), name("silent"), name("gone")],
             partitions: None,
+            head: Position::PgLsn(crate::position::Lsn(1)),
         };
         let known = [
             (name("same"), 1),
@@ -173,7 +178,7 @@ mod tests {
             (name("silent"), 5),
         ];
         assert_eq!(
-            compare(look, &known),
+            compare(&look, &known),
             [
                 Found::Gone(name("gone")),
                 Found::Recreated(table("again", 20)),

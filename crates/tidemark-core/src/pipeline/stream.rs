@@ -47,11 +47,13 @@ use super::{Engine, Lasting, Outcome, Request, state_change};
 mod aside;
 mod catalog;
 mod conflicts;
+mod idle;
 mod outcome;
 mod requests;
 mod undecided;
 
 use aside::Quarantine;
+use idle::Looked;
 use requests::{Hold, Unrecorded};
 
 /// How often the loop looks at what is due: positions to flush, holds to end.
@@ -139,6 +141,8 @@ struct Stream<'a> {
     /// Changes applied since the last commit, by route.
     counts: Vec<(usize, u64)>,
     quarantine: Quarantine,
+    /// What the catalog had at the last look, until the stream has passed it.
+    looked: Option<Looked>,
 }
 
 impl<'a> Stream<'a> {
@@ -203,6 +207,7 @@ impl<'a> Stream<'a> {
             unapplied_said: None,
             counts: Vec::new(),
             quarantine,
+            looked: None,
         };
         engine.observer.say(PipelineEvent::Unapplied(None));
         stream.show_tables(&checkpoint);
@@ -215,6 +220,7 @@ impl<'a> Stream<'a> {
             schema: schema.clone(),
             unannounced: unannounced.await?,
             partitions: None,
+            head: log.head,
         };
         stream.compare(look);
         stream.show_state();
@@ -226,6 +232,7 @@ impl<'a> Stream<'a> {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.take_block().await?;
+            self.follow_idle().await?;
             self.look_at_end();
             self.give_work();
             self.say_unapplied();
@@ -520,7 +527,11 @@ impl<'a> Stream<'a> {
 
     /// Ends a run that has come as far as it was to.
     fn look_at_end(&mut self) {
-        if self.end_at.is_some_and(|end| end <= self.processed) && !self.resyncs.is_running() {
+        let Some(end) = self.end_at.filter(|end| *end <= self.processed) else {
+            return;
+        };
+        let is_due = |looked: &Looked| looked.head <= end;
+        if !self.resyncs.is_running() && !self.looked.as_ref().is_some_and(is_due) {
             self.begin_stop();
         }
     }

@@ -181,6 +181,8 @@ impl Source for SimSource {
             columns,
             primary_key,
             storage: schema.storage,
+            attributes: schema.attributes,
+            is_ahead: false,
         })
     }
 

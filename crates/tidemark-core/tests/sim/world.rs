@@ -416,6 +416,7 @@ pub(crate) fn schema(table: usize) -> TableSchema {
         bytes: 1000 + table as u64,
         is_partitioned: false,
         storage: None,
+        attributes: Vec::new(),
         notes: Vec::new(),
     }
 }

@@ -133,6 +133,7 @@ pub async fn shape_of(connection: &mut Connection, table: &StreamTable) -> Resul
     let oids = Oids::of([table.id]);
     let set = connection.query(&sql, &[Some(oids.param())]).await?;
     let mut columns = Vec::with_capacity(table.columns.len());
+    let mut are_as_announced = 0;
     for announced in &table.columns {
         let mut found = StreamedColumn {
             column: types.bare_column(&announced.name, announced.type_id),
@@ -146,6 +147,7 @@ pub async fn shape_of(connection: &mut Connection, table: &StreamTable) -> Resul
             let is_same = row.get::<u32>(cell::TYPE)? == announced.type_id
                 && row.get::<i32>(cell::MODIFIER)? == announced.type_modifier;
             if is_same {
+                are_as_announced += 1;
                 found.column = column(row, &types)?;
                 if comes_with_the_server(announced.type_id) {
                     found.fill = fill(row, &found.column)?;
@@ -160,14 +162,21 @@ pub async fn shape_of(connection: &mut Connection, table: &StreamTable) -> Resul
     types.name_bare_columns(connection, &mut columns).await?;
     fill_by_partitions(connection, &oids, &mut columns).await?;
     let present = (set.rows.iter()).map(|row| Ok((row.get(cell::NAME)?, row.get(cell::NUMBER)?)));
-    let storage = super::relations::storage(connection, &oids).await?.pop();
+    let mut are_there = 0;
+    for row in &set.rows {
+        are_there += usize::from(row.get_str(cell::GENERATED)?.is_empty());
+    }
+    let standing = super::relations::standing(connection, &oids).await?.pop();
+    let standing = standing.unwrap_or_default();
     let key = connection.query(PRIMARY_KEY, &[Some(oids.param())]).await?;
     let primary_key = key.rows.iter().map(|row| row.get(0));
     Ok(StreamedShape {
         primary_key: primary_key.collect::<Result<_>>()?,
         columns,
         present: present.collect::<Result<_>>()?,
-        storage: storage.map(|(_, storage)| storage),
+        storage: standing.storage,
+        attributes: standing.attributes,
+        is_ahead: (are_as_announced, are_there) != (table.columns.len(), table.columns.len()),
     })
 }
 

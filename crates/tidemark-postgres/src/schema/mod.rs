@@ -66,9 +66,10 @@ async fn read(connection: &mut Connection, selection: &Selection) -> Result<Sour
     let oids = Oids::of(tables.keys().copied());
 
     relations::add_sizes(connection, &mut tables, &found.parts).await?;
-    for (oid, storage) in relations::storage(connection, &oids).await? {
-        if let Some(table) = tables.get_mut(&oid) {
-            table.storage = Some(storage);
+    for standing in relations::standing(connection, &oids).await? {
+        if let Some(table) = tables.get_mut(&standing.table) {
+            table.storage = standing.storage;
+            table.attributes = standing.attributes;
         }
     }
     let types = types::read(connection, &oids).await?;
@@ -157,6 +158,7 @@ fn skeleton_of(oid: u32, name: TableName) -> (u32, TableSchema) {
         bytes: 0,
         is_partitioned: false,
         storage: None,
+        attributes: Vec::new(),
         notes: Vec::new(),
     };
     (oid, table)

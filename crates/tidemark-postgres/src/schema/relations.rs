@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use tidemark_core::Result;
-use tidemark_core::schema::{NotCarried, TableName};
+use tidemark_core::schema::{Attribute, NotCarried, TableName};
 use tidemark_core::selection::Selection;
 
 use super::{Oids, Tables, table_name};
@@ -193,25 +193,49 @@ fn unreadable_leaf<'a>(
         })
 }
 
-/// A number for the files of each table, its leaves' together: another one when the rows are rewritten
-/// (or moved to other files, as by `TRUNCATE`, `VACUUM FULL` and `CLUSTER`).
-pub(super) async fn storage(connection: &mut Connection, oids: &Oids) -> Result<Vec<(u32, i64)>> {
+/// Where the rows of a table are, and how the catalog counts its columns, at one instant: what was written
+/// anew by an `ALTER` is told by both having changed.
+#[derive(Debug, Default)]
+pub(super) struct Standing {
+    pub(super) table: u32,
+    /// A number for its files, those of its leaves together: another one when the rows are rewritten (or
+    /// moved to other files, as by `TRUNCATE`, `VACUUM FULL` and `CLUSTER`). A table that is being dropped
+    /// has none.
+    pub(super) storage: Option<i64>,
+    pub(super) attributes: Vec<Attribute>,
+}
+
+pub(super) async fn standing(connection: &mut Connection, oids: &Oids) -> Result<Vec<Standing>> {
+    // A version of a catalog's row is the transaction that wrote it.
     let set = connection
         .query(
             "SELECT w, coalesce((SELECT hashtextextended(string_agg( \
-                        pg_relation_filenode(leaf.relid)::text, ',' ORDER BY leaf.relid), 0) \
-                      FROM pg_partition_tree(w) AS leaf WHERE leaf.isleaf), \
-                    pg_relation_filenode(w)::int8) \
+                        l.relfilenode::text, ',' ORDER BY l.oid), 0) \
+                      FROM pg_partition_tree(w) AS leaf JOIN pg_class l ON l.oid = leaf.relid \
+                      WHERE leaf.isleaf), \
+                    (SELECT c.relfilenode::int8 FROM pg_class c WHERE c.oid = w)), \
+                    (SELECT string_agg(a.attnum || ' ' || a.xmin::text, ' ' ORDER BY a.attnum) \
+                     FROM pg_attribute a WHERE a.attrelid = w AND a.attnum > 0) \
              FROM unnest($1::oid[]) AS w",
             &[Some(oids.param())],
         )
         .await?;
     let mut found = Vec::with_capacity(set.rows.len());
     for row in &set.rows {
-        // A table that is being dropped has none.
-        if let Some(storage) = row.opt(1)? {
-            found.push((row.get(0)?, storage));
-        }
+        let attributes = row.opt_str(2)?.unwrap_or_default();
+        let numbers: Vec<&str> = attributes.split(' ').collect();
+        let read = |pair: &[&str]| match pair {
+            [number, version] => Some(Attribute {
+                number: number.parse().ok()?,
+                version: version.parse().ok()?,
+            }),
+            _ => None,
+        };
+        found.push(Standing {
+            table: row.get(0)?,
+            storage: row.opt(1)?,
+            attributes: numbers.chunks(2).filter_map(read).collect(),
+        });
     }
     Ok(found)
 }

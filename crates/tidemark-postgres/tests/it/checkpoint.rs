@@ -5,6 +5,7 @@ use std::time::Duration;
 use tidemark_core::ErrorKind;
 use tidemark_core::catalogue::codes;
 use tidemark_core::checkpoint::{Chunk, KnownColumn, KnownShape, LoadPhase, Unit};
+use tidemark_core::schema::Attribute;
 use tidemark_core::tidemark::{PgSnapshot, Seen, Tidemark};
 use tidemark_lab::{Proxy, wait_for};
 
@@ -41,6 +42,10 @@ async fn what_a_start_records_is_read_back() {
             is_not_null: true,
         }],
         storage: Some(-7),
+        attributes: vec![Attribute {
+            number: 7,
+            version: 3_000_000_000,
+        }],
     });
     start.tables[1].reason = Some("TM2041: a \\ reason".to_owned());
     target.start_load(&start).await.unwrap();

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 
 use crate::checkpoint::{KnownColumn, KnownShape};
 use crate::event::StreamTable;
-use crate::schema::{ReplicaIdentity, TableSchema};
+use crate::schema::{Attribute, ReplicaIdentity, TableSchema};
 use crate::source::{ColumnType, Fill, Retyped, StreamedShape};
 
 /// What happened to one column. `column` is a position in the announced columns.
@@ -33,6 +33,10 @@ pub(super) enum ColumnChange {
     },
     /// Another column under the name of one that is gone.
     Replaced {
+        column: usize,
+    },
+    /// The same column of the same type, whose values may have become others: `ALTER … TYPE … USING`.
+    Rewritten {
         column: usize,
     },
     /// Not a column: the primary key is another, or none, and the log does not tell by which rows are found.
@@ -66,7 +70,8 @@ pub(super) fn compare(
     };
     let mut changes = Vec::new();
     let mut renamed = Vec::new();
-    let mut is_certain = true;
+    let exchanged = exchanged(now);
+    let mut is_certain = exchanged.is_empty();
     for (at, announced) in table.columns.iter().enumerate() {
         let number = now.columns.get(at).map_or(0, |found| found.column.number);
         let to = ColumnType {
@@ -75,12 +80,15 @@ pub(super) fn compare(
         };
         if let Some(old) = known.columns.iter().find(|old| old.name == announced.name) {
             let from = type_of(old);
-            if number != 0 && old.number != 0 && number != old.number {
+            let is_other = number != 0 && old.number != 0 && number != old.number;
+            if is_other || exchanged.contains(&at) {
                 changes.push(ColumnChange::Replaced { column: at });
             } else if from != to {
                 is_certain &= number != 0;
                 let values = became(from, to);
                 changes.push(ColumnChange::Retyped { column: at, values });
+            } else if is_rewritten && !now.is_ahead && is_altered(known, now, old.number) {
+                changes.push(ColumnChange::Rewritten { column: at });
             }
             continue;
         }
@@ -98,8 +106,10 @@ pub(super) fn compare(
             }
             continue;
         }
-        // A column that is new has a number above all that were given before.
+        // A column that is new has a number above all that were given before. One that came and went
+        // meanwhile may have had its name, and rows that it was in.
         is_certain &= number != 0 && newest.is_none_or(|newest| number > newest);
+        is_certain &= !has_come_and_gone(known, now);
         let fill = match now.columns.get(at).map(|found| &found.fill) {
             Some(Fill::Null) if !is_rewritten => Fill::Null,
             Some(fill @ Fill::Constant(_)) => fill.clone(),
@@ -126,6 +136,41 @@ pub(super) fn compare(
         is_certain,
         gone: gone.map(|old| old.name.clone()).collect(),
     }
+}
+
+/// Columns that stand in another order than the catalog has them, which the log never changes: they have
+/// exchanged their names since, or before. Positions in the announced columns.
+fn exchanged(now: &StreamedShape) -> Vec<usize> {
+    let number = |at: &usize| now.columns[*at].column.number;
+    let numbered = (0..now.columns.len()).filter(|at| number(at) != 0);
+    let numbered: Vec<usize> = numbered.collect();
+    let mut ascending = numbered.clone();
+    ascending.sort_unstable_by_key(number);
+    let pairs = numbered.iter().zip(&ascending);
+    let moved = pairs.filter(|(here, there)| here != there);
+    moved.map(|(here, _)| *here).collect()
+}
+
+/// Whether the definition of a column was written since.
+fn is_altered(known: &KnownShape, now: &StreamedShape, number: i16) -> bool {
+    let version = |attributes: &[Attribute]| {
+        let mut attributes = attributes.iter();
+        attributes.find_map(|it| (it.number == number).then_some(it.version))
+    };
+    match (version(&known.attributes), version(&now.attributes)) {
+        (Some(before), Some(after)) => before != after,
+        _ => false,
+    }
+}
+
+/// Whether the catalog has dropped a column that it did not have yet.
+fn has_come_and_gone(known: &KnownShape, now: &StreamedShape) -> bool {
+    let Some(newest) = known.attributes.iter().map(|it| it.number).max() else {
+        return false;
+    };
+    let is_there = |number: i16| now.present.iter().any(|(_, present)| *present == number);
+    let mut numbers = now.attributes.iter().map(|it| it.number);
+    numbers.any(|number| number > newest && !is_there(number))
 }
 
 /// Whether rows are found by a primary key that is not the table's any more. Where the log tells old rows

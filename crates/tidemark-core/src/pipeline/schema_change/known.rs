@@ -50,6 +50,7 @@ pub(in crate::pipeline) fn as_known(schema: &TableSchema, known: &KnownShape) ->
         }
     }
     result.storage = known.storage;
+    result.attributes.clone_from(&known.attributes);
     result
 }
 
@@ -84,7 +85,7 @@ pub(super) fn reshaped(
                 }
             }
             ColumnChange::Dropped { name } => remove_column(&mut schema, name),
-            ColumnChange::Rekeyed => {}
+            ColumnChange::Rewritten { .. } | ColumnChange::Rekeyed => {}
         }
     }
     if changes.contains(&ColumnChange::Rekeyed) {
@@ -92,7 +93,10 @@ pub(super) fn reshaped(
         schema.primary_key.clear();
     }
     take_announced(&mut schema, now);
-    schema.storage = now.storage;
+    if !now.is_ahead {
+        schema.storage = now.storage;
+        schema.attributes.clone_from(&now.attributes);
+    }
     schema.identity = identity(&schema, table)?;
     Some(schema)
 }

@@ -240,7 +240,7 @@ fn is_in_the_log(compared: &Compared) -> bool {
         && compared.changes.iter().all(|change| match change {
             ColumnChange::Added { fill, .. } => *fill != Fill::InRows,
             ColumnChange::Retyped { values, .. } => *values == Retyped::Kept,
-            ColumnChange::Replaced { .. } => false,
+            ColumnChange::Replaced { .. } | ColumnChange::Rewritten { .. } => false,
             ColumnChange::Dropped { name } => !renames(name),
             ColumnChange::Renamed { .. } | ColumnChange::Rekeyed => true,
         })
@@ -251,7 +251,9 @@ fn adds(change: &ColumnChange) -> bool {
     match change {
         ColumnChange::Added { .. } | ColumnChange::Dropped { .. } | ColumnChange::Rekeyed => true,
         ColumnChange::Retyped { values, .. } => *values != Retyped::Changed,
-        ColumnChange::Renamed { .. } | ColumnChange::Replaced { .. } => false,
+        ColumnChange::Renamed { .. }
+        | ColumnChange::Replaced { .. }
+        | ColumnChange::Rewritten { .. } => false,
     }
 }
 
@@ -263,7 +265,7 @@ fn leaves_values(change: &ColumnChange) -> bool {
         | ColumnChange::Renamed { .. }
         | ColumnChange::Rekeyed => true,
         ColumnChange::Retyped { values, .. } => *values == Retyped::Kept,
-        ColumnChange::Replaced { .. } => false,
+        ColumnChange::Replaced { .. } | ColumnChange::Rewritten { .. } => false,
     }
 }
 
@@ -346,7 +348,7 @@ fn in_target_words(
             ColumnChange::Retyped { column, .. } | ColumnChange::Replaced { column } => {
                 retyped(*column, new, now)
             }
-            ColumnChange::Rekeyed => None,
+            ColumnChange::Rewritten { .. } | ColumnChange::Rekeyed => None,
         });
     }
     words
@@ -459,6 +461,9 @@ fn describe(changes: &[ColumnChange], table: &StreamTable) -> String {
                 format!("column {} has another type", name(column))
             }
             ColumnChange::Replaced { column } => format!("column {} made anew", name(column)),
+            ColumnChange::Rewritten { column } => {
+                format!("values of column {} written anew", name(column))
+            }
             ColumnChange::Rekeyed => "another primary key, or none".to_owned(),
         })
         .collect();

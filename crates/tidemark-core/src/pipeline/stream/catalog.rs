@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::schema::{TableName, TableSchema};
 
 use super::Stream;
+use super::idle::Looked;
 use crate::pipeline::discover::{self, Found, Look};
 use crate::pipeline::observe::PipelineEvent;
 use crate::pipeline::options::NewTables;
@@ -24,14 +25,14 @@ impl Stream<'_> {
     /// What the catalog has that the pipeline does not, or has otherwise.
     pub(super) fn compare(&mut self, look: Look) {
         let mut look = look;
-        if let Some((partitions, head)) = look.partitions.take() {
-            self.lasting.partitions.looked(partitions, head);
+        if let Some(partitions) = look.partitions.take() {
+            self.lasting.partitions.looked(partitions, look.head);
         }
         let routes = self.assembler.router.routes();
         let known: Vec<(TableName, u32)> = routes
             .map(|(_, r)| (r.mapping.source().clone(), r.source_id))
             .collect();
-        for found in discover::compare(look, &known) {
+        for found in discover::compare(&look, &known) {
             let (table, text) = match found {
                 Found::New(schema) if self.is_wanted(&schema.name) => {
                     (schema.name.clone(), self.add_table(&schema))
@@ -57,6 +58,10 @@ impl Stream<'_> {
                     .say(PipelineEvent::NewTable { table, text });
             }
         }
+        self.looked = Some(Looked {
+            tables: look.schema.tables,
+            head: look.head,
+        });
     }
 
     /// Partitions that may have changed in a way that the log does not tell.

@@ -135,6 +135,7 @@ fn mapping() -> TableMapping {
         bytes: 0,
         is_partitioned: false,
         storage: None,
+        attributes: Vec::new(),
         notes: Vec::new(),
     };
     Rules::default().map_table(&schema).unwrap()

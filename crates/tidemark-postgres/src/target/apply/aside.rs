@@ -206,6 +206,7 @@ fn any_mapping(table: &TableName) -> TableMapping {
             bytes: 0,
             is_partitioned: false,
             storage: None,
+            attributes: Vec::new(),
             notes: Vec::new(),
         },
         target: table.clone(),

@@ -131,6 +131,7 @@ pub(crate) fn table(name: &str, columns: &[&str]) -> TableMapping {
             bytes: 0,
             is_partitioned: false,
             storage: None,
+            attributes: Vec::new(),
             notes: Vec::new(),
         },
         target: TableName::new("public", name),

@@ -268,6 +268,31 @@ pub(super) const CASES: &[Case] = &[
         "ALTER TABLE {t} ALTER v TYPE int USING length(v); INSERT INTO {t} (id, v) VALUES (50, 5)",
         [Equal, Aside, Aside, Aside],
     ),
+    // The type stays, and so does what the log says of it.
+    text(
+        "written_anew",
+        "ALTER TABLE {t} ALTER v TYPE text USING upper(v); INSERT INTO {t} (id) VALUES (50)",
+        [Equal, Aside, Aside, Aside],
+    ),
+    // Neither is a value that somebody chose for the first one one of the second.
+    text(
+        "add_drop_add_alike",
+        "BEGIN; ALTER TABLE {t} ADD c int DEFAULT 7; INSERT INTO {t} (id, c) VALUES (50, 5); \
+         ALTER TABLE {t} DROP c; ALTER TABLE {t} ADD c int DEFAULT 9; \
+         INSERT INTO {t} (id, c) VALUES (51, 8); COMMIT",
+        [Equal, Equal, Aside, Lacks(&["c"])],
+    ),
+    // The catalog has them by their old names when the log comes to the first row.
+    case(
+        "names_there_and_back",
+        "int NOT NULL DEFAULT 0",
+        "i",
+        "BEGIN; ALTER TABLE {t} RENAME n TO x; ALTER TABLE {t} RENAME v TO n; ALTER TABLE {t} RENAME x TO v; \
+         INSERT INTO {t} (id, n, v) VALUES (50, 1, 2); ALTER TABLE {t} RENAME n TO x; \
+         ALTER TABLE {t} RENAME v TO n; ALTER TABLE {t} RENAME x TO v; COMMIT; \
+         INSERT INTO {t} (id, n, v) VALUES (51, 1, 2)",
+        [Equal, Aside, Aside, Aside],
+    ),
     text(
         "several_at_once",
         "BEGIN; ALTER TABLE {t} ADD a int DEFAULT 1; INSERT INTO {t} (id) VALUES (50); \

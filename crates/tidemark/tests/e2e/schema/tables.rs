@@ -151,6 +151,37 @@ async fn a_run_that_is_killed_after_a_change_of_shape_goes_on_with_it() {
     stage.clear().await;
 }
 
+/// The log has nothing of them: it announces a table before the next change of a row.
+#[tokio::test(flavor = "multi_thread")]
+async fn f21_a_table_to_which_nobody_writes_is_followed_too() {
+    let tables = ["added", "written", "moved", "good"];
+    let stage = staged(
+        "schema_idle",
+        &tables,
+        "[target]\non_schema_change = \"apply\"\n",
+    )
+    .await;
+    let run = stage.start_streaming().await;
+    stage.source_sql("UPDATE good SET v = 'w'").await;
+    stage.wait_until_identical().await;
+    stage
+        .source_sql(
+            "ALTER TABLE added ADD c int DEFAULT 5; ALTER TABLE written ALTER v TYPE text USING upper(v); \
+             INSERT INTO good VALUES (60, 'new')",
+        )
+        .await;
+    stage.source_sql("VACUUM FULL moved").await;
+    let good = stage.comparison().only("public", "good");
+    stage.wait_for_equal(good).await;
+    assert_eq!(run.terminate().await, Some(0));
+    let ran = stage.catch_up().await;
+    stage.assert_identical().await;
+    let log = ran.stderr;
+    let is_told = log.contains("values of column v written anew");
+    assert!(is_told && !log.contains("public.moved"), "{log}");
+    stage.clear().await;
+}
+
 /// Every load takes connections on both sides, which others need too.
 #[tokio::test(flavor = "multi_thread")]
 async fn many_tables_are_loaded_anew_a_few_at_a_time() {

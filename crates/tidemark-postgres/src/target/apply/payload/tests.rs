@@ -38,6 +38,7 @@ fn mapping(columns: &[(&str, &str, u32)]) -> TableMapping {
             bytes: 0,
             is_partitioned: false,
             storage: None,
+            attributes: Vec::new(),
             notes: Vec::new(),
         },
         target: TableName::new("dw", "orders"),
