@@ -46,8 +46,13 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // It is not empty if the test has failed: then it goes with the machine.
-        drop(std::fs::remove_dir(&self.0));
+        // Where the test has failed, the program is still on its way out of it.
+        for _ in 0..100 {
+            if std::fs::remove_dir(&self.0).is_ok() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
     }
 }
 
