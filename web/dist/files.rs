@@ -1,9 +1,9 @@
 // Made by web/build.mjs of web/src.
 &[
     File {
-        name: "app-61b9d25647.js",
-        plain: include_bytes!("app-61b9d25647.js"),
-        packed: include_bytes!("app-61b9d25647.js.gz"),
+        name: "app-4c41b91b0d.js",
+        plain: include_bytes!("app-4c41b91b0d.js"),
+        packed: include_bytes!("app-4c41b91b0d.js.gz"),
     },
     File {
         name: "index.html",

@@ -28,6 +28,7 @@ export default [
   tables.u01_numbers_move_without_loading_the_page_anew,
   overview.u01_the_overview_is_live_and_its_title_says_how_it_is,
   pipeline.both_sides_are_compared_from_the_page,
+  pipeline.what_differs_is_repaired_from_the_page,
   pipeline.a_verification_under_way_is_shown_and_given_up,
   tables.u04_a_resync_shows_its_effect_and_readers_never_see_fewer_rows,
   data.rows_of_both_sides_are_seen_side_by_side,

@@ -5,7 +5,7 @@ import { ask, get, post, quoted } from "../api";
 import { bytes, grouped } from "../format";
 import { go } from "../router";
 import type { Operation, Pipeline, Table } from "../shapes";
-import { act, Copyable, Dialog, ProblemBox, Unknown } from "../ui";
+import { act, Copyable, Dialog, ProblemBox, Unknown, useAsked } from "../ui";
 
 interface Effect {
   strategy: string;
@@ -90,6 +90,46 @@ export function ResyncDialog({ one, table, onClose }: { one: Pipeline; table: st
         <ProblemBox problem={problem} />
         <div class="row">
           <button type="submit" class="primary" disabled={!target || typed !== chosen}>Resync</button>
+          <button type="button" onClick={onClose}>Cancel</button>
+        </div>
+      </form>
+    </Dialog>
+  );
+}
+
+interface Repairing {
+  tables: { source: string; target: string; different: number; is_counted: boolean }[];
+  others: string;
+}
+
+/** What a comparison found to differ is copied anew. */
+export function RepairDialog({ one, verification, onClose }: { one: Pipeline; verification: number; onClose: () => void }) {
+  const route = `/pipelines/${encodeURIComponent(one.id)}/actions/repair`;
+  const { value: effect, problem } = useAsked(() => post<Repairing>(route, { verification, dry_run: true }), [verification]);
+  const repair = (event: Event) => {
+    event.preventDefault();
+    void act(`repair ${one.id}`, () => post<Operation>(route, { verification }));
+    onClose();
+  };
+  return (
+    <Dialog title="Repair what differs" onClose={onClose}>
+      <form onSubmit={repair}>
+        {!effect && !problem && <p class="muted" aria-busy="true">Looking at what was found …</p>}
+        {effect && (
+          <>
+            <p>These rows become what they are on the source: those that differ or are missing are copied, those that the source does not have are deleted. A table without a key is copied as a whole. What was changed in the target by others is lost there.</p>
+            <dl class="facts stacked">
+              {effect.tables.map((table) => (
+                <div key={table.source}><dt class="name">{table.source} → {table.target}</dt><dd>{table.is_counted ? "" : "at least "}{grouped(table.different)} {table.different === 1 ? "row" : "rows"}</dd></div>
+              ))}
+              <div><dt>other tables</dt><dd>{effect.others}</dd></div>
+            </dl>
+            {effect.tables.length === 0 && <p class="error">Rows of these tables are in quarantine: what waits behind them comes first.</p>}
+          </>
+        )}
+        <ProblemBox problem={problem} />
+        <div class="row">
+          <button type="submit" class="primary" disabled={!effect || effect.tables.length === 0}>Repair</button>
           <button type="button" onClick={onClose}>Cancel</button>
         </div>
       </form>

@@ -1,10 +1,11 @@
 // Both sides compared: when, at which position, what differs.
 
-import { may } from "../api";
-import { get } from "../api";
+import { useState } from "preact/hooks";
+import { get, may } from "../api";
 import { grouped, moment, seconds, words } from "../format";
 import type { Pipeline, Verification as Comparison } from "../shapes";
 import { Copyable, ProblemBox, State, Unknown, useAsked } from "../ui";
+import { RepairDialog } from "./dialogs";
 import { begin } from "./pipeline";
 
 export function Verification({ one }: { one: Pipeline }) {
@@ -46,6 +47,7 @@ export function Verification({ one }: { one: Pipeline }) {
 const how = (depth: string) => (depth === "deep" ? "every row" : words(depth));
 
 function Report({ one, report }: { one: Pipeline; report: Comparison }) {
+  const [isRepairing, setRepairing] = useState(false);
   const differing = report.tables.filter((table) => table.result === "different");
   return (
     <section class="stack" aria-labelledby="report">
@@ -70,10 +72,17 @@ function Report({ one, report }: { one: Pipeline; report: Comparison }) {
       </div>
       {differing.length > 0 && (
         <div class="stack">
-          <p>The rows themselves are shown, and mended, by the command line, where nobody else reads along:</p>
+          {may("operator") && report.depth === "deep" && (
+            <div class="row">
+              <button type="button" class="primary" onClick={() => setRepairing(true)}>Repair what differs …</button>
+              <span class="muted small">Only these rows are copied anew.</span>
+            </div>
+          )}
+          <p>The rows themselves are shown by the command line, where nobody else reads along:</p>
           <Copyable label="command" text={`tidemark verify ${one.id} --differences 20`} />
         </div>
       )}
+      {isRepairing && <RepairDialog one={one} verification={report.id} onClose={() => setRepairing(false)} />}
     </section>
   );
 }

@@ -16,6 +16,29 @@ export async function both_sides_are_compared_from_the_page({ page, open, until,
   await shot("pipeline-verification");
 }
 
+export async function what_differs_is_repaired_from_the_page({ page, open, until, accessible, shot, databases, asViewer }) {
+  await databases.sql(databases.target, "UPDATE customers SET city = 'elsewhere' WHERE id IN (4990, 4991); DELETE FROM customers WHERE id = 4992");
+  await open("/p/shop/verification");
+  await page.getByRole("button", { name: "Compare every row" }).click();
+  await page.locator("#report").filter({ hasText: "different" }).waitFor();
+  const repair = { name: "Repair what differs …" };
+  await asViewer("/p/shop/verification", async (theirs) => {
+    await theirs.locator("#report").filter({ hasText: "different" }).waitFor();
+    assert.equal(await theirs.getByRole("button", repair).count(), 0);
+  });
+  await page.getByRole("button", repair).click();
+  const dialog = page.getByRole("dialog");
+  await dialog.filter({ hasText: /public\.customers → public\.customers\s*3 rows/ }).waitFor();
+  await accessible("the dialog of a repair");
+  await shot("pipeline-repair");
+  await dialog.getByRole("button", { name: "Repair", exact: true }).click();
+  const rows = "SELECT md5(string_agg(c::text, '|' ORDER BY id)) FROM customers c";
+  await until("both sides to be equal", async () => (await databases.sql(databases.source, rows)) === (await databases.sql(databases.target, rows)));
+  await until("an end", async () => /^✓/.test(await said(page).innerText()));
+  await page.getByRole("button", { name: "Compare every row" }).click();
+  await page.locator("#report").filter({ hasText: "identical" }).waitFor();
+}
+
 export async function a_verification_under_way_is_shown_and_given_up({ page, open, until, accessible, shot, server, databases, asViewer }) {
   // A transaction that has just begun on the source is waited for: for as long as we look.
   const free = await databases.hold(databases.source, "DO $$ BEGIN PERFORM pg_current_xact_id(); END $$");
