@@ -5,12 +5,12 @@
 
 use std::collections::BTreeSet;
 
-use tidemark_core::Result;
 use tidemark_core::catalogue::codes;
 use tidemark_core::finding::Fix;
 use tidemark_core::mapping::TableMapping;
 use tidemark_core::schema::ColumnDefault;
 use tidemark_core::source::WillStream;
+use tidemark_core::{Error, Result};
 
 use super::log::Owns;
 use super::server::Facts;
@@ -133,7 +133,8 @@ pub(super) async fn check(
     let roots = Oids::of(check.tables.iter().map(|table| table.schema.id));
     let set = connection.query(QUERY, &[Some(roots.param())]).await?;
     let relations = set.rows.iter().map(relation).collect::<Result<Vec<_>>>()?;
-    carried(report, check, &relations);
+    must_be_there(check, &relations)?;
+    carried(report, &relations);
     let sequences = unread_sequences(connection, &roots).await?;
     privileges(report, facts, &relations, &sequences);
     row_security(report, facts, &relations);
@@ -169,8 +170,9 @@ fn named<'a>(names: impl ExactSizeIterator<Item = &'a String>) -> String {
     }
 }
 
-/// What became of the tables since they were described.
-fn carried(report: &mut Report, check: &SourceCheck<'_>, relations: &[Relation]) {
+/// A table that went since it was described is nothing that a person has to mend: whoever looks again does
+/// not find it any more.
+fn must_be_there(check: &SourceCheck<'_>, relations: &[Relation]) -> Result<()> {
     let there: BTreeSet<u32> = relations.iter().map(|relation| relation.oid).collect();
     let gone: Vec<String> = check
         .tables
@@ -178,15 +180,21 @@ fn carried(report: &mut Report, check: &SourceCheck<'_>, relations: &[Relation])
         .filter(|table| !there.contains(&table.schema.id))
         .map(|table| table.source().to_string())
         .collect();
-    for name in &gone {
-        report.fail(
-            codes::TABLE_NOT_CARRIED,
-            format!("{name} is not there any more"),
-            "It was dropped, or made anew, after the pipeline had looked.",
-            [Fix::text("check again, or leave it out of the selection")],
-        );
+    if gone.is_empty() {
+        return Ok(());
     }
-    let mut is_fine = gone.is_empty();
+    Err(Error::transient(
+        codes::TABLE_REWRITTEN,
+        format!(
+            "{} was dropped or made anew after the source had been looked at",
+            named(gone.iter())
+        ),
+    ))
+}
+
+/// What became of the tables since they were described.
+fn carried(report: &mut Report, relations: &[Relation]) {
+    let mut is_fine = true;
     for relation in relations.iter().filter(|relation| relation.is_unlogged) {
         is_fine = false;
         report.fail(
