@@ -141,6 +141,12 @@ pub(crate) enum Verb {
     Tables(verbs::tables::TablesArgs),
     /// Positions, gap, latency and slot
     Lag(verbs::lag::LagArgs),
+    /// The last log lines that a server has of a pipeline
+    Logs(verbs::logs::LogsArgs),
+    /// The first rows of a table on both sides, side by side
+    Peek(verbs::rows::PeekArgs),
+    /// One row on both sides, and what is known of it; exit 3 if it differs
+    Trace(verbs::rows::TraceArgs),
     /// Compare both sides at one position while writes go on; exit 3 if different
     Verify(verbs::verify::VerifyArgs),
     /// Apply nothing more until resumed; the source keeps its log
@@ -165,6 +171,8 @@ pub(crate) enum Verb {
     Sequences(verbs::sequences::SequencesArgs),
     /// What holds back the source's log, and for whom
     Slots(verbs::slots::SlotsArgs),
+    /// What fires on a server, which rules there are, and who is told; exit 3 if anything fires
+    Alerts(verbs::alerts::AlertsArgs),
     /// What an error or check code means, and what to do first
     Explain(verbs::explain::ExplainArgs),
     /// Servers by name: list, add, use
@@ -195,6 +203,9 @@ impl Verb {
             Verb::Status(_) => "status",
             Verb::Tables(_) => "tables",
             Verb::Lag(_) => "lag",
+            Verb::Logs(_) => "logs",
+            Verb::Peek(_) => "peek",
+            Verb::Trace(_) => "trace",
             Verb::Verify(_) => "verify",
             Verb::Pause(_) => "pause",
             Verb::Resume(_) => "resume",
@@ -207,6 +218,7 @@ impl Verb {
             Verb::Quarantine(_) => "quarantine",
             Verb::Sequences(_) => "sequences",
             Verb::Slots(_) => "slots",
+            Verb::Alerts(_) => "alerts",
             Verb::Explain(_) => "explain",
             Verb::Context(_) => "context",
             Verb::Config(_) => "config",
@@ -332,10 +344,10 @@ Start      demo        two real databases, live traffic, a verified result
 Run        run         one pipeline, here, now
            serve       many pipelines in one process, with an API
            apply       make a server agree with files   (diff shows how it differs)
-Watch      status · lag · tables · verify
+Watch      status · lag · tables · logs · peek · trace · verify
 Act        pause · resume · stop · retry · skip · quarantine
            reconcile · resync · cutover · sequences
-Also       explain · slots · export · context · config · completions · man · version
+Also       explain · slots · alerts · export · context · config · completions · man · version
 
 Examples   tidemark check shop.toml --watch
            tidemark run shop.toml --until verified

@@ -166,6 +166,10 @@ impl Verb {
                 | Verb::Sequences(_)
                 | Verb::Slots(_)
                 | Verb::Cutover(_)
+                | Verb::Logs(_)
+                | Verb::Peek(_)
+                | Verb::Trace(_)
+                | Verb::Alerts(_)
         )
     }
 
@@ -180,6 +184,8 @@ impl Verb {
             Verb::Status(arguments) if arguments.watch.is_on() => Care::Watches,
             Verb::Tables(arguments) if arguments.watch.is_on() => Care::Watches,
             Verb::Lag(arguments) if arguments.watch.is_on() => Care::Watches,
+            Verb::Logs(arguments) if arguments.follows() => Care::Watches,
+            Verb::Alerts(arguments) if arguments.acts() => Care::Acts,
             Verb::Pause(_)
             | Verb::Resume(_)
             | Verb::Stop(_)
@@ -210,6 +216,10 @@ async fn dispatch(invocation: &Invocation, verb: Verb) -> Outcome {
         Verb::Status(arguments) => verbs::status::run(invocation, &arguments).await,
         Verb::Tables(arguments) => verbs::tables::run(invocation, &arguments).await,
         Verb::Lag(arguments) => verbs::lag::run(invocation, &arguments).await,
+        Verb::Logs(arguments) => verbs::logs::run(invocation, &arguments).await,
+        Verb::Peek(arguments) => verbs::rows::peek(invocation, &arguments).await,
+        Verb::Trace(arguments) => verbs::rows::trace(invocation, &arguments).await,
+        Verb::Alerts(arguments) => verbs::alerts::run(invocation, &arguments).await,
         Verb::Verify(arguments) => verbs::verify::run(invocation, &arguments).await,
         Verb::Pause(arguments) => verbs::control::pause(invocation, arguments).await,
         Verb::Resume(arguments) => verbs::control::resume(invocation, arguments).await,

@@ -271,6 +271,19 @@ impl Remote {
         }
     }
 
+    /// A POST of JSON.
+    pub(crate) async fn post(&self, route: &str, body: &Value) -> Result<Value> {
+        let body = Some(("application/json", body.to_string()));
+        let answered = self.ask(Method::POST, route, &[], body).await?;
+        serde_json::from_slice(&answered.body).map_err(|err| self.strange(&err))
+    }
+
+    /// A DELETE that is answered with JSON.
+    pub(crate) async fn delete(&self, route: &str) -> Result<Value> {
+        let answered = self.ask(Method::DELETE, route, &[], None).await?;
+        serde_json::from_slice(&answered.body).map_err(|err| self.strange(&err))
+    }
+
     /// An operation as it is now.
     pub(crate) async fn now(&self, operation: &str) -> Result<Operation> {
         let route = format!("/operations/{}", encoded(operation));

@@ -1,5 +1,6 @@
 //! One file per verb. Each gives an answer or a failure and leaves the talking to `output`.
 
+pub(crate) mod alerts;
 pub(crate) mod apply;
 pub(crate) mod check;
 pub(crate) mod completions;
@@ -12,11 +13,13 @@ pub(crate) mod explain;
 pub(crate) mod export;
 pub(crate) mod init;
 pub(crate) mod lag;
+pub(crate) mod logs;
 pub(crate) mod man;
 pub(crate) mod plan;
 pub(crate) mod quarantine;
 pub(crate) mod reconcile;
 pub(crate) mod resync;
+pub(crate) mod rows;
 pub(crate) mod run;
 pub(crate) mod sequences;
 pub(crate) mod serve;

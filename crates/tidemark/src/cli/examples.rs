@@ -136,6 +136,10 @@ pub(crate) const VERBS: &[Verb] = &[
                 "tidemark export --to pipelines.d --context prod",
                 "all of them, a file each",
             ),
+            (
+                "tidemark export shop --format html > shop.html",
+                "how it stands and stood, in one document",
+            ),
         ],
     },
     Verb {
@@ -174,6 +178,30 @@ pub(crate) const VERBS: &[Verb] = &[
                 "exit 3 when further behind, or unknown",
             ),
         ],
+    },
+    Verb {
+        name: "logs",
+        examples: &[
+            ("tidemark logs shop", "the last lines that the server has"),
+            (
+                "tidemark logs shop --level warn --follow",
+                "what a person should look at, as it comes",
+            ),
+        ],
+    },
+    Verb {
+        name: "peek",
+        examples: &[(
+            "tidemark peek shop --table public.orders",
+            "the first rows of both sides, masked",
+        )],
+    },
+    Verb {
+        name: "trace",
+        examples: &[(
+            "tidemark trace shop --table public.orders --key 4711",
+            "one row on both sides, and what is known of it",
+        )],
     },
     Verb {
         name: "verify",
@@ -315,6 +343,20 @@ pub(crate) const VERBS: &[Verb] = &[
             (
                 "tidemark slots adopt shop --slot old_slot",
                 "whether the pipeline can go on with it",
+            ),
+        ],
+    },
+    Verb {
+        name: "alerts",
+        examples: &[
+            ("tidemark alerts list", "what fires, and every rule"),
+            (
+                "tidemark alerts test oncall-mail",
+                "send a message, tell what became of it",
+            ),
+            (
+                "tidemark alerts snooze 6f3a --for 2h",
+                "no message of it for two hours",
             ),
         ],
     },

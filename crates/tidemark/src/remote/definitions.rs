@@ -83,7 +83,16 @@ impl There {
 
     /// Its definition, secrets as `***`.
     pub(crate) async fn definition(&self) -> Result<String> {
-        let route = self.route("/definition");
+        self.text("/definition").await
+    }
+
+    /// A report of the last hours, in one document.
+    pub(crate) async fn report(&self, hours: u16) -> Result<String> {
+        self.text(&format!("/report.html?hours={hours}")).await
+    }
+
+    async fn text(&self, what: &str) -> Result<String> {
+        let route = self.route(what);
         let answered = match self.server.ask(Method::GET, &route, &[], None).await {
             Err(err) if err.code() == codes::API_NOT_FOUND => return Err(self.unknown().await),
             answered => answered?,

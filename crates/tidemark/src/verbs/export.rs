@@ -1,11 +1,11 @@
-//! `export`: definitions of a server as pipeline files. Secrets come as `***`; a file with them, applied to
+//! `export`: definitions of a server as pipeline files, or reports of its pipelines. Secrets come as `***`; a file with them, applied to
 //! the same server, leaves them as they are there.
 
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use tidemark_core::catalogue::codes;
 use tidemark_core::{Error, config};
@@ -20,9 +20,23 @@ pub(crate) struct ExportArgs {
     /// Pipelines of the server; with --to all of them where none is named
     #[arg(value_name = "NAME")]
     names: Vec<String>,
-    /// Write NAME.toml of each into this directory, instead of one to standard output
+    /// Write NAME.toml (or .html) of each into this directory, instead of one to standard output
     #[arg(long, value_name = "DIR")]
     to: Option<PathBuf>,
+    /// What of it: its definition, or a report in one document that needs nothing else
+    #[arg(long, value_enum, default_value = "toml")]
+    format: Format,
+    /// How far a report looks back, in hours
+    #[arg(long, value_name = "HOURS", default_value_t = 24,
+          value_parser = clap::value_parser!(u16).range(1..=720))]
+    hours: u16,
+}
+
+/// What is written of a pipeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Toml,
+    Html,
 }
 
 pub(crate) async fn run(invocation: &Invocation, arguments: &ExportArgs) -> Outcome {
@@ -41,9 +55,17 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &ExportArgs) -> Outc
     };
     let mut definitions = Vec::new();
     for name in names {
-        let text = server.pipeline(&name).definition().await?;
+        let there = server.pipeline(&name);
+        let text = match arguments.format {
+            Format::Toml => there.definition().await?,
+            Format::Html => there.report(arguments.hours).await?,
+        };
         definitions.push((name, text));
     }
+    let (ending, what) = match arguments.format {
+        Format::Toml => ("toml", "definition"),
+        Format::Html => ("html", "report"),
+    };
     let (mut lines, mut data, mut masked) = (Vec::new(), Vec::new(), Vec::new());
     for (name, text) in &definitions {
         let file = match &arguments.to {
@@ -52,17 +74,17 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &ExportArgs) -> Outc
                 Value::Null
             }
             Some(directory) => {
-                let file = directory.join(format!("{name}.toml"));
+                let file = directory.join(format!("{name}.{ending}"));
                 let wrote = write(&file, text, invocation.everywhere.yes)?;
                 let glyph = if wrote { "✓" } else { "=" };
                 lines.push(format!("{glyph} {}", file.display()));
                 json!(file)
             }
         };
-        if config::has_masks(text) {
+        if arguments.format == Format::Toml && config::has_masks(text) {
             masked.push(name.as_str());
         }
-        data.push(json!({ "pipeline": name, "file": file, "definition": text }));
+        data.push(json!({ "pipeline": name, "file": file, what: text }));
     }
     let answer = Answer::new(
         lines.join("\n"),

@@ -57,6 +57,25 @@ const OFFLINE: &[Row] = &[
         Fails(5, "TM7070"),
     ),
     (&["export", "verbs"], Both, Fails(2, "TM7060")),
+    (
+        &["export", "verbs", "--format", "pdf"],
+        Both,
+        Fails(2, "TM7040"),
+    ),
+    (&["logs", "verbs", "--follow"], Both, Fails(2, "TM7060")),
+    (&["peek", "verbs", "--table", "t"], Both, Fails(2, "TM7060")),
+    (
+        &["trace", "verbs", "--table", "t", "--key", "1"],
+        Both,
+        Fails(2, "TM7060"),
+    ),
+    (
+        &["trace", "verbs", "--table", "t"],
+        Both,
+        Fails(2, "TM7040"),
+    ),
+    (&["alerts", "list"], Both, Fails(2, "TM7060")),
+    (&["alerts", "snooze", "x"], Both, Fails(2, "TM7060")),
     // It has no home here.
     (&["context", "list"], Both, Fails(2, "TM7072")),
     (&["completions", "fish"], Both, Well),

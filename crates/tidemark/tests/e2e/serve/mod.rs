@@ -3,6 +3,7 @@
 mod access;
 mod alerts;
 mod api;
+mod asked;
 mod audit;
 mod contract;
 mod cut_over;

@@ -93,7 +93,7 @@ impl Both {
         Both { stage, server }
     }
 
-    fn url(&self) -> String {
+    pub(super) fn url(&self) -> String {
         format!("http://{}", self.server.address)
     }
 
