@@ -53,7 +53,7 @@ faults: ## kill, cut, freeze, fill the disk, and count the rows
 soak: ## faults at random under load: make soak MINUTES=10 [SEED=7]
 	@scripts/setup test
 	@SOAK_MINUTES=$(or $(MINUTES),5) SEED=$(SEED) STAND_STILL=120 cargo test --locked -p tidemark --test e2e -- --nocapture \
-	  faults_at_random stood_still what_comes_and_goes
+	  faults_at_random stood_still changes_at_random what_comes_and_goes
 
 fuzz: ## bytes of the outside, whatever they are: make fuzz [SECONDS=60]
 	@fuzz/run $(or $(SECONDS),60)

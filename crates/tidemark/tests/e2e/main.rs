@@ -36,6 +36,7 @@ mod partitions;
 mod poisoned;
 mod protection;
 mod quarantine;
+mod random;
 mod readme;
 mod reconcile;
 mod relay;
