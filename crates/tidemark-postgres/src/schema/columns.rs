@@ -184,15 +184,16 @@ const PRIMARY_KEY: &str = "SELECT a.attname FROM pg_index i JOIN pg_attribute a 
      AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]) \
      WHERE i.indrelid = ANY ($1::oid[]) AND i.indisprimary";
 
-/// A partitioned table has no rows, and keeps no value for them: its partitions do. Where each has the
-/// same, the rows that were there before have it.
+/// A partitioned table has no rows, and keeps no value for them, whatever its default has become: its
+/// partitions do. Where each has the same, the rows that were there before have it; where one has none,
+/// it was made later or written anew, and its rows have what they have.
 async fn fill_by_partitions(
     connection: &mut Connection,
     oids: &Oids,
     columns: &mut [StreamedColumn],
 ) -> Result<()> {
     let is_open = |found: &StreamedColumn| {
-        found.fill == Fill::InRows
+        !matches!(found.fill, Fill::Constant(_))
             && found.column.number != 0
             && comes_with_the_server(found.column.type_id)
     };
@@ -200,19 +201,23 @@ async fn fill_by_partitions(
         return Ok(());
     }
     let sql = format!(
-        "SELECT attname, min(fill) FROM (SELECT a.attname, a.atthasmissing, {FILL_TEXT} AS fill \
+        "SELECT attname, bool_and(atthasmissing) AND count(DISTINCT fill) = 1, min(fill) \
+         FROM (SELECT a.attname, a.atthasmissing, {FILL_TEXT} AS fill \
            FROM unnest($1::oid[]) AS w, pg_partition_tree(w) AS leaf \
            JOIN pg_attribute a ON a.attrelid = leaf.relid JOIN pg_type t ON t.oid = a.atttypid \
            WHERE leaf.isleaf AND leaf.relid <> w AND a.attnum > 0 AND NOT a.attisdropped) AS parts \
-         GROUP BY attname HAVING bool_and(atthasmissing) AND count(DISTINCT fill) = 1"
+         GROUP BY attname HAVING bool_or(atthasmissing)"
     );
     let set = connection.query(&sql, &[Some(oids.param())]).await?;
     for found in columns.iter_mut().filter(|found| is_open(found)) {
         let mut rows = set.rows.iter();
         let row = rows.find(|row| row.get_str(0).is_ok_and(|name| name == found.column.name));
-        if let Some(row) = row {
-            found.fill = Fill::Constant(row.opt(1)?);
-        }
+        let Some(row) = row else { continue };
+        found.fill = if row.get_bool(1)? {
+            Fill::Constant(row.opt(2)?)
+        } else {
+            Fill::InRows
+        };
     }
     Ok(())
 }

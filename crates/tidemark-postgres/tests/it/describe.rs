@@ -533,3 +533,43 @@ async fn an_added_column_tells_what_old_rows_hold() {
         ColumnDefault::Expression("'today'::text".to_owned())
     );
 }
+
+/// A partitioned table keeps no value for old rows, and its default may be another by now, or none.
+#[tokio::test]
+async fn what_old_rows_of_partitions_have_is_told_by_these() {
+    let source = database(
+        "CREATE TABLE p (id int NOT NULL) PARTITION BY RANGE (id);
+         CREATE TABLE p_1 PARTITION OF p FOR VALUES FROM (0) TO (10);
+         CREATE TABLE p_2 PARTITION OF p FOR VALUES FROM (10) TO (20);
+         ALTER TABLE p ADD COLUMN plain int;
+         ALTER TABLE p ADD COLUMN early text DEFAULT 'e';
+         ALTER TABLE p ALTER COLUMN early DROP DEFAULT;",
+    )
+    .await;
+    let schema = source.describe(&["public.*"]).await;
+    let names = [("id", 23), ("plain", 23), ("early", 25)];
+    let announced = names.map(|(name, type_id)| StreamColumn {
+        name: name.to_owned(),
+        type_id,
+        type_modifier: -1,
+    });
+    let table = StreamTable {
+        id: schema.tables[0].id,
+        name: TableName::new("public", "p"),
+        columns: announced.to_vec(),
+        identity: ReplicaIdentity::Nothing,
+    };
+    let mut connection = source.connect().await;
+    let mut fills = async || {
+        let shape = shape_of(&mut connection, &table).await.unwrap();
+        let fills = shape.columns.into_iter().map(|column| column.fill);
+        fills.collect::<Vec<_>>()
+    };
+    let early = Fill::Constant(Some("e".to_owned()));
+    assert_eq!(fills().await, [Fill::InRows, Fill::Null, early]);
+    // One that was made later has it in its rows, whatever it is.
+    source
+        .run("CREATE TABLE p_3 PARTITION OF p FOR VALUES FROM (20) TO (30)")
+        .await;
+    assert_eq!(fills().await, [Fill::InRows, Fill::Null, Fill::InRows]);
+}
