@@ -1,6 +1,7 @@
 //! Memory: a limit that the kernel keeps, and what must not grow however long something lasts.
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use tidemark_lab::server::PostgresServer;
 use tidemark_lab::skip::skipped;
@@ -47,11 +48,9 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         // Where the test has failed, the program is still on its way out of it.
-        for _ in 0..100 {
-            if std::fs::remove_dir(&self.0).is_ok() {
-                return;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(20));
+        let began = Instant::now();
+        while std::fs::remove_dir(&self.0).is_err() && began.elapsed() < PATIENCE {
+            std::thread::yield_now();
         }
     }
 }

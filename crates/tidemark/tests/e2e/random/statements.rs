@@ -139,19 +139,17 @@ impl Maker {
             ];
             for part in parts {
                 let table = part.split(' ').next().unwrap_or_default();
-                sql.push_str(&format!("CREATE TABLE {part};"));
+                sql += &["CREATE TABLE ", &part, ";"].concat();
                 if !identity.is_empty() {
-                    sql.push_str(&format!("ALTER TABLE {table} {identity};"));
+                    sql += &["ALTER TABLE ", table, " ", &identity, ";"].concat();
                 }
             }
         }
         if !identity.is_empty() {
-            sql.push_str(&format!("ALTER TABLE {name} {identity};"));
+            sql += &["ALTER TABLE ", name, " ", &identity, ";"].concat();
         }
         if self.chance(50) && !is_partitioned {
-            sql.push_str(&format!(
-                "ALTER TABLE {name} ALTER big SET STORAGE EXTERNAL;"
-            ));
+            sql += &["ALTER TABLE ", name, " ALTER big SET STORAGE EXTERNAL;"].concat();
         }
         if !is_partitioned {
             sql.push_str(match self.below(6) {
