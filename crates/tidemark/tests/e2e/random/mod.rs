@@ -3,7 +3,8 @@
 //! some of them in vain, while the pipeline is killed and cut off. Whatever the status calls streaming is
 //! equal, row by row.
 //!
-//! A test run has a short one; `make soak MINUTES=10 SEED=7` goes on with one seed after the other.
+//! A test run has a short one, of a seed that has found rows twice; `make soak MINUTES=10 SEED=7` goes on
+//! with one seed after the other.
 //!
 //! - [`kinds`]: types and values
 //! - [`model`]: the tables of the source as they are
@@ -39,7 +40,7 @@ const SETTINGS: &str = "SET lock_timeout = '30ms'; SET statement_timeout = '20s'
 async fn changes_at_random_come_out_equal() {
     let number = |name: &str| std::env::var_os(name)?.to_str()?.parse().ok();
     let minutes: Option<u64> = number("SOAK_MINUTES");
-    let mut seed = number("SEED").unwrap_or(1);
+    let mut seed = number("SEED").unwrap_or(2);
     let began = Instant::now();
     let mut told = BTreeMap::new();
     loop {
