@@ -160,7 +160,6 @@ pub async fn shape_of(connection: &mut Connection, table: &StreamTable) -> Resul
         columns.push(found);
     }
     types.name_bare_columns(connection, &mut columns).await?;
-    fill_by_partitions(connection, &oids, &mut columns).await?;
     let present = (set.rows.iter()).map(|row| Ok((row.get(cell::NAME)?, row.get(cell::NUMBER)?)));
     let mut are_there = 0;
     for row in &set.rows {
@@ -168,6 +167,9 @@ pub async fn shape_of(connection: &mut Connection, table: &StreamTable) -> Resul
     }
     let standing = super::relations::standing(connection, &oids).await?.pop();
     let standing = standing.unwrap_or_default();
+    if standing.is_partitioned {
+        fill_by_partitions(connection, &oids, &mut columns).await?;
+    }
     let key = connection.query(PRIMARY_KEY, &[Some(oids.param())]).await?;
     let primary_key = key.rows.iter().map(|row| row.get(0));
     Ok(StreamedShape {

@@ -203,6 +203,7 @@ pub(super) struct Standing {
     /// has none.
     pub(super) storage: Option<i64>,
     pub(super) attributes: Vec<Attribute>,
+    pub(super) is_partitioned: bool,
 }
 
 pub(super) async fn standing(connection: &mut Connection, oids: &Oids) -> Result<Vec<Standing>> {
@@ -215,7 +216,8 @@ pub(super) async fn standing(connection: &mut Connection, oids: &Oids) -> Result
                       WHERE leaf.isleaf), \
                     (SELECT c.relfilenode::int8 FROM pg_class c WHERE c.oid = w)), \
                     (SELECT string_agg(a.attnum || ' ' || a.xmin::text, ' ' ORDER BY a.attnum) \
-                     FROM pg_attribute a WHERE a.attrelid = w AND a.attnum > 0) \
+                     FROM pg_attribute a WHERE a.attrelid = w AND a.attnum > 0), \
+                    EXISTS (SELECT FROM pg_class c WHERE c.oid = w AND c.relkind = 'p') \
              FROM unnest($1::oid[]) AS w",
             &[Some(oids.param())],
         )
@@ -235,6 +237,7 @@ pub(super) async fn standing(connection: &mut Connection, oids: &Oids) -> Result
             table: row.get(0)?,
             storage: row.opt(1)?,
             attributes: numbers.chunks(2).filter_map(read).collect(),
+            is_partitioned: row.get_bool(3)?,
         });
     }
     Ok(found)

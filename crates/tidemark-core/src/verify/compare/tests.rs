@@ -7,8 +7,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::mapping::Rules;
+use crate::mapping::fixture::table;
 use crate::position::Lsn;
-use crate::schema::{Column, ColumnDefault, ReplicaIdentity, TableSchema, ValueClass};
 use crate::verify::difference::DifferenceKind;
 use crate::verify::look::{Limits, ShownRow, Which};
 use crate::verify::{RowDigest, RowText};
@@ -108,36 +108,7 @@ impl View for Rows {
 }
 
 fn mapping() -> TableMapping {
-    let id = Column {
-        name: "id".into(),
-        number: 1,
-        type_name: "integer".into(),
-        type_id: 23,
-        type_modifier: -1,
-        class: ValueClass::Integer,
-        is_not_null: true,
-        default: ColumnDefault::None,
-        collation: None,
-        comment: None,
-        is_binary_portable: true,
-        is_toastable: false,
-    };
-    let schema = TableSchema {
-        name: TableName::new("public", "t"),
-        id: 1,
-        primary_key: vec![0],
-        identity: ReplicaIdentity::Key(vec![0]),
-        columns: vec![id],
-        indexes: Vec::new(),
-        checks: Vec::new(),
-        foreign_keys: Vec::new(),
-        rows: None,
-        bytes: 0,
-        is_partitioned: false,
-        storage: None,
-        attributes: Vec::new(),
-        notes: Vec::new(),
-    };
+    let schema = table("public.t", &[("id", "integer")]);
     Rules::default().map_table(&schema).unwrap()
 }
 
