@@ -1,9 +1,9 @@
 // Made by web/build.mjs of web/src.
 &[
     File {
-        name: "app-4c41b91b0d.js",
-        plain: include_bytes!("app-4c41b91b0d.js"),
-        packed: include_bytes!("app-4c41b91b0d.js.gz"),
+        name: "app-d4135204b4.js",
+        plain: include_bytes!("app-d4135204b4.js"),
+        packed: include_bytes!("app-d4135204b4.js.gz"),
     },
     File {
         name: "index.html",

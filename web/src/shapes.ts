@@ -32,6 +32,7 @@ export interface Pipeline {
   tables: { state: string; count: number }[];
   rows_quarantined: number | null;
   verified: Verified | null;
+  unverified: string | null;
   error: { code: string; message: string; action: string; since: string } | null;
   file: string | null;
   created_at: string;
@@ -128,6 +129,8 @@ export interface Operation {
   created_at: string;
   text: string | null;
   code: string | null;
+  /** `null` for whoever only looks. */
+  data: { result?: string } | null;
 }
 
 export interface Point {

@@ -167,20 +167,33 @@ export function Toast() {
   );
 }
 
+/** What was done and found what ought not to be: a comparison that ran well may say that rows differ. */
+const VERDICTS: Record<string, [string, string]> = { different: ["✗", "error"], incomplete: ["!", "warning"] };
+
 /** Begins an action and says what came of it. */
 export async function act(label: string, begin: () => Promise<Operation>): Promise<boolean> {
   say(`${label} …`);
   try {
     const done = await followed(await begin());
-    const isGood = done.state === "succeeded";
+    const isDone = done.state === "succeeded";
     const isGivenUp = done.state === "cancelled";
-    say(`${isGood ? "✓" : isGivenUp ? "·" : "✗"} ${isGivenUp ? `${label}: ` : ""}${done.text ?? label}`, isGood ? "ok" : isGivenUp ? "" : "error");
-    return isGood;
+    const [glyph, tone] = isGivenUp ? ["·", ""] : isDone ? (VERDICTS[done.data?.result ?? ""] ?? ["✓", "ok"]) : ["✗", "error"];
+    say(`${glyph} ${isGivenUp ? `${label}: ` : ""}${done.text ?? label}`, tone);
+    return isDone;
   } catch (wrong) {
     const problem = wrong instanceof Problem ? wrong : null;
     say(`✗ ${label}: ${wrong instanceof Error ? wrong.message : wrong}${problem?.fix[0]?.text ? `. First: ${problem.fix[0].text}` : ""}`, "error");
     return false;
   }
+}
+
+/** A name to type before something is done that cannot be taken back. */
+export function TypedName({ name, typed, onType }: { name: string; typed: string; onType: (typed: string) => void }) {
+  return (
+    <label><span>Type <span class="name mono">{name}</span> to go on</span>
+      <input name="confirm" autocomplete="off" spellcheck={false} value={typed} onInput={(event) => onType(event.currentTarget.value)} />
+    </label>
+  );
 }
 
 /** Something that is asked for when shown, and again when `again` changes. */

@@ -62,6 +62,9 @@ pub struct Board {
     /// Heartbeats on their way, by the source's clock, and the last that came back.
     beats: VecDeque<i64>,
     beat_us: Option<i64>,
+    /// Whether this run has once received all that there was: before that, what waits on the source may be
+    /// older than any heartbeat of it.
+    was_level: bool,
     gaps: VecDeque<(Instant, u64)>,
     has_warnings: bool,
     forecast: Forecast,
@@ -102,6 +105,7 @@ impl Board {
             unapplied_us: None,
             beats: VecDeque::new(),
             beat_us: None,
+            was_level: false,
             gaps: VecDeque::new(),
             has_warnings: false,
             forecast: Forecast::default(),
@@ -124,6 +128,17 @@ impl Board {
     /// The result of a verification.
     pub fn set_verified(&mut self, verified: Verified) {
         self.status.verified = Some(verified);
+        self.status.unverified = None;
+    }
+
+    /// The copy is to be compared after its load, and could not be.
+    pub fn set_unverified(&mut self, error: &crate::Error) {
+        self.status.unverified = Some(format!("{}: {error}", error.code()));
+    }
+
+    /// In which state it is.
+    pub fn state_now(&self) -> PipelineState {
+        self.status.state
     }
 
     /// The target answers, to somebody beside the line.
@@ -143,6 +158,7 @@ impl Board {
                 self.beats.clear();
                 // What was compared is not what will be there.
                 self.status.verified = None;
+                self.status.unverified = None;
             }
             PipelineEvent::Checkpoint {
                 load_position,
@@ -198,6 +214,7 @@ impl Board {
             }
             PipelineEvent::Heartbeat { written_at_us } => {
                 self.beat_us = self.beat_us.max(Some(*written_at_us));
+                self.was_level = true;
                 self.beats.retain(|beat| beat > written_at_us);
                 let seconds = self.age(*written_at_us);
                 self.measured_latency(now, seconds, None);
@@ -294,10 +311,8 @@ impl Board {
     /// Age of the oldest thing that is on the source, as far as we know, and not in the target: it grows
     /// while nothing comes in.
     fn behind(&self) -> Option<f64> {
-        let oldest = self
-            .unapplied_us
-            .into_iter()
-            .chain(self.beats.front().copied());
+        let beat = self.beats.front().filter(|_| self.was_level);
+        let oldest = self.unapplied_us.into_iter().chain(beat.copied());
         oldest.min().map(|oldest_us| self.age(oldest_us))
     }
 
@@ -375,6 +390,7 @@ impl Board {
             || status.totals.conflicts > 0
             || self.keeps_much(status)
             || takes_no_more(status)
+            || status.unverified.is_some()
             || status.tables.iter().any(|table| table.quarantined > 0)
         {
             Health::Warning
@@ -458,6 +474,7 @@ impl Board {
             .status
             .received_lsn
             .is_some_and(|received| received >= log.head);
+        self.was_level |= is_received;
         if is_received && self.unapplied_us.is_none() {
             self.beats.retain(|beat| *beat > log.clock_us);
             self.measured_latency(now, 0.0, None);

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::mapping::TableMapping;
 use crate::position::Position;
-use crate::schema::{Attribute, Column, ColumnDefault, TableName, TableSchema};
+use crate::schema::{Attribute, Column, ColumnDefault, TableName, TableSchema, ValueClass};
 use crate::tidemark::Tidemark;
 
 /// Which run owns the pipeline. Raised by whoever starts it; the target refuses commits of older ones.
@@ -67,6 +67,10 @@ pub struct Release {
     /// The load begins anew with another: nothing rests on what is in yet.
     #[serde(default)]
     pub is_to_begin_anew: bool,
+    /// The source lacks what the target has, as its log once showed. Nothing goes on from here, although
+    /// its log may have grown past the position since: what it says there is not what was applied.
+    #[serde(default)]
+    pub is_history_lost: bool,
 }
 
 /// How far the first load is.
@@ -174,6 +178,7 @@ impl KnownShape {
                     type_id: column.type_id,
                     type_modifier: column.type_modifier,
                     is_not_null: column.is_not_null,
+                    class: Some(column.class),
                 })
                 .collect(),
             storage: table.storage,
@@ -183,7 +188,7 @@ impl KnownShape {
 }
 
 /// A column as last known, by which a schema change is told.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct KnownColumn {
     /// Its name on the source.
     pub name: String,
@@ -196,7 +201,20 @@ pub struct KnownColumn {
     /// Whether the source refused NULL.
     #[serde(default)]
     pub is_not_null: bool,
+    /// What kind of values it held, for the masks and filters that speak of it once it is gone. It was
+    /// not always recorded, and tells nothing that the type does not.
+    #[serde(default)]
+    pub class: Option<ValueClass>,
 }
+
+impl PartialEq for KnownColumn {
+    fn eq(&self, other: &KnownColumn) -> bool {
+        let told = |it: &KnownColumn| (it.number, it.type_id, it.type_modifier, it.is_not_null);
+        self.name == other.name && told(self) == told(other)
+    }
+}
+
+impl Eq for KnownColumn {}
 
 /// One unit of loaded data: a chunk, whether it is in, and what it has seen.
 #[derive(Clone, Debug, PartialEq)]

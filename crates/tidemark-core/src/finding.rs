@@ -1,4 +1,5 @@
-//! Findings: what a prerequisites check says, each with why it matters and how to mend it.
+//! Findings: what a prerequisites check says, each with why it matters and how to mend it. A check of one
+//! side gathers them in a [`Report`].
 
 use serde::{Deserialize, Serialize};
 
@@ -31,11 +32,90 @@ impl Finding {
             side,
             found: error.to_string(),
             why: error.code().entry().effect.clone(),
-            fixes: vec![Fix {
-                text: error.action(),
-                kind: FixKind::Text,
-            }],
+            fixes: vec![Fix::text(error.action())],
         }
+    }
+}
+
+/// Findings of one side as they come.
+#[derive(Debug)]
+pub struct Report {
+    side: Side,
+    findings: Vec<Finding>,
+}
+
+impl Report {
+    /// Nothing found yet.
+    #[must_use]
+    pub fn of(side: Side) -> Report {
+        Report {
+            side,
+            findings: Vec::new(),
+        }
+    }
+
+    /// It is fine.
+    pub fn pass(&mut self, code: Code, found: impl Into<String>) {
+        self.add(code, Verdict::Passed, found, "", []);
+    }
+
+    /// Worth knowing, and why.
+    pub fn note(&mut self, code: Code, found: impl Into<String>, why: &str) {
+        self.add(code, Verdict::Note, found, why, []);
+    }
+
+    /// It works, but a person should look: why, and what mends it.
+    pub fn warn(
+        &mut self,
+        code: Code,
+        found: impl Into<String>,
+        why: &str,
+        fixes: impl IntoIterator<Item = Fix>,
+    ) {
+        self.add(code, Verdict::Warning, found, why, fixes);
+    }
+
+    /// It will not work until mended: why, and what mends it.
+    pub fn fail(
+        &mut self,
+        code: Code,
+        found: impl Into<String>,
+        why: &str,
+        fixes: impl IntoIterator<Item = Fix>,
+    ) {
+        self.add(code, Verdict::Failed, found, why, fixes);
+    }
+
+    /// How many have failed.
+    #[must_use]
+    pub fn failures(&self) -> usize {
+        let failed = |finding: &&Finding| finding.verdict == Verdict::Failed;
+        self.findings.iter().filter(failed).count()
+    }
+
+    /// What was found.
+    #[must_use]
+    pub fn into_findings(self) -> Vec<Finding> {
+        self.findings
+    }
+
+    /// What went in a way that the caller has judged.
+    pub fn add(
+        &mut self,
+        code: Code,
+        verdict: Verdict,
+        found: impl Into<String>,
+        why: &str,
+        fixes: impl IntoIterator<Item = Fix>,
+    ) {
+        self.findings.push(Finding {
+            code,
+            verdict,
+            side: self.side,
+            found: found.into(),
+            why: why.to_owned(),
+            fixes: fixes.into_iter().collect(),
+        });
     }
 }
 
@@ -89,6 +169,27 @@ pub struct Fix {
     pub text: String,
     /// Who may run it, and whether by itself.
     pub kind: FixKind,
+}
+
+impl Fix {
+    /// A statement for a person to run.
+    pub fn sql(text: impl Into<String>) -> Fix {
+        Fix::new(text.into(), FixKind::Sql)
+    }
+
+    /// A statement that changes no data, needs no restart, and that our role may run.
+    pub fn safe(text: impl Into<String>) -> Fix {
+        Fix::new(text.into(), FixKind::SafeSql)
+    }
+
+    /// A sentence.
+    pub fn text(text: impl Into<String>) -> Fix {
+        Fix::new(text.into(), FixKind::Text)
+    }
+
+    fn new(text: String, kind: FixKind) -> Fix {
+        Fix { text, kind }
+    }
 }
 
 /// Kinds of [`Fix`].

@@ -33,5 +33,6 @@ pub mod status;
 pub mod target;
 pub mod tidemark;
 pub mod verify;
+pub mod words;
 
 pub use error::{Context, Error, ErrorKind, Result};

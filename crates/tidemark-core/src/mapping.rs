@@ -7,7 +7,7 @@ use crate::event::CellKind;
 use crate::filter::Filter;
 use crate::mask::Mask;
 use crate::quarantine::OnRowError;
-use crate::schema::{TableName, TableSchema, ValueClass};
+use crate::schema::{Column, ColumnDefault, TableName, TableSchema, ValueClass};
 
 mod bind;
 #[cfg(test)]
@@ -90,7 +90,7 @@ impl TableMapping {
         let columns = |mapping: &TableMapping| -> Vec<_> {
             let columns = mapping.schema.columns.iter();
             columns
-                .map(|it| (it.name.clone(), it.type_id, it.type_modifier))
+                .map(|it| (it.name.clone(), it.number, it.type_id, it.type_modifier))
                 .collect()
         };
         let carried = |mapping: &TableMapping| -> Vec<_> {
@@ -103,6 +103,29 @@ impl TableMapping {
             && self.schema.identity == other.schema.identity
             && carried(self) == carried(other)
             && columns(self) == columns(other)
+    }
+
+    /// A column of which the file kept values from the target, by a mask or by leaving it out, and which
+    /// is called otherwise by now, so that the file says nothing of it any more: its old name and its new.
+    pub fn uncovered<'a>(&'a self, now: &'a TableMapping) -> Option<(&'a str, &'a str)> {
+        let hides = |mapping: &TableMapping, at: usize| {
+            let is_generated = matches!(
+                mapping.schema.columns[at].default,
+                ColumnDefault::Generated(_)
+            );
+            let carried = mapping.columns.iter().find(|column| column.source == at);
+            !is_generated && carried.is_none_or(|column| column.mask.is_some())
+        };
+        let mut hidden = (self.schema.columns.iter().enumerate())
+            .filter(|(at, column)| column.number != 0 && hides(self, *at));
+        hidden.find_map(|(_, old)| {
+            let mut columns = now.schema.columns.iter().enumerate();
+            let is_it = |(_, column): &(usize, &Column)| column.number == old.number;
+            let (at, column) = columns.find(is_it)?;
+            let is_open = column.name != old.name && !hides(now, at);
+            (self.schema.id == now.schema.id && is_open)
+                .then_some((old.name.as_str(), column.name.as_str()))
+        })
     }
 
     /// A value that all rows have in a source column, as the target gets it.

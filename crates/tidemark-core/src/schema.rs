@@ -70,6 +70,29 @@ pub struct TableSchema {
     pub notes: Vec<String>,
 }
 
+impl TableSchema {
+    /// A table of which nothing else is known: no columns, and nothing that tells its old rows.
+    #[must_use]
+    pub fn bare(name: TableName, id: u32) -> TableSchema {
+        TableSchema {
+            name,
+            id,
+            columns: Vec::new(),
+            primary_key: Vec::new(),
+            identity: ReplicaIdentity::Nothing,
+            indexes: Vec::new(),
+            checks: Vec::new(),
+            foreign_keys: Vec::new(),
+            rows: None,
+            bytes: 0,
+            is_partitioned: false,
+            storage: None,
+            attributes: Vec::new(),
+            notes: Vec::new(),
+        }
+    }
+}
+
 /// A column as the catalog counts them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attribute {

@@ -46,6 +46,12 @@ impl Selection {
         }
     }
 
+    /// Whether a table is named in full, and not only matched by a pattern.
+    pub fn names(&self, name: &TableName) -> bool {
+        let mut include = self.include.iter();
+        include.any(|pattern| pattern.exact().as_ref() == Some(name))
+    }
+
     /// Whether a table is selected.
     pub fn selects(&self, name: &TableName) -> bool {
         self.include.iter().any(|pattern| pattern.matches(name))

@@ -35,6 +35,12 @@ pub trait Source: Send + Sync {
     /// Who the source is, how far its log is, and what it keeps for this pipeline.
     async fn log_state(&self) -> Result<LogState>;
 
+    /// The same for whoever looks every other second for as long as the pipeline runs: without transactions,
+    /// and with `pins` that may be of ten seconds ago, if that spares the source something.
+    async fn watch_log(&self) -> Result<LogState> {
+        self.log_state().await
+    }
+
     /// Makes the source announce these tables in its log (PostgreSQL: the publication). May be
     /// repeated; tables that are already announced stay. On return every transaction that is not in
     /// a snapshot taken from now on will be announced whole: transactions that were running when the
@@ -241,6 +247,8 @@ pub struct LogState {
     pub earlier_timelines: Vec<(u32, Position)>,
     /// The end of its log.
     pub head: Position,
+    /// Whether it replays the log of another, and so may be behind where it has been.
+    pub is_standby: bool,
     /// What it keeps for this pipeline, by name.
     pub slot: Option<Slot>,
     /// The source's clock, microseconds since 1970 UTC.
@@ -249,6 +257,9 @@ pub struct LogState {
     /// their own id is held, which `pg_current_snapshot()` tells only as far as they are below its
     /// `xmax`); empty where snapshots are positions.
     pub running: Vec<u64>,
+    /// Those of them whose commit may be in the log all the same. Not so of those of other databases, nor
+    /// of one whose session waited for its client's next statement.
+    pub committing: Vec<u64>,
     /// What keeps the source from clearing up behind itself, oldest first, a few of them.
     pub pins: Vec<Pin>,
     /// What this machine keeps of the log.
@@ -439,19 +450,19 @@ pub trait RowStream: Send {
     async fn next(&mut self) -> Result<Option<RowBlock>>;
 }
 
-/// Many rows in a row format, as they came.
+/// Many rows in a row format, unread.
 #[derive(Debug)]
 pub struct RowBlock {
     /// The bytes. Blocks of one stream put end to end are the whole; a row may span blocks.
     pub bytes: Bytes,
-    /// Rows that begin in it.
+    /// Rows that end in it.
     pub rows: u64,
 }
 
 /// How the bytes of a [`RowBlock`] are to be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RowFormat {
-    /// `CopyData` messages of PostgreSQL's protocol, verbatim, that carry binary COPY.
+    /// `CopyData` messages of PostgreSQL's protocol that carry binary COPY, cut anywhere.
     PgCopyBinary,
     /// The same, carrying text COPY.
     PgCopyText,

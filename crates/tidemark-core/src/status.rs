@@ -150,6 +150,9 @@ pub struct Status {
     pub slot: Option<SlotStatus>,
     /// The last verification.
     pub verified: Option<Verified>,
+    /// Why the copy was not compared after its load, though it is to be.
+    #[serde(default)]
+    pub unverified: Option<String>,
     /// Tables, those that need a person first.
     pub tables: Vec<TableStatus>,
     /// Counted since the start of this run.
@@ -189,6 +192,7 @@ impl Status {
             latency_by_stage_seconds: None,
             slot: None,
             verified: None,
+            unverified: None,
             tables: Vec::new(),
             totals: Totals::default(),
             error: None,
@@ -196,6 +200,26 @@ impl Status {
             last_known: None,
             measured_at: now,
         }
+    }
+}
+
+impl Status {
+    /// Whether more has happened since an earlier one than that logs grew and time passed.
+    pub fn has_news_after(&self, earlier: &Status) -> bool {
+        self.news() != earlier.news()
+    }
+
+    /// What does not move by itself.
+    fn news(&self) -> impl PartialEq {
+        let slot = self.slot.as_ref();
+        (
+            (self.state, &self.since, &self.reason, self.by),
+            (self.health, self.trend, &self.error, &self.unknown_reason),
+            (&self.full_load_lsn, &self.verified, &self.unverified),
+            (&self.tables, &self.totals),
+            (self.source_lsn.is_some(), self.latency_seconds.is_some()),
+            slot.map(|slot| (slot.active, &slot.wal_status)),
+        )
     }
 }
 

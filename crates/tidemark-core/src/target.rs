@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::batch::Batch;
+use crate::batch::{Batch, SchemaChange};
 use crate::checkpoint::{
     Checkpoint, CheckpointUpdate, Generation, LoadPhase, RelayHome, Release, SourceIdentity,
     TableCheckpoint, Unit,
@@ -63,15 +63,32 @@ pub trait Target: Send + Sync {
         std::future::pending().await
     }
 
+    /// After [`Target::acquire`]: refuses (definite) while another pipeline, which somebody runs, has recorded
+    /// one of these tables of the target as its own. [`Target::start_load`] and [`Target::prepare`] look again
+    /// as they record tables, so that of two which come at the same moment one is refused.
+    async fn claim(&self, _tables: &[&TableName]) -> Result<()> {
+        Ok(())
+    }
+
     /// Records where a pipeline starts, before any row is copied and any table made; what was recorded
     /// of an earlier start, parked changes included, is gone. Durable on return.
     async fn start_load(&self, start: &LoadStart) -> Result<()>;
 
     /// Makes types and sequences that the tables need, where they are missing; an enumeration or
-    /// composite type that is there gets what was added to the source's. Gives whether one did. May be
-    /// repeated.
-    async fn prepare_objects(&self, schema: &SourceSchema, tables: &[TableMapping])
-    -> Result<bool>;
+    /// composite type that is there becomes what the source's is, as far as `changes` says. Gives whether
+    /// one did. May be repeated.
+    async fn prepare_objects(
+        &self,
+        schema: &SourceSchema,
+        tables: &[TableMapping],
+        changes: TypeChanges,
+    ) -> Result<bool>;
+
+    /// Gives a table that is about to be loaded anew where it is the columns that its rows will have, and
+    /// empties it for that: `changes` (of names, and columns that go) first, then whatever does not fit.
+    /// What cannot be changed stays, and [`Target::prepare`] refuses it. Whether the table was touched.
+    /// May be repeated.
+    async fn reshape(&self, mapping: &TableMapping, changes: &[SchemaChange]) -> Result<bool>;
 
     /// Makes the table where it is missing (columns, types, NOT NULL; keys, indexes and foreign keys
     /// later), or sees that an existing one fits and treats its rows as `existing` says. Records its
@@ -95,6 +112,20 @@ pub trait Target: Send + Sync {
 
     /// Makes the foreign keys among the loaded tables, last. May be repeated.
     async fn finish_foreign_keys(&self, tables: &[TableMapping]) -> Result<()>;
+
+    /// Takes constraints off these tables (`of`) that both sides had when this was asked before and that
+    /// the source does not have any more, and remembers what both have now. What only the target ever had
+    /// stays. `tables` are all of the pipeline, as the source has them now. Nobody waits long for it: a
+    /// table that somebody reads is left for another time, or on a refusal a transient error. May be
+    /// repeated, and run beside an applier.
+    async fn loosen(
+        &self,
+        _tables: &[TableMapping],
+        _of: &[TableName],
+        _occasion: Occasion,
+    ) -> Result<Loosened> {
+        Ok(Loosened::default())
+    }
 
     /// Records how far the first load is. Durable on return.
     async fn set_phase(&self, phase: LoadPhase) -> Result<()>;
@@ -128,6 +159,35 @@ pub trait Target: Send + Sync {
 
     /// Removes what the pipeline keeps in our schema. The copied tables stay.
     async fn forget(&self) -> Result<()>;
+}
+
+/// What may become of a type that the target has otherwise than the source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TypeChanges {
+    /// It gets what it lacks. It may be anybody's, and what it has beyond is an error.
+    Additions,
+    /// Labels get the names that they have by now. What the source has no more stays.
+    Renames,
+    /// Attributes that the source has no more go.
+    All,
+}
+
+/// Why the constraints of both sides are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Occasion {
+    /// It is time. A primary key stays, since rows are found by it.
+    Look,
+    /// The target has refused a row.
+    Refusal,
+}
+
+/// What became of constraints that are gone on the source.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Loosened {
+    /// What was taken off, in words, by table.
+    pub gone: Vec<(TableName, String)>,
+    /// Tables that still have some, since somebody reads them.
+    pub held: Vec<TableName>,
 }
 
 /// Who runs a pipeline, for the message to whoever comes second.

@@ -391,20 +391,10 @@ fn table(name: &str, columns: &[&str], key_columns: usize) -> Arc<TableMapping> 
     };
     Arc::new(TableMapping {
         schema: TableSchema {
-            name: TableName::new("public", name),
-            id: 1,
             columns: columns.iter().map(column).collect(),
             primary_key: key.clone(),
             identity,
-            indexes: Vec::new(),
-            checks: Vec::new(),
-            foreign_keys: Vec::new(),
-            rows: None,
-            bytes: 0,
-            is_partitioned: false,
-            storage: None,
-            attributes: Vec::new(),
-            notes: Vec::new(),
+            ..TableSchema::bare(TableName::new("public", name), 1)
         },
         target: TableName::new("public", name),
         columns: (0..columns.len()).map(mapped).collect(),

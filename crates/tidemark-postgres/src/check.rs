@@ -16,9 +16,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use tidemark_core::Result;
-use tidemark_core::catalogue::{Code, codes};
+use tidemark_core::catalogue::codes;
 use tidemark_core::config::Create;
-use tidemark_core::finding::{Finding, Fix, FixKind, Side, Verdict};
+use tidemark_core::finding::{Finding, Fix, Report, Side};
 use tidemark_core::mapping::TableMapping;
 use tidemark_core::source::WillStream;
 
@@ -59,9 +59,12 @@ pub struct SourceCheck<'a> {
 impl SourceCheck<'_> {
     /// See the module's text.
     pub async fn run(&self) -> Result<Vec<Finding>> {
-        let mut report = Report::default();
+        let mut report = Report::of(Side::Source);
         let mut connection = Connection::connect(self.connect, Role::Ordinary).await?;
-        report.pass(codes::SOURCE_UNREACHABLE, self.reached(&connection));
+        report.pass(
+            codes::SOURCE_UNREACHABLE,
+            reached(self.connect, &connection),
+        );
         if connection.is_pooled() {
             report.fail(
                 codes::SOURCE_POOLER,
@@ -88,24 +91,23 @@ impl SourceCheck<'_> {
             }
         }
         connection.close().await;
-        Ok(report.findings)
+        Ok(report.into_findings())
     }
+}
 
-    /// How the source was reached.
-    fn reached(&self, connection: &Connection) -> String {
-        let verified = self.connect.hosts.iter().all(|host| {
-            matches!(
-                self.connect.ssl_mode_for(host),
-                SslMode::VerifyCa | SslMode::VerifyFull
-            )
-        });
-        let how = match (connection.is_encrypted(), verified) {
-            (true, true) => "TLS verified",
-            (true, false) => "TLS, the server's certificate is not verified",
-            (false, _) => "without TLS",
-        };
-        format!("reachable, {how}")
-    }
+/// How a server was reached.
+pub(crate) fn reached(config: &ConnectConfig, connection: &Connection) -> String {
+    let is_verified = |host| {
+        let mode = config.ssl_mode_for(host);
+        matches!(mode, SslMode::VerifyCa | SslMode::VerifyFull)
+    };
+    let verified = config.hosts.iter().all(is_verified);
+    let how = match (connection.is_encrypted(), verified) {
+        (true, true) => "TLS verified",
+        (true, false) => "TLS, the server's certificate is not verified",
+        (false, _) => "without TLS",
+    };
+    format!("reachable, {how}")
 }
 
 /// A large transaction must not be the first to find out.
@@ -154,93 +156,6 @@ async fn relay_dir(report: &mut Report, relay: &RelayOptions, pipeline: &str) {
                     "set source.postgres.relay_dir to a larger disk, or relay_max to what this one has",
                 )],
             );
-        }
-    }
-}
-
-/// Findings as they come.
-#[derive(Default)]
-struct Report {
-    findings: Vec<Finding>,
-}
-
-impl Report {
-    fn pass(&mut self, code: Code, found: impl Into<String>) {
-        self.add(code, Verdict::Passed, found.into(), "", []);
-    }
-
-    fn note(&mut self, code: Code, found: impl Into<String>, why: &str) {
-        self.add(code, Verdict::Note, found.into(), why, []);
-    }
-
-    fn warn(
-        &mut self,
-        code: Code,
-        found: impl Into<String>,
-        why: &str,
-        fixes: impl IntoIterator<Item = Fix>,
-    ) {
-        self.add(code, Verdict::Warning, found.into(), why, fixes);
-    }
-
-    fn fail(
-        &mut self,
-        code: Code,
-        found: impl Into<String>,
-        why: &str,
-        fixes: impl IntoIterator<Item = Fix>,
-    ) {
-        self.add(code, Verdict::Failed, found.into(), why, fixes);
-    }
-
-    fn add(
-        &mut self,
-        code: Code,
-        verdict: Verdict,
-        found: String,
-        why: &str,
-        fixes: impl IntoIterator<Item = Fix>,
-    ) {
-        self.findings.push(Finding {
-            code,
-            verdict,
-            side: Side::Source,
-            found,
-            why: why.to_owned(),
-            fixes: fixes.into_iter().collect(),
-        });
-    }
-}
-
-/// Ways to mend, by who may run them.
-trait MakeFix {
-    /// For a person to run.
-    fn sql(text: impl Into<String>) -> Fix;
-    /// Changes no data, needs no restart, and our role may run it.
-    fn safe(text: impl Into<String>) -> Fix;
-    /// A sentence.
-    fn text(text: impl Into<String>) -> Fix;
-}
-
-impl MakeFix for Fix {
-    fn sql(text: impl Into<String>) -> Fix {
-        Fix {
-            text: text.into(),
-            kind: FixKind::Sql,
-        }
-    }
-
-    fn safe(text: impl Into<String>) -> Fix {
-        Fix {
-            text: text.into(),
-            kind: FixKind::SafeSql,
-        }
-    }
-
-    fn text(text: impl Into<String>) -> Fix {
-        Fix {
-            text: text.into(),
-            kind: FixKind::Text,
         }
     }
 }

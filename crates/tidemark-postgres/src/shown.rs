@@ -16,18 +16,20 @@ use tidemark_core::{Context as _, Error, Result};
 
 use crate::wire::{Connection, quote_qualified};
 
-/// Files of the table, or of its partitions; one that came or went is told by their number.
-const SHOWS: &str = "WITH RECURSIVE seen AS ( \
-       SELECT c.oid, c.relfilenode, c.relkind FROM pg_class c \
+/// Files of the table, or of its partitions; one that came or went is told by their number. The name has
+/// to mean the same table still: where two tables exchanged theirs, the rows of the other one would be read.
+const SHOWS: &str = "WITH RECURSIVE named AS (SELECT to_regclass(format('%I.%I', $1::text, $2::text)) AS now), \
+     seen AS ( \
+       SELECT c.oid, c.relfilenode, c.relkind, c.oid = named.now AS is_meant FROM named, pg_class c \
        JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2 \
        UNION ALL \
-       SELECT c.oid, c.relfilenode, c.relkind FROM seen s \
+       SELECT c.oid, c.relfilenode, c.relkind, true FROM seen s \
        JOIN pg_inherits i ON i.inhparent = s.oid \
        JOIN pg_class c ON c.oid = i.inhrelid WHERE s.relkind = 'p') \
-     SELECT bool_and(s.relfilenode = 0 \
-                     OR s.relfilenode IS NOT DISTINCT FROM pg_relation_filenode(s.oid)) \
+     SELECT bool_and(s.is_meant AND (s.relfilenode = 0 \
+                     OR s.relfilenode IS NOT DISTINCT FROM pg_relation_filenode(s.oid))) \
        AND (bool_and(s.relkind <> 'p') OR count(*) = \
-            (SELECT count(*) FROM pg_partition_tree(to_regclass(format('%I.%I', $1, $2))))) \
+            (SELECT count(*) FROM named, pg_partition_tree(named.now))) \
      FROM seen s";
 
 /// Makes sure, for the rest of the transaction, that its snapshot shows what the table held. The
@@ -65,7 +67,9 @@ const TYPES: &str = "SELECT a.attname, a.atttypid, a.atttypmod FROM pg_attribute
      WHERE n.nspname = $1 AND c.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped";
 
 /// Makes sure that values are of the types that they were described with: the target would take those of
-/// others for something else, or not at all. The error is transient, as that of [`must_show`].
+/// others for something else, or not at all. Nor may there be columns that are not read: the log brings
+/// them with the first change that comes after, and what the rows held in them by then would be taken for
+/// their default. The error is transient, as that of [`must_show`].
 pub(crate) async fn must_be_as_described(
     connection: &mut Connection,
     mapping: &TableMapping,
@@ -75,17 +79,20 @@ pub(crate) async fn must_be_as_described(
         .query(TYPES, &[Some(&table.schema), Some(&table.name)])
         .await
         .context(|| format!("ask whether {table} is as it was"))?;
-    for carried in &mapping.columns {
-        let column = &mapping.schema.columns[carried.source];
-        for row in &found.rows {
-            let is_other = row.get_str(0)? == column.name
-                && (row.get::<u32>(1)?, row.get::<i32>(2)?)
-                    != (column.type_id, column.type_modifier);
-            if is_other {
-                let name = &column.name;
-                let message = format!("{table} was changed after it was described: column {name}");
-                return Err(Error::transient(codes::TABLE_REWRITTEN, message));
+    for row in &found.rows {
+        let (name, type_of) = (row.get_str(0)?, (row.get(1)?, row.get(2)?));
+        let mut columns = mapping.schema.columns.iter();
+        let is_as_described = match columns.position(|column| column.name == name) {
+            None => false,
+            Some(at) => {
+                let column = &mapping.schema.columns[at];
+                let is_carried = mapping.columns.iter().any(|carried| carried.source == at);
+                !is_carried || type_of == (column.type_id, column.type_modifier)
             }
+        };
+        if !is_as_described {
+            let message = format!("{table} was changed after it was described: column {name}");
+            return Err(Error::transient(codes::TABLE_REWRITTEN, message));
         }
     }
     Ok(())

@@ -68,7 +68,6 @@ impl PgView {
 
     /// A view of the target as it is now.
     pub async fn of_target(mut connection: Connection) -> Result<PgView> {
-        notice_our_end(&mut connection).await;
         let begin = format!(
             "{SETTINGS}; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; \
              SELECT pg_current_snapshot()"
@@ -187,16 +186,6 @@ pub(crate) const SETTINGS: &str = "SET row_security = off; SET jit = off";
 /// would be written to disk and read again.
 const GROUPS_IN_MEMORY: &str = "SELECT set_config('work_mem', '64MB', true) \
     WHERE pg_size_bytes(current_setting('work_mem')) < pg_size_bytes('64MB')";
-
-/// Has the server look now and then whether we are still there: a comparison that is given up must not go
-/// on reading a large table. Where the server's system cannot tell, it refuses (PostgreSQL 14, 20.3.2,
-/// `client_connection_check_interval`) and reads to the end.
-pub(crate) async fn notice_our_end(connection: &mut Connection) {
-    let set = connection.run("SET client_connection_check_interval = '1s'");
-    if let Err(err) = set.await {
-        tracing::debug!(error = %err, "the server will not notice our end");
-    }
-}
 
 /// Kind and columns of a target table, domains as what they are made of.
 async fn read_target(connection: &mut Connection, name: &TableName) -> Result<TargetTable> {

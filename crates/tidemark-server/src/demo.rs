@@ -4,9 +4,24 @@
 //! The server may itself be what is killed, so what is under way and what came of it is kept by the
 //! demo: the server that comes after asks for it again.
 
+use std::net::SocketAddr;
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tidemark_core::Result;
+use tokio::net::{TcpListener, TcpSocket};
+
+/// So many may wait to be let in, as with any other listener.
+const BACKLOG: u32 = 1024;
+
+/// Listens at an address that whoever started the demo holds, by a socket that shares it.
+pub fn listen(at: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.set_reuseport(true)?;
+    socket.bind(at)?;
+    socket.listen(BACKLOG)
+}
 
 /// See the module's text.
 #[async_trait]

@@ -28,5 +28,5 @@ mod store;
 mod supervisor;
 pub mod systems;
 
-pub use server::{Server, Settings};
+pub use server::{Scraping, Server, Settings};
 pub use store::Seal;

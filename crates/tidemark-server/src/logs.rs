@@ -152,6 +152,11 @@ impl Logs {
         self.rings().of.remove(key);
     }
 
+    /// Logs from this level on, from the next line on.
+    pub fn set_level(&self, level: LogLevel) {
+        self.loudness.set(level);
+    }
+
     pub(crate) fn loudness(&self) -> &dyn Loudness {
         self.loudness.as_ref()
     }

@@ -203,16 +203,16 @@ fn states(page: &mut Page, found: &[(&Member, View)]) {
     page.family(
         "tidemark_quarantined_tables",
         "gauge",
-        "Tables that were set aside after an error.",
-        found.iter().map(|(member, view)| {
-            let is_aside = |state| state == TableStatusState::Quarantined;
-            let aside = view
-                .status
-                .tables
-                .iter()
-                .filter(|table| is_aside(table.state));
-            (labels(member), aside.count() as f64)
-        }),
+        "Tables that were set aside after an error; absent as long as no table is known.",
+        found
+            .iter()
+            .filter(|(_, view)| !view.status.tables.is_empty())
+            .map(|(member, view)| {
+                let is_aside = |state| state == TableStatusState::Quarantined;
+                let tables = view.status.tables.iter();
+                let aside = tables.filter(|table| is_aside(table.state));
+                (labels(member), aside.count() as f64)
+            }),
     );
 }
 

@@ -11,11 +11,12 @@ use tidemark_core::target::Owner;
 use tidemark_core::{Error, Result};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
 
 use crate::api::guard::{hash_of, new_id, new_token};
-use crate::api::{App, Auth, AuthMode, router};
+use crate::api::{App, Auth, AuthMode, metrics_router, router};
 use crate::connections;
-use crate::demo::Demo;
+use crate::demo::{self, Demo};
 use crate::files::Files;
 use crate::logs::Logs;
 use crate::metrics::Requests;
@@ -39,6 +40,8 @@ pub struct Settings {
     pub hosts: Vec<String>,
     /// Whether tokens are asked for.
     pub auth: AuthMode,
+    /// How metrics are asked for.
+    pub metrics: Scraping,
     /// Where its store is, and files of its own.
     pub state: PathBuf,
     /// The URL of the PostgreSQL database that has the store, where it is not a file.
@@ -57,9 +60,45 @@ pub struct Settings {
     pub logs: Arc<Logs>,
 }
 
+/// How metrics are asked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Scraping {
+    /// An address of their own.
+    pub listen: Option<SocketAddr>,
+    /// Whether a token is asked for, there or, without one, where the server listens; as anywhere else, if
+    /// that is not said.
+    pub auth: Option<AuthMode>,
+}
+
+impl Scraping {
+    /// The address of its own, bound; refused where others reach it and nobody said that they may.
+    async fn bind(self, auth: AuthMode) -> Result<Option<(TcpListener, AuthMode)>> {
+        let Some(address) = self.listen else {
+            return Ok(None);
+        };
+        if self.auth.is_none() {
+            is_protected(address, auth)?;
+        }
+        let listener = TcpListener::bind(address).await;
+        let listener = listener.map_err(|err| unheard(address, &err))?;
+        Ok(Some((listener, self.auth.unwrap_or(auth))))
+    }
+
+    /// How they are where the server listens.
+    fn at_home(self, auth: AuthMode) -> AuthMode {
+        match self.listen {
+            Some(_) => auth,
+            None => self.auth.unwrap_or(auth),
+        }
+    }
+}
+
 /// A server that listens.
 pub struct Server {
     listener: TcpListener,
+    metrics_auth: AuthMode,
+    /// Where metrics have an address of their own.
+    scraped: Option<(TcpListener, AuthMode)>,
     app: Arc<App>,
     files: Option<Files>,
     /// Where the first start left a token.
@@ -80,6 +119,7 @@ impl Server {
             listen,
             mut hosts,
             auth,
+            metrics,
             state,
             store,
             seal,
@@ -89,11 +129,14 @@ impl Server {
             demo,
             logs,
         } = settings;
-        if auth == AuthMode::Open && !listen.ip().is_loopback() {
-            let text = format!("{listen} is reached from other machines");
-            return Err(Error::definite(codes::LISTEN_UNPROTECTED, text));
-        }
-        let bind = TcpListener::bind(listen);
+        is_protected(listen, auth)?;
+        let (scraped, metrics_auth) = (metrics.bind(auth).await?, metrics.at_home(auth));
+        let bind = async {
+            match &demo {
+                Some(_) => demo::listen(listen),
+                None => TcpListener::bind(listen).await,
+            }
+        };
         let (listener, store) = match store {
             None => {
                 let store = Store::open(&state, seal)?;
@@ -113,12 +156,14 @@ impl Server {
         let auth = Auth::new(auth, store.clone()).await?;
         let token_file = first_token(&auth, &store, &state).await?;
         hosts.extend(own_names(listen.ip()));
+        hosts.extend(metrics.listen.into_iter().flat_map(|at| own_names(at.ip())));
         let tenant_pipelines_max = config.tenant_pipelines_max;
         let supervisor = Supervisor::start(
             systems,
             store.clone(),
             owner,
             state,
+            tenant_pipelines_max,
             Notify::new(config),
             logs,
         )
@@ -141,12 +186,13 @@ impl Server {
             auth,
             hosts,
             requests: Requests::default(),
-            tenant_pipelines_max,
             demo,
             looks: Semaphore::new(LOOKS_MAX),
         };
         Ok(Server {
             listener,
+            metrics_auth,
+            scraped,
             app: Arc::new(app),
             files,
             token_file,
@@ -160,6 +206,11 @@ impl Server {
             .map_err(|err| Error::definite(codes::LISTEN_FAILED, err.to_string()))
     }
 
+    /// Where metrics are asked for, if they have an address of their own.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.scraped.as_ref()?.0.local_addr().ok()
+    }
+
     /// Where this first start left the token of an administrator.
     pub fn token_file(&self) -> Option<&Path> {
         self.token_file.as_deref()
@@ -171,8 +222,13 @@ impl Server {
         let files = self
             .files
             .map(|files| tokio::spawn(files.follow(closed.clone())));
-        let router = router(Arc::clone(&self.app));
-        let answering = tokio::spawn(connections::accept(self.listener, router));
+        let router = router(Arc::clone(&self.app), self.metrics_auth);
+        let mut answering = JoinSet::new();
+        answering.spawn(connections::accept(self.listener, router));
+        if let Some((listener, auth)) = self.scraped {
+            let router = metrics_router(Arc::clone(&self.app), auth);
+            answering.spawn(connections::accept(listener, router));
+        }
         let ended = tokio::select! {
             () = stop => Ok(()),
             taken = self.app.store.taken_over() => Err(taken),
@@ -184,7 +240,7 @@ impl Server {
         self.app.supervisor.close().await;
         self.app.store.close().await;
         // Readers of news would stay for ever.
-        answering.abort();
+        answering.abort_all();
         ended
     }
 }
@@ -200,6 +256,15 @@ fn told_address(listener: &TcpListener, host: Option<&String>, owner: &Owner) ->
         None if listens.ip().is_unspecified() => format!("{}:{}", owner.host, listens.port()),
         None => listens.to_string(),
     })
+}
+
+/// What others reach asks for tokens.
+fn is_protected(listen: SocketAddr, auth: AuthMode) -> Result<()> {
+    if auth == AuthMode::Open && !listen.ip().is_loopback() {
+        let text = format!("{listen} is reached from other machines");
+        return Err(Error::definite(codes::LISTEN_UNPROTECTED, text));
+    }
+    Ok(())
 }
 
 fn unheard(listen: SocketAddr, err: &std::io::Error) -> Error {

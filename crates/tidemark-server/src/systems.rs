@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tidemark_core::config::PipelineConfig;
 use tidemark_core::finding::{Finding, Side};
@@ -50,6 +51,8 @@ pub struct Opened {
     pub source_address: String,
     /// Where the target is, without any secret.
     pub target_address: String,
+    /// What it was opened from.
+    pub definition: Definition,
 }
 
 /// See the module's text.
@@ -121,8 +124,24 @@ pub struct CutoverWishes {
     pub patience: Duration,
     /// The target's sequences are set so many values ahead.
     pub sequence_margin: u32,
+    /// Whoever wants it stops the writers with this command, where they are; the server asks for that.
+    pub stop_writers: Option<String>,
+    /// And starts them again with this one, if it is given up.
+    pub start_writers: Option<String>,
+    /// A pipeline is made that copies back.
+    pub reverse: bool,
     /// Whoever wants it has agreed to everything, and has typed the pipeline's name.
     pub is_agreed: bool,
+}
+
+/// What a command of whoever wants a cutover is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Hook {
+    /// Nobody writes to the source any more.
+    StopWriters,
+    /// They do again, since the cutover is given up.
+    StartWriters,
 }
 
 /// Whoever a cutover is for.
@@ -133,6 +152,15 @@ pub trait Company: Send + Sync {
 
     /// Asked before anything is done that others notice.
     async fn agrees(&self, effect: String) -> Result<()>;
+
+    /// Has a command run where whoever wants the cutover is, and returns when it has.
+    async fn runs(&self, hook: Hook, command: &str) -> Result<()>;
+
+    /// Keeps a pipeline that copies back, which does not run yet.
+    async fn keeps(&self, way_back: &PipelineConfig, definition: String) -> Result<()>;
+
+    /// Forgets it again, if it is kept.
+    async fn forgets(&self, way_back: &str) -> Result<()>;
 
     /// Stops the pipeline in order, and returns when it has.
     async fn stops(&self) -> Result<()>;

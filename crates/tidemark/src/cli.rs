@@ -153,6 +153,8 @@ pub(crate) enum Verb {
     Pause(verbs::control::PauseArgs),
     /// Go on after a pause
     Resume(verbs::control::PauseArgs),
+    /// Have a server run a pipeline that it has; without a server: run
+    Start(verbs::control::StartArgs),
     /// Finish the batch, write the checkpoint, end the process that runs it
     Stop(verbs::control::StopArgs),
     /// Bridge a gap: compare with the source, copy only what differs, go on
@@ -209,6 +211,7 @@ impl Verb {
             Verb::Verify(_) => "verify",
             Verb::Pause(_) => "pause",
             Verb::Resume(_) => "resume",
+            Verb::Start(_) => "start",
             Verb::Stop(_) => "stop",
             Verb::Reconcile(_) => "reconcile",
             Verb::Resync(_) => "resync",
@@ -345,7 +348,7 @@ Run        run         one pipeline, here, now
            serve       many pipelines in one process, with an API
            apply       make a server agree with files   (diff shows how it differs)
 Watch      status · lag · tables · logs · peek · trace · verify
-Act        pause · resume · stop · retry · skip · quarantine
+Act        pause · resume · start · stop · retry · skip · quarantine
            reconcile · resync · cutover · sequences
 Also       explain · slots · alerts · export · context · config · completions · man · version
 

@@ -9,7 +9,7 @@
 //! | 4 | not allowed: password, role, privilege |
 //! | 5 | something cannot be reached |
 //! | 6 | refused to be safe: consent is missing, somebody else owns it, changes would be lost |
-//! | 130, 143 | interrupted, terminated |
+//! | 129, 130, 143 | the terminal was closed (SIGHUP), interrupted, terminated |
 
 use std::process::ExitCode;
 
@@ -26,6 +26,7 @@ pub(crate) enum Exit {
     NotAllowed,
     Unreachable,
     Refused,
+    HungUp,
     Interrupted,
     Terminated,
 }
@@ -41,6 +42,7 @@ impl Exit {
             Exit::NotAllowed => 4,
             Exit::Unreachable => 5,
             Exit::Refused => 6,
+            Exit::HungUp => 129,
             Exit::Interrupted => 130,
             Exit::Terminated => 143,
         }
@@ -53,7 +55,7 @@ impl Exit {
             Exit::Usage => 422,
             Exit::NotAllowed => 403,
             Exit::Refused => 409,
-            Exit::Unreachable | Exit::Interrupted | Exit::Terminated => 503,
+            Exit::Unreachable | Exit::HungUp | Exit::Interrupted | Exit::Terminated => 503,
             Exit::Failed => 500,
         }
     }

@@ -2,22 +2,25 @@
 
 use std::ffi::OsString;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tidemark_core::Error;
 use tidemark_core::catalogue::codes;
-use tidemark_server::logs::Logs;
 
 use crate::cli::{self, Everywhere, Parsed, Refusal, Verb};
 use crate::exit::Exit;
 use crate::fail;
-use crate::logging::{self, LogForm, Loudness};
+use crate::logging::{self, Log, LogForm, Loudness};
 use crate::output::screen::Stream;
 use crate::output::style::ColourWishes;
 use crate::output::{Detail, Form, Outcome, Talk, TalkWishes};
 use crate::problem::Failure;
-use crate::signals::Signals;
+use crate::signals::{OnHangUp, Signals};
 use crate::surroundings::env;
 use crate::verbs;
+
+/// How long what is open may take to be closed at the end.
+const CLOSES_WITHIN: Duration = Duration::from_secs(2);
 
 /// What every verb is given.
 #[derive(Clone, Debug)]
@@ -26,12 +29,12 @@ pub(crate) struct Invocation {
     pub(crate) talk: Talk,
     /// What was asked of every verb.
     pub(crate) everywhere: Everywhere,
-    /// Ctrl-C and SIGTERM.
+    /// Ctrl-C, SIGTERM and SIGHUP.
     pub(crate) signals: Signals,
     /// Form of log lines.
     pub(crate) log_form: LogForm,
-    /// What was logged, for a server's pages.
-    pub(crate) logs: Arc<Logs>,
+    /// What is logged.
+    pub(crate) log: Arc<Log>,
 }
 
 /// Runs what the arguments ask for.
@@ -40,7 +43,7 @@ pub(crate) fn run(arguments: impl IntoIterator<Item = OsString>) -> Exit {
         Parsed::Text(text) => {
             let talk = Talk::new("tidemark", wishes(None));
             talk.screen.write(Stream::Out, &text);
-            Exit::Done
+            written(&talk, Exit::Done)
         }
         Parsed::Refused(refusal) => refuse(&refusal),
         Parsed::Verb(cli, verb) => {
@@ -59,13 +62,24 @@ fn in_runtime(talk: Talk, everywhere: Everywhere, verb: Verb) -> Outcome {
         .enable_all()
         .build()
     {
-        Ok(runtime) => runtime.block_on(invoke(talk, everywhere, verb)),
+        Ok(runtime) => {
+            let outcome = runtime.block_on(invoke(talk, everywhere, verb));
+            // Whatever is open is closed, a store for one. What a thread still waits for then (a name that no
+            // resolver answers for, a disk) cannot be called off, and nothing rests on it.
+            runtime.shutdown_timeout(CLOSES_WITHIN);
+            outcome
+        }
         Err(err) => Err(machine("start the runtime", &err)),
     }
 }
 
 async fn invoke(talk: Talk, everywhere: Everywhere, verb: Verb) -> Outcome {
-    let signals = Signals::listen().map_err(|err| machine("listen for signals", &err))?;
+    let on_hang_up = match &verb {
+        // It reads the files of its pipelines anew.
+        Verb::Serve(_) => OnHangUp::Keep,
+        _ => OnHangUp::Stop,
+    };
+    let signals = Signals::listen(on_hang_up).map_err(|err| machine("listen for signals", &err))?;
     let is_terminal = talk.screen.is_terminal(Stream::Err);
     let form = everywhere.log_format.unwrap_or(if is_terminal {
         LogForm::Text
@@ -88,7 +102,7 @@ async fn invoke(talk: Talk, everywhere: Everywhere, verb: Verb) -> Outcome {
         everywhere,
         signals,
         log_form: form,
-        logs: Arc::clone(&log.kept),
+        log: Arc::new(log),
     };
     let work = dispatch(&invocation, verb);
     let cut_off = async {
@@ -115,6 +129,18 @@ async fn invoke(talk: Talk, everywhere: Everywhere, verb: Verb) -> Outcome {
 }
 
 impl Invocation {
+    /// What comes of `work` that looks and changes nothing, of a verb that cares for itself.
+    pub(crate) async fn unless_cut_off<T>(
+        &self,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        tokio::select! {
+            done = work => done,
+            late = self.late() => Err(late),
+            name = self.signals.stop() => Err(Failure::interrupted(name)),
+        }
+    }
+
     /// Returns once the time that `--timeout` gives is over; without it never.
     pub(crate) async fn late(&self) -> Failure {
         match self.everywhere.timeout {
@@ -151,6 +177,7 @@ impl Verb {
                 | Verb::Lag(_)
                 | Verb::Pause(_)
                 | Verb::Resume(_)
+                | Verb::Start(_)
                 | Verb::Stop(_)
                 | Verb::Verify(_)
                 | Verb::Check(_)
@@ -188,6 +215,7 @@ impl Verb {
             Verb::Alerts(arguments) if arguments.acts() => Care::Acts,
             Verb::Pause(_)
             | Verb::Resume(_)
+            | Verb::Start(_)
             | Verb::Stop(_)
             | Verb::Resync(_)
             | Verb::Retry(_)
@@ -223,6 +251,7 @@ async fn dispatch(invocation: &Invocation, verb: Verb) -> Outcome {
         Verb::Verify(arguments) => verbs::verify::run(invocation, &arguments).await,
         Verb::Pause(arguments) => verbs::control::pause(invocation, arguments).await,
         Verb::Resume(arguments) => verbs::control::resume(invocation, arguments).await,
+        Verb::Start(arguments) => verbs::control::start(invocation, &arguments).await,
         Verb::Stop(arguments) => verbs::control::stop(invocation, &arguments).await,
         Verb::Reconcile(arguments) => Box::pin(verbs::reconcile::run(invocation, &arguments)).await,
         Verb::Resync(arguments) => verbs::resync::run(invocation, &arguments).await,
@@ -255,12 +284,26 @@ fn finish(talk: &Talk, outcome: &Outcome) -> Exit {
     match outcome {
         Ok(answer) => {
             talk.answer(answer);
-            answer.exit()
+            written(talk, answer.exit())
         }
         Err(failure) => {
             talk.failure(failure);
             failure.exit()
         }
+    }
+}
+
+/// Whoever goes on with what we wrote has to know that it is not there.
+fn written(talk: &Talk, exit: Exit) -> Exit {
+    let Some(err) = talk.screen.unwritten() else {
+        return exit;
+    };
+    let failure = machine("write the result", &err);
+    talk.screen
+        .write(Stream::Err, &failure.text(talk.err, talk.err_width()));
+    match exit {
+        Exit::Done => failure.exit(),
+        exit => exit,
     }
 }
 

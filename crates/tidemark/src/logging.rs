@@ -4,11 +4,12 @@
 //! table, lsn, batch, op_id, request_id, error{…}` and others with the unit in their name. A line that repeats the one before it is counted
 //! and said once. Values of cells and secrets never get here: the engine does not log them.
 
-use std::fmt::Debug;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::fmt::{self, Debug};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::{Map, Value};
+use tidemark_core::config::{LogFormat, LogLevel as FileLevel, Serving};
 use tidemark_server::logs::{LogLevel, Logs, Loudness as Dial};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id};
@@ -50,6 +51,34 @@ pub(crate) struct Log {
     lines: Arc<Lines>,
     /// For the pages of a server.
     pub(crate) kept: Arc<Logs>,
+    /// How loud it is was said when the process began.
+    is_said: bool,
+}
+
+impl Log {
+    /// Does as the server's file says, except where a flag or a variable has said otherwise.
+    pub(crate) fn obey(&self, said: &Serving, form: Option<LogForm>) {
+        if let (Some(format), None) = (said.log_format, form) {
+            *self.lines.form() = match format {
+                LogFormat::Text => LogForm::Text,
+                LogFormat::Json => LogForm::Json,
+            };
+        }
+        if let (Some(level), false) = (said.log_level, self.is_said) {
+            self.kept.set_level(match level {
+                FileLevel::Error => LogLevel::Error,
+                FileLevel::Warn => LogLevel::Warn,
+                FileLevel::Info => LogLevel::Info,
+                FileLevel::Debug => LogLevel::Debug,
+            });
+        }
+    }
+}
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Log").finish_non_exhaustive()
+    }
 }
 
 impl Drop for Log {
@@ -63,7 +92,7 @@ pub(crate) fn start(talk: &Talk, form: LogForm, loudness: Loudness, filter: Opti
     let lines = Arc::new(Lines {
         screen: Arc::clone(&talk.screen),
         style: talk.err,
-        form,
+        form: Mutex::new(form),
         state: Mutex::default(),
     });
     let of_talk = match (talk.detail, loudness) {
@@ -81,6 +110,7 @@ pub(crate) fn start(talk: &Talk, form: LogForm, loudness: Loudness, filter: Opti
         (false, "debug") => Some(LogLevel::Debug),
         _ => None,
     };
+    let is_said = filter.is_some() || talk.detail != Detail::Normal;
     let (filter, handle) = reload::Layer::new(own.unwrap_or_else(|| filter_of(of_talk)));
     let kept = Arc::new(Logs::new(Box::new(Filter {
         handle,
@@ -93,7 +123,11 @@ pub(crate) fn start(talk: &Talk, form: LogForm, loudness: Loudness, filter: Opti
     .with_filter(filter);
     // A second subscriber in one process is a programming error of ours alone.
     tracing_subscriber::registry().with(layer).init();
-    Log { lines, kept }
+    Log {
+        lines,
+        kept,
+        is_said,
+    }
 }
 
 /// Ours from this level on; of others what is wrong.
@@ -118,7 +152,7 @@ struct Filter {
 }
 
 impl Filter {
-    fn known(&self) -> std::sync::MutexGuard<'_, Option<LogLevel>> {
+    fn known(&self) -> MutexGuard<'_, Option<LogLevel>> {
         self.level.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -174,7 +208,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Writer {
 struct Lines {
     screen: Arc<Screen>,
     style: Style,
-    form: LogForm,
+    form: Mutex<LogForm>,
     state: Mutex<Repeats>,
 }
 
@@ -194,6 +228,10 @@ struct Fields {
 }
 
 impl Lines {
+    fn form(&self) -> MutexGuard<'_, LogForm> {
+        self.form.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn push(&self, level: Level, fields: Fields) {
         let mut repeats = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let is_repeat = repeats
@@ -228,7 +266,7 @@ impl Lines {
     }
 
     fn write(&self, level: Level, fields: &Fields, repeated: Option<u64>) {
-        let line = match self.form {
+        let line = match *self.form() {
             LogForm::Json => json_line(SystemTime::now(), level, fields, repeated),
             LogForm::Text => {
                 let time = time_of_day(SystemTime::now(), Zone::local());

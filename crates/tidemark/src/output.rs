@@ -306,22 +306,26 @@ impl Talk {
     }
 
     /// Asks a question that has a good answer already; that one is taken where nobody can be asked.
-    pub(crate) fn ask(&self, question: &str, default: &str) -> String {
+    pub(crate) async fn ask(&self, question: &str, default: &str) -> String {
         if self.consent != Consent::Ask {
             return default.to_owned();
         }
         self.screen
             .prompt(Stream::Err, &format!("{question} [{default}]: "));
-        let mut typed = String::new();
-        match std::io::stdin().read_line(&mut typed) {
-            Ok(_) if !typed.trim().is_empty() => typed.trim().to_owned(),
+        match typed_line().await {
+            Some(typed) if !typed.trim().is_empty() => typed.trim().to_owned(),
             _ => default.to_owned(),
         }
     }
 
     /// Shows what would happen and asks for a word to be typed; `expected` lets us go on. Consent by
     /// `--yes` passes; where nobody can be asked it is refused, the effect in the refusal.
-    pub(crate) fn confirm(&self, effect: &str, ask: &str, expected: &str) -> Result<(), Error> {
+    pub(crate) async fn confirm(
+        &self,
+        effect: &str,
+        ask: &str,
+        expected: &str,
+    ) -> Result<(), Error> {
         match self.consent {
             Consent::Given => Ok(()),
             Consent::Unavailable => Err(Error::definite(
@@ -331,10 +335,8 @@ impl Talk {
             Consent::Ask => {
                 self.screen
                     .prompt(Stream::Err, &format!("{effect}\n{ask} "));
-                let mut typed = String::new();
-                let read = std::io::stdin().read_line(&mut typed);
-                match read {
-                    Ok(_) if typed.trim() == expected => Ok(()),
+                match typed_line().await {
+                    Some(typed) if typed.trim() == expected => Ok(()),
                     _ => Err(Error::definite(
                         codes::CLI_CONSENT,
                         format!("not confirmed: `{expected}` was not typed"),
@@ -356,4 +358,17 @@ impl Talk {
         let line = serde_json::to_string(&envelope).expect("plain data with text keys");
         self.screen.write(Stream::Out, &line);
     }
+}
+
+/// What a person types, who takes their time: signals are heard meanwhile. A read of standard input cannot
+/// be called off, so the thread that waits for it ends with the process.
+async fn typed_line() -> Option<String> {
+    let (line, typed) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let mut read = String::new();
+        let is_read = std::io::stdin().read_line(&mut read).is_ok();
+        // Whoever asked may have been told to end.
+        line.send(is_read.then_some(read)).ok();
+    });
+    typed.await.ok().flatten()
 }

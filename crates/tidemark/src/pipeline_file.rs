@@ -12,6 +12,7 @@ use tidemark_core::catalogue::codes;
 use tidemark_core::config::{
     self, Document, Input, Origin, Override, PipelineConfig, Problem, Problems, Reading,
 };
+use tidemark_core::pipeline::going_on::GoingOn;
 use tidemark_core::source::Source;
 use tidemark_core::target::Target;
 
@@ -62,6 +63,15 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
+    /// Its tables, as a run would go on with them.
+    pub(crate) async fn going_on(&self) -> Result<GoingOn, Failure> {
+        let rules = &self.config.rules;
+        let schema = self.source.describe(rules.selection()).await?;
+        let begun = self.target.checkpoint().await?;
+        let begun = begun.filter(|_| self.config.mode.streams());
+        Ok(GoingOn::of(rules, &schema, begun.as_ref())?)
+    }
+
     /// The pipeline that the arguments name. Connects to nothing yet.
     pub(crate) fn open(invocation: &Invocation, which: &Which) -> Result<Opened, Failure> {
         let file = which.file(invocation)?;

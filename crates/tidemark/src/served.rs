@@ -2,7 +2,7 @@
 //! at as the verbs look at them.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
@@ -23,7 +23,7 @@ use crate::pipeline_file::{CONNECTIONS, Opened, text};
 use crate::problem::Failure;
 use crate::surroundings::Around;
 use crate::systems;
-use crate::verbs::cutover::{self, Company, Stopped};
+use crate::verbs::cutover::{self, Company, Home, Hook, Stopped};
 use crate::verbs::run::options;
 use crate::verbs::{check, plan, reconcile, sequences, status};
 
@@ -38,6 +38,18 @@ impl Served {
     pub(crate) fn within(reach: Reach) -> Served {
         Served { reach }
     }
+
+    /// The definition with what it may reach, and the file it is in or as good as in.
+    fn read(&self, definition: &Definition) -> Result<(PathBuf, PipelineConfig)> {
+        let (file, mut config) = read(definition)?;
+        if !matches!(definition.place, Place::File(_)) {
+            config.reach = self.reach.clone();
+        }
+        if definition.place == Place::Confined {
+            systems::confine(&config).map_err(into_error)?;
+        }
+        Ok((file, config))
+    }
 }
 
 /// By this name problems of a definition that is in no file are shown.
@@ -46,13 +58,7 @@ const DEFINITION: &str = "definition.toml";
 #[async_trait]
 impl Systems for Served {
     fn open(&self, definition: &Definition) -> Result<served::Opened> {
-        let (file, mut config) = read(definition)?;
-        if !matches!(definition.place, Place::File(_)) {
-            config.reach = self.reach.clone();
-        }
-        if definition.place == Place::Confined {
-            systems::confine(&config).map_err(into_error)?;
-        }
+        let (file, config) = self.read(definition)?;
         let opened = Opened::of(file, config).map_err(into_error)?;
         let address = |side| systems::address(&opened.config, side).map_err(into_error);
         let ((source_address, _), (target_address, _)) =
@@ -64,6 +70,7 @@ impl Systems for Served {
             target: opened.target,
             source_address,
             target_address,
+            definition: definition.clone(),
         })
     }
 
@@ -139,9 +146,16 @@ impl Systems for Served {
         asked: &CutoverWishes,
         company: &dyn served::Company,
     ) -> Result<(Value, Option<Error>)> {
+        let home = AtHome {
+            served: self,
+            definition: &opened.definition,
+            company,
+            kept: OnceLock::new(),
+        };
+        let home = asked.reverse.then_some(&home as &dyn Home);
         let opened = as_verbs_have_it(opened);
         let (wishes, asker) = (wishes(asked), Asker(company));
-        let ended = Box::pin(cutover::switch(&opened, &wishes, &asker, false)).await;
+        let ended = Box::pin(cutover::switch(&opened, &wishes, home, &asker, false)).await;
         let (report, refusal) = told(ended.map_err(into_error)?);
         let is_verdict = |err: &Error| cutover::is_verdict(err.code());
         Ok(match refusal {
@@ -160,9 +174,16 @@ impl Systems for Served {
     }
 
     async fn rehearse(&self, opened: &served::Opened, asked: &CutoverWishes) -> Result<Value> {
+        let home = AtHome {
+            served: self,
+            definition: &opened.definition,
+            company: &Nobody,
+            kept: OnceLock::new(),
+        };
+        let home = asked.reverse.then_some(&home as &dyn Home);
         let opened = as_verbs_have_it(opened);
         let wishes = wishes(asked);
-        let ended = Box::pin(cutover::rehearse(&opened, &wishes, &Nobody)).await;
+        let ended = Box::pin(cutover::rehearse(&opened, &wishes, home, &Asker(&Nobody))).await;
         Ok(told(ended.map_err(into_error)?).0)
     }
 
@@ -192,6 +213,10 @@ impl Company for Asker<'_> {
         Ok(self.0.agrees(effect).await?)
     }
 
+    async fn runs(&self, hook: Hook, command: &str) -> Result<(), Failure> {
+        Ok(self.0.runs(hook, command).await?)
+    }
+
     async fn stops(&self) -> Result<Stopped, Failure> {
         self.0.stops().await?;
         Ok(Stopped::Already)
@@ -206,27 +231,89 @@ impl Company for Asker<'_> {
 struct Nobody;
 
 #[async_trait]
-impl Company for Nobody {
-    async fn hears(&self, _: &str, _: &cutover::Report) {}
+impl served::Company for Nobody {
+    async fn hears(&self, _: Value) {}
 
-    async fn agrees(&self, _: String) -> Result<(), Failure> {
+    async fn agrees(&self, _: String) -> Result<()> {
         Ok(())
     }
 
-    async fn gives_up(&self) -> Failure {
+    async fn runs(&self, _: Hook, _: &str) -> Result<()> {
+        Ok(())
+    }
+
+    async fn keeps(&self, _: &PipelineConfig, _: String) -> Result<()> {
+        Ok(())
+    }
+
+    async fn forgets(&self, _: &str) -> Result<()> {
+        Ok(())
+    }
+
+    async fn stops(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn gives_up(&self) -> Error {
         std::future::pending().await
+    }
+}
+
+/// The server that has a pipeline, as the home of its way back.
+struct AtHome<'a> {
+    served: &'a Served,
+    definition: &'a Definition,
+    company: &'a dyn served::Company,
+    /// The name of the way back, once it may be kept.
+    kept: OnceLock<String>,
+}
+
+#[async_trait]
+impl Home for AtHome<'_> {
+    fn definition(&self) -> Result<String, Failure> {
+        if let Place::File(file) = &self.definition.place {
+            let shown = file.display();
+            let text = format!(
+                "the server has it from {shown}, and a file for the way back belongs beside that one"
+            );
+            return Err(Error::definite(codes::CUTOVER_NO_WAY_BACK, text)
+                .first_action("cut over where the file is: tidemark cutover FILE --reverse BACK.toml, without a server")
+                .into());
+        }
+        Ok(self.definition.text.clone())
+    }
+
+    fn open(&self, text: String) -> Result<Opened, Failure> {
+        let (file, config) = self.served.read(&Definition {
+            text,
+            place: self.definition.place.clone(),
+        })?;
+        Opened::of(file, config)
+    }
+
+    async fn keep(&self, text: String) -> Result<String, Failure> {
+        let config = self.open(text.clone())?.config;
+        let name = self.kept.get_or_init(|| config.name.clone()).clone();
+        self.company.keeps(&config, text).await?;
+        Ok(name)
+    }
+
+    async fn remove(&self) -> Result<(), Failure> {
+        if let Some(name) = self.kept.get() {
+            self.company.forgets(name).await?;
+        }
+        Ok(())
     }
 }
 
 fn wishes(asked: &CutoverWishes) -> cutover::Wishes {
     cutover::Wishes {
-        stop_writers: None,
-        start_writers: None,
+        stop_writers: asked.stop_writers.clone(),
+        start_writers: asked.start_writers.clone(),
         fence: asked.fence,
         silence: asked.silence,
         patience: asked.patience,
         sequence_margin: asked.sequence_margin,
-        reverse: None,
     }
 }
 

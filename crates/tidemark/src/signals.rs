@@ -1,4 +1,5 @@
-//! Ctrl-C and SIGTERM. The first asks to stop in order, the second to stop now.
+//! Ctrl-C, SIGTERM, and SIGHUP, which comes as a terminal is closed. The first asks to stop in order, the
+//! second to stop now.
 //!
 //! Both are safe at any moment: what counts is committed in the target together with its data.
 
@@ -23,6 +24,7 @@ pub(crate) enum Asked {
 pub(crate) enum SignalName {
     Interrupt,
     Terminate,
+    HangUp,
 }
 
 impl SignalName {
@@ -31,8 +33,19 @@ impl SignalName {
         match self {
             SignalName::Interrupt => Exit::Interrupted,
             SignalName::Terminate => Exit::Terminated,
+            SignalName::HangUp => Exit::HungUp,
         }
     }
+}
+
+/// What a verb makes of SIGHUP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OnHangUp {
+    /// It asks to stop, like the others: nobody sees any more what is done, and what is taken back in the
+    /// end (the fence of a cutover) must not stay.
+    Stop,
+    /// It is for whoever else listens, and ends nothing.
+    Keep,
 }
 
 /// Listens for signals as long as the process lives. Cheap to clone.
@@ -44,12 +57,19 @@ pub(crate) struct Signals {
 impl Signals {
     /// Starts to listen; from here on signals do not end the process by themselves. Called once,
     /// within the runtime.
-    pub(crate) fn listen() -> std::io::Result<Signals> {
-        let interrupt = signal(SignalKind::interrupt())?;
-        let terminate = signal(SignalKind::terminate())?;
+    pub(crate) fn listen(on_hang_up: OnHangUp) -> std::io::Result<Signals> {
+        let listener = Listener {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hang_up: match on_hang_up {
+                OnHangUp::Stop if is_hang_up_ignored() => None,
+                _ => Some(signal(SignalKind::hangup())?),
+            },
+            on_hang_up,
+        };
         let (sender, asked) = watch::channel(Asked::Nothing);
         // Ends with the runtime, which ends with the process.
-        tokio::spawn(listen(interrupt, terminate, sender));
+        tokio::spawn(listener.run(sender));
         Ok(Signals { asked })
     }
 
@@ -85,17 +105,50 @@ impl Signals {
     }
 }
 
-async fn listen(mut interrupt: Signal, mut terminate: Signal, sender: watch::Sender<Asked>) {
-    loop {
-        let name = tokio::select! {
-            _ = interrupt.recv() => SignalName::Interrupt,
-            _ = terminate.recv() => SignalName::Terminate,
+/// Whether whoever started us had SIGHUP ignored, as `nohup` does: a handler of ours would undo it. The mask
+/// of what is ignored is in hexadecimal, its lowest bit signal 1 (`proc_pid_status(5)`).
+fn is_hang_up_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mut lines = status.lines();
+    let mask = lines.find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask & 1 == 1)
+}
+
+struct Listener {
+    interrupt: Signal,
+    terminate: Signal,
+    hang_up: Option<Signal>,
+    on_hang_up: OnHangUp,
+}
+
+impl Listener {
+    async fn run(mut self, sender: watch::Sender<Asked>) {
+        loop {
+            let name = self.next().await;
+            if name == SignalName::HangUp && self.on_hang_up == OnHangUp::Keep {
+                continue;
+            }
+            sender.send_modify(|asked| {
+                *asked = match *asked {
+                    Asked::Nothing => Asked::Stop(name),
+                    Asked::Stop(_) | Asked::StopNow(_) => Asked::StopNow(name),
+                };
+            });
+        }
+    }
+
+    async fn next(&mut self) -> SignalName {
+        let hang_up = async {
+            match &mut self.hang_up {
+                Some(signal) => signal.recv().await,
+                None => std::future::pending().await,
+            }
         };
-        sender.send_modify(|asked| {
-            *asked = match *asked {
-                Asked::Nothing => Asked::Stop(name),
-                Asked::Stop(_) | Asked::StopNow(_) => Asked::StopNow(name),
-            };
-        });
+        tokio::select! {
+            _ = self.interrupt.recv() => SignalName::Interrupt,
+            _ = self.terminate.recv() => SignalName::Terminate,
+            _ = hang_up => SignalName::HangUp,
+        }
     }
 }

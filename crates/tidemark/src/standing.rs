@@ -11,18 +11,29 @@ use std::sync::Arc;
 use tidemark_core::Result;
 use tidemark_core::checkpoint::{Checkpoint, LoadPhase, TableCheckpoint, TableState, Unit};
 use tidemark_core::clock;
+use tidemark_core::control::Control;
 use tidemark_core::quarantine::{Kept, count};
 use tidemark_core::schema::TableName;
 use tidemark_core::source::{LogState, Source};
 pub(crate) use tidemark_core::standing::{Life, Standing};
 use tidemark_core::status::{
-    By, Health, PipelineState, SlotStatus, Status, StatusError, TableStatus, TableStatusState,
-    Trend,
+    By, Health, LastKnown, PipelineState, SlotStatus, Status, StatusError, TableStatus,
+    TableStatusState, Trend,
 };
 use tidemark_core::target::Target;
 
 /// A report that is older than this says nothing about now.
 const REPORT_COUNTS_S: f64 = 10.0;
+
+/// What the target knows of a pipeline.
+struct Heard {
+    report: Option<Status>,
+    /// Of the report, in seconds.
+    age: Option<f64>,
+    life: Life,
+    checkpoint: Option<Checkpoint>,
+    quarantined: Vec<(TableName, Kept)>,
+}
 
 /// Looks at both sides. The target must answer, since what counts is there; the source need not.
 pub(crate) async fn look(
@@ -32,24 +43,53 @@ pub(crate) async fn look(
     target: &Arc<dyn Target>,
 ) -> Result<Standing> {
     let mut control = target.control().await?;
-    let reported = control.last_status().await?;
-    let owner = control.owner().await?;
-    let checkpoint = target.checkpoint().await?;
-    let quarantined = count(&control.quarantined().await?);
-    let (report, age) = match reported {
-        Some((status, age)) => (Some(status), Some(age)),
-        None => (None, None),
-    };
-    let life = match owner {
-        Some(owner) => Life::Running(owner),
-        None if checkpoint.is_none() && report.is_none() => Life::Draft,
-        None => Life::Still,
-    };
-    let is_fresh = age.is_some_and(|age| age <= REPORT_COUNTS_S);
-    if let (Life::Running(_), Some(status), true) = (&life, &report, is_fresh) {
-        let mut status = status.clone();
+    let mut heard = Heard::of(control.as_mut(), target).await?;
+    if heard.is_of_now() {
+        return Ok(heard.reported());
+    }
+    let log = source.log_state().await;
+    if log.is_err() {
+        // A silent source takes its time to be found so, and a run may have begun to report meanwhile.
+        heard = Heard::of(control.as_mut(), target).await?;
+        if heard.is_of_now() {
+            return Ok(heard.reported());
+        }
+    }
+    Ok(heard.with_log(pipeline, mode, &log))
+}
+
+impl Heard {
+    async fn of(control: &mut dyn Control, target: &Arc<dyn Target>) -> Result<Heard> {
+        let reported = control.last_status().await?;
+        let owner = control.owner().await?;
+        let checkpoint = target.checkpoint().await?;
+        let quarantined = count(&control.quarantined().await?);
+        let (report, age) = reported.unzip();
+        let life = match owner {
+            Some(owner) => Life::Running(owner),
+            None if checkpoint.is_none() && report.is_none() => Life::Draft,
+            None => Life::Still,
+        };
+        Ok(Heard {
+            report,
+            age,
+            life,
+            checkpoint,
+            quarantined,
+        })
+    }
+
+    /// Whether a run has said lately how it stands.
+    fn is_of_now(&self) -> bool {
+        let is_fresh = self.age.is_some_and(|age| age <= REPORT_COUNTS_S);
+        is_fresh && self.report.is_some() && matches!(self.life, Life::Running(_))
+    }
+
+    /// As the run has said.
+    fn reported(self) -> Standing {
+        let mut status = self.report.expect("of now only with a report");
         // A run that went on with an earlier one's load reports what it has seen itself.
-        if let Some(checkpoint) = &checkpoint {
+        if let Some(checkpoint) = &self.checkpoint {
             status.full_load_lsn.get_or_insert(checkpoint.load_position);
             status.processed_lsn.get_or_insert(checkpoint.position);
             let places = places(&status);
@@ -59,28 +99,32 @@ pub(crate) async fn look(
                 }
             }
         }
-        take_quarantined(&mut status, &quarantined);
-        return Ok(Standing {
+        take_quarantined(&mut status, &self.quarantined);
+        Standing {
             status,
-            life,
-            report_age_seconds: age,
-        });
+            life: self.life,
+            report_age_seconds: self.age,
+        }
     }
-    let log = source.log_state().await;
-    let mut status = report.unwrap_or_else(|| Status::unknown(pipeline, mode));
-    forget_what_only_a_run_knows(&mut status);
-    if let Some(checkpoint) = &checkpoint {
-        take_checkpoint(&mut status, checkpoint);
+
+    /// Put together of what is recorded and what the source says.
+    fn with_log(self, pipeline: &str, mode: &str, log: &Result<LogState>) -> Standing {
+        let unknown = || Status::unknown(pipeline, mode);
+        let mut status = self.report.unwrap_or_else(unknown);
+        forget_what_only_a_run_knows(&mut status);
+        if let Some(checkpoint) = &self.checkpoint {
+            take_checkpoint(&mut status, checkpoint);
+        }
+        take_quarantined(&mut status, &self.quarantined);
+        take_log(&mut status, log, self.age.unwrap_or_default());
+        settle_state(&mut status, &self.life, self.age);
+        settle_health(&mut status, &self.life);
+        Standing {
+            status,
+            life: self.life,
+            report_age_seconds: self.age,
+        }
     }
-    take_quarantined(&mut status, &quarantined);
-    take_log(&mut status, &log);
-    settle_state(&mut status, &life, age);
-    settle_health(&mut status, &life);
-    Ok(Standing {
-        status,
-        life,
-        report_age_seconds: age,
-    })
 }
 
 fn forget_what_only_a_run_knows(status: &mut Status) {
@@ -170,12 +214,20 @@ fn table_state(table: &TableCheckpoint, checkpoint: &Checkpoint) -> TableStatusS
     }
 }
 
-fn take_log(status: &mut Status, log: &Result<LogState>) {
+/// `age` is the report's, in seconds.
+fn take_log(status: &mut Status, log: &Result<LogState>, age: f64) {
     let log = match log {
         Ok(log) => log,
         Err(err) => {
-            // What was known before stays as `last_known`; nothing of it is of now.
-            status.source_lsn = None;
+            // What was known before is told as that; nothing of it is of now.
+            if let Some(source_lsn) = status.source_lsn.take() {
+                status.last_known = Some(LastKnown {
+                    source_lsn,
+                    seconds_ago: age,
+                });
+            } else if let Some(known) = &mut status.last_known {
+                known.seconds_ago += age;
+            }
             status.gap_bytes = None;
             status.restart_lsn = None;
             status.confirmed_lsn = None;
@@ -262,6 +314,7 @@ mod tests {
 
     fn log(head: u64) -> LogState {
         LogState {
+            is_standby: false,
             earlier_timelines: Vec::new(),
             identity: SourceIdentity {
                 system: "1".into(),
@@ -272,6 +325,7 @@ mod tests {
             slot: None,
             clock_us: 0,
             running: Vec::new(),
+            committing: Vec::new(),
             pins: Vec::new(),
             relayed: None,
         }
@@ -294,7 +348,7 @@ mod tests {
         age: Option<f64>,
     ) -> Status {
         forget_what_only_a_run_knows(&mut status);
-        take_log(&mut status, log);
+        take_log(&mut status, log, age.unwrap_or_default());
         settle_state(&mut status, life, age);
         settle_health(&mut status, life);
         status
@@ -336,6 +390,20 @@ mod tests {
         assert_eq!(status.health, Health::Unknown);
         assert_eq!((status.source_lsn, status.gap_bytes), (None, None));
         assert_eq!(status.unknown_reason.as_deref(), Some("TM1001"));
+        assert_eq!(status.last_known, None, "it never was");
+        // What a run saw ages with its report.
+        let mut seen = reported(PipelineState::Streaming);
+        seen.source_lsn = Some(at(300));
+        let mut status = settled(seen, &Life::Still, &lost(), Some(42.0));
+        let known = |status: &Status| {
+            status
+                .last_known
+                .clone()
+                .map(|k| (k.source_lsn, k.seconds_ago))
+        };
+        assert_eq!(known(&status), Some((at(300), 42.0)));
+        status = settled(status, &Life::Still, &lost(), Some(8.0));
+        assert_eq!(known(&status), Some((at(300), 50.0)));
     }
 
     #[test]

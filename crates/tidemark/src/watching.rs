@@ -23,7 +23,8 @@ pub(crate) struct Watch {
 pub(crate) type EndsAt = Option<Verdict>;
 
 /// Once, or until it is as wanted, or until a signal ends the invocation. A side that cannot be
-/// reached for a while does not end a watch: that is what one watches for.
+/// reached for a while does not end a watch: that is what one watches for. Where nothing is waited for it
+/// ends with its reader (`| head`).
 pub(crate) async fn repeat(
     invocation: &Invocation,
     watch: Watch,
@@ -39,7 +40,12 @@ pub(crate) async fn repeat(
                 invocation.talk.screen.clear();
                 return Ok(answer);
             }
-            Ok(answer) => invocation.talk.watch(&answer),
+            Ok(answer) => {
+                invocation.talk.watch(&answer);
+                if ends_at.is_none() && invocation.talk.screen.is_unheard() {
+                    return Ok(answer);
+                }
+            }
             Err(Failure::Error(err)) if err.kind() == ErrorKind::Transient => {
                 invocation.talk.watch_failure(&Failure::Error(err));
             }

@@ -1,10 +1,10 @@
 // A cutover: what it would do first, then step by step, and for how long writes stood still.
 
 import { useEffect, useState } from "preact/hooks";
-import { get, post, Problem } from "../api";
+import { get, may, post, Problem } from "../api";
 import { seconds } from "../format";
 import type { Operation, Pipeline } from "../shapes";
-import { Copyable, Dialog, ProblemBox } from "../ui";
+import { Copyable, Dialog, ProblemBox, TypedName } from "../ui";
 
 interface Report {
   result: "cut_over" | "rehearsed" | "given_up" | "under_way";
@@ -12,6 +12,7 @@ interface Report {
   lsn: string | null;
   write_downtime_seconds: number | null;
   rows: number | null;
+  reverse: string | null;
   steps: { name: string; done: boolean; text: string | null; seconds: number | null }[];
   undone: string[];
   left_behind: { kind: string; name: string; note: string | null; sql: string | null }[];
@@ -23,6 +24,7 @@ type Told = Operation & { data: Report | null };
 export function CutoverDialog({ one, onClose }: { one: Pipeline; onClose: () => void }) {
   const path = `/pipelines/${encodeURIComponent(one.id)}/actions/cutover`;
   const [fence, setFence] = useState(true);
+  const [reverse, setReverse] = useState(false);
   const [rehearsed, setRehearsed] = useState<Report | null>(null);
   const [problem, setProblem] = useState<unknown>(null);
   const [typed, setTyped] = useState("");
@@ -31,14 +33,14 @@ export function CutoverDialog({ one, onClose }: { one: Pipeline; onClose: () => 
   useEffect(() => {
     let isCurrent = true;
     setRehearsed(null);
-    post<Report>(path, { cutover: { fence }, dry_run: true }).then(
+    post<Report>(path, { cutover: { fence, reverse }, dry_run: true }).then(
       (found) => isCurrent && (setRehearsed(found), setProblem(null)),
       (wrong) => isCurrent && setProblem(wrong),
     );
     return () => {
       isCurrent = false;
     };
-  }, [fence]);
+  }, [fence, reverse]);
 
   const id = under?.id ?? null;
   const isOver = under !== null && under.state !== "running";
@@ -57,7 +59,7 @@ export function CutoverDialog({ one, onClose }: { one: Pipeline; onClose: () => 
     if (typed !== one.id) return;
     setProblem(null);
     // Behind a fence the server stops the writers at the right moment. Without one it asks for that, and waits.
-    post<Told>(path, { cutover: { fence }, ...(fence ? { confirm: one.id } : {}) }).then(setUnder, setProblem);
+    post<Told>(path, { cutover: { fence, reverse }, ...(fence ? { confirm: one.id } : {}) }).then(setUnder, setProblem);
   };
   const tell = (what: string, body: unknown) => {
     setProblem(null);
@@ -75,6 +77,9 @@ export function CutoverDialog({ one, onClose }: { one: Pipeline; onClose: () => 
               <label class="inline"><input type="radio" name="writers" checked={fence} onChange={() => setFence(true)} />fence: the source refuses writes, and the sessions of its clients are ended</label>
               <label class="inline"><input type="radio" name="writers" checked={!fence} onChange={() => setFence(false)} />by hand: you are asked to stop them when it is the moment</label>
             </fieldset>
+            {may("admin") && !one.file && (
+              <label class="inline"><input type="checkbox" checked={reverse} onChange={(event) => setReverse(event.currentTarget.checked)} />make a pipeline that copies back what is written to the target from then on; it is begun by hand</label>
+            )}
           </>
         )}
         {!report && !problem && <p class="muted" aria-busy="true">{under ? "It begins …" : "Looking at both sides …"}</p>}
@@ -95,10 +100,8 @@ export function CutoverDialog({ one, onClose }: { one: Pipeline; onClose: () => 
         )}
         {!under && (
           <>
-            <Copyable label="command" text={`tidemark cutover ${one.id}${fence ? " --fence" : ""}`} />
-            <label><span>Type <span class="mono">{one.id}</span> to go on</span>
-              <input name="confirm" autocomplete="off" spellcheck={false} value={typed} onInput={(event) => setTyped(event.currentTarget.value)} />
-            </label>
+            <Copyable label="command" text={`tidemark cutover ${one.id}${fence ? " --fence" : ""}${reverse ? " --reverse" : ""}`} />
+            <TypedName name={one.id} typed={typed} onType={setTyped} />
           </>
         )}
         <ProblemBox problem={problem} />
@@ -128,6 +131,7 @@ function End({ under }: { under: Told }) {
     return (
       <div role="status">
         <p><strong class="ok">✓ cut over.</strong> The target may be written to. Writes stood still for <strong data-testid="downtime">{seconds(report.write_downtime_seconds ?? 0)}</strong>.</p>
+        {report.reverse && <p>What is written there is carried back by <a href={`/p/${encodeURIComponent(report.reverse)}`}>{report.reverse}</a>, once it is started.</p>}
         {report.lsn && <p class="small">Everything before <code>{report.lsn}</code> is there{report.rows !== null && <>; {report.rows} rows were compared, every value</>}.</p>}
       </div>
     );

@@ -5,7 +5,7 @@ import { ask, get, post, quoted } from "../api";
 import { bytes, grouped } from "../format";
 import { go } from "../router";
 import type { Operation, Pipeline, Table } from "../shapes";
-import { act, Copyable, Dialog, ProblemBox, Unknown, useAsked } from "../ui";
+import { act, Copyable, Dialog, ProblemBox, TypedName, Unknown, useAsked } from "../ui";
 
 interface Effect {
   strategy: string;
@@ -82,9 +82,7 @@ export function ResyncDialog({ one, table, onClose }: { one: Pipeline; table: st
               <label class="inline"><input type="radio" name="strategy" checked={strategy === "truncate"} onChange={() => setStrategy("truncate")} />truncate: empty it first</label>
             </fieldset>
             <Copyable label="command" text={`tidemark resync ${one.id} --table '${quoted(chosen).replaceAll("'", "'\\''")}'${strategy === "truncate" ? " --strategy truncate" : ""}`} />
-            <label><span>Type <span class="name mono">{chosen}</span> to go on</span>
-              <input name="confirm" autocomplete="off" spellcheck={false} value={typed} onInput={(event) => setTyped(event.currentTarget.value)} />
-            </label>
+            <TypedName name={chosen} typed={typed} onType={setTyped} />
           </>
         )}
         <ProblemBox problem={problem} />
@@ -137,6 +135,53 @@ export function RepairDialog({ one, verification, onClose }: { one: Pipeline; ve
   );
 }
 
+interface Reconciling {
+  tables: string[];
+  size_bytes: number;
+  running: { host: string; pid: number } | null;
+  slot: string | null;
+  makes_slot: boolean;
+  another_source: string | null;
+}
+
+/** A gap is bridged: the log begins anew, and what it hid is found by comparing. */
+export function ReconcileDialog({ one, onClose }: { one: Pipeline; onClose: () => void }) {
+  const route = `/pipelines/${encodeURIComponent(one.id)}/actions/reconcile`;
+  const { value: effect, problem } = useAsked(() => post<Reconciling>(route, { dry_run: true }), [one.id]);
+  const [typed, setTyped] = useState("");
+  const start = (event: Event) => {
+    event.preventDefault();
+    if (!effect || typed !== one.id) return;
+    void act(`reconcile ${one.id}`, () => post<Operation>(route, {}));
+    onClose();
+  };
+  return (
+    <Dialog title={`Reconcile ${one.id}`} onClose={onClose}>
+      <form onSubmit={start}>
+        {!effect && !problem && <p class="muted" aria-busy="true">Looking at both sides …</p>}
+        {effect && (
+          <>
+            <p>Every row of both sides is compared, and only those that differ are copied. <strong>Rows that the source does not have are deleted in the target.</strong> Readers of the target see the old rows until then. Afterwards the stream goes on, with no gap.</p>
+            {effect.another_source && <p class="error">The source is not the one that was copied: {effect.another_source}.</p>}
+            <dl class="facts stacked">
+              <div><dt>tables</dt><dd class="name">{effect.tables.length > 5 ? `${effect.tables.slice(0, 5).join(", ")} and ${effect.tables.length - 5} more` : effect.tables.join(", ")}</dd></div>
+              <div><dt>is read on both sides</dt><dd>about {bytes(effect.size_bytes)}</dd></div>
+              {effect.makes_slot && <div><dt>slot</dt><dd class="name">{effect.slot ? `${effect.slot} is dropped and made anew` : "made anew"}</dd></div>}
+            </dl>
+            <Copyable label="command" text={`tidemark reconcile ${one.id}`} />
+            <TypedName name={one.id} typed={typed} onType={setTyped} />
+          </>
+        )}
+        <ProblemBox problem={problem} />
+        <div class="row">
+          <button type="submit" class="danger" disabled={!effect || typed !== one.id}>Reconcile</button>
+          <button type="button" onClick={onClose}>Cancel</button>
+        </div>
+      </form>
+    </Dialog>
+  );
+}
+
 export function DeleteDialog({ one, onClose }: { one: Pipeline; onClose: () => void }) {
   const [typed, setTyped] = useState("");
   const remove = (event: Event) => {
@@ -153,7 +198,7 @@ export function DeleteDialog({ one, onClose }: { one: Pipeline; onClose: () => v
       <form onSubmit={remove}>
         <p>The pipeline stops. What it made for itself is removed: its slot and publication on the source, its position in the target. The tables and rows in the target stay.</p>
         <p>It cannot go on afterwards: a pipeline that is defined anew begins with a load.</p>
-        <label><span>Type <span class="mono">{one.id}</span> to go on</span><input name="confirm" autocomplete="off" spellcheck={false} value={typed} onInput={(event) => setTyped(event.currentTarget.value)} /></label>
+        <TypedName name={one.id} typed={typed} onType={setTyped} />
         <div class="row">
           <button type="submit" class="danger" disabled={typed !== one.id}>Delete</button>
           <button type="button" onClick={onClose}>Cancel</button>

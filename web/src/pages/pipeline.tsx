@@ -5,13 +5,13 @@ import { get, may, post } from "../api";
 import { bytes, moment, seconds, words } from "../format";
 import { askLag, lagsOf, link, now, operations, overview, pipelineOf } from "../live";
 import type { Operation, Pipeline } from "../shapes";
-import { act, Code, HealthMark, Known, say, State, useAsked } from "../ui";
+import { act, Code, HealthMark, Known, Reason, say, State, useAsked } from "../ui";
 import { Analytics } from "./analytics";
 import { Configuration } from "./configuration";
 import { BreakIt, isDemo } from "./demo";
 import { Data } from "./data";
 import { CutoverDialog } from "./cutover";
-import { DeleteDialog, ResyncDialog } from "./dialogs";
+import { DeleteDialog, ReconcileDialog, ResyncDialog } from "./dialogs";
 import { Events } from "./events";
 import { Logs } from "./logs";
 import { QuarantineTab } from "./quarantine";
@@ -58,10 +58,12 @@ export function begin(id: string, action: string, body: unknown = {}) {
 }
 
 function Head({ one }: { one: Pipeline }) {
-  const [open, setOpen] = useState<"resync" | "cutover" | "delete" | null>(null);
+  const [open, setOpen] = useState<"resync" | "reconcile" | "cutover" | "delete" | null>(null);
   const lag = lagsOf(one.id).at(-1) ?? null;
   const stages = lag?.latency_by_stage_seconds ?? null;
   const isAtWork = !["draft", "stopped", "completed", "failed"].includes(one.state);
+  // The log that would bring what is missing is not there any more.
+  const isGap = /\btidemark reconcile\b/.test(one.error?.action ?? "") || lag?.slot?.wal_status === "lost";
   // One button, so that who pressed it has the focus on what undoes it.
   const main = one.desired_state === "paused" ? "resume" : isAtWork ? "pause" : "start";
   return (
@@ -91,20 +93,24 @@ function Head({ one }: { one: Pipeline }) {
         {isAtWork && <div><dt>latency</dt><dd><Known value={one.latency_seconds} why={lag?.unknown_reason ?? null}>{seconds}</Known></dd></div>}
         {isAtWork && <div><dt>gap</dt><dd><Known value={one.gap_bytes} why={lag?.unknown_reason ?? null}>{bytes}</Known></dd></div>}
         {isAtWork && stages && <div><dt>by stage</dt><dd>read {seconds(stages.read)} ▸ queue {seconds(stages.queue)} ▸ apply {seconds(stages.apply)}</dd></div>}
-        <div><dt>verified</dt><dd>{one.verified ? <><State state={one.verified.result} /> at <code>{one.verified.lsn}</code>, {seconds(Math.max(0, Math.floor((now.value - Date.parse(one.verified.at)) / 1000)))} ago</> : <span class="muted">not in this run</span>}</dd></div>
+        <div><dt>verified</dt><dd>{one.verified ? <><State state={one.verified.result} /> at <code>{one.verified.lsn}</code>, {seconds(Math.max(0, Math.floor((now.value - Date.parse(one.verified.at)) / 1000)))} ago</> : one.unverified ? <span class="warning">not after its load</span> : <span class="muted">not since its load</span>}</dd></div>
         {one.full_load_lsn && <div><dt>first loaded at</dt><dd><code>{one.full_load_lsn}</code></dd></div>}
       </dl>
+      {one.unverified && <p class="small"><span class="warning">!</span> The copy is not compared after its load, though it is to be; that is tried again. <Reason text={one.unverified} /></p>}
       <Running id={one.id} />
-      {one.error && (
+      {(one.error || isGap) && (
         <div class="problem">
-          <p><strong class="error">✗</strong> <Code code={one.error.code} /> {one.error.message}</p>
-          {one.error.action && <p>First: {one.error.action}</p>}
+          {one.error && <p><strong class="error">✗</strong> <Code code={one.error.code} /> {one.error.message}</p>}
+          {one.error?.action && <p>First: {one.error.action}</p>}
+          {!one.error && <p><strong class="error">✗</strong> The source has removed log that was not copied yet: changes are missing in the target.</p>}
+          {isGap && may("operator") && <p><button type="button" class="primary" onClick={() => setOpen("reconcile")}>Reconcile …</button> <span class="muted small">Both sides are compared, and only what differs is copied.</span></p>}
         </div>
       )}
       {isAtWork && lag?.unknown_reason && (
         <p class="small">The source's side is not known now (<Code code={lag.unknown_reason} />){lag.last_known && <>; last known {moment(lag.last_known.at)} at <code>{lag.last_known.source_lsn}</code></>}.</p>
       )}
       {open === "resync" && <ResyncDialog one={one} table={null} onClose={() => setOpen(null)} />}
+      {open === "reconcile" && <ReconcileDialog one={one} onClose={() => setOpen(null)} />}
       {open === "cutover" && <CutoverDialog one={one} onClose={() => setOpen(null)} />}
       {open === "delete" && <DeleteDialog one={one} onClose={() => setOpen(null)} />}
     </div>

@@ -6,7 +6,7 @@ import { grouped, moment } from "../format";
 import { link, now, overview } from "../live";
 import { parameter, put } from "../router";
 import type { Operation, Pipeline, Table } from "../shapes";
-import { act, Code, Copyable, Dialog, HealthMark, ProblemBox, Reason, State, useAsked } from "../ui";
+import { act, Code, Copyable, Dialog, HealthMark, ProblemBox, Reason, State, TypedName, useAsked } from "../ui";
 
 interface Cause {
   code: string;
@@ -248,7 +248,7 @@ function Ask({ one, wanted, onClose, onDone }: { one: Pipeline; wanted: Wanted; 
         <ProblemBox problem={problem} />
         {isSomething && <Copyable label="command" text={wanted.command} />}
         {isSomething && wanted.isFinal && (
-          <label><span>Type <span class="mono">{one.id}</span> to go on</span><input name="confirm" autocomplete="off" spellcheck={false} value={typed} onInput={(event) => setTyped(event.currentTarget.value)} /></label>
+          <TypedName name={one.id} typed={typed} onType={setTyped} />
         )}
         <div class="row">
           <button type="submit" class={wanted.isFinal ? "danger" : "primary"} disabled={!mayGo}>{wanted.button}</button>

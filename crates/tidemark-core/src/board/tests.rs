@@ -11,6 +11,7 @@ fn at(lsn: u64) -> Position {
 
 fn log(head: u64) -> LogState {
     LogState {
+        is_standby: false,
         earlier_timelines: Vec::new(),
         identity: SourceIdentity {
             system: "1".into(),
@@ -21,6 +22,7 @@ fn log(head: u64) -> LogState {
         slot: None,
         clock_us: clock::now_us(),
         running: Vec::new(),
+        committing: Vec::new(),
         pins: Vec::new(),
         relayed: None,
     }
@@ -231,6 +233,29 @@ async fn latency_grows_while_something_is_not_in() {
         let latency = grown(&board).unwrap();
         assert!((0.0..1.0).contains(&latency), "{latency} after {late:?}");
     }
+}
+
+/// A run that begins writes heartbeats at once; what it has to catch up with may be hours old.
+#[tokio::test(start_paused = true)]
+async fn a_heartbeat_says_nothing_of_what_was_written_before_it() {
+    let mut board = Board::new("shop", "full_load_and_cdc");
+    let written_at_us = clock::now_us();
+    let beat = PipelineEvent::HeartbeatWritten { written_at_us };
+    board.take(&beat, Instant::now());
+    assert_eq!(board.status(Instant::now()).latency_seconds, None);
+    assert_eq!(board.latency_age(Instant::now()), None);
+    board.take(&PipelineEvent::Received(at(600)), Instant::now());
+    assert_eq!(board.status(Instant::now()).latency_seconds, None);
+    // Once one is back, so is everything before it.
+    board.take(&PipelineEvent::Heartbeat { written_at_us }, Instant::now());
+    board.take(
+        &PipelineEvent::HeartbeatWritten {
+            written_at_us: written_at_us + 1,
+        },
+        Instant::now(),
+    );
+    tokio::time::advance(Duration::from_mins(1)).await;
+    assert!(board.status(Instant::now()).latency_seconds.is_some());
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,7 +9,7 @@ use super::*;
 use crate::batch::{Batch, Change, Item, SchemaChange};
 use crate::event::{CellKind, OldRow};
 use crate::mapping::TableMapping;
-use crate::schema::{ReplicaIdentity, TableName, TableSchema};
+use crate::schema::{TableName, TableSchema};
 
 /// A value; `None` is NULL.
 type Value = Option<String>;
@@ -25,22 +25,7 @@ enum Logged {
 
 fn table(name: &str) -> Arc<TableMapping> {
     Arc::new(TableMapping {
-        schema: TableSchema {
-            name: TableName::new("public", name),
-            id: 1,
-            columns: Vec::new(),
-            primary_key: Vec::new(),
-            identity: ReplicaIdentity::Nothing,
-            indexes: Vec::new(),
-            checks: Vec::new(),
-            foreign_keys: Vec::new(),
-            rows: None,
-            bytes: 0,
-            is_partitioned: false,
-            storage: None,
-            attributes: Vec::new(),
-            notes: Vec::new(),
-        },
+        schema: TableSchema::bare(TableName::new("public", name), 1),
         target: TableName::new("public", name),
         columns: Vec::new(),
         key: Vec::new(),

@@ -218,6 +218,34 @@ choices! {
         Email = "email",
     }
 
+    /// Whether whoever asks a server needs a token.
+    ServerAuth {
+        /// Nobody does.
+        Open = "open",
+        /// Everybody does.
+        Token = "token",
+    }
+
+    /// From which level on lines are logged.
+    LogLevel {
+        /// A person must look.
+        Error = "error",
+        /// Unexpected, and it went on.
+        Warn = "warn",
+        /// Changes of state.
+        Info = "info",
+        /// Also what is of use to whoever looks for a cause.
+        Debug = "debug",
+    }
+
+    /// How lines of the log are written.
+    LogFormat {
+        /// For a person.
+        Text = "text",
+        /// One JSON object a line.
+        Json = "json",
+    }
+
     /// How the way to a server of mail is secured.
     NotifierTls {
         /// By TLS, or nothing is sent.

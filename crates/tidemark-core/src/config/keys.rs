@@ -8,9 +8,9 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use super::choice::{
-    AfterLoad, AlertSeverity, AlertWhen, Choice, Create, MaskKind, Missed, NewTables, NotifierTls,
-    NotifierType, OnConflict, OnMaxRetained, OnRowError, OnSchemaChange, OnTruncate, Origin,
-    Overlap, SlotAhead, SlotBehind, System,
+    AfterLoad, AlertSeverity, AlertWhen, Choice, Create, LogFormat, LogLevel, MaskKind, Missed,
+    NewTables, NotifierTls, NotifierType, OnConflict, OnMaxRetained, OnRowError, OnSchemaChange,
+    OnTruncate, Origin, Overlap, ServerAuth, SlotAhead, SlotBehind, System,
 };
 use crate::pipeline::plan::Mode;
 use crate::target::Existing;
@@ -351,7 +351,7 @@ fn target_keys() -> Vec<Key> {
         key("target.schema", Kind::Text, "Schema of the target's tables; may hold `{schema}` for the source's. As on the source if not given."),
         key("target.create_tables", Kind::Flag, "Make tables and types that are missing.").or("true"),
         key("target.existing", choice::<Existing>(), "Tables that are there before the first load: `load_if_empty` loads into empty ones and fails at others; `fail` fails if one exists; `append_if_empty` needs them to exist and be empty; `skip_loaded` leaves those that have rows; `truncate` empties them; `drop` makes them anew; `swap`, with `full_load_only`, loads beside them and gives the new rows their place when all tables are in, so that readers never see fewer rows.").or("\"load_if_empty\""),
-        key("target.on_schema_change", choice::<OnSchemaChange>(), "When a table changes its shape on the source: `apply` everything; `apply_additive` adds columns, widens types, keeps dropped columns on the target, and stops the table at anything else; `stop_table`; `fail` ends the pipeline before anything is applied in the new shape; or `ignore`: go on with the columns that both sides have. Where rows were written anew, which the log does not tell, the table is loaded anew while the others stream.").or("\"apply_additive\""),
+        key("target.on_schema_change", choice::<OnSchemaChange>(), "When a table changes its shape on the source: `apply` everything; `apply_additive` adds columns, widens types, takes constraints off that the source has no more, keeps dropped columns on the target, and stops the table at anything else; `stop_table`; `fail` ends the pipeline before anything is applied in the new shape; or `ignore`: go on with the columns that both sides have. Where rows were written anew, which the log does not tell, the table is loaded anew while the others stream. A partition that is emptied, attached, detached or dropped has under `apply` both sides of its table compared and the target brought to the source; otherwise a warning says so.").or("\"apply_additive\""),
         key("target.on_conflict", choice::<OnConflict>(), "When a change meets another row than the log implies, because somebody else wrote to the target: apply, count and warn; apply and count; or stop the pipeline behind it.").or("\"warn\""),
         key("target.on_truncate", choice::<OnTruncate>(), "When the source empties a table with TRUNCATE: empty the target's too, stop the table, or keep the rows.").or("\"apply\""),
         key("target.mark_origin", Kind::Flag, "Changes that are applied bear the replication origin `tidemark_` and the pipeline's name, so that a pipeline that reads the target with `source.postgres.origin = \"none\"` leaves them out. For two directions at once: goes with `source.postgres.origin = \"none\"` on either. Takes a right on the target (see [privileges](../how-to/privileges.md)).").or("false"),
@@ -435,6 +435,17 @@ const LINK: &str = "[\"169.254.0.0/16\", \"fe80::/10\", \"64:ff9b::a9fe:0/112\",
 pub(crate) static SERVER_KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
     vec![
         key("version", Kind::Version, "Version of this file's format; always 1.").required(),
+        key("listen", Kind::Text, "Where to listen: `127.0.0.1:7070` if nothing is said, there or by `--listen`."),
+        key("hosts", Kind::List, "Names under which it is spoken to, besides where it listens. Those of `--host` are added."),
+        key("pipelines", Kind::Text, "A directory of pipeline files, each of which runs; `pipelines.d`, if it is there and nothing is said here or by `--pipelines`."),
+        key("state", Kind::Text, "Where it keeps its store, and files of its own. `--state` and `TIDEMARK_STATE` go before it; without any the system's place for that."),
+        key("auth.mode", choice::<ServerAuth>(), "`token`: every request needs one. `open`, if nothing is said here or by `--auth`: whoever reaches it may do everything."),
+        key("store.url", Kind::Secret, "The PostgreSQL database that has the store, instead of a file; `--store` goes before it."),
+        key("store.key", Kind::Secret, "What opens the store, 64 hexadecimal digits: `${file:store.key}`. `--key-file` and `TIDEMARK_STORE_KEY` go before it."),
+        key("log.level", choice::<LogLevel>(), "From which level on lines are logged: `info` if nothing is said. `-q`, `-v` and `TIDEMARK_LOG` go before it."),
+        key("log.format", choice::<LogFormat>(), "`text` if nothing is said and standard error is a terminal, otherwise `json`; `--log-format` goes before it."),
+        key("metrics.listen", Kind::Text, "An address of its own for `/metrics` and the health routes, such as `0.0.0.0:9187`: nothing else is answered there. Others may reach it only where `metrics.auth` is given, or every request needs a token."),
+        key("metrics.auth", choice::<ServerAuth>(), "`token`: whoever scrapes `/metrics` needs one. `open`: nobody does; names of pipelines and tables, positions and counts are seen there, never rows. As `auth.mode`, if not given. With `metrics.listen` it is of that address alone."),
         key("tenants.pipelines", Kind::Count { min: 0, max: 100_000 }, "How many pipelines a tenant may have, other than whoever runs the server.").or("100"),
         key("databases.only", Kind::List, "Networks in which the databases of pipelines are that are defined through the API: `[\"10.1.0.0/16\"]`. Wherever it is, if not given. Pipeline files are not concerned."),
         key("databases.deny", Kind::List, "Networks in which they are not. As it stands: the network of the link, and addresses at which clouds give credentials to their machines. What a name resolves to is looked at, each time that it is connected to.").or(LINK),

@@ -41,6 +41,7 @@ mod schedule;
 mod schema;
 pub mod secret;
 pub mod server;
+mod serving;
 mod settings;
 mod unit;
 mod value;
@@ -53,9 +54,9 @@ pub(crate) use build::filter_problem;
 pub use alert::AlertRule;
 pub use changes::{changes, put_back};
 pub use choice::{
-    AfterLoad, AlertSeverity, AlertWhen, Create, Missed, NewTables, OnConflict, OnMaxRetained,
-    OnRowError, OnSchemaChange, OnTruncate, Origin as ChangeOrigin, Overlap, SlotAhead, SlotBehind,
-    System,
+    AfterLoad, AlertSeverity, AlertWhen, Create, LogFormat, LogLevel, Missed, NewTables,
+    OnConflict, OnMaxRetained, OnRowError, OnSchemaChange, OnTruncate, Origin as ChangeOrigin,
+    Overlap, ServerAuth, SlotAhead, SlotBehind, System,
 };
 pub use format::format;
 pub use hide::{has_masks, masked};
@@ -68,6 +69,7 @@ pub use reference::reference;
 pub use schema::schema;
 pub use secret::{Secret, Surroundings};
 pub use server::{HttpUrl, Network, Notifier, ServerConfig, Way, read_server};
+pub use serving::Serving;
 pub use settings::{Effective, Origin};
 
 use endpoint::Connections;
@@ -95,6 +97,15 @@ pub struct Reading {
     pub config: PipelineConfig,
     /// Every key that has a value, with its origin; secrets are `***`.
     pub effective: Vec<Effective>,
+}
+
+/// How a pipeline is called that carries back what another one brings; names are this long at most
+/// (`keys`).
+pub fn name_of_way_back(pipeline: &str) -> String {
+    const NAME_MAX: usize = 40;
+    const END: &str = "_back";
+    let name: String = pipeline.chars().take(NAME_MAX - END.len()).collect();
+    format!("{name}{END}")
 }
 
 /// Reads a pipeline, or says all that is wrong with it.

@@ -37,9 +37,9 @@ section `[[connection]]`, and are used by name: `[source]` with `connection = \"
 const SERVER_HEAD: &str = "
 ## The server's file
 
-`tidemark serve --server-file FILE`, or `server.toml` where it is started: who is told of
+`tidemark serve --server-file FILE`, or `server.toml` where it is started: how the server starts, who is told of
 [alerts](../how-to/alerts.md), and where databases may be that definitions name which come through the API. References in
-it are relative to it. It is read at the start.
+it are relative to it. It is read at the start; what the command line or the environment says goes before it.
 ";
 
 /// The reference page of the pipeline file.

@@ -1,4 +1,5 @@
-//! The server's file: who is told of alerts, where messages may go, and where databases may be.
+//! The server's file: how it starts, who is told of alerts, where messages may go, and where databases may
+//! be.
 
 use std::net::IpAddr;
 
@@ -10,6 +11,7 @@ use super::problem::{Document, Located, Place, Problem, Problems};
 use super::reach::Reach;
 use super::read;
 use super::secret::{Nothing, Secret, Surroundings};
+use super::serving::{self, Serving};
 use super::settings::Settings;
 use crate::catalogue::codes;
 
@@ -19,6 +21,8 @@ const URL_CHARS_MAX: usize = 2_000;
 /// What the server's file says.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
+    /// How it starts.
+    pub serving: Serving,
     /// Who can be told.
     pub notifiers: Vec<Notifier>,
     /// Networks that are not public, and may be spoken to all the same.
@@ -233,6 +237,7 @@ pub fn read_server(
     overrides::add_defaults(&mut settings, &SERVER_KEYS);
     let only = settings.get("databases.only").is_some();
     let mut config = ServerConfig {
+        serving: serving::read(&settings, &mut problems),
         notifiers: Vec::new(),
         allow: networks(&settings, "notify.allow", &mut problems),
         pages: None,

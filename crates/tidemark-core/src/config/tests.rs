@@ -380,6 +380,63 @@ fn problems_of_the_servers_file_have_their_places_and_show_no_secret() {
 }
 
 #[test]
+fn a_servers_file_says_how_it_starts() {
+    let read = |text: &str| {
+        let text = format!("version = 1\n{text}");
+        read_server(Document::new("server.toml", text), &World)
+    };
+    let said = "listen = \"[::1]:7443\"\nhosts = [\"tidemark.example\"]\n\
+                pipelines = \"shops.d\"\nstate = \"/srv/tidemark\"\n[auth]\nmode = \"token\"\n\
+                [metrics]\nlisten = \"0.0.0.0:9187\"\nauth = \"open\"\n[store]\nurl = \"postgres://a:hunter2@b/c\"\nkey = \"00ff\"\n\
+                [log]\nlevel = \"debug\"\nformat = \"text\"\n";
+    let config = read(said).unwrap();
+    let serving = &config.serving;
+    assert_eq!(serving.listen, Some("[::1]:7443".parse().unwrap()));
+    assert_eq!(serving.hosts, ["tidemark.example"]);
+    assert_eq!(serving.auth, Some(ServerAuth::Token));
+    assert_eq!(serving.pipelines.as_deref(), Some("shops.d"));
+    assert_eq!(serving.state.as_deref(), Some("/srv/tidemark"));
+    let metrics = Some("0.0.0.0:9187".parse().unwrap());
+    assert_eq!(serving.metrics_listen, metrics);
+    assert_eq!(serving.metrics_auth, Some(ServerAuth::Open));
+    assert_eq!(serving.log_level, Some(LogLevel::Debug));
+    assert_eq!(serving.log_format, Some(LogFormat::Text));
+    let store = serving.store.as_ref().map(Secret::expose);
+    assert_eq!(store, Some("postgres://a:hunter2@b/c"));
+    assert_eq!(serving.store_key.as_ref().map(Secret::expose), Some("00ff"));
+    let debug = format!("{config:?}");
+    assert!(
+        !debug.contains("hunter2") && !debug.contains("00ff"),
+        "{debug}"
+    );
+
+    assert!(read("").unwrap().serving.listen.is_none());
+    for (wrong, expected) in [
+        ("listen = \"localhost\"", "write it as \"127.0.0.1:7070\""),
+        (
+            "[log]\nlevel = \"loud\"",
+            "allowed: error, warn, info, debug",
+        ),
+        ("[log]\nlevle = \"info\"", "did you mean `level`?"),
+        ("[auth]\nmode = \"none\"", "allowed: open, token"),
+        ("state = \" \"", "this is no directory"),
+        ("pipelines = \"\"", "this is no directory"),
+        (
+            "[metrics]\nlisten = \"9187\"",
+            "write it as \"127.0.0.1:7070\"",
+        ),
+        ("[metrics]\nauth = \"no\"", "allowed: open, token"),
+        (
+            "listen = \"127.0.0.1:7\"\n[metrics]\nlisten = \"127.0.0.1:7\"",
+            "the address of the server itself",
+        ),
+    ] {
+        let problems = read(wrong).map(|_| ()).unwrap_err().to_string();
+        assert!(problems.contains(expected), "{wrong}: {problems}");
+    }
+}
+
+#[test]
 fn a_servers_file_says_who_is_told() {
     let text = "version = 1\n[notify]\nallow = [\"127.0.0.1\"]\n[[notifier]]\nname = \"ops\"\n\
                 type = \"webhook\"\nurl = \"https://ops:8443/x\"\nsecret = \"hunter2\"\n";

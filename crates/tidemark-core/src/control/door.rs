@@ -11,20 +11,23 @@ use tokio::time::{Instant, sleep};
 use crate::board::Board;
 use crate::pipeline::Commander;
 use crate::pipeline::observe::PipelineEvent;
+use crate::status::Status;
 use crate::target::Target;
 
 use super::{Answer, CommandId, Control};
 
-/// How often commands are looked for.
-const COMMANDS_EVERY: Duration = Duration::from_millis(250);
+/// How often commands are looked for that the target has told nothing of.
+const COMMANDS_EVERY: Duration = Duration::from_secs(1);
 
 /// How often while somebody speaks, who may hold the pipeline meanwhile; and how long after the last
 /// word.
 const SPOKEN_TO_EVERY: Duration = Duration::from_millis(20);
 const SPOKEN_TO_FOR: Duration = Duration::from_secs(2);
 
-/// How often the status is left in the target.
+/// How often the status is left in the target at most, and how often where it says nothing new: whoever
+/// reads it there must not take a pipeline that rests for one that hangs.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
+const REPORT_AGAIN_EVERY: Duration = Duration::from_secs(3);
 
 /// A board that several readers share.
 pub type SharedBoard = Arc<Mutex<Board>>;
@@ -61,21 +64,16 @@ pub async fn serve(
         answers: JoinSet::new(),
         answered: VecDeque::new(),
         spoken_at: None,
+        reported: None,
     };
-    let mut reported = None;
     loop {
         tokio::select! {
-            () = sleep(door.pause()) => {}
+            () = door.knock() => {}
             _ = stop.wait_for(|stopped| *stopped) => break,
         }
-        let is_due = reported.is_none_or(|at: Instant| at.elapsed() >= REPORT_EVERY);
-        if door.serve_once(target.as_ref(), is_due).await.is_ok() {
+        if door.serve_once(target.as_ref()).await.is_ok() {
             let mut board = door.board.lock().unwrap_or_else(PoisonError::into_inner);
             board.target_answered(Instant::now());
-            drop(board);
-            if is_due {
-                reported = Some(Instant::now());
-            }
         } else {
             door.control = None;
         }
@@ -94,9 +92,21 @@ struct Door {
     answered: VecDeque<(CommandId, Answer)>,
     /// When a command or an answer went through last.
     spoken_at: Option<Instant>,
+    /// What was reported last, and when.
+    reported: Option<(Instant, Status)>,
 }
 
 impl Door {
+    /// Waits until there may be something to do. Cancel-safe.
+    async fn knock(&mut self) {
+        let pause = self.pause();
+        tokio::select! {
+            () = sleep(pause) => {}
+            Some(answered) = self.answers.join_next() => self.answered.extend(answered.ok()),
+            () = called(&mut self.control) => {}
+        }
+    }
+
     fn pause(&self) -> Duration {
         let is_lately = |at: Instant| at.elapsed() < SPOKEN_TO_FOR;
         if self.spoken_at.is_some_and(is_lately) {
@@ -106,14 +116,21 @@ impl Door {
         }
     }
 
-    async fn serve_once(&mut self, target: &dyn Target, report: bool) -> crate::Result<()> {
+    async fn serve_once(&mut self, target: &dyn Target) -> crate::Result<()> {
         while let Some(answered) = self.answers.try_join_next() {
             self.answered.extend(answered.ok());
         }
         self.pass_back(target).await?;
         self.pass_on(target).await?;
-        if report {
-            self.report(target).await?;
+        let reported = self.reported.as_ref();
+        if reported.is_none_or(|(at, _)| at.elapsed() >= REPORT_EVERY) {
+            let status = self.status();
+            let is_due = reported.is_none_or(|(at, last)| {
+                at.elapsed() >= REPORT_AGAIN_EVERY || status.has_news_after(last)
+            });
+            if is_due {
+                self.report(target, status).await?;
+            }
         }
         Ok(())
     }
@@ -125,7 +142,8 @@ impl Door {
             self.answered.extend(answered.ok());
         }
         self.pass_back(target).await?;
-        self.report(target).await
+        let status = self.status();
+        self.report(target, status).await
     }
 
     async fn control(&mut self, target: &dyn Target) -> crate::Result<&mut dyn Control> {
@@ -160,11 +178,26 @@ impl Door {
         Ok(())
     }
 
-    async fn report(&mut self, target: &dyn Target) -> crate::Result<()> {
-        let status = {
-            let board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
-            board.status(Instant::now())
-        };
-        self.control(target).await?.report(&status).await
+    fn status(&self) -> Status {
+        let board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
+        board.status(Instant::now())
     }
+
+    async fn report(&mut self, target: &dyn Target, status: Status) -> crate::Result<()> {
+        self.control(target).await?.report(&status).await?;
+        self.reported = Some((Instant::now(), status));
+        Ok(())
+    }
+}
+
+/// Waits for a word of the target that somebody has sent a command; for ever where it is silent.
+async fn called(control: &mut Option<Box<dyn Control>>) {
+    if let Some(open) = control {
+        match open.called().await {
+            Ok(()) => return,
+            // The next look opens another.
+            Err(_) => *control = None,
+        }
+    }
+    std::future::pending::<()>().await;
 }

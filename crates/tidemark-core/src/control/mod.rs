@@ -24,6 +24,10 @@ pub trait Control: Send {
     /// Commands that are waiting, oldest first. They stay until answered.
     async fn commands(&mut self) -> Result<Vec<(CommandId, Command)>>;
 
+    /// Waits until a command may have been sent since [`Control::commands`] was called last, where the system
+    /// tells; a word of it can be lost, and where it does not tell this waits for ever. Cancel-safe.
+    async fn called(&mut self) -> Result<()>;
+
     /// Says what became of a command.
     async fn answer(&mut self, id: CommandId, answer: &Answer) -> Result<()>;
 

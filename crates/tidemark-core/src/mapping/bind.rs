@@ -36,15 +36,28 @@ impl Rules {
 
     /// The mappings of all selected tables, or all that is wrong with them.
     pub fn mappings(&self, schema: &SourceSchema) -> Result<Vec<TableMapping>, Problems> {
-        let mut problems = Problems::new();
-        super::names::check(self, schema, &mut problems);
+        let mut problems = self.unknown_names(schema);
         let mappings: Vec<TableMapping> = schema
             .tables
             .iter()
             .filter_map(|table| self.bind(table, &mut problems))
             .collect();
-        self.check_targets(&mappings, &mut problems);
+        problems.append(self.problems_of_targets(&mappings));
         problems.into_result(mappings)
+    }
+
+    /// Names in the file that this source does not have.
+    pub(crate) fn unknown_names(&self, schema: &SourceSchema) -> Problems {
+        let mut problems = Problems::new();
+        super::names::check(self, schema, &mut problems);
+        problems
+    }
+
+    /// All that is wrong with one table.
+    pub(crate) fn problems_of(&self, table: &TableSchema) -> Problems {
+        let mut problems = Problems::new();
+        self.bind(table, &mut problems);
+        problems
     }
 
     /// The mapping of one table as it is now. What is wrong is an error about this table's data:
@@ -144,7 +157,11 @@ impl Rules {
     }
 
     /// No two tables to one, and none onto itself.
-    fn check_targets(&self, mappings: &[TableMapping], problems: &mut Problems) {
+    pub(crate) fn problems_of_targets<'a>(
+        &self,
+        mappings: impl IntoIterator<Item = &'a TableMapping>,
+    ) -> Problems {
+        let mut problems = Problems::new();
         let mut taken: HashMap<&TableName, &TableName> = HashMap::new();
         for mapping in mappings {
             let place = self.target_place(mapping.source());
@@ -168,6 +185,7 @@ impl Rules {
                 );
             }
         }
+        problems
     }
 
     /// Where in the file a table's name on the target comes from.

@@ -45,22 +45,12 @@ pub(crate) fn column(name: &str, type_name: &str) -> Column {
 pub(crate) fn table(name: &str, columns: &[(&str, &str)]) -> TableSchema {
     let (schema, table) = name.split_once('.').expect("tests write schema.table");
     TableSchema {
-        name: TableName::new(schema, table),
-        id: 1,
         columns: columns
             .iter()
             .map(|(name, type_name)| column(name, type_name))
             .collect(),
         primary_key: vec![0],
         identity: ReplicaIdentity::Key(vec![0]),
-        indexes: Vec::new(),
-        checks: Vec::new(),
-        foreign_keys: Vec::new(),
-        rows: None,
-        bytes: 0,
-        is_partitioned: false,
-        storage: None,
-        attributes: Vec::new(),
-        notes: Vec::new(),
+        ..TableSchema::bare(TableName::new(schema, table), 1)
     }
 }

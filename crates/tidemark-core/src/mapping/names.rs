@@ -62,7 +62,12 @@ fn not_found(rules: &Rules, schema: &SourceSchema, pattern: &Pattern) -> Problem
         .iter()
         .find(|left| left.name == name.to_string())
     {
-        let message = format!("{name} is a {} and cannot be copied", left.kind);
+        let article = if left.kind.starts_with(['a', 'e', 'i', 'o', 'u']) {
+            "an"
+        } else {
+            "a"
+        };
+        let message = format!("{name} is {article} {} and cannot be copied", left.kind);
         return Problem::new(codes::MAPPING_NOT_A_TABLE, message).label(left.note.clone());
     }
     if schema.unselected.contains(&name) {

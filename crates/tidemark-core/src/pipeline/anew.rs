@@ -152,6 +152,7 @@ impl Run {
             at: clock::now(),
             reason: err.to_string(),
             is_to_begin_anew: true,
+            is_history_lost: false,
         };
         engine.target.record_release(&release).await?;
         self.lasting.is_anew = true;

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
-use crate::batch::{Batch, Item};
+use crate::batch::{Batch, Item, SchemaChange};
 use crate::catalogue::codes;
 use crate::checkpoint::CheckpointUpdate;
 use crate::error::{Context, Error, Result};
@@ -339,7 +339,9 @@ fn unseen_of(
             }
             Item::Truncate { .. } | Item::Schema { .. } => match router.truncate_seen(index) {
                 Some(false) => kept.push(item.clone()),
-                Some(true) => {}
+                Some(true) => {
+                    kept.extend(still_to_drop(item, |name| router.came_without(index, name)));
+                }
                 None => return Err(NotInLog::Rows),
             },
         }
@@ -347,6 +349,21 @@ fn unseen_of(
     batch.replace_items(kept);
     batch.come_from(origin);
     Ok(batch)
+}
+
+/// Columns that the source has dropped and rows that were loaded since came without: the table that they
+/// came into may have them still.
+fn still_to_drop(item: &Item, came_without: impl Fn(&str) -> bool) -> Option<Item> {
+    let Item::Schema { table, changes } = item else {
+        return None;
+    };
+    let drops = |change: &&SchemaChange| match change {
+        SchemaChange::DropColumn { name } => came_without(name),
+        _ => false,
+    };
+    let changes: Vec<_> = changes.iter().filter(drops).cloned().collect();
+    let table = *table;
+    (!changes.is_empty()).then_some(Item::Schema { table, changes })
 }
 
 fn add(total: &mut Applied, part: Applied) {

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::batch::{Batch, Item, SchemaChange};
 use crate::catalogue::codes;
-use crate::checkpoint::{CheckpointUpdate, KnownShape, TableStateChange};
+use crate::checkpoint::{CheckpointUpdate, KnownShape, TableState, TableStateChange};
 use crate::error::{Error, Result};
 use crate::event::{Begin, Block, Event, RowChange, StreamTable, Truncate};
 use crate::mapping::{Mismatch, Projection, TableMapping};
@@ -90,6 +90,16 @@ pub(crate) enum Taken {
     Withdrawn,
 }
 
+/// When the target has a new shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Due {
+    /// Among the table's changes.
+    InOrder,
+    /// Before rows that are loaded anew take the place of the old ones: what is kept until they are in is older
+    /// than they, or by the new shape.
+    AtOnce,
+}
+
 /// See the module's text.
 pub(crate) struct Assembler {
     pub(crate) router: Router,
@@ -107,7 +117,7 @@ pub(crate) struct Assembler {
     shapes: Vec<(usize, KnownShape)>,
     /// Ids of transactions that were assembled lately, for telling whether a snapshot has seen them.
     recent: VecDeque<u32>,
-    running: Vec<u32>,
+    committing: Vec<u32>,
     on_truncate: OnTruncate,
     refused: Option<u32>,
     /// Tables that the log emptied since they were asked for, and where.
@@ -127,12 +137,12 @@ struct Open {
 const RECENT_MAX: usize = 20_000;
 
 impl Assembler {
-    /// `running`: transactions that were running, or not yet visible, when this run began. `refused`: one
-    /// of which nothing is taken in before it is decided.
+    /// `committing`: transactions that may have been applied by an earlier run, and were not visible when
+    /// this one began. `refused`: one of which nothing is taken in before it is decided.
     pub(crate) fn new(
         router: Router,
         applied: Position,
-        running: &[u64],
+        committing: &[u64],
         on_truncate: OnTruncate,
         refused: Option<u32>,
     ) -> Assembler {
@@ -149,7 +159,7 @@ impl Assembler {
             states: Vec::new(),
             shapes: Vec::new(),
             recent: VecDeque::new(),
-            running: running.iter().copied().map(low_half).collect(),
+            committing: committing.iter().copied().map(low_half).collect(),
         }
     }
 
@@ -191,7 +201,11 @@ impl Assembler {
 
     /// Ids of the transactions that may be applied without being visible on the source yet.
     pub(crate) fn maybe_invisible(&self) -> Vec<u32> {
-        self.recent.iter().chain(&self.running).copied().collect()
+        self.recent
+            .iter()
+            .chain(&self.committing)
+            .copied()
+            .collect()
     }
 
     /// What a transaction announces that the target has already, or that the table's load has seen,
@@ -244,11 +258,11 @@ impl Assembler {
         table: &Arc<StreamTable>,
         mapping: &Arc<TableMapping>,
     ) -> Result<()> {
-        self.reshape(route, table, mapping, Vec::new())
+        self.reshape(route, table, mapping, Vec::new(), Due::InOrder)
     }
 
     /// The same, and the table's shape changes on the target too, at this place of the log: among its
-    /// changes, wherever these go. Even where nothing is to be done there, what is carried in the one
+    /// changes, wherever these go, unless it is due at once. Even where nothing is to be done there, what is carried in the one
     /// way must not be mixed with what is carried in the other.
     pub(crate) fn reshape(
         &mut self,
@@ -256,6 +270,7 @@ impl Assembler {
         table: &Arc<StreamTable>,
         mapping: &Arc<TableMapping>,
         changes: Vec<SchemaChange>,
+        due: Due,
     ) -> Result<()> {
         let entry = self.router.route(route);
         let is_alike = entry.mapping.carries_alike(mapping);
@@ -277,8 +292,20 @@ impl Assembler {
             self.keep_shape(route);
         }
         if !is_alike || !changes.is_empty() {
+            let is_resyncing = self.router.route(route).state == TableState::Resyncing;
+            let (now, then) = match due {
+                Due::AtOnce if is_resyncing => (changes, Vec::new()),
+                _ => (Vec::new(), changes),
+            };
+            if !now.is_empty() {
+                let batch = &mut self.work.batch;
+                let table = batch.table(&carried_by);
+                let changes = now;
+                batch.push(Item::Schema { table, changes });
+            }
             let batch = self.batch_of(route);
             let table = batch.table(&carried_by);
+            let changes = then;
             batch.push(Item::Schema { table, changes });
             self.note_open();
         }

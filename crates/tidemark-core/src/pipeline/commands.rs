@@ -5,6 +5,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::control::{Answer, Command};
 use crate::error::Result;
 
+use super::stop::StopAsked;
 use super::{Lasting, Outcome};
 
 /// A command on its way to the pipeline, with where its answer goes.
@@ -20,6 +21,7 @@ pub struct Request {
 #[derive(Clone, Debug)]
 pub struct Commander {
     pub(super) sender: mpsc::Sender<Request>,
+    pub(super) stop_asked: StopAsked,
 }
 
 impl Commander {
@@ -28,6 +30,9 @@ impl Commander {
         let (reply, answer) = oneshot::channel();
         let ended = || refusal("the pipeline has ended");
         let interrupted = || refusal("the pipeline was interrupted before it had done that");
+        if matches!(command, Command::Stop) {
+            self.stop_asked.start();
+        }
         if self.sender.send(Request { command, reply }).await.is_err() {
             return ended();
         }
@@ -41,6 +46,15 @@ impl Commander {
 }
 
 impl Lasting {
+    /// Takes down who asked for a stop while nobody heard requests.
+    pub(super) fn hear_stops(&mut self, requests: &mut mpsc::Receiver<Request>) {
+        while let Ok(Request { command, reply }) = requests.try_recv() {
+            if matches!(command, Command::Stop) {
+                self.stops.push(reply);
+            }
+        }
+    }
+
     /// Tells those who asked for a stop how it ended.
     pub(super) fn answer_stops(&mut self, ended: &Result<Outcome>) {
         let said = match ended {

@@ -2,9 +2,12 @@
 //!
 //! The log announces only tables that the source was told to announce, so a table that matches the
 //! patterns but is new is found by looking at the catalog now and then. What was found is compared
-//! with what the pipeline has; the policy for new tables decides.
+//! with what the pipeline has; the policy for new tables decides. What is taken off the tables there is
+//! taken off the target in the same look.
 
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -15,11 +18,15 @@ use crate::error::Result;
 use crate::position::Position;
 use crate::schema::{SourceSchema, TableName, TableSchema};
 use crate::source::{Partition, Within};
+use crate::target::Occasion;
 
 use super::{Engine, task_died};
 
 /// How often the catalog is looked at.
 const INTERVAL: Duration = Duration::from_secs(20);
+
+/// How often where rows are refused.
+const REFUSED_INTERVAL: Duration = Duration::from_secs(2);
 
 /// What the source says of the selected tables.
 #[derive(Clone, Debug)]
@@ -31,14 +38,24 @@ pub(super) struct Look {
     pub(super) partitions: Option<Vec<Partition>>,
     /// Where the log ended after all that was looked at.
     pub(super) head: Position,
+    /// Tables for which the target has just followed what they rest on.
+    pub(super) followed: Vec<TableName>,
 }
 
 /// Looks at the catalog beside the stream.
 pub(super) struct Discovery {
     task: JoinSet<Result<Look>>,
     due: Instant,
+    /// When it was looked last.
+    began: Instant,
     /// What was said already.
     said: Vec<TableName>,
+    /// What tables demanded of their rows when both sides were compared last, as a hash.
+    compared: Arc<Mutex<HashMap<TableName, u64>>>,
+    /// Tables of which rows were refused since.
+    refused: BTreeSet<TableName>,
+    /// Those for which it is looked now.
+    asked: BTreeSet<TableName>,
 }
 
 /// A difference between catalog and pipeline.
@@ -59,8 +76,30 @@ impl Discovery {
         Discovery {
             task: JoinSet::new(),
             due: Instant::now() + INTERVAL,
+            began: Instant::now(),
             said: Vec::new(),
+            compared: Arc::default(),
+            refused: BTreeSet::new(),
+            asked: BTreeSet::new(),
         }
+    }
+
+    /// Has the target follow before the stream begins what it rests on by now.
+    pub(super) async fn follow(&self, engine: &Engine, schema: &SourceSchema) -> Result<()> {
+        follow(engine, schema, &self.compared, &self.refused).await?;
+        Ok(())
+    }
+
+    /// Rows of a table went into quarantine: what it rests on may have changed.
+    pub(super) fn refused(&mut self, table: &TableName) {
+        self.refused.insert(table.clone());
+        self.due = self.due.min(self.began + REFUSED_INTERVAL);
+    }
+
+    /// The target has got constraints: both sides are to be compared whatever the source has.
+    pub(super) fn compare_again(&mut self) {
+        // A look that is under way keeps to the one that it has.
+        self.compared = Arc::default();
     }
 
     /// Starts to look, when it is time. `known`: the tables of the pipeline.
@@ -68,10 +107,15 @@ impl Discovery {
         if !self.task.is_empty() || self.due > Instant::now() {
             return;
         }
-        self.due = Instant::now() + INTERVAL;
+        self.began = Instant::now();
+        self.due = self.began + INTERVAL;
         let (engine, known) = (Arc::clone(engine), known());
+        let compared = Arc::clone(&self.compared);
+        let refused = std::mem::take(&mut self.refused);
+        self.asked.clone_from(&refused);
         let look = async move {
             let schema = engine.source.describe(engine.rules.selection()).await?;
+            let followed = follow(&engine, &schema, &compared, &refused).await?;
             let unannounced = engine.source.unannounced(&known, Within::Now).await?;
             let partitions = engine.source.partitions(&known).await?;
             let head = engine.source.head().await?;
@@ -80,6 +124,7 @@ impl Discovery {
                 unannounced,
                 partitions: Some(partitions),
                 head,
+                followed,
             })
         };
         self.task.spawn(look.in_current_span());
@@ -88,7 +133,14 @@ impl Discovery {
     /// What the catalog says; waits for ever if nobody looks. Cancel-safe.
     pub(super) async fn next(&mut self) -> Result<Look> {
         match self.task.join_next().await {
-            Some(joined) => joined.map_err(task_died)?,
+            Some(joined) => {
+                let look = joined.map_err(task_died)?;
+                if look.is_err() {
+                    // The next look asks for them again.
+                    self.refused.append(&mut self.asked);
+                }
+                look
+            }
             None => std::future::pending().await,
         }
     }
@@ -105,6 +157,60 @@ impl Discovery {
         }
         is_news
     }
+}
+
+/// Has the target follow what its tables rest on: constraints that have gone on the source, of every table
+/// that demands something else of its rows than when it was compared last; and types of those of which rows
+/// were refused. Of which tables it did.
+async fn follow(
+    engine: &Engine,
+    schema: &SourceSchema,
+    compared: &Mutex<HashMap<TableName, u64>>,
+    refused: &BTreeSet<TableName>,
+) -> Result<Vec<TableName>> {
+    if !engine.follows_additions() {
+        return Ok(Vec::new());
+    }
+    let mut followed = Vec::new();
+    for table in refused {
+        if engine.follow_types(table).await? {
+            followed.push(table.clone());
+        }
+    }
+    let mut now: HashMap<TableName, u64> = schema
+        .tables
+        .iter()
+        .map(|table| (table.name.clone(), demands(table)))
+        .collect();
+    let before = std::mem::take(&mut *locked(compared));
+    let is_other = |table: &&TableName| before.get(*table) != now.get(*table);
+    let of: Vec<TableName> = now.keys().filter(is_other).cloned().collect();
+    if !of.is_empty() {
+        let tables = engine.carried(schema);
+        let loosened = engine.loosen(&tables, &of, Occasion::Look).await?;
+        followed.extend(loosened.gone.into_iter().map(|(table, _)| table));
+        for table in &loosened.held {
+            now.remove(table);
+        }
+    }
+    *locked(compared) = now;
+    Ok(followed)
+}
+
+/// What a table demands of its rows, as a number.
+fn demands(table: &TableSchema) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for column in &table.columns {
+        (&column.name, column.is_not_null).hash(&mut hasher);
+    }
+    let rest = (&table.indexes, &table.checks, &table.foreign_keys);
+    format!("{rest:?}").hash(&mut hasher);
+    hasher.finish()
+}
+
+fn locked<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Taken and set as a whole, so that a panic elsewhere leaves nothing half done.
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Compares the catalog with the tables of the pipeline (name and the source's number).
@@ -135,20 +241,8 @@ mod tests {
 
     fn table(name: &str, id: u32) -> TableSchema {
         TableSchema {
-            name: TableName::new("public", name),
-            id,
-            columns: Vec::new(),
-            primary_key: Vec::new(),
             identity: ReplicaIdentity::Full,
-            indexes: Vec::new(),
-            checks: Vec::new(),
-            foreign_keys: Vec::new(),
-            rows: None,
-            bytes: 0,
-            is_partitioned: false,
-            storage: None,
-            attributes: Vec::new(),
-            notes: Vec::new(),
+            ..TableSchema::bare(TableName::new("public", name), id)
         }
     }
 
@@ -170,6 +264,7 @@ mod tests {
             unannounced: vec![name("again"), name("silent"), name("gone")],
             partitions: None,
             head: Position::PgLsn(crate::position::Lsn(1)),
+            followed: Vec::new(),
         };
         let known = [
             (name("same"), 1),

@@ -14,6 +14,7 @@ use crate::schema::TableName;
 use crate::source::Snapshot;
 use crate::status::{By, PipelineState};
 use crate::target::Existing;
+use crate::words::counted;
 
 use super::load::{LoadReport, LoadTable};
 use super::observe::PipelineEvent;
@@ -216,11 +217,9 @@ fn describe_load(tables: &[LoadTable], snapshot: &dyn Snapshot) -> String {
         .filter(|table| !table.recorded.is_empty())
         .count();
     let position = snapshot.tidemark().after;
+    let count = counted(tables.len(), "table");
     match resumed {
-        0 => format!("{} tables, snapshot taken before {position}", tables.len()),
-        _ => format!(
-            "{} tables ({resumed} of them begun), new snapshot before {position}",
-            tables.len()
-        ),
+        0 => format!("{count}, snapshot taken before {position}"),
+        _ => format!("{count} ({resumed} of them begun), new snapshot before {position}"),
     }
 }

@@ -160,11 +160,16 @@ impl Worker {
             match job {
                 Job::Prepare(table) => self.prepare(table).await?,
                 Job::Copy { table, unit, way } => self.copy(table, unit, way).await?,
-                Job::LetGo => (self.connections, self.snapshot) = (None, None),
+                Job::LetGo => self.let_go(),
                 Job::Finish { table } => self.finish(table).await?,
             }
         }
         Ok(())
+    }
+
+    /// Nothing will be read any more.
+    fn let_go(&mut self) {
+        (self.connections, self.snapshot) = (None, None);
     }
 
     fn snapshot(&self) -> Arc<dyn Snapshot> {
@@ -411,16 +416,14 @@ impl Worker {
             let active = &inner.active[table];
             (Arc::clone(&active.mapping), active.way.place)
         });
-        let mut backoff = Backoff::new(&self.engine.options);
-        let finished = loop {
-            match self.engine.target.finish(&mapping, place).await {
-                Err(err)
-                    if err.kind() == ErrorKind::Transient
-                        && backoff.attempts() + 1 < UNIT_ATTEMPTS_MAX =>
-                {
-                    tokio::time::sleep(backoff.next()).await;
-                }
-                other => break other,
+        let (engine, queue) = (Arc::clone(&self.engine), Arc::clone(&self.queue));
+        let mut finishing = std::pin::pin!(keys_and_indexes(&engine, &mapping, place));
+        // The last rows of the others may come in meanwhile.
+        let finished = tokio::select! {
+            finished = &mut finishing => finished,
+            () = queue.rows_are_in() => {
+                self.let_go();
+                finishing.await
             }
         };
         match finished.context(|| format!("make keys and indexes of {}", mapping.source())) {
@@ -446,6 +449,22 @@ impl Worker {
     fn stops_the_table(&self, mapping: &TableMapping, err: &Error) -> bool {
         err.code() == codes::TABLE_REWRITTEN
             || (err.kind() == ErrorKind::Data && self.engine.sets_aside(mapping.source()))
+    }
+}
+
+/// Makes keys and indexes of a table whose rows are in; again after what passes.
+async fn keys_and_indexes(engine: &Engine, mapping: &TableMapping, place: Place) -> Result<()> {
+    let mut backoff = Backoff::new(&engine.options);
+    loop {
+        match engine.target.finish(mapping, place).await {
+            Err(err)
+                if err.kind() == ErrorKind::Transient
+                    && backoff.attempts() + 1 < UNIT_ATTEMPTS_MAX =>
+            {
+                tokio::time::sleep(backoff.next()).await;
+            }
+            other => return other,
+        }
     }
 }
 

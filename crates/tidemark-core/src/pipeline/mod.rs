@@ -19,21 +19,22 @@ use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinError;
+use tokio::time::timeout;
 
 use crate::catalogue::codes;
 use crate::checkpoint::{Checkpoint, CheckpointUpdate, TableState, TableStateChange};
 use crate::control::Answer;
 use crate::error::{Context, Error, Remedy, Result};
 use crate::failpoint;
-use crate::finding::{Finding, Verdict};
 use crate::mapping::{Rules, TableMapping};
 use crate::position::Position;
 use crate::quarantine::OnRowError;
 use crate::schema::{SourceSchema, TableName};
-use crate::source::{Snapshot, Source, WillStream};
+use crate::source::{Snapshot, Source};
 use crate::status::{By, PipelineState};
 use crate::target::{Owner, Target};
 
@@ -41,19 +42,23 @@ pub use commands::{Commander, Request};
 
 use anew::begun;
 use commands::Interruption;
+use going_on::GoingOn;
 use observe::{Observer, PipelineEvent};
 use options::{Options, Reconcile};
 use partitions::Partitions;
 use plan::Start;
 use retry::Backoff;
+use stop::{LINE_ENDS_WITHIN, StopAsked, StopClock};
 
 mod anew;
 mod apart;
 mod apply;
 mod assemble;
+mod check;
 mod commands;
 mod discover;
 mod full_load;
+pub mod going_on;
 mod load;
 mod monitor;
 pub mod observe;
@@ -68,8 +73,13 @@ mod retry;
 mod router;
 mod schema_change;
 mod start;
+mod stop;
 mod stream;
 mod throttle;
+mod went_back;
+
+/// How long a run that was told to stop waits for the target to say how far it has come.
+const LAST_LOOK: Duration = Duration::from_secs(2);
 
 /// One source, one target, a mode and table mappings.
 pub struct Pipeline {
@@ -89,6 +99,7 @@ struct Run {
     /// Something may have been made on the source that nothing in the target points at yet.
     is_unrecorded: bool,
     lasting: Lasting,
+    stop: StopClock,
 }
 
 /// What a stream leaves to the next one when a side is lost in between.
@@ -152,6 +163,8 @@ pub struct Outcome {
 struct Ready {
     schema: SourceSchema,
     mappings: Vec<Arc<TableMapping>>,
+    /// Tables that cannot be carried as they are by now.
+    aside: Vec<Arc<TableMapping>>,
     /// Where rows are to be loaded.
     snapshot: Option<Box<dyn Snapshot>>,
     /// Tables whose rows on the target are ours.
@@ -196,6 +209,7 @@ impl Pipeline {
             skips: Vec::new(),
         };
         let reconcile = engine.options.reconcile.clone();
+        let (stop_asked, stop) = StopAsked::new();
         let run = Run {
             engine,
             reconcile,
@@ -204,8 +218,9 @@ impl Pipeline {
             is_checked: false,
             is_unrecorded: false,
             lasting,
+            stop,
         };
-        (Pipeline { run, requests }, Commander { sender })
+        (Pipeline { run, requests }, Commander { sender, stop_asked })
     }
 
     /// Runs until stopped, done, or an error that needs a person. Transient errors are retried for
@@ -232,52 +247,17 @@ impl Run {
     /// See [`Pipeline::run`].
     async fn until_the_end(mut self, mut requests: mpsc::Receiver<Request>) -> Result<Outcome> {
         let monitor = monitor::Monitor::start(&self.engine);
-        let ended = loop {
-            let ended = tokio::select! {
-                biased;
-                over = monitor.over() => Err(self.engine.end_over(over).await),
-                ended = Box::pin(self.attempt(&mut requests)) => ended,
-            };
-            let err = match ended {
-                Ok(Interrupted::Done(outcome)) => break Ok(outcome),
-                Ok(Interrupted::Asked(asked)) => {
-                    match self.stand_still(asked, &monitor, &mut requests).await {
-                        Some(ended) => break ended,
-                        None => continue,
-                    }
-                }
-                Err(err) => match self.give_slot_up(err).await {
-                    Ok(()) => continue,
-                    Err(err) => err,
-                },
-            };
-            let remedy = self.remedy(&err);
-            let goes_on = match remedy {
-                Remedy::Retry => true,
-                Remedy::Quarantine => {
-                    self.types_have_grown(&err).await || self.set_aside(&err).await
-                }
-                Remedy::Fail => false,
-            };
-            if !goes_on {
-                break Err(err);
-            }
-            if !self.lasting.stops.is_empty() {
-                // What is not committed comes again with the next run.
-                tracing::debug!(pipeline = %self.engine.name, error = %err, "stops all the same");
-                break self.stopped_between_attempts().await;
-            }
-            if remedy == Remedy::Retry {
-                let waited = tokio::select! {
-                    waited = self.wait_to_retry(err, &mut requests) => waited,
-                    _ = monitor.over() => Interrupted::Done(()),
-                };
-                if let Interrupted::Asked(asked) = waited
-                    && let Some(ended) = self.stand_still(asked, &monitor, &mut requests).await
-                {
-                    break ended;
-                }
-            }
+        let stop = self.stop.clone();
+        let line = Box::pin(self.attempts(&monitor, &mut requests));
+        let ended = if let Some(ended) = stop.cut(LINE_ENDS_WITHIN, line).await {
+            ended
+        } else {
+            tracing::info!(
+                pipeline = %self.engine.name,
+                "stops while it waits for a server; what is not committed comes again"
+            );
+            self.lasting.hear_stops(&mut requests);
+            Ok(self.stopped_between_attempts().await)
         };
         monitor.stop().await;
         if self.is_unrecorded {
@@ -291,6 +271,61 @@ impl Run {
         ended
     }
 
+    /// One attempt after the other, until one ends it.
+    async fn attempts(
+        &mut self,
+        monitor: &monitor::Monitor,
+        requests: &mut mpsc::Receiver<Request>,
+    ) -> Result<Outcome> {
+        loop {
+            let ended = tokio::select! {
+                biased;
+                over = monitor.over() => Err(self.engine.end_over(over).await),
+                ended = Box::pin(self.attempt(requests)) => ended,
+            };
+            let err = match ended {
+                Ok(Interrupted::Done(outcome)) => return Ok(outcome),
+                Ok(Interrupted::Asked(asked)) => {
+                    match self.stand_still(asked, monitor, requests).await {
+                        Some(ended) => return ended,
+                        None => continue,
+                    }
+                }
+                Err(err) => match self.give_slot_up(err).await {
+                    Ok(()) => continue,
+                    Err(err) => err,
+                },
+            };
+            let remedy = self.remedy(&err);
+            let goes_on = match remedy {
+                Remedy::Retry => true,
+                Remedy::Quarantine => {
+                    self.follows_what_it_rests_on(&err).await || self.set_aside(&err).await
+                }
+                Remedy::Fail => false,
+            };
+            if !goes_on {
+                return Err(err);
+            }
+            if !self.lasting.stops.is_empty() {
+                // What is not committed comes again with the next run.
+                tracing::debug!(pipeline = %self.engine.name, error = %err, "stops all the same");
+                return Ok(self.stopped_between_attempts().await);
+            }
+            if remedy == Remedy::Retry {
+                let waited = tokio::select! {
+                    waited = self.wait_to_retry(err, requests) => waited,
+                    _ = monitor.over() => Interrupted::Done(()),
+                };
+                if let Interrupted::Asked(asked) = waited
+                    && let Some(ended) = self.stand_still(asked, monitor, requests).await
+                {
+                    return ended;
+                }
+            }
+        }
+    }
+
     /// Between two attempts, until a person lets it go on: `None`. Otherwise how it ended.
     async fn stand_still(
         &mut self,
@@ -299,7 +334,7 @@ impl Run {
         requests: &mut mpsc::Receiver<Request>,
     ) -> Option<Result<Outcome>> {
         match asked {
-            Interruption::Stop => return Some(self.stopped_between_attempts().await),
+            Interruption::Stop => return Some(Ok(self.stopped_between_attempts().await)),
             Interruption::Resume => {
                 self.lasting.is_paused = false;
                 return None;
@@ -313,7 +348,7 @@ impl Run {
             biased;
             over = monitor.over() => Some(Err(self.engine.end_over(over).await)),
             goes_on = commands::resumed(requests) => {
-                if goes_on { None } else { Some(self.stopped_between_attempts().await) }
+                if goes_on { None } else { Some(Ok(self.stopped_between_attempts().await)) }
             }
         }
     }
@@ -330,7 +365,8 @@ impl Run {
         };
         let Ready {
             schema,
-            mappings,
+            mut mappings,
+            aside,
             snapshot,
             begun,
         } = ready;
@@ -345,6 +381,7 @@ impl Run {
             }
         }
         let outcome = if self.engine.options.mode.streams() {
+            mappings.extend(aside);
             let lasting = &mut self.lasting;
             stream::stream(&self.engine, &schema, &mappings, requests, lasting).await?
         } else {
@@ -362,12 +399,8 @@ impl Run {
             .observer
             .state(PipelineState::Checking, By::Engine, None);
         let schema = engine.source.describe(engine.rules.selection()).await?;
-        let mappings: Vec<Arc<TableMapping>> = engine
-            .rules
-            .map(&schema)?
-            .into_iter()
-            .map(Arc::new)
-            .collect();
+        let GoingOn { mappings, aside } = engine.tables(&schema).await?;
+        let mappings: Vec<_> = mappings.into_iter().map(Arc::new).collect();
         self.check(&mappings).await?;
 
         engine
@@ -378,15 +411,11 @@ impl Run {
             engine.source.end_reader().await?;
         }
         failpoint::reached(failpoint::OWNER_RECORDED);
+        let targets: Vec<&TableName> = mappings.iter().map(|mapping| &mapping.target).collect();
+        engine.target.claim(&targets).await?;
         self.record_states().await?;
         self.reconcile(&mappings).await?;
-        if mode.streams() && self.lasting.partitions.is_unknown() {
-            // Before anything is read: what changes from here on is noticed.
-            let names: Vec<_> = mappings.iter().map(|m| m.source().clone()).collect();
-            let found = engine.source.partitions(&names).await?;
-            let head = engine.source.head().await?;
-            self.lasting.partitions.looked(found, head);
-        }
+        self.look_at_partitions(&mappings).await?;
         let checkpoint = engine.target.checkpoint().await?;
         if let Some(found) = &checkpoint {
             let (load_position, position) = (found.load_position, found.position);
@@ -399,7 +428,7 @@ impl Run {
         if mode.streams() {
             log.relayed = engine.source.relayed().await?.map(Box::new);
         }
-        let start = plan::decide(mode, engine.options.cdc_start, checkpoint.as_ref(), &log)?;
+        let start = self.decide(checkpoint.as_ref(), &log).await?;
         engine.step(2, "plan", start::describe(&start, checkpoint.as_ref()));
         // From here on positions of the new timeline are recorded, which the old one never had.
         let timeline = log.identity.timeline;
@@ -445,72 +474,25 @@ impl Run {
             Start::LoadOnce => begun(checkpoint.as_ref()),
             _ => Vec::new(),
         };
+        let aside = self.record_aside(aside).await?;
         Ok(Ready {
             schema,
             mappings,
+            aside,
             snapshot,
             begun,
         })
     }
 
-    /// Looks for what stands in the way, once a run.
-    async fn check(&mut self, mappings: &[Arc<TableMapping>]) -> Result<()> {
-        if self.is_checked {
-            return Ok(());
+    /// Before anything is read: what changes from here on is noticed.
+    async fn look_at_partitions(&mut self, mappings: &[Arc<TableMapping>]) -> Result<()> {
+        let engine = &self.engine;
+        if engine.options.mode.streams() && self.lasting.partitions.is_unknown() {
+            let names: Vec<_> = mappings.iter().map(|m| m.source().clone()).collect();
+            let found = engine.source.partitions(&names).await?;
+            let head = engine.source.head().await?;
+            self.lasting.partitions.looked(found, head);
         }
-        let tables: Vec<TableMapping> = mappings.iter().map(|m| m.as_ref().clone()).collect();
-        let will_stream = if self.engine.options.mode.streams() {
-            WillStream::Yes
-        } else {
-            WillStream::No
-        };
-        let (of_source, of_target) = tokio::join!(
-            self.engine.source.check(&tables, will_stream),
-            self.engine.target.check(&tables),
-        );
-        let mut findings = of_source?;
-        findings.extend(of_target?);
-        let count = |verdict| {
-            findings
-                .iter()
-                .filter(|f: &&Finding| f.verdict == verdict)
-                .count()
-        };
-        let (failed, warnings) = (count(Verdict::Failed), count(Verdict::Warning));
-        let passed = findings.len() - failed - warnings;
-        self.engine.step(
-            1,
-            "check",
-            format!(
-                "{passed} passed, {warnings} warnings, {failed} failed; {} tables",
-                tables.len()
-            ),
-        );
-        let refusal = findings
-            .iter()
-            // What a slot means for a start is decided by `plan`, which may wait for it.
-            .find(|f| f.verdict == Verdict::Failed && !is_about_slot(f.code))
-            .map(|finding| {
-                let more = match failed {
-                    1 => String::new(),
-                    _ => format!(" (and {} more: tidemark check shows all)", failed - 1),
-                };
-                let err = Error::definite(
-                    finding.code,
-                    format!("{}: {}{more}", finding.side, finding.found),
-                );
-                match finding.fixes.first() {
-                    Some(fix) => err.first_action(fix.text.clone()),
-                    None => err,
-                }
-            });
-        self.engine.observer.say(PipelineEvent::Checked(findings));
-        if let Some(err) = refusal {
-            return Err(err);
-        }
-        self.not_onto_itself(mappings).await?;
-        self.not_in_a_circle(mappings).await?;
-        self.is_checked = true;
         Ok(())
     }
 
@@ -588,26 +570,16 @@ impl Run {
     }
 
     /// Where a later start goes on; read from the target if it answers.
-    async fn stopped_between_attempts(&self) -> Result<Outcome> {
+    async fn stopped_between_attempts(&self) -> Outcome {
         // Who stops a run that waits for a side must not be told that this side is not there.
-        let checkpoint = self.engine.target.checkpoint().await;
-        let position = checkpoint.ok().flatten().map(|found| found.position);
-        Ok(Outcome {
+        let asked = timeout(LAST_LOOK, self.engine.target.checkpoint()).await;
+        let checkpoint = asked.ok().and_then(Result::ok).flatten();
+        Outcome {
             state: PipelineState::Stopped,
             by: By::User,
-            position,
-        })
+            position: checkpoint.map(|found| found.position),
+        }
     }
-}
-
-fn is_about_slot(code: crate::catalogue::Code) -> bool {
-    [
-        codes::SLOT_ACTIVE,
-        codes::SLOT_FOREIGN,
-        codes::SLOT_LOST,
-        codes::SLOT_MISSING,
-    ]
-    .contains(&code)
 }
 
 fn state_change(

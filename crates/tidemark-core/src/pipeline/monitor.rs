@@ -24,9 +24,10 @@ impl Monitor {
         let (stop, stopped) = watch::channel(false);
         let (is_over, over) = watch::channel(None);
         let mut tasks = JoinSet::new();
+        // A source that does not answer is told, whatever is asked of it.
+        let measures = measure(Arc::clone(engine), is_over, stopped.clone());
+        tasks.spawn(measures.in_current_span());
         if engine.options.mode.streams() {
-            let measures = measure(Arc::clone(engine), is_over, stopped.clone());
-            tasks.spawn(measures.in_current_span());
             tasks.spawn(beat(Arc::clone(engine), stopped).in_current_span());
         }
         Monitor { stop, over, tasks }
@@ -68,7 +69,7 @@ async fn measure(
             _ = tick.tick() => {}
             _ = stopped.changed() => return,
         }
-        let measured = engine.source.log_state().await;
+        let measured = engine.source.watch_log().await;
         if let Ok(log) = &measured {
             match budget.look(log) {
                 Look::Fine => {}

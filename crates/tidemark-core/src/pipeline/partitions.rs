@@ -5,8 +5,9 @@
 //! attached, detached or dropped. So the catalog is compared with what it was at the last look: a
 //! partition that was emptied has new storage. It has that as well after `VACUUM FULL` or a rewrite, and
 //! after a TRUNCATE of the whole table, which the log does bring. So new storage is a doubt until
-//! the stream has passed the look, and is dropped if such a TRUNCATE came by. What is left is said: only
-//! a comparison of the rows can tell.
+//! the stream has passed the look, and is dropped if such a TRUNCATE came by. Of what is left only a
+//! comparison of the rows can tell. Where everything is to be followed both sides are compared and brought
+//! to be the same; else it is said, since rows that go with a partition may be wanted on the target.
 
 use crate::position::Position;
 use crate::schema::TableName;
@@ -24,10 +25,13 @@ pub(super) struct Partitions {
 
 /// A change that may have left the target behind.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Doubt {
-    root: TableName,
+pub(super) struct Doubt {
+    pub(super) root: TableName,
     kind: Kind,
-    text: String,
+    /// What was seen, of which partition.
+    pub(super) seen: String,
+    /// What it means for the target's rows as long as nobody compares them.
+    pub(super) effect: &'static str,
     /// Between these ends of the log.
     from: Position,
     to: Position,
@@ -48,10 +52,11 @@ impl Partitions {
     /// The catalog was looked at, and the log ended at `head` after that.
     pub(super) fn looked(&mut self, now: Vec<Partition>, head: Position) {
         if let Some((before, from)) = self.known.take() {
-            let doubt = |(partition, kind, text): (&Partition, Kind, &str)| Doubt {
+            let doubt = |(partition, kind, seen, effect): Difference<'_>| Doubt {
                 root: partition.root.clone(),
                 kind,
-                text: format!("{} of {} {text}", partition.name, partition.root),
+                seen: format!("{} of {} {seen}", partition.name, partition.root),
+                effect,
                 from,
                 to: head,
             };
@@ -74,8 +79,13 @@ impl Partitions {
         }
     }
 
-    /// What is to be said once everything before `position` was taken in.
-    pub(super) fn said_at(&mut self, position: Position) -> Vec<String> {
+    /// What is to be looked into once everything before `position` was taken in, but for tables that are
+    /// `busy` now.
+    pub(super) fn due_at(
+        &mut self,
+        position: Position,
+        is_busy: impl Fn(&TableName) -> bool,
+    ) -> Vec<Doubt> {
         let truncates = &self.truncates;
         let is_explained = |doubt: &Doubt| {
             doubt.kind == Kind::Storage
@@ -83,10 +93,9 @@ impl Partitions {
                     .iter()
                     .any(|(table, at)| *table == doubt.root && (doubt.from..=doubt.to).contains(at))
         };
-        let due = self.doubts.extract_if(.., |doubt| doubt.to <= position);
-        due.filter(|doubt| !is_explained(doubt))
-            .map(|doubt| doubt.text)
-            .collect()
+        let is_due = |doubt: &mut Doubt| doubt.to <= position && !is_busy(&doubt.root);
+        let due = self.doubts.extract_if(.., is_due);
+        due.filter(|doubt| !is_explained(doubt)).collect()
     }
 }
 
@@ -94,23 +103,28 @@ fn min(a: Position, b: Position) -> Position {
     if b < a { b } else { a }
 }
 
-fn differences<'a>(
-    before: &'a [Partition],
-    now: &'a [Partition],
-) -> Vec<(&'a Partition, Kind, &'static str)> {
+/// A partition, what was seen of it, and what it means.
+type Difference<'a> = (&'a Partition, Kind, &'static str, &'static str);
+
+fn differences<'a>(before: &'a [Partition], now: &'a [Partition]) -> Vec<Difference<'a>> {
     let mut found = Vec::new();
     for old in before {
-        match now.iter().find(|new| new.id == old.id && new.root == old.root) {
+        match now
+            .iter()
+            .find(|new| new.id == old.id && new.root == old.root)
+        {
             None => found.push((
                 old,
                 Kind::Membership,
-                "was detached or dropped: the target keeps the rows that it had",
+                "was detached or dropped",
+                "the target keeps the rows that it had",
             )),
             Some(new) if new.storage != old.storage => found.push((
                 new,
                 Kind::Storage,
-                "has new storage: if it was emptied by TRUNCATE (and not by VACUUM FULL or a rewrite \
-                 made smaller) the target keeps its rows",
+                "has new storage",
+                "if it was emptied by TRUNCATE (and not by VACUUM FULL or a rewrite made smaller) \
+                 the target keeps its rows",
             )),
             Some(_) => {}
         }
@@ -120,7 +134,8 @@ fn differences<'a>(
         found.push((
             new,
             Kind::Membership,
-            "was attached: the target does not have the rows that it brought",
+            "was attached",
+            "the target does not have the rows that it brought",
         ));
     }
     found
@@ -149,6 +164,11 @@ mod tests {
         }
     }
 
+    fn said_at(partitions: &mut Partitions, position: u64) -> Vec<String> {
+        let due = partitions.due_at(at(position), |_| false);
+        due.into_iter().map(|doubt| doubt.seen).collect()
+    }
+
     fn looked(now: Vec<Partition>) -> Partitions {
         let mut partitions = Partitions::default();
         partitions.looked(vec![partition(1, 10), partition(2, 20)], at(100));
@@ -159,20 +179,20 @@ mod tests {
     #[test]
     fn what_stays_and_what_is_made_empty_raises_no_doubt() {
         let mut same = looked(vec![partition(1, 10), partition(2, 20), partition(3, 30)]);
-        assert_eq!(same.said_at(at(1000)), [""; 0]);
+        assert_eq!(said_at(&mut same, 1000), [""; 0]);
     }
 
     #[test]
     fn new_storage_is_said_once_the_stream_has_passed_the_look() {
         let mut emptied = looked(vec![partition(1, 11), partition(2, 20)]);
-        assert_eq!(emptied.said_at(at(199)), [""; 0]);
-        let said = emptied.said_at(at(200));
+        assert_eq!(said_at(&mut emptied, 199), [""; 0]);
+        let said = said_at(&mut emptied, 200);
         assert_eq!(said.len(), 1);
         assert!(
             said[0].starts_with("public.m_1 of public.m has new storage"),
             "{said:?}"
         );
-        assert_eq!(emptied.said_at(at(300)), [""; 0], "once");
+        assert_eq!(said_at(&mut emptied, 300), [""; 0], "once");
     }
 
     #[test]
@@ -180,7 +200,7 @@ mod tests {
         for (truncated, lines) in [(150, 0), (90, 2), (250, 2)] {
             let mut emptied = looked(vec![partition(1, 11), partition(2, 21)]);
             emptied.truncated(root(), at(truncated));
-            assert_eq!(emptied.said_at(at(200)).len(), lines, "{truncated}");
+            assert_eq!(said_at(&mut emptied, 200).len(), lines, "{truncated}");
         }
     }
 
@@ -190,9 +210,16 @@ mod tests {
         attached.is_attached = true;
         let mut moved = looked(vec![partition(2, 20), attached]);
         moved.truncated(root(), at(150));
-        let said = moved.said_at(at(200));
+        let said = said_at(&mut moved, 200);
         assert_eq!(said.len(), 2, "{said:?}");
         assert!(said[0].contains("m_1 of public.m was detached"), "{said:?}");
         assert!(said[1].contains("m_3 of public.m was attached"), "{said:?}");
+    }
+
+    #[test]
+    fn a_doubt_of_a_table_that_is_busy_waits() {
+        let mut emptied = looked(vec![partition(1, 11), partition(2, 20)]);
+        assert_eq!(emptied.due_at(at(200), |table| *table == root()), []);
+        assert_eq!(said_at(&mut emptied, 200).len(), 1);
     }
 }

@@ -16,7 +16,7 @@
 //! | at P | confirmed > P | changes are missing: refuse, offer the way out |
 //! | at P, loading, its slot given up | any | remove what is there, load anew with another |
 //! | at P | missing, released on purpose, lost, of another source | the same, with the cause |
-//! | at P | any, on a timeline that began before P | the same: the source lacks what the target has |
+//! | at P | any, on a timeline that began before P, its log once ended before P | the same: the source lacks what the target has |
 
 use crate::catalogue::{Code, codes};
 use crate::checkpoint::{Checkpoint, LoadPhase, SourceIdentity};
@@ -24,7 +24,7 @@ use crate::error::Error;
 use crate::position::Position;
 use crate::source::{LogState, Slot};
 
-use super::{anew, protection};
+use super::{anew, protection, went_back};
 
 /// What a pipeline does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -117,6 +117,7 @@ pub fn decide(
         (Some(checkpoint), slot) => {
             same_source(&checkpoint.identity, &log.identity)?;
             same_history(checkpoint, log)?;
+            went_back::refuse(checkpoint)?;
             if mode.loads() && anew::is_due(checkpoint) {
                 return anew::start(slot.as_ref());
             }

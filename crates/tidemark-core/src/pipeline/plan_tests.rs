@@ -46,12 +46,14 @@ fn slot(confirmed: u64) -> Slot {
 
 fn log(slot: Option<Slot>) -> LogState {
     LogState {
+        is_standby: false,
         earlier_timelines: Vec::new(),
         identity: identity(),
         head: at(1000),
         slot,
         clock_us: 0,
         running: Vec::new(),
+        committing: Vec::new(),
         pins: Vec::new(),
         relayed: None,
     }
@@ -83,6 +85,7 @@ fn a_slot_that_was_released_on_purpose_is_a_gap_that_says_why() {
         at: "2026-11-21T14:00:00Z".into(),
         reason: "it kept 21 GB".into(),
         is_to_begin_anew: false,
+        is_history_lost: false,
     };
     checkpoint.release = Some(release(500));
     let refused = full(Some(&checkpoint), &log(None)).unwrap_err();
@@ -105,6 +108,7 @@ fn a_load_whose_slot_is_given_up_begins_anew_and_nothing_else_does() {
             at: "2026-11-21T14:00:00Z".into(),
             reason: "could not map filenode".into(),
             is_to_begin_anew: true,
+            is_history_lost: false,
         });
         checkpoint
     };
@@ -349,6 +353,24 @@ fn a_source_whose_log_ends_before_the_checkpoint_went_back_in_time() {
         &log(Some(slot(900))),
     );
     assert_eq!(code(result), codes::SOURCE_WENT_BACK);
+}
+
+/// Its log has grown past the checkpoint since: what stands there is another history.
+#[test]
+fn a_source_that_was_seen_to_have_gone_back_stays_refused_at_that_position() {
+    let seen = |position| {
+        let mut checkpoint = checkpoint(900, LoadPhase::Loaded);
+        checkpoint.release = Some(Release {
+            position: at(position),
+            at: "2026-11-21T14:00:00Z".into(),
+            reason: "the source's log ended at 0/300".into(),
+            is_to_begin_anew: false,
+            is_history_lost: true,
+        });
+        full(Some(&checkpoint), &log(Some(slot(400))))
+    };
+    assert_eq!(code(seen(900)), codes::SOURCE_WENT_BACK);
+    assert!(seen(800).is_ok(), "healed since");
 }
 
 #[test]

@@ -172,6 +172,7 @@ impl Engine {
                 at: clock::now(),
                 reason: what.to_owned(),
                 is_to_begin_anew: false,
+                is_history_lost: false,
             };
             self.target.record_release(&release).await?;
             Ok(Some(checkpoint.position))
@@ -278,6 +279,7 @@ mod tests {
     fn log(retained_bytes: u64, safe_bytes: Option<i64>) -> LogState {
         let at = Position::PgLsn(Lsn(1));
         LogState {
+            is_standby: false,
             earlier_timelines: Vec::new(),
             identity: SourceIdentity {
                 system: "1".into(),
@@ -299,6 +301,7 @@ mod tests {
             }),
             clock_us: 0,
             running: Vec::new(),
+            committing: Vec::new(),
             pins: Vec::new(),
             relayed: None,
         }

@@ -226,7 +226,8 @@ pub(super) async fn rows(
         let (source, target, keys_max) = (source.as_mut(), target.as_mut(), KEYS_AT_ONCE_MAX);
         let asked = (&range, first);
         let compared =
-            compare::compare_range(source, target, mapping, asked, position, keys_max).await?;
+            compare::compare_range(source, target, mapping, asked, position, keys_max).await;
+        let compared = compared.map_err(|error| about(mapping, error))?;
         let rows = compared.source_rows.max(compared.target_rows);
         first = First::after(&compared.outcome, rows);
         add(&mut found, &compared);
@@ -271,6 +272,15 @@ pub(super) async fn rows(
     let recorded = target.prepare(mapping, Existing::Resume, Place::InPlace, units);
     recorded.await?;
     Ok(Compared::Mended { unit, found })
+}
+
+/// A column that one side lacks is a matter of this table: the log has not told of it yet, or never will.
+fn about(mapping: &TableMapping, error: Error) -> Error {
+    let lacks = [codes::SOURCE_NO_OBJECT, codes::TARGET_NO_OBJECT];
+    if lacks.contains(&error.code()) {
+        return error.table(mapping.source().to_string());
+    }
+    error
 }
 
 /// What is to be moved next.

@@ -18,8 +18,9 @@
 //! much later), so a change may be streamed and applied while a new snapshot still takes its
 //! transaction for running. Such a snapshot would lose the change. So the ids of lately applied
 //! transactions are looked up in the snapshot, and the snapshot is taken again until it sees them
-//! all. What an earlier run applied is not known by id;
-//! but what of it is still invisible was running when this run began, so those ids count too.
+//! all. What an earlier run applied is not known by id; but what of it is still invisible had not ended
+//! when this run began, so those ids count too, as far as they may have committed: a transaction that
+//! merely stays open is not waited for.
 //!
 //! A run that is killed meanwhile starts the resync again: the state says so.
 
@@ -45,11 +46,13 @@ use crate::tidemark::{Seen, Tidemark};
 
 use super::assemble::Assembler;
 use super::full_load::over_another_shape;
+use super::going_on::must_stay_covered;
 use super::load::{self, LoadTable};
 use super::observe::PipelineEvent;
 use super::reconcile::{self, Compared};
+use super::refused::no_table;
 use super::retry::Backoff;
-use super::{Engine, task_died};
+use super::{Engine, schema_change, task_died};
 
 /// How long a resync waits for a snapshot that has seen everything that was applied.
 const SNAPSHOT_WAIT_MAX: Duration = Duration::from_mins(5);
@@ -148,7 +151,7 @@ enum Stage {
     /// The state change has not been committed yet.
     Requested(What),
     /// Rows are being loaded; `then` they are to be loaded again, for what became known meanwhile.
-    Loading { then: Option<What> },
+    Loading { place: Place, then: Option<What> },
     /// Rows are in; parked changes wait to be taken back.
     ToDrain,
     /// Some are being taken back now.
@@ -192,21 +195,24 @@ impl Resyncs {
     /// Never two loads of one table at once.
     pub(super) fn request(&mut self, route: usize, what: What) {
         match self.stages.get_mut(&route) {
-            Some(Stage::Loading { then }) => *then = Some(what),
+            Some(Stage::Loading { then, .. }) => *then = Some(what),
             _ => drop(self.stages.insert(route, Stage::Requested(what))),
         }
     }
 
-    /// Whether a table's rows are being read just now, or will be.
-    pub(super) fn is_loading(&self, route: usize) -> bool {
-        let stage = self.stages.get(&route);
-        matches!(stage, Some(Stage::Requested(_) | Stage::Loading { .. }))
+    /// Where a table's rows go that are being read just now, or will be.
+    pub(super) fn loads(&self, route: usize) -> Option<Place> {
+        match self.stages.get(&route)? {
+            Stage::Requested(what) => Some(what.load().0),
+            Stage::Loading { place, .. } => Some(*place),
+            Stage::ToDrain | Stage::Draining => None,
+        }
     }
 
     /// A load is over; gives what is to be loaded after it.
     pub(super) fn ended(&mut self, route: usize) -> Option<What> {
         match self.stages.remove(&route) {
-            Some(Stage::Loading { then }) => then,
+            Some(Stage::Loading { then, .. }) => then,
             _ => None,
         }
     }
@@ -221,9 +227,11 @@ impl Resyncs {
         let Some(stage @ Stage::Requested(_)) = self.stages.get_mut(&route) else {
             return;
         };
-        let Stage::Requested(what) = std::mem::replace(stage, Stage::Loading { then: None }) else {
+        let Stage::Requested(what) = std::mem::replace(stage, Stage::ToDrain) else {
             return;
         };
+        let (place, then) = (what.load().0, None);
+        *stage = Stage::Loading { place, then };
         let mapping = Arc::clone(&assembler.router.route(route).mapping);
         let load = reload(
             Arc::clone(engine),
@@ -298,11 +306,6 @@ async fn reload(
     if !matches!(what, What::Rows(_)) {
         // Foreign keys to and from the table are taken off, and are to be made again.
         engine.target.set_phase(LoadPhase::Finishing).await?;
-    }
-    if what.must_announce() {
-        let tables = std::slice::from_ref(mapping.source());
-        engine.source.announce(tables).await?;
-        failpoint::reached(failpoint::TABLE_ANNOUNCED);
     }
     let mut backoff = Backoff::new(&engine.options);
     // What a comparison found that ends in copying the whole table.
@@ -467,12 +470,17 @@ impl Reload<'_> {
 
     async fn once(&self) -> Result<Once, Failed> {
         let engine = self.engine;
+        if self.what.must_announce() {
+            self.announce().await?;
+            failpoint::reached(failpoint::TABLE_ANNOUNCED);
+        }
         let mapping = match self.what {
             // Among the rows that are there they have to be of the same shape.
             What::Rows(_) => Arc::clone(&self.mapping),
             // Before the snapshot: rows of an older shape are then older than the snapshot too.
             _ => engine.mapping_of_now(self.mapping.source()).await?.0,
         };
+        must_stay_covered(&self.mapping, &mapping)?;
         let snapshot = snapshot_after(engine, self.applied).await?;
         let tidemark = snapshot.tidemark().clone();
         if matches!(self.what, What::Reconcile) {
@@ -483,6 +491,12 @@ impl Reload<'_> {
         if matches!(self.what, What::Again(Existing::Truncate)) && is_reshaped {
             existing = over_another_shape(engine.options.existing);
         }
+        let mut is_touched = false;
+        if existing == Existing::Truncate && self.is_in_our_table() {
+            let policy = engine.options.on_schema_change;
+            let changes = schema_change::moves(&self.mapping, &mapping, policy);
+            is_touched = engine.target.reshape(&mapping, &changes).await?;
+        }
         let table = LoadTable {
             mapping: Arc::clone(&mapping),
             existing,
@@ -490,12 +504,16 @@ impl Reload<'_> {
             ranges,
             anew: Some(self.what.reason()),
         };
-        let mut report = load::load(engine, snapshot, vec![table], place).await?;
+        let loaded = load::load(engine, snapshot, vec![table], place).await;
+        let mut report = loaded.map_err(|error| Failed {
+            error,
+            is_begun: is_touched,
+        })?;
         failpoint::reached(failpoint::ROWS_LOADED);
         // A table that could not even be prepared is as it was.
         let units = report.tables.pop().map(|(_, units)| units);
         let (rows, bytes) = (report.rows, report.bytes);
-        let is_begun = units.is_some();
+        let is_begun = is_touched || units.is_some();
         if let Some((_, error)) = report.refused.pop() {
             return Err(Failed { error, is_begun });
         }
@@ -511,6 +529,30 @@ impl Reload<'_> {
             rows,
             bytes,
         })
+    }
+
+    /// A table may be gone, or have another name, since the catalog was looked at: that is its own affair.
+    async fn announce(&self) -> Result<()> {
+        let table = self.mapping.source();
+        let announced = self
+            .engine
+            .source
+            .announce(std::slice::from_ref(table))
+            .await;
+        announced.map_err(|error| match error.code() {
+            codes::SOURCE_NO_OBJECT => no_table(table).caused_by(error),
+            _ => error,
+        })
+    }
+
+    /// Whether rows go into a table that has had this pipeline's rows: its shape is ours to change.
+    fn is_in_our_table(&self) -> bool {
+        use ResyncStrategy::Truncate;
+        match self.what {
+            What::Table(strategy) | What::Unannounced(strategy) => *strategy == Truncate,
+            What::Again(_) => true,
+            What::New(_) | What::Recreated | What::Reconcile | What::Rows(_) => false,
+        }
     }
 
     async fn reconciled(

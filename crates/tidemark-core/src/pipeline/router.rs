@@ -44,6 +44,8 @@ pub(crate) struct Route {
     /// nothing to carry then, or no such table. It does not come again before the next change.
     pub(crate) unlooked: Option<Arc<StreamTable>>,
     seen: SeenBy,
+    /// How this run loaded the rows that are there.
+    loaded: Option<Arc<TableMapping>>,
 }
 
 /// A tidemark, and whether the present transaction is covered by it.
@@ -125,6 +127,7 @@ impl Router {
             announced_in: None,
             unlooked: None,
             seen: SeenBy::Nobody,
+            loaded: None,
         });
         self.take_number(index);
         index
@@ -171,6 +174,7 @@ impl Router {
         tidemark: &Tidemark,
     ) -> bool {
         let route = &mut self.routes[index];
+        route.loaded = Some(Arc::clone(mapping));
         let is_newer = |begin: &Begin| !tidemark.covers(begin.xid, begin.commit);
         if route.announced_in.as_ref().is_some_and(is_newer) {
             return false;
@@ -305,6 +309,7 @@ impl Router {
             })
             .collect();
         router.routes[0].seen = route.seen.clone();
+        router.routes[0].loaded.clone_from(&route.loaded);
         router
     }
 
@@ -419,6 +424,13 @@ impl Router {
                 }
             }
         }
+    }
+
+    /// Whether the rows that are there were loaded without this column of the target.
+    pub(crate) fn came_without(&self, index: usize, column: &str) -> bool {
+        let loaded = &self.routes[index].loaded;
+        let has = |mapping: &Arc<TableMapping>| mapping.columns.iter().any(|c| c.target == column);
+        loaded.as_ref().is_some_and(|mapping| !has(mapping))
     }
 
     /// What has seen a truncate of the present transaction: everything, nothing, or (`None`) some

@@ -16,11 +16,12 @@ use crate::mapping::TableMapping;
 use crate::position::Position;
 use crate::schema::SourceSchema;
 use crate::source::{Keep, Snapshot, Within};
-use crate::target::{Existing, LoadStart, Place};
+use crate::target::{Existing, LoadStart, Place, TypeChanges};
 
 use super::Run;
 use super::observe::PipelineEvent;
 use super::plan::Start;
+use super::stop::RUN_ENDS_WITHIN;
 
 impl Run {
     /// A first start: the log is opened *before* the first row is read, and its position recorded
@@ -84,17 +85,19 @@ impl Run {
             }
         };
         let pipeline = engine.name.as_str();
-        match taken_back.await {
-            Ok(removed) if removed.is_empty() => {}
-            Ok(removed) => tracing::info!(
+        let still_there =
+            "what was made on the source is still there; the next start goes on with it";
+        match self.stop.cut(RUN_ENDS_WITHIN, taken_back).await {
+            Some(Ok(removed)) if removed.is_empty() => {}
+            Some(Ok(removed)) => tracing::info!(
                 pipeline,
                 "nothing was recorded, so this is removed from the source again: {}",
                 removed.join(", ")
             ),
-            Err(err) => tracing::warn!(
-                pipeline, code = %err.code(), error = %err,
-                "what was made on the source is still there; the next start goes on with it"
+            Some(Err(err)) => tracing::warn!(
+                pipeline, code = %err.code(), error = %err, "{still_there}"
             ),
+            None => tracing::warn!(pipeline, "{still_there}: a server does not answer in time"),
         }
     }
 
@@ -181,7 +184,9 @@ impl Run {
             return Ok(());
         }
         let tables: Vec<TableMapping> = mappings.iter().map(|m| m.as_ref().clone()).collect();
-        self.engine.target.prepare_objects(schema, &tables).await?;
+        let target = &self.engine.target;
+        let additions = TypeChanges::Additions;
+        target.prepare_objects(schema, &tables, additions).await?;
         failpoint::reached(failpoint::OBJECTS_MADE);
         Ok(())
     }

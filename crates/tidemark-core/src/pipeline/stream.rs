@@ -28,9 +28,10 @@ use crate::event::{Block, Event, StreamTable};
 use crate::failpoint;
 use crate::mapping::TableMapping;
 use crate::position::Position;
-use crate::schema::SourceSchema;
+use crate::schema::{SchemaObject, SourceSchema};
 use crate::source::{ChangeStream, Within};
 use crate::status::{By, PipelineState};
+use crate::target::Place;
 
 use super::apply::{ApplierHandle, Task};
 use super::assemble::{Assembler, Taken, Work};
@@ -42,6 +43,7 @@ use super::reconcile;
 use super::resync::{Resyncs, What};
 use super::router::Router;
 use super::schema_change::{self, IsLoading, Reshaped};
+use super::stop::STOP_GRACE;
 use super::{Engine, Lasting, Outcome, Request, state_change};
 
 mod aside;
@@ -61,11 +63,6 @@ const TICK: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// How long an idle source may move before its position is written to the target.
 const IDLE_CHECKPOINT: std::time::Duration = std::time::Duration::from_secs(5);
-
-/// How long a stop waits for the end of a transaction that is coming in, and for a target that takes its
-/// time, such as one whose table somebody has locked. What is not in by then was not committed, and
-/// comes again.
-const STOP_GRACE: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// How long after the last commit the loop asks for durability instead of waiting for it.
 const FLUSH_AFTER: std::time::Duration = std::time::Duration::from_millis(300);
@@ -143,6 +140,8 @@ struct Stream<'a> {
     quarantine: Quarantine,
     /// What the catalog had at the last look, until the stream has passed it.
     looked: Option<Looked>,
+    /// Types of the source that the target has followed.
+    types: Vec<SchemaObject>,
 }
 
 impl<'a> Stream<'a> {
@@ -183,7 +182,7 @@ impl<'a> Stream<'a> {
             assembler: Assembler::new(
                 router,
                 position,
-                &log.running,
+                &log.committing,
                 engine.options.on_truncate,
                 lasting.refused,
             ),
@@ -208,6 +207,7 @@ impl<'a> Stream<'a> {
             counts: Vec::new(),
             quarantine,
             looked: None,
+            types: Vec::new(),
         };
         engine.observer.say(PipelineEvent::Unapplied(None));
         stream.show_tables(&checkpoint);
@@ -221,7 +221,9 @@ impl<'a> Stream<'a> {
             unannounced: unannounced.await?,
             partitions: None,
             head: log.head,
+            followed: Vec::new(),
         };
+        stream.discovery.follow(engine, &look.schema).await?;
         stream.compare(look);
         stream.show_state();
         Ok(stream)
@@ -329,16 +331,18 @@ impl<'a> Stream<'a> {
 
     /// A table was announced: it may have another shape.
     async fn reshape(&mut self, route: usize, table: &Arc<StreamTable>) -> Result<()> {
-        let is_loading = if self.resyncs.is_loading(route) {
-            IsLoading::Yes
-        } else {
-            IsLoading::No
+        let has_rows_apart = self.assembler.router.rows_apart(route).is_some();
+        let is_loading = match self.resyncs.loads(route) {
+            Some(Place::Beside) => IsLoading::Beside,
+            Some(Place::InPlace) => IsLoading::InPlace,
+            None if has_rows_apart => IsLoading::SomeRows,
+            None => IsLoading::No,
         };
         let assembler = &mut self.assembler;
         let reshaped = schema_change::reshape(self.engine, assembler, route, table, is_loading);
         let what = match reshaped.await? {
             Reshaped::Done => return Ok(()),
-            Reshaped::LoadAnew => What::Table(self.strategy(route)),
+            Reshaped::LoadAnew(strategy) => What::Table(strategy),
             Reshaped::Recreated => What::Recreated,
         };
         let entry = self.assembler.router.route_mut(route);
@@ -512,6 +516,7 @@ impl<'a> Stream<'a> {
             let routes = self.assembler.router.routes();
             let mappings: Vec<_> = routes.map(|(_, r)| Arc::clone(&r.mapping)).collect();
             finish_load(self.engine, &mappings).await?;
+            self.discovery.compare_again();
             self.phase = LoadPhase::Loaded;
             self.show_state();
         }
@@ -519,7 +524,7 @@ impl<'a> Stream<'a> {
     }
 
     fn on_tick(&mut self) {
-        self.say_doubts();
+        self.look_into_partitions();
         let router = &self.assembler.router;
         self.discovery.look(self.engine, || router.names());
         self.look_at_holds();
@@ -601,27 +606,31 @@ impl<'a> Stream<'a> {
 }
 
 /// Mappings for the columns that the target has: where the catalog is ahead of the log, the log will
-/// say what changed, at its place.
+/// say what changed, at its place. What was known of another table of that name may not fit the rules by
+/// what the catalog has now; nor does it have to, since such a table is loaded anew, and one that is set
+/// aside is nobody's hindrance.
 fn as_last_known(
     engine: &Engine,
     mappings: &[Arc<TableMapping>],
     checkpoint: &Checkpoint,
 ) -> Result<Vec<Arc<TableMapping>>> {
     let known = |mapping: &TableMapping| {
-        let table = checkpoint
-            .tables
-            .iter()
-            .find(|table| table.source == *mapping.source())?;
-        table.shape.as_ref()
+        let mut tables = checkpoint.tables.iter();
+        let table = tables.find(|table| table.source == *mapping.source())?;
+        Some((table, table.shape.as_ref()?))
     };
-    mappings
-        .iter()
-        .map(|mapping| match known(mapping) {
-            Some(shape) => {
-                let schema = schema_change::as_known(&mapping.schema, shape);
-                engine.rules.map_table(&schema).map(Arc::new)
+    let last_known = |mapping: &Arc<TableMapping>| {
+        let Some((table, shape)) = known(mapping) else {
+            return Ok(Arc::clone(mapping));
+        };
+        let schema = schema_change::as_known(&mapping.schema, shape);
+        match engine.rules.map_table(&schema) {
+            Ok(known) => Ok(Arc::new(known)),
+            Err(_) if table.source_id != mapping.schema.id || table.state.is_parked() => {
+                Ok(Arc::clone(mapping))
             }
-            None => Ok(Arc::clone(mapping)),
-        })
-        .collect()
+            Err(err) => Err(err),
+        }
+    };
+    mappings.iter().map(last_known).collect()
 }

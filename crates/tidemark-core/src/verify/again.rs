@@ -8,6 +8,8 @@ use crate::error::{Error, ErrorKind};
 /// The first pause and the longest: a comparison reads both sides as a whole.
 const PAUSE_MIN: Duration = Duration::from_secs(2);
 const PAUSE_MAX: Duration = Duration::from_mins(30);
+/// When one is tried again that would only fail again: unless somebody has mended it meanwhile.
+pub const SELDOM: Duration = PAUSE_MAX;
 /// The longest where a right is waited for: what lacks it fails before it has read anything.
 const RIGHT_PAUSE_MAX: Duration = Duration::from_mins(1);
 

@@ -27,7 +27,7 @@ use crate::control::HoldId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::mapping::TableMapping;
 use crate::position::Position;
-use crate::schema::TableName;
+use crate::schema::{Column, ColumnDefault, TableName};
 use crate::source::{Snapshot, Source};
 use crate::target::Target;
 
@@ -49,6 +49,7 @@ const ROWS_AT_ONCE_MAX: u64 = 200_000;
 const ROUNDS_MAX: u32 = 3;
 
 /// Why such a table was not compared in the end.
+const LOADED_ANEW: &str = "being loaded anew";
 const MOVED: &str = "emptied or rewritten before it could be read; verify it again";
 
 /// About how much of a table is digested by one query.
@@ -104,6 +105,12 @@ impl Report {
         } else {
             "incomplete"
         }
+    }
+
+    /// Whether a table was not compared because its rows were on their way: it can be a moment later.
+    pub fn is_early(&self) -> bool {
+        let early = Outcome::NotCompared(LOADED_ANEW.into());
+        self.tables.iter().any(|table| table.outcome == early)
     }
 
     /// Rows that were compared.
@@ -330,6 +337,9 @@ fn why_not(checkpoint: Option<&Checkpoint>, mapping: &TableMapping) -> Option<St
     let Some(checkpoint) = checkpoint else {
         return Some("the pipeline never started".into());
     };
+    // Where all are generated there are none to carry, and rows are counted.
+    let is_generated = |column: &Column| matches!(column.default, ColumnDefault::Generated(_));
+    let nothing = mapping.columns.is_empty() && !mapping.schema.columns.iter().all(is_generated);
     match checkpoint
         .tables
         .iter()
@@ -337,9 +347,11 @@ fn why_not(checkpoint: Option<&Checkpoint>, mapping: &TableMapping) -> Option<St
     {
         None => Some("not carried yet".into()),
         Some(table) => match table.state {
-            TableState::Streaming | TableState::Done => None,
+            TableState::Streaming | TableState::Done => {
+                nothing.then(|| "no column of it can be carried as it is by now".into())
+            }
             TableState::Loading => Some("being loaded".into()),
-            TableState::Resyncing => Some("being loaded anew".into()),
+            TableState::Resyncing => Some(LOADED_ANEW.into()),
             TableState::Paused => Some("paused".into()),
             TableState::Quarantined | TableState::Unloaded => {
                 let reason = table.reason.as_deref().unwrap_or("no reason recorded");

@@ -3,12 +3,12 @@
 use tidemark_core::Result;
 use tidemark_core::catalogue::codes;
 use tidemark_core::config::Create;
-use tidemark_core::finding::Fix;
+use tidemark_core::finding::{Fix, Report};
 use tidemark_core::schema::TableName;
 use tidemark_core::source::Slot;
 
+use super::SourceCheck;
 use super::server::Facts;
-use super::{MakeFix as _, Report, SourceCheck};
 use crate::source::publication::{self, Publication, Wanted};
 use crate::source::slot;
 use crate::wire::{Connection, quote_literal};

@@ -2,10 +2,10 @@
 
 use tidemark_core::Result;
 use tidemark_core::catalogue::codes;
-use tidemark_core::finding::{Fix, Verdict};
+use tidemark_core::finding::{Fix, Report, Verdict};
 use tidemark_core::source::WillStream;
 
-use super::{MakeFix as _, Report, SourceCheck, alter_system};
+use super::{SourceCheck, alter_system};
 use crate::wire::{Connection, Role, Row};
 
 /// Fewer do not have TID range scans, `pg_current_snapshot()` in all places, streaming and more.
@@ -386,6 +386,8 @@ fn log_limit(report: &mut Report, facts: &Facts, check: &SourceCheck<'_>) {
 
 #[cfg(test)]
 mod tests {
+    use tidemark_core::finding::Side;
+
     use super::*;
 
     /// A primary of version 15 with nothing to complain about.
@@ -414,10 +416,11 @@ mod tests {
     }
 
     fn verdict(look: fn(&mut Report, &Facts), facts: &Facts) -> Verdict {
-        let mut report = Report::default();
+        let mut report = Report::of(Side::Source);
         look(&mut report, facts);
-        assert_eq!(report.findings.len(), 1);
-        report.findings[0].verdict
+        let findings = report.into_findings();
+        assert_eq!(findings.len(), 1);
+        findings[0].verdict
     }
 
     #[test]

@@ -6,15 +6,16 @@
 use std::collections::BTreeSet;
 
 use tidemark_core::catalogue::codes;
-use tidemark_core::finding::Fix;
+use tidemark_core::finding::{Fix, Report};
 use tidemark_core::mapping::TableMapping;
 use tidemark_core::schema::ColumnDefault;
 use tidemark_core::source::WillStream;
+use tidemark_core::words::counted;
 use tidemark_core::{Error, Result};
 
+use super::SourceCheck;
 use super::log::Owns;
 use super::server::Facts;
-use super::{MakeFix as _, Report, SourceCheck};
 use crate::schema::Oids;
 use crate::target::lookup_key;
 use crate::wire::{Connection, Row};
@@ -128,7 +129,7 @@ pub(super) async fn check(
     }
     report.pass(
         codes::NOTHING_SELECTED,
-        format!("{} selected", tables(check.tables.len())),
+        format!("{} selected", counted(check.tables.len(), "table")),
     );
     let roots = Oids::of(check.tables.iter().map(|table| table.schema.id));
     let set = connection.query(QUERY, &[Some(roots.param())]).await?;
@@ -147,13 +148,6 @@ pub(super) async fn check(
     }
     let owns_all = relations.iter().all(|relation| relation.is_owned);
     Ok(if owns_all { Owns::All } else { Owns::Some })
-}
-
-fn tables(count: usize) -> String {
-    match count {
-        1 => "1 table".to_owned(),
-        count => format!("{count} tables"),
-    }
 }
 
 /// Names for a sentence.
@@ -228,7 +222,7 @@ fn partitioned(report: &mut Report, relations: &[Relation]) {
         format!("partitioned: {}", named(roots.iter().copied())),
         "TRUNCATE of a single partition, and attaching, detaching or dropping one that has rows, is not \
          in the log: the target stays as it was, until tidemark verify --repair. What is done while a \
-         pipeline runs is noticed and said.",
+         pipeline runs is noticed: it is said, or mended where target.on_schema_change is \"apply\".",
     );
 }
 

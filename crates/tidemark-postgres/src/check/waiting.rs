@@ -5,9 +5,9 @@
 
 use tidemark_core::Result;
 use tidemark_core::catalogue::codes;
-use tidemark_core::finding::Fix;
+use tidemark_core::finding::{Fix, Report};
 
-use super::{MakeFix as _, Report, SourceCheck};
+use super::SourceCheck;
 use crate::wire::Connection;
 
 pub(super) async fn check(

@@ -29,6 +29,12 @@ const SETTINGS: &str = "SET client_encoding = 'UTF8'; SET DateStyle = 'ISO'; \
 const SETTINGS_SINCE_14: &str = " SET idle_session_timeout = 0;";
 const SETTINGS_SINCE_17: &str = " SET transaction_timeout = 0;";
 
+/// Has the server look now and then whether we are still there. Whoever is stopped, killed or gives up
+/// must not leave a statement behind that reads a large table for nobody, or that waits for a lock, keeps
+/// others from the table meanwhile and is carried out minutes later. Since PostgreSQL 14; where the
+/// server's system cannot tell, it refuses (20.3.2).
+const NOTICE_OUR_END: &str = "SET client_connection_check_interval = '1s'";
+
 /// Opens a session on a stream that is ready for the start-up message.
 pub(super) async fn start(
     config: &ConnectConfig,
@@ -70,10 +76,20 @@ async fn settle(connection: &mut Connection) -> Result<()> {
         sql.push_str(SETTINGS_SINCE_17);
     }
     sql.push_str(" SELECT pg_backend_pid()");
-    let sets = connection
-        .simple(&sql)
-        .await
-        .map_err(|error| error.context("set up session"))?;
+    let notices_our_end = connection.server_version() >= 140_000;
+    let doing = |error: Error| error.context("set up session");
+    connection.send_query(&sql)?;
+    if notices_our_end {
+        // On its own: a refusal would undo the others.
+        connection.send_query(NOTICE_OUR_END)?;
+    }
+    let sets = connection.result_sets().await.map_err(doing)?;
+    if notices_our_end && let Err(refused) = connection.result_sets().await {
+        if refused.sqlstate_code().is_none() {
+            return Err(doing(refused));
+        }
+        tracing::debug!(side = %connection.side(), error = %refused, "the server will not notice our end");
+    }
     if let Some(row) = sets.last().and_then(|set| set.rows.first()) {
         let pid: u32 = row.get(0)?;
         connection.session_mut().pooled = pid != connection.pid();

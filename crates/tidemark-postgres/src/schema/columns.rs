@@ -5,6 +5,7 @@ use tidemark_core::event::StreamTable;
 use tidemark_core::schema::{Column, ColumnDefault};
 use tidemark_core::source::{Fill, StreamedColumn, StreamedShape};
 
+use super::relations::LEAVES;
 use super::sequences;
 use super::types::{FIRST_USER_OID, Types};
 use super::{Oids, Tables};
@@ -203,11 +204,11 @@ async fn fill_by_partitions(
         return Ok(());
     }
     let sql = format!(
-        "SELECT attname, bool_and(atthasmissing) AND count(DISTINCT fill) = 1, min(fill) \
+        "{LEAVES} SELECT attname, bool_and(atthasmissing) AND count(DISTINCT fill) = 1, min(fill) \
          FROM (SELECT a.attname, a.atthasmissing, {FILL_TEXT} AS fill \
-           FROM unnest($1::oid[]) AS w, pg_partition_tree(w) AS leaf \
-           JOIN pg_attribute a ON a.attrelid = leaf.relid JOIN pg_type t ON t.oid = a.atttypid \
-           WHERE leaf.isleaf AND leaf.relid <> w AND a.attnum > 0 AND NOT a.attisdropped) AS parts \
+           FROM leaves JOIN pg_attribute a ON a.attrelid = leaves.leaf \
+           JOIN pg_type t ON t.oid = a.atttypid \
+           WHERE a.attnum > 0 AND NOT a.attisdropped) AS parts \
          GROUP BY attname HAVING bool_or(atthasmissing)"
     );
     let set = connection.query(&sql, &[Some(oids.param())]).await?;

@@ -108,22 +108,32 @@ pub(crate) async fn describe_one(
     name: &TableName,
     oid: u32,
 ) -> Result<Option<TableSchema>> {
-    let mut tables: Tables = [skeleton_of(oid, name.clone())].into();
-    let oids = Oids::of([oid]);
-    let types = types::read(connection, &oids).await?;
-    columns::read(connection, &oids, &types, &mut tables).await?;
-    indexes::read(connection, &oids, &mut tables).await?;
-    constraints::read(connection, &oids, &mut tables).await?;
-    let Some(table) = tables.into_values().next() else {
+    let one = std::iter::once((oid, name.clone()));
+    let Some(table) = describe_these(connection, one).await?.pop() else {
         return Ok(None);
     };
     // A table may have no columns, or be gone.
     if table.columns.is_empty() {
+        let oids = Oids::of([oid]);
         let sql = "SELECT FROM pg_class WHERE oid = ANY ($1::oid[])";
         let found = connection.query(sql, &[Some(oids.param())]).await?;
         return Ok((!found.rows.is_empty()).then_some(table));
     }
     Ok(Some(table))
+}
+
+/// The same for many tables at once, by their numbers; one that is gone has no columns.
+pub(crate) async fn describe_these(
+    connection: &mut Connection,
+    tables: impl Iterator<Item = (u32, TableName)>,
+) -> Result<Vec<TableSchema>> {
+    let mut tables: Tables = tables.map(|(oid, name)| skeleton_of(oid, name)).collect();
+    let oids = Oids::of(tables.keys().copied());
+    let types = types::read(connection, &oids).await?;
+    columns::read(connection, &oids, &types, &mut tables).await?;
+    indexes::read(connection, &oids, &mut tables).await?;
+    constraints::read(connection, &oids, &mut tables).await?;
+    Ok(tables.into_values().collect())
 }
 
 /// How a type is made, `None` for one that comes with a table, an extension or the server.
@@ -145,22 +155,7 @@ fn skeleton(relation: &Relation) -> (u32, TableSchema) {
 }
 
 fn skeleton_of(oid: u32, name: TableName) -> (u32, TableSchema) {
-    let table = TableSchema {
-        name,
-        id: oid,
-        columns: Vec::new(),
-        primary_key: Vec::new(),
-        identity: tidemark_core::schema::ReplicaIdentity::Nothing,
-        indexes: Vec::new(),
-        checks: Vec::new(),
-        foreign_keys: Vec::new(),
-        rows: None,
-        bytes: 0,
-        is_partitioned: false,
-        storage: None,
-        attributes: Vec::new(),
-        notes: Vec::new(),
-    };
+    let table = TableSchema::bare(name, oid);
     (oid, table)
 }
 

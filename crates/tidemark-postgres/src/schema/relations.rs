@@ -206,19 +206,32 @@ pub(super) struct Standing {
     pub(super) is_partitioned: bool,
 }
 
+/// The partitions that hold rows of the tables `$1`, as `leaves (root, leaf)`. `pg_partition_tree()` would
+/// lock them, and wait for whoever alters or empties one and does not commit: all tables with it, since
+/// this is asked for at a place of the log.
+pub(super) const LEAVES: &str = "WITH RECURSIVE tree AS ( \
+       SELECT c.oid AS root, c.oid AS leaf, c.relkind FROM pg_class c \
+       WHERE c.oid = ANY ($1::oid[]) AND c.relkind = 'p' \
+       UNION ALL \
+       SELECT t.root, c.oid, c.relkind FROM tree t JOIN pg_inherits i ON i.inhparent = t.leaf \
+       JOIN pg_class c ON c.oid = i.inhrelid WHERE t.relkind = 'p'), \
+     leaves AS (SELECT root, leaf FROM tree WHERE relkind <> 'p')";
+
 pub(super) async fn standing(connection: &mut Connection, oids: &Oids) -> Result<Vec<Standing>> {
     // A version of a catalog's row is the transaction that wrote it.
     let set = connection
         .query(
-            "SELECT w, coalesce((SELECT hashtextextended(string_agg( \
+            &format!(
+                "{LEAVES} SELECT w, coalesce((SELECT hashtextextended(string_agg( \
                         l.relfilenode::text, ',' ORDER BY l.oid), 0) \
-                      FROM pg_partition_tree(w) AS leaf JOIN pg_class l ON l.oid = leaf.relid \
-                      WHERE leaf.isleaf), \
+                      FROM leaves JOIN pg_class l ON l.oid = leaves.leaf \
+                      WHERE leaves.root = w), \
                     (SELECT c.relfilenode::int8 FROM pg_class c WHERE c.oid = w)), \
                     (SELECT string_agg(a.attnum || ' ' || a.xmin::text, ' ' ORDER BY a.attnum) \
                      FROM pg_attribute a WHERE a.attrelid = w AND a.attnum > 0), \
                     EXISTS (SELECT FROM pg_class c WHERE c.oid = w AND c.relkind = 'p') \
-             FROM unnest($1::oid[]) AS w",
+             FROM unnest($1::oid[]) AS w"
+            ),
             &[Some(oids.param())],
         )
         .await?;

@@ -59,6 +59,10 @@ impl Source for PgSource {
         self.log_state().await
     }
 
+    async fn watch_log(&self) -> Result<LogState> {
+        self.watch_log().await
+    }
+
     async fn announce(&self, tables: &[TableName]) -> Result<()> {
         self.announce(tables).await
     }

@@ -20,9 +20,10 @@ use tidemark_core::config::{ChangeOrigin, Create};
 use tidemark_core::position::{Lsn, Position};
 use tidemark_core::schema::TableName;
 use tidemark_core::source::{
-    ChangeStream, Keep, LogState, Partition, Relayed, SequenceValue, Within,
+    ChangeStream, Holder, Keep, LogState, Partition, Pin, Relayed, SequenceValue, Slot, Within,
 };
 use tidemark_core::{Error, Result, failpoint};
+use tokio::time::Instant;
 
 use crate::config::ConnectConfig;
 use crate::wire::{Connection, ShutdownNotice};
@@ -30,8 +31,8 @@ use publication::Wanted;
 use relay::Relay;
 use relay::writer::Origin;
 use session::Sessions;
-use slot::Identity;
 use slot::create::Lifetime;
+use slot::{Identity, Now};
 
 mod ahead;
 mod assemble;
@@ -152,7 +153,20 @@ pub struct PgSource {
     made: Made,
     /// The way to the last stream.
     stream: Mutex<ShutdownNotice>,
+    /// What was seen when the log was last looked at whole by whoever watches it.
+    watched: Mutex<Option<Watched>>,
 }
+
+/// What costs the source the more, the more sessions it has, and so is not read at every look: with two
+/// hundred pipelines that look every two seconds, each with its sessions, it would read little else.
+struct Watched {
+    at: Instant,
+    pins: Vec<Pin>,
+    holder: Option<Holder>,
+}
+
+/// How old that may be.
+const WHOLE_LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// A server that shuts down, or has not started yet (PostgreSQL 15, appendix A).
 const CANNOT_CONNECT_NOW: &str = "57P03";
@@ -185,6 +199,7 @@ impl PgSource {
             known: Mutex::default(),
             made: Made::default(),
             stream: Mutex::default(),
+            watched: Mutex::default(),
         })
     }
 
@@ -214,7 +229,29 @@ impl PgSource {
     /// See the trait.
     pub async fn log_state(&self) -> Result<LogState> {
         let state = self.look_at_log().await;
-        if let Err(error) = &state
+        self.notice_shutdown(&state);
+        state
+    }
+
+    /// See the trait.
+    pub async fn watch_log(&self) -> Result<LogState> {
+        let state = match self.glance_at_log().await {
+            Ok(Some(glanced)) => Ok(glanced),
+            Ok(None) => self.look_at_log().await.inspect(|log| {
+                *self.watched() = Some(Watched {
+                    at: Instant::now(),
+                    pins: log.pins.clone(),
+                    holder: log.slot.as_ref().and_then(|slot| slot.holder.clone()),
+                });
+            }),
+            Err(err) => Err(err),
+        };
+        self.notice_shutdown(&state);
+        state
+    }
+
+    fn notice_shutdown(&self, state: &Result<LogState>) {
+        if let Err(error) = state
             && error.sqlstate_code() == Some(CANNOT_CONNECT_NOW)
         {
             // While it starts there is no stream; so it shuts down, which ours may hold up.
@@ -223,7 +260,11 @@ impl PgSource {
                 relay.server_shuts_down();
             }
         }
-        state
+    }
+
+    fn watched(&self) -> MutexGuard<'_, Option<Watched>> {
+        // Holds a whole look or none, whatever panicked.
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn stream(&self) -> MutexGuard<'_, ShutdownNotice> {
@@ -238,11 +279,43 @@ impl PgSource {
         let slot = slot::read(&mut session, &options.slot).await?;
         let pins = pins::read(&mut session).await?;
         session.give_back();
+        self.seen(now, slot, pins).await
+    }
+
+    /// `None` where it is time for a whole look, or somebody reads the slot who did not then.
+    async fn glance_at_log(&self) -> Result<Option<LogState>> {
+        let is_fresh = |seen: &Watched| seen.at.elapsed() < WHOLE_LOOK_EVERY;
+        if !self.watched().as_ref().is_some_and(is_fresh) {
+            return Ok(None);
+        }
+        let options = &self.options;
+        let mut session = self.sessions.borrow(&options.connect).await?;
+        let (now, mut slot) = slot::glance(&mut session, &options.slot).await?;
+        session.give_back();
+        let pins = {
+            let watched = self.watched();
+            let Some(seen) = watched.as_ref() else {
+                return Ok(None);
+            };
+            if let Some(Slot { holder, .. }) = &mut slot {
+                let pid = |holder: &Option<Holder>| holder.as_ref().map(|holder| holder.pid);
+                if pid(holder).is_some() && pid(holder) != pid(&seen.holder) {
+                    return Ok(None);
+                }
+                *holder = holder.take().and(seen.holder.clone());
+            }
+            seen.pins.clone()
+        };
+        self.seen(now, slot, pins).await.map(Some)
+    }
+
+    async fn seen(&self, now: Now, slot: Option<Slot>, pins: Vec<Pin>) -> Result<LogState> {
         if let (Some(relay), Some(slot)) = (&self.relay, &slot)
             && relay.is_due(slot, now.head)
         {
             relay.begin(self.origin());
         }
+        let is_standby = now.incarnation.is_none();
         let Identity {
             identity,
             earlier_timelines,
@@ -252,6 +325,8 @@ impl PgSource {
             earlier_timelines,
             clock_us: now.clock_us,
             running: now.running,
+            committing: now.committing,
+            is_standby,
             head: self.saw(now.head),
             slot,
             pins,

@@ -142,15 +142,34 @@ pub(crate) struct Now {
     pub(crate) incarnation: Option<String>,
     /// Transactions that are not visible yet.
     pub(crate) running: Vec<u64>,
+    /// Those of them that may have committed; see [`COMMITTING`].
+    pub(crate) committing: Vec<u64>,
 }
+
+/// Clock, end of the log and incarnation, of a `SELECT`.
+fn clock_and_head() -> String {
+    format!(
+        "(extract(epoch FROM clock_timestamp()) * 1000000)::int8, {HEAD}, \
+         CASE WHEN NOT pg_is_in_recovery() THEN pg_postmaster_start_time() END"
+    )
+}
+
+/// Whose id is locked, of this database, and not by a session that waits for its client's next statement:
+/// that one's commit is still to come. Looked at session by session, since a lock on an id names no
+/// database; of a session that is not known, or whose state is not shown, the worst is taken.
+const COMMITTING: &str = "ARRAY(SELECT l.transactionid FROM pg_locks l \
+     WHERE l.locktype = 'transactionid' AND l.granted \
+       AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = l.pid \
+               AND (a.datname <> current_database() OR a.state LIKE 'idle in transaction%')) \
+       AND NOT EXISTS (SELECT FROM pg_prepared_xacts p WHERE p.transaction = l.transactionid \
+               AND p.database <> current_database()))";
 
 pub(crate) async fn now(connection: &mut Connection) -> Result<Now> {
     let sql = format!(
-        "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8, {HEAD}, \
-                CASE WHEN NOT pg_is_in_recovery() THEN pg_postmaster_start_time() END, \
-                pg_current_snapshot(), \
+        "SELECT {}, pg_current_snapshot(), \
                 ARRAY(SELECT transactionid FROM pg_locks \
-                      WHERE locktype = 'transactionid' AND granted)"
+                      WHERE locktype = 'transactionid' AND granted), {COMMITTING}",
+        clock_and_head()
     );
     let set = connection.query(&sql, &[]).await?;
     let row = set.one()?;
@@ -164,13 +183,36 @@ pub(crate) async fn now(connection: &mut Connection) -> Result<Now> {
         clock_us: row.get(0)?,
         head: row.get(1)?,
         incarnation: row.opt_str(2)?.map(str::to_owned),
-        running: running(row.get_str(4)?, &snapshot),
+        running: ids(row.get_str(4)?, &snapshot),
+        committing: ids(row.get_str(5)?, &snapshot),
     })
+}
+
+/// The same without transactions, and one slot, of whose reader only the pid is told: in one statement that
+/// costs no more the more sessions there are.
+pub(crate) async fn glance(connection: &mut Connection, name: &str) -> Result<(Now, Option<Slot>)> {
+    let sql = format!(
+        "SELECT {}, s.active_pid, NULL, NULL, NULL, {} \
+         FROM (SELECT 1) one LEFT JOIN pg_replication_slots s ON s.slot_name = $1",
+        columns(connection.server_version()),
+        clock_and_head(),
+    );
+    let set = connection.query(&sql, &[Some(name)]).await?;
+    let row = set.one()?;
+    let now = Now {
+        clock_us: row.get(COLUMNS)?,
+        head: row.get(COLUMNS + 1)?,
+        incarnation: row.opt_str(COLUMNS + 2)?.map(str::to_owned),
+        running: Vec::new(),
+        committing: Vec::new(),
+    };
+    let is_there = row.opt_str(0)?.is_some();
+    Ok((now, is_there.then(|| slot(row)).transpose()?))
 }
 
 /// Ids of an array's text form, as wide as those of a snapshot taken at the same time. Whoever has an
 /// id holds a lock on it until after it has become visible (`CommitTransaction`, PostgreSQL 15).
-fn running(array: &str, snapshot: &PgSnapshot) -> Vec<u64> {
+fn ids(array: &str, snapshot: &PgSnapshot) -> Vec<u64> {
     let ids = array.trim_matches(['{', '}']).split(',');
     let mut ids: Vec<u64> = ids
         .filter_map(|id| id.parse().ok())
@@ -196,7 +238,21 @@ async fn select(
     clause: &str,
     params: &[Option<&str>],
 ) -> Result<Vec<Slot>> {
-    let version = connection.server_version();
+    let sql = format!(
+        "SELECT {}, s.active_pid, a.application_name, coalesce(a.client_addr::text, 'local'), \
+                to_char(a.backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') \
+         FROM pg_replication_slots s LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid {clause}",
+        columns(connection.server_version()),
+    );
+    let set = connection.query(&sql, params).await?;
+    set.rows.iter().map(slot).collect()
+}
+
+/// How many columns [`slot`] reads: these, and four of the reader.
+const COLUMNS: usize = 19;
+
+/// What a slot says of itself.
+fn columns(version: u32) -> String {
     let since = |major: u32, column: &'static str, before: &'static str| {
         if version >= major * 10_000 {
             column
@@ -204,21 +260,16 @@ async fn select(
             before
         }
     };
-    let sql = format!(
-        "SELECT s.slot_name, s.plugin, s.slot_type, s.database, current_database(), s.temporary, \
-                s.two_phase, s.confirmed_flush_lsn, s.restart_lsn, \
-                greatest({HEAD} - s.restart_lsn, 0)::int8, s.safe_wal_size, s.wal_status, \
-                {conflicting}, {invalidation}, {synced}, \
-                s.active_pid, a.application_name, coalesce(a.client_addr::text, 'local'), \
-                to_char(a.backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') \
-         FROM pg_replication_slots s LEFT JOIN pg_stat_activity a ON a.pid = s.active_pid {clause}",
+    format!(
+        "s.slot_name, s.plugin, s.slot_type, s.database, current_database(), s.temporary, \
+         s.two_phase, s.confirmed_flush_lsn, s.restart_lsn, \
+         greatest({HEAD} - s.restart_lsn, 0)::int8, s.safe_wal_size, s.wal_status, \
+         {conflicting}, {invalidation}, {synced}",
         conflicting = since(16, "s.conflicting", "NULL::bool"),
         invalidation = since(17, "s.invalidation_reason", "NULL::text"),
         // A standby that was promoted keeps the word for slots that it had copied.
         synced = since(17, "s.synced AND pg_is_in_recovery()", "false"),
-    );
-    let set = connection.query(&sql, params).await?;
-    set.rows.iter().map(slot).collect()
+    )
 }
 
 fn slot(row: &Row) -> Result<Slot> {

@@ -41,7 +41,7 @@ use super::{chunks, select};
 use crate::config::ConnectConfig;
 use crate::error::server_error;
 use crate::shown;
-use crate::view::{self, PgView, notice_our_end};
+use crate::view::{self, PgView};
 use crate::wire::{Connection, CopyOut, Role, TransactionStatus, quote_literal};
 
 /// Settings of every session that reads rows: policies raise an error instead of hiding rows, blocks
@@ -212,7 +212,6 @@ impl Snapshot for PgSnapshot {
 
     async fn view(&self) -> Result<Box<dyn View>> {
         let mut connection = Connection::connect(&self.instant.config, Role::Ordinary).await?;
-        notice_our_end(&mut connection).await;
         connection.run(view::SETTINGS).await?;
         self.instant.adopt(&mut connection).await?;
         Ok(Box::new(PgView::of_source(connection)))
@@ -222,7 +221,6 @@ impl Snapshot for PgSnapshot {
 /// A view of now.
 pub(crate) async fn view(config: &ConnectConfig) -> Result<PgView> {
     let mut connection = Connection::connect(config, Role::Ordinary).await?;
-    notice_our_end(&mut connection).await;
     let settings = view::SETTINGS;
     let sql = format!("{settings}; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
     connection.run(&sql).await?;

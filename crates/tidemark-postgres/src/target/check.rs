@@ -12,13 +12,13 @@
 use std::collections::BTreeSet;
 
 use tidemark_core::Result;
-use tidemark_core::catalogue::{Code, codes};
+use tidemark_core::catalogue::codes;
 use tidemark_core::checkpoint::SourceIdentity;
-use tidemark_core::finding::{Finding, Fix, FixKind, Side, Verdict};
+use tidemark_core::finding::{Finding, Fix, Report, Side};
 use tidemark_core::mapping::TableMapping;
 
 use super::{PgTarget, Triggers};
-use crate::config::SslMode;
+use crate::check::reached;
 use crate::wire::{Connection, Role, quote_literal};
 
 mod tables;
@@ -29,15 +29,19 @@ const VERSION_MIN: u32 = 140_000;
 impl PgTarget {
     /// See the module's text.
     pub async fn check_target(&self, tables: &[TableMapping]) -> Result<Vec<Finding>> {
-        let mut report = Report::default();
+        let mut report = Report::of(Side::Target);
         let mut connection = Connection::connect(&self.config, Role::Ordinary).await?;
-        report.pass(codes::TARGET_UNREACHABLE, self.reached(&connection));
+        report.pass(
+            codes::TARGET_UNREACHABLE,
+            reached(&self.config, &connection),
+        );
         check_server(&mut report, &connection);
         self.check_pooler(&mut report, &mut connection).await?;
         if connection.server_version() >= VERSION_MIN {
             check_writable(&mut report, &mut connection).await?;
             let triggers = self.keep_triggers_still(&mut connection).await?;
             check_schemas(&mut report, &mut connection, tables).await?;
+            check_event_triggers(&mut report, &mut connection).await?;
             let role = connection
                 .query("SELECT quote_ident(current_user)", &[])
                 .await?;
@@ -50,7 +54,7 @@ impl PgTarget {
             tables.check(&mut report, &mut connection).await?;
         }
         connection.close().await;
-        Ok(report.findings)
+        Ok(report.into_findings())
     }
 
     /// Whether this is the very database that the identity names. A server that was copied file by
@@ -79,7 +83,7 @@ impl PgTarget {
                 "a connection pooler shares sessions between clients",
                 "The pipeline's lock and settings belong to a session. Without them two runs could \
                  write at once, and the target's triggers fire a second time for each row.",
-                [text(
+                [Fix::text(
                     "give the address of the server itself in target.url, or let the pooler lend \
                      whole sessions (pool_mode = session)",
                 )],
@@ -90,7 +94,7 @@ impl PgTarget {
                 "a connection pooler answers in place of the server",
                 "It lends whole sessions, as the pipeline needs it; when it ends them, the pipeline \
                  connects anew.",
-                [text("give the address of the server itself in target.url")],
+                [Fix::text("give the address of the server itself in target.url")],
             );
         }
         Ok(())
@@ -108,22 +112,6 @@ impl PgTarget {
         other.close().await;
         Ok(pids[0] == pids[1])
     }
-
-    /// How the target was reached.
-    fn reached(&self, connection: &Connection) -> String {
-        let verified = self.config.hosts.iter().all(|host| {
-            matches!(
-                self.config.ssl_mode_for(host),
-                SslMode::VerifyCa | SslMode::VerifyFull
-            )
-        });
-        let how = match (connection.is_encrypted(), verified) {
-            (true, true) => "TLS verified",
-            (true, false) => "TLS, the server's certificate is not verified",
-            (false, _) => "without TLS",
-        };
-        format!("reachable, {how}")
-    }
 }
 
 /// What start-up told already.
@@ -136,7 +124,7 @@ fn check_server(report: &mut Report, connection: &Connection) {
             codes::TARGET_VERSION,
             format!("PostgreSQL {version} is older than 14"),
             "Statements that the target is written with are not known to it.",
-            [text("use a target of PostgreSQL 14 or newer")],
+            [Fix::text("use a target of PostgreSQL 14 or newer")],
         );
     }
     match connection.parameter("server_encoding") {
@@ -145,7 +133,7 @@ fn check_server(report: &mut Report, connection: &Connection) {
             codes::TARGET_ENCODING,
             format!("encoding is {}, not UTF8", other.unwrap_or("unknown")),
             "Characters of the source that the target cannot hold are refused, never changed.",
-            [text("make the target database with ENCODING 'UTF8'")],
+            [Fix::text("make the target database with ENCODING 'UTF8'")],
         ),
     }
 }
@@ -154,7 +142,8 @@ async fn check_writable(report: &mut Report, connection: &mut Connection) -> Res
     let answer = connection
         .query(
             "SELECT pg_is_in_recovery(), current_setting('transaction_read_only')::bool, \
-             quote_ident(current_database())",
+             quote_ident(current_database()), quote_ident(session_user), \
+             (SELECT source FROM pg_settings WHERE name = 'default_transaction_read_only')",
             &[],
         )
         .await?;
@@ -162,7 +151,7 @@ async fn check_writable(report: &mut Report, connection: &mut Connection) -> Res
     let (is_standby, is_read_only) = (row.get_bool(0)?, row.get_bool(1)?);
     let why = "Nothing can be written.";
     if is_standby {
-        let fixes = [text("give the address of the primary in target.url")];
+        let fixes = [Fix::text("give the address of the primary in target.url")];
         report.fail(
             codes::TARGET_READ_ONLY,
             "the server is a standby",
@@ -170,19 +159,46 @@ async fn check_writable(report: &mut Report, connection: &mut Connection) -> Res
             fixes,
         );
     } else if is_read_only {
-        let database = row.get_str(2)?;
+        let (database, role) = (row.get_str(2)?, row.get_str(3)?);
+        // What is set for a role goes before what is set for a database (PostgreSQL 15, 20.1.3).
+        let whose = match row.opt_str(4)? {
+            Some("user") => format!("ROLE {role}"),
+            Some("database user") => format!("ROLE {role} IN DATABASE {database}"),
+            _ => format!("DATABASE {database}"),
+        };
         let fix = format!(
-            "BEGIN READ WRITE;\nALTER DATABASE {database} SET default_transaction_read_only = off;\n\
-             COMMIT"
+            "BEGIN READ WRITE;\nALTER {whose} SET default_transaction_read_only = off;\nCOMMIT"
         );
         report.fail(
             codes::TARGET_READ_ONLY,
             "transactions are read-only by default",
             why,
-            [sql(fix)],
+            [Fix::sql(fix)],
         );
     } else {
         report.pass(codes::TARGET_READ_ONLY, "the server takes writes");
+    }
+    Ok(())
+}
+
+/// Guards against changes of the schema, which only show when something is made. Those of extensions are
+/// of no such kind.
+async fn check_event_triggers(report: &mut Report, connection: &mut Connection) -> Result<()> {
+    let answer = connection
+        .query(
+            "SELECT string_agg(quote_ident(evtname), ', ' ORDER BY evtname) FROM pg_event_trigger e \
+             WHERE evtenabled <> 'D' AND evtevent <> 'login' AND NOT EXISTS ( \
+               SELECT FROM pg_depend d WHERE d.classid = 'pg_event_trigger'::regclass \
+                 AND d.objid = e.oid AND d.deptype = 'e')",
+            &[],
+        )
+        .await?;
+    if let Some(names) = answer.one()?.opt_str(0)? {
+        report.note(
+            codes::TARGET_TRIGGERS,
+            format!("event triggers that may fire as schema and tables are made: {names}"),
+            "One that refuses keeps the pipeline from starting, or a table from being made.",
+        );
     }
     Ok(())
 }
@@ -221,14 +237,14 @@ async fn check_schemas(
             (
                 format!("the role may not make schema {schema}"),
                 vec![
-                    sql(format!("CREATE SCHEMA {schema} AUTHORIZATION {role}")),
-                    sql(format!("GRANT CREATE ON DATABASE {database} TO {role}")),
+                    Fix::sql(format!("CREATE SCHEMA {schema} AUTHORIZATION {role}")),
+                    Fix::sql(format!("GRANT CREATE ON DATABASE {database} TO {role}")),
                 ],
             )
         } else if row.opt_bool(2)? == Some(false) {
             (
                 format!("the role may not make tables in schema {schema}"),
-                vec![sql(format!(
+                vec![Fix::sql(format!(
                     "GRANT USAGE, CREATE ON SCHEMA {schema} TO {role}"
                 ))],
             )
@@ -243,79 +259,4 @@ async fn check_schemas(
         report.pass(codes::TARGET_GRANTS, "schemas and tables may be made");
     }
     Ok(())
-}
-
-/// Findings as they come.
-#[derive(Default)]
-struct Report {
-    findings: Vec<Finding>,
-}
-
-impl Report {
-    fn failures(&self) -> usize {
-        let failed = |finding: &&Finding| finding.verdict == Verdict::Failed;
-        self.findings.iter().filter(failed).count()
-    }
-
-    fn pass(&mut self, code: Code, found: impl Into<String>) {
-        self.add(code, Verdict::Passed, found.into(), "", []);
-    }
-
-    fn note(&mut self, code: Code, found: impl Into<String>, why: &str) {
-        self.add(code, Verdict::Note, found.into(), why, []);
-    }
-
-    fn warn(
-        &mut self,
-        code: Code,
-        found: impl Into<String>,
-        why: &str,
-        fixes: impl IntoIterator<Item = Fix>,
-    ) {
-        self.add(code, Verdict::Warning, found.into(), why, fixes);
-    }
-
-    fn fail(
-        &mut self,
-        code: Code,
-        found: impl Into<String>,
-        why: &str,
-        fixes: impl IntoIterator<Item = Fix>,
-    ) {
-        self.add(code, Verdict::Failed, found.into(), why, fixes);
-    }
-
-    fn add(
-        &mut self,
-        code: Code,
-        verdict: Verdict,
-        found: String,
-        why: &str,
-        fixes: impl IntoIterator<Item = Fix>,
-    ) {
-        self.findings.push(Finding {
-            code,
-            verdict,
-            side: Side::Target,
-            found,
-            why: why.to_owned(),
-            fixes: fixes.into_iter().collect(),
-        });
-    }
-}
-
-/// A statement for a person to run.
-fn sql(text: impl Into<String>) -> Fix {
-    Fix {
-        text: text.into(),
-        kind: FixKind::Sql,
-    }
-}
-
-/// A sentence.
-fn text(text: impl Into<String>) -> Fix {
-    Fix {
-        text: text.into(),
-        kind: FixKind::Text,
-    }
 }

@@ -6,7 +6,7 @@
 //! | table | holds |
 //! |--|--|
 //! | `checkpoint` | a row per pipeline: generation, owner, source identity, position, phase of the load, why the slot was released, where the relay log is |
-//! | `table_state` | a row per table: names, state, known shape |
+//! | `table_state` | a row per table: names, state, known shape, constraints that both sides had ([`super::loosen`]) |
 //! | `unit` | a row per unit of loaded rows: chunk, tidemark, whether it is in |
 //! | `parked` | changes put aside, in order (written by the applier) |
 //! | `quarantine` | rows that could not be applied, and what waits behind them (written by the applier) |
@@ -75,6 +75,9 @@ const SET_STATE: &str = "INSERT INTO tidemark.table_state \
      state = excluded.state, reason = excluded.reason";
 
 const SET_SHAPE: &str = "UPDATE tidemark.table_state SET shape = $4::jsonb \
+     WHERE pipeline = $1 AND source_schema = $2 AND source_name = $3";
+
+const SET_CONSTRAINTS: &str = "UPDATE tidemark.table_state SET constraints = $4::jsonb \
      WHERE pipeline = $1 AND source_schema = $2 AND source_name = $3";
 
 const PASS: &str = "UPDATE tidemark.unit SET tidemark = NULL \
@@ -154,7 +157,9 @@ impl Writer {
         )
     }
 
-    /// All that an update records, the fence last.
+    /// All that an update records, the fence last. Table by table in the order of their names, as whoever
+    /// else writes to several of them does ([`super::loosen`]): two that meet wait for each other then, and
+    /// not in a circle.
     pub(crate) fn update(&self, update: &CheckpointUpdate) -> Vec<Write> {
         let mut writes = Vec::new();
         for change in &update.states {
@@ -183,6 +188,8 @@ impl Writer {
                 [pipeline, schema, name, Some(json(shape))],
             ));
         }
+        // The first parameters of each; what is of one table stays in its order.
+        writes.sort_by(|one, other| one.params[1..3].cmp(&other.params[1..3]));
         writes.push(self.advance(update.position));
         writes
     }
@@ -290,6 +297,12 @@ impl Writer {
             Write::new(SET_RELAY, [pipeline, Some(json(relay))]),
             self.advance(None),
         ]
+    }
+
+    /// Records which constraints of a table both sides have, as JSON.
+    pub(super) fn constraints(&self, table: &TableName, constraints: String) -> Write {
+        let [pipeline, schema, name] = self.table(table);
+        Write::new(SET_CONSTRAINTS, [pipeline, schema, name, Some(constraints)])
     }
 
     fn forget_tables(&self) -> Vec<Write> {
@@ -503,4 +516,57 @@ fn unreadable(what: &str) -> Error {
         format!("what the target remembers of the pipeline cannot be read: {what}"),
     )
     .context("read schema tidemark")
+}
+
+#[cfg(test)]
+mod tests {
+    use tidemark_core::checkpoint::{KnownShape, TableState, TableStateChange};
+
+    use super::*;
+
+    #[test]
+    fn tables_are_written_in_the_order_of_their_names() {
+        let table = |name: &str| TableName::new("public", name);
+        let state = |name, state| TableStateChange {
+            table: table(name),
+            target: table(name),
+            source_id: 1,
+            state,
+            reason: None,
+        };
+        let update = CheckpointUpdate {
+            states: vec![
+                state("b", TableState::Resyncing),
+                state("a", TableState::Paused),
+                state("b", TableState::Streaming),
+            ],
+            passed: vec![table("c"), table("a")],
+            shapes: vec![(table("a"), KnownShape::default())],
+            ..CheckpointUpdate::default()
+        };
+        let writer = Writer {
+            pipeline: "p".to_owned(),
+            generation: Generation(1),
+        };
+        let writes = writer.update(&update);
+        let (fence, writes) = writes.split_last().unwrap();
+        assert_eq!(fence.sql, ADVANCE);
+        let said = |write: &Write| (write.sql, write.params[2].clone().unwrap());
+        let said: Vec<_> = writes.iter().map(said).collect();
+        let of = |sql, name: &str| (sql, name.to_owned());
+        let wanted = [
+            of(SET_STATE, "a"),
+            of(PASS, "a"),
+            of(SET_SHAPE, "a"),
+            of(SET_STATE, "b"),
+            of(SET_STATE, "b"),
+            of(PASS, "c"),
+        ];
+        assert_eq!(said, wanted);
+        let last = writes[4].params[6].as_deref();
+        assert!(
+            last.is_some_and(|word| word.contains("streaming")),
+            "{last:?}"
+        );
+    }
 }

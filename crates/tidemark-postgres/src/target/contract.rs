@@ -1,15 +1,19 @@
 //! [`PgTarget`] as core's [`Target`]: nothing is decided here.
 
 use async_trait::async_trait;
+use tidemark_core::batch::SchemaChange;
 use tidemark_core::checkpoint::{
     Checkpoint, Generation, LoadPhase, RelayHome, Release, SourceIdentity, Unit,
 };
 use tidemark_core::control::Control;
 use tidemark_core::finding::Finding;
 use tidemark_core::mapping::TableMapping;
-use tidemark_core::schema::SourceSchema;
+use tidemark_core::schema::{SourceSchema, TableName};
 use tidemark_core::source::SequenceValue;
-use tidemark_core::target::{Applier, Existing, LoadStart, Loader, Owner, Place, Prepared, Target};
+use tidemark_core::target::{
+    Applier, Existing, LoadStart, Loader, Loosened, Occasion, Owner, Place, Prepared, Target,
+    TypeChanges,
+};
 use tidemark_core::verify::View;
 use tidemark_core::{Error, Result};
 
@@ -45,6 +49,10 @@ impl Target for PgTarget {
         self.lost().await
     }
 
+    async fn claim(&self, tables: &[&TableName]) -> Result<()> {
+        self.claim(tables).await
+    }
+
     async fn start_load(&self, start: &LoadStart) -> Result<()> {
         self.start_load(start).await
     }
@@ -53,8 +61,13 @@ impl Target for PgTarget {
         &self,
         schema: &SourceSchema,
         tables: &[TableMapping],
+        changes: TypeChanges,
     ) -> Result<bool> {
-        self.prepare_objects(schema, tables).await
+        self.prepare_objects(schema, tables, changes).await
+    }
+
+    async fn reshape(&self, mapping: &TableMapping, changes: &[SchemaChange]) -> Result<bool> {
+        self.reshape(mapping, changes).await
     }
 
     async fn prepare(
@@ -77,6 +90,15 @@ impl Target for PgTarget {
 
     async fn finish_foreign_keys(&self, tables: &[TableMapping]) -> Result<()> {
         self.finish_foreign_keys(tables).await
+    }
+
+    async fn loosen(
+        &self,
+        tables: &[TableMapping],
+        of: &[TableName],
+        occasion: Occasion,
+    ) -> Result<Loosened> {
+        self.loosen(tables, of, occasion).await
     }
 
     async fn set_phase(&self, phase: LoadPhase) -> Result<()> {

@@ -24,6 +24,10 @@ use crate::wire::Connection;
 const FORGET_ANSWERED: &str = "DELETE FROM tidemark.command \
      WHERE pipeline = $1 AND answered_at < now() - interval '1 day'";
 
+/// Where whoever sends a command tells its pipeline so, by name: a command is read at once, and need not be
+/// looked for all the time. A channel belongs to a database, as our schema does.
+const CHANNEL: &str = "tidemark_command";
+
 /// Either end of the side door.
 #[derive(Debug)]
 pub(super) struct PgControl {
@@ -33,6 +37,8 @@ pub(super) struct PgControl {
     generation: Arc<AtomicU64>,
     /// Our tables are there; asked again until they are.
     is_there: bool,
+    /// We are told of commands. Behind a pooler that shares sessions nobody would be.
+    is_listening: bool,
 }
 
 impl PgControl {
@@ -49,6 +55,7 @@ impl PgControl {
             pipeline: pipeline.to_owned(),
             generation: Arc::clone(generation),
             is_there: false,
+            is_listening: false,
         })
     }
 
@@ -79,6 +86,10 @@ impl Control for PgControl {
         if !self.is_there().await? {
             return Ok(Vec::new());
         }
+        if !self.is_listening && !self.connection.is_pooled() {
+            self.connection.run(&format!("LISTEN {CHANNEL}")).await?;
+            self.is_listening = true;
+        }
         let generation = self.generation();
         let answer = self
             .connection
@@ -93,6 +104,14 @@ impl Control for PgControl {
         let read =
             |row: &crate::wire::Row| Ok((CommandId(row.get(0)?), from_json(row.get_str(1)?)?));
         answer.rows.iter().map(read).collect()
+    }
+
+    async fn called(&mut self) -> Result<()> {
+        if !self.is_listening {
+            return std::future::pending().await;
+        }
+        while self.connection.notification().await?.payload != self.pipeline {}
+        Ok(())
     }
 
     async fn answer(&mut self, id: CommandId, answer: &Answer) -> Result<()> {
@@ -140,9 +159,12 @@ impl Control for PgControl {
         let sent = self
             .connection
             .query(
-                "INSERT INTO tidemark.command (pipeline, command) \
-                 SELECT pipeline, $2::jsonb FROM tidemark.checkpoint WHERE pipeline = $1 \
-                 RETURNING id",
+                &format!(
+                    "WITH sent AS (INSERT INTO tidemark.command (pipeline, command) \
+                     SELECT pipeline, $2::jsonb FROM tidemark.checkpoint WHERE pipeline = $1 \
+                     RETURNING id, pipeline) \
+                     SELECT id, pg_notify('{CHANNEL}', pipeline) FROM sent"
+                ),
                 &[Some(&pipeline), Some(&json(command))],
             )
             .await

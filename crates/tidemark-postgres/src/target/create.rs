@@ -181,10 +181,7 @@ impl NewTable<'_> {
 
     fn carried(&self, carried: &ColumnMapping, name: &str, extent: Extent) -> String {
         let column = &self.mapping.schema.columns[carried.source];
-        let mut line = match carried.target_type {
-            TargetType::AsSource => self.typed(column, name),
-            TargetType::Text => format!("{} text", quote_ident(name)),
-        };
+        let mut line = format!("{} {}", quote_ident(name), self.declared(carried));
         // What fills a masked column is not what the source says.
         if carried.mask.is_none() {
             match &column.default {
@@ -208,10 +205,25 @@ impl NewTable<'_> {
         line
     }
 
+    /// One column, as it is declared.
+    pub(super) fn column(&self, carried: &ColumnMapping, extent: Extent) -> String {
+        self.carried(carried, &carried.target, extent)
+    }
+
+    /// The type of a carried column, with its collation.
+    pub(super) fn declared(&self, carried: &ColumnMapping) -> String {
+        match carried.target_type {
+            TargetType::AsSource => self.type_of(&self.mapping.schema.columns[carried.source]),
+            TargetType::Text => "text".to_owned(),
+        }
+    }
+
     fn typed(&self, column: &Column, name: &str) -> String {
-        let mut line = quote_ident(name);
-        line.push(' ');
-        line.push_str(&wording::replace(&column.type_name, self.moved));
+        format!("{} {}", quote_ident(name), self.type_of(column))
+    }
+
+    fn type_of(&self, column: &Column) -> String {
+        let mut line = wording::replace(&column.type_name, self.moved);
         if let Some(collation) = &column.collation {
             line.push_str(" COLLATE ");
             line.push_str(&wording::replace(collation, self.moved));

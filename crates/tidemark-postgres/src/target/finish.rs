@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use tidemark_core::catalogue::codes;
 use tidemark_core::mapping::TableMapping;
-use tidemark_core::schema::{Check, Index, IndexKind, TableName, TableSchema};
+use tidemark_core::schema::{Check, IndexKind, TableName, TableSchema};
 use tidemark_core::target::Place;
 use tidemark_core::{Context, Error, Result, failpoint};
 
@@ -95,33 +95,48 @@ impl Finish<'_> {
         self.make_checks(connection).await
     }
 
-    /// The source's indexes; beside, those of the table that will be replaced come first, since
-    /// somebody may have made some by hand.
+    /// The source's indexes; beside, also those that somebody has made by hand on the table that will be
+    /// replaced.
     async fn wanted_indexes(&self, connection: &mut Connection) -> Result<Vec<Wanted>> {
         let mut wanted = Vec::new();
-        if self.place == Place::Beside
-            && let Some(old) = self.old_table(connection).await?
-        {
-            wanted = indexes::of_target(&old);
-        }
         for index in indexes::of_source(self.mapping, &self.moved) {
             match index {
-                Ok(index) => {
-                    let is_known = wanted.iter().any(|other| {
-                        let are_keys = index.index.kind == IndexKind::PrimaryKey
-                            && other.index.kind == IndexKind::PrimaryKey;
-                        are_keys
-                            || other.index.name == index.index.name
-                            || indexes::is_same(&other.index, &index.index)
-                    });
-                    if !is_known {
-                        wanted.push(index);
-                    }
-                }
+                Ok(index) => wanted.push(index),
                 Err((name, why)) => self.leave_out("index", &name, why),
             }
         }
+        if self.place == Place::Beside
+            && let Some(old) = self.old_table(connection).await?
+        {
+            for index in indexes::of_target(&old) {
+                self.add_by_hand(&mut wanted, index);
+            }
+        }
         Ok(wanted)
+    }
+
+    /// What the target's table has counts for one of the source that does the same, or has its name and
+    /// refuses nothing. Where both tell rows apart, each in its way, the source's way counts.
+    fn add_by_hand(&self, wanted: &mut Vec<Wanted>, by_hand: Wanted) {
+        let index = &by_hand.index;
+        let same = wanted.iter_mut().find(|other| {
+            let are_keys = [other.index.kind, index.kind] == [IndexKind::PrimaryKey; 2];
+            are_keys || other.index.name == index.name || indexes::is_same(&other.index, index)
+        });
+        match same {
+            None => wanted.push(by_hand),
+            Some(other) => {
+                let are_plain = [other.index.kind, index.kind] == [IndexKind::Plain; 2];
+                if are_plain || indexes::is_same(&other.index, index) {
+                    *other = Wanted {
+                        is_by_hand: false,
+                        ..by_hand
+                    };
+                } else if other.index.columns != index.columns {
+                    self.leave_out("index", &index.name, "the source has another one for it");
+                }
+            }
+        }
     }
 
     async fn old_table(&self, connection: &mut Connection) -> Result<Option<TableSchema>> {
@@ -162,7 +177,7 @@ impl Finish<'_> {
         let goes_without = if is_not_owner(&error) {
             !self.is_ours(connection).await?
         } else {
-            may_go_without(&wanted.index, &error)
+            may_go_without(wanted, &error)
         };
         if !goes_without {
             return Err(error.context(format!("make index {}", wanted.index.name)));
@@ -299,9 +314,19 @@ impl Finish<'_> {
     }
 }
 
-/// Whether a table of ours is right without what was refused: it has its primary key.
-fn may_go_without(index: &Index, error: &Error) -> bool {
-    index.kind != IndexKind::PrimaryKey && is_about_definition(error)
+/// Whether a table of ours is right without what was refused: it has its primary key. What is not the
+/// source's, such as a key that it has given up, must not keep the source's rows out.
+fn may_go_without(wanted: &Wanted, error: &Error) -> bool {
+    if wanted.is_by_hand && is_about_rows(error) {
+        return true;
+    }
+    let is_key = wanted.index.kind == IndexKind::PrimaryKey && !wanted.is_by_hand;
+    !is_key && is_about_definition(error)
+}
+
+/// Rows that are twice there, exclude each other, or lack a value.
+fn is_about_rows(error: &Error) -> bool {
+    matches!(error.sqlstate_code(), Some("23505" | "23P01" | "23502"))
 }
 
 /// Only a table's owner may add to it.
@@ -309,8 +334,10 @@ pub(super) fn is_not_owner(error: &Error) -> bool {
     error.sqlstate_code() == Some("42501")
 }
 
-/// Class 42: what a definition refers to is not there or does not fit; 0A: not in this version.
+/// Class 42: what a definition refers to is not there or does not fit; 3F: nor is its schema; 0A: not in
+/// this version.
 pub(super) fn is_about_definition(error: &Error) -> bool {
     let sqlstate = error.sqlstate_code().unwrap_or_default();
-    (sqlstate.starts_with("42") && sqlstate != "42501") || sqlstate.starts_with("0A")
+    let is_class = |class: &&str| sqlstate.starts_with(*class);
+    ["42", "3F", "0A"].iter().any(is_class) && sqlstate != "42501"
 }

@@ -9,6 +9,7 @@
 //! `anytime_typmodin`. Modifiers of character types count 4 bytes more than they say.
 
 use std::collections::HashMap;
+use std::fmt;
 
 use tidemark_core::mapping::{ColumnMapping, TableMapping, TargetType};
 use tidemark_core::schema::{Column, ColumnDefault, TableSchema};
@@ -58,49 +59,100 @@ enum Fit {
     No,
 }
 
-/// What is wrong with `have`, a sentence each; empty if every row fits.
-pub(super) fn problems(
-    mapping: &TableMapping,
+/// What keeps a table that is there from taking every row.
+#[derive(Debug)]
+pub(super) enum Problem<'a> {
+    Missing(&'a ColumnMapping),
+    /// The target computes it.
+    Generated(&'a ColumnMapping),
+    OtherType {
+        column: &'a ColumnMapping,
+        found: &'a Column,
+        wanted: &'a str,
+    },
+    /// The source allows NULL in it.
+    RefusesNull(&'a ColumnMapping),
+    /// Only the target has it, and it must have a value.
+    Alone(&'a Column),
+}
+
+impl fmt::Display for Problem<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Problem::Missing(column) => write!(f, "column {} is missing", column.target),
+            Problem::Generated(column) => write!(
+                f,
+                "column {} is generated and cannot be written",
+                column.target
+            ),
+            Problem::OtherType {
+                column,
+                found,
+                wanted,
+            } => write!(
+                f,
+                "column {} is {}, but the source has {wanted}",
+                column.target, found.type_name
+            ),
+            Problem::RefusesNull(column) => write!(
+                f,
+                "column {} refuses NULL, which the source allows",
+                column.target
+            ),
+            Problem::Alone(column) => write!(
+                f,
+                "column {} refuses NULL, has no default, and the source has no such column",
+                column.name
+            ),
+        }
+    }
+}
+
+/// What is wrong with `have`; empty if every row fits.
+pub(super) fn problems<'a>(
+    mapping: &'a TableMapping,
     numbers: &TypeNumbers,
-    have: &TableSchema,
-) -> Vec<String> {
+    have: &'a TableSchema,
+) -> Vec<Problem<'a>> {
     let mut problems = Vec::new();
     for column in &mapping.columns {
         let source = &mapping.schema.columns[column.source];
-        let name = &column.target;
-        let Some(found) = have.columns.iter().find(|found| found.name == *name) else {
-            problems.push(format!("column {name} is missing"));
+        let mut there = have.columns.iter();
+        let Some(found) = there.find(|found| found.name == column.target) else {
+            problems.push(Problem::Missing(column));
             continue;
         };
         if matches!(found.default, ColumnDefault::Generated(_)) {
-            problems.push(format!("column {name} is generated and cannot be written"));
+            problems.push(Problem::Generated(column));
         }
         if fit(column, source, numbers, found) == Fit::No {
-            problems.push(format!(
-                "column {name} is {}, but the source has {}",
-                found.type_name,
-                match column.target_type {
-                    TargetType::AsSource => source.type_name.as_str(),
-                    TargetType::Text => "a mask that makes text",
-                }
-            ));
+            let wanted = match column.target_type {
+                TargetType::AsSource => source.type_name.as_str(),
+                TargetType::Text => "a mask that makes text",
+            };
+            problems.push(Problem::OtherType {
+                column,
+                found,
+                wanted,
+            });
         }
         if found.is_not_null && !mapping.is_not_null(column) {
-            problems.push(format!(
-                "column {name} refuses NULL, which the source allows"
-            ));
+            problems.push(Problem::RefusesNull(column));
         }
     }
     for found in &have.columns {
         let is_carried = mapping.columns.iter().any(|c| c.target == found.name);
         if !is_carried && found.is_not_null && found.default == ColumnDefault::None {
-            problems.push(format!(
-                "column {} refuses NULL, has no default, and the source has no such column",
-                found.name
-            ));
+            problems.push(Problem::Alone(found));
         }
     }
     problems
+}
+
+/// All of them in one sentence.
+pub(super) fn told(problems: &[Problem<'_>]) -> String {
+    let told: Vec<String> = problems.iter().map(Problem::to_string).collect();
+    told.join("; ")
 }
 
 /// In which format rows are wanted by a table that fits.

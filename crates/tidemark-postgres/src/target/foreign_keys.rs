@@ -88,7 +88,7 @@ fn is_unproven(key: &ForeignKey) -> bool {
 }
 
 /// The foreign key in target names; the error says why it is not carried.
-fn translate(
+pub(super) fn translate(
     table: &TableMapping,
     tables: &[TableMapping],
     key: &ForeignKey,
@@ -114,7 +114,7 @@ fn translate(
 }
 
 /// The statement that makes a foreign key.
-fn add(table: &TableName, key: &ForeignKey) -> String {
+pub(super) fn add(table: &TableName, key: &ForeignKey) -> String {
     let list = |names: &[String]| {
         let names: Vec<String> = names.iter().map(|name| quote_ident(name)).collect();
         names.join(", ")

@@ -20,6 +20,8 @@ pub(super) struct Wanted {
     pub(super) index: Index,
     /// The same, columns by their source names, where its texts speak of columns so.
     pub(super) in_source_words: Option<Index>,
+    /// Only the target's table has it.
+    pub(super) is_by_hand: bool,
 }
 
 /// The indexes of the source's table, the most important first; or why one is not carried.
@@ -44,6 +46,7 @@ pub(super) fn of_source(
                 in_source_words: (is_renamed && has_text(index))
                     .then(|| in_source_words(index, &translated)),
                 index: translated,
+                is_by_hand: false,
             })
         })
         .collect()
@@ -56,6 +59,7 @@ pub(super) fn of_target(table: &TableSchema) -> Vec<Wanted> {
     let wanted = |index| Wanted {
         index,
         in_source_words: None,
+        is_by_hand: true,
     };
     indexes.into_iter().map(wanted).collect()
 }

@@ -1,8 +1,8 @@
-//! Writing the rows of a unit: one transaction, bytes passed on as they came.
+//! Writing the rows of a unit: one transaction, bytes passed on unread.
 //!
 //! ```text
 //!   BEGIN; [DELETE of the range;] COPY … FROM STDIN   one message
-//!   CopyData, as the source sent it                   the next block is read while one is written
+//!   CopyData, as it was read from the source          the next block is read while one is written
 //!   unit row, fence                                   after the server has counted the rows
 //!   COMMIT
 //! ```
@@ -95,10 +95,8 @@ impl PgLoader {
         let sent = pass_on(&mut copy, rows, progress).await?;
         let written = copy.finish().await?;
         if written != sent.rows {
-            return Err(Error::definite(
-                codes::INTERNAL,
-                format!("{} rows were sent, the target took {written}", sent.rows),
-            ));
+            let text = format!("{} rows were sent, the table took {written}", sent.rows);
+            return Err(Error::data(codes::ROW_LEFT_OUT, text));
         }
         let loaded = Unit {
             tidemark: Some(unit.tidemark.clone()),

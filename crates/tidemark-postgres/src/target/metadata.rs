@@ -113,6 +113,8 @@ const MIGRATIONS: &[&str] = &[
      ALTER TABLE tidemark.quarantine ALTER COLUMN payload SET STORAGE EXTERNAL;",
     // 5: where log is kept that the source was told to forget.
     "ALTER TABLE tidemark.checkpoint ADD COLUMN relay jsonb;",
+    // 6: constraints that both sides had when they were last compared.
+    "ALTER TABLE tidemark.table_state ADD COLUMN constraints jsonb;",
 ];
 
 /// The version since which the relay log's place is recorded.
@@ -173,6 +175,13 @@ pub(super) async fn migrate(connection: &mut Connection) -> Result<()> {
             Some(said) if said.sqlstate == "42501" => {
                 error.with_code(codes::TARGET_GRANTS).first_action(
                     "GRANT CREATE ON DATABASE … TO the role, or make a schema tidemark that it owns",
+                )
+            }
+            // A guard against changes of the schema.
+            Some(said) if said.sqlstate == "P0001" => {
+                error.with_code(codes::TARGET_GRANTS).first_action(
+                    "let the role pass the event trigger, or ALTER EVENT TRIGGER … DISABLE while the \
+                     pipeline starts",
                 )
             }
             _ => error,

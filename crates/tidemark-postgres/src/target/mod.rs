@@ -13,13 +13,16 @@ use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use tidemark_core::batch::SchemaChange;
 use tidemark_core::catalogue::codes;
 use tidemark_core::checkpoint::{Checkpoint, Generation, LoadPhase, RelayHome, Release, Unit};
 use tidemark_core::control::Control;
 use tidemark_core::mapping::TableMapping;
-use tidemark_core::schema::SourceSchema;
+use tidemark_core::schema::{SourceSchema, TableName};
 use tidemark_core::source::SequenceValue;
-use tidemark_core::target::{Existing, LoadStart, Loader, Owner, Place, Prepared};
+use tidemark_core::target::{
+    Existing, LoadStart, Loader, Loosened, Occasion, Owner, Place, Prepared, TypeChanges,
+};
 use tidemark_core::{Context, Error, Result, failpoint};
 
 use crate::config::ConnectConfig;
@@ -29,12 +32,14 @@ use checkpoint::{Write, Writer};
 use control::PgControl;
 use load::PgLoader;
 use prepare::Preparation;
+use reshape::Reshaping;
 
 mod apply;
 mod ascii;
 mod catalog;
 mod check;
 pub(crate) mod checkpoint;
+mod claim;
 mod contract;
 mod control;
 mod create;
@@ -45,12 +50,14 @@ mod fit;
 mod foreign_keys;
 mod indexes;
 mod load;
+mod loosen;
 mod metadata;
 mod names;
 mod objects;
 pub mod origin;
 pub(crate) mod owner;
 mod prepare;
+mod reshape;
 mod sequences;
 mod swap;
 mod wording;
@@ -163,7 +170,25 @@ impl PgTarget {
     /// Records where a first load starts.
     pub async fn start_load(&self, start: &LoadStart) -> Result<()> {
         self.refuse_self(start).await?;
-        self.write(&self.writer().start(start), "the start").await
+        let tables: Vec<&TableName> = start.tables.iter().map(|table| &table.target).collect();
+        let mut session = self.session().await?;
+        session.run("BEGIN").await?;
+        claim::claim(&mut session, &self.pipeline, &tables).await?;
+        checkpoint::commit_open(&mut session, &self.writer().start(start))
+            .await
+            .context(|| "record the start on the target")?;
+        session.keep();
+        Ok(())
+    }
+
+    /// Refuses where another pipeline that runs has one of the tables.
+    pub async fn claim(&self, tables: &[&TableName]) -> Result<()> {
+        let mut session = self.session().await?;
+        session.run("BEGIN").await?;
+        claim::claim(&mut session, &self.pipeline, tables).await?;
+        session.run("COMMIT").await?;
+        session.keep();
+        Ok(())
     }
 
     /// Makes types and sequences that the tables need; whether a type got what it lacked.
@@ -171,9 +196,10 @@ impl PgTarget {
         &self,
         schema: &SourceSchema,
         tables: &[TableMapping],
+        changes: TypeChanges,
     ) -> Result<bool> {
         let mut session = self.session().await?;
-        let is_extended = objects::make(&mut session, schema, tables).await?;
+        let is_extended = objects::make(&mut session, schema, tables, changes).await?;
         session.keep();
         Ok(is_extended)
     }
@@ -200,6 +226,20 @@ impl PgTarget {
         Ok(prepared)
     }
 
+    /// Gives a table that is to be loaded anew where it is the shape of its rows to come.
+    pub async fn reshape(&self, mapping: &TableMapping, changes: &[SchemaChange]) -> Result<bool> {
+        let mut session = self.session().await?;
+        let reshaping = Reshaping {
+            mapping,
+            changes,
+            writer: self.writer(),
+            triggers: self.keep_triggers_still(&mut session).await?,
+        };
+        let is_touched = reshaping.run(&mut session).await?;
+        session.keep();
+        Ok(is_touched)
+    }
+
     /// Makes what was deferred for one table.
     pub async fn finish(&self, mapping: &TableMapping, place: Place) -> Result<()> {
         let mut session = self.session().await?;
@@ -214,6 +254,19 @@ impl PgTarget {
         foreign_keys::finish(&mut session, &self.pipeline, tables).await?;
         session.keep();
         Ok(())
+    }
+
+    /// Takes constraints off the target that the source does not have any more.
+    pub async fn loosen(
+        &self,
+        tables: &[TableMapping],
+        of: &[TableName],
+        occasion: Occasion,
+    ) -> Result<Loosened> {
+        let mut session = self.session().await?;
+        let loosened = loosen::loosen(&mut session, &self.writer(), tables, of, occasion).await?;
+        session.keep();
+        Ok(loosened)
     }
 
     /// Gives a resynced table its place.

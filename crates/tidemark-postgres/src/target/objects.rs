@@ -3,32 +3,35 @@
 //! What is there already must be what the source has: an enumeration with other labels would refuse
 //! values later, or sort them otherwise. One that only lacks labels gets them, at their places, and a
 //! composite type the attributes that it lacks behind its own: that is how types grow on a source that is
-//! followed. Definitions are compared as the servers print them,
-//! after names that go by another name on the target have been replaced. Where schemas lie is told in
-//! [`super::names`].
+//! followed ([`alterations`] has what else may become of them there). Definitions are compared as the
+//! servers print them, after names that go by another name on the target have been replaced. Where schemas
+//! lie is told in [`super::names`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use tidemark_core::catalogue::codes;
 use tidemark_core::mapping::TableMapping;
 use tidemark_core::schema::{ObjectKind, SchemaObject, SourceSchema, TableName};
+use tidemark_core::target::TypeChanges;
 use tidemark_core::{Context, Error, Result};
 
-use super::catalog;
 use super::names::{Schemas, quoted};
 use super::prepare::make_schema;
-use super::wording;
+use super::{catalog, finish, wording};
 use crate::schema::type_definition;
 use crate::wire::{Connection, quote_literal};
+
+mod alterations;
 
 /// What a range type's definition says before the name of its multirange type.
 const MULTIRANGE: &str = "multirange_type_name = ";
 
-/// Makes everything, in one transaction. Gives whether a type that was there got what it lacked.
+/// Makes everything, in one transaction. Gives whether a type that was there has followed.
 pub(super) async fn make(
     connection: &mut Connection,
     schema: &SourceSchema,
     tables: &[TableMapping],
+    changes: TypeChanges,
 ) -> Result<bool> {
     let schemas = Schemas::of_tables(tables);
     connection.run("BEGIN").await?;
@@ -51,8 +54,18 @@ pub(super) async fn make(
         let name = target_name(object, &schemas);
         let made = match object.kind {
             ObjectKind::Extension => make_extension(connection, object).await.map(|()| false),
-            _ => make_object(connection, object, &name, &moved).await,
+            _ => make_object(connection, object, &name, &moved, changes).await,
         };
+        let made = made.map_err(|error| {
+            if finish::is_about_definition(&error) {
+                error.first_action(
+                    "make on the target what the definition rests on, as the source has it: \
+                     tidemark plan lists the functions that are needed",
+                )
+            } else {
+                error
+            }
+        });
         is_extended |= made.context(|| format!("make {} {name}", kind_name(object.kind)))?;
     }
     connection.run("COMMIT").await?;
@@ -136,12 +149,13 @@ async fn make_extension(connection: &mut Connection, object: &SchemaObject) -> R
     })
 }
 
-/// Gives whether it was there and got what it lacked.
+/// Gives whether it was there and has followed.
 async fn make_object(
     connection: &mut Connection,
     object: &SchemaObject,
     name: &TableName,
     moved: &BTreeMap<TableName, TableName>,
+    changes: TypeChanges,
 ) -> Result<bool> {
     let definition = wording::replace(&object.definition, moved);
     match object.kind {
@@ -163,14 +177,15 @@ async fn make_object(
             if let Some(oid) = type_oid(connection, name).await? {
                 let found = type_definition(connection, name, oid).await?;
                 let found = found.ok_or_else(|| taken(name))?;
-                let additions = additions(name, &definition, &found.definition);
-                for addition in &additions {
-                    connection.run(addition).await?;
-                }
-                if additions.is_empty() {
-                    compare(name, &definition, &found.definition)?;
-                }
-                return Ok(!additions.is_empty());
+                return match alterations::between(name, &definition, &found.definition, changes) {
+                    Some(statements) => {
+                        for statement in &statements {
+                            connection.run(statement).await?;
+                        }
+                        Ok(!statements.is_empty())
+                    }
+                    None => compare(name, &definition, &found.definition).map(|()| false),
+                };
             }
         }
     }
@@ -206,51 +221,6 @@ fn taken(name: &TableName) -> Error {
         codes::TARGET_NAME_TAKEN,
         format!("{name} is something else on the target"),
     )
-}
-
-/// What a type lacks that is otherwise the wanted one.
-fn additions(name: &TableName, wanted: &str, found: &str) -> Vec<String> {
-    match (labels(wanted), labels(found)) {
-        (Some(wanted), Some(found)) => label_additions(name, &wanted, &found),
-        _ => attribute_additions(name, wanted, found),
-    }
-}
-
-/// The attributes behind those that a composite type has.
-fn attribute_additions(name: &TableName, wanted: &str, found: &str) -> Vec<String> {
-    let attributes = |definition| -> Option<Vec<&str>> {
-        let (_, list) = str::split_once(definition, "} AS (")?;
-        Some(wording::members(list.strip_suffix(')')?))
-    };
-    let (Some(wanted), Some(found)) = (attributes(wanted), attributes(found)) else {
-        return Vec::new();
-    };
-    let added = wanted.strip_prefix(found.as_slice()).unwrap_or_default();
-    let name = quoted(name);
-    let add = |attribute: &&str| format!("ALTER TYPE {name} ADD ATTRIBUTE {attribute}");
-    added.iter().map(add).collect()
-}
-
-/// The labels that an enumeration lacks which has no other ones, in the same order.
-fn label_additions(name: &TableName, wanted: &[String], found: &[String]) -> Vec<String> {
-    let mut there = found.iter().peekable();
-    let (mut additions, mut before) = (Vec::new(), None);
-    for label in wanted {
-        if there.next_if_eq(&label).is_none() {
-            let place = match (before, found.first()) {
-                (Some(before), _) => format!(" AFTER {}", quote_literal(before)),
-                (None, Some(first)) => format!(" BEFORE {}", quote_literal(first)),
-                (None, None) => String::new(),
-            };
-            let (name, label) = (quoted(name), quote_literal(label));
-            additions.push(format!("ALTER TYPE {name} ADD VALUE {label}{place}"));
-        }
-        before = Some(label);
-    }
-    match there.peek() {
-        None => additions,
-        Some(_) => Vec::new(),
-    }
 }
 
 /// Definitions with the same meaning print the same, but for the quoting of names.

@@ -158,9 +158,14 @@ async fn is_earlier(connection: &mut Connection, pid: u32, lease: &Lease) -> Res
     Ok(store == lease.store && is_before)
 }
 
-/// The lock's number: the first 64 bits of a hash of the name.
+/// The number of a pipeline's lock.
 pub(super) fn lock_key(pipeline: &str) -> i64 {
-    let hash = Sha256::digest(format!("tidemark pipeline {pipeline}").as_bytes());
+    key_of(&format!("tidemark pipeline {pipeline}"))
+}
+
+/// The number of a lock: the first 64 bits of a hash of what it is for.
+pub(super) fn key_of(what: &str) -> i64 {
+    let hash = Sha256::digest(what.as_bytes());
     let first = hash.first_chunk().expect("a SHA-256 hash has 32 bytes");
     i64::from_be_bytes(*first)
 }

@@ -19,7 +19,7 @@ use super::checkpoint::{self, Writer};
 use super::create::{self, Extent, NewTable};
 use super::fit::{self, TypeNumbers};
 use super::names::{quoted, table_at};
-use super::{Triggers, existing, finish, names::Schemas, swap};
+use super::{Triggers, claim, existing, finish, names::Schemas, swap};
 use crate::schema::{FIRST_USER_OID, describe_one};
 use crate::wire::{Connection, quote_ident};
 
@@ -83,6 +83,13 @@ impl Preparation<'_> {
             (Place::InPlace, Some(found)) => self.found(connection, &name, &found).await?,
         };
         let units = self.units(ready.rows);
+        let pipeline = &self.writer.pipeline;
+        if !claim::is_recorded(connection, pipeline, self.mapping).await? {
+            // After what may wait for readers of the table, since all others who claim wait for this.
+            claim::claim(connection, pipeline, &[&self.mapping.target])
+                .await
+                .map_err(|error| error.table(self.mapping.source().to_string()))?;
+        }
         let mut writes = vec![self.writer.new_table(&self.table())];
         writes.extend(self.writer.units(self.mapping.source(), &units));
         writes.push(self.writer.advance(None));
@@ -194,7 +201,7 @@ impl Preparation<'_> {
         }
         Err(Error::definite(
             codes::TARGET_TABLE_UNFIT,
-            format!("{name} does not fit: {}", problems.join("; ")),
+            format!("{name} does not fit: {}", fit::told(&problems)),
         ))
     }
 
@@ -318,9 +325,7 @@ pub(super) async fn attempt(connection: &mut Connection, sql: &str) -> Result<Op
             connection.run("RELEASE SAVEPOINT tidemark_attempt").await?;
             Ok(None)
         }
-        // Class 42: names that are not there, types that do not fit an expression; 0A: not in this
-        // version.
-        Err(error) if error.sqlstate_code().is_some_and(is_about_definition) => {
+        Err(error) if finish::is_about_definition(&error) || finish::is_not_owner(&error) => {
             connection
                 .run("ROLLBACK TO SAVEPOINT tidemark_attempt; RELEASE SAVEPOINT tidemark_attempt")
                 .await?;
@@ -328,10 +333,6 @@ pub(super) async fn attempt(connection: &mut Connection, sql: &str) -> Result<Op
         }
         Err(error) => Err(error),
     }
-}
-
-fn is_about_definition(sqlstate: &str) -> bool {
-    sqlstate.starts_with("42") || sqlstate.starts_with("0A")
 }
 
 /// The numbers for a table that is only looked at, by the schemas of all tables to come.
@@ -344,7 +345,7 @@ pub(super) async fn numbers_for(
 }
 
 /// Numbers on the target of the types that are not the same everywhere.
-async fn type_numbers(
+pub(super) async fn type_numbers(
     connection: &mut Connection,
     mapping: &TableMapping,
     schemas: &Schemas,

@@ -32,13 +32,18 @@ use crate::error::server_error;
 use crate::schema::describe_one;
 use crate::wire::{Connection, quote_ident, quote_literal};
 
-/// Whoever waits for an exclusive lock keeps new readers waiting, so it is asked for many times, for
-/// a short time each.
-const LOCK_WAIT: &str = "SET LOCAL lock_timeout = '1s'";
+/// Whoever waits for an exclusive lock keeps new readers waiting, ourselves included, so it is asked for
+/// many times, for a short time each.
+pub(super) const LOCK_WAIT: &str = "SET LOCAL lock_timeout = '1s'";
 const LOCK_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long readers may keep us waiting in all.
 const LOCK_WAIT_MAX: Duration = Duration::from_mins(10);
+
+/// Whether others held a table for longer than we were to wait.
+pub(super) fn is_held(error: &Error) -> bool {
+    error.sqlstate_code() == Some("55P03")
+}
 
 /// Swaps, in one transaction.
 pub(super) async fn swap(
@@ -49,7 +54,7 @@ pub(super) async fn swap(
     let deadline = Instant::now() + LOCK_WAIT_MAX;
     let done = loop {
         match in_transaction(connection, mapping, writer).await {
-            Err(error) if error.sqlstate_code() == Some("55P03") => {
+            Err(error) if is_held(&error) => {
                 connection.run("ROLLBACK").await?;
                 if Instant::now() >= deadline {
                     break Err(Error::data(
@@ -265,10 +270,12 @@ async fn carry_over(
             continue;
         };
         let name = quote_ident(&column.name);
-        let is_plain = !matches!(
-            made.default,
-            ColumnDefault::Generated(_) | ColumnDefault::Identity { .. }
-        );
+        // What was a default of another type may not be one of this.
+        let is_plain = made.type_name == column.type_name
+            && !matches!(
+                made.default,
+                ColumnDefault::Generated(_) | ColumnDefault::Identity { .. }
+            );
         if let ColumnDefault::Expression(expression) = &column.default
             && is_plain
         {

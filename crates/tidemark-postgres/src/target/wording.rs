@@ -61,6 +61,12 @@ pub(super) fn quoted_throughout(sql: &str) -> String {
     replace(sql, &same)
 }
 
+/// The name with which a piece of a definition begins, as it is written.
+pub(super) fn first_name(sql: &str) -> Option<&str> {
+    let (len, _) = identifier(sql)?;
+    sql.get(..len)
+}
+
 /// The content of the string literals in a definition.
 pub(super) fn literals(sql: &str) -> Vec<String> {
     let mut literals = Vec::new();

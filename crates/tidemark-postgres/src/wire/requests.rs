@@ -77,7 +77,7 @@ impl Connection {
     }
 
     /// Reads answers up to `ReadyForQuery`. An error of the server wins over results before it.
-    pub(super) async fn result_sets(&mut self) -> Result<Vec<ResultSet>> {
+    pub(crate) async fn result_sets(&mut self) -> Result<Vec<ResultSet>> {
         let mut sets = Vec::new();
         let mut columns = None;
         let mut rows = Vec::new();

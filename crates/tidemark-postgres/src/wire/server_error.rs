@@ -116,6 +116,18 @@ impl ServerError {
         self.copy_place()
     }
 
+    /// Of a deadlock, which sessions waited for which locks: no values, and no statements, are in it
+    /// (`DeadLockReport`, PostgreSQL 15).
+    fn who_waited(&self) -> Option<String> {
+        let is_deadlock = self.sqlstate == "40P01";
+        let detail = self.detail.as_deref().filter(|_| is_deadlock)?;
+        let lines: Vec<_> = detail
+            .lines()
+            .map(|line| line.trim_end_matches('.'))
+            .collect();
+        Some(lines.join("; "))
+    }
+
     /// `COPY t, line 3, column c` out of the context, without the value behind it.
     fn copy_place(&self) -> Option<String> {
         let line = self
@@ -145,6 +157,9 @@ impl fmt::Display for ServerError {
         f.write_str(&self.safe_message())?;
         if let Some(place) = self.place() {
             write!(f, " at {place}")?;
+        }
+        if let Some(who) = self.who_waited() {
+            write!(f, ": {who}")?;
         }
         write!(f, " (SQLSTATE {})", self.sqlstate)
     }
@@ -193,6 +208,20 @@ mod tests {
     fn place_names_schema_table_and_column() {
         let error = ServerError::parse(&body(&["C23502", "sdw", "tprices", "camount"]));
         assert_eq!(error.place().as_deref(), Some("dw.prices.amount"));
+    }
+
+    #[test]
+    fn a_deadlock_says_who_waited() {
+        let error = ServerError::parse(&body(&[
+            "C40P01",
+            "Mdeadlock detected",
+            "DProcess 7 waits for ShareLock on transaction 9; blocked by process 8.\n\
+             Process 8 waits for ShareLock on transaction 6; blocked by process 7.",
+        ]));
+        let said = "deadlock detected: Process 7 waits for ShareLock on transaction 9; blocked by \
+                    process 8; Process 8 waits for ShareLock on transaction 6; blocked by process 7 \
+                    (SQLSTATE 40P01)";
+        assert_eq!(error.to_string(), said);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use tidemark_core::clock;
 use tidemark_core::config::{AlertRule, AlertWhen, show_bytes};
 use tidemark_core::status::{SlotStatus, Status, TableStatusState};
+use tidemark_core::words::counted;
 
 use crate::schedules::shown;
 use crate::store::{Compared, DesiredState, ScheduleRun};
@@ -278,8 +279,7 @@ pub(super) fn loaded(status: &Status, name: &str) -> String {
         .map_or_else(String::new, |position| format!(" at {position}"));
     let what = match tables.len() {
         0 => String::new(),
-        1 => format!(": {rows} rows of one table"),
-        count => format!(": {rows} rows of {count} tables"),
+        count => format!(": {rows} rows of {}", counted(count, "table")),
     };
     let names: Vec<&str> = aside.iter().map(|table| table.source.as_str()).collect();
     let more = if names.is_empty() {

@@ -40,6 +40,8 @@ pub(crate) struct PipelineBody {
     /// Rows in quarantine; `null` as long as no table is known.
     pub(crate) rows_quarantined: Option<u64>,
     pub(crate) verified: Option<VerifiedBody>,
+    /// Why the copy was not compared after its load, though it is to be: a code and a sentence.
+    pub(crate) unverified: Option<String>,
     pub(crate) error: Option<ErrorBody>,
     /// The file that defines it; it is read-only here then.
     pub(crate) file: Option<String>,
@@ -189,6 +191,7 @@ impl PipelineBody {
             tables: counts(status),
             rows_quarantined: rows_quarantined(status),
             verified: status.verified.as_ref().map(verified),
+            unverified: status.unverified.clone(),
             error: status.error.as_ref().map(error),
             etag: etag(&row),
             file: row.file,

@@ -150,8 +150,13 @@ impl Auth {
         tokens.iter().any(|(_, row)| is_admin(row))
     }
 
-    fn caller(&self, headers: &HeaderMap, address: IpAddr) -> Result<Caller, Failure> {
-        if self.mode == AuthMode::Open {
+    fn caller(
+        &self,
+        mode: AuthMode,
+        headers: &HeaderMap,
+        address: IpAddr,
+    ) -> Result<Caller, Failure> {
+        if mode == AuthMode::Open {
             return Ok(Caller {
                 name: "local".to_owned(),
                 tenant: OWN_TENANT.to_owned(),
@@ -415,7 +420,8 @@ pub(super) async fn known(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let caller = match app.auth.caller(request.headers(), address.ip()) {
+    let mode = app.auth.mode;
+    let caller = match app.auth.caller(mode, request.headers(), address.ip()) {
         Ok(caller) => caller,
         Err(failure) => return refused(failure, request.headers()),
     };
@@ -433,6 +439,22 @@ pub(super) async fn known(
     answer.await.unwrap_or_else(|_| {
         Failure::new(codes::INTERNAL, "what was asked for died on its way").into_response()
     })
+}
+
+/// Around metrics, which may be open where the API is not, or the other way round.
+pub(super) async fn scrapes(
+    State((app, mode)): State<(Arc<App>, AuthMode)>,
+    ConnectInfo(address): ConnectInfo<SocketAddr>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    match app.auth.caller(mode, request.headers(), address.ip()) {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        Err(failure) => refused(failure, request.headers()),
+    }
 }
 
 /// Carries a change out, and writes down who made it.

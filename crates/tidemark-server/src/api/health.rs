@@ -14,23 +14,24 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tidemark_core::status::Health;
 
+use super::App;
 use super::extract::Params;
+use super::guard::{self, AuthMode};
 use super::problem::Failure;
-use super::{App, guard};
 use crate::store::{DesiredState, Key};
 use crate::supervisor::{Member, OWN_TENANT};
 
 /// A key that no pipeline has: looking for it shows that the store answers.
 const NOBODY: &str = "";
 
-pub(super) fn routes(app: &Arc<App>) -> Router<Arc<App>> {
+pub(super) fn routes(app: &Arc<App>, metrics_auth: AuthMode) -> Router<Arc<App>> {
     // Names and positions of pipelines are for those who may see them.
     let metrics =
         Router::new()
             .route("/metrics", get(metrics))
             .layer(middleware::from_fn_with_state(
-                Arc::clone(app),
-                guard::known,
+                (Arc::clone(app), metrics_auth),
+                guard::scrapes,
             ));
     Router::new()
         .route("/livez", get(lives))

@@ -16,10 +16,11 @@ use tidemark_core::clock;
 use tidemark_core::status::TABLE_STATES;
 
 use super::App;
+use super::actions::{ActBody, ask};
 use super::bodies::{TableBody, TableCount, counts, table, urgency};
 use super::extract::{Json, Params, Route, known_word};
 use super::guard::Caller;
-use super::pipelines::{ActBody, ask, limit, member};
+use super::pipelines::{limit, member};
 use super::problem::{Failure, Problem};
 use crate::store::{Cursor, EventRow, EventsWanted, Level, OperationRow, RunRow, VerificationRow};
 use crate::supervisor::word_of;

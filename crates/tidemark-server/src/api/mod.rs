@@ -27,6 +27,7 @@ use crate::supervisor::Supervisor;
 use problem::Failure;
 
 mod access;
+mod actions;
 mod alerts;
 mod bodies;
 mod connections;
@@ -61,16 +62,20 @@ pub(crate) struct App {
     /// Names under which the server is spoken to.
     pub(crate) hosts: Vec<String>,
     pub(crate) requests: Requests,
-    /// How many pipelines a tenant may have that does not run the server.
-    pub(crate) tenant_pipelines_max: usize,
     /// What is around it, where it is the server of a demo.
     pub(crate) demo: Option<Arc<dyn Demo>>,
     /// Places for those who look at rows.
     pub(crate) looks: Semaphore,
 }
 
+/// What is answered where metrics have an address of their own.
+pub(crate) fn metrics_router(app: Arc<App>, auth: AuthMode) -> Router {
+    let routes = health::routes(&app, auth);
+    guarded(routes, app)
+}
+
 /// Everything that is answered.
-pub(crate) fn router(app: Arc<App>) -> Router {
+pub(crate) fn router(app: Arc<App>, metrics_auth: AuthMode) -> Router {
     let (api, _) = routes().split_for_parts();
     let api = api
         .route("/api/v1/openapi.json", axum::routing::get(document))
@@ -80,8 +85,13 @@ pub(crate) fn router(app: Arc<App>) -> Router {
             Arc::clone(&app),
             guard::known,
         ));
-    api.merge(health::routes(&app))
-        .merge(pages::routes())
+    let metrics = health::routes(&app, metrics_auth);
+    guarded(api.merge(metrics).merge(pages::routes()), app)
+}
+
+/// These and nothing else, with what is around every answer.
+fn guarded(routes: Router<Arc<App>>, app: Arc<App>) -> Router {
+    routes
         .fallback(nothing)
         .method_not_allowed_fallback(other_method)
         .layer(middleware::from_fn_with_state(
@@ -96,6 +106,7 @@ fn routes() -> OpenApiRouter<Arc<App>> {
         "/api/v1",
         OpenApiRouter::new()
             .merge(pipelines::routes())
+            .merge(actions::routes())
             .merge(definition::routes())
             .merge(readiness::routes())
             .merge(standing::routes())

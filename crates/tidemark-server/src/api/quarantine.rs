@@ -16,15 +16,17 @@ use tidemark_core::catalogue::codes;
 use tidemark_core::quarantine::{Cause, Chosen, KeptChange, KeptRow, rows_of};
 use tidemark_core::schema::TableName;
 use tidemark_core::status::TableStatusState;
+use tidemark_core::words::counted;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::App;
+use super::actions::begin;
 use super::bodies::{TableBody, table};
 use super::extract::{Json, Params, Route, table_name};
 use super::guard::{Caller, Role, write_down};
-use super::pipelines::{begin, limit, member};
+use super::pipelines::{limit, member};
 use super::problem::{Failure, Problem};
 use crate::store::OperationRow;
 use crate::supervisor::actions::{Action, may};
@@ -355,9 +357,4 @@ fn effect_on(member: &Member, action: &Action, rows: &[KeptRow]) -> Response {
         "effect": effect,
     }))
     .into_response()
-}
-
-fn counted(count: usize, what: &str) -> String {
-    let s = if count == 1 { "" } else { "s" };
-    format!("{count} {what}{s}")
 }

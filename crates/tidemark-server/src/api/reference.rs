@@ -73,7 +73,7 @@ nothing. Wrong tokens are slowed down by address.
 |--|--|
 | `/livez` | the process turns; touches nothing |
 | `/readyz`, `/healthz`, `/startupz` | the store answers, and alerts, schedules and history are looked after; `?verbose` lists, `?pipelines=strict` is 503 while a pipeline that is to run does not, or is not connected |
-| `/metrics` | Prometheus' text format; what is not known is absent |
+| `/metrics` | Prometheus' text format; what is not known is absent. `[metrics]` in the server's file gives it an address or a door of its own |
 
 What happens is measured once for each commit of the target: `tidemark_apply_batch_rows`,
 `tidemark_apply_batch_duration_seconds`, `tidemark_commit_to_apply_seconds`, and by stage (`read`, `queue`, `apply`)

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tidemark_core::catalogue::codes;
 use tidemark_core::mapping::TableMapping;
+use tidemark_core::pipeline::going_on::GoingOn;
 use tidemark_core::position::Position;
 use tidemark_core::schema::TableName;
 use tidemark_core::status::{PipelineState, TableStatus, TableStatusState};
@@ -235,7 +236,9 @@ async fn asked(
     };
     let rules = &opened.config.rules;
     let schema = opened.source.describe(rules.selection()).await?;
-    let mut mappings = rules.map(&schema)?.into_iter();
+    let begun = opened.target.checkpoint().await?;
+    let going_on = GoingOn::of(rules, &schema, begun.as_ref())?;
+    let mut mappings = going_on.mappings.into_iter();
     let mapping = mappings.find(|mapping| *mapping.source() == table);
     Ok(Asked {
         id: member.key.id.clone(),

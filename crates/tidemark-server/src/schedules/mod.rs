@@ -65,6 +65,8 @@ struct Inner {
     at_work: BTreeSet<Key>,
     /// How runs ended since the server began.
     ended: BTreeMap<(Key, &'static str), u64>,
+    /// The store may have runs that are not known here: the answer to a claim was lost.
+    is_behind: bool,
 }
 
 struct Read {
@@ -248,6 +250,7 @@ impl Schedules {
         now_us: i64,
         situation: &Situation,
     ) -> Result<()> {
+        self.catch_up(now_us).await?;
         let Some(judged_us) = self.judged_until(key, schedule, now_us).await? else {
             return Ok(());
         };
@@ -279,13 +282,44 @@ impl Schedules {
         judged_us: Option<i64>,
         told: Option<Entry>,
     ) -> Result<bool> {
-        let claimed = self.store.claim_run(run.clone(), judged_us, told).await?;
-        let Some(told) = claimed else {
-            return Ok(false);
+        let claimed = self.store.claim_run(run.clone(), judged_us, told).await;
+        if let Ok(Some(told)) = claimed {
+            self.take_in(run);
+            self.say(told);
+            return Ok(true);
+        }
+        self.lock().is_behind = true;
+        claimed.map(|_| false)
+    }
+
+    /// Takes in what the store has and memory has not.
+    async fn catch_up(&self, now_us: i64) -> Result<()> {
+        let (known, keys): (BTreeSet<(Key, i64)>, Vec<Key>) = {
+            let mut inner = self.lock();
+            if !std::mem::take(&mut inner.is_behind) {
+                return Ok(());
+            }
+            let known = inner.ahead.keys().cloned().collect();
+            (known, inner.standing.keys().cloned().collect())
         };
-        self.take_in(run);
-        self.say(told);
-        Ok(true)
+        let found = async {
+            let mut found = self.store.runs_ahead(now_us).await?;
+            for key in &keys {
+                found.extend(self.store.schedule_runs(key, now_us, 1).await?);
+            }
+            Ok(found)
+        };
+        let found = found.await.inspect_err(|_| self.lock().is_behind = true)?;
+        for run in found {
+            let which = (run.key.clone(), run.due_us);
+            let last = self.last(&run.key).map(|last| last.due_us);
+            let is_new = run.state.is_open() || last.is_none_or(|last| last < run.due_us);
+            // One that was known may have ended since the store was read.
+            if is_new && !known.contains(&which) && !self.lock().ahead.contains_key(&which) {
+                self.take_in(run);
+            }
+        }
+        Ok(())
     }
 
     /// Moves a run, with what is wanted of its pipeline from now on.

@@ -127,6 +127,32 @@ async fn s35_a_load_that_begins_at_this_moment_is_not_said_to_be_left_out() {
     assert_eq!(place.rows(from).await, [(3600, RunState::Queued)]);
 }
 
+/// The store was away when it should have said that the time is claimed: it was.
+#[tokio::test]
+async fn a_load_that_was_claimed_without_an_answer_begins_all_the_same() {
+    let place = Place::new().await;
+    let from = hour(0);
+    let server = place.server(from).await;
+    look(&server, &hourly(), from + SECOND).await;
+    let due_us = from + HOUR;
+    let claimed = ScheduleRun {
+        key: key(),
+        due_us,
+        state: RunState::Queued,
+        by: BY.to_owned(),
+        began_us: None,
+        ended_us: None,
+        reason: None,
+    };
+    let claim = place.store.claim_run(claimed.clone(), Some(due_us), None);
+    claim.await.unwrap().unwrap();
+    for second in 0..2 {
+        look(&server, &hourly(), due_us + second * SECOND).await;
+    }
+    assert_eq!(server.open(&key()), [claimed]);
+    assert_eq!(place.rows(from).await, [(3600, RunState::Queued)]);
+}
+
 #[tokio::test]
 async fn f60_a_clock_that_goes_back_brings_no_second_run() {
     let place = Place::new().await;

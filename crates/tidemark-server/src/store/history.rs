@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use tidemark_core::Result;
 
+use super::session::{Rows, WRITTEN_AT_ONCE};
 use super::{Failed, Key, Session, Store, params};
 
 /// A width of buckets.
@@ -67,9 +68,6 @@ pub(crate) struct HistoryRow {
     pub(crate) changes: [Option<i64>; 3],
     pub(crate) state: String,
 }
-
-/// How many buckets are written at once: what a statement costs is mostly its way there and back.
-const WRITTEN_AT_ONCE: usize = 50;
 
 /// Buckets come in order of time, so the last one written is the last one measured.
 const ADD: &str = "ON CONFLICT (tenant, pipeline, step, bucket) DO UPDATE SET \
@@ -137,10 +135,10 @@ fn write(store: &mut Session<'_>, looks: &[Sample]) -> Result<(), Failed> {
     }
     let buckets: Vec<_> = buckets.into_iter().collect();
     for part in buckets.chunks(WRITTEN_AT_ONCE) {
-        let (mut rows, mut values) = (Vec::new(), Vec::new());
+        let mut rows = Rows::default();
         for ((key, width, begins), Bucket { gap, latency, last }) in part {
             let [inserts, updates, deletes] = last.changes;
-            let row = params![
+            rows.push(params![
                 key.tenant,
                 key.id,
                 width,
@@ -158,14 +156,10 @@ fn write(store: &mut Session<'_>, looks: &[Sample]) -> Result<(), Failed> {
                 updates,
                 deletes,
                 last.state
-            ];
-            let first = values.len() + 1;
-            let numbers = (first..first + row.len()).map(|number| format!("${number}"));
-            rows.push(format!("({})", numbers.collect::<Vec<_>>().join(", ")));
-            values.extend_from_slice(row);
+            ]);
         }
-        let sql = format!("INSERT INTO history VALUES {} {ADD}", rows.join(", "));
-        store.execute(&sql, &values)?;
+        let sql = format!("INSERT INTO history VALUES {} {ADD}", rows.text());
+        store.execute(&sql, &rows.values)?;
     }
     Ok(())
 }

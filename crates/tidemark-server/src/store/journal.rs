@@ -1,13 +1,19 @@
 //! What happened: runs, events of pipelines, and who changed what.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
+use serde_json::json;
 use tidemark_core::{Result, clock};
 use utoipa::ToSchema;
 
-use super::{Failed, Key, Session, Store, params, pipelines};
+use super::session::{Rows, WRITTEN_AT_ONCE};
+use super::{Failed, Key, Row, Session, Store, params, pipelines};
 
 /// How many events of a pipeline are kept.
 const EVENTS_KEPT: i64 = 20_000;
+/// The pipeline of every so manieth event forgets those beyond.
+const FORGET_EVERY: i64 = 100;
 /// How many runs of a pipeline are kept.
 const RUNS_KEPT: i64 = 1_000;
 
@@ -154,16 +160,15 @@ pub(crate) struct AuditRow {
 }
 
 impl Store {
-    /// Writes events down; those of pipelines that are gone are left out.
-    pub(crate) async fn add_events(&self, entries: Vec<Entry>) -> Result<Vec<(Key, EventRow)>> {
-        self.with(move |store, _| {
-            let mut added = Vec::new();
-            for entry in entries {
-                added.extend(add_event(store, entry)?);
-            }
-            Ok(added)
-        })
-        .await
+    /// Writes events down; those of pipelines that are gone are left out. Nobody knows whether a try
+    /// that failed is in: the one that follows says the same `batch`, and gives what is there.
+    pub(crate) async fn add_events(
+        &self,
+        batch: String,
+        entries: Vec<Entry>,
+    ) -> Result<Vec<(Key, EventRow)>> {
+        self.with(move |store, _| add_batch(store, &batch, entries))
+            .await
     }
 
     /// Events of a pipeline, newest first.
@@ -185,20 +190,7 @@ impl Store {
             store.query(
                 sql,
                 params![key.tenant, key.id, page.before, level, code, since, until, limit],
-                |row| {
-                    let level: String = row.get(3)?;
-                    Ok(EventRow {
-                        id: row.get(0)?,
-                        pipeline: row.get(1)?,
-                        at: row.get(2)?,
-                        level: Level::of_word(&level).unwrap_or(Level::Error),
-                        kind: row.get(4)?,
-                        code: row.get(5)?,
-                        table: row.get(6)?,
-                        text: row.get(7)?,
-                        by: row.get(8)?,
-                    })
-                },
+                EventRow::read,
             )
         })
         .await
@@ -304,38 +296,169 @@ impl Store {
     }
 }
 
+/// One batch after the other is written, so the last one is all there is to remember: which it was, and
+/// the numbers of its events.
+fn add_batch(
+    store: &mut Session<'_>,
+    batch: &str,
+    entries: Vec<Entry>,
+) -> Result<Vec<(Key, EventRow)>, Failed> {
+    // A try that has not ended holds this row.
+    let sql = "INSERT INTO meta (name, value) VALUES ('events', $1) ON CONFLICT (name) \
+         DO UPDATE SET value = meta.value RETURNING value";
+    let last: Vec<u8> = store.one(sql, params![Vec::<u8>::new()], |row| row.get(0))?;
+    let last: Option<(String, i64, i64)> = serde_json::from_slice(&last).ok();
+    if let Some((_, first, last)) = last.filter(|(known, ..)| known == batch) {
+        let sql = "SELECT id, pipeline, at, level, kind, code, table_name, text, by, tenant FROM events \
+             WHERE id BETWEEN $1 AND $2 ORDER BY id";
+        return store.query(sql, params![first, last], |row| {
+            let event = EventRow::read(row)?;
+            let tenant: String = row.get(9)?;
+            Ok((Key::new(tenant, event.pipeline.clone()), event))
+        });
+    }
+    let added = add_events(store, entries)?;
+    let number = |event: Option<&(Key, EventRow)>| event.map_or(0, |(_, row)| row.id);
+    let now = json!([batch, number(added.first()), number(added.last())]);
+    let sql = "UPDATE meta SET value = $1 WHERE name = 'events'";
+    store.execute(sql, params![now.to_string().into_bytes()])?;
+    Ok(added)
+}
+
 /// Writes one event down, unless its pipeline is gone.
 pub(super) fn add_event(
     store: &mut Session<'_>,
     entry: Entry,
 ) -> Result<Option<(Key, EventRow)>, Failed> {
-    if !pipelines::exists(store, &entry.key)? {
-        return Ok(None);
+    Ok(add_events(store, vec![entry])?.pop())
+}
+
+fn add_events(
+    store: &mut Session<'_>,
+    mut entries: Vec<Entry>,
+) -> Result<Vec<(Key, EventRow)>, Failed> {
+    let wanted: BTreeSet<Key> = entries.iter().map(|entry| entry.key.clone()).collect();
+    let there = pipelines::which_exist(store, wanted)?;
+    entries.retain(|entry| there.contains(&entry.key));
+    let mut added = Vec::with_capacity(entries.len());
+    for part in entries.chunks(WRITTEN_AT_ONCE) {
+        let ids = insert(store, part)?;
+        for (entry, id) in part.iter().zip(&ids) {
+            added.push((entry.key.clone(), EventRow::of(entry, *id)));
+        }
     }
-    let at = entry.at.clone();
-    let (tenant, pipeline) = (&entry.key.tenant, &entry.key.id);
-    let sql = "INSERT INTO events (tenant, pipeline, at, level, kind, code, table_name, text, by) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING id";
-    let word = entry.level.word();
-    let (kind, code, table) = (entry.kind, &entry.code, &entry.table);
-    let (text, by) = (&entry.text, &entry.by);
-    let row = params![tenant, pipeline, at, word, kind, code, table, text, by];
-    let id: i64 = store.one(sql, row, |row| row.get(0))?;
-    let sql = "DELETE FROM events WHERE tenant = $1 AND pipeline = $2 AND id <= (SELECT id FROM events \
-         WHERE tenant = $1 AND pipeline = $2 ORDER BY id DESC LIMIT 1 OFFSET $3)";
-    if id % 100 == 0 {
-        store.execute(sql, params![tenant, pipeline, EVENTS_KEPT])?;
+    let grown = added.iter().filter(|(_, row)| row.id % FORGET_EVERY == 0);
+    for key in grown.map(|(key, _)| key).collect::<BTreeSet<_>>() {
+        let sql = "DELETE FROM events WHERE tenant = $1 AND pipeline = $2 AND id <= (SELECT id FROM events \
+             WHERE tenant = $1 AND pipeline = $2 ORDER BY id DESC LIMIT 1 OFFSET $3)";
+        store.execute(sql, params![key.tenant, key.id, EVENTS_KEPT])?;
     }
-    let row = EventRow {
-        id,
-        pipeline: entry.key.id.clone(),
-        at,
-        level: entry.level,
-        kind: entry.kind.to_owned(),
-        code: entry.code,
-        table: entry.table,
-        text: entry.text,
-        by: entry.by,
-    };
-    Ok(Some((entry.key, row)))
+    Ok(added)
+}
+
+/// Writes events in one statement, and gives their numbers, which increase in the order of the rows.
+fn insert(store: &mut Session<'_>, entries: &[Entry]) -> Result<Vec<i64>, Failed> {
+    let mut rows = Rows::default();
+    for entry in entries {
+        rows.push(params![
+            entry.key.tenant,
+            entry.key.id,
+            entry.at,
+            entry.level.word(),
+            entry.kind,
+            entry.code,
+            entry.table,
+            entry.text,
+            entry.by
+        ]);
+    }
+    let sql = format!(
+        "INSERT INTO events (tenant, pipeline, at, level, kind, code, table_name, text, by) \
+         VALUES {} RETURNING id",
+        rows.text()
+    );
+    let mut ids = store.query(&sql, &rows.values, |row| row.get::<i64>(0))?;
+    // SQLite does not say in which order it returns what it has inserted in that of the rows.
+    ids.sort_unstable();
+    Ok(ids)
+}
+
+impl EventRow {
+    fn read(row: &Row) -> Result<EventRow, Failed> {
+        let level: String = row.get(3)?;
+        Ok(EventRow {
+            id: row.get(0)?,
+            pipeline: row.get(1)?,
+            at: row.get(2)?,
+            level: Level::of_word(&level).unwrap_or(Level::Error),
+            kind: row.get(4)?,
+            code: row.get(5)?,
+            table: row.get(6)?,
+            text: row.get(7)?,
+            by: row.get(8)?,
+        })
+    }
+
+    fn of(entry: &Entry, id: i64) -> EventRow {
+        EventRow {
+            id,
+            pipeline: entry.key.id.clone(),
+            at: entry.at.clone(),
+            level: entry.level,
+            kind: entry.kind.to_owned(),
+            code: entry.code.clone(),
+            table: entry.table.clone(),
+            text: entry.text.clone(),
+            by: entry.by.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::Connection;
+
+    use super::*;
+    use crate::store::session::{Said, Statements, Value};
+    use crate::store::{FILE, testing};
+
+    /// Counts what goes to the store and back: in PostgreSQL each is a way over the network.
+    struct Counting<'a>(&'a Connection, usize);
+
+    impl Statements for Counting<'_> {
+        fn statement(&mut self, sql: &str, values: &[Value]) -> Result<Said, Failed> {
+            self.1 += 1;
+            let mut inner = self.0;
+            inner.statement(sql, values)
+        }
+    }
+
+    #[tokio::test]
+    async fn events_of_many_pipelines_are_written_with_few_statements() {
+        let directory = tempfile::tempdir().unwrap();
+        let keys: Vec<Key> = (0..40)
+            .map(|n| Key::new("default", format!("p{n}")))
+            .collect();
+        let store = Store::open(directory.path(), testing::seal('a')).unwrap();
+        for key in &keys {
+            let new = testing::new_pipeline(&key.tenant, &key.id);
+            store.add_pipeline(new).await.unwrap().unwrap();
+        }
+        drop(store);
+        let file = Connection::open(directory.path().join(FILE)).unwrap();
+        let mut counting = Counting(&file, 0);
+        let session = &mut Session {
+            statements: &mut counting,
+        };
+        let entry = |n: usize| Entry::plain(&keys[n % 40], Level::Info, "step", n.to_string());
+        let added = add_events(session, (0..240).map(entry).collect());
+        let Ok(added) = added else {
+            panic!("the store refuses them");
+        };
+        let texts: Vec<String> = added.iter().map(|(_, row)| row.text.clone()).collect();
+        let expected: Vec<String> = (0..240).map(|n| n.to_string()).collect();
+        assert_eq!(texts, expected);
+        // Which pipelines are there, the rows in five parts, and what two of them forget.
+        assert!(counting.1 <= 8, "{} statements", counting.1);
+    }
 }

@@ -33,8 +33,9 @@ pub(crate) struct OperationRow {
     pub(crate) text: Option<String>,
     /// Catalogue code of what went wrong.
     pub(crate) code: Option<String>,
-    /// What came of it for a program, where there is more to say; while it runs, what came so far. `null`
-    /// in a list, and for whoever only looks.
+    /// What came of it for a program, where there is more to say; while it runs, what came so far. Of
+    /// `verify` and `repair`: `result`, `identical`, `different` or `incomplete`. `null` in a list, and for
+    /// whoever only looks.
     #[schema(value_type = Option<Object>)]
     pub(crate) data: Option<Value>,
 }
@@ -46,6 +47,14 @@ pub(crate) struct Done {
     pub(crate) text: String,
     /// For a program, where there is more to say.
     pub(crate) data: Option<Value>,
+}
+
+impl Done {
+    /// Whether it was done and found what ought not to be: sides that differ, or were not wholly compared.
+    pub(crate) fn is_negative(&self) -> bool {
+        let result = self.data.as_ref().and_then(|data| data["result"].as_str());
+        matches!(result, Some("different" | "incomplete"))
+    }
 }
 
 impl From<String> for Done {

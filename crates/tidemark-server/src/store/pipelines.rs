@@ -1,10 +1,13 @@
 //! Definitions, and whether they are to run.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 use tidemark_core::catalogue::codes;
 use tidemark_core::{Error, Result, clock};
 use utoipa::ToSchema;
 
+use super::session::{Rows, WRITTEN_AT_ONCE};
 use super::{Failed, NewDelivery, Row, Seal, Session, Store, deliveries, params};
 
 /// A pipeline among those of all tenants.
@@ -353,4 +356,28 @@ pub(super) fn exists(store: &mut Session<'_>, key: &Key) -> Result<bool, Failed>
     let sql = "SELECT 1 FROM pipelines WHERE tenant = $1 AND id = $2";
     let found = store.optional(sql, params![key.tenant, key.id], |_| Ok(()))?;
     Ok(found.is_some())
+}
+
+/// Those of these pipelines that are there.
+pub(super) fn which_exist(
+    store: &mut Session<'_>,
+    keys: BTreeSet<Key>,
+) -> Result<BTreeSet<Key>, Failed> {
+    let keys: Vec<Key> = keys.into_iter().collect();
+    let mut there = BTreeSet::new();
+    for part in keys.chunks(WRITTEN_AT_ONCE) {
+        let mut rows = Rows::default();
+        for key in part {
+            rows.push(params![key.tenant, key.id]);
+        }
+        let sql = format!(
+            "SELECT tenant, id FROM pipelines WHERE (tenant, id) IN (VALUES {})",
+            rows.text()
+        );
+        let found = store.query(&sql, &rows.values, |row| {
+            Ok(Key::new(row.get::<String>(0)?, row.get::<String>(1)?))
+        });
+        there.extend(found?);
+    }
+    Ok(there)
 }

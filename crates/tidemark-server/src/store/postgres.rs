@@ -5,7 +5,8 @@
 //! whoever wants to take it until it has ended, so a server that slept through its end writes nothing.
 //!
 //! One connection, made anew when it breaks. A call has its time: what takes longer is given up, with
-//! the connection, and whoever asks soon after a failure is told of that one at once.
+//! the connection, and whoever asks soon after a failure is told of that one at once. Where the answer to
+//! a `COMMIT` is lost, the database is asked what became of the transaction: work that is in has worked.
 
 use std::time::Duration;
 
@@ -24,6 +25,10 @@ pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// Pauses between attempts to reach the store: the first, and the longest.
 const PAUSE_MIN: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(4);
+
+/// How long it is asked afterwards what became of a commit, and how often.
+const SETTLE_WITHIN: Duration = Duration::from_secs(10);
+const SETTLE_EVERY: Duration = Duration::from_millis(100);
 
 /// What every transaction begins with. A server that sleeps in the middle of one must not keep others
 /// waiting; nothing is taken for granted that a pooler may have given to somebody else.
@@ -53,6 +58,16 @@ struct Pause {
     said: String,
 }
 
+/// By what a transaction is found again. A standby that was made the primary goes on in another timeline,
+/// and may have given its number to another.
+struct Mark {
+    transaction: String,
+    timeline: String,
+}
+
+const TIMELINE: &str =
+    "pg_catalog.left(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_insert_lsn()), 8)";
+
 impl Postgres {
     pub(super) fn new(config: ConnectConfig) -> Postgres {
         Postgres {
@@ -78,7 +93,7 @@ impl Postgres {
         let patient = connection.run("SET LOCAL statement_timeout = 0").await;
         patient.map_err(classify)?;
         let migrated = match self.fence(&mut connection, deadline).await {
-            Ok(()) => within(deadline, migrate(&mut connection, steps)).await,
+            Ok(_) => within(deadline, migrate(&mut connection, steps)).await,
             Err(err) => Err(err),
         };
         self.finish(connection, deadline, migrated).await
@@ -93,17 +108,30 @@ impl Postgres {
     ) -> Result<T, Failed> {
         let mut connection = runtime.block_on(self.begin(deadline))?;
         let fenced = runtime.block_on(self.fence(&mut connection, deadline));
-        let worked = fenced.map_err(Failed::from).and_then(|()| {
-            work(&mut Session {
+        let worked = fenced.map_err(Failed::from).and_then(|mark| {
+            let done = work(&mut Session {
                 statements: &mut InTransaction {
                     connection: &mut connection,
                     runtime,
                     deadline,
                 },
-            })
+            })?;
+            Ok((mark, done))
         });
-        let finished = self.finish(connection, deadline, worked.map_err(|failed| failed.0));
-        runtime.block_on(finished).map_err(Failed::from)
+        let (mark, done) = match worked {
+            Ok(worked) => worked,
+            Err(Failed(err)) => {
+                runtime.block_on(self.take_back(connection, deadline));
+                return Err(err.into());
+            }
+        };
+        let committed = runtime.block_on(async {
+            match self.commit(connection, deadline).await {
+                Err(err) if err.code() == codes::STORE_UNREACHABLE => self.settle(&mark, err).await,
+                committed => committed,
+            }
+        });
+        Ok(committed.map(|()| done)?)
     }
 
     /// A transaction, on the connection that there is or on a new one.
@@ -145,43 +173,80 @@ impl Postgres {
     }
 
     /// That this server still has the store. Holds whoever would take it until the transaction ends.
-    async fn fence(&self, connection: &mut Connection, deadline: Instant) -> Result<()> {
+    async fn fence(&self, connection: &mut Connection, deadline: Instant) -> Result<Mark> {
         let sql = format!(
-            "SELECT 1 FROM store WHERE generation = {} FOR KEY SHARE",
+            "SELECT pg_catalog.pg_current_xact_id()::text, {TIMELINE} FROM store \
+             WHERE generation = {} FOR KEY SHARE",
             self.generation
         );
         let found = within(deadline, connection.query(&sql, &[])).await?;
-        if found.rows.is_empty() {
+        let Some(row) = found.rows.first() else {
             let text = "another server has taken it over";
             return Err(Error::definite(codes::STORE_TAKEN_OVER, text));
-        }
-        Ok(())
+        };
+        Ok(Mark {
+            transaction: row.get_str(0)?.to_owned(),
+            timeline: row.get_str(1)?.to_owned(),
+        })
     }
 
     /// Commits, or takes back; keeps a connection that is still good.
     pub(super) async fn finish<T>(
         &mut self,
-        mut connection: Connection,
+        connection: Connection,
         deadline: Instant,
         worked: Result<T>,
     ) -> Result<T> {
         match worked {
-            Ok(done) => {
-                let said = within(deadline, connection.simple("COMMIT")).await?;
-                if said.first().is_none_or(|set| set.tag != "COMMIT") {
-                    let text = "a statement failed, and the work on the store went on";
-                    return Err(Error::definite(codes::INTERNAL, text));
-                }
-                self.open = Some(connection);
-                Ok(done)
-            }
+            Ok(done) => self.commit(connection, deadline).await.map(|()| done),
             Err(err) => {
-                if within(deadline, connection.run("ROLLBACK")).await.is_ok() {
-                    self.open = Some(connection);
-                }
+                self.take_back(connection, deadline).await;
                 Err(err)
             }
         }
+    }
+
+    async fn commit(&mut self, mut connection: Connection, deadline: Instant) -> Result<()> {
+        let said = within(deadline, connection.simple("COMMIT")).await?;
+        if said.first().is_none_or(|set| set.tag != "COMMIT") {
+            let text = "a statement failed, and the work on the store went on";
+            return Err(Error::definite(codes::INTERNAL, text));
+        }
+        self.open = Some(connection);
+        Ok(())
+    }
+
+    async fn take_back(&mut self, mut connection: Connection, deadline: Instant) {
+        if within(deadline, connection.run("ROLLBACK")).await.is_ok() {
+            self.open = Some(connection);
+        }
+    }
+
+    /// What became of a commit whose answer did not come: its error, unless the transaction is in.
+    async fn settle(&mut self, mark: &Mark, err: Error) -> Result<()> {
+        let deadline = Instant::now() + SETTLE_WITHIN;
+        while Instant::now() < deadline {
+            match self.became(mark, deadline).await.as_deref() {
+                Ok("committed") => return Ok(()),
+                // It is on its way, or the database is.
+                Ok("in progress") | Err(_) => tokio::time::sleep(SETTLE_EVERY).await,
+                Ok(_) => return Err(err),
+            }
+        }
+        Err(err.context("whether it was written is not known"))
+    }
+
+    /// How a transaction stands, in PostgreSQL's words; nothing where its database cannot know.
+    async fn became(&mut self, mark: &Mark, deadline: Instant) -> Result<String> {
+        let mut connection = self.begin(deadline).await?;
+        let sql = format!(
+            "SELECT CASE WHEN {TIMELINE} = $1 \
+             THEN pg_catalog.pg_xact_status($2::text::pg_catalog.xid8) END"
+        );
+        let of = [Some(mark.timeline.as_str()), Some(&mark.transaction)];
+        let found = within(deadline, connection.query(&sql, &of)).await;
+        self.take_back(connection, deadline).await;
+        Ok(found?.one()?.opt_str(0)?.unwrap_or_default().to_owned())
     }
 }
 

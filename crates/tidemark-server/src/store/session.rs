@@ -201,6 +201,31 @@ impl<T: FromValue> FromValue for Option<T> {
     }
 }
 
+/// How many rows a statement brings at most: what it costs is mostly its way there and back.
+pub(super) const WRITTEN_AT_ONCE: usize = 50;
+
+/// Rows for one `INSERT`.
+#[derive(Default)]
+pub(super) struct Rows {
+    texts: Vec<String>,
+    pub(super) values: Vec<Value>,
+}
+
+impl Rows {
+    pub(super) fn push(&mut self, row: &[Value]) {
+        let first = self.values.len() + 1;
+        let numbers = (first..first + row.len()).map(|number| format!("${number}"));
+        let numbers = numbers.collect::<Vec<_>>();
+        self.texts.push(format!("({})", numbers.join(", ")));
+        self.values.extend_from_slice(row);
+    }
+
+    /// What stands after `VALUES`.
+    pub(super) fn text(&self) -> String {
+        self.texts.join(", ")
+    }
+}
+
 /// What came of a statement.
 #[derive(Debug, Default)]
 pub(super) struct Said {

@@ -10,11 +10,13 @@ use tidemark_core::control::{Answer, Command, HoldId, ResyncStrategy};
 use tidemark_core::quarantine::Chosen;
 use tidemark_core::schema::TableName;
 use tidemark_core::verify::compare::{self, Depth, Request};
+use tidemark_core::words::counted;
 use tidemark_core::{Error, Result};
 
 use tokio::sync::oneshot;
 
 use super::mending::Statement;
+use super::verify::Kept;
 use super::{Alive, Member, Supervisor, open, verify};
 use crate::store::{Desired, DesiredState, Done, Level};
 use crate::systems::{CutoverWishes, Opened};
@@ -118,13 +120,13 @@ impl Supervisor {
         let said = match action {
             Action::Resync(tables, strategy) => return resync(member, tables, strategy).await,
             Action::Verify(tables, depth) => {
-                let (number, text) = self.verify(member, &tables, depth).await?;
-                return Ok(compared(number, &text));
+                let kept = self.verify(member, &tables, depth).await?;
+                return Ok(compared(&kept));
             }
             Action::Repair(number) => {
                 let alive = running(member)?;
                 let repaired = verify::repair(&self.shared, member, &alive, number).await?;
-                return Ok(compared(repaired.0, &repaired.1));
+                return Ok(compared(&repaired));
             }
             Action::Reconcile(tables) => return self.reconcile(member, &tables, by).await,
             Action::Report(tables) => return self.report(member, &tables).await,
@@ -192,13 +194,13 @@ impl Supervisor {
         }
     }
 
-    /// Compares both sides: gives the number under which it is kept what was found, and what it says.
+    /// Compares both sides.
     async fn verify(
         &self,
         member: &Arc<Member>,
         tables: &[TableName],
         depth: Depth,
-    ) -> Result<(i64, String)> {
+    ) -> Result<Kept> {
         match member.alive() {
             Some(alive) if alive.opened.config.mode.streams() => {
                 verify::verify(&self.shared, member, &alive, tables, depth).await
@@ -241,7 +243,7 @@ impl Supervisor {
         member: &Arc<Member>,
         tables: &[TableName],
         depth: Depth,
-    ) -> Result<(i64, String)> {
+    ) -> Result<Kept> {
         let opened = open(&self.shared, member).await?;
         let rules = &opened.config.rules;
         let schema = opened.source.describe(rules.selection()).await?;
@@ -369,10 +371,15 @@ pub(crate) fn may(member: &Member, action: &Action) -> Result<()> {
     }
 }
 
-fn compared(number: i64, text: &str) -> Done {
+fn compared(kept: &Kept) -> Done {
+    let Kept {
+        number,
+        result,
+        text,
+    } = kept;
     Done {
         text: format!("verification {number}: {text}"),
-        data: Some(json!({ "verification": number })),
+        data: Some(json!({ "verification": number, "result": result })),
     }
 }
 
@@ -429,7 +436,7 @@ async fn resync(member: &Member, tables: Vec<TableName>, strategy: ResyncStrateg
         .await
         .map_err(|_| Error::transient(codes::API_TIMEOUT, "the resync is not over yet"))??;
     Ok(Done {
-        text: format!("{} tables copied anew, {rows} rows", names.len()),
+        text: format!("{} copied anew, {rows} rows", counted(names.len(), "table")),
         data: Some(json!({ "tables": names.len(), "rows": rows })),
     })
 }

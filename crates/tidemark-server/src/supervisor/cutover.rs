@@ -10,18 +10,21 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde_json::{Value, json};
 use tidemark_core::catalogue::codes;
+use tidemark_core::config::{PipelineConfig, name_of_way_back};
 use tidemark_core::{Error, Result};
 use tokio::sync::{RwLock, RwLockReadGuard, oneshot, watch};
 
 use super::actions::Operation;
 use super::{Member, Supervisor, open};
-use crate::store::{Desired, DesiredState, Done};
-use crate::systems::{Company, CutoverWishes};
+use crate::store::{Desired, DesiredState, Done, Key, NewPipeline};
+use crate::systems::{Company, CutoverWishes, Hook};
 
 /// How long somebody may take to agree.
 const AGREED_WITHIN: Duration = Duration::from_mins(15);
 /// How long what was done may take to be taken back when the server ends.
 const TAKEN_BACK_WITHIN: Duration = Duration::from_secs(20);
+/// How long a command may take that starts the writers again, when the server ends.
+const RUN_WITHIN_AT_THE_END: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Cutovers that are under way.
@@ -82,13 +85,14 @@ impl Supervisor {
             return Err(Error::definite(codes::API_CONFLICT, text));
         }
         let _turn = Turn(cutting_over);
+        self.may_cut_over(member, wishes)?;
         let opened = open(&self.shared, member).await?;
         let company = Asker {
             supervisor: self,
             member,
             operation: operation.id,
             by: operation.by,
-            is_agreed: wishes.is_agreed,
+            wishes,
             report: Mutex::default(),
             cancelled: tokio::sync::Mutex::new(operation.cancelled),
         };
@@ -110,6 +114,18 @@ impl Supervisor {
             ),
             data: Some(report),
         })
+    }
+
+    /// Refuses at once what can be told at once.
+    pub(crate) fn may_cut_over(&self, member: &Member, wishes: &CutoverWishes) -> Result<()> {
+        let name = name_of_way_back(&member.key.id);
+        let key = Key::new(member.key.tenant.as_str(), name.as_str());
+        if wishes.reverse && self.member(&key).is_some() {
+            let text = format!("there is a pipeline {name} already");
+            return Err(Error::definite(codes::CUTOVER_NO_WAY_BACK, text)
+                .first_action("delete that one, or leave out the way back"));
+        }
+        Ok(())
     }
 
     /// Takes a fence down that a cutover left.
@@ -142,8 +158,7 @@ struct Asker<'a> {
     member: &'a Arc<Member>,
     operation: &'a str,
     by: &'a str,
-    /// Whoever asked has agreed to everything beforehand.
-    is_agreed: bool,
+    wishes: &'a CutoverWishes,
     /// What was told last.
     report: Mutex<Value>,
     cancelled: tokio::sync::Mutex<Option<oneshot::Receiver<String>>>,
@@ -168,12 +183,33 @@ impl Asker<'_> {
         news.say(&key.tenant, &key.id, crate::news::Topic::Operations, &data);
     }
 
+    /// Asks whoever wants it, and waits for so long: whether they agreed.
+    async fn ask(&self, effect: &str, runs: Option<Hook>, within: Duration) -> bool {
+        let agreed = self.supervisor.asks(self.operation);
+        self.write(self.asking(Some(effect), runs)).await;
+        let agreed = tokio::time::timeout(within, agreed).await;
+        self.supervisor.asks_no_more(self.operation);
+        self.write(self.asking(None, None)).await;
+        agreed.is_ok_and(|agreed| agreed.is_ok())
+    }
+
     /// The report with what is asked beside it, or not any more.
-    fn asking(&self, effect: Option<&str>) -> Value {
+    fn asking(&self, effect: Option<&str>, runs: Option<Hook>) -> Value {
         let report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
         let mut report = report.clone();
         report["asks"] = json!(effect);
+        report["runs"] = json!(runs);
         report
+    }
+
+    fn way_back(&self, name: &str) -> Key {
+        Key::new(self.member.key.tenant.as_str(), name)
+    }
+
+    /// What is said of a way back, by which it is known again.
+    fn why_back(&self) -> String {
+        let name = &self.member.key.id;
+        format!("made by the cutover of {name}; once it is started it copies back")
     }
 }
 
@@ -184,20 +220,56 @@ impl Company for Asker<'_> {
     }
 
     async fn agrees(&self, effect: String) -> Result<()> {
-        if self.is_agreed {
-            return Ok(());
-        }
-        let agreed = self.supervisor.asks(self.operation);
-        self.write(self.asking(Some(&effect))).await;
-        let agreed = tokio::time::timeout(AGREED_WITHIN, agreed).await;
-        self.supervisor.asks_no_more(self.operation);
-        self.write(self.asking(None)).await;
-        if agreed.is_ok_and(|agreed| agreed.is_ok()) {
+        if self.wishes.is_agreed || self.ask(&effect, None, AGREED_WITHIN).await {
             return Ok(());
         }
         let minutes = AGREED_WITHIN.as_secs() / 60;
         let text = format!("nobody agreed within {minutes} minutes");
         Err(Error::definite(codes::CLI_CONSENT, text))
+    }
+
+    async fn runs(&self, hook: Hook, command: &str) -> Result<()> {
+        let (what, within) = match hook {
+            Hook::StopWriters => ("stops the writers", AGREED_WITHIN),
+            // Everything stands still until then, for nothing if nobody is there any more.
+            Hook::StartWriters => ("starts the writers again", self.wishes.patience),
+        };
+        let mut ending = self.supervisor.cutovers.ending.subscribe();
+        let ends = async {
+            _ = ending.wait_for(|is_ending| *is_ending).await;
+            tokio::time::sleep(RUN_WITHIN_AT_THE_END).await;
+        };
+        let effect = format!("Run `{command}`, which {what}, and confirm that it is done.");
+        let has_run = tokio::select! {
+            has_run = self.ask(&effect, Some(hook), within) => has_run,
+            () = ends => false,
+        };
+        if has_run {
+            return Ok(());
+        }
+        let text = format!("nobody said that `{command}` has run");
+        Err(Error::definite(codes::CUTOVER_HOOK, text))
+    }
+
+    async fn keeps(&self, way_back: &PipelineConfig, definition: String) -> Result<()> {
+        let new = NewPipeline {
+            key: self.way_back(&way_back.name),
+            mode: way_back.mode.name().to_owned(),
+            definition: Some(definition),
+            file: None,
+            desired: Desired::now(DesiredState::Stopped, self.by, Some(self.why_back())),
+            by: self.by.to_owned(),
+        };
+        self.supervisor.add_within(new).await.map(drop)
+    }
+
+    async fn forgets(&self, way_back: &str) -> Result<()> {
+        match self.supervisor.member(&self.way_back(way_back)) {
+            Some(member) if member.row().desired.reason == Some(self.why_back()) => {
+                self.supervisor.forget(&member).await
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn stops(&self) -> Result<()> {

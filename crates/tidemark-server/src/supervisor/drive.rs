@@ -150,17 +150,18 @@ async fn rest_until_told(
     orders: &mut watch::Receiver<Orders>,
     closing: &mut watch::Receiver<bool>,
 ) -> bool {
-    let is_looked_at = !matches!(rest.state, "draft" | "completed");
+    let is_draft = rest.state == "draft";
+    // What a full load has come to stays so: once it is known it is known.
+    let is_over = rest.state == "completed";
     member.rests(rest);
     super::tell_state(shared, member);
     let looks = async {
-        if !is_looked_at {
-            return std::future::pending().await;
-        }
-        loop {
+        let is_settled = || is_draft || is_over && member.is_known();
+        while !is_settled() {
             look(shared, member).await;
             tokio::time::sleep(LOOK_EVERY).await;
         }
+        std::future::pending::<()>().await;
     };
     tokio::select! {
         biased;
@@ -516,7 +517,8 @@ fn heard(
     }
 }
 
-/// Compares both sides once a load is in and the stream has caught up, if the definition says so.
+/// Compares both sides once a load is in and the stream has caught up, if the definition says so: a load of
+/// this run, or one that no run has compared since, because its server was killed or gave the comparison up.
 async fn after_load(
     shared: Arc<Shared>,
     member: Arc<Member>,
@@ -529,26 +531,61 @@ async fn after_load(
         AfterLoad::Counts => Depth::Counts,
         AfterLoad::Off => return,
     };
-    if !config.mode.streams() || loaded.wait_for(|is_loaded| *is_loaded).await.is_err() {
+    if !(config.mode.loads() && config.mode.streams()) {
         return;
     }
-    let state = || status_of(&alive.board, tokio::time::Instant::now()).state;
+    streams(&alive).await;
+    if member.verified().is_some() && loaded.wait_for(|is_loaded| *is_loaded).await.is_err() {
+        return;
+    }
     for attempt in 0.. {
-        while state() != PipelineState::Streaming {
-            tokio::time::sleep(CAUGHT_UP_EVERY).await;
-        }
+        streams(&alive).await;
         let Err(err) = verify::verify(&shared, &member, &alive, &[], depth).await else {
             return;
         };
-        let pipeline = member.key.id.as_str();
-        let Some(pause) = again::pause(&err, attempt) else {
-            let text = format!("the copy was not compared after its load: {err}");
-            tracing::warn!(pipeline, error = %err, "the comparison is given up");
-            let entry = Entry::plain(&member.key, Level::Error, "verification", text);
-            shared.scribe.note(entry);
-            return;
-        };
-        tracing::warn!(pipeline, error = %err, "the comparison begins again");
-        tokio::time::sleep(pause).await;
+        let pause = again::pause(&err, attempt);
+        not_compared(&shared, &member, &alive, &err, pause, attempt);
+        tokio::time::sleep(pause.unwrap_or(again::SELDOM)).await;
+    }
+}
+
+/// Waits until it has caught up.
+async fn streams(alive: &Alive) {
+    let state = || {
+        let board = alive.board.lock().unwrap_or_else(PoisonError::into_inner);
+        board.state_now()
+    };
+    while state() != PipelineState::Streaming {
+        tokio::time::sleep(CAUGHT_UP_EVERY).await;
+    }
+}
+
+/// Says that what was loaded is not compared. One that fails again and again is said less and less often.
+fn not_compared(
+    shared: &Arc<Shared>,
+    member: &Member,
+    alive: &Alive,
+    err: &Error,
+    pause: Option<Duration>,
+    attempt: u32,
+) {
+    {
+        let mut board = alive.board.lock().unwrap_or_else(PoisonError::into_inner);
+        board.set_unverified(err);
+    }
+    let (level, wait) = match pause {
+        Some(pause) => (Level::Warn, pause),
+        None => (Level::Error, again::SELDOM),
+    };
+    let text = format!(
+        "the copy is not compared after its load: {err}; tries again in {:.0} s",
+        wait.as_secs_f64()
+    );
+    tracing::warn!(pipeline = member.key.id, code = %err.code(), error = %err, "{text}");
+    if (attempt + 1).is_power_of_two() {
+        shared.scribe.note(Entry {
+            code: Some(err.code().to_string()),
+            ..Entry::plain(&member.key, level, "verification", text)
+        });
     }
 }

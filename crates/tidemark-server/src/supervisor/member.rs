@@ -329,6 +329,8 @@ impl Member {
             "failed" => Health::Error,
             _ if is_lost || status.tables.iter().any(|t| is_set_aside(t.state)) => Health::Error,
             "draft" => Health::Notice,
+            // Tables that were left out may be among what was not seen yet.
+            "completed" if now.look.is_none() => Health::Unknown,
             "completed" => Health::Ok,
             // Where it does not run the copy falls behind, and the source keeps its log for it.
             _ if status.source_lsn.is_none() => Health::Unknown,
@@ -460,6 +462,12 @@ impl Member {
         }
         now.look = Some((at, status));
         now.blind = None;
+    }
+
+    /// Whether it was ever seen, and its definition read.
+    pub(super) fn is_known(&self) -> bool {
+        let now = self.now();
+        now.look.is_some() && now.rules.is_some()
     }
 
     /// It was looked at, and does not show itself: what was seen before is not of now.

@@ -169,10 +169,10 @@ async fn reconciled(member: &Member, tables: &[TableName], wanted: &Reconcile) -
             return conflict(format!("{id} was not to run any more before it was over"));
         }
         if view.state == "failed" {
-            let why = view.reason.unwrap_or_default();
-            let (code, text) = why.split_once(": ").unwrap_or(("", &why));
-            let code = Code::parse(code).unwrap_or(codes::API_CONFLICT);
-            return Err(Error::definite(code, text));
+            let error = view.status.error;
+            let code = error.as_ref().and_then(|error| Code::parse(&error.code));
+            let text = error.map_or_else(String::new, |error| error.message);
+            return Err(Error::definite(code.unwrap_or(codes::INTERNAL), text));
         }
         let Some(alive) = member.alive() else {
             continue;

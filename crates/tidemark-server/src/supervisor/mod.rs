@@ -70,6 +70,8 @@ pub(crate) struct Shared {
     pub(crate) wanting: tokio::sync::Mutex<()>,
     /// Where definitions of the store are at home.
     directory: PathBuf,
+    /// How many pipelines a tenant may have that is not this server's own.
+    tenant_pipelines_max: usize,
 }
 
 /// See the module's text.
@@ -92,6 +94,7 @@ impl Supervisor {
         store: Store,
         owner: Owner,
         directory: PathBuf,
+        tenant_pipelines_max: usize,
         notify: Notify,
         logs: Arc<Logs>,
     ) -> Result<Arc<Supervisor>> {
@@ -120,6 +123,7 @@ impl Supervisor {
             wanting: tokio::sync::Mutex::default(),
             owner,
             directory,
+            tenant_pipelines_max,
         });
         let supervisor = Arc::new(Supervisor {
             shared,
@@ -173,12 +177,17 @@ impl Supervisor {
     /// This operation is over.
     pub(crate) fn is_over(&self, operation: &str) {
         lock(&self.cancels).remove(operation);
+        lock(&self.asking).remove(operation);
     }
 
-    /// Ends an operation; `false` where it is none that can be ended now.
+    /// Ends an operation, or says no to what one asks that is ending; `false` where there is neither.
     pub(crate) fn cancel(&self, operation: &str, by: &str) -> bool {
         let sender = lock(&self.cancels).remove(operation);
-        sender.is_some_and(|sender| sender.send(by.to_owned()).is_ok())
+        match sender {
+            // It leaves what it asks as it is.
+            Some(sender) => sender.send(by.to_owned()).is_ok(),
+            None => lock(&self.asking).remove(operation).is_some(),
+        }
     }
 
     /// From now on somebody can agree to what this operation asks.
@@ -218,8 +227,12 @@ impl Supervisor {
         lock(&self.members).values().cloned().collect()
     }
 
-    /// The same, if its tenant has fewer than so many by now.
-    pub(crate) async fn add_within(&self, max: usize, new: NewPipeline) -> Result<Arc<Member>> {
+    /// The same, if its tenant may have one more.
+    pub(crate) async fn add_within(&self, new: NewPipeline) -> Result<Arc<Member>> {
+        if new.key.tenant == OWN_TENANT {
+            return self.add(new).await;
+        }
+        let max = self.shared.tenant_pipelines_max;
         let _wanting = self.shared.wanting.lock().await;
         if self.members_of(&new.key.tenant).len() >= max {
             let text = format!("{} has {max} pipelines", new.key.tenant);

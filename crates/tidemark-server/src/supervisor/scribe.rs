@@ -105,8 +105,12 @@ async fn write(
     counts: Arc<Counts>,
 ) {
     let mut batch = Vec::new();
+    let scribe = format!("{} {}", std::process::id(), clock::now_us());
+    let mut number = 0_u64;
     while entries.recv_many(&mut batch, BATCH_MAX).await > 0 {
-        let added = until_written("events wait", || store.add_events(batch.clone())).await;
+        number += 1;
+        let add = || store.add_events(format!("{scribe} {number}"), batch.clone());
+        let added = until_written("events wait", add).await;
         counts.waiting.fetch_sub(batch.len(), Ordering::Relaxed);
         batch.clear();
         for (key, row) in added {
@@ -288,6 +292,7 @@ fn code_of(reason: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use tidemark_core::catalogue::codes;
     use tidemark_lab::proxy::Proxy;
     use tidemark_lab::server::PostgresServer;
     use tidemark_lab::wait::wait_for;
@@ -297,9 +302,8 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
-    /// The store refuses once, or for longer: nothing of what happened meanwhile is lost or doubled.
-    #[tokio::test]
-    async fn what_happens_while_the_store_is_away_is_written_down_later() {
+    /// A store with a pipeline, the way to it, and its database.
+    async fn behind_a_proxy() -> (Store, Key, Proxy, String) {
         let server = PostgresServer::shared().await.unwrap();
         let name = server.fresh_database("store").await.unwrap();
         let proxy = Proxy::start(server.port()).await.unwrap();
@@ -308,6 +312,13 @@ mod tests {
         let key = Key::new("default", "shop");
         let new = testing::new_pipeline(&key.tenant, &key.id);
         store.add_pipeline(new).await.unwrap().unwrap();
+        (store, key, proxy, name)
+    }
+
+    /// The store refuses once, or for longer: nothing of what happened meanwhile is lost or doubled.
+    #[tokio::test]
+    async fn what_happens_while_the_store_is_away_is_written_down_later() {
+        let (store, key, proxy, _) = behind_a_proxy().await;
         let (scribe, work) = Scribe::new(store.clone(), Arc::new(News::new()));
         let work = tokio::spawn(work);
         proxy.refuse();
@@ -360,6 +371,54 @@ mod tests {
         })
         .await
         .unwrap();
+        drop(scribe);
+        work.await.unwrap();
+    }
+
+    /// Whether it is found at once or later than anybody waits for an answer: what was committed is not
+    /// written again.
+    #[tokio::test]
+    async fn what_was_written_when_the_answer_was_lost_is_not_written_again() {
+        tokio::join!(lose_an_answer(false), lose_an_answer(true));
+    }
+
+    async fn lose_an_answer(is_away_for_long: bool) {
+        let (store, key, proxy, name) = behind_a_proxy().await;
+        let held = testing::HeldCommits::of("events", &name).await;
+        let news = Arc::new(News::new());
+        let before = news.subscribe(None).up_to;
+        let (scribe, work) = Scribe::new(store.clone(), Arc::clone(&news));
+        let work = tokio::spawn(work);
+        scribe.note(Entry::plain(&key, Level::Info, "step", "first"));
+        held.reached().await;
+        if is_away_for_long {
+            proxy.refuse();
+            held.let_go().await;
+            let busy = store.pipeline(&key).await.unwrap_err();
+            assert_eq!(busy.code(), codes::STORE_UNREACHABLE);
+            proxy.accept();
+        } else {
+            proxy.cut();
+            held.let_go().await;
+        }
+        scribe.note(Entry::plain(&key, Level::Info, "step", "second"));
+        scribe.finish(PATIENCE).await;
+        let page = Cursor {
+            before: None,
+            limit: 10,
+        };
+        let events = store.events(&key, EventsWanted::default(), page).await;
+        let mut events = events.unwrap();
+        events.reverse();
+        let texts: Vec<_> = events.iter().map(|event| event.text.as_str()).collect();
+        assert_eq!(texts, ["first", "second"], "each once");
+        let told = news.subscribe(Some(before)).missed;
+        let told: Vec<_> = told.iter().map(|item| item.data.as_str()).collect();
+        let expected: Vec<_> = events
+            .iter()
+            .map(|event| json!(event).to_string())
+            .collect();
+        assert_eq!(told, expected, "and told once");
         drop(scribe);
         work.await.unwrap();
     }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tidemark_core::catalogue::codes;
 use tidemark_core::control::HoldId;
 use tidemark_core::mapping::TableMapping;
+use tidemark_core::pipeline::going_on::GoingOn;
 use tidemark_core::quarantine::count;
 use tidemark_core::schema::TableName;
 use tidemark_core::status::Verified;
@@ -27,15 +28,24 @@ const DIFFERENCES_KEPT: usize = 100_000;
 /// Times that a comparison is begun which was interrupted.
 const ATTEMPTS_MAX: u32 = 3;
 
-/// Compares the tables that are named, or all. Gives the number under which the result is kept, and
-/// what it says.
+/// What a comparison found, as it is kept.
+pub(crate) struct Kept {
+    /// Under which.
+    pub(crate) number: i64,
+    /// `identical`, `different` or `incomplete`.
+    pub(crate) result: String,
+    /// In a sentence.
+    pub(crate) text: String,
+}
+
+/// Compares the tables that are named, or all.
 pub(crate) async fn verify(
     shared: &Arc<Shared>,
     member: &Arc<Member>,
     alive: &Alive,
     wanted: &[TableName],
     depth: Depth,
-) -> Result<(i64, String)> {
+) -> Result<Kept> {
     let began = Instant::now();
     let opened = &alive.opened;
     let tables = tables(alive, wanted).await?;
@@ -65,16 +75,16 @@ pub(crate) async fn verify(
         board.set_verified(verified);
     }
     let took = began.elapsed();
-    let (number, text) = keep(shared, member, wanted, &report, depth, took).await?;
+    let kept = keep(shared, member, wanted, &report, depth, took).await?;
     if depth == Depth::Deep {
         bound(&mut report);
         member.found(Found {
-            number,
+            number: kept.number,
             wanted: wanted.to_vec(),
             report,
         });
     }
-    Ok((number, text))
+    Ok(kept)
 }
 
 /// A table with more differences than are kept of all is copied whole by a repair.
@@ -94,7 +104,7 @@ pub(super) async fn repair(
     member: &Arc<Member>,
     alive: &Alive,
     number: i64,
-) -> Result<(i64, String)> {
+) -> Result<Kept> {
     let found = to_repair(member, number)?;
     let target = alive.opened.target.as_ref();
     let aside = rows_aside(target).await?;
@@ -136,7 +146,7 @@ async fn rows_aside(target: &dyn Target) -> Result<Vec<TableName>> {
     Ok(count(&kept).into_iter().map(|(table, _)| table).collect())
 }
 
-/// Keeps what a comparison of the tables that are named, or all, found. Gives its number, and what it says in a sentence.
+/// Keeps what a comparison of the tables that are named, or all, found.
 pub(super) async fn keep(
     shared: &Arc<Shared>,
     member: &Member,
@@ -144,7 +154,7 @@ pub(super) async fn keep(
     report: &Report,
     depth: Depth,
     took: Duration,
-) -> Result<(i64, String)> {
+) -> Result<Kept> {
     member.measures().rows_compared += report.rows();
     let text = sentence(report);
     let level = if report.is_identical() {
@@ -171,8 +181,13 @@ pub(super) async fn keep(
         tables: report.tables.iter().map(table).collect(),
     };
     member.compared().take(&row);
-    let id = shared.store.add_verification(&member.key, row).await?;
-    Ok((id, text))
+    let number = shared.store.add_verification(&member.key, row).await?;
+    let result = report.word().to_owned();
+    Ok(Kept {
+        number,
+        result,
+        text,
+    })
 }
 
 /// The mappings of the tables that are named, or all.
@@ -183,12 +198,9 @@ pub(crate) async fn tables(alive: &Alive, wanted: &[TableName]) -> Result<Vec<Ar
         .source
         .describe(config.rules.selection())
         .await?;
-    let mut tables: Vec<Arc<TableMapping>> = config
-        .rules
-        .map(&schema)?
-        .into_iter()
-        .map(Arc::new)
-        .collect();
+    let begun = alive.opened.target.checkpoint().await?;
+    let tables = GoingOn::of(&config.rules, &schema, begun.as_ref())?.all();
+    let mut tables: Vec<Arc<TableMapping>> = tables.into_iter().map(Arc::new).collect();
     if let Some(unknown) = wanted
         .iter()
         .find(|name| !tables.iter().any(|table| table.source() == *name))

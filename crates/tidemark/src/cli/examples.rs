@@ -238,6 +238,13 @@ pub(crate) const VERBS: &[Verb] = &[
         ],
     },
     Verb {
+        name: "start",
+        examples: &[(
+            "tidemark start shop --server http://127.0.0.1:7070",
+            "has the server run it",
+        )],
+    },
+    Verb {
         name: "stop",
         examples: &[("tidemark stop shop", "end it in order, wherever it runs")],
     },
@@ -290,6 +297,10 @@ pub(crate) const VERBS: &[Verb] = &[
             (
                 "tidemark cutover shop --stop-writers ./stop --start-writers ./start",
                 "by commands of yours",
+            ),
+            (
+                "tidemark cutover shop --fence --reverse --server http://127.0.0.1:7070",
+                "by a server, which keeps the way back",
             ),
         ],
     },

@@ -30,7 +30,7 @@ first action. `tidemark config schema --of answer` prints the schema of all of i
 | 4 | not allowed: password, role, privilege |
 | 5 | something cannot be reached, or did not answer in time |
 | 6 | refused to be safe: consent is missing, somebody else owns it, changes would be lost |
-| 130, 143 | interrupted, terminated |
+| 129, 130, 143 | the terminal was closed (SIGHUP), interrupted, terminated |
 ";
 
 /// The page.

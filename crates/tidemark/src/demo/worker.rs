@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tidemark_core::Error;
 use tidemark_core::catalogue::{Code, codes};
+use tokio::net::TcpSocket;
 use tokio::process::{Child, ChildStdin, Command};
 
 /// How long it may take to listen, and how often it is looked whether it does.
@@ -33,19 +34,49 @@ pub(crate) enum Port {
 }
 
 impl Port {
-    /// Refuses a wish that cannot be met, before anything is started for it.
-    pub(crate) fn check(self) -> Result<(), Error> {
-        let Port::Given(port) = self else {
-            return Ok(());
-        };
-        let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        match std::net::TcpListener::bind(listen) {
-            Ok(_) => Ok(()),
-            Err(err) => Err(Error::definite(
-                codes::LISTEN_FAILED,
-                format!("{listen}: {err}"),
-            )),
+    /// Takes the page's address for as long as the demo goes on, before anything is started for it.
+    pub(crate) fn hold(self) -> Result<Address, Error> {
+        match self {
+            Port::Usual => Address::hold(USUAL_PORT).or_else(|_| Address::hold(0)),
+            Port::Given(port) => Address::hold(port),
         }
+    }
+}
+
+/// Where the page is, whichever worker shows it: nobody else gets the port while one is killed and the
+/// next has not begun to listen.
+///
+/// Only one socket can be bound to a port, unless all of them say `SO_REUSEPORT` and are of one user
+/// (Linux, socket(7)). This one says so when it is bound already, so that it is refused a port that
+/// another demo holds; workers say so before. It never listens, so nobody is connected to it.
+#[derive(Debug)]
+pub(crate) struct Address {
+    at: SocketAddr,
+    _held: TcpSocket,
+}
+
+impl Address {
+    /// As it is opened in a browser.
+    pub(crate) fn page(&self) -> String {
+        format!("http://{}/", self.at)
+    }
+
+    fn hold(port: u16) -> Result<Address, Error> {
+        let wanted = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let held = || {
+            let held = TcpSocket::new_v4()?;
+            // Connections of an earlier demo that wait for their end are not in the way of this one, which
+            // is in the way of everybody else.
+            held.set_reuseaddr(true)?;
+            held.bind(wanted)?;
+            held.set_reuseaddr(false)?;
+            held.set_reuseport(true)?;
+            let at = held.local_addr()?;
+            Ok(Address { at, _held: held })
+        };
+        held().map_err(|err: std::io::Error| {
+            Error::definite(codes::LISTEN_FAILED, format!("{wanted}: {err}"))
+        })
     }
 }
 
@@ -68,29 +99,13 @@ pub(crate) struct Worker {
     /// Its standing order to go on. Apart from `child`, which closes it when waited for.
     _input: Option<ChildStdin>,
     log: Log,
-    address: SocketAddr,
 }
 
 impl Worker {
     /// Starts it; returns once it listens.
-    pub(crate) async fn start(place: &Place, port: Port) -> Result<Worker, Error> {
-        let (first, other) = match port {
-            Port::Usual => (USUAL_PORT, Some(0)),
-            Port::Given(port) => (port, None),
-        };
-        match Worker::listening(place, first).await {
-            Err(err) if err.code() == codes::LISTEN_FAILED && other.is_some() => {
-                let any = other.unwrap_or_default();
-                Worker::listening(place, any).await
-            }
-            started => started,
-        }
-    }
-
-    async fn listening(place: &Place, port: u16) -> Result<Worker, Error> {
-        let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    pub(crate) async fn start(place: &Place, address: &Address) -> Result<Worker, Error> {
         let log = Log::continued(place.directory.join("serve.log"));
-        let child = spawn(place, listen, &log.file);
+        let child = spawn(place, address.at, &log.file);
         let mut child = child.map_err(|err| {
             Error::definite(codes::CLI_MACHINE, format!("start the worker: {err}"))
         })?;
@@ -99,12 +114,10 @@ impl Worker {
             child,
             _input: input,
             log,
-            address: listen,
         };
         let began = Instant::now();
         loop {
-            if let Some(address) = worker.log.address() {
-                worker.address = address;
+            if worker.log.listens() {
                 return Ok(worker);
             }
             if began.elapsed() > LISTENS_WITHIN {
@@ -119,11 +132,6 @@ impl Worker {
                 }
             }
         }
-    }
-
-    /// Where it listens.
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.address
     }
 
     /// Its process; `None` once it has ended.
@@ -227,12 +235,9 @@ impl Log {
             .collect()
     }
 
-    /// Where it said that it listens.
-    fn address(&self) -> Option<SocketAddr> {
-        let lines = self.lines();
-        lines
-            .iter()
-            .find_map(|line| line["address"].as_str()?.parse().ok())
+    /// Whether it said where it listens.
+    fn listens(&self) -> bool {
+        self.lines().iter().any(|line| line["address"].is_string())
     }
 
     /// The code that it failed with.
@@ -255,5 +260,36 @@ impl Log {
             .iter()
             .find_map(|words| words.as_str())
             .map(str::to_owned)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::{Address, Port};
+
+    #[tokio::test]
+    async fn an_address_that_is_held_is_for_workers_alone() {
+        let held = Address::hold(0).unwrap();
+        let worker = || tidemark_server::demo::listen(held.at);
+        for _ in 0..2 {
+            let listens = worker().unwrap();
+            assert!(
+                TcpListener::bind(held.at).is_err(),
+                "while a worker listens"
+            );
+            drop(listens);
+            assert!(TcpListener::bind(held.at).is_err(), "while none does");
+        }
+        let again = Port::Given(held.at.port());
+        assert!(again.hold().is_err(), "another demo got it");
+
+        // A connection that the worker ended first keeps the port for a while.
+        let listens = worker().unwrap();
+        let client = std::net::TcpStream::connect(held.at).unwrap();
+        drop(listens.accept().await.unwrap());
+        drop((client, listens, held));
+        again.hold().unwrap();
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Everything that is written goes through here, because a line that appears while a region is shown
 //! must go above it. Progress and `--watch` own the region; logs and hints write lines. A reader that
-//! goes away (`| head`) ends the output, not the work: such writes are dropped.
+//! goes away (`| head`) ends the output, not the work: such writes are dropped. Results that a full disk
+//! does not take are remembered, so that the invocation does not end as if they were there.
 //!
 //! Names and messages of databases are in the text, and may be orders to a terminal: see [`tame`].
 
@@ -33,6 +34,8 @@ pub(crate) struct Screen {
 #[derive(Debug, Default)]
 struct State {
     region: Option<Region>,
+    /// Why results could not be written, the first time.
+    unwritten: Option<std::io::Error>,
 }
 
 #[derive(Debug)]
@@ -89,7 +92,10 @@ impl Screen {
         if let Some(region) = &region {
             erase(region);
         }
-        emit(stream, &format!("{}\n", self.fit(stream, text)));
+        let written = emit(stream, &format!("{}\n", self.fit(stream, text)));
+        if let (Stream::Out, Err(err)) = (stream, written) {
+            state.unwritten.get_or_insert(err);
+        }
         if let Some(region) = region {
             draw(&region);
             state.region = Some(region);
@@ -102,7 +108,18 @@ impl Screen {
         if let Some(region) = state.region.take() {
             erase(&region);
         }
-        emit(stream, &self.fit(stream, text));
+        dropped(emit(stream, &self.fit(stream, text)));
+    }
+
+    /// Why results were not written, where it was not that nobody wants them.
+    pub(crate) fn unwritten(&self) -> Option<std::io::Error> {
+        let mut state = self.lock();
+        state.unwritten.take_if(|err| !is_unheard(err))
+    }
+
+    /// Whether the reader of results has gone away.
+    pub(crate) fn is_unheard(&self) -> bool {
+        self.lock().unwritten.as_ref().is_some_and(is_unheard)
     }
 
     /// Shows these lines in the region, in place of those that are there. Only for a terminal.
@@ -197,7 +214,7 @@ fn draw(region: &Region) {
     let mut text = region.lines.join("\n");
     text.push('\n');
     if !region.lines.is_empty() {
-        emit(region.stream, &text);
+        dropped(emit(region.stream, &text));
     }
 }
 
@@ -205,25 +222,32 @@ fn draw(region: &Region) {
 /// cursor may stand anywhere in its line: the terminal itself writes `^C` there.
 fn erase(region: &Region) {
     if !region.lines.is_empty() {
-        emit(
-            region.stream,
-            &format!("\r\u{1b}[{}A\u{1b}[0J", region.lines.len()),
-        );
+        let up = format!("\r\u{1b}[{}A\u{1b}[0J", region.lines.len());
+        dropped(emit(region.stream, &up));
     }
 }
 
-fn emit(stream: Stream, text: &str) {
-    // A closed pipe is the reader's choice; there is nobody left to tell.
+fn emit(stream: Stream, text: &str) -> std::io::Result<()> {
     match stream {
         Stream::Out => {
             let mut out = std::io::stdout().lock();
-            drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
+            out.write_all(text.as_bytes()).and_then(|()| out.flush())
         }
         Stream::Err => {
             let mut err = std::io::stderr().lock();
-            drop(err.write_all(text.as_bytes()).and_then(|()| err.flush()));
+            err.write_all(text.as_bytes()).and_then(|()| err.flush())
         }
     }
+}
+
+/// What only a person sees, who sees as well that it is not there.
+fn dropped(written: std::io::Result<()>) {
+    drop(written);
+}
+
+/// A closed pipe is the reader's choice.
+fn is_unheard(err: &std::io::Error) -> bool {
+    err.kind() == std::io::ErrorKind::BrokenPipe
 }
 
 /// A line cut to a width; colour codes take no room and stay balanced.

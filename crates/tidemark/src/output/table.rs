@@ -44,6 +44,26 @@ impl Cell {
     }
 }
 
+impl Cell {
+    /// A name may hold ends of lines: what follows would pass for a row of its own. What begins a colour
+    /// stays.
+    fn on_one_line(mut self) -> Cell {
+        let breaks = |c: char| c.is_control() && c != '\u{1b}';
+        if self.text.contains(breaks) {
+            let mut text = String::with_capacity(self.text.len() + 2);
+            for c in self.text.chars() {
+                if breaks(c) {
+                    text.extend(c.escape_default());
+                } else {
+                    text.push(c);
+                }
+            }
+            self.text = text;
+        }
+        self
+    }
+}
+
 impl<T: Into<String>> From<T> for Cell {
     fn from(text: T) -> Cell {
         Cell {
@@ -76,7 +96,7 @@ impl Table {
 
     /// Adds a row, which has a cell for each column.
     pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = Cell>) {
-        let cells: Vec<Cell> = cells.into_iter().collect();
+        let cells: Vec<Cell> = cells.into_iter().map(Cell::on_one_line).collect();
         debug_assert_eq!(cells.len(), self.columns.len(), "a cell for each column");
         self.rows.push(cells);
     }
@@ -266,6 +286,14 @@ mod tests {
             narrow.starts_with("public…_name") && narrow.contains('…'),
             "{narrow}"
         );
+    }
+
+    #[test]
+    fn a_name_that_holds_ends_of_lines_stays_in_its_row() {
+        let mut table = Table::new([(Column::Name, "TABLE"), (Column::Left, "STATE")]);
+        table.row(["public.a\n\tb".into(), "done".into()]);
+        let lines = table.lines(Style::PLAIN, None);
+        assert_eq!(lines[1..], ["public.a\\n\\tb  done"]);
     }
 
     #[test]

@@ -92,7 +92,7 @@ pub(crate) async fn apply(invocation: &Invocation, arguments: &ApplyArgs) -> Out
         return Ok(notices.fold(answer, Answer::notice));
     }
     let prompt = "Type `apply` to continue:";
-    invocation.talk.confirm(&effect, prompt, "apply")?;
+    invocation.talk.confirm(&effect, prompt, "apply").await?;
     let mut done: Vec<&str> = Vec::new();
     for one in &wanted {
         one.apply(&server, !arguments.no_start)

@@ -6,7 +6,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tidemark_core::finding::{Finding, Fix, FixKind, Side, Verdict, safe_fix};
-use tidemark_core::mapping::TableMapping;
+use tidemark_core::pipeline::going_on::GoingOn;
 use tidemark_core::source::WillStream;
 
 use crate::invocation::Invocation;
@@ -172,10 +172,19 @@ pub(crate) async fn look(opened: &Opened) -> Result<Checked, Failure> {
     };
     // Without the catalog the source's check says why; what is about tables waits until it answers.
     let described = opened.source.describe(rules.selection()).await;
-    let (tables, mapped): (Vec<TableMapping>, bool) = match &described {
-        Ok(schema) => (rules.map(schema)?, true),
-        Err(_) => (Vec::new(), false),
+    let (going_on, mapped) = match &described {
+        Ok(schema) => {
+            // Why the target does not answer is told by its check.
+            let begun = opened.target.checkpoint().await.ok().flatten();
+            let begun = begun.filter(|_| opened.config.mode.streams());
+            (GoingOn::of(rules, schema, begun.as_ref())?, true)
+        }
+        Err(_) => (GoingOn::default(), false),
     };
+    let GoingOn {
+        mappings: tables,
+        aside,
+    } = going_on;
     let (of_source, of_target) = tokio::join!(
         opened.source.check(&tables, will_stream),
         opened.target.check(&tables),
@@ -184,6 +193,8 @@ pub(crate) async fn look(opened: &Opened) -> Result<Checked, Failure> {
     let source_failed = findings
         .iter()
         .any(|finding| finding.verdict == Verdict::Failed);
+    let told = |(_, error)| Finding::of_error(Side::Source, &error);
+    findings.extend(aside.into_iter().map(told));
     findings.extend(found(Side::Target, of_target));
     match described {
         Err(err) if !mapped && !source_failed => Err(err.into()),
@@ -359,7 +370,8 @@ async fn mend(invocation: &Invocation, seen: &Seen, report: &Report) -> Result<b
     }
     invocation
         .talk
-        .confirm(&effect, "Type yes to run them:", "yes")?;
+        .confirm(&effect, "Type yes to run them:", "yes")
+        .await?;
     match seen {
         Seen::Here(opened) => {
             for (side, sql) in safe {

@@ -1,5 +1,5 @@
 //! `pause`, `resume` and `stop` for a pipeline that runs elsewhere, through the control row in the
-//! target: no server, no port.
+//! target: no server, no port. `start` is for one that a server has.
 
 use std::time::{Duration, Instant};
 
@@ -18,8 +18,9 @@ use crate::invocation::Invocation;
 use crate::output::{Answer, Outcome};
 use crate::pipeline_file::{Opened, Which};
 use crate::problem::Failure;
-use crate::remote::There;
+use crate::remote::{Remote, There};
 use crate::seen::Seen;
+use crate::verbs::verify::load_again;
 
 /// How long an answer is waited for when `--timeout` says nothing.
 pub(crate) const ANSWER_WITHIN: Duration = Duration::from_mins(1);
@@ -35,6 +36,13 @@ pub(crate) struct PauseArgs {
     /// Only this table of the source, as schema.table (may be repeated)
     #[arg(long = "table", value_name = "TABLE", value_parser = parse_table)]
     pub(crate) tables: Vec<TableName>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct StartArgs {
+    /// A pipeline of the server
+    #[arg(value_name = "NAME")]
+    name: String,
 }
 
 #[derive(Args, Clone, Debug)]
@@ -94,6 +102,12 @@ pub(crate) async fn act_there_with(there: &There, action: &str, body: &Value) ->
 /// Tables as an API names them.
 pub(crate) fn names(tables: &[TableName]) -> Vec<String> {
     tables.iter().map(ToString::to_string).collect()
+}
+
+/// Where there is no server whoever runs it starts it: `tidemark run`.
+pub(crate) async fn start(invocation: &Invocation, arguments: &StartArgs) -> Outcome {
+    let there = Remote::named(invocation)?.pipeline(&arguments.name);
+    act_there(&there, "start", &[]).await
 }
 
 pub(crate) async fn pause(invocation: &Invocation, arguments: PauseArgs) -> Outcome {
@@ -217,12 +231,19 @@ pub(crate) fn answered(opened: &Opened, answer: &control::Answer) -> Outcome {
     Err(Error::definite(code, answer.text.clone()).into())
 }
 
-fn not_running(opened: &Opened) -> Error {
-    Error::definite(
-        codes::CLI_NOT_RUNNING,
-        format!("nobody runs {}", opened.name()),
-    )
-    .first_action(format!("tidemark run {}", opened.word()))
+/// A full load alone has nothing to do when it has ended, but to be done again.
+pub(crate) fn not_running(opened: &Opened) -> Error {
+    let (name, word) = (opened.name(), opened.word());
+    let (what, action) = if opened.config.mode.streams() {
+        (
+            format!("nobody runs {name}"),
+            format!("tidemark run {word}"),
+        )
+    } else {
+        let what = format!("{name} is a full load alone, and nobody runs it now");
+        (what, load_again(&word))
+    };
+    Error::definite(codes::CLI_NOT_RUNNING, what).first_action(action)
 }
 
 /// The status of these tables of the source.
@@ -234,7 +255,7 @@ fn among<'a>(status: &'a Status, tables: &'a [TableName]) -> impl Iterator<Item 
 
 /// Whoever asks for the status next is to see what was just done. The pipeline reports once a second;
 /// one that does not has still done it.
-pub(crate) async fn wait_until_reported(
+async fn wait_until_reported(
     opened: &Opened,
     is_as_asked: impl Fn(&Status) -> bool,
 ) -> Result<(), Failure> {

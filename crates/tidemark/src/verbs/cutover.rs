@@ -35,8 +35,10 @@ mod steps;
 mod there;
 mod writers;
 
-use back::Back;
+pub(crate) use back::Home;
+use back::{Back, Beside};
 pub(crate) use report::Report;
+pub(crate) use tidemark_server::systems::Hook;
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct CutoverArgs {
@@ -47,12 +49,35 @@ pub(crate) struct CutoverArgs {
     dry_run: bool,
     #[command(flatten)]
     wishes: Wishes,
+    /// Make a pipeline that copies back, from the target to the source, and write its file here; a server
+    /// keeps it itself
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = ON_SERVER, value_parser = parse_kept)]
+    reverse: Option<Kept>,
     /// Write the report to this file, too (Markdown)
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
     /// Take down a fence that an earlier cutover left, and do nothing else
     #[arg(long)]
     abort: bool,
+}
+
+/// Where a way back is kept.
+#[derive(Clone, Debug)]
+enum Kept {
+    /// Where the pipeline is kept: on its server.
+    OnServer,
+    In(PathBuf),
+}
+
+/// No file is named so.
+const ON_SERVER: &str = "-";
+
+#[expect(clippy::unnecessary_wraps, reason = "a parser of clap may refuse")]
+fn parse_kept(text: &str) -> Result<Kept, String> {
+    Ok(match text {
+        ON_SERVER => Kept::OnServer,
+        file => Kept::In(PathBuf::from(file)),
+    })
 }
 
 /// How it is to be done.
@@ -76,9 +101,6 @@ pub(crate) struct Wishes {
     /// Set the target's sequences so many values ahead of the source's
     #[arg(long, value_name = "VALUES", default_value_t = 1_000)]
     pub(crate) sequence_margin: u32,
-    /// Make a pipeline that copies back, from the target to the source, and write its file here
-    #[arg(long, value_name = "FILE")]
-    pub(crate) reverse: Option<PathBuf>,
 }
 
 /// A comparison of both sides.
@@ -92,6 +114,9 @@ pub(crate) trait Company: Send + Sync {
 
     /// Asked before anything is done that others notice.
     async fn agrees(&self, effect: String) -> Result<(), Failure>;
+
+    /// Has a command of whoever wants this run, where they are.
+    async fn runs(&self, hook: Hook, command: &str) -> Result<(), Failure>;
 
     /// Both sides are being compared.
     async fn waits<'a>(&self, comparing: Comparing<'a>) {
@@ -133,6 +158,10 @@ impl Company for Person<'_> {
         consent(self.invocation, self.name, effect).await
     }
 
+    async fn runs(&self, _: Hook, command: &str) -> Result<(), Failure> {
+        writers::run(command, self.name).await
+    }
+
     async fn waits<'a>(&self, comparing: Comparing<'a>) {
         during(&self.invocation.talk, COMPARING, comparing).await;
     }
@@ -153,16 +182,9 @@ impl Company for Person<'_> {
     }
 }
 
-/// A person takes their time, and a signal is to be heard meanwhile.
 async fn consent(invocation: &Invocation, name: &str, effect: String) -> Result<(), Failure> {
-    let (talk, name) = (invocation.talk.clone(), name.to_owned());
-    let asked = tokio::task::spawn_blocking(move || {
-        talk.confirm(&effect, "Type the pipeline's name to continue:", &name)
-    });
-    let asked = asked
-        .await
-        .map_err(|died| Error::definite(codes::INTERNAL, "the question died").caused_by(died))?;
-    Ok(asked?)
+    let prompt = "Type the pipeline's name to continue:";
+    Ok(invocation.talk.confirm(&effect, prompt, name).await?)
 }
 
 pub(crate) async fn run(invocation: &Invocation, arguments: &CutoverArgs) -> Outcome {
@@ -171,11 +193,22 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &CutoverArgs) -> Out
         Seen::There(there) => return there::run(invocation, &there, arguments).await,
     };
     if arguments.abort {
-        return abort(invocation, &opened).await;
+        return invocation.unless_cut_off(abort(invocation, &opened)).await;
     }
+    let home = match &arguments.reverse {
+        None => None,
+        Some(Kept::OnServer) => {
+            return Err(Failure::usage(
+                "--reverse needs the file that is to be written",
+            ));
+        }
+        Some(Kept::In(file)) => Some(Beside::new(file, &opened.file)),
+    };
+    let home = home.as_ref().map(|home| home as &dyn Home);
     let mut own = None;
     let streams = opened.config.mode.streams();
-    if streams && !arguments.dry_run && opened.target.control().await?.owner().await?.is_none() {
+    let owner = async { Ok(opened.target.control().await?.owner().await?) };
+    if streams && !arguments.dry_run && invocation.unless_cut_off(owner).await?.is_none() {
         invocation.talk.say(&format!(
             "nobody runs {}: it is run from here",
             opened.name()
@@ -193,9 +226,9 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &CutoverArgs) -> Out
         own: tokio::sync::Mutex::new(own),
     };
     let ended = if arguments.dry_run {
-        rehearse(&opened, &arguments.wishes, &person).await
+        rehearse(&opened, &arguments.wishes, home, &person).await
     } else {
-        Box::pin(switch(&opened, &arguments.wishes, &person, runs_here)).await
+        Box::pin(switch(&opened, &arguments.wishes, home, &person, runs_here)).await
     };
     let outcome = match ended {
         Ok(ended) => answer(ended, arguments),
@@ -218,9 +251,10 @@ pub(crate) struct Ended {
 pub(crate) async fn rehearse(
     opened: &Opened,
     wishes: &Wishes,
+    home: Option<&dyn Home>,
     company: &dyn Company,
 ) -> Result<Ended, Failure> {
-    let cutover = Cutover::new(opened, wishes, company, true)?;
+    let cutover = Cutover::new(opened, wishes, home, company, true)?;
     let done = tokio::select! {
         done = cutover.rehearse() => done,
         failure = company.gives_up() => Err(failure),
@@ -232,10 +266,11 @@ pub(crate) async fn rehearse(
 pub(crate) async fn switch(
     opened: &Opened,
     wishes: &Wishes,
+    home: Option<&dyn Home>,
     company: &dyn Company,
     runs_here: bool,
 ) -> Result<Ended, Failure> {
-    let mut cutover = Cutover::new(opened, wishes, company, false)?;
+    let mut cutover = Cutover::new(opened, wishes, home, company, false)?;
     cutover.runs_here = runs_here;
     let done = tokio::select! {
         done = Box::pin(cutover.switch()) => done,
@@ -271,26 +306,31 @@ fn answer(ended: Ended, arguments: &CutoverArgs) -> Outcome {
             Error::definite(codes::CLI_MACHINE, format!("write {shown}: {err}"))
         })?;
     }
-    Ok(report.answer(refusal.as_ref()))
+    let begins = match arguments.reverse {
+        Some(Kept::OnServer) => "start",
+        _ => "run",
+    };
+    Ok(report.answer(refusal.as_ref(), begins))
 }
 
 /// Takes down a fence that was left.
 async fn abort(invocation: &Invocation, opened: &Opened) -> Outcome {
     let is_fenced = systems::is_fenced(&opened.config, Side::Source).await?;
     if is_fenced {
-        confirm_abort(invocation, opened.name())?;
+        confirm_abort(invocation, opened.name()).await?;
         systems::lower_fence(&opened.config, Side::Source).await?;
     }
     Ok(answer_of_abort(opened.name(), &opened.word(), is_fenced))
 }
 
-fn confirm_abort(invocation: &Invocation, pipeline: &str) -> Result<(), Error> {
-    invocation.talk.confirm(
+async fn confirm_abort(invocation: &Invocation, pipeline: &str) -> Result<(), Error> {
+    let asked = invocation.talk.confirm(
         "Lets the source be written to again. What is written there reaches the target only while \
          the pipeline runs.",
         "Type the pipeline's name to continue:",
         pipeline,
-    )
+    );
+    asked.await
 }
 
 /// `lowered`: whether there was a fence.
@@ -308,16 +348,18 @@ struct Cutover<'a> {
     company: &'a dyn Company,
     opened: &'a Opened,
     wishes: &'a Wishes,
+    /// Where a way back is kept, if one is wanted.
+    home: Option<&'a dyn Home>,
     /// Whether this process runs the pipeline.
     runs_here: bool,
     hold: HoldId,
-    undo: Mutex<Undo>,
+    undo: Mutex<Undo<'a>>,
     report: Mutex<Report>,
 }
 
 /// What was done so far that has to be taken back if it comes to nothing.
 #[derive(Default)]
-struct Undo {
+struct Undo<'a> {
     /// The source is fenced, or that was begun.
     fence: Option<Fence>,
     /// The writers were stopped by a command, or that was begun.
@@ -327,7 +369,7 @@ struct Undo {
     /// The target may be written to: nothing is taken back any more.
     is_past: bool,
     /// A pipeline that copies back was made, or that was begun.
-    back: Option<Back>,
+    back: Option<Back<'a>>,
 }
 
 /// Whose a fence is.
@@ -346,6 +388,7 @@ impl<'a> Cutover<'a> {
     fn new(
         opened: &'a Opened,
         wishes: &'a Wishes,
+        home: Option<&'a dyn Home>,
         company: &'a dyn Company,
         is_rehearsal: bool,
     ) -> Result<Cutover<'a>, Failure> {
@@ -358,6 +401,7 @@ impl<'a> Cutover<'a> {
             company,
             opened,
             wishes,
+            home,
             runs_here: false,
             hold: HoldId::random(),
             undo: Mutex::default(),
@@ -422,7 +466,7 @@ impl<'a> Cutover<'a> {
         });
         if undo.stopped {
             said.push(match &self.wishes.start_writers {
-                Some(command) => match self.hook(command).await {
+                Some(command) => match self.company.runs(Hook::StartWriters, command).await {
                     Ok(()) => "the writers were started again".to_owned(),
                     Err(_) => "the command that starts the writers failed: start them".to_owned(),
                 },
@@ -458,7 +502,7 @@ impl<'a> Cutover<'a> {
         change(&mut self.report.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn undo(&self) -> std::sync::MutexGuard<'_, Undo> {
+    fn undo(&self) -> std::sync::MutexGuard<'_, Undo<'a>> {
         // Each flag is set on its own, so a panic elsewhere leaves nothing half done.
         self.undo.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -85,7 +85,7 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &InitArgs) -> Outcom
         talk.say(&format!("  {schema}: {tables}, {}", bytes(*size)));
     }
     if arguments.name.is_none() {
-        draft.name = talk.ask("Name of the pipeline", &draft.name);
+        draft.name = talk.ask("Name of the pipeline", &draft.name).await;
     }
     let all: Vec<&str> = by_schema.keys().copied().collect();
     if all.is_empty() {
@@ -96,9 +96,12 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &InitArgs) -> Outcom
     } else {
         all.join(", ")
     };
-    let schemas = talk.ask("Schemas to copy, separated by commas", &suggested);
+    let schemas = talk
+        .ask("Schemas to copy, separated by commas", &suggested)
+        .await;
     draft.include = patterns(&schemas, &all)?;
-    let mode = talk.ask(&format!("Mode ({})", MODES.join(", ")), MODES[0]);
+    let question = format!("Mode ({})", MODES.join(", "));
+    let mode = talk.ask(&question, MODES[0]).await;
     draft.mode = MODES
         .into_iter()
         .find(|known| *known == mode)

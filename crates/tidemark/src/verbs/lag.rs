@@ -142,6 +142,9 @@ fn text(standing: &Standing, invocation: &Invocation) -> String {
         let (lsn, result, ago) = (&verified.lsn, &verified.result, age(&verified.at));
         say("verified", format!("{lsn}   {result}, {ago} ago"));
     }
+    if let Some(why) = &status.unverified {
+        say("unverified", format!("not compared after its load: {why}"));
+    }
     lines.push(format!("  measured {} ago", age(&status.measured_at)));
     lines.join("\n")
 }

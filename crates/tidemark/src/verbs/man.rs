@@ -145,7 +145,10 @@ fn exit_codes() -> Roff {
             "6",
             "refused to be safe: consent is missing, somebody else owns it, changes would be lost",
         ),
-        ("130, 143", "interrupted, terminated"),
+        (
+            "129, 130, 143",
+            "the terminal was closed (SIGHUP), interrupted, terminated",
+        ),
     ] {
         roff.control("TP", []);
         roff.text([bold(code)]);

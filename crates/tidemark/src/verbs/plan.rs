@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tidemark_core::finding::{Finding, Side, Verdict};
 use tidemark_core::mapping::{ColumnMapping, TableMapping, TargetType};
 use tidemark_core::mask::Mask;
+use tidemark_core::pipeline::going_on::GoingOn;
 use tidemark_core::schema::{ColumnDefault, NotCarried, ObjectKind, ReplicaIdentity, SourceSchema};
 
 use crate::invocation::Invocation;
@@ -83,9 +84,10 @@ struct Estimate {
 pub(crate) async fn of(opened: &Opened) -> Result<Plan, Failure> {
     let config = &opened.config;
     let schema = opened.source.describe(config.rules.selection()).await?;
-    let mappings = config.rules.map(&schema)?;
-    let findings = check::look(opened).await?.findings;
     let checkpoint = opened.target.checkpoint().await?;
+    let begun = checkpoint.as_ref().filter(|_| config.mode.streams());
+    let mappings = GoingOn::of(&config.rules, &schema, begun)?.mappings;
+    let findings = check::look(opened).await?.findings;
     let tables: Vec<PlannedTable> = mappings.iter().map(planned).collect();
     let estimate = estimate(opened, &tables).await?;
     Ok(Plan {

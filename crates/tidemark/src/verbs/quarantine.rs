@@ -355,7 +355,10 @@ async fn discard(invocation: &Invocation, rows: &Rows) -> Outcome {
         seen.word()
     );
     let prompt = "Type the pipeline's name to continue:";
-    invocation.talk.confirm(&effect, prompt, seen.name())?;
+    invocation
+        .talk
+        .confirm(&effect, prompt, seen.name())
+        .await?;
     let opened = match seen {
         Seen::Here(opened) => opened,
         Seen::There(there) => return act_there_with(&there, "drop", &body(&chosen)).await,
@@ -377,11 +380,7 @@ async fn release(opened: &Opened, chosen: Chosen) -> Outcome {
     if is_run(opened).await? {
         return answered(opened, &ask(opened, &Command::Retry(chosen)).await?);
     }
-    let schema = opened
-        .source
-        .describe(opened.config.rules.selection())
-        .await?;
-    let tables = opened.config.rules.map(&schema)?;
+    let tables = opened.going_on().await?.mappings;
     let checkpoint = opened.target.checkpoint().await?;
     let recorded = checkpoint.map(|found| found.tables).unwrap_or_default();
     let state = |table: &TableMapping| {

@@ -23,14 +23,14 @@ use crate::output::waiting::during;
 use crate::pipeline_file::{Opened, Which};
 use crate::problem::Failure;
 use crate::seen::Seen;
-use crate::verbs::control::{answered, ask, parse_table, wait_until_reported};
+use crate::verbs::control::{answered, ask, parse_table};
 use crate::verbs::run::{LAST_STATUS_WITHIN, Running, UntilArg, options};
 use crate::verbs::verify::{self, Elsewhere};
 
 mod report;
 mod there;
 
-use report::{Line, Report, lines};
+use report::{Report, lines};
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ReconcileArgs {
@@ -44,6 +44,10 @@ pub(crate) struct ReconcileArgs {
     dry_run: bool,
 }
 
+/// A run reports how it stands once a second.
+const REPORTED_WITHIN: Duration = Duration::from_secs(20);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
 /// A report counts every difference, up to this many of a table.
 const COUNTED_MAX: usize = 1_000_000;
 
@@ -52,28 +56,45 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &ReconcileArgs) -> O
         Seen::Here(opened) => opened,
         Seen::There(there) => return there::run(invocation, &there, arguments).await,
     };
-    let request = request(&opened, &arguments.tables).await?;
-    let owner = opened.target.control().await?.owner().await?;
-    let is_own = owner.is_none() && !arguments.dry_run;
-    let asked = async {
-        if arguments.dry_run {
-            let compared = compared(&opened, request.clone());
-            let compared = during(&invocation.talk, COMPARING, compared).await?;
-            return Ok(compared.answer(invocation, &opened.word()));
-        }
-        let effect = effect(&opened, &arguments.tables).await?;
-        effect.confirm(invocation)?;
-        if is_own {
-            // A run of our own brings itself to an end.
-            return here(invocation, &opened, arguments, &request).await;
-        }
-        let reconciled = during(&invocation.talk, MENDING, elsewhere(&opened, &request)).await?;
-        Ok(reconciled.answer(invocation, &opened.word()))
+    let agreed = agreed(invocation, &opened, arguments);
+    let (request, is_own) = match invocation.unless_cut_off(Box::pin(agreed)).await? {
+        Agreed::Compared(report) => return Ok(report.answer(invocation, &opened.word())),
+        Agreed::ToMend { request, is_own } => (request, is_own),
     };
-    tokio::select! {
-        outcome = Box::pin(asked) => outcome,
-        failure = cut_off(invocation), if !is_own => Err(failure),
+    if is_own {
+        // A run of our own brings itself to an end.
+        return here(invocation, &opened, arguments, &request).await;
     }
+    tokio::select! {
+        mended = during(&invocation.talk, MENDING, elsewhere(&opened, &request)) => {
+            Ok(mended?.answer(invocation, &opened.word()))
+        }
+        failure = cut_off(invocation) => Err(failure),
+    }
+}
+
+/// What it comes to before anything is changed.
+enum Agreed {
+    /// That was all that was asked for.
+    Compared(Report),
+    /// Somebody has agreed. `is_own`: nobody runs the pipeline.
+    ToMend { request: Request, is_own: bool },
+}
+
+async fn agreed(
+    invocation: &Invocation,
+    opened: &Opened,
+    arguments: &ReconcileArgs,
+) -> Result<Agreed, Failure> {
+    let request = request(opened, &arguments.tables).await?;
+    if arguments.dry_run {
+        let compared = during(&invocation.talk, COMPARING, compared(opened, request)).await?;
+        return Ok(Agreed::Compared(compared));
+    }
+    let effect = effect(opened, &arguments.tables).await?;
+    effect.confirm(invocation).await?;
+    let is_own = effect.running.is_none();
+    Ok(Agreed::ToMend { request, is_own })
 }
 
 /// What takes the time.
@@ -161,21 +182,13 @@ async fn here(
 pub(crate) async fn elsewhere(opened: &Opened, request: &Request) -> Result<Report, Failure> {
     let names: Vec<TableName> = request.tables.iter().map(|t| t.source().clone()).collect();
     let began = Instant::now();
-    let before = reported(opened, request).await?;
     let command = Command::Reconcile {
         tables: names.clone(),
     };
     let agreed = ask(opened, &command).await?;
     answered(opened, &agreed)?;
     loaded_anew(opened.target.as_ref(), &Elsewhere(opened), &names).await?;
-    // Its report comes once a second.
-    let is_new = |status: &Status| {
-        let now = lines(status, request);
-        let mut pairs = now.iter().zip(&before);
-        pairs.all(|(now, before)| now.reconciled.is_some() && now.reconciled != before.reconciled)
-    };
-    wait_until_reported(opened, is_new).await?;
-    let tables = reported(opened, request).await?;
+    let tables = lines(&reported_from_now_on(opened).await?, request);
     let checkpoint = opened.target.checkpoint().await?;
     Ok(Report {
         pipeline: opened.name().to_owned(),
@@ -186,12 +199,28 @@ pub(crate) async fn elsewhere(opened: &Opened, request: &Request) -> Result<Repo
     })
 }
 
-async fn reported(opened: &Opened, request: &Request) -> Result<Vec<Line>, Failure> {
-    let status = opened.target.control().await?.last_status().await?;
-    Ok(status.map_or_else(Vec::new, |(status, _)| lines(&status, request)))
+/// The first status that is reported from now on: one of before may tell of an earlier time that this was
+/// asked for.
+async fn reported_from_now_on(opened: &Opened) -> Result<Status, Failure> {
+    let mut control = opened.target.control().await?;
+    let began = Instant::now();
+    while began.elapsed() < REPORTED_WITHIN {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let since = began.elapsed().as_secs_f64();
+        if let Some((status, age)) = control.last_status().await?
+            && age < since
+        {
+            return Ok(status);
+        }
+    }
+    let text = format!(
+        "{} has reconciled the tables, and does not report what it found",
+        opened.name()
+    );
+    Err(Error::transient(codes::CLI_NO_ANSWER, text).into())
 }
 
-/// What a run that began with it has come to, as its status has it.
+// What a run that began with it has come to, as its status has it.
 pub(crate) fn of_status(
     opened: &Opened,
     request: &Request,
@@ -287,11 +316,10 @@ pub(crate) async fn effect(opened: &Opened, tables: &[TableName]) -> Result<Effe
 }
 
 impl Effect {
-    fn confirm(&self, invocation: &Invocation) -> Result<(), Error> {
+    async fn confirm(&self, invocation: &Invocation) -> Result<(), Error> {
         let prompt = "Type the pipeline's name to continue:";
-        invocation
-            .talk
-            .confirm(&self.text(), prompt, &self.pipeline)
+        let (talk, text) = (&invocation.talk, self.text());
+        talk.confirm(&text, prompt, &self.pipeline).await
     }
 
     fn text(&self) -> String {

@@ -21,7 +21,9 @@ use crate::pipeline_file::{Opened, Which};
 use crate::problem::Failure;
 use crate::remote::There;
 use crate::seen::Seen;
-use crate::verbs::control::{answered, ask, names, no_table, no_table_of, parse_table};
+use crate::verbs::control::{
+    answered, ask, names, no_table, no_table_of, not_running, parse_table,
+};
 use crate::verbs::plan::load_seconds;
 use crate::verbs::verify::Elsewhere;
 
@@ -58,9 +60,12 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &ResyncArgs) -> Outc
     if is_still && checkpoint.is_some() && arguments.tables.is_empty() {
         return anew(invocation, &opened, &tables).await;
     }
+    if is_still {
+        return Err(not_running(&opened).into());
+    }
     let described = |table: &TableMapping| Subject::of(table, checkpoint.as_ref());
     let subjects: Vec<Subject> = tables.iter().map(described).collect();
-    confirm(invocation, opened.name(), &subjects, arguments.strategy)?;
+    confirm(invocation, opened.name(), &subjects, arguments.strategy).await?;
     let began = Instant::now();
     let names: Vec<TableName> = tables.iter().map(|table| table.source().clone()).collect();
     let command = Command::Resync {
@@ -103,7 +108,7 @@ async fn run_there(invocation: &Invocation, there: &There, arguments: &ResyncArg
     }
     let is_wanted = |table: &Subject| wanted.is_empty() || wanted.contains(&table.source);
     let subjects: Vec<Subject> = known.into_iter().filter(is_wanted).collect();
-    confirm(invocation, &there.name, &subjects, arguments.strategy)?;
+    confirm(invocation, &there.name, &subjects, arguments.strategy).await?;
     let began = Instant::now();
     let asked = json!({ "tables": wanted, "strategy": strategy });
     if arguments.no_wait {
@@ -161,7 +166,7 @@ impl Subject {
     }
 }
 
-fn confirm(
+async fn confirm(
     invocation: &Invocation,
     pipeline: &str,
     tables: &[Subject],
@@ -173,7 +178,7 @@ fn confirm(
         _ => ("pipeline's", pipeline),
     };
     let prompt = format!("Type the {what} name to continue:");
-    invocation.talk.confirm(&effect, &prompt, word)
+    invocation.talk.confirm(&effect, &prompt, word).await
 }
 
 /// Nobody runs it, and perhaps nobody can: a slot that is gone keeps the next run from going on. The
@@ -190,7 +195,7 @@ async fn anew(invocation: &Invocation, opened: &Opened, tables: &[TableMapping])
         bytes(size),
     );
     let prompt = "Type the pipeline's name to continue:";
-    invocation.talk.confirm(&effect, prompt, name)?;
+    invocation.talk.confirm(&effect, prompt, name).await?;
     // Whoever starts it at this moment has it, or comes after us.
     opened.target.acquire(&super::run::owner()).await?;
     opened.target.forget().await?;
@@ -201,11 +206,7 @@ async fn anew(invocation: &Invocation, opened: &Opened, tables: &[TableMapping])
 }
 
 async fn chosen(opened: &Opened, wanted: &[TableName]) -> Result<Vec<TableMapping>, Failure> {
-    let schema = opened
-        .source
-        .describe(opened.config.rules.selection())
-        .await?;
-    let mut tables = opened.config.rules.map(&schema)?;
+    let mut tables = opened.going_on().await?.all();
     let unknown = wanted
         .iter()
         .find(|name| !tables.iter().any(|table| table.source() == *name));

@@ -95,9 +95,7 @@ fn read(there: &There, said: Value) -> Result<Report, Failure> {
 
 /// Looks at the source's values, and sets the target's.
 pub(crate) async fn of(opened: &Opened, sets: Sets) -> Result<Report, Failure> {
-    let rules = &opened.config.rules;
-    let schema = opened.source.describe(rules.selection()).await?;
-    let mappings = rules.map(&schema)?;
+    let mappings = opened.going_on().await?.mappings;
     let names: Vec<_> = mappings
         .iter()
         .map(|mapping| mapping.source().clone())

@@ -1,6 +1,6 @@
 //! `serve`: many pipelines in one process, kept in a store, commanded and watched through an API.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,10 +8,10 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 use tidemark_core::Error;
 use tidemark_core::catalogue::codes;
-use tidemark_core::config::{Document, Secret, ServerConfig, read_server};
+use tidemark_core::config::{Document, Secret, ServerAuth, ServerConfig, Serving, read_server};
 use tidemark_server::api::AuthMode;
 use tidemark_server::demo::Demo;
-use tidemark_server::{Seal, Server, Settings};
+use tidemark_server::{Scraping, Seal, Server, Settings};
 
 use crate::demo::around::Around as DemoAround;
 use crate::invocation::Invocation;
@@ -26,33 +26,32 @@ use crate::surroundings::{Around, env};
 const PIPELINES: &str = "pipelines.d";
 /// The server's file, if that is there and nothing else is said.
 const SERVER_FILE: &str = "server.toml";
+/// Where it listens, if nothing is said.
+const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7070);
 /// The key of the store as text, where it is not in a file.
 const KEY: &str = "TIDEMARK_STORE_KEY";
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ServeArgs {
-    /// Where to listen
-    #[arg(
-        long,
-        value_name = "ADDRESS",
-        env = "TIDEMARK_LISTEN",
-        hide_env = true,
-        default_value = "127.0.0.1:7070"
-    )]
-    listen: SocketAddr,
+    /// Where to listen; without it as the server's file says, else 127.0.0.1:7070
+    #[arg(long, value_name = "ADDRESS", env = "TIDEMARK_LISTEN", hide_env = true)]
+    listen: Option<SocketAddr>,
     /// A name under which it is spoken to, besides where it listens (may be repeated)
     #[arg(long = "host", value_name = "NAME")]
     hosts: Vec<String>,
-    /// Whether every request needs a token; without one whoever reaches it may do everything
-    #[arg(long, value_enum, default_value = "open")]
-    auth: Auth,
-    /// A directory of pipeline files, each of which runs; without it pipelines.d, if it is there
+    /// Whether every request needs a token; without it as the server's file says, else open: whoever
+    /// reaches it may do everything
+    #[arg(long, value_enum)]
+    auth: Option<Auth>,
+    /// A directory of pipeline files, each of which runs; without it as the server's file says, else
+    /// pipelines.d, if it is there
     #[arg(long, value_name = "DIR")]
     pipelines: Option<PathBuf>,
-    /// The server's file, which says who is told of alerts; without it server.toml, if it is there
+    /// The server's file: how it starts, and who is told of alerts; without it server.toml, if it is
+    /// there
     #[arg(long, value_name = "FILE")]
     server_file: Option<PathBuf>,
-    /// Where it keeps its store; without it the system's place for that
+    /// Where it keeps its store; without it as the server's file says, else the system's place for that
     #[arg(long, value_name = "DIR", env = "TIDEMARK_STATE", hide_env = true)]
     state: Option<PathBuf>,
     /// The PostgreSQL database that has the store, instead of a file: postgres://…
@@ -89,29 +88,32 @@ enum Auth {
 
 pub(crate) async fn run(invocation: &Invocation, arguments: &ServeArgs) -> Outcome {
     let notices = Notices::of_environment();
-    let state = match &arguments.state {
-        Some(state) => state.clone(),
+    let config = config(arguments)?;
+    let said = &config.serving;
+    let state = arguments.state.clone();
+    let state = match state.or_else(|| beside_file(arguments, said.state.as_deref())) {
+        Some(state) => state,
         None => state_directory()?,
     };
+    invocation.log.obey(said, invocation.everywhere.log_format);
+    let store = arguments.store.clone().map(Secret::new);
+    let store = store.or_else(|| said.store.clone());
     let settings = Settings {
-        listen: arguments.listen,
-        hosts: arguments.hosts.clone(),
-        auth: match arguments.auth {
-            Auth::Open => AuthMode::Open,
-            Auth::Token => AuthMode::Token,
+        listen: arguments.listen.or(said.listen).unwrap_or(LISTEN),
+        hosts: [said.hosts.as_slice(), &arguments.hosts].concat(),
+        auth: auth(arguments, said),
+        metrics: Scraping {
+            listen: said.metrics_listen,
+            auth: said.metrics_auth.map(mode),
         },
-        seal: seal(arguments, &state)?,
-        store: arguments.store.clone().map(Secret::new),
+        seal: seal(arguments, said, store.is_some(), &state)?,
+        store,
         state,
-        pipelines: arguments.pipelines.clone().or_else(|| {
-            Path::new(PIPELINES)
-                .is_dir()
-                .then(|| PathBuf::from(PIPELINES))
-        }),
+        pipelines: pipelines(arguments, said),
         owner: super::run::owner(),
-        config: config(arguments)?,
+        config,
         demo: arguments.demo.clone().map(around),
-        logs: Arc::clone(&invocation.logs),
+        logs: Arc::clone(&invocation.log.kept),
     };
     let systems = Arc::new(Served::within(settings.config.databases.clone()));
     let stands_by = |address: SocketAddr| {
@@ -127,6 +129,9 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &ServeArgs) -> Outco
         }
     };
     let address = server.address()?;
+    if let Some(address) = server.metrics_address() {
+        tracing::info!(address = %address, "is scraped at http://{address}/metrics");
+    }
     tracing::info!(address = %address, "serves http://{address}/api/v1");
     if let Some(file) = server.token_file() {
         let text = format!("a token of an administrator is in {}", file.display());
@@ -167,21 +172,60 @@ fn around(socket: PathBuf) -> Arc<dyn Demo> {
     Arc::new(DemoAround { socket })
 }
 
+/// The server's file, if there is one.
+fn server_file(arguments: &ServeArgs) -> Option<&Path> {
+    let given = arguments.server_file.as_deref();
+    given.or_else(|| Some(Path::new(SERVER_FILE)).filter(|file| file.is_file()))
+}
+
+/// A path of the server's file is relative to it.
+fn beside_file(arguments: &ServeArgs, path: Option<&str>) -> Option<PathBuf> {
+    let directory = server_file(arguments)?.parent()?;
+    Some(directory.join(path?))
+}
+
+fn pipelines(arguments: &ServeArgs, said: &Serving) -> Option<PathBuf> {
+    let given = arguments.pipelines.clone();
+    given
+        .or_else(|| beside_file(arguments, said.pipelines.as_deref()))
+        .or_else(|| Some(PathBuf::from(PIPELINES)).filter(|directory| directory.is_dir()))
+}
+
 fn config(arguments: &ServeArgs) -> Result<ServerConfig, Failure> {
-    let file = match &arguments.server_file {
-        Some(file) => file.as_path(),
-        None if Path::new(SERVER_FILE).is_file() => Path::new(SERVER_FILE),
-        None => return Ok(ServerConfig::default()),
+    let Some(file) = server_file(arguments) else {
+        return Ok(ServerConfig::default());
     };
     let document = Document::new(file.display().to_string(), text(file)?);
     read_server(document, &Around::of_file(file)).map_err(Failure::Config)
 }
 
-fn seal(arguments: &ServeArgs, state: &Path) -> Result<Seal, Failure> {
-    let seal = match (&arguments.key_file, env(KEY)) {
+fn auth(arguments: &ServeArgs, said: &Serving) -> AuthMode {
+    match arguments.auth {
+        Some(Auth::Token) => AuthMode::Token,
+        Some(Auth::Open) => AuthMode::Open,
+        None => said.auth.map_or(AuthMode::Open, mode),
+    }
+}
+
+fn mode(said: ServerAuth) -> AuthMode {
+    match said {
+        ServerAuth::Token => AuthMode::Token,
+        ServerAuth::Open => AuthMode::Open,
+    }
+}
+
+fn seal(
+    arguments: &ServeArgs,
+    said: &Serving,
+    is_shared: bool,
+    state: &Path,
+) -> Result<Seal, Failure> {
+    let key = env(KEY).map(Secret::new);
+    let key = key.or_else(|| said.store_key.clone());
+    let seal = match (&arguments.key_file, key) {
         (Some(file), _) => Seal::of_file(file)?,
-        (None, Some(key)) => Seal::of_text(&Secret::new(key))?,
-        (None, None) if arguments.store.is_some() => {
+        (None, Some(key)) => Seal::of_text(&key)?,
+        (None, None) if is_shared => {
             let text = "a store that servers share has no key beside it";
             let action = format!(
                 "(umask 077; openssl rand -hex 32 > {0}/key), then give every server the same: --key-file {0}/key",

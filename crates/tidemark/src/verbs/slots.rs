@@ -195,7 +195,8 @@ async fn drop_slot(
     );
     invocation
         .talk
-        .confirm(&effect, "Type the slot's name to continue:", &name)?;
+        .confirm(&effect, "Type the slot's name to continue:", &name)
+        .await?;
     match &seen {
         Seen::Here(opened) => systems::drop_slot(&opened.config, &name).await?,
         Seen::There(there) => {

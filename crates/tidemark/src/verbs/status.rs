@@ -225,6 +225,9 @@ fn text(standing: &Standing, invocation: &Invocation) -> String {
             format!("{}   {}", verified.lsn, verified.result),
         );
     }
+    if let Some(why) = &status.unverified {
+        line("unverified", format!("not compared after its load: {why}"));
+    }
     if !status.tables.is_empty() {
         line("tables", tables(status, style));
     }

@@ -139,10 +139,12 @@ fn state(table: &TableStatus) -> Cell {
     Cell::toned(format!("{glyph} {word}"), tone)
 }
 
+/// Of how many, until all are in: what the source has had since comes by the stream.
 fn rows_loaded(table: &TableStatus, written: fn(u64) -> String) -> String {
     let loaded = written(table.rows_loaded);
+    let is_in = table.chunks > 0 && table.chunks_loaded == table.chunks;
     match table.rows_estimated {
-        Some(all) if all > table.rows_loaded => format!("{loaded} / {}", short(all)),
+        Some(all) if all > table.rows_loaded && !is_in => format!("{loaded} / {}", short(all)),
         _ => loaded,
     }
 }
@@ -245,6 +247,18 @@ mod tests {
             of_troubled.starts_with("public") && of_troubled.contains('…'),
             "nothing to say of orders:\n{narrow}"
         );
+    }
+
+    #[test]
+    fn what_was_to_be_loaded_is_told_until_it_is() {
+        let grown = |chunks_loaded| TableStatus {
+            rows_estimated: Some(20_000),
+            chunks_loaded,
+            chunks: 2,
+            ..table("public.orders", "public.orders")
+        };
+        assert_eq!(rows_loaded(&grown(1), grouped), "8 500 / 20k");
+        assert_eq!(rows_loaded(&grown(2), grouped), "8 500");
     }
 
     #[test]

@@ -224,17 +224,9 @@ pub(crate) async fn request(
     wanted: &[TableName],
     depth: Depth,
 ) -> Result<Request, Failure> {
-    let schema = opened
-        .source
-        .describe(opened.config.rules.selection())
-        .await?;
-    let mut tables: Vec<Arc<TableMapping>> = opened
-        .config
-        .rules
-        .map(&schema)?
-        .into_iter()
-        .map(Arc::new)
-        .collect();
+    // One that cannot be carried is told as not compared.
+    let tables = opened.going_on().await?.all();
+    let mut tables: Vec<Arc<TableMapping>> = tables.into_iter().map(Arc::new).collect();
     for name in wanted {
         if !tables.iter().any(|table| table.source() == name) {
             let known = tables.iter().map(|table| table.source());
@@ -308,7 +300,7 @@ async fn repair(
     aside: &[TableName],
     repairs: &AtomicBool,
 ) -> Result<(), Failure> {
-    confirm_repair(invocation, opened.name(), report, aside)?;
+    confirm_repair(invocation, opened.name(), report, aside).await?;
     repairs.store(true, Ordering::Relaxed);
     let (target, pipeline) = (opened.target.as_ref(), Elsewhere(opened));
     let copied = repair::repair(target, &pipeline, report, &request.tables, aside);
@@ -316,7 +308,7 @@ async fn repair(
 }
 
 /// Says what a repair does, and asks.
-fn confirm_repair(
+async fn confirm_repair(
     invocation: &Invocation,
     pipeline: &str,
     report: &Report,
@@ -335,7 +327,7 @@ fn confirm_repair(
     }
     effect.push_str("\n  other tables keep streaming; the position does not move back");
     let prompt = "Type the pipeline's name to continue:";
-    Ok(invocation.talk.confirm(&effect, prompt, pipeline)?)
+    Ok(invocation.talk.confirm(&effect, prompt, pipeline).await?)
 }
 
 /// What was compared.

@@ -112,6 +112,17 @@ impl Queue {
         }
     }
 
+    /// Waits until all rows are in. Cancel-safe.
+    pub(super) async fn rows_are_in(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if self.lock().rows_are_in() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
     pub(super) fn update<T>(&self, change: impl FnOnce(&mut Inner) -> T) -> T {
         let result = change(&mut self.lock());
         self.changed.notify_waiters();

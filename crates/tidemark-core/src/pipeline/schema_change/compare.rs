@@ -39,6 +39,10 @@ pub(super) enum ColumnChange {
     Rewritten {
         column: usize,
     },
+    /// Not one that the log has: a generated column that was added.
+    GeneratedAdded,
+    /// The same, in the place of one that is gone; or one that has another expression.
+    GeneratedAnew,
     /// Not a column: the primary key is another, or none, and the log does not tell by which rows are found.
     Rekeyed,
 }
@@ -129,6 +133,7 @@ pub(super) fn compare(
             changes.push(ColumnChange::Dropped { name });
         }
     }
+    changes.extend(generated(known, now));
     let is_gone = |old: &&KnownColumn| !now.present.iter().any(|(name, _)| *name == old.name);
     let gone = known.columns.iter().filter(is_gone);
     Compared {
@@ -160,6 +165,35 @@ fn is_altered(known: &KnownShape, now: &StreamedShape, number: i16) -> bool {
     match (version(&known.attributes), version(&now.attributes)) {
         (Some(before), Some(after)) => before != after,
         _ => false,
+    }
+}
+
+/// What became of generated columns. The catalog has them beside the columns that the log announces. One
+/// that has only gone does no harm where the target keeps it.
+fn generated(known: &KnownShape, now: &StreamedShape) -> Option<ColumnChange> {
+    if now.is_ahead || known.attributes.is_empty() {
+        return None;
+    }
+    let is_present = |number: i16| now.present.iter().any(|(_, present)| *present == number);
+    let is_rewritten = known.storage != now.storage;
+    let (mut is_added, mut is_anew) = (false, false);
+    for (_, number) in &now.present {
+        let mut announced = now.columns.iter();
+        if announced.any(|found| found.column.number == *number) {
+            continue;
+        }
+        is_added |= known.attributes.iter().all(|it| it.number != *number);
+        is_anew |= is_rewritten && is_altered(known, now, *number);
+    }
+    let has_gone = |it: &Attribute| {
+        let was_announced = known.columns.iter().any(|old| old.number == it.number);
+        !was_announced && !is_present(it.number) && is_altered(known, now, it.number)
+    };
+    match (is_added, is_anew) {
+        (_, true) => Some(ColumnChange::GeneratedAnew),
+        (true, false) if known.attributes.iter().any(has_gone) => Some(ColumnChange::GeneratedAnew),
+        (true, false) => Some(ColumnChange::GeneratedAdded),
+        (false, false) => None,
     }
 }
 

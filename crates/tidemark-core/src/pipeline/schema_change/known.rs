@@ -1,7 +1,7 @@
 //! A table's schema at a place of the log: the catalog's of now with what was known, or what was known
 //! with what the log announces.
 
-use crate::checkpoint::KnownShape;
+use crate::checkpoint::{KnownColumn, KnownShape};
 use crate::event::StreamTable;
 use crate::schema::{Column, ColumnDefault, Index, ReplicaIdentity, TableSchema, ValueClass};
 use crate::source::StreamedShape;
@@ -41,16 +41,23 @@ pub(in crate::pipeline) fn as_known(schema: &TableSchema, known: &KnownShape) ->
                 (column.type_id, column.type_modifier) = (known.type_id, known.type_modifier);
                 column.is_not_null = known.is_not_null;
             }
-            None => result.columns.push(gone_column(
-                &known.name,
-                known.number,
-                known.type_id,
-                known.type_modifier,
-            )),
+            None => result.columns.push(gone_column(known)),
         }
     }
     result.storage = known.storage;
     result.attributes.clone_from(&known.attributes);
+    result
+}
+
+/// The table with the columns that it had when it was last known and has no more under their names.
+pub(in crate::pipeline) fn with_known(schema: &TableSchema, known: &KnownShape) -> TableSchema {
+    let is_there = |known: &KnownColumn| {
+        let mut columns = schema.columns.iter();
+        columns.any(|column| column.name == known.name)
+    };
+    let gone = known.columns.iter().filter(|known| !is_there(known));
+    let mut result = schema.clone();
+    result.columns.extend(gone.map(gone_column));
     result
 }
 
@@ -66,6 +73,12 @@ pub(super) fn reshaped(
         id: table.id,
         ..old.clone()
     };
+    if table.id != old.id {
+        // Another table counts its columns anew.
+        for column in &mut schema.columns {
+            column.number = 0;
+        }
+    }
     let announced = |at: usize| now.columns.get(at).map(|found| found.column.clone());
     for change in changes {
         match change {
@@ -85,7 +98,10 @@ pub(super) fn reshaped(
                 }
             }
             ColumnChange::Dropped { name } => remove_column(&mut schema, name),
-            ColumnChange::Rewritten { .. } | ColumnChange::Rekeyed => {}
+            ColumnChange::Rewritten { .. }
+            | ColumnChange::GeneratedAdded
+            | ColumnChange::GeneratedAnew
+            | ColumnChange::Rekeyed => {}
         }
     }
     if changes.contains(&ColumnChange::Rekeyed) {
@@ -149,14 +165,14 @@ fn rename_in_indexes(indexes: &mut [Index], from: &str, to: &str) {
 }
 
 /// A column that the catalog does not have any more.
-fn gone_column(name: &str, number: i16, type_id: u32, type_modifier: i32) -> Column {
+fn gone_column(known: &KnownColumn) -> Column {
     Column {
-        name: name.to_owned(),
-        number,
+        name: known.name.clone(),
+        number: known.number,
         type_name: "text".to_owned(),
-        type_id,
-        type_modifier,
-        class: ValueClass::Other,
+        type_id: known.type_id,
+        type_modifier: known.type_modifier,
+        class: known.class.unwrap_or(ValueClass::Other),
         is_not_null: false,
         default: ColumnDefault::None,
         collation: None,

@@ -17,32 +17,41 @@ use std::sync::Arc;
 
 use crate::batch::SchemaChange;
 use crate::catalogue::codes;
-use crate::checkpoint::{KnownShape, TableState};
+use crate::checkpoint::TableState;
 use crate::control::ResyncStrategy;
 use crate::error::{Context, Error, Result};
 use crate::event::StreamTable;
-use crate::mapping::{TableMapping, TargetType};
-use crate::schema::{ColumnDefault, TableName};
-use crate::source::{Fill, Retyped, StreamedShape};
+use crate::mapping::TableMapping;
+use crate::schema::{TableName, TableSchema};
+use crate::source::{Fill, Retyped};
 
-use super::assemble::Assembler;
+use super::assemble::{Assembler, Due};
+use super::going_on::must_stay_covered;
 use super::observe::PipelineEvent;
 use super::options::OnSchemaChange;
-use super::reconcile;
-use super::{Engine, state_change};
+use super::{Engine, reconcile, state_change};
 
 use compare::{ColumnChange, Compared, compare, is_rekeyed};
 use known::reshaped;
+use words::{are_carried_otherwise, columns_that_go, in_target_words, loosened};
 
 mod compare;
+mod in_place;
 mod known;
+mod words;
 
-pub(super) use known::as_known;
+pub(super) use in_place::moves;
+pub(super) use known::{as_known, with_known};
 
 /// Whether the table is being loaded just now, at a snapshot that nobody knows here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum IsLoading {
-    Yes,
+    /// Beside it.
+    Beside,
+    /// Where it is.
+    InPlace,
+    /// Some rows were, and have seen more of the log than the others.
+    SomeRows,
     No,
 }
 
@@ -52,7 +61,7 @@ pub(super) enum Reshaped {
     /// Nothing.
     Done,
     /// The table is to be loaded anew.
-    LoadAnew,
+    LoadAnew(ResyncStrategy),
     /// It is another table of the same name.
     Recreated,
 }
@@ -110,21 +119,21 @@ pub(super) async fn reshape(
     let is_news = entry.announced.as_ref() != Some(table);
     let text = describe(&compared.changes, table);
     let policy = engine.options.on_schema_change;
-    let decision = if is_loading == IsLoading::Yes {
-        load_again(&compared)
-    } else {
-        decide(policy, &compared, &old)
+    let decision = match is_loading {
+        IsLoading::Beside | IsLoading::InPlace => load_again(&compared),
+        IsLoading::No => decide(policy, &compared, &old),
+        // What they were given in a column that comes now, the log has told before they were loaded.
+        IsLoading::SomeRows => match decide(policy, &compared, &old) {
+            Decision::Follow => load_again(&compared),
+            other => other,
+        },
     };
     let carried = carried(&decision, &compared.changes);
     let schema = reshaped(&old.schema, table, &now, &carried);
-    let mapping = match schema.map(|schema| engine.rules.map_table(&schema)) {
-        Some(Ok(mapping)) => Arc::new(mapping),
+    let mapping = match mapped(engine, &old, schema) {
+        Ok(mapping) => mapping,
         // It cannot be carried like this at all.
-        unmapped => {
-            let why = match unmapped {
-                Some(Err(err)) => err.to_string(),
-                _ => "old rows are told by a column that is not carried".to_owned(),
-            };
+        Err(why) => {
             set_aside(engine, assembler, route, &old, &format!("{text}; {why}"));
             assembler.skip(route, table);
             return Ok(Reshaped::Done);
@@ -138,6 +147,7 @@ pub(super) async fn reshape(
         return Ok(Reshaped::Recreated);
     }
     let is_changed = !compared.changes.is_empty();
+    let is_enough = !are_carried_otherwise(&carried, &old, &mapping, &now);
     match decision {
         Decision::Fail => Err(is_to_fail(&table.name, &text)),
         Decision::Aside(why) => {
@@ -153,7 +163,7 @@ pub(super) async fn reshape(
             assembler.adopt(route, table, &mapping)?;
             Ok(Reshaped::Done)
         }
-        Decision::Follow => {
+        Decision::Follow if is_enough => {
             if is_changed {
                 let text = format!("{text}: done on the target too");
                 say(engine, &table.name, text);
@@ -161,25 +171,76 @@ pub(super) async fn reshape(
             let known = &assembler.router.route(route).shape;
             let mut words = loosened(known, &mapping, &now, policy);
             words.extend(in_target_words(&carried, &old, &mapping, &now, policy));
-            assembler.reshape(route, table, &mapping, words)?;
+            assembler.reshape(route, table, &mapping, words, Due::InOrder)?;
             Ok(Reshaped::Done)
         }
-        Decision::LoadAnew => {
+        Decision::Follow | Decision::LoadAnew => {
             let text = format!("{text}: the table is loaded anew");
             say(engine, &table.name, text);
-            let mut words = columns_that_go(&compared, &old, policy);
-            if is_loaded_in_its_place(&mapping) {
-                words.extend(in_target_words(&carried, &old, &mapping, &now, policy));
-            }
-            assembler.reshape(route, table, &mapping, words)?;
-            Ok(Reshaped::LoadAnew)
+            let Anew {
+                words,
+                due,
+                strategy,
+            } = anew(&compared, &old, &mapping, policy, is_loading);
+            assembler.reshape(route, table, &mapping, words, due)?;
+            Ok(Reshaped::LoadAnew(strategy))
         }
     }
 }
 
-/// Whether rows that are loaded anew come into the table that is there, which then must have their shape.
-fn is_loaded_in_its_place(mapping: &TableMapping) -> bool {
-    reconcile::strategy(mapping) == ResyncStrategy::Truncate
+/// How a table is carried in its new shape, or why it cannot be.
+fn mapped(
+    engine: &Engine,
+    old: &TableMapping,
+    schema: Option<TableSchema>,
+) -> Result<Arc<TableMapping>, String> {
+    let Some(schema) = schema else {
+        return Err("old rows are told by a column that is not carried".to_owned());
+    };
+    let mapped = engine.rules.map_table(&schema);
+    let covered = mapped.and_then(|new| must_stay_covered(old, &new).map(|()| new));
+    covered.map(Arc::new).map_err(|err| err.to_string())
+}
+
+/// How a table is loaded anew, and what the target is told of it, and when.
+struct Anew {
+    words: Vec<SchemaChange>,
+    due: Due,
+    strategy: ResyncStrategy,
+}
+
+fn anew(
+    compared: &Compared,
+    old: &TableMapping,
+    new: &TableMapping,
+    policy: OnSchemaChange,
+    is_loading: IsLoading,
+) -> Anew {
+    let strategy = reconcile::strategy(new);
+    let is_in_place = strategy == ResyncStrategy::Truncate;
+    let words = if is_in_place && is_loading == IsLoading::No {
+        moves(old, new, policy)
+    } else {
+        columns_that_go(compared, old, policy)
+    };
+    // Rows of an earlier load may be on their way into it. What keeps their columns there until they are
+    // in would keep another table from taking its place as well.
+    let rows_come = is_loading == IsLoading::InPlace;
+    let due = if is_in_place || rows_come {
+        Due::InOrder
+    } else {
+        Due::AtOnce
+    };
+    let strategy = if rows_come && !words.is_empty() {
+        ResyncStrategy::Truncate
+    } else {
+        strategy
+    };
+    Anew {
+        words,
+        due,
+        strategy,
+    }
 }
 
 fn is_to_fail(table: &TableName, text: &str) -> Error {
@@ -240,7 +301,10 @@ fn is_in_the_log(compared: &Compared) -> bool {
         && compared.changes.iter().all(|change| match change {
             ColumnChange::Added { fill, .. } => *fill != Fill::InRows,
             ColumnChange::Retyped { values, .. } => *values == Retyped::Kept,
-            ColumnChange::Replaced { .. } | ColumnChange::Rewritten { .. } => false,
+            ColumnChange::Replaced { .. }
+            | ColumnChange::Rewritten { .. }
+            | ColumnChange::GeneratedAdded
+            | ColumnChange::GeneratedAnew => false,
             ColumnChange::Dropped { name } => !renames(name),
             ColumnChange::Renamed { .. } | ColumnChange::Rekeyed => true,
         })
@@ -249,7 +313,11 @@ fn is_in_the_log(compared: &Compared) -> bool {
 /// What `apply_additive` carries out: whatever takes nothing away from the target.
 fn adds(change: &ColumnChange) -> bool {
     match change {
-        ColumnChange::Added { .. } | ColumnChange::Dropped { .. } | ColumnChange::Rekeyed => true,
+        ColumnChange::Added { .. }
+        | ColumnChange::Dropped { .. }
+        | ColumnChange::GeneratedAdded
+        | ColumnChange::GeneratedAnew
+        | ColumnChange::Rekeyed => true,
         ColumnChange::Retyped { values, .. } => *values != Retyped::Changed,
         ColumnChange::Renamed { .. }
         | ColumnChange::Replaced { .. }
@@ -263,9 +331,12 @@ fn leaves_values(change: &ColumnChange) -> bool {
         ColumnChange::Added { .. }
         | ColumnChange::Dropped { .. }
         | ColumnChange::Renamed { .. }
+        | ColumnChange::GeneratedAdded
         | ColumnChange::Rekeyed => true,
         ColumnChange::Retyped { values, .. } => *values == Retyped::Kept,
-        ColumnChange::Replaced { .. } | ColumnChange::Rewritten { .. } => false,
+        ColumnChange::Replaced { .. }
+        | ColumnChange::Rewritten { .. }
+        | ColumnChange::GeneratedAnew => false,
     }
 }
 
@@ -316,137 +387,6 @@ fn say(engine: &Engine, table: &TableName, text: String) {
         .say(PipelineEvent::SchemaChanged { table, text });
 }
 
-fn in_target_words(
-    changes: &[ColumnChange],
-    old: &TableMapping,
-    new: &TableMapping,
-    now: &StreamedShape,
-    policy: OnSchemaChange,
-) -> Vec<SchemaChange> {
-    let mut words = Vec::new();
-    for change in changes {
-        words.extend(match change {
-            ColumnChange::Added { column, fill } => added(*column, fill, new, now),
-            ColumnChange::Dropped { name } => old.target_column(name).map(|target| {
-                let name = target.to_owned();
-                match policy {
-                    OnSchemaChange::Apply => SchemaChange::DropColumn { name },
-                    _ => SchemaChange::DropNotNull { name },
-                }
-            }),
-            ColumnChange::Renamed { from, column } => {
-                let to = now.columns.get(*column).map(|found| &found.column.name);
-                let to = to.and_then(|name| new.target_column(name));
-                let from = old.target_column(from);
-                from.zip(to)
-                    .filter(|(from, to)| from != to)
-                    .map(|(from, to)| SchemaChange::RenameColumn {
-                        from: from.to_owned(),
-                        to: to.to_owned(),
-                    })
-            }
-            ColumnChange::Retyped { column, .. } | ColumnChange::Replaced { column } => {
-                retyped(*column, new, now)
-            }
-            ColumnChange::Rewritten { .. } | ColumnChange::Rekeyed => None,
-        });
-    }
-    words
-}
-
-/// Columns that may be NULL by now, which is no change of shape.
-fn loosened(
-    known: &KnownShape,
-    mapping: &TableMapping,
-    now: &StreamedShape,
-    policy: OnSchemaChange,
-) -> Vec<SchemaChange> {
-    if !matches!(
-        policy,
-        OnSchemaChange::Apply | OnSchemaChange::ApplyAdditive
-    ) {
-        return Vec::new();
-    }
-    let may_be_null = |name: &str| {
-        let mut columns = now.columns.iter().map(|found| &found.column);
-        columns.any(|column| column.name == name && column.number != 0 && !column.is_not_null)
-    };
-    let loose = known
-        .columns
-        .iter()
-        .filter(|column| column.is_not_null && may_be_null(&column.name));
-    loose
-        .filter_map(|column| mapping.target_column(&column.name))
-        .map(|name| SchemaChange::DropNotNull {
-            name: name.to_owned(),
-        })
-        .collect()
-}
-
-fn added(
-    column: usize,
-    fill: &Fill,
-    mapping: &TableMapping,
-    now: &StreamedShape,
-) -> Option<SchemaChange> {
-    let column = &now.columns.get(column)?.column;
-    let name = mapping.target_column(&column.name)?.to_owned();
-    let is_text = is_text(mapping, &column.name);
-    let default = match &column.default {
-        ColumnDefault::Expression(expression) if !is_text => Some(expression.clone()),
-        _ => None,
-    };
-    let fill = match fill {
-        Fill::Constant(value) => value.as_deref(),
-        Fill::Null | Fill::InRows => None,
-    };
-    Some(SchemaChange::AddColumn {
-        name,
-        type_name: if is_text {
-            "text".to_owned()
-        } else {
-            column.type_name.clone()
-        },
-        fill: mapping.masked(&column.name, fill),
-        default,
-    })
-}
-
-fn retyped(column: usize, mapping: &TableMapping, now: &StreamedShape) -> Option<SchemaChange> {
-    let column = &now.columns.get(column)?.column;
-    let name = mapping.target_column(&column.name)?.to_owned();
-    let type_name = column.type_name.clone();
-    (!is_text(mapping, &column.name)).then_some(SchemaChange::AlterType { name, type_name })
-}
-
-/// Whether the target has text in the place of a column's own type.
-fn is_text(mapping: &TableMapping, column: &str) -> bool {
-    let mut columns = mapping.columns.iter();
-    let found = columns.find(|it| mapping.schema.columns[it.source].name == column);
-    found.is_some_and(|found| found.target_type == TargetType::Text)
-}
-
-/// Columns that the source does not have any more stand in the way of a table that is to take the
-/// place of the old one.
-fn columns_that_go(
-    compared: &Compared,
-    old: &TableMapping,
-    policy: OnSchemaChange,
-) -> Vec<SchemaChange> {
-    if policy != OnSchemaChange::Apply {
-        return Vec::new();
-    }
-    let targets = compared
-        .gone
-        .iter()
-        .filter_map(|name| old.target_column(name));
-    targets
-        .map(|name| SchemaChange::DropColumn {
-            name: name.to_owned(),
-        })
-        .collect()
-}
-
 fn describe(changes: &[ColumnChange], table: &StreamTable) -> String {
     let name = |at: &usize| table.columns.get(*at).map_or("", |column| &column.name);
     let parts: Vec<String> = changes
@@ -464,6 +404,8 @@ fn describe(changes: &[ColumnChange], table: &StreamTable) -> String {
             ColumnChange::Rewritten { column } => {
                 format!("values of column {} written anew", name(column))
             }
+            ColumnChange::GeneratedAdded => "a generated column added".to_owned(),
+            ColumnChange::GeneratedAnew => "a generated column made anew".to_owned(),
             ColumnChange::Rekeyed => "another primary key, or none".to_owned(),
         })
         .collect();

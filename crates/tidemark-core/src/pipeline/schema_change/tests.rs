@@ -5,8 +5,8 @@ use super::*;
 use crate::checkpoint::KnownShape;
 use crate::event::StreamColumn;
 use crate::mapping::Rules;
-use crate::schema::{Attribute, Column, ReplicaIdentity, TableSchema, ValueClass};
-use crate::source::{ColumnType, StreamedColumn};
+use crate::schema::{Attribute, Column, ColumnDefault, ReplicaIdentity, TableSchema, ValueClass};
+use crate::source::{ColumnType, StreamedColumn, StreamedShape};
 
 const INT4: u32 = 23;
 const INT8: u32 = 20;
@@ -31,20 +31,11 @@ fn column(name: &str, number: i16, type_id: u32) -> Column {
 
 fn schema(columns: Vec<Column>) -> TableSchema {
     TableSchema {
-        name: TableName::new("public", "t"),
-        id: 1,
         primary_key: vec![0],
         identity: ReplicaIdentity::Key(vec![0]),
         columns,
-        indexes: Vec::new(),
-        checks: Vec::new(),
-        foreign_keys: Vec::new(),
-        rows: None,
-        bytes: 0,
-        is_partitioned: false,
         storage: Some(7),
-        attributes: Vec::new(),
-        notes: Vec::new(),
+        ..TableSchema::bare(TableName::new("public", "t"), 1)
     }
 }
 
@@ -407,4 +398,52 @@ fn what_stayed_is_as_the_log_says_and_not_as_the_catalog_has_it_by_now() {
     now.present = present(&[column("id", 1, INT4)]);
     let schema = reshaped(&schema, &table, &now, &[]).unwrap();
     assert_eq!(schema.columns[1].number, 0);
+}
+
+/// By its number a column is known under another name: one that another column had tells the wrong one.
+#[test]
+fn a_column_that_was_made_anew_is_not_taken_for_the_one_before() {
+    let old = [column("id", 1, INT4), column("a", 2, TEXT)];
+    let (mut table, mut now) = announced(&[column("id", 0, INT4), column("a", 0, TEXT)]);
+    now.present = vec![("id".to_owned(), 1), ("b".to_owned(), 2)];
+    table.id = 2;
+    let anew = reshaped(&schema(old.to_vec()), &table, &now, &[]).unwrap();
+    let numbers: Vec<i16> = anew.columns.iter().map(|column| column.number).collect();
+    assert_eq!(numbers, [0, 0]);
+
+    let again = [column("id", 1, INT4), column("a", 3, TEXT)];
+    assert!(mapping(&old).carries_alike(&mapping(&old)));
+    assert!(!mapping(&old).carries_alike(&mapping(&again)));
+}
+
+#[test]
+fn columns_of_a_table_that_is_loaded_in_its_place_keep_their_names_or_get_others_or_go() {
+    let old = [
+        column("id", 1, INT4),
+        column("a", 2, INT4),
+        column("b", 3, TEXT),
+        column("c", 4, TEXT),
+        column("d", 5, TEXT),
+    ];
+    // `a` has another name, `b` is gone, `c` and `d` have exchanged theirs, `b2` is new.
+    let new = [
+        column("id", 1, INT4),
+        column("renamed", 2, INT8),
+        column("d", 4, TEXT),
+        column("c", 5, TEXT),
+        column("b2", 6, TEXT),
+    ];
+    let (old, new) = (mapping(&old), mapping(&new));
+    let rename = SchemaChange::RenameColumn {
+        from: "a".to_owned(),
+        to: "renamed".to_owned(),
+    };
+    let drop = SchemaChange::DropColumn {
+        name: "b".to_owned(),
+    };
+    let said = moves(&old, &new, OnSchemaChange::Apply);
+    assert_eq!(said, [rename, drop]);
+    for policy in [OnSchemaChange::ApplyAdditive, OnSchemaChange::Ignore] {
+        assert_eq!(moves(&old, &new, policy), []);
+    }
 }

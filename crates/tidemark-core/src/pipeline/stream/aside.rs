@@ -18,6 +18,7 @@ use crate::position::Position;
 use crate::quarantine::{Chosen, Kept, OnRowError, Released, discarded};
 use crate::schema::TableName;
 use crate::target::Applied;
+use crate::words::counted;
 
 use super::Stream;
 
@@ -115,8 +116,8 @@ impl Stream<'_> {
         Ok(self.asked(
             &[],
             format!(
-                "{} tables go on; rows that cannot be applied are put aside",
-                routes.len()
+                "{} resumed; rows that cannot be applied are put aside",
+                counted(routes.len(), "table")
             ),
         ))
     }
@@ -165,6 +166,19 @@ impl Stream<'_> {
                     tables: vec![table.clone()],
                     key: None,
                 }),
+                reply: None,
+                then: Vec::new(),
+            });
+        }
+    }
+
+    /// What these tables rest on was followed on the target: their rows in quarantine may be taken now.
+    pub(super) fn release_followed(&mut self, tables: &[TableName]) {
+        let is_kept = |table: &&TableName| self.quarantine.kept.contains_key(*table);
+        let tables: Vec<TableName> = tables.iter().filter(is_kept).cloned().collect();
+        if !tables.is_empty() {
+            self.quarantine.tasks.push_back(AsideTask {
+                what: What::Release(Chosen { tables, key: None }),
                 reply: None,
                 then: Vec::new(),
             });
@@ -228,6 +242,7 @@ impl Stream<'_> {
         }
         let mut first: HashMap<&TableName, (&str, u64)> = HashMap::new();
         for (table, cause) in &applied.refused {
+            self.discovery.refused(table);
             first.entry(table).or_insert((&cause.text, 0)).1 += 1;
         }
         for (table, (text, count)) in first {

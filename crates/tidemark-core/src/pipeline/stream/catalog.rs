@@ -11,13 +11,15 @@ use super::Stream;
 use super::idle::Looked;
 use crate::pipeline::discover::{self, Found, Look};
 use crate::pipeline::observe::PipelineEvent;
-use crate::pipeline::options::NewTables;
+use crate::pipeline::options::{NewTables, OnSchemaChange};
+use crate::pipeline::partitions::Doubt;
 use crate::pipeline::resync::What;
 
 impl Stream<'_> {
     /// The catalog was looked at. That it could not be is no reason to end the stream.
     pub(super) fn on_looked(&mut self, look: Result<Look>) {
         if let Ok(look) = look {
+            self.release_followed(&look.followed);
             self.compare(look);
         }
     }
@@ -59,32 +61,61 @@ impl Stream<'_> {
             }
         }
         self.looked = Some(Looked {
-            tables: look.schema.tables,
+            schema: look.schema,
             head: look.head,
         });
     }
 
     /// Partitions that may have changed in a way that the log does not tell.
-    pub(super) fn say_doubts(&mut self) {
+    pub(super) fn look_into_partitions(&mut self) {
         for (route, at) in self.assembler.take_truncates() {
             let table = self.assembler.router.route(route).mapping.source().clone();
             self.lasting.partitions.truncated(table, at);
         }
-        for text in self.lasting.partitions.said_at(self.assembler.assembled()) {
-            self.engine.observer.say(PipelineEvent::Warning {
-                code: codes::PARTITIONS_UNANNOUNCED,
-                text: format!("{text}; tidemark verify tells, and repairs it"),
-            });
+        let (router, resyncs) = (&self.assembler.router, &self.resyncs);
+        let is_busy = |root: &TableName| {
+            let route = router.named(root);
+            route.is_some_and(|route| resyncs.is_under_way(route))
+        };
+        let assembled = self.assembler.assembled();
+        let due = self.lasting.partitions.due_at(assembled, is_busy);
+        for Doubt {
+            root, seen, effect, ..
+        } in due
+        {
+            let event = if self.reconciles(&root) {
+                PipelineEvent::SchemaChanged {
+                    table: root,
+                    text: format!("{seen}: compared and brought to the source"),
+                }
+            } else {
+                PipelineEvent::Warning {
+                    code: codes::PARTITIONS_UNANNOUNCED,
+                    text: format!("{seen}: {effect}; tidemark verify tells, and repairs it"),
+                }
+            };
+            self.engine.observer.say(event);
         }
+    }
+
+    /// Has a table compared and brought to the source where all that happens to it is to be followed.
+    fn reconciles(&mut self, table: &TableName) -> bool {
+        let Some(route) = self.assembler.router.named(table) else {
+            return false;
+        };
+        let is_streaming = self.assembler.router.route(route).state == TableState::Streaming;
+        let is_followed = self.engine.options.on_schema_change == OnSchemaChange::Apply;
+        let is_under_way = self.resyncs.is_under_way(route);
+        if is_followed && is_streaming && !is_under_way {
+            self.load_anew(route, What::Reconcile);
+        }
+        is_followed && (is_streaming || is_under_way)
     }
 
     /// A table that is named in full is wanted; one that a pattern happens to match, by policy.
     fn is_wanted(&self, table: &TableName) -> bool {
-        let include = &self.engine.rules.selection().include;
         self.engine.options.new_tables == NewTables::Add
-            || include
-                .iter()
-                .any(|pattern| pattern.exact().as_ref() == Some(table))
+            || self.engine.rules.selection().names(table)
     }
 
     fn add_table(&mut self, schema: &TableSchema) -> String {
@@ -92,6 +123,15 @@ impl Stream<'_> {
             Ok(mapping) => Arc::new(mapping),
             Err(err) => return format!("cannot be carried: {err}"),
         };
+        let routes = self.assembler.router.routes();
+        let all = routes.map(|(_, route)| route.mapping.as_ref());
+        let shared = self
+            .engine
+            .rules
+            .problems_of_targets(all.chain([mapping.as_ref()]));
+        if !shared.is_empty() {
+            return format!("cannot be carried: {}", shared.into_error());
+        }
         let router = &mut self.assembler.router;
         let route = router.add(&mapping, TableState::Resyncing, None);
         self.load_anew(route, What::New(self.engine.options.existing));

@@ -1,21 +1,24 @@
 //! Tables that have another shape by now and to which nobody writes. The log announces a table before the
 //! next change of its rows, and for these there is none: their rows may have been written anew, or have got
 //! a column, and nothing says so. So what a look at the catalog found is taken for an announcement, once
-//! the stream has passed the end that the log had then: whatever the log had to say came before.
+//! the stream has passed the end that the log had then: whatever the log had to say came before. So it is
+//! with types: values that were written before a label was renamed have its old name in the log.
 
 use std::sync::Arc;
 
 use crate::checkpoint::{KnownShape, TableState};
-use crate::error::{Context, Result};
+use crate::error::{Context, ErrorKind, Result};
 use crate::event::{StreamColumn, StreamTable};
 use crate::position::Position;
-use crate::schema::{Column, ColumnDefault, ReplicaIdentity, TableSchema};
+use crate::schema::{
+    Column, ColumnDefault, ObjectKind, ReplicaIdentity, SchemaObject, SourceSchema, TableSchema,
+};
 
 use super::Stream;
 
 /// What a look at the catalog found, and where the log ended after it.
 pub(super) struct Looked {
-    pub(super) tables: Vec<TableSchema>,
+    pub(super) schema: SourceSchema,
     pub(super) head: Position,
 }
 
@@ -30,7 +33,8 @@ impl Stream<'_> {
         let Some(looked) = self.looked.take_if(is_passed) else {
             return Ok(());
         };
-        for schema in &looked.tables {
+        self.follow_types(&looked.schema).await?;
+        for schema in &looked.schema.tables {
             let Some(route) = self.assembler.router.named(&schema.name) else {
                 continue;
             };
@@ -50,6 +54,35 @@ impl Stream<'_> {
                 self.reshape(route, &table).await?;
             }
         }
+        Ok(())
+    }
+}
+
+impl Stream<'_> {
+    /// Has the types on the target follow those that are not as they were at the last look.
+    async fn follow_types(&mut self, schema: &SourceSchema) -> Result<()> {
+        let changes = |kind| matches!(kind, ObjectKind::Enum | ObjectKind::Composite);
+        let objects = schema.objects.iter();
+        let is_other =
+            |object: &&SchemaObject| changes(object.kind) && !self.types.contains(object);
+        let objects: Vec<SchemaObject> = objects.filter(is_other).cloned().collect();
+        if objects.is_empty() || !self.engine.follows_types() {
+            return Ok(());
+        }
+        let schema = SourceSchema {
+            tables: schema.tables.clone(),
+            objects,
+            ..SourceSchema::default()
+        };
+        match self.engine.make_types_alike(&schema).await {
+            Ok(tables) => self.release_followed(&tables),
+            Err(err) if err.kind() == ErrorKind::Transient => return Err(err),
+            // A value that does not fit stops its table, and says why.
+            Err(err) => tracing::warn!(code = %err.code(), "{err}"),
+        }
+        let is_older = |known: &SchemaObject| schema.objects.iter().all(|o| o.name != known.name);
+        self.types.retain(is_older);
+        self.types.extend(schema.objects);
         Ok(())
     }
 }

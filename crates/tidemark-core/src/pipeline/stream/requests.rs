@@ -12,6 +12,7 @@ use crate::control::{Answer, Command, HoldAt, HoldId, ResyncStrategy};
 use crate::event::Event;
 use crate::position::Position;
 use crate::schema::TableName;
+use crate::words::counted;
 
 use super::Stream;
 use crate::pipeline::commands::{accepted, answer, refusal};
@@ -214,8 +215,8 @@ impl Stream<'_> {
         Ok(self.asked(
             &routes,
             format!(
-                "{} tables paused; their changes are kept in order",
-                routes.len()
+                "{} paused; changes are kept in order",
+                counted(routes.len(), "table")
             ),
         ))
     }
@@ -235,10 +236,13 @@ impl Stream<'_> {
             }
         }
         let going_on = routes.len() - loaded.len();
-        let mut text = format!("{going_on} tables go on with the changes that were kept");
+        let mut text = format!(
+            "{} resumed with the changes that were kept",
+            counted(going_on, "table")
+        );
         if !loaded.is_empty() {
             let count = loaded.len();
-            text = format!("{text}, {count} are loaded anew: their rows were not all in");
+            text = format!("{text}, {count} to be loaded anew because not all rows were in");
         }
         Ok(self.asked(&loaded, text))
     }
@@ -256,8 +260,8 @@ impl Stream<'_> {
         Ok(self.asked(
             &routes,
             format!(
-                "{} tables are loaded anew while the others stream",
-                routes.len()
+                "{} to be loaded anew while the others stream",
+                counted(routes.len(), "table")
             ),
         ))
     }
@@ -278,8 +282,8 @@ impl Stream<'_> {
         Ok(self.asked(
             &routes,
             format!(
-                "{} tables are compared and brought to the source while the others stream",
-                routes.len()
+                "{} to be compared and brought to the source while the others stream",
+                counted(routes.len(), "table")
             ),
         ))
     }

@@ -67,7 +67,7 @@ pub(crate) async fn create(
 ) -> Result<ExportedSnapshot> {
     super::check_name(name)?;
     let mut connection = open_replication(config).await?;
-    let is_standby = prepare(&mut connection).await?;
+    let is_standby = is_standby(&mut connection).await?;
     let sql = statement(name, lifetime, connection.server_version(), is_standby);
     let mut waiting = Waiting {
         config,
@@ -95,13 +95,11 @@ pub(crate) async fn create(
     })
 }
 
-/// Settings of the session; says whether the server is a standby.
-async fn prepare(connection: &mut Connection) -> Result<bool> {
-    // If we are killed while the server waits for others it must not make the slot for nobody. The
-    // check is armed by an SQL statement and then repeats by itself (`ProcessInterrupts`, PostgreSQL
-    // 15), also in the replication command that follows.
-    let setting = "SET client_connection_check_interval = '1s'";
-    connection.run(setting).await?;
+/// Whether the server is a standby.
+async fn is_standby(connection: &mut Connection) -> Result<bool> {
+    // If we are killed while the server waits for others it must not make the slot for nobody. The look
+    // whether we are there is armed by an SQL statement and then repeats by itself (`ProcessInterrupts`,
+    // PostgreSQL 15), also in the replication command that follows.
     let sets = connection.simple("SELECT pg_is_in_recovery()").await?;
     first_row(&sets)?.get_bool(0)
 }

@@ -17,7 +17,7 @@ use tidemark_core::mapping::TableMapping;
 use tidemark_core::quarantine::{
     Aside, Cause, Chosen, Kept, KeptChange, Key, OnRowError, Released, alone, keys_of,
 };
-use tidemark_core::schema::{ReplicaIdentity, TableName, TableSchema};
+use tidemark_core::schema::{TableName, TableSchema};
 use tidemark_core::target::{Applied, Origin};
 use tidemark_core::{Error, ErrorKind, Result};
 
@@ -193,22 +193,7 @@ fn cells(batch: &Batch, change: &Change) -> BTreeMap<String, Option<String>> {
 /// Changes describe themselves: what a table is like now does not matter for reading them.
 fn any_mapping(table: &TableName) -> TableMapping {
     TableMapping {
-        schema: TableSchema {
-            name: table.clone(),
-            id: 0,
-            columns: Vec::new(),
-            primary_key: Vec::new(),
-            identity: ReplicaIdentity::Nothing,
-            indexes: Vec::new(),
-            checks: Vec::new(),
-            foreign_keys: Vec::new(),
-            rows: None,
-            bytes: 0,
-            is_partitioned: false,
-            storage: None,
-            attributes: Vec::new(),
-            notes: Vec::new(),
-        },
+        schema: TableSchema::bare(table.clone(), 0),
         target: table.clone(),
         columns: Vec::new(),
         key: Vec::new(),

@@ -10,14 +10,16 @@ use tidemark_core::{Error, Result, failpoint};
 
 use super::session::Step;
 use super::stretch::{Ended, Work, narrow};
-use crate::target::without_heirs;
+use crate::target::{reshape, without_heirs};
 use crate::wire::{quote_ident, quote_literal, quote_qualified};
 
-/// Name, type, and whether it is of the primary key, so that it cannot be NULL; and what the table is.
+/// Name, type, whether it is of the primary key, so that it cannot be NULL, and what the table is; and
+/// whether the target computes it.
 const COLUMNS: &str = "SELECT attname, format_type(atttypid, atttypmod), \
        EXISTS (SELECT FROM pg_index WHERE indrelid = attrelid AND indisprimary \
                AND attnum = ANY (indkey)), \
-       (SELECT relkind::text FROM pg_class c WHERE c.oid = attrelid) FROM pg_attribute \
+       (SELECT relkind::text FROM pg_class c WHERE c.oid = attrelid), attgenerated <> '' \
+     FROM pg_attribute \
      WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped";
 
 impl Work<'_> {
@@ -106,8 +108,12 @@ impl Work<'_> {
         let name = name_of(mapping);
         let found = self.session.query(COLUMNS, &[Some(&name)]).await?;
         let mut columns = Vec::new();
+        let mut generated = Vec::new();
         let mut rows = name.clone();
         for row in &found.rows {
+            if row.get_bool(4)? {
+                generated.push(row.get_str(0)?);
+            }
             columns.push((row.get_str(0)?, row.get_str(1)?, row.get_bool(2)?));
             rows = without_heirs(&name, row.get_str(3)?);
         }
@@ -118,6 +124,13 @@ impl Work<'_> {
         let is_key = |column: &str| columns.iter().any(|(name, _, key)| *name == column && *key);
         let alter = |what: String| format!("ALTER TABLE {name} {what}");
         Ok(match change {
+            // Its values stay on the source too, and are written by us from now on.
+            SchemaChange::AddColumn { name: column, .. }
+                if generated.contains(&column.as_str()) =>
+            {
+                let column = quote_ident(column);
+                vec![alter(format!("ALTER COLUMN {column} DROP EXPRESSION"))]
+            }
             SchemaChange::AddColumn {
                 name: column,
                 type_name,
@@ -152,10 +165,11 @@ impl Work<'_> {
                     ],
                 }
             }
-            SchemaChange::DropColumn { name: column } => match type_of(column) {
-                None => vec![],
-                Some(_) => vec![alter(format!("DROP COLUMN {}", quote_ident(column)))],
-            },
+            SchemaChange::DropColumn { name: column } if type_of(column).is_none() => vec![],
+            SchemaChange::DropColumn { name: column } => {
+                let connection = self.session.settled().await?;
+                reshape::without_column(connection, &name, column).await?
+            }
             SchemaChange::DropNotNull { name: column } => match type_of(column) {
                 None => vec![],
                 Some(_) if is_key(column) => vec![],

@@ -13,8 +13,11 @@ use crate::error;
 use crate::target::checkpoint;
 use crate::wire::ServerError;
 
-/// How a row is missed that must be there ([`super::shape::Shape::Must`]).
+/// How a row is missed that must be there ([`super::shape::Shape::Must`]), or to be written.
 const DIVISION_BY_ZERO: &str = "22012";
+
+/// How the server refuses to tell what it wrote where a rule does something instead.
+const FEATURE_NOT_SUPPORTED: &str = "0A000";
 
 /// Text that is not valid in the target's encoding, or has a character that it lacks.
 const TEXT_UNFIT: [&str; 2] = ["22021", "22P05"];
@@ -60,6 +63,18 @@ impl Work<'_> {
             )
             .caused_by(error);
         }
+        let met = self.met.get(table).and_then(Option::as_ref);
+        let is_left_out = matches!(
+            error.sqlstate_code(),
+            Some(DIVISION_BY_ZERO | FEATURE_NOT_SUPPORTED)
+        );
+        if is_left_out && met.is_some_and(|met| met.table.has_hooks()) {
+            error = Error::data(
+                codes::ROW_LEFT_OUT,
+                "a trigger or rule of the target's table would leave the row out",
+            )
+            .caused_by(error);
+        }
         let doing = match item {
             Some(item) => describe(self.batch, item),
             None => "changes".to_owned(),
@@ -68,9 +83,9 @@ impl Work<'_> {
         let row_key = item
             .filter(|_| is_text_unfit)
             .and_then(|item| row_key(self.batch, item));
-        let key = match self.met.get(table) {
+        let key = match met {
             _ if row_key.is_some() => format!(" (key {})", row_key.unwrap_or_default()),
-            Some(Some(met)) if !met.table.key.is_empty() => {
+            Some(met) if !met.table.key.is_empty() => {
                 format!(" (key {})", met.table.key_names())
             }
             _ => String::new(),

@@ -111,13 +111,18 @@ impl Session {
 
     /// Asks something in a round trip of its own, after what is queued.
     pub(super) async fn query(&mut self, sql: &str, params: &[Option<&str>]) -> Result<ResultSet> {
+        self.settled().await?.query(sql, params).await
+    }
+
+    /// The connection, after what is queued.
+    pub(super) async fn settled(&mut self) -> Result<&mut Connection> {
         if !self.expected.is_empty() {
             self.sync();
             if let Some((_, said)) = self.finish().await?.refused {
                 return Err(error::classify(Side::Target, *said));
             }
         }
-        self.connection.query(sql, params).await
+        Ok(&mut self.connection)
     }
 
     /// Whether an earlier future was dropped in the middle of a flight.

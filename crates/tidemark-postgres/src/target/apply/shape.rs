@@ -8,7 +8,11 @@
 //!   with its commit;
 //! - an insert that expects surprises ([`Shape::Overwrite`]) updates the row if there is one. Not
 //!   by `ON CONFLICT`: that needs a unique index of exactly the key, which a target need not have;
-//! - every statement's row count tells whether it met what it expected.
+//! - every statement's row count tells whether it met what it expected;
+//! - a trigger or rule of the target can leave a row out in silence, and a count that is too low by that
+//!   looks like a row that somebody has taken away. Where one fires (`TargetTable::has_hooks`) a
+//!   statement for one row ends in a question ([`Writer::counted`]): was a row left out that ought to be
+//!   written? If so it fails, as a division by zero, and nothing is committed behind it.
 //!
 //! `OVERRIDING SYSTEM VALUE` stands in every insert: it is what lets an identity column keep the
 //! source's value, and means nothing to other columns. Key columns are never in a `SET` unless the
@@ -97,9 +101,15 @@ pub(super) fn sql(table: &TargetTable, shape: &Shape) -> Sql {
         Shape::Insert => writer.insert(),
         Shape::Overwrite | Shape::Update(Columns::All) => writer.update_or_insert(),
         // The same text: with a new key among the columns, the old one follows all the same.
-        Shape::Update(columns) | Shape::Move(columns @ Columns::Some(_)) => writer.update(columns),
+        Shape::Update(columns) | Shape::Move(columns @ Columns::Some(_)) => {
+            let (statement, there) = writer.update(columns);
+            writer.watched("", &statement, &there)
+        }
         Shape::Move(Columns::All) => writer.move_or_insert(),
-        Shape::Rewrite(columns) => writer.rewrite(columns, ""),
+        Shape::Rewrite(columns) => {
+            let rewrite = writer.rewrite(columns);
+            writer.watched(&rewrite.with, &rewrite.statement, &rewrite.there)
+        }
         Shape::Must(shape) => writer.must(shape),
         Shape::MakeRoom => writer.make_room(),
         Shape::Delete => writer.delete(),
@@ -128,14 +138,56 @@ struct Writer<'a> {
     types: Vec<u32>,
 }
 
+/// A row that is deleted and inserted again.
+struct Rewrite {
+    /// What deletes it.
+    with: String,
+    /// What inserts it.
+    statement: String,
+    /// Whether there is one.
+    there: String,
+}
+
 impl Writer<'_> {
     fn insert(&mut self) -> String {
         let name = &self.table.name;
-        if self.table.columns.is_empty() {
-            return format!("INSERT INTO {name} DEFAULT VALUES");
+        let statement = if self.table.columns.is_empty() {
+            format!("INSERT INTO {name} DEFAULT VALUES")
+        } else {
+            let values = self.all_params();
+            format!("{} VALUES ({})", self.insert_into(), join(&values, ", "))
+        };
+        self.watched("", &statement, "true")
+    }
+
+    /// A statement for one row, which has to write one where `due` is true. `with` are the queries that it
+    /// refers to.
+    fn watched(&self, with: &str, statement: &str, due: &str) -> String {
+        match (self.table.has_hooks(), with) {
+            (true, "") => format!("WITH {}", Self::counted(statement, due)),
+            (true, _) => format!("WITH {with}, {}", Self::counted(statement, due)),
+            (false, "") => statement.to_owned(),
+            (false, _) => format!("WITH {with} {statement}"),
         }
-        let values = self.all_params();
-        format!("{} VALUES ({})", self.insert_into(), join(&values, ", "))
+    }
+
+    /// As many rows as the statement writes, and `division_by_zero` where it writes none although `due`.
+    /// Whatever is asked of the table is answered as it was before (PostgreSQL 15, 7.8.4).
+    fn counted(statement: &str, due: &str) -> String {
+        format!(
+            "w AS ({statement} RETURNING 1) SELECT 1 FROM w UNION ALL SELECT 1 FROM (SELECT 1 / \
+             CASE WHEN {due} AND NOT EXISTS (SELECT FROM w) THEN 0 ELSE 1 END) AS left_out(x) \
+             WHERE x IS NULL"
+        )
+    }
+
+    /// Where hooks may leave an update out, that it wrote nothing does not mean that there is no row.
+    fn not_there(&self, found: &str) -> String {
+        if self.table.has_hooks() {
+            format!("NOT EXISTS (SELECT FROM u) AND NOT {found}")
+        } else {
+            "NOT EXISTS (SELECT FROM u)".to_owned()
+        }
     }
 
     fn update_or_insert(&mut self) -> String {
@@ -148,13 +200,16 @@ impl Writer<'_> {
             .values()
             .map(|c| self.set(c, &params[c]))
             .collect();
+        let there = format!("EXISTS (SELECT FROM {name} WHERE {of_key})");
         if set.is_empty() {
-            return format!("{insert} WHERE NOT EXISTS (SELECT FROM {name} WHERE {of_key})");
+            let insert = format!("{insert} WHERE NOT {there}");
+            return self.watched("", &insert, &format!("NOT {there}"));
         }
         let set = join(&set, ", ");
-        format!(
-            "WITH u AS (UPDATE {name} SET {set} WHERE {of_key} RETURNING 1) \
-             {insert} WHERE NOT EXISTS (SELECT FROM u)"
+        self.watched(
+            &format!("u AS (UPDATE {name} SET {set} WHERE {of_key} RETURNING 1)"),
+            &format!("{insert} WHERE {}", self.not_there(&there)),
+            "NOT EXISTS (SELECT FROM u)",
         )
     }
 
@@ -164,14 +219,17 @@ impl Writer<'_> {
         let old_key = self.key_params();
         let insert = format!("{} SELECT {}", self.insert_into(), join(&params, ", "));
         let set: Vec<String> = (0..params.len()).map(|c| self.set(c, &params[c])).collect();
-        format!(
-            "WITH u AS (UPDATE {name} SET {} WHERE {old_key} RETURNING 1) \
-             {insert} WHERE NOT EXISTS (SELECT FROM u)",
-            join(&set, ", ")
+        let set = join(&set, ", ");
+        let there = format!("EXISTS (SELECT FROM {name} WHERE {old_key})");
+        self.watched(
+            &format!("u AS (UPDATE {name} SET {set} WHERE {old_key} RETURNING 1)"),
+            &format!("{insert} WHERE {}", self.not_there(&there)),
+            "NOT EXISTS (SELECT FROM u)",
         )
     }
 
-    fn update(&mut self, columns: &Columns) -> String {
+    /// The statement, and the condition under which it finds its row.
+    fn update(&mut self, columns: &Columns) -> (String, String) {
         let places = columns.places(self.table.columns.len());
         let params: Vec<String> = places.iter().map(|place| self.param(*place)).collect();
         let set = places
@@ -180,10 +238,11 @@ impl Writer<'_> {
             .map(|(place, param)| self.set(*place, param));
         let set: Vec<String> = set.collect();
         let of_key = self.key_params();
-        format!(
-            "UPDATE {} SET {} WHERE {of_key}",
-            self.table.rows,
-            join(&set, ", ")
+        let name = &self.table.rows;
+        let set = join(&set, ", ");
+        (
+            format!("UPDATE {name} SET {set} WHERE {of_key}"),
+            format!("EXISTS (SELECT FROM {name} WHERE {of_key})"),
         )
     }
 
@@ -193,20 +252,22 @@ impl Writer<'_> {
         let ask = "SELECT 1 / count(*) FROM";
         match shape {
             Shape::Rewrite(columns) => {
-                let rewritten = self.rewrite(columns, ", m AS (");
-                format!("{rewritten} RETURNING 1) {ask} m")
+                let Rewrite {
+                    with, statement, ..
+                } = self.rewrite(columns);
+                format!("WITH {with}, m AS ({statement} RETURNING 1) {ask} m")
             }
             Shape::Update(columns) | Shape::Move(columns)
                 if *columns != Columns::some(std::iter::empty()) =>
             {
-                format!("WITH m AS ({} RETURNING 1) {ask} m", self.update(columns))
+                let (statement, _) = self.update(columns);
+                format!("WITH m AS ({statement} RETURNING 1) {ask} m")
             }
             _ => format!("{ask} {} WHERE {}", self.table.rows, self.key_params()),
         }
     }
 
-    /// `before` stands before the insert.
-    fn rewrite(&mut self, columns: &Columns, before: &str) -> String {
+    fn rewrite(&mut self, columns: &Columns) -> Rewrite {
         let places = columns.places(self.table.columns.len());
         let mut values: Vec<String> = self
             .table
@@ -218,12 +279,13 @@ impl Writer<'_> {
             values[place] = self.param(place);
         }
         let of_key = self.key_params();
-        format!(
-            "WITH d AS (DELETE FROM {} WHERE {of_key} RETURNING *){before} {} SELECT {} FROM d",
-            self.table.rows,
-            self.insert_into(),
-            join(&values, ", ")
-        )
+        let name = &self.table.rows;
+        let (insert, values) = (self.insert_into(), join(&values, ", "));
+        Rewrite {
+            with: format!("d AS (DELETE FROM {name} WHERE {of_key} RETURNING *)"),
+            statement: format!("{insert} SELECT {values} FROM d"),
+            there: format!("EXISTS (SELECT FROM {name} WHERE {of_key})"),
+        }
     }
 
     fn make_room(&mut self) -> String {
@@ -236,31 +298,38 @@ impl Writer<'_> {
     }
 
     fn delete(&mut self) -> String {
-        let of_key = self.key_params();
-        format!("DELETE FROM {} WHERE {of_key}", self.table.rows)
+        let (name, of_key) = (&self.table.rows, self.key_params());
+        let statement = format!("DELETE FROM {name} WHERE {of_key}");
+        let there = format!("EXISTS (SELECT FROM {name} WHERE {of_key})");
+        self.watched("", &statement, &there)
     }
 
     fn delete_like(&mut self, present: &Columns) -> String {
         let one = self.one_like(present);
-        format!(
-            "WITH {one} DELETE FROM {} AS t USING m WHERE t.ctid = m.c AND t.tableoid = m.o",
+        let statement = format!(
+            "DELETE FROM {} AS t USING m WHERE t.ctid = m.c AND t.tableoid = m.o",
             self.table.rows
-        )
+        );
+        self.watched(&one, &statement, "EXISTS (SELECT FROM m)")
     }
 
     fn update_like(&mut self, present: &Columns) -> String {
         let params = self.all_params();
         let one = self.one_like(present);
         let set: Vec<String> = (0..params.len()).map(|c| self.set(c, &params[c])).collect();
-        format!(
-            "WITH {one}, u AS (UPDATE {} AS t SET {} FROM m \
-             WHERE t.ctid = m.c AND t.tableoid = m.o RETURNING 1) \
-             {} SELECT {} WHERE NOT EXISTS (SELECT FROM u)",
+        let with = format!(
+            "{one}, u AS (UPDATE {} AS t SET {} FROM m \
+             WHERE t.ctid = m.c AND t.tableoid = m.o RETURNING 1)",
             self.table.rows,
             join(&set, ", "),
+        );
+        let statement = format!(
+            "{} SELECT {} WHERE {}",
             self.insert_into(),
-            join(&params, ", ")
-        )
+            join(&params, ", "),
+            self.not_there("EXISTS (SELECT FROM m)")
+        );
+        self.watched(&with, &statement, "NOT EXISTS (SELECT FROM u)")
     }
 
     /// The place of one row that has these values where they are given, and NULL elsewhere.

@@ -255,7 +255,7 @@ impl<'b> Work<'b> {
             item: changes.items[0],
         };
         for (images, expected) in [(&net.deletes, 1), (&net.vanished, 0)] {
-            if images.len() < SET_MIN {
+            if images.len() < SET_MIN || met.table.has_hooks() {
                 let each = Each::Delete(expected);
                 self.each(&met, step, set(images), each).await?;
                 continue;
@@ -267,7 +267,8 @@ impl<'b> Work<'b> {
         for group in &net.updates {
             let rows = set(&group.rows);
             // A set does not tell which of its rows is missing.
-            let must_be_there = !group.is_complete && met.table.expects_surprises();
+            let must_be_there =
+                !group.is_complete && met.table.expects_surprises() || met.table.has_hooks();
             if group.rows.len() < SET_MIN || must_be_there || rows.has_large() {
                 self.each(&met, step, rows, Each::Update).await?;
             } else if !group.columns.is_empty() {
@@ -287,7 +288,8 @@ impl<'b> Work<'b> {
         }
         let inserts = set(&net.inserts);
         let is_listed = met.table.expects_surprises();
-        if inserts.len() < SET_MIN || (is_listed && inserts.has_large()) {
+        let is_large = is_listed && inserts.has_large();
+        if inserts.len() < SET_MIN || is_large || met.table.has_hooks() {
             self.each(&met, step, inserts, Each::Insert).await
         } else {
             self.arrivals(&met, table, inserts).await

@@ -32,6 +32,7 @@ pub(super) struct TargetTable {
     pub(super) columns: Vec<TargetColumn>,
     /// Positions of the columns that find a row; empty where only the whole row does.
     pub(super) key: Vec<usize>,
+    hooks: Hooks,
     /// Its changes must be applied one by one, in source order.
     pub(super) is_ordered: bool,
     /// Some column outside the key refuses `UPDATE … SET` (`GENERATED ALWAYS AS IDENTITY`), so that
@@ -39,6 +40,15 @@ pub(super) struct TargetTable {
     pub(super) has_fixed_values: bool,
     /// The same for some column of the key.
     pub(super) has_fixed_key: bool,
+}
+
+/// Triggers before a row, and rules: what may leave the row out in silence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hooks {
+    /// There are none, or they do not fire for us.
+    KeepStill,
+    /// Each row that is written has to be asked for.
+    Fire,
 }
 
 /// One carried column.
@@ -90,17 +100,14 @@ const BARE_TYPES: [u32; 10] = [16, 20, 21, 23, 26, 700, 701, 1082, 1700, 2950];
 
 const TEXT_ARRAY_OID: u32 = 1009;
 
-/// One row for each column. A trigger of a partition fires as well as one of the root.
+/// One row for each column. A trigger of a partition fires as well as one of the root. Bits 0 and 1 of
+/// `tgtype` are ROW and BEFORE (PostgreSQL 15, `pg_trigger.h`); a rule of `ev_type` 1 makes a view.
 ///
 /// Equality of a type that is not PostgreSQL's own (citext, ltree, …) lies in the schema of its
 /// extension, where our search path does not look: without its schema `=` would silently mean
 /// equality of text, which no index of such a column serves.
 const DESCRIBE: &str = r"
-SELECT c.relkind::text, row_security_active(c.oid),
-       EXISTS (SELECT FROM pg_trigger g
-               WHERE g.tgrelid IN (SELECT c.oid UNION ALL
-                                   SELECT p.relid FROM pg_partition_tree(c.oid) p)
-                 AND g.tgenabled::text = ANY ($2::text[])),
+SELECT c.relkind::text, row_security_active(c.oid), firing.any_trigger,
        a.attname, a.atttypid, t.typarray, t.typdelim::text, t.typcategory = 'A',
        format_type(a.atttypid, -1), format_type(a.atttypid, a.atttypmod),
        a.attidentity = 'a', coalesce(l.collisdeterministic, true),
@@ -113,8 +120,16 @@ SELECT c.relkind::text, row_security_active(c.oid),
         WHERE k.opcmethod = (SELECT oid FROM pg_am WHERE amname = 'btree') AND k.opcdefault
           AND k.opcintype = coalesce(nullif(t.typbasetype, 0), t.oid)
           AND n.nspname <> 'pg_catalog'
-        LIMIT 1)
+        LIMIT 1),
+       firing.before_row OR EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class = c.oid
+                                    AND r.ev_type <> '1' AND r.ev_enabled::text = ANY ($2::text[]))
 FROM pg_class c
+CROSS JOIN LATERAL (
+  SELECT count(*) > 0 AS any_trigger,
+         coalesce(bool_or(NOT g.tgisinternal AND g.tgtype & 3 = 3), false) AS before_row
+  FROM pg_trigger g
+  WHERE g.tgrelid IN (SELECT c.oid UNION ALL SELECT p.relid FROM pg_partition_tree(c.oid) p)
+    AND g.tgenabled::text = ANY ($2::text[])) AS firing
 LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 LEFT JOIN pg_type t ON t.oid = a.atttypid
 LEFT JOIN pg_collation l ON l.oid = a.attcollation
@@ -142,7 +157,13 @@ impl TargetTable {
         let kind = first.get_str(0)?;
         let is_plain = matches!(kind, "r" | "p");
         let rows = without_heirs(&name, kind);
-        let is_ordered = !is_plain || first.get_bool(1)? || first.get_bool(2)?;
+        let hooks = if first.get_bool(13)? {
+            Hooks::Fire
+        } else {
+            Hooks::KeepStill
+        };
+        let is_ordered =
+            !is_plain || first.get_bool(1)? || first.get_bool(2)? || hooks == Hooks::Fire;
         let is_by_another_index = is_by_another_index(mapping);
         let columns = mapping
             .columns
@@ -169,6 +190,7 @@ impl TargetTable {
             mapping: Arc::clone(mapping),
             name,
             rows,
+            hooks,
             is_ordered: is_ordered || (has_fixed_values && !key.is_empty()),
             has_fixed_values,
             has_fixed_key,
@@ -180,6 +202,11 @@ impl TargetTable {
     /// Positions of all columns that are not part of the key.
     pub(super) fn values(&self) -> impl Iterator<Item = usize> {
         (0..self.columns.len()).filter(|place| !self.key.contains(place))
+    }
+
+    /// Whether something of the target may leave a row out in silence.
+    pub(super) fn has_hooks(&self) -> bool {
+        self.hooks == Hooks::Fire
     }
 
     /// Whether keys that are equal are the same.

@@ -1,20 +1,20 @@
 //! Tables of the target that have the names of those to come, or were made by an earlier start.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use tidemark_core::Result;
 use tidemark_core::catalogue::codes;
-use tidemark_core::finding::Fix;
+use tidemark_core::finding::{Fix, Report};
 use tidemark_core::mapping::TableMapping;
 use tidemark_core::schema::{Index, IndexKind, TableName, TableSchema};
 use tidemark_core::target::Existing;
 
-use super::{Report, Triggers, sql, text};
+use super::Triggers;
 use crate::schema::describe_one;
 use crate::target::catalog::{self, Relation};
 use crate::target::metadata::{self, Found};
 use crate::target::names::quoted;
-use crate::target::{PgTarget, fit, prepare};
+use crate::target::{PgTarget, claim, fit, prepare};
 use crate::wire::{Connection, Row, quote_ident, quote_literal};
 
 /// So many are named in one sentence.
@@ -28,14 +28,14 @@ struct There {
     /// Privileges that the role lacks.
     lacks: String,
     is_hidden: bool,
-    /// Triggers that fire whatever the session's role, and those that its role keeps still.
+    /// Triggers and rules that fire whatever the session's role, and those that its role keeps still.
     always: String,
     normal: String,
     foreign_keys: String,
 }
 
-/// `tgenabled`: `O` fires unless the session's role is replica, `R` only then, `A` always
-/// (PostgreSQL 15, 53.56).
+/// `tgenabled`, `ev_enabled`: `O` fires unless the session's role is replica, `R` only then, `A` always
+/// (PostgreSQL 15, 53.56 and 53.45).
 const QUERY: &str = "SELECT n.nspname, c.relname, c.oid, c.relkind, c.relpersistence, \
        quote_ident(n.nspname) || '.' || quote_ident(c.relname), \
        concat_ws(', ', \
@@ -45,13 +45,17 @@ const QUERY: &str = "SELECT n.nspname, c.relname, c.oid, c.relkind, c.relpersist
          CASE WHEN NOT has_table_privilege(c.oid, 'DELETE') THEN 'DELETE' END, \
          CASE WHEN NOT has_table_privilege(c.oid, 'TRUNCATE') THEN 'TRUNCATE' END), \
        row_security_active(c.oid), \
-       (SELECT coalesce(string_agg(t.tgname, ', ' ORDER BY t.tgname), '') FROM pg_trigger t \
-        WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled IN ('R', 'A')), \
-       (SELECT coalesce(string_agg(t.tgname, ', ' ORDER BY t.tgname), '') FROM pg_trigger t \
-        WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgenabled = 'O'), \
+       coalesce(hooks.always, ''), coalesce(hooks.normal, ''), \
        (SELECT coalesce(string_agg(k.conname, ', ' ORDER BY k.conname), '') FROM pg_constraint k \
         WHERE k.conrelid = c.oid AND k.contype = 'f') \
      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+     CROSS JOIN LATERAL (SELECT \
+       string_agg(h.name, ', ' ORDER BY h.name) FILTER (WHERE h.enabled IN ('R', 'A')) AS always, \
+       string_agg(h.name, ', ' ORDER BY h.name) FILTER (WHERE h.enabled = 'O') AS normal \
+       FROM (SELECT 'trigger ' || t.tgname AS name, t.tgenabled AS enabled FROM pg_trigger t \
+             WHERE t.tgrelid = c.oid AND NOT t.tgisinternal \
+             UNION ALL SELECT 'rule ' || r.rulename, r.ev_enabled FROM pg_rewrite r \
+             WHERE r.ev_class = c.oid AND r.ev_type <> '1') h) AS hooks \
      WHERE (n.nspname, c.relname) IN ";
 
 /// What is to be copied, by whom.
@@ -70,12 +74,16 @@ impl Tables<'_> {
         connection: &mut Connection,
     ) -> Result<()> {
         let there = read(connection, self.tables).await?;
-        let known = known(connection, &self.target.pipeline).await?;
+        let recorded = recorded(connection, &self.target.pipeline).await?;
+        if recorded.is_some() {
+            self.check_shared(report, connection).await?;
+        }
+        let known = recorded.unwrap_or_default();
         let failures = report.failures();
         for mapping in self.tables {
-            let is_known = known.contains(&mapping.target);
+            let is_loading = known.get(&mapping.target).copied();
             let Some(found) = there.get(&mapping.target) else {
-                if !is_known {
+                if is_loading.is_none() {
                     self.check_missing(report, mapping);
                 }
                 continue;
@@ -89,7 +97,7 @@ impl Tables<'_> {
                     mapping,
                     found,
                 };
-                table.check(is_known).await?;
+                table.check(is_loading).await?;
             }
         }
         self.check_triggers(report, connection, &there);
@@ -104,13 +112,38 @@ impl Tables<'_> {
         Ok(())
     }
 
+    /// What two pipelines bring into one table comes twice. Told early; what decides is the claim.
+    async fn check_shared(&self, report: &mut Report, connection: &mut Connection) -> Result<()> {
+        let targets: Vec<&TableName> = self.tables.iter().map(|table| &table.target).collect();
+        for other in claim::shared(connection, &self.target.pipeline, &targets).await? {
+            if other.is_running {
+                report.fail(
+                    codes::TARGET_SHARED,
+                    other.found(),
+                    "Changes of both would be applied: rows of tables without a key come twice.",
+                    [Fix::text(other.way_out())],
+                );
+            } else {
+                let (pipeline, what) = (&other.pipeline, &other.what);
+                report.note(
+                    codes::TARGET_SHARED,
+                    format!("known to pipeline {pipeline} as well, which nobody runs now: {what}"),
+                    "It is refused while this pipeline runs.",
+                );
+            }
+        }
+        Ok(())
+    }
+
     fn check_missing(&self, report: &mut Report, mapping: &TableMapping) {
         if self.target.existing == Existing::AppendIfEmpty {
             report.fail(
                 codes::TARGET_TABLE_MISSING,
                 format!("{} is not there", mapping.target),
                 "target.existing = \"append_if_empty\" makes no tables.",
-                [text("make the table, or choose another target.existing")],
+                [Fix::text(
+                    "make the table, or choose another target.existing",
+                )],
             );
         }
     }
@@ -122,7 +155,7 @@ impl Tables<'_> {
                 codes::TARGET_NOT_A_TABLE,
                 format!("{name} {obstacle}"),
                 "Rows cannot be kept in it.",
-                [text(
+                [Fix::text(
                     "choose another target name for the table, or rename what is there",
                 )],
             );
@@ -134,7 +167,7 @@ impl Tables<'_> {
                 codes::TARGET_GRANTS,
                 format!("the role lacks {lacks} on {name}"),
                 "Rows cannot be written.",
-                [sql(format!("GRANT {lacks} ON {name} TO {role}"))],
+                [Fix::sql(format!("GRANT {lacks} ON {name} TO {role}"))],
             );
         }
         if found.is_hidden {
@@ -142,7 +175,7 @@ impl Tables<'_> {
                 codes::TARGET_ROW_SECURITY,
                 format!("row security is in force on {name}"),
                 "COPY into it is refused, and rows may be hidden from updates.",
-                [text(
+                [Fix::text(
                     "let the table's owner, or a role with BYPASSRLS, write it",
                 )],
             );
@@ -159,13 +192,13 @@ impl Tables<'_> {
         for found in there.values() {
             let mut add = |kind: &str, names: &str| {
                 if !names.is_empty() {
-                    firing.push(format!("{kind} {names} on {}", found.quoted));
+                    firing.push(format!("{kind}{names} on {}", found.quoted));
                 }
             };
-            add("trigger", &found.always);
+            add("", &found.always);
             if self.triggers == Triggers::Fire {
-                add("trigger", &found.normal);
-                add("foreign key", &found.foreign_keys);
+                add("", &found.normal);
+                add("foreign key ", &found.foreign_keys);
             }
         }
         firing.sort();
@@ -176,18 +209,20 @@ impl Tables<'_> {
         }
         match (self.triggers, firing.is_empty()) {
             (Triggers::KeepStill, true) => {
-                report.pass(codes::TARGET_TRIGGERS, "triggers and foreign keys keep still");
+                report.pass(codes::TARGET_TRIGGERS, "triggers, rules and foreign keys keep still");
             }
             (Triggers::Fire, true) => report.note(
                 codes::TARGET_TRIGGERS,
                 "the role may not set session_replication_role",
-                "Triggers and foreign keys would fire; there are none on the tables.",
+                "Triggers, rules and foreign keys would fire; there are none on the tables. Foreign keys \
+                 that come with the load are checked from then on.",
             ),
             (_, false) => report.warn(
                 codes::TARGET_TRIGGERS,
                 format!("what fires for each row that is written: {}", firing.join("; ")),
-                "Rows that a trigger writes may be doubled, cascades run twice, and rows in another \
-                 order than the foreign keys ask for are refused.",
+                "Rows that a trigger writes may be doubled, cascades run twice, rows in another order \
+                 than the foreign keys ask for are refused, and a table of which a trigger or rule \
+                 leaves a row out is set aside.",
                 self.ways_to_keep_still(connection),
             ),
         }
@@ -197,12 +232,13 @@ impl Tables<'_> {
         let mut fixes = Vec::new();
         if self.triggers == Triggers::Fire && connection.server_version() >= 150_000 {
             let role = &self.role;
-            fixes.push(sql(format!(
+            fixes.push(Fix::sql(format!(
                 "GRANT SET ON PARAMETER session_replication_role TO {role}"
             )));
         }
-        fixes.push(text(
-            "drop or disable them while the pipeline runs: ALTER TABLE … DISABLE TRIGGER …",
+        fixes.push(Fix::text(
+            "drop or disable them while the pipeline runs: ALTER TABLE … DISABLE TRIGGER …, \
+             DISABLE RULE …",
         ));
         fixes
     }
@@ -242,26 +278,36 @@ fn read_one(row: &Row) -> Result<(TableName, There)> {
     Ok((TableName::new(row.get_str(0)?, row.get_str(1)?), there))
 }
 
-/// Tables that an earlier start of the pipeline recorded.
-async fn known(connection: &mut Connection, pipeline: &str) -> Result<HashSet<TableName>> {
+/// Tables that earlier starts of this pipeline recorded, and whether their rows are still to come: keys
+/// are made behind them. `None` where there are no records, or none that the role may read: that it
+/// lacks them is told already.
+async fn recorded(
+    connection: &mut Connection,
+    pipeline: &str,
+) -> Result<Option<HashMap<TableName, bool>>> {
     match metadata::find(connection).await {
-        Ok(Found::Nothing) => return Ok(HashSet::new()),
-        Err(error) if error.sqlstate_code() == Some("42501") => return Ok(HashSet::new()),
+        Ok(Found::Nothing) => return Ok(None),
+        Err(error) if error.sqlstate_code() == Some("42501") => return Ok(None),
         found => found?,
     };
     let answer = connection
         .query(
-            "SELECT target_schema, target_name FROM tidemark.table_state WHERE pipeline = $1",
+            "SELECT target_schema, target_name, state = 'loading' FROM tidemark.table_state \
+             WHERE pipeline = $1",
             &[Some(pipeline)],
         )
         .await;
     let answer = match answer {
-        // That the role lacks it is told already.
-        Err(error) if error.sqlstate_code() == Some("42501") => return Ok(HashSet::new()),
+        Err(error) if error.sqlstate_code() == Some("42501") => return Ok(None),
         answer => answer?,
     };
-    let name = |row: &Row| Ok(TableName::new(row.get_str(0)?, row.get_str(1)?));
-    answer.rows.iter().map(name).collect()
+    let rows = answer.rows.iter();
+    rows.map(|row| {
+        let name = TableName::new(row.get_str(0)?, row.get_str(1)?);
+        Ok((name, row.get_bool(2)?))
+    })
+    .collect::<Result<_>>()
+    .map(Some)
 }
 
 /// A table that is there and may be written.
@@ -274,13 +320,16 @@ struct Table<'a> {
 }
 
 impl Table<'_> {
-    async fn check(&mut self, is_known: bool) -> Result<()> {
+    /// `is_loading` of a table that the pipeline knows.
+    async fn check(&mut self, is_loading: Option<bool>) -> Result<()> {
         let (name, oid) = (&self.mapping.target, self.found.relation.oid);
         let Some(have) = describe_one(self.connection, name, oid).await? else {
             return Ok(());
         };
-        if is_known {
-            self.check_key(&have);
+        if let Some(is_loading) = is_loading {
+            if !is_loading {
+                self.check_key(&have);
+            }
             return Ok(());
         }
         let existing = self.all.target.existing;
@@ -289,7 +338,9 @@ impl Table<'_> {
                 codes::TARGET_TABLE_EXISTS,
                 format!("{name} exists"),
                 "target.existing = \"fail\" wants to make every table.",
-                [text("drop the table, or choose another target.existing")],
+                [Fix::text(
+                    "drop the table, or choose another target.existing",
+                )],
             );
             return Ok(());
         }
@@ -312,7 +363,7 @@ impl Table<'_> {
                 codes::TARGET_TABLE_NOT_EMPTY,
                 format!("{name} has rows"),
                 "Rows that are there already would be mixed with those of the source.",
-                [text(
+                [Fix::text(
                     codes::TARGET_TABLE_NOT_EMPTY.entry().first_action.clone(),
                 )],
             ),
@@ -330,10 +381,12 @@ impl Table<'_> {
                 format!(
                     "{} does not fit: {}",
                     self.mapping.target,
-                    problems.join("; ")
+                    fit::told(&problems)
                 ),
                 "Rows of the source could not be written as they are.",
-                [text(codes::TARGET_TABLE_UNFIT.entry().first_action.clone())],
+                [Fix::text(
+                    codes::TARGET_TABLE_UNFIT.entry().first_action.clone(),
+                )],
             );
         }
         Ok(())
@@ -371,7 +424,9 @@ impl Table<'_> {
             codes::TARGET_NO_KEY,
             format!("{name} has no unique index over its key ({columns})"),
             "Each update and delete reads the whole table.",
-            [sql(format!("CREATE UNIQUE INDEX ON {name} ({columns})"))],
+            [Fix::sql(format!(
+                "CREATE UNIQUE INDEX ON {name} ({columns})"
+            ))],
         );
     }
 }

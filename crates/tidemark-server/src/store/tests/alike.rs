@@ -8,6 +8,7 @@ use super::*;
 async fn everything(store: &Store) -> Vec<String> {
     let mut said = Vec::new();
     pipelines(store, &mut said).await;
+    events(store, &mut said).await;
     journal(store, &mut said).await;
     operations(store, &mut said).await;
     compared(store, &mut said).await;
@@ -66,7 +67,33 @@ async fn pipelines(store: &Store, said: &mut Vec<String>) {
     say(said, store.pipelines().await.unwrap().len());
 }
 
-async fn journal(store: &Store, said: &mut Vec<String>) {
+/// More than one statement brings, of pipelines that are there and of one that is not.
+async fn many_events(store: &Store) {
+    let keys = ["Ant", "gone", "zebra"].map(|id| Key::new("default", id));
+    let entry = |n: usize| Entry::plain(&keys[n % 3], Level::Error, "many", n.to_string());
+    let add = |batch: &str| store.add_events(batch.to_owned(), (0..180).map(entry).collect());
+    let added: Vec<_> = add("many").await.unwrap();
+    assert_eq!(add("many").await.unwrap(), added, "a batch is in once");
+    assert!(added.is_sorted_by_key(|(_, row)| row.id), "in order");
+    let texts = added.iter().map(|(_, row)| row.text.clone());
+    let kept = (0..180).filter(|n| n % 3 != 1).map(|n| n.to_string());
+    assert!(texts.eq(kept));
+    for key in [&keys[0], &keys[2]] {
+        let page = Cursor {
+            before: None,
+            limit: 60,
+        };
+        let mut found = store
+            .events(key, EventsWanted::default(), page)
+            .await
+            .unwrap();
+        found.reverse();
+        let told = added.iter().filter(|(of, _)| of == key).map(|(_, row)| row);
+        assert!(found.iter().eq(told), "each under the number that was told");
+    }
+}
+
+async fn events(store: &Store, said: &mut Vec<String>) {
     let key = Key::new("default", "zebra");
     let entry = |level, code: Option<&str>| Entry {
         code: code.map(str::to_owned),
@@ -77,7 +104,9 @@ async fn journal(store: &Store, said: &mut Vec<String>) {
         entry(Level::Warn, Some("TM1010")),
         Entry::plain(&Key::new("default", "gone"), Level::Info, "state", "x"),
     ];
-    say(said, store.add_events(entries).await.unwrap().len());
+    let added = store.add_events("first".to_owned(), entries).await;
+    say(said, added.unwrap().len());
+    many_events(store).await;
     let all = Cursor {
         before: None,
         limit: 10,
@@ -123,14 +152,17 @@ async fn journal(store: &Store, said: &mut Vec<String>) {
         before: Some(newest[0].id),
         limit: 10,
     };
-    say(
-        said,
-        store
-            .events(&key, EventsWanted::default(), older)
-            .await
-            .unwrap()
-            .len(),
-    );
+    let found = store.events(&key, EventsWanted::default(), older).await;
+    say(said, found.unwrap().len());
+}
+
+/// Runs, and who changed what.
+async fn journal(store: &Store, said: &mut Vec<String>) {
+    let key = Key::new("default", "zebra");
+    let all = Cursor {
+        before: None,
+        limit: 10,
+    };
     let run = store.begin_run(&key).await.unwrap();
     store.begin_run(&key).await.unwrap();
     store
@@ -163,7 +195,7 @@ async fn journal(store: &Store, said: &mut Vec<String>) {
             .map(|row| (&row.who, &row.detail))
             .collect::<Vec<_>>(),
     );
-    say(said, store.audit("other".to_owned(), older).await.unwrap());
+    say(said, store.audit("other".to_owned(), all).await.unwrap());
 }
 
 async fn operations(store: &Store, said: &mut Vec<String>) {

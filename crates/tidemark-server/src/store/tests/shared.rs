@@ -136,6 +136,44 @@ async fn a_database_that_is_away_is_told_and_found_again() {
     assert!(found.await.unwrap().is_empty());
 }
 
+/// The wire breaks when `COMMIT` is on its way. Whether the work is in is asked, never guessed.
+#[tokio::test]
+async fn a_commit_whose_answer_is_lost_counts_where_it_is_in_and_only_there() {
+    let server = PostgresServer::shared().await.unwrap();
+    for is_in in [true, false] {
+        let name = server.fresh_database("store").await.unwrap();
+        let proxy = Proxy::start(server.port()).await.unwrap();
+        let url = server.url_through(proxy.address(), &name);
+        let store = open(&url, 'a').await.unwrap();
+        fill(&store).await;
+        let held = testing::HeldCommits::of("runs", &name).await;
+        let key = Key::new("default", "shop");
+        let began = {
+            let (store, key) = (store.clone(), key.clone());
+            tokio::spawn(async move { store.begin_run(&key).await })
+        };
+        held.reached().await;
+        proxy.cut();
+        if !is_in {
+            held.end_those_that_wait().await;
+        }
+        held.let_go().await;
+        let began = began.await.unwrap();
+        let page = Cursor {
+            before: None,
+            limit: 10,
+        };
+        let runs = store.runs(&key, page).await.unwrap();
+        let runs: Vec<i64> = runs.into_iter().map(|run| run.id).collect();
+        if is_in {
+            assert_eq!(runs, [began.unwrap()]);
+        } else {
+            assert_eq!(began.unwrap_err().code(), codes::STORE_UNREACHABLE);
+            assert_eq!(runs, [0; 0]);
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_may_not_be_made_is_refused_and_an_administrator_may_make_it() {
     let server = PostgresServer::shared().await.unwrap();

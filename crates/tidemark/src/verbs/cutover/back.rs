@@ -1,6 +1,6 @@
 //! The way back: a pipeline that carries to the old primary what is written to the new one.
 //!
-//! It is a pipeline file like any other. Its slot is made while nobody writes to either side, after all
+//! It is a pipeline like any other, kept where the one is that is cut over ([`Home`]). Its slot is made while nobody writes to either side, after all
 //! that came from the old primary is in: so it brings everything that is written from then on, and
 //! nothing that came from there. It reads without what has an origin and marks what it applies, so
 //! that neither direction ever carries back what the other brought; where the role may not mark, the
@@ -11,8 +11,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use async_trait::async_trait;
 use tidemark_core::Error;
 use tidemark_core::catalogue::codes;
+use tidemark_core::config::name_of_way_back;
 use tidemark_core::finding::{Finding, Side, Verdict};
 use tidemark_core::mapping::TableMapping;
 use tidemark_core::schema::{ColumnDefault, TableName};
@@ -44,52 +46,52 @@ const ENDPOINT: [&str; 12] = [
 /// For sessions on a database that a fence has made read-only by default.
 const IN_SPITE_OF_FENCE: &str = "options=-c%20default_transaction_read_only%3Doff";
 
-/// A name has this many characters at most.
-const NAME_MAX: usize = 40;
+/// Where a way back is kept.
+#[async_trait]
+pub(crate) trait Home: Send + Sync {
+    /// What defines the pipeline that is cut over; refused where nothing can be kept beside it.
+    fn definition(&self) -> Result<String, Failure>;
 
-/// A pipeline that is to copy back.
-#[derive(Clone)]
-pub(super) struct Back {
+    /// The way back of this text. Keeps nothing.
+    fn open(&self, text: String) -> Result<Opened, Failure>;
+
+    /// Keeps it; says where.
+    async fn keep(&self, text: String) -> Result<String, Failure>;
+
+    /// Takes back what was kept, if anything was.
+    async fn remove(&self) -> Result<(), Failure>;
+}
+
+/// A file beside that of the pipeline.
+pub(super) struct Beside {
     file: PathBuf,
-    pipeline: String,
-    source: Arc<dyn Source>,
-    tables: Vec<TableName>,
-    draft: Table,
-    is_written: Arc<AtomicBool>,
+    pipeline: PathBuf,
+    is_written: AtomicBool,
 }
 
-impl Back {
-    pub(super) fn name(&self) -> &str {
-        &self.pipeline
+impl Beside {
+    pub(super) fn new(file: &Path, pipeline: &Path) -> Beside {
+        Beside {
+            file: file.to_path_buf(),
+            pipeline: pipeline.to_path_buf(),
+            is_written: AtomicBool::new(false),
+        }
     }
 
-    /// Removes what was made of it.
-    pub(super) async fn take_back(&self) -> Result<(), Failure> {
-        self.source.take_back().await?;
-        if self.is_written.load(Ordering::Relaxed) {
-            std::fs::remove_file(&self.file).map_err(|err| {
-                let shown = self.file.display();
-                Error::definite(codes::CLI_MACHINE, format!("remove {shown}: {err}"))
-            })?;
-        }
-        Ok(())
+    fn failed(&self, what: &str, err: &std::io::Error) -> Failure {
+        let shown = self.file.display();
+        Error::definite(codes::CLI_MACHINE, format!("{what} {shown}: {err}")).into()
     }
 }
 
-impl Cutover<'_> {
-    /// What the pipeline would be, and whether it could run.
-    pub(super) async fn look_back(
-        &self,
-        file: &Path,
-        mappings: &[TableMapping],
-    ) -> Result<(Back, String), Failure> {
-        if file.exists() {
-            return Err(no_way(format!(
-                "{} exists and is not overwritten",
-                file.display()
-            )));
+#[async_trait]
+impl Home for Beside {
+    fn definition(&self) -> Result<String, Failure> {
+        if self.file.exists() {
+            let shown = self.file.display();
+            return Err(no_way(format!("{shown} exists and is not overwritten")));
         }
-        let is_beside = match (directory(file), directory(&self.opened.file)) {
+        let is_beside = match (directory(&self.file), directory(&self.pipeline)) {
             (Some(one), Some(other)) => one == other,
             _ => false,
         };
@@ -97,11 +99,66 @@ impl Cutover<'_> {
             // What the one file refers to, the other must find.
             return Err(no_way("its file belongs beside that of the pipeline"));
         }
-        let mut draft = self.draft(mappings)?;
+        text(&self.pipeline)
+    }
+
+    fn open(&self, text: String) -> Result<Opened, Failure> {
+        Opened::of_text(&self.file, text)
+    }
+
+    async fn keep(&self, text: String) -> Result<String, Failure> {
+        let written = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(&self.file)
+            .and_then(|mut file| file.write_all(text.as_bytes()));
+        written.map_err(|err| self.failed("write", &err))?;
+        self.is_written.store(true, Ordering::Relaxed);
+        Ok(self.file.display().to_string())
+    }
+
+    async fn remove(&self) -> Result<(), Failure> {
+        if self.is_written.load(Ordering::Relaxed) {
+            std::fs::remove_file(&self.file).map_err(|err| self.failed("remove", &err))?;
+        }
+        Ok(())
+    }
+}
+
+/// A pipeline that is to copy back.
+#[derive(Clone)]
+pub(super) struct Back<'a> {
+    home: &'a dyn Home,
+    pipeline: String,
+    source: Arc<dyn Source>,
+    tables: Vec<TableName>,
+    draft: Table,
+}
+
+impl Back<'_> {
+    pub(super) fn name(&self) -> &str {
+        &self.pipeline
+    }
+
+    /// Removes what was made of it.
+    pub(super) async fn take_back(&self) -> Result<(), Failure> {
+        self.source.take_back().await?;
+        self.home.remove().await
+    }
+}
+
+impl<'a> Cutover<'a> {
+    /// What the pipeline would be, and whether it could run.
+    pub(super) async fn look_back(
+        &self,
+        home: &'a dyn Home,
+        mappings: &[TableMapping],
+    ) -> Result<(Back<'a>, String), Failure> {
+        let mut draft = self.draft(&home.definition()?, mappings)?;
         if !systems::may_mark(&self.opened.config, Side::Source).await? {
             draft["target"]["mark_origin"] = Value::Boolean(false);
         }
-        let opened = Opened::of_text(file, written(&draft, None))?;
+        let opened = home.open(written(&draft, None))?;
         self.is_turned_round(&opened)?;
         let checked = verbs::check::look(&opened).await?;
         let failed: Vec<String> = checked
@@ -114,7 +171,7 @@ impl Cutover<'_> {
             return Err(no_way(failed.join("; ")));
         }
         let back = Back {
-            file: file.to_path_buf(),
+            home,
             pipeline: opened.name().to_owned(),
             source: Arc::clone(&opened.source),
             tables: mappings
@@ -122,36 +179,27 @@ impl Cutover<'_> {
                 .map(|mapping| mapping.target.clone())
                 .collect(),
             draft,
-            is_written: Arc::default(),
         };
         let text = format!("{} could run", back.pipeline);
         Ok((back, text))
     }
 
-    /// Makes slot, publication and file.
-    pub(super) async fn make_back(&self, back: Back) -> Result<((), String), Failure> {
+    /// Makes slot and publication, and keeps it.
+    pub(super) async fn make_back(&self, back: Back<'a>) -> Result<((), String), Failure> {
         self.undo().back = Some(back.clone());
         back.source.announce(&back.tables).await?;
         let (position, snapshot) = back.source.open_log(Keep::ForPipeline).await?;
         drop(snapshot);
         let text = written(&back.draft, Some(&position.to_string()));
-        let written = std::fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&back.file)
-            .and_then(|mut file| file.write_all(text.as_bytes()));
-        let shown = back.file.display().to_string();
-        written
-            .map_err(|err| Error::definite(codes::CLI_MACHINE, format!("write {shown}: {err}")))?;
-        back.is_written.store(true, Ordering::Relaxed);
+        let shown = back.home.keep(text).await?;
         let said = format!("{shown}, from {position} of the target on");
         self.with_report(|report| report.back = Some(shown));
         Ok(((), said))
     }
 
-    /// The file, but for where it starts.
-    fn draft(&self, mappings: &[TableMapping]) -> Result<Table, Failure> {
-        let file: Table = text(&self.opened.file)?
+    /// Its definition, but for where it starts.
+    fn draft(&self, definition: &str, mappings: &[TableMapping]) -> Result<Table, Failure> {
+        let file: Table = definition
             .parse()
             .map_err(|_| no_way("the pipeline's file cannot be read any more"))?;
         let side = |name: &str| -> Table {
@@ -177,19 +225,13 @@ impl Cutover<'_> {
                 format!("{url}{joint}{IN_SPITE_OF_FENCE}").into(),
             );
         }
-        let name: String = self
-            .opened
-            .name()
-            .chars()
-            .take(NAME_MAX - "_back".len())
-            .collect();
         let include: Vec<Value> = mappings.iter().map(|m| pattern(&m.target).into()).collect();
         let mut draft = Table::new();
         draft.insert("version".into(), Value::Integer(1));
         draft.insert(
             "pipeline".into(),
             table([
-                ("name", format!("{name}_back").into()),
+                ("name", name_of_way_back(self.opened.name()).into()),
                 ("mode", "cdc_only".into()),
             ]),
         );

@@ -41,7 +41,7 @@ pub(crate) struct Report {
     pub(super) downtime: Option<Duration>,
     pub(super) rows: Option<u64>,
     pub(super) sequences: Option<usize>,
-    /// The file of the pipeline that copies back.
+    /// The pipeline that copies back: its file, or its name on the server that has it.
     pub(super) back: Option<String>,
     /// What was taken back.
     pub(super) undone: Vec<String>,
@@ -180,12 +180,13 @@ impl Report {
         }
     }
 
-    pub(super) fn answer(&self, refusal: Option<&Error>) -> Answer {
+    /// `begins`: the verb by which a way back is begun where it is kept.
+    pub(super) fn answer(&self, refusal: Option<&Error>, begins: &str) -> Answer {
         let answer = Answer::new(self.text(refusal), self.data(refusal));
         match refusal {
             None => match &self.back {
-                Some(file) if !self.is_rehearsal => answer.notice(format!(
-                    "carries back what is written now: tidemark run {file}"
+                Some(kept) if !self.is_rehearsal => answer.notice(format!(
+                    "carries back what is written now: tidemark {begins} {kept}"
                 )),
                 _ => answer,
             },

@@ -40,9 +40,9 @@ impl Cutover<'_> {
         self.step("verified", self.verified()).await?;
         self.step("left behind", self.left_behind(&mappings))
             .await?;
-        let back = match &self.wishes.reverse {
-            Some(file) => Some(
-                self.step("way back", self.look_back(file, &mappings))
+        let back = match self.home {
+            Some(home) => Some(
+                self.step("way back", self.look_back(home, &mappings))
                     .await?,
             ),
             None => None,
@@ -99,8 +99,8 @@ impl Cutover<'_> {
         self.step("verified", verified).await?;
         self.step("left behind", self.left_behind(&mappings))
             .await?;
-        if let Some(file) = &self.wishes.reverse {
-            self.step("way back", self.look_back(file, &mappings))
+        if let Some(home) = self.home {
+            self.step("way back", self.look_back(home, &mappings))
                 .await?;
         }
         let gap = async {
@@ -391,7 +391,7 @@ impl Cutover<'_> {
         if !self.runs_here {
             wait_until_nobody_owns(self.opened).await?;
         }
-        if self.wishes.reverse.is_some() {
+        if self.home.is_some() {
             // Started again by mistake, it would bring what the way back has brought there.
             self.opened.source.release().await?;
         }

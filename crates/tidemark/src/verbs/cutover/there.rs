@@ -3,10 +3,11 @@
 
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tidemark_core::Error;
-use tidemark_core::catalogue::codes;
 
-use super::{CutoverArgs, Ended, Report, answer, answer_of_abort, confirm_abort, consent};
+use super::{
+    CutoverArgs, Ended, Hook, Kept, Report, Wishes, answer, answer_of_abort, confirm_abort,
+    consent, writers,
+};
 use crate::invocation::Invocation;
 use crate::output::{Consent, Outcome};
 use crate::problem::Failure;
@@ -18,10 +19,12 @@ pub(super) async fn run(
     arguments: &CutoverArgs,
 ) -> Outcome {
     let wishes = &arguments.wishes;
-    if wishes.stop_writers.is_some() || wishes.reverse.is_some() {
-        let text = "commands and the way back belong to this machine: --stop-writers and --reverse \
-                    work where the pipeline's file is";
-        return Err(Error::definite(codes::SERVER_VERB, text).into());
+    if let Some(Kept::In(file)) = &arguments.reverse {
+        let text = format!(
+            "the server keeps the way back itself: --reverse without {}",
+            file.display()
+        );
+        return Err(Failure::usage(text));
     }
     if arguments.abort {
         return abort(invocation, there).await;
@@ -31,6 +34,9 @@ pub(super) async fn run(
         "silence_seconds": wishes.silence.as_secs_f64(),
         "patience_seconds": wishes.patience.as_secs_f64(),
         "sequence_margin": wishes.sequence_margin,
+        "stop_writers": wishes.stop_writers,
+        "start_writers": wishes.start_writers,
+        "reverse": arguments.reverse.is_some(),
     });
     if arguments.dry_run {
         let body = json!({ "cutover": asked, "dry_run": true });
@@ -46,15 +52,18 @@ pub(super) async fn run(
     let confirm = is_agreed.then_some(there.name.as_str());
     let body = json!({ "cutover": asked, "confirm": confirm });
     let operation = there.begin("cutover", &body).await?;
+    let mut following = Following::new(invocation, there, wishes, &operation);
     let failure = tokio::select! {
-        done = follow(invocation, there, &operation) => done.err(),
+        done = following.follow() => done.err(),
         late = invocation.late() => Some(late),
         name = invocation.signals.stop() =>
             Some(Failure::Signalled(name.exit(), "interrupted".to_owned())),
     };
     if failure.is_some() {
+        following.gives_up = true;
         // One that is over by now stays as it is.
         there.server.cancel(&operation).await?;
+        following.follow().await?;
     }
     let over = there.server.over(&operation).await?;
     if over.data["steps"].is_null() {
@@ -69,33 +78,104 @@ pub(super) async fn run(
     answer(ended, arguments)
 }
 
-/// Says each step once it is done, and agrees where that is asked, until it is over.
-async fn follow(invocation: &Invocation, there: &There, operation: &str) -> Result<(), Failure> {
-    #[derive(Deserialize)]
-    struct Asks {
-        asks: Option<String>,
-    }
-    let mut said = 0;
-    loop {
-        let now = there.server.now(operation).await?;
-        let is_over = now.is_over();
-        if !now.data.is_null() {
-            let strange = |err| there.server.strange(&err);
-            let asks: Asks = serde_json::from_value(now.data.clone()).map_err(strange)?;
-            let (report, _) = Report::of_data(now.data).map_err(strange)?;
-            for line in report.lines(said) {
-                invocation.talk.say(&line);
-                said += 1;
-            }
-            if let Some(effect) = asks.asks.filter(|_| !is_over) {
-                consent(invocation, &there.name, effect).await?;
-                there.server.agree(operation, &there.name).await?;
-            }
+/// What a cutover wants of whoever follows it.
+#[derive(Deserialize)]
+struct Asks {
+    /// In words.
+    asks: Option<String>,
+    /// Which of our commands is to be run.
+    runs: Option<Hook>,
+}
+
+/// Follows a cutover.
+struct Following<'a> {
+    invocation: &'a Invocation,
+    there: &'a There,
+    wishes: &'a Wishes,
+    operation: &'a str,
+    /// How many steps were said.
+    said: usize,
+    /// What was answered last: the server may still show that.
+    answered: Option<String>,
+    /// Nothing is agreed to any more; all there is to do is to start the writers again.
+    gives_up: bool,
+}
+
+impl<'a> Following<'a> {
+    fn new(
+        invocation: &'a Invocation,
+        there: &'a There,
+        wishes: &'a Wishes,
+        operation: &'a str,
+    ) -> Following<'a> {
+        Following {
+            invocation,
+            there,
+            wishes,
+            operation,
+            said: 0,
+            answered: None,
+            gives_up: false,
         }
-        if is_over {
+    }
+
+    /// Says each step once it is done, and does what is asked of us, until it is over.
+    async fn follow(&mut self) -> Result<(), Failure> {
+        let server = &self.there.server;
+        loop {
+            let now = server.now(self.operation).await?;
+            if !now.data.is_null() {
+                let strange = |err| server.strange(&err);
+                let asks: Asks = serde_json::from_value(now.data.clone()).map_err(strange)?;
+                let is_over = now.is_over();
+                let (report, _) = Report::of_data(now.data).map_err(strange)?;
+                for line in report.lines(self.said) {
+                    self.invocation.talk.say(&line);
+                    self.said += 1;
+                }
+                if is_over {
+                    return Ok(());
+                }
+                if asks.asks.is_some() && asks.asks != self.answered {
+                    self.answer(asks).await?;
+                }
+            } else if now.is_over() {
+                return Ok(());
+            }
+            tokio::time::sleep(crate::remote::LOOK_EVERY).await;
+        }
+    }
+
+    async fn answer(&mut self, asks: Asks) -> Result<(), Failure> {
+        let (there, wishes) = (self.there, self.wishes);
+        // What is run here is what was said here, whatever the server says.
+        let command = match asks.runs {
+            Some(Hook::StopWriters) => wishes.stop_writers.as_ref(),
+            Some(Hook::StartWriters) => wishes.start_writers.as_ref(),
+            None => None,
+        };
+        if self.gives_up && asks.runs != Some(Hook::StartWriters) {
             return Ok(());
         }
-        tokio::time::sleep(crate::remote::LOOK_EVERY).await;
+        let effect = asks.asks.clone().unwrap_or_default();
+        self.answered = asks.asks;
+        match (asks.runs, command) {
+            (None, _) => consent(self.invocation, &there.name, effect).await?,
+            (Some(hook), Some(command)) => {
+                let ran = writers::run(command, &there.name).await;
+                if ran.is_err() && hook == Hook::StartWriters {
+                    // The server tells what that leaves.
+                    return Ok(there.server.cancel(self.operation).await?);
+                }
+                ran?;
+            }
+            (Some(_), None) => {
+                let text = "it asks for a command that was not given";
+                return Err(there.server.strange(&text).into());
+            }
+        }
+        there.server.agree(self.operation, &there.name).await?;
+        Ok(())
     }
 }
 
@@ -110,7 +190,7 @@ fn ended(there: &There, told: Value, failure: Option<Failure>) -> Result<Ended, 
 async fn abort(invocation: &Invocation, there: &There) -> Outcome {
     let told = there.tell("abort", &json!({ "dry_run": true })).await?;
     if told["fenced"] == true {
-        confirm_abort(invocation, &there.name)?;
+        confirm_abort(invocation, &there.name).await?;
         there.act("abort", &json!({})).await?;
     }
     Ok(answer_of_abort(

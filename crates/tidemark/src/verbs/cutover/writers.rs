@@ -7,7 +7,7 @@ use tidemark_core::Error;
 use tidemark_core::catalogue::codes;
 use tidemark_core::finding::Side;
 
-use super::{Cutover, Fence};
+use super::{Cutover, Fence, Hook};
 use crate::output::numbers::counted;
 use crate::problem::Failure;
 use crate::systems;
@@ -18,7 +18,7 @@ impl Cutover<'_> {
         let mut said = Vec::new();
         if let Some(command) = &self.wishes.stop_writers {
             self.undo().stopped = true;
-            self.hook(command).await?;
+            self.company.runs(Hook::StopWriters, command).await?;
             said.push("stopped by the command".to_owned());
         }
         if self.wishes.fence {
@@ -54,24 +54,23 @@ impl Cutover<'_> {
             raised.left.join(", ")
         ))
     }
+}
 
-    /// Runs a command of the user's. What it prints goes where talk goes.
-    pub(super) async fn hook(&self, command: &str) -> Result<(), Failure> {
-        let failed =
-            |how: String| Error::definite(codes::CUTOVER_HOOK, format!("`{command}` {how}"));
-        let status = tokio::process::Command::new("sh")
-            .args(["-c", command])
-            .env("TIDEMARK_PIPELINE", self.opened.name())
-            .stdin(Stdio::null())
-            .stdout(Stdio::from(std::io::stderr()))
-            .kill_on_drop(true)
-            .status()
-            .await
-            .map_err(|err| failed(format!("could not be run: {err}")))?;
-        if status.success() {
-            Ok(())
-        } else {
-            Err(failed(format!("ended with {status}")).into())
-        }
+/// Runs a command of whoever is here. What it prints goes where talk goes.
+pub(super) async fn run(command: &str, pipeline: &str) -> Result<(), Failure> {
+    let failed = |how: String| Error::definite(codes::CUTOVER_HOOK, format!("`{command}` {how}"));
+    let status = tokio::process::Command::new("sh")
+        .args(["-c", command])
+        .env("TIDEMARK_PIPELINE", pipeline)
+        .stdin(Stdio::null())
+        .stdout(Stdio::from(std::io::stderr()))
+        .kill_on_drop(true)
+        .status()
+        .await
+        .map_err(|err| failed(format!("could not be run: {err}")))?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(failed(format!("ended with {status}")).into())
     }
 }

@@ -17,7 +17,7 @@ use crate::demo::lab;
 use crate::demo::mark::{Left, Mark, started_ticks};
 use crate::demo::orders;
 use crate::demo::stage::{self, Customers, PIPELINE, Servers, Side};
-use crate::demo::worker::{Place, Port, Worker};
+use crate::demo::worker::{Address, Place, Port, Worker};
 use crate::invocation::Invocation;
 use crate::output::numbers::{bytes, counted, duration, grouped, seconds};
 use crate::output::screen::Stream;
@@ -67,6 +67,8 @@ pub(super) struct Show<'a> {
     servers: Servers,
     customers: Option<Customers>,
     opened: Opened,
+    /// Where the page is.
+    address: Address,
     worker: Option<Worker>,
     /// How often a table was altered.
     altered: u32,
@@ -78,9 +80,9 @@ pub(super) struct Show<'a> {
 pub(super) async fn run(invocation: &Invocation, wishes: Wishes) -> Outcome {
     let began = Instant::now();
     let shop = Shop::of(wishes.rows).map_err(|err| lab(&err))?;
-    wishes.port.check()?;
+    let address = wishes.port.hold()?;
     let servers = begin(invocation, &wishes).await?;
-    let mut show = match Show::new(invocation, servers) {
+    let mut show = match Show::new(invocation, servers, address) {
         Ok(show) => show,
         Err((failure, servers)) => {
             servers.remove().await;
@@ -154,6 +156,7 @@ impl<'a> Show<'a> {
     fn new(
         invocation: &'a Invocation,
         servers: Servers,
+        address: Address,
     ) -> Result<Show<'a>, (Failure, Box<Servers>)> {
         let opened = (|| {
             let file = servers.write_file()?;
@@ -169,6 +172,7 @@ impl<'a> Show<'a> {
             servers,
             customers: None,
             opened,
+            address,
             worker: None,
             altered: 0,
             facts: serde_json::Map::new(),
@@ -231,7 +235,7 @@ impl<'a> Show<'a> {
         );
         tell(self.invocation, "traffic", &text, Duration::ZERO);
 
-        self.serve(wishes.port).await?;
+        self.serve().await?;
         self.load().await?;
         self.stream().await?;
         let (report, took) = self.verify().await?;
@@ -279,33 +283,30 @@ impl<'a> Show<'a> {
     }
 
     /// Has the pipeline run and its page shown.
-    async fn serve(&mut self, port: Port) -> Result<(), Failure> {
+    async fn serve(&mut self) -> Result<(), Failure> {
         let began = Instant::now();
-        let worker = self.start_worker(port).await?;
-        let page = page_of(&worker);
-        self.worker = Some(worker);
+        self.worker = Some(self.start_worker().await?);
+        let page = self.address.page();
         let text = format!("{page} shows all of this as it happens");
         tell(self.invocation, "page", &text, began.elapsed());
         self.fact("page", page);
         Ok(())
     }
 
-    async fn start_worker(&self, port: Port) -> Result<Worker, Error> {
+    async fn start_worker(&self) -> Result<Worker, Error> {
         let place = Place {
             directory: self.servers.directory().to_path_buf(),
             pipelines: self.servers.pipelines(),
             state: self.servers.state(),
             orders: orders::socket(self.servers.directory()),
         };
-        Worker::start(&place, port).await
+        Worker::start(&place, &self.address).await
     }
 
     /// The process that runs the pipeline is gone: another one takes its place, on the same port.
     async fn replace_worker(&mut self) -> Result<&Worker, Error> {
-        let port = self.worker.take().map(|gone| gone.address().port());
-        let worker = self
-            .start_worker(port.map_or(Port::Usual, Port::Given))
-            .await?;
+        self.worker = None;
+        let worker = self.start_worker().await?;
         Ok(self.worker.insert(worker))
     }
 
@@ -408,7 +409,8 @@ impl<'a> Show<'a> {
             let ended = async {
                 match worker {
                     Some(worker) => worker.ended().await,
-                    None => std::future::pending().await,
+                    // One was killed, and what came in its place did not start.
+                    None => "none is left".to_owned(),
                 }
             };
             tokio::select! {
@@ -438,7 +440,7 @@ Ctrl-C stops everything and removes what the demo made.";
         };
         let lines = MENU.lines().filter(can);
         let menu: Vec<&str> = lines.collect();
-        let page = self.worker.as_ref().map(page_of).unwrap_or_default();
+        let page = self.address.page();
         let menu = format!("\nOpen      {page}\n{}", menu.join("\n"));
         self.invocation.talk.screen.write(Stream::Out, &menu);
     }
@@ -481,10 +483,6 @@ Ctrl-C stops everything and removes what the demo made.";
         }
         self.servers.remove().await;
     }
-}
-
-fn page_of(worker: &Worker) -> String {
-    format!("http://{}/", worker.address())
 }
 
 /// Why the pipeline does not go on by itself, where it does not.

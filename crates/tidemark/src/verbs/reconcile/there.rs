@@ -30,7 +30,7 @@ async fn reconcile(invocation: &Invocation, there: &There, arguments: &Reconcile
     } else {
         let asked = json!({ "tables": tables, "dry_run": true });
         let effect: Effect = read(there, there.tell("reconcile", &asked).await?)?;
-        effect.confirm(invocation)?;
+        effect.confirm(invocation).await?;
         (MENDING, json!({ "tables": tables }))
     };
     let done = during(&invocation.talk, what, there.act("reconcile", &body)).await?;

@@ -8,7 +8,7 @@ use tidemark_core::clock;
 use tidemark_core::config::AfterLoad;
 use tidemark_core::control::door::SharedBoard;
 use tidemark_core::pipeline::Commander;
-use tidemark_core::status::{PipelineState, Verified};
+use tidemark_core::status::{PipelineState, TableStatusState, Verified};
 use tidemark_core::verify::again;
 use tidemark_core::verify::compare::{self, Depth, Outcome as Compared, Report};
 use tokio::sync::watch;
@@ -49,20 +49,24 @@ pub(super) async fn after_load(
     {
         return std::future::pending().await;
     }
-    let state = || {
-        let board = board.lock().unwrap_or_else(PoisonError::into_inner);
-        board.status(tokio::time::Instant::now()).state
-    };
+    let is_awaited = until == Some(&UntilArg::Verified);
     let mut attempt = 0;
     let (began, report) = loop {
-        while state() != PipelineState::Streaming {
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
+        until_comparable(opened, board, is_awaited).await;
         let began = Instant::now();
         let failure = match compared(opened, depth, commander).await {
+            // The load began after the look.
+            Ok(report) if is_awaited && report.is_early() => {
+                tokio::time::sleep(LOOK_EVERY).await;
+                continue;
+            }
             Ok(report) => break (began, report),
             Err(failure) => failure,
         };
+        if let Failure::Error(err) = &failure {
+            let mut board = board.lock().unwrap_or_else(PoisonError::into_inner);
+            board.set_unverified(err);
+        }
         let pause = match &failure {
             Failure::Error(err) => again::pause(err, attempt),
             _ => None,
@@ -80,16 +84,17 @@ pub(super) async fn after_load(
             );
             tokio::time::sleep(pause).await;
             attempt += 1;
-        } else if until == Some(&UntilArg::Verified) {
+        } else if is_awaited {
             return Err(failure);
         } else {
             // Nobody waits for it, and what the engine copies meanwhile is as good as before.
             tracing::error!(
                 pipeline,
                 code,
-                "the copy is not compared after its load: {what}"
+                "the copy is not compared after its load: {what}; it is tried again in {}",
+                duration(again::SELDOM)
             );
-            return std::future::pending().await;
+            tokio::time::sleep(again::SELDOM).await;
         }
     };
     board
@@ -102,6 +107,36 @@ pub(super) async fn after_load(
         });
     log(opened, &report, began.elapsed());
     Ok(report)
+}
+
+/// Waits until the pipeline streams; where the run is to end with the proof also until no table is being
+/// loaded anew: ended before, the run would cut the load off, and so would every one after it.
+async fn until_comparable(opened: &Opened, board: &SharedBoard, is_awaited: bool) {
+    let mut is_told = false;
+    loop {
+        let status = {
+            let board = board.lock().unwrap_or_else(PoisonError::into_inner);
+            board.status(tokio::time::Instant::now())
+        };
+        if status.state == PipelineState::Streaming {
+            let tables = status.tables.iter();
+            let anew = tables.filter(|table| table.state == TableStatusState::Resyncing);
+            let count = if is_awaited { anew.count() } else { 0 };
+            if count == 0 {
+                return;
+            }
+            if !is_told {
+                let tables = counted(count as u64, "table");
+                let pipeline = opened.name();
+                tracing::info!(
+                    pipeline,
+                    "compares once {tables} that are loaded anew are in"
+                );
+                is_told = true;
+            }
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }
 
 async fn compared(opened: &Opened, depth: Depth, commander: &Commander) -> Result<Report, Failure> {

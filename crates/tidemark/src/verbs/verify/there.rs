@@ -68,7 +68,7 @@ async fn verify(invocation: &Invocation, pipeline: &There, arguments: &VerifyArg
             .next()
             .is_some()
     {
-        confirm_repair(invocation, &pipeline.name, &found.report, &found.aside)?;
+        confirm_repair(invocation, &pipeline.name, &found.report, &found.aside).await?;
         let asked = json!({ "verification": found.number });
         let repaired = during(&invocation.talk, REPAIRING, pipeline.act("repair", &asked));
         let took = found.took;

@@ -23,23 +23,13 @@ fn column(name: &str, type_name: &str, type_id: u32) -> Column {
 fn mapping(columns: &[(&str, &str, u32)]) -> TableMapping {
     TableMapping {
         schema: TableSchema {
-            name: TableName::new("shop", "orders"),
-            id: 7,
             columns: columns
                 .iter()
                 .map(|(name, type_name, id)| column(name, type_name, *id))
                 .collect(),
             primary_key: vec![0],
             identity: ReplicaIdentity::Key(vec![0]),
-            indexes: Vec::new(),
-            checks: Vec::new(),
-            foreign_keys: Vec::new(),
-            rows: None,
-            bytes: 0,
-            is_partitioned: false,
-            storage: None,
-            attributes: Vec::new(),
-            notes: Vec::new(),
+            ..TableSchema::bare(TableName::new("shop", "orders"), 7)
         },
         target: TableName::new("dw", "orders"),
         columns: (0..columns.len())

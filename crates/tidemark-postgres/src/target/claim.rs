@@ -1,0 +1,129 @@
+//! Claiming tables: what two pipelines bring into one table comes twice.
+//!
+//! A pipeline first holds its own lock ([`owner`]), then claims its tables, and its claim is seen by
+//! others once what it records of them is committed. Whoever claims holds one lock for all pipelines of
+//! the database until then: otherwise two that start at the same moment would each look before the
+//! other has recorded anything, and both would find themselves alone.
+
+use std::collections::BTreeMap;
+
+use tidemark_core::catalogue::codes;
+use tidemark_core::mapping::TableMapping;
+use tidemark_core::schema::TableName;
+use tidemark_core::{Context, Error, Result};
+
+use super::owner;
+use crate::wire::{Connection, quote_literal};
+
+/// What nobody else may claim meanwhile. One number for all pipelines, which no pipeline's lock has but
+/// by a chance of 1 in 2⁶⁴.
+const CLAIM_LOCK: &str = "tidemark claim of tables";
+
+/// Another pipeline that has recorded tables of ours.
+pub(super) struct Shared {
+    pub(super) pipeline: String,
+    /// The tables, in words.
+    pub(super) what: String,
+    /// Whether somebody runs it now.
+    pub(super) is_running: bool,
+}
+
+impl Shared {
+    pub(super) fn found(&self) -> String {
+        let Shared { pipeline, what, .. } = self;
+        format!("written by pipeline {pipeline}, which runs now: {what}")
+    }
+
+    pub(super) fn way_out(&self) -> String {
+        format!(
+            "stop the other one (tidemark stop {}), or give these tables other names: target.schema, \
+             or target in [[table]]",
+            self.pipeline
+        )
+    }
+}
+
+/// Refuses where a pipeline that runs has one of the tables. In an open transaction, which is to record
+/// them: until it ends nobody else claims any.
+pub(super) async fn claim(
+    connection: &mut Connection,
+    pipeline: &str,
+    tables: &[&TableName],
+) -> Result<()> {
+    let key = owner::key_of(CLAIM_LOCK);
+    // A statement of its own: the next one is to see what was committed while this one waited.
+    connection
+        .run(&format!("SELECT pg_advisory_xact_lock({key})"))
+        .await
+        .context(|| "claim the tables on the target")?;
+    let shared = shared(connection, pipeline, tables).await?;
+    match shared.iter().find(|shared| shared.is_running) {
+        None => Ok(()),
+        Some(other) => {
+            let error = Error::definite(codes::TARGET_SHARED, other.found());
+            Err(error.first_action(other.way_out()))
+        }
+    }
+}
+
+/// Whether the pipeline has recorded this table: then it was claimed, at the latest when the pipeline was
+/// taken over.
+pub(super) async fn is_recorded(
+    connection: &mut Connection,
+    pipeline: &str,
+    mapping: &TableMapping,
+) -> Result<bool> {
+    let (source, target) = (mapping.source(), &mapping.target);
+    let sql = "SELECT FROM tidemark.table_state WHERE pipeline = $1 AND source_schema = $2 \
+               AND source_name = $3 AND target_schema = $4 AND target_name = $5";
+    let names = [&source.schema, &source.name, &target.schema, &target.name];
+    let mut params = vec![Some(pipeline)];
+    params.extend(names.map(|name| Some(name.as_str())));
+    let answer = connection.query(sql, &params).await?;
+    Ok(!answer.rows.is_empty())
+}
+
+/// Other pipelines that have recorded any of the tables.
+pub(super) async fn shared(
+    connection: &mut Connection,
+    pipeline: &str,
+    tables: &[&TableName],
+) -> Result<Vec<Shared>> {
+    if tables.is_empty() {
+        return Ok(Vec::new());
+    }
+    let names: Vec<String> = tables
+        .iter()
+        .map(|table| {
+            let (schema, name) = (&table.schema, &table.name);
+            format!("({}, {})", quote_literal(schema), quote_literal(name))
+        })
+        .collect();
+    // A list of values and not of pairs: see `check/tables.rs`.
+    let sql = format!(
+        "SELECT pipeline, target_schema, target_name FROM tidemark.table_state \
+         WHERE pipeline <> $1 AND (target_schema, target_name) IN (VALUES {}) ORDER BY 1, 2, 3",
+        names.join(", ")
+    );
+    let answer = connection.query(&sql, &[Some(pipeline)]).await?;
+    let mut others: BTreeMap<String, Vec<TableName>> = BTreeMap::new();
+    for row in &answer.rows {
+        let table = TableName::new(row.get_str(1)?, row.get_str(2)?);
+        others.entry(row.get(0)?).or_default().push(table);
+    }
+    let mut found = Vec::with_capacity(others.len());
+    for (pipeline, tables) in others {
+        let what = match tables.as_slice() {
+            [first] => first.to_string(),
+            [first, ..] => format!("{} tables, {first} among them", tables.len()),
+            [] => continue,
+        };
+        let is_running = owner::holder(connection, &pipeline).await?.is_some();
+        found.push(Shared {
+            pipeline,
+            what,
+            is_running,
+        });
+    }
+    Ok(found)
+}
