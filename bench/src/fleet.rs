@@ -133,6 +133,7 @@ impl Fleet<'_> {
                 let so_far = usize::try_from(number + 1)?;
                 let states = ["streaming", "catching_up", state];
                 served.all_are(&states, so_far).await?;
+                crate::announce(&format!("fleet, of which {so_far} are there"))?;
             }
         }
         Ok(())

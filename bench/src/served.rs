@@ -15,6 +15,7 @@ use crate::load::stop_tidemark;
 use crate::stage::{Database, Stage, begin, last_lines, program};
 
 const PATIENCE: Duration = Duration::from_mins(15);
+const ASKED_EVERY: Duration = Duration::from_millis(500);
 
 /// See the module's text.
 pub(crate) struct Served {
@@ -83,6 +84,8 @@ impl Served {
     pub(crate) async fn all_are(&self, states: &[&str], count: usize) -> Result<()> {
         let what = format!("{count} pipelines to be {}", states.join(" or "));
         wait_until(PATIENCE, &what, || async {
+            // To ask for hundreds of pipelines all the time would be most of the work on two cores.
+            tokio::time::sleep(ASKED_EVERY).await;
             let list = self.get("/pipelines?limit=500").await?;
             let list = list["pipelines"].as_array().context("no list")?;
             let of = |one: &Value| one["state"].as_str().unwrap_or_default().to_owned();

@@ -10,6 +10,7 @@ import * as everywhere from "./cases/everywhere.mjs";
 import * as files from "./cases/files.mjs";
 import * as keyboard from "./cases/keyboard.mjs";
 import * as make from "./cases/new.mjs";
+import * as mend from "./cases/mend.mjs";
 import * as news from "./cases/news.mjs";
 import * as overview from "./cases/overview.mjs";
 import * as pipeline from "./cases/pipeline.mjs";
@@ -28,7 +29,7 @@ export default [
   tables.u01_numbers_move_without_loading_the_page_anew,
   overview.u01_the_overview_is_live_and_its_title_says_how_it_is,
   pipeline.both_sides_are_compared_from_the_page,
-  pipeline.what_differs_is_repaired_from_the_page,
+  pipeline.what_differs_does_not_look_like_success_and_is_repaired_from_the_page,
   pipeline.a_verification_under_way_is_shown_and_given_up,
   tables.u04_a_resync_shows_its_effect_and_readers_never_see_fewer_rows,
   data.rows_of_both_sides_are_seen_side_by_side,
@@ -50,6 +51,7 @@ export default [
   pipeline.events_and_the_definition_are_shown_without_secrets,
   files.a_file_that_says_something_else_than_what_runs_is_shown,
   reference.the_api_is_described_by_the_server_itself,
+  mend.a_gap_is_told_and_bridged_from_the_page,
   cutover.a_cutover_is_rehearsed_asked_for_and_told_with_its_downtime,
   roles.u14_pages_and_api_give_each_role_the_same_and_nobody_what_is_masked,
   signIn.tokens_are_shown_once_and_a_viewer_has_no_buttons,

@@ -44,8 +44,10 @@ export async function a_cutover_is_rehearsed_asked_for_and_told_with_its_downtim
   await dialog.getByRole("button", { name: "Close" }).click();
   await until("cut to stream on", async () => (await server.get("/pipelines/cut")).state === "streaming");
 
-  // Behind a fence it goes to its end.
+  // Behind a fence it goes to its end, and leaves a way back.
   await begin();
+  await dialog.getByRole("checkbox", { name: /copies back/ }).check();
+  await dialog.getByRole("list", { name: "steps" }).filter({ hasText: "cut_back could run" }).waitFor();
   await dialog.getByLabel(/Type/).fill("cut");
   await go.click();
   const downtime = dialog.getByTestId("downtime");
@@ -59,6 +61,10 @@ export async function a_cutover_is_rehearsed_asked_for_and_told_with_its_downtim
   await shot("cutover-done");
   assert.equal(await databases.sql(source, "SHOW default_transaction_read_only"), "on");
   assert.equal(await databases.sql(target, "SELECT count(*) FROM bills"), "500");
+  await dialog.getByRole("link", { name: "cut_back" }).waitFor();
+  assert.equal((await server.get("/pipelines/cut_back")).state, "stopped");
+  await server.remove("/pipelines/cut_back");
+  await until("cut_back to be gone", async () => (await server.get("/pipelines/cut_back")).status === 404);
   await dialog.getByRole("button", { name: "Close" }).click();
   await until("cut to be stopped", async () => (await server.get("/pipelines/cut")).state === "stopped");
   await server.post("/pipelines/cut/actions/abort", {});

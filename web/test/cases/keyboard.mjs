@@ -26,11 +26,13 @@ export async function u09_a_pipeline_is_made_paused_compared_loaded_anew_and_del
   await databases.sql(databases.source, "CREATE SCHEMA keyed; CREATE TABLE keyed.notes (id int PRIMARY KEY, v text); INSERT INTO keyed.notes SELECT i, 'v' FROM generate_series(1, 100) i; ANALYZE keyed.notes");
   const press = (key) => page.keyboard.press(key);
   const has = (name) => until(`the focus on ${name}`, async () => (await page.evaluate(focused)).name === name);
+  const isAtHeading = () => until("the focus on the page's heading", async () => (await page.evaluate(focused)).tag === "H1");
   await open("/");
   await page.locator("[data-link=live]").waitFor();
   await press("g");
   await press("n");
   await page.getByRole("heading", { name: "New pipeline" }).waitFor();
+  await isAtHeading();
   for (const [name, text] of [["Name", "keyed"], ["Source", databases.source], ["Target", databases.target], ["Tables, as patterns", "keyed.*"]]) {
     await tabTo(page, name);
     await press("ControlOrMeta+a");
@@ -44,7 +46,7 @@ export async function u09_a_pipeline_is_made_paused_compared_loaded_anew_and_del
   await page.getByRole("heading", { name: "keyed", exact: true }).waitFor();
   const says = (what, pattern) => until(what, async () => pattern.test(await header(page).innerText()));
   await says("streaming", /streaming/);
-  await until("the focus on the page's heading", async () => (await page.evaluate(focused)).tag === "H1");
+  await isAtHeading();
 
   // What is pressed becomes another; who pressed it is still there.
   await tabTo(page, "Pause");

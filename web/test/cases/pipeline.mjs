@@ -16,11 +16,13 @@ export async function both_sides_are_compared_from_the_page({ page, open, until,
   await shot("pipeline-verification");
 }
 
-export async function what_differs_is_repaired_from_the_page({ page, open, until, accessible, shot, databases, asViewer }) {
+export async function what_differs_does_not_look_like_success_and_is_repaired_from_the_page({ page, open, until, accessible, shot, databases, asViewer }) {
   await databases.sql(databases.target, "UPDATE customers SET city = 'elsewhere' WHERE id IN (4990, 4991); DELETE FROM customers WHERE id = 4992");
   await open("/p/shop/verification");
   await page.getByRole("button", { name: "Compare every row" }).click();
   await page.locator("#report").filter({ hasText: "different" }).waitFor();
+  await until("what was found to be said", async () => /^✗ verification \d+: 3 rows differ at/.test(await said(page).innerText()));
+  assert.equal(await said(page).locator("span").first().getAttribute("class"), "error");
   const repair = { name: "Repair what differs …" };
   await asViewer("/p/shop/verification", async (theirs) => {
     await theirs.locator("#report").filter({ hasText: "different" }).waitFor();
@@ -35,8 +37,12 @@ export async function what_differs_is_repaired_from_the_page({ page, open, until
   const rows = "SELECT md5(string_agg(c::text, '|' ORDER BY id)) FROM customers c";
   await until("both sides to be equal", async () => (await databases.sql(databases.source, rows)) === (await databases.sql(databases.target, rows)));
   await until("an end", async () => /^✓/.test(await said(page).innerText()));
+  const repaired = await said(page).innerText();
   await page.getByRole("button", { name: "Compare every row" }).click();
-  await page.locator("#report").filter({ hasText: "identical" }).waitFor();
+  await until("another answer", async () => {
+    const answer = await said(page).innerText();
+    return answer !== repaired && /^✓ verification \d+: \d+ rows identical at/.test(answer);
+  });
 }
 
 export async function a_verification_under_way_is_shown_and_given_up({ page, open, until, accessible, shot, server, databases, asViewer }) {

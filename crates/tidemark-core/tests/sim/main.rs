@@ -14,6 +14,7 @@
 #![expect(clippy::print_stdout, reason = "a failing seed is told")]
 
 mod change;
+mod door;
 mod history;
 mod rng;
 mod source;

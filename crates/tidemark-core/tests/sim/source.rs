@@ -61,12 +61,14 @@ impl Source for SimSource {
             lost: None,
         });
         Ok(LogState {
+            is_standby: false,
             earlier_timelines: Vec::new(),
             identity: identity(),
             head: at(world.head),
             slot,
             clock_us: 0,
             running: world.snapshot().xip,
+            committing: world.snapshot().xip,
             pins: Vec::new(),
             relayed: None,
         })

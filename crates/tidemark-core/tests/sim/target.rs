@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use tidemark_core::batch::Batch;
+use tidemark_core::batch::{Batch, SchemaChange};
 use tidemark_core::catalogue::codes;
 use tidemark_core::checkpoint::{
     Checkpoint, CheckpointUpdate, Chunk, Generation, LoadPhase, RelayHome, Release,
@@ -21,11 +21,12 @@ use tidemark_core::schema::{SourceSchema, TableName};
 use tidemark_core::source::{RowFormat, RowStream, SequenceValue};
 use tidemark_core::target::{
     Applied, Applier, Existing, LoadStart, LoadUnit, LoadedPart, Loader, Origin, Owner, Parked,
-    Place, Prepared, Replace, Target,
+    Place, Prepared, Replace, Target, TypeChanges,
 };
 use tidemark_core::verify::View;
 
 use crate::change::{SimChange, apply_change, by_table, is_refused, keys_of, name_of, to_batch};
+use crate::door::SimControl;
 use crate::source::table_of;
 use crate::world::{Row, Rows, Shared, TABLES, World, has_key, lost, lsn};
 
@@ -47,6 +48,7 @@ pub(crate) struct SimTarget {
     pub(crate) world: Shared,
     state: Arc<Mutex<State>>,
     generation: Arc<Mutex<u64>>,
+    pub(crate) door: SimControl,
 }
 
 impl SimTarget {
@@ -55,6 +57,7 @@ impl SimTarget {
             world,
             state: Arc::default(),
             generation: Arc::default(),
+            door: SimControl::default(),
         }
     }
 
@@ -64,6 +67,7 @@ impl SimTarget {
             world: self.world.clone(),
             state: Arc::clone(&self.state),
             generation: Arc::default(),
+            door: self.door.clone(),
         }
     }
 
@@ -218,8 +222,18 @@ impl Target for SimTarget {
             .await
     }
 
-    async fn prepare_objects(&self, _: &SourceSchema, _: &[TableMapping]) -> Result<bool> {
+    async fn prepare_objects(
+        &self,
+        _: &SourceSchema,
+        _: &[TableMapping],
+        _: TypeChanges,
+    ) -> Result<bool> {
         self.world.call("prepare objects").await?;
+        Ok(false)
+    }
+
+    async fn reshape(&self, _: &TableMapping, _: &[SchemaChange]) -> Result<bool> {
+        // No table has another shape here.
         Ok(false)
     }
 
@@ -320,7 +334,7 @@ impl Target for SimTarget {
     }
 
     async fn control(&self) -> Result<Box<dyn Control>> {
-        Err(lost("control"))
+        Ok(Box::new(self.door.clone()))
     }
 
     async fn forget(&self) -> Result<()> {

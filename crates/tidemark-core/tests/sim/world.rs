@@ -396,8 +396,6 @@ pub(crate) fn schema(table: usize) -> TableSchema {
     };
     let keyed = has_key(table);
     TableSchema {
-        name: TableName::new("public", TABLES[table]),
-        id: 100 + table as u32,
         columns: vec![
             column("id", 1, ValueClass::Integer),
             column("small", 2, ValueClass::Text),
@@ -409,14 +407,8 @@ pub(crate) fn schema(table: usize) -> TableSchema {
         } else {
             ReplicaIdentity::Full
         },
-        indexes: Vec::new(),
-        checks: Vec::new(),
-        foreign_keys: Vec::new(),
         rows: Some(10),
         bytes: 1000 + table as u64,
-        is_partitioned: false,
-        storage: None,
-        attributes: Vec::new(),
-        notes: Vec::new(),
+        ..TableSchema::bare(TableName::new("public", TABLES[table]), 100 + table as u32)
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tidemark_core::ErrorKind;
 use tidemark_core::catalogue::codes;
 use tidemark_core::checkpoint::{Chunk, KnownColumn, KnownShape, LoadPhase, Unit};
-use tidemark_core::schema::Attribute;
+use tidemark_core::schema::{Attribute, ValueClass};
 use tidemark_core::tidemark::{PgSnapshot, Seen, Tidemark};
 use tidemark_lab::{Proxy, wait_for};
 
@@ -40,6 +40,7 @@ async fn what_a_start_records_is_read_back() {
             type_id: 3_000_000_000,
             type_modifier: -1,
             is_not_null: true,
+            class: Some(ValueClass::Text),
         }],
         storage: Some(-7),
         attributes: vec![Attribute {
@@ -178,7 +179,8 @@ async fn a_take_over_waits_for_a_commit_under_way() {
         Ok(next.acquire(&owner(2)).await.ok())
     });
     let committing = async {
-        let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted";
+        let waits = "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid) \
+                     WHERE NOT granted AND datname = current_database()";
         wait_for(Duration::from_secs(10), "the take-over to wait", || async {
             Ok((database.value(waits).await != "0").then_some(()))
         })
@@ -201,6 +203,7 @@ async fn f61_an_older_schema_is_migrated_and_a_newer_one_refused() {
         .run(
             "DROP TABLE tidemark.command, tidemark.status, tidemark.quarantine;
              ALTER TABLE tidemark.checkpoint DROP COLUMN release, DROP COLUMN relay;
+             ALTER TABLE tidemark.table_state DROP COLUMN constraints;
              UPDATE tidemark.version SET version = 1",
         )
         .await;
@@ -220,7 +223,7 @@ async fn f61_an_older_schema_is_migrated_and_a_newer_one_refused() {
     .unwrap();
     assert_eq!(
         database.value("SELECT version FROM tidemark.version").await,
-        "5"
+        "6"
     );
     assert_eq!(
         database

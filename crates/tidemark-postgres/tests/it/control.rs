@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tidemark_core::catalogue::codes;
-use tidemark_core::control::{Answer, Command, HoldAt, HoldId, ResyncStrategy};
+use tidemark_core::control::{Answer, Command, Control, HoldAt, HoldId, ResyncStrategy};
 use tidemark_core::schema::TableName;
 use tidemark_core::status::{By, Health, PipelineState, Status, Totals, Trend};
 use tidemark_lab::wait_for;
@@ -66,6 +66,35 @@ async fn commands_wait_in_order_until_answered() {
     let mut stranger = database.target("another").control().await.unwrap();
     assert!(stranger.commands().await.unwrap().is_empty());
     assert_eq!(stranger.answer_to(first).await.unwrap(), None);
+}
+
+const AT_ONCE: Duration = Duration::ZERO;
+
+async fn is_called(control: &mut dyn Control, within: Duration) -> bool {
+    let called = tokio::time::timeout(within, control.called()).await;
+    called.inspect(|called| assert!(called.is_ok())).is_ok()
+}
+
+#[tokio::test]
+async fn a_command_calls_its_pipeline_and_no_other() {
+    let database = Database::new().await;
+    let (shop, other) = (database.target("shop"), database.target("other"));
+    shop.acquire(&owner(1)).await.unwrap();
+    other.acquire(&owner(2)).await.unwrap();
+    let mut engine = shop.control().await.unwrap();
+    let mut caller = database.target("shop").control().await.unwrap();
+    // Whoever only asks is not told.
+    caller.send(&Command::Stop).await.unwrap();
+    assert!(!is_called(caller.as_mut(), AT_ONCE).await);
+    assert_eq!(engine.commands().await.unwrap().len(), 1);
+    assert!(!is_called(engine.as_mut(), AT_ONCE).await, "it was read");
+
+    let mut to_other = database.target("other").control().await.unwrap();
+    to_other.send(&Command::Stop).await.unwrap();
+    caller.send(&Command::Stop).await.unwrap();
+    assert!(is_called(engine.as_mut(), Duration::from_secs(30)).await);
+    assert!(!is_called(engine.as_mut(), AT_ONCE).await, "once");
+    assert_eq!(engine.commands().await.unwrap().len(), 2);
 }
 
 #[tokio::test]
@@ -172,6 +201,7 @@ fn status(state: PipelineState) -> Status {
         latency_by_stage_seconds: None,
         slot: None,
         verified: None,
+        unverified: None,
         tables: Vec::new(),
         totals: Totals::default(),
         error: None,

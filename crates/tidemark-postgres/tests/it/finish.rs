@@ -6,7 +6,7 @@ use tidemark_core::config::{Located, Secret};
 use tidemark_core::mapping::{ColumnPattern, MaskRule, MaskWith, Rules, TableRule};
 use tidemark_core::schema::TableName;
 use tidemark_core::source::SequenceValue;
-use tidemark_core::target::{Existing, Place};
+use tidemark_core::target::{Existing, Place, TypeChanges};
 use tidemark_postgres::schema::describe;
 
 use crate::lab;
@@ -197,7 +197,7 @@ async fn what_masks_and_left_out_columns_forbid_is_left_out() {
     };
     let pair = Pair::new(script, rules).await;
     pair.target
-        .prepare_objects(&pair.schema, &pair.mappings)
+        .prepare_objects(&pair.schema, &pair.mappings, TypeChanges::Additions)
         .await
         .unwrap();
     pair.prepare("p", Existing::LoadIfEmpty).await.unwrap();

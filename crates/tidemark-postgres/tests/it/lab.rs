@@ -73,7 +73,8 @@ pub(crate) fn mapping(schema: &SourceSchema, name: &str) -> TableMapping {
     Rules::default().map_table(table(schema, name)).unwrap()
 }
 
-/// The payloads of the `CopyData` messages of a chunk: in text form one for each row.
+/// The rows of a chunk in text form, each with the end of its line; in binary form the payloads of its
+/// `CopyData` messages, each of several rows.
 pub(crate) async fn read(
     reader: &mut dyn SnapshotReader,
     mapping: &TableMapping,
@@ -93,7 +94,14 @@ pub(crate) async fn read(
         payloads.push(rest[5..=length].to_vec());
         rest = &rest[length + 1..];
     }
-    Ok(payloads)
+    Ok(match format {
+        RowFormat::PgCopyBinary => payloads,
+        RowFormat::PgCopyText => {
+            let text = payloads.concat();
+            let rows = text.split_inclusive(|byte| *byte == b'\n');
+            rows.map(<[u8]>::to_vec).collect()
+        }
+    })
 }
 
 /// [`read`] in text form, as lines.

@@ -11,7 +11,7 @@ use tidemark_core::position::{Lsn, Position};
 use tidemark_core::schema::{SourceSchema, TableName};
 use tidemark_core::source::{RowBlock, RowFormat, RowStream};
 use tidemark_core::target::{
-    Existing, LoadStart, LoadUnit, LoadedPart, Owner, Place, Prepared, Replace,
+    Existing, LoadStart, LoadUnit, LoadedPart, Owner, Place, Prepared, Replace, TypeChanges,
 };
 use tidemark_core::tidemark::{Seen, Tidemark};
 use tidemark_lab::{Comparison, PostgresServer};
@@ -162,7 +162,7 @@ impl Pair {
     /// Everything in, but for foreign keys.
     pub(crate) async fn load_all(&self) {
         self.target
-            .prepare_objects(&self.schema, &self.mappings)
+            .prepare_objects(&self.schema, &self.mappings, TypeChanges::Additions)
             .await
             .unwrap();
         for mapping in &self.mappings {

@@ -1,12 +1,15 @@
 //! What a check of the target finds, each provoked on a real server.
 
+use std::time::Duration;
+
 use tidemark_core::ErrorKind;
 use tidemark_core::catalogue::{Code, codes};
 use tidemark_core::config::Located;
 use tidemark_core::finding::{Finding, Side, Verdict};
 use tidemark_core::mapping::{Rules, TableMapping};
+use tidemark_core::schema::TableName;
 use tidemark_core::target::{Existing, Place};
-use tidemark_lab::PostgresServer;
+use tidemark_lab::{PostgresServer, wait_for};
 use tidemark_postgres::schema::describe;
 
 use crate::lab;
@@ -213,6 +216,14 @@ async fn tables_of_an_earlier_start_are_not_compared_any_more() {
         .run("ALTER TABLE orders DROP COLUMN name; INSERT INTO orders VALUES (1)")
         .await;
     let findings = pair.target.check_target(&pair.mappings).await.unwrap();
+    assert_eq!(
+        worst(&findings),
+        Verdict::Passed,
+        "keys come after the rows: {findings:?}"
+    );
+    let streams = "UPDATE tidemark.table_state SET state = 'streaming'";
+    pair.database.run(streams).await;
+    let findings = pair.target.check_target(&pair.mappings).await.unwrap();
     assert_eq!(worst(&findings), Verdict::Warning, "{findings:?}");
     let finding = find(&findings, codes::TARGET_NO_KEY);
     let fix = finding.fixes[0].text.clone();
@@ -334,7 +345,11 @@ async fn types_that_moved_with_their_schema_are_known_again() {
         .await;
     let target = pair.database.target("another");
     let findings = target.check_target(&pair.mappings).await.unwrap();
-    assert_eq!(worst(&findings), Verdict::Passed, "{findings:?}");
+    let fits = find(&findings, codes::TARGET_TABLE_UNFIT);
+    assert_eq!(fits.verdict, Verdict::Passed, "{findings:?}");
+    // The pair's own pipeline has the table.
+    let shared = find(&findings, codes::TARGET_SHARED);
+    assert_eq!(shared.verdict, Verdict::Failed, "{findings:?}");
     let prepared = pair
         .target
         .prepare(
@@ -367,4 +382,131 @@ async fn a_table_is_not_copied_onto_itself() {
     assert_eq!(refusal.code(), codes::TARGET_IS_SOURCE);
     start.tables[0].target.schema = "elsewhere".to_owned();
     target.start_load(&start).await.unwrap();
+}
+
+/// Both looked before the other had recorded anything.
+#[tokio::test]
+async fn of_two_starts_on_one_table_at_the_same_moment_one_is_refused() {
+    for round in 0..8 {
+        let database = Database::new().await;
+        let [left, right] = ["left", "right"].map(|name| database.target(name));
+        for target in [&left, &right] {
+            target.acquire(&crate::target::owner(1)).await.unwrap();
+            let orders = TableName::new("public", "orders");
+            target.claim(&[&orders]).await.unwrap();
+        }
+        let start = start(&["orders"]);
+        let (one, other) = tokio::join!(left.start_load(&start), right.start_load(&start));
+        let refusal = match (one, other) {
+            (Ok(()), Err(refusal)) | (Err(refusal), Ok(())) => refusal,
+            both => panic!("round {round}: {both:?}"),
+        };
+        assert_eq!(refusal.code(), codes::TARGET_SHARED, "{refusal}");
+        assert!(refusal.to_string().contains("public.orders"), "{refusal}");
+    }
+}
+
+/// What a run lost with its connection another may have taken since.
+#[tokio::test]
+async fn a_table_that_was_claimed_meanwhile_is_refused_to_whoever_comes_back() {
+    let database = Database::new().await;
+    let owner = crate::target::owner(1);
+    let start = start(&["orders"]);
+    let orders = TableName::new("public", "orders");
+    let first = database.target("first");
+    first.acquire(&owner).await.unwrap();
+    first.start_load(&start).await.unwrap();
+    drop(first);
+
+    let second = database.target("second");
+    wait_for(
+        Duration::from_secs(10),
+        "the session of the first to end",
+        || async {
+            second.acquire(&owner).await?;
+            Ok(second.start_load(&start).await.ok())
+        },
+    )
+    .await
+    .unwrap();
+    let back = database.target("first");
+    back.acquire(&owner).await.unwrap();
+    let refusal = back.claim(&[&orders]).await.unwrap_err();
+    assert_eq!(refusal.code(), codes::TARGET_SHARED, "{refusal}");
+    let elsewhere = TableName::new("public", "customers");
+    back.claim(&[&elsewhere]).await.unwrap();
+}
+
+/// What is set for a role goes before what is set for the database.
+#[tokio::test]
+async fn a_target_that_is_read_only_is_mended_where_that_was_set() {
+    let database = Database::new().await;
+    let name = &database.name;
+    let role = format!("reader_of_{name}");
+    database
+        .run(&format!(
+            "CREATE ROLE {role} LOGIN; GRANT CREATE ON DATABASE {name} TO {role}"
+        ))
+        .await;
+    let url = database.server.url_with(&role, None, name);
+    for whose in [
+        format!("DATABASE {name}"),
+        format!("ROLE {role}"),
+        format!("ROLE {role} IN DATABASE {name}"),
+    ] {
+        let read_only = format!("ALTER {whose} SET default_transaction_read_only = on");
+        database.run(&read_only).await;
+        let findings = target_at(&url, "shop").check_target(&[]).await.unwrap();
+        let finding = find(&findings, codes::TARGET_READ_ONLY);
+        assert_eq!(finding.verdict, Verdict::Failed, "{whose}");
+        let fix = &finding.fixes[0].text;
+        assert!(fix.contains(&format!("ALTER {whose} SET")), "{fix}");
+        database.run(fix).await;
+        let findings = target_at(&url, "shop").check_target(&[]).await.unwrap();
+        let finding = find(&findings, codes::TARGET_READ_ONLY);
+        assert_eq!(finding.verdict, Verdict::Passed, "{whose}");
+    }
+}
+
+#[tokio::test]
+async fn an_event_trigger_that_refuses_is_told_before_and_named_then() {
+    let database = Database::new().await;
+    database
+        .run(
+            "CREATE FUNCTION guard() RETURNS event_trigger LANGUAGE plpgsql AS \
+             $$ BEGIN RAISE 'ask first'; END $$; \
+             CREATE EVENT TRIGGER guarded ON ddl_command_start EXECUTE FUNCTION guard()",
+        )
+        .await;
+    let target = database.target("shop");
+    let findings = target.check_target(&[]).await.unwrap();
+    let is_told = |finding: &&Finding| finding.found.contains("guarded");
+    let told = findings.iter().find(is_told).expect("it is told");
+    assert_eq!(
+        (told.code, told.verdict),
+        (codes::TARGET_TRIGGERS, Verdict::Note)
+    );
+    let refusal = target.acquire(&crate::target::owner(1)).await.unwrap_err();
+    assert_eq!(refusal.code(), codes::TARGET_GRANTS, "{refusal}");
+    assert!(refusal.to_string().contains("ask first"), "{refusal}");
+}
+
+/// A table that is added while a pipeline runs is claimed as it is prepared; one that is its own is not
+/// looked at again.
+#[tokio::test]
+async fn a_table_that_another_has_is_refused_as_it_is_added() {
+    let tables =
+        "CREATE TABLE orders (id int PRIMARY KEY); CREATE TABLE lines (id int PRIMARY KEY)";
+    let pair = Pair::new(tables, Rules::default()).await;
+    let other = pair.database.target("other");
+    other.acquire(&crate::target::owner(1)).await.unwrap();
+    other.start_load(&start(&["customers"])).await.unwrap();
+    let orders = pair.mapping("orders");
+    let prepared = other.prepare(orders, Existing::LoadIfEmpty, Place::InPlace, &[]);
+    let refusal = prepared.await.unwrap_err();
+    assert_eq!(refusal.code(), codes::TARGET_SHARED, "{refusal}");
+    pair.prepare("orders", Existing::LoadIfEmpty).await.unwrap();
+    let there = "SELECT string_agg(pipeline || ' ' || target_name, ', ' ORDER BY 1) \
+                 FROM tidemark.table_state WHERE target_name = 'orders'";
+    assert_eq!(pair.database.value(there).await, "shop orders");
 }

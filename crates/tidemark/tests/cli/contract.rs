@@ -157,6 +157,27 @@ fn a_reader_that_goes_away_is_no_error() {
 }
 
 #[test]
+fn a_result_that_a_full_disk_does_not_take_is_a_failure() {
+    let directory = tempdir().unwrap();
+    for arguments in [&["explain"][..], &["version", "--json"], &["help"]] {
+        let full = std::fs::File::options()
+            .write(true)
+            .open("/dev/full")
+            .unwrap();
+        let output = crate::program::command_in(directory.path(), arguments)
+            .stdout(full)
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
+        assert!(
+            said.contains("TM7044") && said.contains("No space left"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
 fn every_code_explains_itself() {
     let all = tidemark(&["explain", "--json"]).envelope();
     let codes = all["data"]["codes"].as_array().unwrap();

@@ -85,28 +85,30 @@ async fn a_run_ends_when_it_was_told_to() {
     stage.json(&["slots", "drop", "ends", "--yes"], 0);
 }
 
+/// A change that a frozen target cannot take, so that there is a batch to finish.
+async fn change(stage: &Stage) {
+    let sql = "UPDATE t SET v = v || '+' WHERE id <= 10";
+    let changed = stage.server.execute_in(&stage.source, sql).await;
+    changed.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn f56_the_first_signal_ends_in_order_and_the_second_at_once() {
     let stage = Stage::new("signals", "full_load_and_cdc").await;
     let target = PostgresServer::builder().start().await.unwrap();
     stage.write("full_load_and_cdc", &stage.source_url(), &target.url());
-    for name in [Signal::INT, Signal::TERM] {
-        let mut child = stage.start(&["run", "signals"]);
+    let heard = ["env", "--default-signal=HUP"];
+    for name in [Signal::INT, Signal::TERM, Signal::HUP] {
+        let mut child = stage.start_by(&heard, &["run", "signals"]);
         stage.wait_for_state("streaming").await;
         signal(&child, name);
         assert_eq!(ended(&mut child), Some(0), "{}", stage.log());
     }
-    for (name, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
-        let mut child = stage.start(&["run", "signals"]);
+    for (name, code) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
+        let mut child = stage.start_by(&heard, &["run", "signals"]);
         stage.wait_for_state("streaming").await;
         target.freeze().unwrap();
-        // A change that the frozen target cannot take, so that there is a batch to finish.
-        let change = "UPDATE t SET v = v || '+' WHERE id <= 10";
-        stage
-            .server
-            .execute_in(&stage.source, change)
-            .await
-            .unwrap();
+        change(&stage).await;
         // The log is that of all runs so far.
         let told = "finishing the batch";
         let before = stage.log().matches(told).count();
@@ -127,6 +129,21 @@ async fn f56_the_first_signal_ends_in_order_and_the_second_at_once() {
         );
         target.thaw().unwrap();
     }
+    // A closed terminal is nothing to what was started to outlive it: the signal after it is the first.
+    let mut child = stage.start_by(&["nohup"], &["run", "signals"]);
+    stage.wait_for_state("streaming").await;
+    target.freeze().unwrap();
+    change(&stage).await;
+    signal(&child, Signal::HUP);
+    signal(&child, Signal::TERM);
+    wait_for(PATIENCE, "it to be asked to stop", || async {
+        Ok(stage.log().contains("finishing the batch").then_some(()))
+    })
+    .await
+    .unwrap();
+    target.thaw().unwrap();
+    assert_eq!(ended(&mut child), Some(0), "{}", stage.log());
+
     let verified = stage.json(&["run", "signals", "--until", "verified"], 0);
     assert_eq!(
         verified["data"]["verified"]["result"], "identical",

@@ -1,6 +1,6 @@
 //! Two databases on the shared server, a pipeline file between them, and the program.
 
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -80,8 +80,25 @@ impl Stage {
     }
 
     pub(crate) fn start(&self, arguments: &[&str]) -> Started {
+        self.started(command_in(self.directory.path(), arguments))
+    }
+
+    /// Starts the program by way of another: `nohup`, or `env --default-signal=HUP`, since whoever runs the
+    /// tests may have been started by `nohup`.
+    pub(crate) fn start_by(&self, launcher: &[&str], arguments: &[&str]) -> Started {
+        let plain = command_in(self.directory.path(), arguments);
+        let mut command = Command::new(launcher[0]);
+        command
+            .args(&launcher[1..])
+            .arg(plain.get_program())
+            .args(plain.get_args())
+            .current_dir(self.directory.path());
+        self.started(command)
+    }
+
+    fn started(&self, mut command: Command) -> Started {
         let log = std::fs::File::create(self.directory.path().join("run.log")).unwrap();
-        let child = command_in(self.directory.path(), arguments)
+        let child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(log)

@@ -74,6 +74,7 @@ const OFFLINE: &[Row] = &[
         Both,
         Fails(2, "TM7040"),
     ),
+    (&["start", "verbs"], Both, Fails(2, "TM7060")),
     (&["alerts", "list"], Both, Fails(2, "TM7060")),
     (&["alerts", "snooze", "x"], Both, Fails(2, "TM7060")),
     // It has no home here.

@@ -139,34 +139,54 @@ impl Stage {
     }
 }
 
-/// A table of the target that somebody has locked, so that the pipeline waits.
+/// A table that somebody has locked, so that the pipeline waits.
 pub(crate) struct Locked<'a> {
     stage: &'a Stage,
+    /// Looks at the same server.
+    looks: &'a Client,
     holder: Client,
 }
 
-/// The pipeline's sessions on the target that wait for a lock.
+/// The pipeline's sessions in a database that wait for a lock.
 const WAITERS: &str = "FROM pg_stat_activity WHERE wait_event_type = 'Lock' \
                        AND datname = current_database() AND application_name LIKE 'tidemark %'";
 
 impl Locked<'_> {
+    /// Of the target; a mode may follow its name.
     pub(crate) async fn table<'a>(stage: &'a Stage, name: &str) -> Locked<'a> {
         let holder = stage.target_server.client_to(&stage.target_name).await;
-        let holder = holder.unwrap();
+        Locked::by(stage, &stage.target, holder.unwrap(), name).await
+    }
+
+    /// Of the source.
+    pub(crate) async fn on_source<'a>(stage: &'a Stage, name: &str) -> Locked<'a> {
+        let holder = stage.source_server.client_to(&stage.source_name).await;
+        Locked::by(stage, &stage.source, holder.unwrap(), name).await
+    }
+
+    async fn by<'a>(stage: &'a Stage, looks: &'a Client, holder: Client, name: &str) -> Locked<'a> {
         execute(&holder, &format!("BEGIN; LOCK TABLE {name}")).await;
-        Locked { stage, holder }
+        Locked {
+            stage,
+            looks,
+            holder,
+        }
     }
 
     /// Waits until the pipeline waits.
     pub(crate) async fn wait_for_waiter(&self) {
-        let waiters = format!("SELECT count(*) {WAITERS}");
-        self.stage.wait_for_target(&waiters, "1").await;
+        let waiters = format!("SELECT count(*) > 0 {WAITERS}");
+        wait_for(PATIENCE, "somebody to wait for the lock", || async {
+            Ok((text(self.looks, &waiters).await? == "t").then_some(()))
+        })
+        .await
+        .unwrap_or_else(|err| panic!("{err:#}\n{}", self.stage.log()));
     }
 
     /// Cuts the connection that waits.
     pub(crate) async fn end_waiter(&self) {
         let end = format!("SELECT pg_terminate_backend(pid) {WAITERS}");
-        let ended = text(&self.stage.target, &end).await.unwrap();
+        let ended = text(self.looks, &end).await.unwrap();
         assert_eq!(ended, "t", "somebody waited");
     }
 

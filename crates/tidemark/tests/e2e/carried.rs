@@ -263,6 +263,9 @@ const LEFT_BEHIND: &str = r"
     CREATE POLICY hidden ON t USING (id > 0);
     CREATE STATISTICS related ON a, b FROM t;
     CREATE SEQUENCE alone;
+    CREATE TYPE mood AS ENUM ('sad'); CREATE TYPE worn AS ENUM ('new');
+    CREATE DOMAIN small AS int CHECK (value < 9); CREATE TYPE pair AS (a int, b int);
+    CREATE COLLATION own (locale = 'C'); CREATE TEXT SEARCH CONFIGURATION words (COPY = simple);
     CREATE PUBLICATION somebodys FOR TABLE t;
     GRANT SELECT ON t TO PUBLIC; GRANT UPDATE (a) ON child TO PUBLIC;
     CREATE FOREIGN DATA WRAPPER nowhere; CREATE SERVER far FOREIGN DATA WRAPPER nowhere;
@@ -272,6 +275,9 @@ const LEFT_BEHIND: &str = r"
     CREATE TABLE whole (id int PRIMARY KEY); ALTER TABLE whole REPLICA IDENTITY FULL;
     CREATE TABLE other (id int PRIMARY KEY, key int NOT NULL UNIQUE);
     ALTER TABLE other REPLICA IDENTITY USING INDEX other_key_key;
+    ALTER TABLE other ENABLE ROW LEVEL SECURITY, ADD state worn;
+    CREATE EXTENSION pgcrypto; CREATE EXTENSION citext; ALTER TABLE whole ADD name citext;
+    ALTER TABLE t ALTER a SET STORAGE EXTERNAL, ALTER a SET STATISTICS 500, ALTER b SET (n_distinct = 9);
 ";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -296,6 +302,12 @@ async fn plan_lists_what_stays_behind() {
         ("rule", "ruled on public.t"),
         ("row level security policy", "hidden on public.t"),
         ("extended statistics", "public.related"),
+        ("row level security", "public.other"),
+        ("type", "public.mood"),
+        ("type", "public.small"),
+        ("type", "public.pair"),
+        ("collation", "public.own"),
+        ("text search configuration", "public.words"),
         ("sequence", "public.alone"),
         ("publication", "somebodys"),
         ("grant", "public.t"),
@@ -306,6 +318,13 @@ async fn plan_lists_what_stays_behind() {
         ("inheritance", "public.child inherits t"),
         ("large object", "1 of them"),
         ("unlogged table", "public.scratch"),
+        ("extension", "pgcrypto"),
+        ("partitioning", "public.cut"),
+        (
+            "column setting",
+            "storage external, statistics 500 of public.t.a",
+        ),
+        ("column setting", "n_distinct=9 of public.t.b"),
     ] {
         let found = listed
             .iter()
@@ -316,6 +335,10 @@ async fn plan_lists_what_stays_behind() {
             "{found}"
         );
     }
+    assert!(
+        !plan.to_string().contains("\"citext\""),
+        "it is carried: {plan}"
+    );
     let shown = stage.run(&["plan", "FILE"]).await.expect(0).stdout;
     for word in [
         "public.seen",
@@ -335,11 +358,44 @@ async fn what_rests_on_a_missing_function_is_named() {
     stage
         .source_sql(
             "CREATE FUNCTION doubled(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1 * 2';
+             CREATE SCHEMA apart;
+             CREATE FUNCTION apart.fine(int) RETURNS bool LANGUAGE sql IMMUTABLE AS 'SELECT $1 > 0';
+             CREATE OPERATOR ==> (LEFTARG = int, RIGHTARG = int, FUNCTION = int4gt);
              CREATE TABLE t (id int PRIMARY KEY, a int DEFAULT doubled(4),
-               b int GENERATED ALWAYS AS (doubled(id)) STORED, CONSTRAINT c CHECK (doubled(id) > 0));
-             CREATE INDEX t_doubled ON t (doubled(a)); INSERT INTO t VALUES (1), (2)",
+               b int GENERATED ALWAYS AS (doubled(id)) STORED, CONSTRAINT c CHECK (doubled(id) > 0),
+               CONSTRAINT d CHECK (apart.fine(id)), CONSTRAINT e CHECK (id ==> 0));
+             CREATE INDEX t_doubled ON t (doubled(a)); INSERT INTO t VALUES (1), (2);
+             CREATE INDEX t_apart ON t (id) WHERE apart.fine(id);
+             CREATE TABLE u (id int PRIMARY KEY, f bool DEFAULT apart.fine(1)); INSERT INTO u VALUES (1)",
         )
         .await;
+    let plan = stage.run(&["plan", "FILE", "--json"]).await.expect(0);
+    let plan = plan.json();
+    for (kind, name, needed_by) in [
+        (
+            "function",
+            "public.doubled",
+            "check c on public.t, generated column public.t.b, index t_doubled on public.t, \
+             the default of public.t.a",
+        ),
+        (
+            "function",
+            "apart.fine",
+            "check d on public.t, index t_apart on public.t, the default of public.u.f",
+        ),
+        ("operator", "public.==>", "check e on public.t"),
+    ] {
+        let listed = plan["data"]["not_carried"].as_array().unwrap();
+        let found = listed
+            .iter()
+            .find(|one| one["kind"] == kind && one["name"] == name);
+        let found = found.unwrap_or_else(|| panic!("no {name} in {listed:#?}"));
+        let note = found["note"].as_str().unwrap();
+        assert!(
+            note.starts_with(&format!("needed by {needed_by}: ")),
+            "{note}"
+        );
+    }
     let run = stage.start_streaming().await;
     stage.source_sql("INSERT INTO t VALUES (3, 0)").await;
     let equal = stage.comparison().skip_column(("public", "t"), "b");
@@ -352,11 +408,43 @@ async fn what_rests_on_a_missing_function_is_named() {
     for what in [
         "\"column\":\"a\"",
         "\"column\":\"b\"",
+        "\"column\":\"f\"",
         "index t_doubled",
+        "index t_apart",
         "check c",
+        "check d",
+        "check e",
     ] {
         assert!(warned(what), "{what} is not named in\n{log}");
     }
     assert_eq!(run.terminate().await, Some(0), "{log}");
+    stage.clear().await;
+}
+
+/// A type cannot do without what it rests on: that is told before, and by the start itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_domain_that_needs_a_function_waits_for_it() {
+    let stage = Stage::new("carried_domain").await;
+    let function =
+        "CREATE FUNCTION fine(text) RETURNS bool LANGUAGE sql IMMUTABLE AS 'SELECT length($1) > 0'";
+    let tables = "CREATE DOMAIN word AS text CHECK (fine(VALUE)); CREATE TABLE t (id int PRIMARY KEY, w word);
+        INSERT INTO t VALUES (1, 'a')";
+    stage.source_sql(&format!("{function}; {tables}")).await;
+    let plan = stage.run(&["plan", "FILE"]).await.expect(0).stdout;
+    let plan = plan.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(
+        plan.contains("public.fine (needed by domain public.word: ")
+            && plan.contains("nothing starts"),
+        "{plan}"
+    );
+    let run = ["run", "FILE", "--until", "verified"];
+    let said = stage.run(&run).await.expect(6).stderr;
+    assert!(
+        said.contains("TM2019") && said.contains("tidemark plan"),
+        "{said}"
+    );
+    stage.target_sql(function).await;
+    stage.run(&run).await.expect(0);
+    stage.assert_identical().await;
     stage.clear().await;
 }

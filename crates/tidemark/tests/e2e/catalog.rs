@@ -135,3 +135,41 @@ async fn partitions_that_change_as_a_whole_are_told_of_and_repaired_by_verify() 
     assert_eq!(run.terminate().await, Some(0));
     stage.clear().await;
 }
+
+/// Rows that only the catalog tells of come and go by themselves where everything is to be followed.
+#[tokio::test(flavor = "multi_thread")]
+async fn f24_partitions_that_change_as_a_whole_are_followed_by_apply() {
+    let stage = Stage::new("catalog_partitions_apply").await;
+    let tables = "CREATE TABLE sale (id int, part int, v text, PRIMARY KEY (id, part)) PARTITION BY LIST (part);
+        CREATE TABLE sale_1 PARTITION OF sale FOR VALUES IN (1);
+        CREATE TABLE sale_2 PARTITION OF sale FOR VALUES IN (2);
+        CREATE TABLE sale_3 PARTITION OF sale FOR VALUES IN (3);
+        CREATE TABLE sale_5 (id int NOT NULL, part int NOT NULL, v text, PRIMARY KEY (id, part));
+        CREATE TABLE other (id int PRIMARY KEY);
+        INSERT INTO sale SELECT i, 1 + i % 3, 'v' FROM generate_series(1, 300) i;
+        INSERT INTO sale_5 SELECT i, 5, 'attached' FROM generate_series(1, 20) i;";
+    stage.source_sql(tables).await;
+    stage.write(
+        "[tables]\ninclude = [\"public.sale\", \"public.other\"]\n\
+         [target]\non_schema_change = \"apply\"\n",
+    );
+    let run = stage.start_streaming().await;
+    for sql in [
+        "TRUNCATE sale_1; INSERT INTO sale VALUES (1001, 1, 'new'); INSERT INTO other VALUES (1)",
+        "ALTER TABLE sale ATTACH PARTITION sale_5 FOR VALUES IN (5); UPDATE sale SET v = 'x' WHERE id < 9",
+        "ALTER TABLE sale DETACH PARTITION sale_3; DELETE FROM sale WHERE id = 10",
+    ] {
+        stage.source_sql(sql).await;
+        let whole = stage.comparison().only("public", "sale");
+        stage.wait_for_equal(whole).await;
+        stage.wait_for_table("public.sale", "streaming").await;
+    }
+    stage
+        .source_sql("INSERT INTO sale VALUES (1002, 5, 'new')")
+        .await;
+    let whole = stage.comparison().only("public", "sale");
+    stage.wait_for_equal(whole).await;
+    stage.run(&["verify", "FILE"]).await.expect(0);
+    assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
+    stage.clear().await;
+}

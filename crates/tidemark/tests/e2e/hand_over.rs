@@ -93,6 +93,44 @@ async fn source_is_let_go_once_its_rows_are_read_and_keys_are_still_being_made()
     let empty =
         "SET lock_timeout = '10s'; TRUNCATE wide, other; INSERT INTO wide VALUES (1, 'anew')";
     stage.source_sql(empty).await;
+    nothing_keeps_rows_of_the_source(&stage).await;
+    held.release().await;
+    stage.wait_for_state("streaming").await;
+    stage.wait_until_identical().await;
+    assert_eq!(run.terminate().await, Some(0), "a clean stop");
+    stage.clear().await;
+}
+
+/// The worker that makes keys has read rows before, and others read on meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn source_is_let_go_where_the_last_rows_come_in_while_keys_are_being_made() {
+    let stage = Stage::new("let_go_later").await;
+    stage.write("[load]\nmax_source_rows_per_second = 2000\n");
+    let table = "CREATE TABLE wide (id int PRIMARY KEY, v text);";
+    stage.target_sql(table).await;
+    let rows = "CREATE INDEX ON wide (v); CREATE TABLE long (id int PRIMARY KEY, v text);
+        INSERT INTO wide SELECT i, 'v' || i FROM generate_series(1, 20) i;
+        INSERT INTO long SELECT i, repeat('v', 200) FROM generate_series(1, 10000) i;";
+    stage.source_sql(&format!("{table} {rows}")).await;
+    let held = Locked::table(&stage, "wide IN ROW EXCLUSIVE MODE").await;
+    let run = stage.start(&["run", "FILE"]);
+    held.wait_for_waiter().await;
+    let is_in = "SELECT is_loaded FROM tidemark.unit WHERE source_name = 'long'";
+    assert_eq!(
+        text(&stage.target, is_in).await.unwrap(),
+        "f",
+        "it reads on"
+    );
+    nothing_keeps_rows_of_the_source(&stage).await;
+    assert_eq!(text(&stage.target, is_in).await.unwrap(), "t");
+    held.release().await;
+    stage.wait_for_state("streaming").await;
+    stage.wait_until_identical().await;
+    assert_eq!(run.terminate().await, Some(0), "a clean stop");
+    stage.clear().await;
+}
+
+async fn nothing_keeps_rows_of_the_source(stage: &Stage) {
     let snapshots = "SELECT count(*) FROM pg_stat_activity WHERE backend_xmin IS NOT NULL \
                      AND datname = current_database() AND application_name LIKE 'tidemark %'";
     // Whoever only asks the source something has one for that moment.
@@ -101,11 +139,6 @@ async fn source_is_let_go_once_its_rows_are_read_and_keys_are_still_being_made()
     })
     .await
     .unwrap();
-    held.release().await;
-    stage.wait_for_state("streaming").await;
-    stage.wait_until_identical().await;
-    assert_eq!(run.terminate().await, Some(0), "a clean stop");
-    stage.clear().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

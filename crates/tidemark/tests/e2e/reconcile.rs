@@ -157,6 +157,24 @@ async fn a_pipeline_that_runs_elsewhere_is_asked() {
     stage.clear().await;
 }
 
+/// The log tells of a new column with the next change of the table, of which there is none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_that_the_log_has_not_told_of_ends_no_run() {
+    let stage = loaded("rec_untold", "", TABLES).await;
+    let run = stage.start_streaming().await;
+    stage
+        .source_sql("ALTER TABLE notes ADD COLUMN new int DEFAULT 7")
+        .await;
+    let asked = ["reconcile", "FILE", "--table", "notes", "--yes", "--json"];
+    let ran = stage.run(&asked).await.expect(0);
+    let why = found(&ran, "public.notes")["whole"].clone();
+    assert!(why.as_str().unwrap().contains("TM2019"), "{why}");
+    stage.source_sql(CHANGES).await;
+    stage.wait_until_identical().await;
+    assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
+    stage.clear().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_of_a_pipeline_that_stands_still_keeps_the_slot() {
     let stage = loaded("rec_still", "", TABLES).await;

@@ -370,3 +370,79 @@ async fn a_table_whose_load_failed_comes_back_with_its_rows() {
     stage.assert_identical().await;
     stage.clear().await;
 }
+
+/// What only the target asks of rows is not asked of those that take their place.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_of_the_target_alone_does_not_keep_the_rows_of_the_source_out() {
+    let stage = Stage::new("resync_by_hand").await;
+    let table = "CREATE TABLE t (id int PRIMARY KEY, v text, w text); \
+        INSERT INTO t VALUES (1, 'a', 'a'), (2, 'b', 'b')";
+    stage.source_sql(table).await;
+    let run = stage.start_streaming().await;
+    let by_hand = "CREATE UNIQUE INDEX kept ON t (v); CREATE UNIQUE INDEX contradicted ON t (w)";
+    stage.target_sql(by_hand).await;
+    stage.source_sql("INSERT INTO t VALUES (3, 'c', 'a')").await;
+    stage.wait_for_table("public.t", "quarantined").await;
+    let resync = ["resync", "FILE", "--table", "public.t", "--yes"];
+    stage.run(&resync).await.expect(0);
+    stage.wait_until_identical().await;
+    stage.wait_for_table("public.t", "streaming").await;
+    assert!(stage.log().contains("index contradicted is not carried"));
+    let indexes = "SELECT string_agg(indexrelid::regclass::text, ' ') FROM pg_index \
+        WHERE indrelid = 't'::regclass";
+    let left = text(&stage.target, indexes).await.unwrap();
+    assert!(
+        left.contains("kept") && !left.contains("contradicted"),
+        "{left}"
+    );
+    assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
+    stage.clear().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_of_another_type_gets_its_own_default_and_not_the_old_one() {
+    let stage = Stage::new("resync_default").await;
+    stage.write("[target]\non_schema_change = \"apply\"\n[verify]\nafter_load = \"off\"\n");
+    let table =
+        "CREATE TABLE t (id int PRIMARY KEY, v text DEFAULT 'old'); INSERT INTO t VALUES (1)";
+    stage.source_sql(table).await;
+    let run = stage.start_streaming().await;
+    stage
+        .source_sql(
+            "ALTER TABLE t ALTER v DROP DEFAULT, ALTER v TYPE int USING length(v), \
+             ALTER v SET DEFAULT 7; INSERT INTO t VALUES (2)",
+        )
+        .await;
+    stage.wait_until_identical().await;
+    stage.wait_for_table("public.t", "streaming").await;
+    let default = "SELECT column_default FROM information_schema.columns \
+        WHERE table_name = 't' AND column_name = 'v'";
+    assert_eq!(text(&stage.target, default).await.unwrap(), "7");
+    assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
+    stage.clear().await;
+}
+
+/// Of a run before it something may be applied that snapshots do not see; not so of this.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_stays_open_holds_no_resync_up() {
+    let stage = Stage::new("resync_open").await;
+    let tables =
+        "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 100)";
+    stage.source_sql(tables).await;
+    let run = stage.start_streaming().await;
+    assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
+    let client = stage.source_server.client_to(&stage.source_name).await;
+    let client = client.unwrap();
+    let open = "BEGIN; INSERT INTO t VALUES (1000)";
+    client.batch_execute(open).await.unwrap();
+    let run = stage.start_streaming().await;
+    stage.target_sql("DELETE FROM t WHERE id <= 10").await;
+    let again = ["resync", "FILE", "--table", "public.t", "--yes"];
+    stage.run(&again).await.expect(0);
+    stage.wait_until_identical().await;
+    client.batch_execute("COMMIT").await.unwrap();
+    stage.source_sql("DELETE FROM t WHERE id = 50").await;
+    stage.wait_until_identical().await;
+    assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
+    stage.clear().await;
+}

@@ -301,9 +301,7 @@ impl Running {
 
     /// SIGTERM; waits for its end and gives its exit code.
     pub(crate) async fn terminate(mut self) -> Option<i32> {
-        let pid = self.child.id().expect("runs");
-        let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.signal(rustix::process::Signal::TERM);
         self.ended().await
     }
 

@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tidemark_lab::wait_for;
 
 use crate::asks::text;
-use crate::stage::Stage;
+use crate::stage::{PATIENCE, Stage};
 use crate::writing::{CHANGES, TABLES, Writers};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -44,6 +45,39 @@ async fn until_caught_up_and_until_verified_end_with_what_was_there() {
         .await
         .expect(3);
     assert_eq!(ran.json()["data"]["verified"]["result"], "different");
+    stage.clear().await;
+}
+
+/// Ended as soon as the others were compared, each run cut off what the one before had begun.
+#[tokio::test(flavor = "multi_thread")]
+async fn until_verified_waits_for_tables_that_are_loaded_anew() {
+    let stage = Stage::new("until_anew").await;
+    let notes = "CREATE TABLE notes (id int PRIMARY KEY, v text);
+        INSERT INTO notes SELECT i, 'v' FROM generate_series(1, 100) i;";
+    stage.source_sql(TABLES).await;
+    stage.catch_up().await;
+    stage
+        .source_sql(&format!("DROP TABLE notes; {notes}"))
+        .await;
+    // As long as somebody reads the old table the new one does not take its place.
+    let reader = stage.target_server.client_to(&stage.target_name).await;
+    let reader = reader.unwrap();
+    let read = "BEGIN; SELECT * FROM notes";
+    reader.batch_execute(read).await.unwrap();
+    let run = stage.start(&["run", "FILE"]);
+    wait_for(PATIENCE, "the load to be recorded", || async {
+        let state = "SELECT state FROM tidemark.table_state WHERE source_name = 'notes'";
+        Ok((text(&stage.target, state).await? == "resyncing").then_some(()))
+    })
+    .await
+    .unwrap();
+    run.kill9().await;
+    let mut run = stage.start(&["run", "FILE", "--until", "verified"]);
+    run.wait_for_log("compares once 1 table").await;
+    assert!(run.is_running(), "{}", run.log());
+    reader.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(run.ended().await, Some(0), "{}", stage.log());
+    stage.assert_identical().await;
     stage.clear().await;
 }
 

@@ -48,11 +48,7 @@ const SLEEPS: &[(&str, &str)] = &[
         "a thread of its own naps so that the walsender fills its buffer",
     ),
     (
-        "crates/tidemark-core/tests/sim/history.rs",
-        "the clock is stopped: it sleeps no real time",
-    ),
-    (
-        "crates/tidemark-core/tests/sim/source.rs",
+        "crates/tidemark-core/tests/sim/",
         "the clock is stopped: it sleeps no real time",
     ),
 ];

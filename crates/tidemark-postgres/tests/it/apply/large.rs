@@ -4,6 +4,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use tidemark_core::ErrorKind;
+use tidemark_core::batch::{Change, Item};
+use tidemark_core::catalogue::codes;
+use tidemark_core::event::{CellKind, Op};
 use tidemark_core::mapping::TableMapping;
 use tidemark_core::target::{Applier, Origin};
 
@@ -52,6 +57,52 @@ fn insert_all(log: &mut Log, table: &Arc<TableMapping>, rows: &[(String, String,
     for row in rows {
         insert(log, table, row);
     }
+}
+
+/// One value many times over, so that a gigabyte takes a megabyte to show. The server ends a session that
+/// sends it as much in one message: that the session goes on says that nothing was sent.
+#[tokio::test]
+async fn s04_a_row_that_no_message_holds_is_refused_before_it_is_sent() {
+    const VALUE_BYTES: usize = 1 << 20;
+    const VALUES: usize = (1 << 30) / VALUE_BYTES;
+    let mut columns = vec!["id*".to_owned()];
+    columns.extend((0..VALUES).map(|number| format!("c{number}")));
+    let made = columns[1..].join(" text, ");
+    let mut rig = Rig::new(&format!(
+        "CREATE TABLE t (id text PRIMARY KEY, {made} text)"
+    ))
+    .await;
+    let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
+    let t = Arc::new(table("t", &columns));
+    let wide = |values: usize| {
+        let mut batch = Log::new().batch;
+        let value = Bytes::from(vec![b'v'; VALUE_BYTES]);
+        let begin = batch.begin_row();
+        batch.push_cell(CellKind::Text, b"k");
+        for place in 0..VALUES {
+            if place < values {
+                batch.push_large(value.clone());
+            } else {
+                batch.push_cell(CellKind::Null, b"");
+            }
+        }
+        let change = Change {
+            table: batch.table(&t),
+            op: Op::Insert,
+            old: None,
+            new: Some(batch.end_row(begin)),
+        };
+        batch.push(Item::Change(change));
+        batch
+    };
+    let refused = rig.apply(&wide(VALUES)).await.unwrap_err();
+    assert_eq!(
+        (refused.kind(), refused.code()),
+        (ErrorKind::Data, codes::TARGET_VALUE)
+    );
+    rig.apply(&wide(2)).await.unwrap();
+    let found = "SELECT count(*) || ' ' || sum(length(c0) + length(c1)) || ' ' || count(c2) FROM t";
+    assert_eq!(rig.rows(found).await, [format!("1 {} 0", 2 * VALUE_BYTES)]);
 }
 
 #[tokio::test]

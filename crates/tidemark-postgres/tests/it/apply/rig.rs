@@ -119,20 +119,10 @@ pub(crate) fn table(name: &str, columns: &[&str]) -> TableMapping {
     };
     TableMapping {
         schema: TableSchema {
-            name: TableName::new("public", name),
-            id: 1,
             columns: names.iter().map(|name| column(name)).collect(),
             primary_key: key.clone(),
             identity,
-            indexes: Vec::new(),
-            checks: Vec::new(),
-            foreign_keys: Vec::new(),
-            rows: None,
-            bytes: 0,
-            is_partitioned: false,
-            storage: None,
-            attributes: Vec::new(),
-            notes: Vec::new(),
+            ..TableSchema::bare(TableName::new("public", name), 1)
         },
         target: TableName::new("public", name),
         columns: (0..names.len()).map(mapped).collect(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tidemark_core::catalogue::codes;
 use tidemark_core::position::Position;
-use tidemark_core::source::Keep;
+use tidemark_core::source::{Keep, Slot};
 use tidemark_core::{Error, ErrorKind};
 use tidemark_lab::PostgresServer;
 use tidemark_lab::wait::wait_for;
@@ -24,6 +24,7 @@ on_majors! { all
     forgotten_wait_leaves_no_slot_behind
     prepared_transaction_is_named_too
     state_tells_who_reads_and_whose_it_is
+    whoever_watches_is_told_what_a_whole_look_says
     lost_slot_is_told_with_its_reason
     only_what_is_ours_is_removed
 }
@@ -225,6 +226,65 @@ async fn prepared_transaction_is_named_too(server: &PostgresServer) {
     );
 }
 
+async fn whoever_watches_is_told_what_a_whole_look_says(server: &PostgresServer) {
+    let (mut fixture, source, start) = Fixture::streaming(server, KEYED, &["t"]).await;
+    let slot = source.watch_log().await.unwrap().slot.unwrap();
+    assert_eq!(slot.holder, None);
+    let stream = source.changes(start).await.unwrap();
+    // Somebody reads who did not when it was looked at whole.
+    let read = source.watch_log().await.unwrap().slot.unwrap();
+    let whole = source.log_state().await.unwrap().slot.unwrap();
+    assert!(read.holder.is_some());
+    assert_eq!(read.holder, whole.holder);
+
+    let mut open = fixture.session().await;
+    run(&mut open, "BEGIN; INSERT INTO t VALUES (0, 'open')").await;
+    let glanced = wait_for(DEADLINE, "a look that is not a whole one", || async {
+        let log = source.watch_log().await?;
+        Ok(log.running.is_empty().then_some(log))
+    });
+    let glanced = glanced.await.unwrap();
+    let whole = source.log_state().await.unwrap();
+    run(&mut open, "COMMIT").await;
+    assert!(!whole.running.is_empty());
+    assert_eq!(glanced.identity, whole.identity);
+    assert!(start < glanced.head && glanced.head <= whole.head);
+    let (glanced, whole) = (glanced.slot.unwrap(), whole.slot.unwrap());
+    assert_eq!(glanced.holder, whole.holder);
+    let said = |slot: &Slot| {
+        let words = (
+            slot.name.clone(),
+            slot.database.clone(),
+            slot.wal_status.clone(),
+        );
+        (
+            words,
+            slot.foreign.clone(),
+            slot.lost.clone(),
+            slot.safe_bytes.is_some(),
+        )
+    };
+    assert_eq!(said(&glanced), said(&whole));
+    assert!(glanced.retained_bytes > 0);
+
+    stream.close().await.unwrap();
+    wait_for(DEADLINE, "the reader to be gone", || async {
+        let slot = source.watch_log().await?.slot;
+        Ok(slot.is_some_and(|slot| slot.holder.is_none()).then_some(()))
+    })
+    .await
+    .unwrap();
+    source.release_slot().await.unwrap();
+    assert_eq!(source.watch_log().await.unwrap().slot, None);
+    assert_eq!(
+        fixture
+            .ask("SELECT count(*) FROM public.t")
+            .await
+            .as_deref(),
+        Some("1")
+    );
+}
+
 async fn state_tells_who_reads_and_whose_it_is(server: &PostgresServer) {
     let (mut fixture, source, start) = Fixture::streaming(server, KEYED, &["t"]).await;
     fixture
@@ -245,9 +305,20 @@ async fn state_tells_who_reads_and_whose_it_is(server: &PostgresServer) {
     run(&mut open, "BEGIN; INSERT INTO t VALUES (0, 'open')").await;
     let xid = open.simple("SELECT pg_current_xact_id()").await.unwrap();
     let xid: u64 = xid[0].one().unwrap().get(0).unwrap();
-    let running = source.log_state().await.unwrap().running;
-    assert!(running.contains(&xid), "{xid} in {running:?}");
-    run(&mut open, "COMMIT").await;
+    let log = source.log_state().await.unwrap();
+    assert!(log.running.contains(&xid), "{xid} in {log:?}");
+    assert!(!log.committing.contains(&xid), "{xid} in {log:?}");
+    // Whoever is at something may be at its commit.
+    let busy = tokio::spawn(async move { run(&mut open, "SELECT pg_sleep(1); COMMIT").await });
+    wait_for(DEADLINE, "a transaction that may commit", || async {
+        let committing = source.log_state().await?.committing;
+        Ok(committing.contains(&xid).then_some(()))
+    })
+    .await
+    .unwrap();
+    busy.await.unwrap();
+    let log = source.log_state().await.unwrap();
+    assert!(!log.running.contains(&xid), "{xid} in {log:?}");
     let slot = state.slot.unwrap();
     assert_eq!(
         (&slot.name, &slot.database),

@@ -10,6 +10,7 @@ use crate::stage::{PATIENCE, Ran, Running, Stage};
 
 mod disks;
 mod files;
+mod hooks;
 mod later;
 mod pooler;
 mod reach;

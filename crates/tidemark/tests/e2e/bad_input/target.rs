@@ -116,6 +116,58 @@ async fn a_table_is_not_copied_onto_itself() {
     assert!(stage.slots().await.is_empty());
 }
 
+/// What two pipelines bring into one table comes twice. Whichever comes second is refused, the one that was
+/// there before as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn b30_a_table_that_another_pipeline_writes_is_refused() {
+    let stage = Stage::new("bad_shared").await;
+    let heap = "CREATE TABLE heap (n int); ALTER TABLE heap REPLICA IDENTITY FULL; INSERT INTO heap VALUES (1);";
+    stage.source_sql(&format!("{ROWS} {heap}")).await;
+    let named = std::fs::read_to_string(stage.file()).unwrap();
+    let named = named.replace(&format!("\"{}\"", stage.name), "\"bad_shared_too\"");
+    let named = named.replace("[target]\n", "[target]\nexisting = \"truncate\"\n");
+    assert!(
+        named.contains("bad_shared_too") && named.contains("truncate"),
+        "{named}"
+    );
+    let other = stage.directory().join("other.toml");
+    std::fs::write(&other, named).unwrap();
+    let other = other.to_str().unwrap();
+
+    let run = stage.start_streaming().await;
+    let said = stage.run(&["run", other]).await.expect(6).stderr;
+    assert!(
+        said.contains("TM4067") && said.contains("tidemark stop"),
+        "{said}"
+    );
+    stage.source_sql("INSERT INTO heap VALUES (2)").await;
+    stage.wait_until_identical().await;
+    assert_eq!(run.terminate().await, Some(0));
+
+    // The other one is known, and not there.
+    let check = stage.run(&["check", other]).await.expect(0).stdout;
+    assert!(
+        check.contains("TM4067") && check.contains("nobody runs now"),
+        "{check}"
+    );
+    let run = stage.start(&["run", other]);
+    let streams = ["status", other, "--require", "streaming", "--watch"];
+    stage.run(&streams).await.expect(0);
+    let said = stage.run(&["run", "FILE"]).await.expect(6).stderr;
+    assert!(
+        said.contains("TM4067") && said.contains("2 tables"),
+        "{said}"
+    );
+    stage.source_sql("INSERT INTO heap VALUES (3)").await;
+    stage.wait_until_identical().await;
+    assert_eq!(run.terminate().await, Some(0));
+    stage
+        .run(&["slots", "drop", other, "--yes"])
+        .await
+        .expect(0);
+    stage.clear().await;
+}
+
 /// Data that the target refuses sets its table aside, in the load and in the stream; the others go on,
 /// and once the table fits it is loaded anew.
 #[tokio::test(flavor = "multi_thread")]

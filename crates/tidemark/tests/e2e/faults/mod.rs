@@ -31,6 +31,7 @@ mod source;
 mod stops;
 mod target;
 mod undecided;
+mod waits;
 
 /// A pipeline that is written to and watched.
 struct Rig {

@@ -95,7 +95,11 @@ async fn f04_a_source_that_falls_silent_is_noticed_and_said() {
     );
     assert!(status["latency_seconds"].is_null(), "{status}");
     assert!(status["gap_bytes"].is_null(), "{status}");
-    assert!(status["last_known"]["seconds_ago"].as_f64() > Some(10.0));
+    assert!(
+        status["last_known"]["seconds_ago"].as_f64() > Some(10.0),
+        "{status}\n{}",
+        rig.stage.log()
+    );
     rig.source_wire.heal();
     rig.something_new_arrives().await;
     rig.ends_well(run).await;

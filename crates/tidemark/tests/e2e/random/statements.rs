@@ -10,11 +10,21 @@ pub(super) struct Maker {
     random: Random,
     /// Numbers names and rows.
     next: u64,
+    /// Whether TRUNCATE takes tables along that refer to what is emptied.
+    pub(super) cascades: bool,
+    /// Columns that the pipeline masks or leaves out. A table stands still once one of them is renamed, and
+    /// no run starts once no table has one.
+    pub(super) hidden: &'static [&'static str],
 }
 
 impl Maker {
     pub(super) fn new(random: Random) -> Maker {
-        Maker { random, next: 1000 }
+        Maker {
+            random,
+            next: 1000,
+            cascades: false,
+            hidden: &[],
+        }
     }
 
     /// Whether something happens that does so often, of a hundred times.
@@ -343,7 +353,16 @@ impl Maker {
         {
             names.push(&other.name);
         }
-        format!("TRUNCATE {}", names.join(", "))
+        let cascade = if self.cascades && self.chance(60) {
+            " CASCADE"
+        } else {
+            ""
+        };
+        format!("TRUNCATE {}{cascade}", names.join(", "))
+    }
+
+    fn is_hidden(&self, column: &str) -> bool {
+        self.hidden.contains(&column)
     }
 
     /// One change of shape, to be carried out in a transaction.
@@ -357,10 +376,20 @@ impl Maker {
         let c = &column.name;
         match self.below(24) {
             0..=4 => self.add_column(t, number),
-            5 | 6 if c != "n" && c != "big" => format!("ALTER TABLE {t} DROP COLUMN {c}"),
-            7 if c != "n" && c != "big" => format!("ALTER TABLE {t} RENAME {c} TO r{number}"),
+            5 | 6 if c != "n" && c != "big" && !self.is_hidden(c) => {
+                format!("ALTER TABLE {t} DROP COLUMN {c}")
+            }
+            7 if c != "n" && c != "big" && !self.is_hidden(c) => {
+                format!("ALTER TABLE {t} RENAME {c} TO r{number}")
+            }
             8 => match self.pick(&plain) {
-                Some(other) if other.name != *c && other.name != "n" && c != "n" => {
+                Some(other)
+                    if other.name != *c
+                        && other.name != "n"
+                        && c != "n"
+                        && !self.is_hidden(c)
+                        && !self.is_hidden(&other.name) =>
+                {
                     let (from, o) = (format!("x{number}"), &other.name);
                     format!(
                         "ALTER TABLE {t} RENAME {c} TO {from}; ALTER TABLE {t} RENAME {o} TO {c}; \

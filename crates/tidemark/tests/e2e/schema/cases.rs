@@ -64,6 +64,12 @@ pub(super) struct Case {
 impl Case {
     pub(super) fn table(&self) -> String {
         let Case { name, v, value, .. } = self;
+        if *value == COMPUTED {
+            return format!(
+                "CREATE TABLE {name} (id int PRIMARY KEY, n int NOT NULL DEFAULT 0, v {v}); \
+                 INSERT INTO {name} SELECT generate_series(1, 40)"
+            );
+        }
         format!(
             "CREATE TABLE {name} (id int PRIMARY KEY, n int NOT NULL DEFAULT 0, v {v}); \
              INSERT INTO {name} SELECT i, 0, {value} FROM generate_series(1, 40) i"
@@ -94,6 +100,9 @@ impl Case {
         }]
     }
 }
+
+/// Stands for the value of a column that the database computes.
+const COMPUTED: &str = "";
 
 use Then::{Aside, Equal, Keeps, Lacks, LacksAndKeeps};
 
@@ -307,6 +316,38 @@ pub(super) const CASES: &[Case] = &[
          ALTER TABLE {t} DROP c; INSERT INTO {t} (id) VALUES (51); \
          ALTER TABLE {t} ADD c text DEFAULT 'x'; INSERT INTO {t} (id, c) VALUES (52, 'y'); COMMIT",
         [Equal, Equal, Aside, Lacks(&["c"])],
+    ),
+    // The target computes them; the log has nothing of them.
+    text(
+        "generated_added",
+        "BEGIN; INSERT INTO {t} (id, n) VALUES (50, 4); \
+         ALTER TABLE {t} ADD g int GENERATED ALWAYS AS (n * 2 + id) STORED; \
+         INSERT INTO {t} (id, n) VALUES (51, 5); COMMIT",
+        [Equal, Equal, Aside, Lacks(&["g"])],
+    ),
+    case(
+        "generated_anew",
+        "int GENERATED ALWAYS AS (n * 2 + id) STORED",
+        COMPUTED,
+        "BEGIN; ALTER TABLE {t} DROP v; \
+         ALTER TABLE {t} ADD v int GENERATED ALWAYS AS (n * 3 + id) STORED; \
+         INSERT INTO {t} (id, n) VALUES (51, 5); COMMIT",
+        [Equal, Equal, Aside, Aside],
+    ),
+    case(
+        "generated_no_more",
+        "int GENERATED ALWAYS AS (n * 2 + id) STORED",
+        COMPUTED,
+        "ALTER TABLE {t} ALTER v DROP EXPRESSION; INSERT INTO {t} (id, v) VALUES (50, 5); \
+         UPDATE {t} SET v = 7 WHERE id = 7",
+        [Equal, Equal, Aside, Lacks(&["v"])],
+    ),
+    case(
+        "generated_of_a_dropped",
+        "int GENERATED ALWAYS AS (n * 2 + id) STORED",
+        COMPUTED,
+        "ALTER TABLE {t} DROP n CASCADE; INSERT INTO {t} (id) VALUES (50)",
+        [Equal, Keeps(&["n", "v"]), Aside, Keeps(&["n", "v"])],
     ),
     // The target refuses NULL where it is not told, and its table is set aside for that.
     case(

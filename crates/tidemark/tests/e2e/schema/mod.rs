@@ -18,9 +18,11 @@ use tokio_postgres::Client;
 use crate::stage::{PATIENCE, Stage};
 use cases::{CASES, Case, Policy, Then};
 
+mod alone;
 mod cases;
 mod grown;
 mod loading;
+mod loosened;
 mod names;
 mod policies;
 mod tables;

@@ -85,3 +85,37 @@ async fn ends_equal(stage: &Stage) {
         .fold(stage.comparison(), |all, table| all.only("public", table));
     stage.wait_for_equal(comparison).await;
 }
+
+/// What old rows hold in a column is not what they are to hold under its new name, where that one is masked or
+/// left out. The other way round, see `alone`: nothing is shown because it has another name.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_that_takes_a_masked_or_left_out_name_is_masked_or_left_out_in_old_rows_too() {
+    let stage = Stage::new("schema_masked_names").await;
+    stage.write(
+        "[target]\non_schema_change = \"apply\"\n[[table]]\nsource = \"public.*\"\n\
+         drop_columns = [\"secret\"]\n[[mask]]\ncolumns = [\"public.*.email\"]\nwith = \"fixed\"\n\
+         value = \"masked\"\n[verify]\nafter_load = \"off\"\n",
+    );
+    let table = "CREATE TABLE t (id int PRIMARY KEY, nick text, note text); \
+        INSERT INTO t VALUES (1, 'n1', 'o1'); \
+        CREATE TABLE other (id int PRIMARY KEY, email text, secret text)";
+    stage.source_sql(table).await;
+    let run = stage.start_streaming().await;
+    let row = async |id: u32| {
+        let sql = format!("INSERT INTO t SELECT {id}, 'n{id}', 'o{id}'");
+        stage.source_sql(&sql).await;
+    };
+    stage.source_sql("ALTER TABLE t RENAME nick TO email").await;
+    row(2).await;
+    let all = "SELECT string_agg(email, ' ' ORDER BY id) FROM t";
+    stage.wait_for_target(all, "masked masked").await;
+    stage
+        .source_sql("ALTER TABLE t RENAME note TO secret")
+        .await;
+    row(3).await;
+    let left = "SELECT (SELECT count(*) FROM t) || ' ' || count(*) FROM pg_attribute \
+        WHERE attrelid = 't'::regclass AND attname IN ('note', 'secret')";
+    stage.wait_for_target(left, "3 0").await;
+    assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
+    stage.clear().await;
+}

@@ -60,7 +60,8 @@ async fn drop_what_the_source_lacks(stage: &Stage, table: &str) {
     let source = of(&stage.source).await;
     let surplus = of(&stage.target).await;
     for column in surplus.iter().filter(|column| !source.contains(column)) {
-        let drop = format!("ALTER TABLE {table} DROP COLUMN {column}");
+        // What is computed from it may have gone with it.
+        let drop = format!("ALTER TABLE {table} DROP COLUMN IF EXISTS {column} CASCADE");
         stage.target_sql(&drop).await;
     }
 }

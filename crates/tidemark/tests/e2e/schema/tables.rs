@@ -208,3 +208,65 @@ async fn many_tables_are_loaded_anew_a_few_at_a_time() {
     assert_eq!(run.terminate().await, Some(0));
     stage.clear().await;
 }
+
+/// What was known of the table before says nothing of the one that has its name now.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filtered_table_made_anew_with_other_columns_in_their_place_keeps_nobody_waiting() {
+    let filter = "[[table]]\nsource = \"public.t\"\nwhere = \"n > 2\"\n";
+    let stage = staged("schema_anew_filtered", &["good"], filter).await;
+    let before = "CREATE TABLE t (id int PRIMARY KEY, n int); INSERT INTO t VALUES (1, 1), (3, 3)";
+    stage.source_sql(before).await;
+    let run = stage.start_streaming().await;
+    stage.wait_for_table("public.t", "streaming").await;
+    run.terminate().await;
+    let anew = "DROP TABLE t; CREATE TABLE t (id int PRIMARY KEY, v text, n int); \
+        INSERT INTO t VALUES (4, 'a', 4), (5, 'b', 1); INSERT INTO good VALUES (60, 'new')";
+    stage.source_sql(anew).await;
+    let run = stage.start(&["run", "FILE"]);
+    let comparison = stage.comparison().only("public", "good");
+    let filtered = comparison
+        .only("public", "t")
+        .filter(("public", "t"), "n > 2");
+    stage.wait_for_equal(filtered).await;
+    stage.wait_for_table("public.t", "streaming").await;
+    assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
+    stage.clear().await;
+}
+
+/// A table that was seen and is gone when the source is told to announce it: that is its own affair.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_table_that_goes_before_it_is_announced_stops_nobody() {
+    let stage = Stage::new("schema_new_goes").await;
+    stage.write(
+        "[tables]\ninclude = [\"public.*\"]\nnew_tables = \"add\"\n[verify]\nafter_load = \"off\"\n",
+    );
+    stage
+        .source_sql("CREATE TABLE t (id int PRIMARY KEY)")
+        .await;
+    let run = stage.start_streaming().await;
+    let goes = stage.source_server.client_to(&stage.source_name).await;
+    let goes = goes.unwrap();
+    run.signal(rustix::process::Signal::STOP);
+    stage
+        .source_sql("CREATE TABLE fresh (id int PRIMARY KEY)")
+        .await;
+    // It can be looked at, and not yet announced.
+    let hold = "BEGIN; LOCK TABLE fresh IN SHARE MODE";
+    goes.batch_execute(hold).await.unwrap();
+    run.signal(rustix::process::Signal::CONT);
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+        AND wait_event_type = 'Lock' AND query LIKE 'ALTER PUBLICATION%fresh%'";
+    wait_for(PATIENCE, "the announcement to wait", || async {
+        Ok((text(&stage.source, waits).await? == "1").then_some(()))
+    })
+    .await
+    .unwrap_or_else(|err| panic!("{err:#}\n{}", stage.log()));
+    goes.batch_execute("DROP TABLE fresh; COMMIT")
+        .await
+        .unwrap();
+    stage.wait_for_table("public.fresh", "quarantined").await;
+    stage.source_sql("INSERT INTO t VALUES (1)").await;
+    stage.wait_for_target("SELECT count(*) FROM t", "1").await;
+    assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
+    stage.clear().await;
+}

@@ -242,9 +242,14 @@ async fn a_store_that_cannot_be_read_keeps_the_server_from_starting() {
     let mut server = Server::start(&[]).await;
     assert_eq!(server.terminate().await, Some(0));
     let file = server.state().join("tidemark.db");
+    let log = server.state().join("tidemark.db-wal");
+    assert!(
+        !log.exists(),
+        "the file alone is the store once it has ended"
+    );
     std::fs::write(&file, "not a store, whatever it was").unwrap();
     std::fs::remove_file(server.log_file()).unwrap();
-    server.child = super::spawn(server.home.path(), &[], &[]);
+    server.child = super::spawn(server.home.path(), &server.more, &[]);
     let ended = tokio::time::timeout(PATIENCE, server.child.wait())
         .await
         .unwrap()

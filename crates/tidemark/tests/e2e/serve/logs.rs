@@ -1,6 +1,7 @@
 //! The log: of whom a line is, whichever part of the engine wrote it, and how loud it is while it runs.
 
 use serde_json::{Value, json};
+use tidemark_lab::http::Request;
 use tidemark_lab::wait::wait_for;
 
 use super::access::{guarded, token};
@@ -138,4 +139,103 @@ async fn every_line_of_a_pipeline_bears_its_ids_and_is_shown_to_its_tenant() {
     heard.await.unwrap();
     server.terminate().await;
     stage.clear().await;
+}
+
+/// Paths of the file are relative to it, wherever the server is started.
+#[tokio::test]
+async fn the_servers_file_says_where_its_pipelines_and_its_store_are() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("server.toml");
+    let text = "version = 1\npipelines = \"shops\"\nstate = \"kept\"\n";
+    std::fs::write(&file, text).unwrap();
+    std::fs::create_dir(directory.path().join("shops")).unwrap();
+    let nobody = "version = 1\n[pipeline]\nname = \"srv_placed\"\nmode = \"full_load_only\"\n\
+         [source]\nurl = \"postgres://a@127.0.0.1:1/a\"\n[target]\nurl = \"postgres://a@127.0.0.1:1/b\"\n\
+         [tables]\ninclude = [\"public.*\"]\n";
+    std::fs::write(directory.path().join("shops/one.toml"), nobody).unwrap();
+    let mut server = Server::begin(&["--server-file", file.to_str().unwrap()], &[]).await;
+    let listed = server.get("/pipelines").await;
+    assert_eq!(listed["pipelines"][0]["id"], "srv_placed", "{listed}");
+    assert!(directory.path().join("kept/tidemark.db").is_file());
+    assert_eq!(server.terminate().await, Some(0), "{}", server.log());
+}
+
+/// The API is for tokens; whoever scrapes needs none, at an address where nothing else is answered.
+#[tokio::test]
+async fn s34_metrics_may_have_an_address_and_a_door_of_their_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("server.toml");
+    let write = |more: &str| {
+        let text = format!("version = 1\n[auth]\nmode = \"token\"\n[metrics]\n{more}\n");
+        std::fs::write(&file, text).unwrap();
+    };
+    let asked = async |at: &str, path: &str| {
+        let answer = Request::new("GET", path).send(at).await.unwrap();
+        answer.status
+    };
+    write("listen = \"127.0.0.1:0\"\nauth = \"open\"");
+    let arguments = ["--server-file", file.to_str().unwrap()];
+    let server = Server::start(&arguments).await;
+    let log = server.log();
+    let scraped = log.split("is scraped at http://").nth(1).unwrap();
+    let scraped = scraped.split('/').next().unwrap();
+    for (at, path, expected) in [
+        (scraped, "/metrics", 200),
+        (scraped, "/readyz", 200),
+        (scraped, "/api/v1/pipelines", 404),
+        (scraped, "/api/v1/openapi.json", 404),
+        (scraped, "/", 404),
+        (server.address.as_str(), "/metrics", 401),
+        (server.address.as_str(), "/api/v1/pipelines", 401),
+    ] {
+        assert_eq!(asked(at, path).await, expected, "{at}{path}");
+    }
+    drop(server);
+
+    // Without an address of its own: the one door is open, the others are not.
+    write("auth = \"open\"");
+    let server = Server::start(&arguments).await;
+    assert_eq!(asked(&server.address, "/metrics").await, 200);
+    assert_eq!(asked(&server.address, "/api/v1/pipelines").await, 401);
+    drop(server);
+
+    // Others may reach it only where that is said, or tokens are asked for.
+    std::fs::write(&file, "version = 1\n[metrics]\nlisten = \"0.0.0.0:0\"\n").unwrap();
+    let ran = tokio::process::Command::new(env!("CARGO_BIN_EXE_tidemark"))
+        .args(["serve", "--listen", "127.0.0.1:0", "--state"])
+        .arg(directory.path().join("state"))
+        .args(arguments)
+        .output();
+    let ran = tokio::time::timeout(PATIENCE, ran).await.unwrap().unwrap();
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert_eq!(ran.status.code(), Some(6), "{said}");
+    assert!(said.contains("TM8011"), "{said}");
+}
+
+#[tokio::test]
+async fn the_servers_file_says_how_it_starts_and_a_flag_goes_before_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("server.toml");
+    let text =
+        "version = 1\n[auth]\nmode = \"token\"\n[log]\nlevel = \"debug\"\nformat = \"text\"\n";
+    std::fs::write(&file, text).unwrap();
+    let file = file.to_str().unwrap();
+    let mut server = Server::start(&["--server-file", file]).await;
+    let refused = server.send(server.request("GET", "/pipelines")).await;
+    assert_eq!(refused.status, 401, "{}", refused.text());
+    server.token = Some(server.admin_token());
+    assert_eq!(server.get(LEVEL).await["level"], "debug");
+    assert!(written(&server).is_empty(), "{}", server.log());
+
+    let arguments = [
+        "--server-file",
+        file,
+        "--auth",
+        "open",
+        "--log-format",
+        "json",
+    ];
+    let server = Server::start_with(&arguments, &[("TIDEMARK_LOG", "tidemark=info")]).await;
+    assert_eq!(server.get(LEVEL).await["level"], json!(null));
+    assert!(!written(&server).is_empty(), "{}", server.log());
 }

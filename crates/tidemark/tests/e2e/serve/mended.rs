@@ -1,5 +1,6 @@
 //! What mends a copy, and what it rests on, by way of a server: the same as where the pipeline's file is.
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tidemark_lab::http::Request;
 use tidemark_lab::wait::wait_for;
@@ -229,6 +230,44 @@ async fn rows_that_differ_are_repaired_by_way_of_a_server() {
     assert_eq!(results, ["identical", "different"], "{kept}");
     // Where nothing differs there is nothing to agree to.
     both.alike(&["verify", name, "--repair"], 0).await;
+    both.server.terminate().await;
+    both.stage.clear().await;
+}
+
+/// The table is altered, and a row of it repaired, before the log tells of the change: the log passes over
+/// what it says of that row, whose snapshot has seen it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repaired_row_keeps_what_it_was_given_in_a_column_that_is_new() {
+    let name = "srv_repair_new";
+    let mut both = Both::start(name).await;
+    both.stage
+        .target_sql("DELETE FROM orders WHERE id = 7")
+        .await;
+    both.with_server(&["verify", name]).await.expect(3);
+    let kept = both
+        .server
+        .get(&format!("/pipelines/{name}/verifications"))
+        .await;
+    let repair = json!({ "verification": kept["verifications"][0]["id"] });
+
+    let sender = "SELECT active_pid::text FROM pg_replication_slots
+        WHERE database = current_database() AND active_pid IS NOT NULL";
+    let sender = text(&both.stage.source, sender).await.unwrap();
+    let sender = Pid::from_raw(sender.parse().unwrap()).unwrap();
+    kill_process(sender, Signal::STOP).unwrap();
+    let given = "ALTER TABLE orders ADD given text; UPDATE orders SET given = 'x' WHERE id < 10";
+    both.stage.source_sql(given).await;
+    let route = format!("/pipelines/{name}/actions/repair");
+    let asked = both.server.post(&route, &repair).await;
+    assert_eq!(asked.status, 202, "{}", asked.text());
+    let repaired =
+        "SELECT count(*) FROM orders, tidemark.table_state WHERE id = 7 AND state = 'streaming'";
+    both.stage.wait_for_target(repaired, "1").await;
+    kill_process(sender, Signal::CONT).unwrap();
+
+    both.stage.wait_until_identical().await;
+    let done = both.server.operation(&asked).await;
+    assert_eq!(done["state"], "succeeded", "{done}");
     both.server.terminate().await;
     both.stage.clear().await;
 }

@@ -18,6 +18,7 @@ mod mended;
 mod names;
 mod notify;
 mod operations;
+mod proven;
 mod quarantine;
 mod races;
 mod reach;
@@ -30,6 +31,7 @@ mod scraped;
 mod secrets;
 mod shape;
 mod shared;
+mod standing;
 mod traffic;
 mod truth;
 
@@ -61,6 +63,11 @@ impl Server {
     }
 
     async fn start_with(more: &[&str], variables: &[(&str, &str)]) -> Server {
+        Server::begin(&[&["--state", "state"], more].concat(), variables).await
+    }
+
+    /// A server that is told nothing else than this.
+    async fn begin(more: &[&str], variables: &[(&str, &str)]) -> Server {
         let home = tempfile::tempdir().unwrap();
         std::fs::create_dir(home.path().join("pipelines.d")).unwrap();
         let more = more
@@ -191,6 +198,17 @@ impl Server {
         }
     }
 
+    /// Waits until a server that stood by has the store.
+    async fn wait_to_lead(&self) {
+        let leads = wait_for(PATIENCE, "the server to lead", || async {
+            let answer = self.send(self.request("GET", "/pipelines")).await;
+            Ok((answer.status == 200).then_some(()))
+        });
+        if let Err(err) = leads.await {
+            panic!("{err:?}\n{}", self.log());
+        }
+    }
+
     /// SIGTERM; gives the exit code.
     async fn terminate(&mut self) -> Option<i32> {
         let pid = i32::try_from(self.child.id().expect("runs")).unwrap();
@@ -218,7 +236,7 @@ fn spawn(home: &Path, more: &[String], variables: &[(String, String)]) -> Child 
         .unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidemark"));
     command
-        .args(["serve", "--listen", "127.0.0.1:0", "--state", "state"])
+        .args(["serve", "--listen", "127.0.0.1:0"])
         .args(more)
         .envs(variables.iter().cloned())
         .stdin(Stdio::null())

@@ -219,7 +219,7 @@ async fn a_load_that_is_in_is_told_once_whatever_becomes_of_the_server() {
         let event = hook.json().unwrap();
         assert_eq!(event["type"], "io.tidemark.load.finished.v1", "{event}");
         let text = event["data"]["text"].as_str().unwrap();
-        assert!(text.contains("is in: 1000 rows of one table"), "{text}");
+        assert!(text.contains("is in: 1000 rows of 1 table"), "{text}");
     }
     // It is nothing that fires.
     assert_eq!(server.get("/alerts/active").await["alerts"], json!([]));

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
+use tidemark_lab::server::PostgresServer;
 use tidemark_lab::wait::wait_for;
 
+use super::shared::served;
 use super::{Server, definition, fill};
 use crate::stage::{PATIENCE, Stage};
 
@@ -184,6 +186,57 @@ async fn f60_a_server_that_is_killed_in_a_scheduled_load_goes_on_with_it_and_beg
     assert_eq!(runs[0]["by"], "local", "{runs:?}");
     stage.assert_identical().await;
     assert_eq!(server.terminate().await, Some(0));
+    stage.clear().await;
+}
+
+/// What is due meanwhile is claimed in the store, whoever has it.
+#[tokio::test(flavor = "multi_thread")]
+async fn f60_loads_go_on_one_after_another_while_servers_take_over_from_each_other() {
+    let name = "srv_sched_heirs";
+    let stage = Stage::new(name).await;
+    fill(&stage).await;
+    let database = PostgresServer::shared().await.unwrap();
+    let store = database.fresh_database("store").await.unwrap();
+    let url = database.url_to(&store);
+    let mut leads = served(&url).await;
+    let schedule = json!({ "full_load": "every 2s", "overlap": "queue" });
+    let wanted = scheduled(&stage, "full_load_only", schedule);
+    let answer = leads.post("/pipelines?start=true", &wanted).await;
+    assert_eq!(answer.status, 201, "{}", answer.text());
+    let mut done = 1;
+    wait_for_runs(&leads, name, "completed", done).await;
+    for _ in 0..3 {
+        let heir = served(&url).await;
+        leads.child.kill().await.unwrap();
+        leads = heir;
+        leads.wait_to_lead().await;
+        let runs = wait_for_runs(&leads, name, "completed", done + 1).await;
+        let is_done = |run: &&Value| run["state"] == "completed";
+        done = runs.iter().filter(is_done).count();
+    }
+    leads.act(name, "stop", &json!({})).await;
+    let runs = wait_for_runs(&leads, name, "completed", done).await;
+    assert_one_after_another(&runs);
+    let route = format!("/pipelines/{name}/events?limit=500");
+    let body = leads.get(&route).await;
+    let events = body["events"].as_array().unwrap();
+    for run in runs.iter().filter(|run| run["state"] == "completed") {
+        let (day, time) = run["due_at"].as_str().unwrap().split_once('T').unwrap();
+        let due = format!("{day} {}", time.get(..5).unwrap());
+        let due = match time.get(5..8).unwrap() {
+            ":00" => format!("{due} UTC"),
+            seconds => format!("{due}{seconds} UTC"),
+        };
+        for what in ["begins", "is in"] {
+            let is_it = |text: &str| text.contains(&due) && text.contains(what);
+            let told = events
+                .iter()
+                .filter(|event| is_it(event["text"].as_str().unwrap()));
+            assert_eq!(told.count(), 1, "{due} {what}: {body}");
+        }
+    }
+    stage.assert_identical().await;
+    assert_eq!(leads.terminate().await, Some(0), "{}", leads.log());
     stage.clear().await;
 }
 

@@ -14,13 +14,13 @@ use crate::stage::{PATIENCE, Stage};
 use crate::writing::Writers;
 
 /// The key of the store, which all servers are given.
-const KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+pub(super) const KEY: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
 /// How long pipelines may stand still when a server is gone.
 const TAKES_OVER_WITHIN: Duration = Duration::from_secs(15);
 
 /// A server whose store is in this database.
-async fn served(url: &str) -> Server {
+pub(super) async fn served(url: &str) -> Server {
     Server::start_with(&["--store", url], &[("TIDEMARK_STORE_KEY", KEY)]).await
 }
 
@@ -290,7 +290,8 @@ async fn f42_a_leader_cut_off_from_its_store_loses_its_pipelines_to_the_one_that
 #[tokio::test]
 async fn a_store_in_a_database_needs_its_key_given() {
     let home = tempfile::tempdir().unwrap();
-    let more = ["--store", "postgres://nobody@127.0.0.1:1/none"].map(str::to_owned);
+    let store = "postgres://nobody@127.0.0.1:1/none";
+    let more = ["--state", "state", "--store", store].map(str::to_owned);
     let mut child = super::spawn(home.path(), &more, &[]);
     let ended = tokio::time::timeout(PATIENCE, child.wait()).await.unwrap();
     let log = std::fs::read_to_string(home.path().join("serve.log")).unwrap();

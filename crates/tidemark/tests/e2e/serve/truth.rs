@@ -215,9 +215,7 @@ async fn b6_a_target_that_is_killed_or_frozen_is_told_within_15_seconds() {
 }
 
 /// A load has no position that grows old, and looks as if it went on.
-#[tokio::test(flavor = "multi_thread")]
-async fn b6_a_source_that_freezes_in_a_load_is_told_within_15_seconds() {
-    let name = "srv_dead_load";
+async fn a_source_that_freezes_in_a_load_is_told(name: &str, mode: &str) {
     let source = own_server(&[]).await;
     let target = tidemark_lab::server::PostgresServer::shared().await;
     let stage = Stage::on(source, target.unwrap(), name).await;
@@ -227,6 +225,7 @@ async fn b6_a_source_that_freezes_in_a_load_is_told_within_15_seconds() {
     let wire = Proxy::start(source.port()).await.unwrap();
     wire.limit_rate(Some(256 << 10));
     let mut wanted = definition(&stage);
+    wanted["pipeline"]["mode"] = json!(mode);
     wanted["source"]["url"] = json!(source.url_through(wire.address(), &stage.source_name));
     let mut server = Server::start(&[]).await;
     let answer = server.post("/pipelines?start=true", &wanted).await;
@@ -253,9 +252,69 @@ async fn b6_a_source_that_freezes_in_a_load_is_told_within_15_seconds() {
         .unwrap_or_else(|err| panic!("{err:?}\n{}", server.log()));
     wire.limit_rate(None);
     source.thaw().unwrap();
-    is_well(&server, name, PATIENCE).await;
+    if mode == "full_load_only" {
+        server.wait_for_state(name, "completed").await;
+    } else {
+        is_well(&server, name, PATIENCE).await;
+    }
     stage.wait_until_identical().await;
     assert_eq!(server.terminate().await, Some(0), "{}", server.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn b6_a_source_that_freezes_in_a_load_is_told_within_15_seconds() {
+    a_source_that_freezes_in_a_load_is_told("srv_dead_load", "full_load_and_cdc").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn b6_a_source_that_freezes_in_a_full_load_alone_is_told_within_15_seconds() {
+    a_source_that_freezes_in_a_load_is_told("srv_dead_full", "full_load_only").await;
+}
+
+/// A server that begins knows nothing of a load that was done before; what it says of it was looked up.
+#[tokio::test(flavor = "multi_thread")]
+async fn b6_a_load_that_is_done_is_told_as_it_was_after_a_restart() {
+    let name = "srv_done";
+    let stage = Stage::new(name).await;
+    fill(&stage).await;
+    let more = "CREATE TABLE other (id int PRIMARY KEY); INSERT INTO other VALUES (1)";
+    stage.source_sql(more).await;
+    // One of the tables takes no rows.
+    let refuses = "CREATE TABLE orders (id int PRIMARY KEY, note text CHECK (note = ''))";
+    stage.target_sql(refuses).await;
+    let mut wanted = definition(&stage);
+    wanted["pipeline"]["mode"] = json!("full_load_only");
+    wanted["alert"] = json!([{ "when": "table_quarantined" }]);
+    let mut server = Server::start(&[]).await;
+    let answer = server.post("/pipelines?start=true", &wanted).await;
+    assert_eq!(answer.status, 201, "{}", answer.text());
+    server.wait_for_state(name, "completed").await;
+    let route = format!("/pipelines/{name}");
+    let before = server.get(&route).await;
+    assert_eq!(before["health"], "error", "{before}");
+    assert_eq!(server.terminate().await, Some(0), "{}", server.log());
+    server.restart().await;
+    // At no moment it is well.
+    let told = wait_for(TRUE_WITHIN, "it to be told as it was", || async {
+        let now = server.get(&route).await;
+        assert_eq!(now["state"], "completed", "{now}");
+        assert!(
+            ["unknown", "error"].contains(&now["health"].as_str().unwrap()),
+            "{now}"
+        );
+        anyhow::ensure!(now["health"] == "error", "{now}");
+        anyhow::ensure!(now["tables"] == before["tables"], "{now}");
+        let rules = server.get("/alerts/rules").await;
+        let is_its = |rule: &&Value| rule["pipeline_id"] == name;
+        let rule = rules["rules"].as_array().unwrap().iter().find(is_its);
+        anyhow::ensure!(rule.is_some_and(|rule| rule["known"] == true), "{rules}");
+        Ok(Some(()))
+    });
+    if let Err(err) = told.await {
+        panic!("{err:?}\n{}", server.log());
+    }
+    assert_eq!(server.terminate().await, Some(0), "{}", server.log());
+    stage.clear().await;
 }
 
 /// A sample of the metrics.

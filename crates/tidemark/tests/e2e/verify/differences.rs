@@ -242,6 +242,14 @@ async fn a_full_load_alone_that_differs_is_mended_by_the_command_that_is_printed
     let problem = refused.json()["error"].clone();
     assert_eq!(problem["code"], "TM7042", "{problem}");
     assert!(problem.to_string().contains("existing=swap"), "{problem}");
+    // Nor is anybody asked for consent to what cannot be done.
+    let resync = ["resync", "FILE", "--table", "public.keyed"];
+    let refused = stage.run(&resync).await.expect(6).stderr;
+    assert!(
+        refused.contains("TM7042") && refused.contains(again),
+        "{refused}"
+    );
+    assert!(!refused.contains("consent"), "{refused}");
     stage
         .run(&["run", "FILE", "--set", "target.existing=swap"])
         .await
