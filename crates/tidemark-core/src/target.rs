@@ -127,6 +127,13 @@ pub trait Target: Send + Sync {
         Ok(Loosened::default())
     }
 
+    /// What the source has by now, and loaded tables lack: indexes and constraints that nobody has made there
+    /// since. Of a table that the pipeline has still to give its own nothing is said, nor of what cannot hold on
+    /// the target. `tables` are all of the pipeline, as the source has them now. Changes nothing.
+    async fn lacks(&self, _tables: &[TableMapping]) -> Result<Vec<Lacking>> {
+        Ok(Vec::new())
+    }
+
     /// Records how far the first load is. Durable on return.
     async fn set_phase(&self, phase: LoadPhase) -> Result<()>;
 
@@ -188,6 +195,19 @@ pub struct Loosened {
     pub gone: Vec<(TableName, String)>,
     /// Tables that still have some, since somebody reads them.
     pub held: Vec<TableName>,
+}
+
+/// An index or a constraint that the source has and a table of the target lacks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lacking {
+    /// The table, on the target.
+    pub table: TableName,
+    /// `index`, `foreign key`, …
+    pub kind: &'static str,
+    /// Its name on the source; of a not-null constraint the column's on the target.
+    pub name: String,
+    /// Makes it on the target; several statements are parted by `;`.
+    pub sql: String,
 }
 
 /// Who runs a pipeline, for the message to whoever comes second.

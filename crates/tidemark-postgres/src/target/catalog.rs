@@ -1,6 +1,6 @@
 //! What the target's catalog says about a name, and where names of the source lie on the target.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use tidemark_core::Result;
 use tidemark_core::mapping::TableMapping;
@@ -84,6 +84,58 @@ pub(super) async fn relation(
         .await?;
     let first = found.rows.first();
     first.map(|row| Relation::read(row, 0)).transpose()
+}
+
+/// Which of these names are taken.
+pub(super) async fn taken(
+    connection: &mut Connection,
+    names: &[TableName],
+) -> Result<HashSet<TableName>> {
+    if names.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let values: Vec<String> = names
+        .iter()
+        .map(|name| {
+            let (schema, name) = (quote_literal(&name.schema), quote_literal(&name.name));
+            format!("({schema}, {name})")
+        })
+        .collect();
+    let sql = format!(
+        "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+         WHERE (n.nspname, c.relname) IN (VALUES {})",
+        values.join(", ")
+    );
+    let found = connection.query(&sql, &[]).await?;
+    let name = |row: &Row| Ok(TableName::new(row.get_str(0)?, row.get_str(1)?));
+    found.rows.iter().map(name).collect()
+}
+
+/// Tables that the pipeline has recorded and that are there, by their numbers; each with a cell of its record
+/// (`t`).
+pub(super) async fn recorded<'a>(
+    connection: &mut Connection,
+    pipeline: &str,
+    tables: impl Iterator<Item = &'a TableMapping>,
+    cell: &str,
+) -> Result<BTreeMap<u32, (&'a TableMapping, Option<String>)>> {
+    let tables: HashMap<&TableName, &TableMapping> =
+        tables.map(|table| (table.source(), table)).collect();
+    let sql = format!(
+        "SELECT t.source_schema, t.source_name, c.oid, {cell} \
+         FROM tidemark.table_state t JOIN pg_namespace n ON n.nspname = t.target_schema \
+         JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.target_name \
+         WHERE t.pipeline = $1 AND c.relkind IN ('r', 'p')"
+    );
+    let found = connection.query(&sql, &[Some(pipeline)]).await?;
+    let mut recorded = BTreeMap::new();
+    for row in &found.rows {
+        let source = TableName::new(row.get_str(0)?, row.get_str(1)?);
+        if let Some(table) = tables.get(&source) {
+            recorded.insert(row.get(2)?, (*table, row.opt(3)?));
+        }
+    }
+    Ok(recorded)
 }
 
 /// Whether a table has any row.

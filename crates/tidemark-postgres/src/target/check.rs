@@ -5,7 +5,8 @@
 //!
 //! A start of a pipeline that has been running is checked as well. Tables that the pipeline knows
 //! are then not compared with the source any more: their shape belongs to a position of the log that
-//! the stream has reached, not to the source of now.
+//! the stream has reached, not to the source of now. What the source has by now and they lack of indexes and
+//! constraints is told ([`super::lacks`]).
 //!
 //! - `tables`: names, privileges, columns, keys, triggers of the tables that are there
 

@@ -492,7 +492,7 @@ fn word<T: Serialize>(value: &T) -> String {
     json(value).trim_matches('"').to_owned()
 }
 
-fn from_word<T: DeserializeOwned>(word: &str) -> Result<T> {
+pub(super) fn from_word<T: DeserializeOwned>(word: &str) -> Result<T> {
     from_json(&json(&word))
 }
 

@@ -11,8 +11,8 @@ use tidemark_core::mapping::TableMapping;
 use tidemark_core::schema::{SourceSchema, TableName};
 use tidemark_core::source::SequenceValue;
 use tidemark_core::target::{
-    Applier, Existing, LoadStart, Loader, Loosened, Occasion, Owner, Place, Prepared, Target,
-    TypeChanges,
+    Applier, Existing, Lacking, LoadStart, Loader, Loosened, Occasion, Owner, Place, Prepared,
+    Target, TypeChanges,
 };
 use tidemark_core::verify::View;
 use tidemark_core::{Error, Result};
@@ -99,6 +99,10 @@ impl Target for PgTarget {
         occasion: Occasion,
     ) -> Result<Loosened> {
         self.loosen(tables, of, occasion).await
+    }
+
+    async fn lacks(&self, tables: &[TableMapping]) -> Result<Vec<Lacking>> {
+        self.lacks(tables).await
     }
 
     async fn set_phase(&self, phase: LoadPhase) -> Result<()> {

@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tidemark_core::mapping::{ColumnMapping, TableMapping, TargetType};
-use tidemark_core::schema::{Column, ColumnDefault, TableName};
+use tidemark_core::schema::{Column, ColumnDefault, TableName, TableSchema};
 
 use super::names::quoted;
 use super::wording;
@@ -289,4 +289,26 @@ pub(super) fn rename(
         .enumerate()
         .map(|(index, (_, to))| one(&between(index), to));
     away.chain(there).collect()
+}
+
+/// A statement that speaks of columns by their source names, run while they have those: one transaction, and
+/// nobody sees it. `have` is the table, called `table`.
+pub(super) fn in_source_names(
+    mapping: &TableMapping,
+    have: &TableSchema,
+    table: &str,
+    statement: &str,
+) -> Vec<String> {
+    let there = renamed(mapping);
+    let back: Vec<(String, String)> = there
+        .iter()
+        .map(|(source, target)| (target.clone(), source.clone()))
+        .collect();
+    let names = |table: &TableSchema| table.columns.iter().map(|it| it.name.clone()).collect();
+    let mut statements = vec!["BEGIN".to_owned()];
+    statements.extend(rename(table, &back, &names(have)));
+    statements.push(statement.to_owned());
+    statements.extend(rename(table, &there, &names(&mapping.schema)));
+    statements.push("COMMIT".to_owned());
+    statements
 }

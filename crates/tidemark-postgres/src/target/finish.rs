@@ -15,7 +15,7 @@ use tidemark_core::schema::{Check, IndexKind, TableName, TableSchema};
 use tidemark_core::target::Place;
 use tidemark_core::{Context, Error, Result, failpoint};
 
-use super::create::{self, rename, renamed};
+use super::create::{self, renamed};
 use super::indexes::{self, Wanted};
 use super::names::{quoted, table_at};
 use super::{catalog, wording};
@@ -281,23 +281,10 @@ impl Finish<'_> {
             .any(|(source, _)| check.columns.contains(source))
     }
 
-    /// Runs a statement while the columns have their source names. Nobody sees that.
+    /// Runs a statement while the columns have their source names.
     async fn in_source_names(&self, connection: &mut Connection, statement: &str) -> Result<()> {
         let table = quoted(&self.name);
-        let there = renamed(self.mapping);
-        let back: Vec<(String, String)> = there
-            .iter()
-            .map(|(source, target)| (target.clone(), source.clone()))
-            .collect();
-        let names = self.have.columns.iter().map(|column| column.name.clone());
-        let target_names = names.collect();
-        let columns = self.mapping.schema.columns.iter();
-        let source_names = columns.map(|column| column.name.clone()).collect();
-        let mut statements = vec!["BEGIN".to_owned()];
-        statements.extend(rename(&table, &back, &target_names));
-        statements.push(statement.to_owned());
-        statements.extend(rename(&table, &there, &source_names));
-        statements.push("COMMIT".to_owned());
+        let statements = create::in_source_names(self.mapping, &self.have, &table, statement);
         let done = connection.run(&statements.join("; ")).await;
         if done.is_err() {
             connection.run("ROLLBACK").await?;

@@ -83,6 +83,12 @@ fn leave_out(table: &TableMapping, key: &ForeignKey, why: impl std::fmt::Display
     );
 }
 
+/// A definition, or the end of one, without that: whether it was ever proven of old rows changes nothing for
+/// new ones.
+pub(super) fn proven(definition: &str) -> &str {
+    definition.trim_end_matches(NOT_VALID).trim_end()
+}
+
 fn is_unproven(key: &ForeignKey) -> bool {
     key.options.ends_with(NOT_VALID)
 }

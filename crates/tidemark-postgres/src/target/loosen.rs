@@ -9,7 +9,7 @@
 //! their names. Where the target still has other columns than the source, whose log is read later, the
 //! words differ without the constraint being another; there a constraint of the same name counts as it.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 use tidemark_core::mapping::{TableMapping, TargetType};
@@ -18,7 +18,7 @@ use tidemark_core::target::{Loosened, Occasion};
 use tidemark_core::{ErrorKind, Result};
 
 use super::checkpoint::{self, Writer, from_json, json};
-use super::foreign_keys::{self, NOT_VALID};
+use super::foreign_keys::{self, proven};
 use super::indexes;
 use super::names::{Schemas, quoted};
 use super::swap::{LOCK_WAIT, is_held};
@@ -119,27 +119,12 @@ async fn pairs<'a>(
     of: &[TableName],
 ) -> Result<Vec<Pair<'a>>> {
     let of: HashSet<&TableName> = of.iter().collect();
-    let meant: HashMap<&TableName, &TableMapping> = tables
-        .iter()
-        .filter(|table| of.contains(table.source()))
-        .map(|table| (table.source(), table))
-        .collect();
-    let found = connection
-        .query(
-            "SELECT t.source_schema, t.source_name, c.oid, t.constraints::text \
-             FROM tidemark.table_state t JOIN pg_namespace n ON n.nspname = t.target_schema \
-             JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.target_name \
-             WHERE t.pipeline = $1 AND c.relkind IN ('r', 'p')",
-            &[Some(pipeline)],
-        )
-        .await?;
+    let meant = tables.iter().filter(|table| of.contains(table.source()));
+    let recorded = catalog::recorded(connection, pipeline, meant, "t.constraints::text").await?;
     let mut known = BTreeMap::new();
-    for row in &found.rows {
-        let source = TableName::new(row.get_str(0)?, row.get_str(1)?);
-        if let Some(mapping) = meant.get(&source) {
-            let shared = row.opt_str(3)?.map(from_json).transpose()?;
-            known.insert(row.get::<u32>(2)?, (*mapping, shared));
-        }
+    for (oid, (mapping, shared)) in recorded {
+        let shared = shared.as_deref().map(from_json).transpose()?;
+        known.insert(oid, (mapping, shared));
     }
     let numbers = known
         .iter()
@@ -281,7 +266,7 @@ fn check_of(name: String, definition: &str) -> Constraint {
     Constraint {
         kind: Kind::Check,
         name,
-        definition: proven(&wording::quoted_throughout(definition)),
+        definition: proven(&wording::quoted_throughout(definition)).to_owned(),
     }
 }
 
@@ -314,13 +299,8 @@ fn foreign_key_of(key: &ForeignKey) -> Constraint {
     Constraint {
         kind: Kind::ForeignKey,
         name: key.name.clone(),
-        definition: proven(definition.trim_end()),
+        definition: proven(definition.trim_end()).to_owned(),
     }
-}
-
-/// Whether it was ever proven of old rows changes nothing for new ones.
-fn proven(definition: &str) -> String {
-    definition.trim_end_matches(NOT_VALID).trim_end().to_owned()
 }
 
 /// Whether it could be taken off. Somebody else's may rest on it, or the table is not ours; it then

@@ -21,7 +21,7 @@ use tidemark_core::mapping::TableMapping;
 use tidemark_core::schema::{SourceSchema, TableName};
 use tidemark_core::source::SequenceValue;
 use tidemark_core::target::{
-    Existing, LoadStart, Loader, Loosened, Occasion, Owner, Place, Prepared, TypeChanges,
+    Existing, Lacking, LoadStart, Loader, Loosened, Occasion, Owner, Place, Prepared, TypeChanges,
 };
 use tidemark_core::{Context, Error, Result, failpoint};
 
@@ -49,6 +49,7 @@ mod finish;
 mod fit;
 mod foreign_keys;
 mod indexes;
+mod lacks;
 mod load;
 mod loosen;
 mod metadata;
@@ -267,6 +268,14 @@ impl PgTarget {
         let loosened = loosen::loosen(&mut session, &self.writer(), tables, of, occasion).await?;
         session.keep();
         Ok(loosened)
+    }
+
+    /// What the source has by now and loaded tables lack.
+    pub async fn lacks(&self, tables: &[TableMapping]) -> Result<Vec<Lacking>> {
+        let mut session = self.session().await?;
+        let compared = lacks::compare(&mut session, &self.pipeline, tables).await?;
+        session.keep();
+        Ok(compared.into_iter().flat_map(|table| table.lacks).collect())
     }
 
     /// Gives a resynced table its place.

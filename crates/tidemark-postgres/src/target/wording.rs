@@ -61,6 +61,31 @@ pub(super) fn quoted_throughout(sql: &str) -> String {
     replace(sql, &same)
 }
 
+/// Whether a definition of the source and one of the target say the same, where columns are renamed: by their
+/// names on the source and on the target. How names are quoted does not matter.
+pub(super) fn say_the_same(source: &str, target: &str, renamed: &[(String, String)]) -> bool {
+    let name = |text: &str| identifier(text).filter(|(len, _)| *len == text.len());
+    let is_same = |(source, target): (Piece<'_>, Piece<'_>)| match (source, target) {
+        (Piece::Pair(_, one), Piece::Pair(_, other))
+        | (Piece::NameLiteral(_, one), Piece::NameLiteral(_, other)) => one == other,
+        (Piece::Other(one), Piece::Other(other)) => match (name(one), name(other)) {
+            (Some((_, one)), Some((_, other))) => {
+                let is_renamed = renamed
+                    .iter()
+                    .any(|(from, to)| *from == one && *to == other);
+                // A name that columns exchange is that of another column there; a keyword or a type is not.
+                let is_anothers = renamed.iter().any(|(from, _)| *from == one)
+                    && renamed.iter().any(|(_, to)| *to == one);
+                is_renamed || (one == other && !is_anothers)
+            }
+            _ => one == other,
+        },
+        _ => false,
+    };
+    let (source, target) = (pieces(source), pieces(target));
+    source.len() == target.len() && source.into_iter().zip(target).all(is_same)
+}
+
 /// The name with which a piece of a definition begins, as it is written.
 pub(super) fn first_name(sql: &str) -> Option<&str> {
     let (len, _) = identifier(sql)?;
@@ -252,6 +277,50 @@ mod tests {
             ("\"open", "\"open"),
         ] {
             assert_eq!(replace(sql, &renames()), expected, "{sql}");
+        }
+    }
+
+    #[test]
+    fn definitions_say_the_same_where_columns_go_by_other_names() {
+        let renamed = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
+            let owned = |(from, to): &(&str, &str)| ((*from).to_owned(), (*to).to_owned());
+            pairs.iter().map(owned).collect()
+        };
+        let (none, moved) = (
+            renamed(&[]),
+            renamed(&[("x", "order"), ("date", "day"), ("a", "b"), ("b", "a")]),
+        );
+        for (source, target, renamed, expected) in [
+            ("((x > 0))", "((x > 0))", &none, true),
+            ("((x > 0))", "((x > 1))", &none, false),
+            ("((x > 0))", "((x > 0) AND true)", &none, false),
+            ("((x > 0))", "((y > 0))", &none, false),
+            ("((x > 0))", "((\"x\" > 0))", &none, true),
+            (
+                "m <> 'sad'::\"dw\".mood",
+                "m <> 'sad'::dw.mood",
+                &none,
+                true,
+            ),
+            ("m <> 'sad'::dw.mood", "m <> 'sad'::dw.mode", &none, false),
+            ("((x > 0))", "((\"order\" > 0))", &moved, true),
+            (
+                "((x > 'x'::text))",
+                "((\"order\" > 'order'::text))",
+                &moved,
+                false,
+            ),
+            (
+                "((date > '2024-01-01'::date))",
+                "((day > '2024-01-01'::date))",
+                &moved,
+                true,
+            ),
+            ("((a < b))", "((b < a))", &moved, true),
+            ("((a < b))", "((a < b))", &moved, false),
+        ] {
+            let found = say_the_same(source, target, renamed);
+            assert_eq!(found, expected, "{source} and {target}");
         }
     }
 

@@ -13,7 +13,8 @@ use crate::lab;
 use crate::prepare::renaming;
 use crate::target::Pair;
 
-const SHOP: &str = r#"
+/// Keys, indexes and constraints of all kinds.
+pub(crate) const SHOP: &str = r#"
     CREATE EXTENSION btree_gist;
     CREATE TYPE mood AS ENUM ('sad', 'happy');
     CREATE TABLE parent (id bigserial PRIMARY KEY, code varchar(10) UNIQUE DEFERRABLE, m mood);

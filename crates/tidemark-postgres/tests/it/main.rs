@@ -26,4 +26,5 @@ mod source;
 mod swap;
 mod target;
 mod target_check;
+mod target_lacks;
 mod view;

@@ -7,14 +7,14 @@ use tidemark_core::catalogue::codes;
 use tidemark_core::finding::{Fix, Report};
 use tidemark_core::mapping::TableMapping;
 use tidemark_core::schema::{Index, IndexKind, TableName, TableSchema};
-use tidemark_core::target::Existing;
+use tidemark_core::target::{Existing, Lacking};
 
 use super::Triggers;
 use crate::schema::describe_one;
 use crate::target::catalog::{self, Relation};
 use crate::target::metadata::{self, Found};
 use crate::target::names::quoted;
-use crate::target::{PgTarget, claim, fit, prepare};
+use crate::target::{PgTarget, claim, fit, lacks, prepare};
 use crate::wire::{Connection, Row, quote_ident, quote_literal};
 
 /// So many are named in one sentence.
@@ -78,6 +78,10 @@ impl Tables<'_> {
         if recorded.is_some() {
             self.check_shared(report, connection).await?;
         }
+        let lacking = match recorded {
+            Some(_) => self.check_lacking(report, connection).await?,
+            None => HashMap::new(),
+        };
         let known = recorded.unwrap_or_default();
         let failures = report.failures();
         for mapping in self.tables {
@@ -96,6 +100,7 @@ impl Tables<'_> {
                     connection,
                     mapping,
                     found,
+                    lacks: lacking.get(&mapping.target).map_or(&[], Vec::as_slice),
                 };
                 table.check(is_loading).await?;
             }
@@ -133,6 +138,37 @@ impl Tables<'_> {
             }
         }
         Ok(())
+    }
+
+    /// What came on the source after the load.
+    async fn check_lacking(
+        &self,
+        report: &mut Report,
+        connection: &mut Connection,
+    ) -> Result<HashMap<TableName, Vec<Lacking>>> {
+        let pipeline = &self.target.pipeline;
+        let compared = match lacks::compare(connection, pipeline, self.tables).await {
+            Err(error) if error.sqlstate_code() == Some("42501") => return Ok(HashMap::new()),
+            compared => compared?,
+        };
+        let lacking = compared.iter().filter(|table| !table.lacks.is_empty());
+        for lacks::Compared { table, lacks } in lacking {
+            let named = lacks.iter().map(|it| format!("{} {}", it.kind, it.name));
+            let named = named_at_most(named.collect(), ", ");
+            let statements: Vec<&str> = lacks.iter().map(|it| it.sql.as_str()).collect();
+            report.warn(
+                codes::TARGET_LACKS,
+                format!("{table} lacks what the source has by now: {named}"),
+                &codes::TARGET_LACKS.entry().effect,
+                [Fix::sql(statements.join(";\n"))],
+            );
+        }
+        if !compared.is_empty() && compared.iter().all(|table| table.lacks.is_empty()) {
+            let found = "loaded tables have the source's indexes and constraints";
+            report.pass(codes::TARGET_LACKS, found);
+        }
+        let by_table = compared.into_iter().map(|it| (it.table, it.lacks));
+        Ok(by_table.collect())
     }
 
     fn check_missing(&self, report: &mut Report, mapping: &TableMapping) {
@@ -202,11 +238,6 @@ impl Tables<'_> {
             }
         }
         firing.sort();
-        let more = firing.len().saturating_sub(NAMED_MAX);
-        firing.truncate(NAMED_MAX);
-        if more > 0 {
-            firing.push(format!("and {more} more"));
-        }
         match (self.triggers, firing.is_empty()) {
             (Triggers::KeepStill, true) => {
                 report.pass(codes::TARGET_TRIGGERS, "triggers, rules and foreign keys keep still");
@@ -219,7 +250,7 @@ impl Tables<'_> {
             ),
             (_, false) => report.warn(
                 codes::TARGET_TRIGGERS,
-                format!("what fires for each row that is written: {}", firing.join("; ")),
+                format!("what fires for each row that is written: {}", named_at_most(firing, "; ")),
                 "Rows that a trigger writes may be doubled, cascades run twice, rows in another order \
                  than the foreign keys ask for are refused, and a table of which a trigger or rule \
                  leaves a row out is set aside.",
@@ -242,6 +273,16 @@ impl Tables<'_> {
         ));
         fixes
     }
+}
+
+/// One sentence of names.
+fn named_at_most(mut names: Vec<String>, between: &str) -> String {
+    let more = names.len().saturating_sub(NAMED_MAX);
+    names.truncate(NAMED_MAX);
+    if more > 0 {
+        names.push(format!("and {more} more"));
+    }
+    names.join(between)
 }
 
 async fn read(
@@ -317,6 +358,8 @@ struct Table<'a> {
     connection: &'a mut Connection,
     mapping: &'a TableMapping,
     found: &'a There,
+    /// Told already.
+    lacks: &'a [Lacking],
 }
 
 impl Table<'_> {
@@ -420,13 +463,19 @@ impl Table<'_> {
         }
         let columns: Vec<String> = key.iter().map(|column| quote_ident(column)).collect();
         let (name, columns) = (&self.found.quoted, columns.join(", "));
+        let fix = if self.lacks.iter().any(|it| it.kind == lacks::PRIMARY_KEY) {
+            let code = codes::TARGET_LACKS;
+            Fix::text(format!(
+                "make the primary key, with the statement of {code}"
+            ))
+        } else {
+            Fix::sql(format!("CREATE UNIQUE INDEX ON {name} ({columns})"))
+        };
         self.report.warn(
             codes::TARGET_NO_KEY,
             format!("{name} has no unique index over its key ({columns})"),
             "Each update and delete reads the whole table.",
-            [Fix::sql(format!(
-                "CREATE UNIQUE INDEX ON {name} ({columns})"
-            ))],
+            [fix],
         );
     }
 }

@@ -278,12 +278,19 @@ impl Cutover<'_> {
 
     async fn left_behind(&self, mappings: &[TableMapping]) -> Result<((), String), Failure> {
         let found = systems::left_behind(&self.opened.config, &sources(mappings)).await?;
+        let lacks = self.opened.target.lacks(mappings).await?;
         let count = self.with_report(|report| {
             report.note_left(found.into_iter().map(|left| Left {
                 kind: left.kind,
                 name: left.name,
                 note: None,
                 sql: Some(left.sql),
+            }));
+            report.left.extend(lacks.into_iter().map(|lacking| Left {
+                kind: lacking.kind.to_owned(),
+                name: format!("{} on {}", lacking.name, lacking.table),
+                note: Some("the target lacks it".to_owned()),
+                sql: Some(lacking.sql),
             }));
             report.left.len()
         });

@@ -148,6 +148,54 @@ async fn a_rehearsal_changes_nothing_and_tells_what_stands_in_the_way() {
     stage.source_sql(&owned).await;
 }
 
+/// What came on the source after the load would be missed once the target is written to.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_target_lacks_is_listed_with_what_stays_behind() {
+    let stage = Stage::new("cutover_lacks").await;
+    shop(&stage, 8).await.stop().await.unwrap();
+    let run = stage.start_streaming().await;
+    stage
+        .source_sql(
+            "CREATE INDEX orders_what ON orders (what); \
+             ALTER TABLE orders ADD CONSTRAINT orders_some CHECK (what <> '')",
+        )
+        .await;
+    let page = stage.directory().join("shop.md");
+    let rehearsal = ["--dry-run", "--report", page.to_str().unwrap()];
+    let listed = async || {
+        let answer = stage.cutover(&rehearsal).await.expect(0).json();
+        let mut left = answer["data"]["left_behind"].as_array().unwrap().clone();
+        left.retain(|left| left["note"] == "the target lacks it");
+        left
+    };
+    let left = listed().await;
+    let names: Vec<_> = left
+        .iter()
+        .map(|left| {
+            (
+                left["kind"].as_str().unwrap(),
+                left["name"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        names,
+        [
+            ("index", "orders_what on public.orders"),
+            ("check constraint", "orders_some on public.orders"),
+        ]
+    );
+    let text = std::fs::read_to_string(&page).unwrap();
+    for left in &left {
+        let sql = left["sql"].as_str().unwrap();
+        assert!(text.contains(sql), "{sql} in\n{text}");
+        stage.target_sql(sql).await;
+    }
+    assert_eq!(listed().await, [] as [serde_json::Value; 0]);
+    assert_eq!(run.terminate().await, Some(0));
+    stage_clear(&stage).await;
+}
+
 /// [`Stage::clear`] over a session of its own.
 pub(crate) async fn stage_clear(stage: &Stage) {
     let slot = format!("tidemark_{}", stage.name);

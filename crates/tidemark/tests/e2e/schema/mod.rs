@@ -21,6 +21,7 @@ use cases::{CASES, Case, Policy, Then};
 mod alone;
 mod cases;
 mod grown;
+mod lacks;
 mod loading;
 mod loosened;
 mod names;
