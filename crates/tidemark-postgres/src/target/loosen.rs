@@ -5,8 +5,8 @@
 //! first kind was once seen on both sides. So whenever both are compared, what both have is recorded with
 //! the table, and what of that the source lacks the next time is taken off the target.
 //!
-//! They are the same if they demand the same in the target's words ([`Constraint::definition`]), whatever
-//! their names. Where the target still has other columns than the source, whose log is read later, the
+//! They are the same if they demand the same, whatever their names: in the target's words
+//! ([`Constraint::definition`]), but for expressions, which name columns as the source does. Where the target still has other columns than the source, whose log is read later, the
 //! words differ without the constraint being another; there a constraint of the same name counts as it.
 
 use std::collections::{BTreeMap, HashSet};
@@ -149,13 +149,15 @@ impl Pair<'_> {
         occasion: Occasion,
     ) -> (Vec<Constraint>, Vec<Constraint>) {
         let says_alike = self.says_alike();
+        let renamed = create::renamed(self.mapping);
         let is_there = |constraint: &Constraint| {
-            source.iter().any(|other| {
-                constraint.is_same(other)
-                    || (!says_alike
-                        && other.kind == constraint.kind
-                        && other.name == constraint.name)
-            })
+            let is_it = |other: &Constraint| {
+                let (theirs, ours) = (&other.definition, &constraint.definition);
+                let has_name = !says_alike && other.name == constraint.name;
+                has_name || wording::say_the_same(theirs, ours, &renamed)
+            };
+            let mut source = source.iter().filter(|it| it.kind == constraint.kind);
+            source.any(|other| constraint.is_same(other) || is_it(other))
         };
         let (mut both, mut surplus) = (Vec::new(), Vec::new());
         for constraint in of_target(&self.target) {

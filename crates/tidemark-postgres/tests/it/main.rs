@@ -16,6 +16,7 @@ mod finish;
 mod lab;
 mod load;
 mod login;
+mod loosen;
 mod majors;
 mod prepare;
 mod replication;
