@@ -10,6 +10,9 @@
 //! transient error a worker connects anew and repeats the unit at the *same* snapshot; only when the
 //! snapshot itself is gone does the load end with an error, and the next start goes on at a new one.
 //!
+//! A server that takes no more connections does not end a load that has some: the job is given back, and
+//! the worker waits for room while those that have a connection go on.
+//!
 //! A table that was emptied, rewritten or changed since the snapshot is loaded anew later; the others go on.
 //!
 //! While rows are read the source keeps what the snapshot sees. So the snapshot is let go as soon as all
@@ -81,7 +84,7 @@ pub(crate) async fn load(
 ) -> Result<LoadReport> {
     tables.sort_by_key(|table| std::cmp::Reverse(table.mapping.schema.bytes));
     let workers = worker_count(engine, &tables);
-    let queue = Arc::new(Queue::new(engine, tables));
+    let queue = Arc::new(Queue::new(engine, tables, workers));
     let throttle = Arc::new(Throttle::new(engine.options.source_rows_per_second_max));
     let mut tasks = JoinSet::new();
     for _ in 0..workers {
@@ -138,6 +141,14 @@ pub(crate) fn resumable(mapping: &TableMapping, recorded: &[Unit]) -> Option<Vec
     (is_complete || (by_keys && !has_second_unique)).then(|| recorded.to_vec())
 }
 
+/// What became of a job.
+#[derive(Debug)]
+enum Done {
+    Yes,
+    /// A server takes no more connections: nothing was begun, and the job is with the queue again.
+    NoRoom(Error),
+}
+
 struct Worker {
     engine: Arc<Engine>,
     /// Until all rows are in.
@@ -156,20 +167,76 @@ struct Connections {
 
 impl Worker {
     async fn run(mut self) -> Result<()> {
+        let mut backoff = Backoff::new(&self.engine.options);
+        let mut tries_alone = 0;
         while let Some(job) = self.queue.next(self.snapshot.is_some()).await {
-            match job {
+            let done = match job {
                 Job::Prepare(table) => self.prepare(table).await?,
                 Job::Copy { table, unit, way } => self.copy(table, unit, way).await?,
                 Job::LetGo => self.let_go(),
                 Job::Finish { table } => self.finish(table).await?,
+            };
+            match done {
+                Done::Yes => {
+                    backoff.reset();
+                    tries_alone = 0;
+                }
+                Done::NoRoom(err) => {
+                    self.wait_for_room(err, &mut backoff, &mut tries_alone)
+                        .await?;
+                }
             }
         }
         Ok(())
     }
 
+    /// After a connection was refused for want of room: waits until there may be some. An error where no
+    /// worker has got one, time after time.
+    async fn wait_for_room(
+        &mut self,
+        err: Error,
+        backoff: &mut Backoff,
+        tries_alone: &mut u32,
+    ) -> Result<()> {
+        self.connections = None;
+        let wait = backoff.next();
+        let others = self.queue.update(|inner| {
+            inner.without_room += 1;
+            inner.workers - inner.without_room
+        });
+        if others == 0 {
+            *tries_alone += 1;
+            if *tries_alone >= UNIT_ATTEMPTS_MAX {
+                return Err(err);
+            }
+            self.engine.observer.say(PipelineEvent::Retry {
+                error: err,
+                wait,
+                attempt: *tries_alone,
+            });
+        } else if self.queue.is_first_without_room() {
+            self.engine.observer.say(PipelineEvent::Warning {
+                code: err.code(),
+                text: format!(
+                    "{err}: the load goes on with the workers that have one, and the others join when there is room"
+                ),
+            });
+        }
+        // Whoever still has the snapshot lets it go when nothing is to be read any more.
+        let (queue, reads) = (&self.queue, self.snapshot.is_some());
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = queue.rows_are_in(), if reads => {}
+            () = queue.is_done() => {}
+        }
+        self.queue.update(|inner| inner.without_room -= 1);
+        Ok(())
+    }
+
     /// Nothing will be read any more.
-    fn let_go(&mut self) {
+    fn let_go(&mut self) -> Done {
         (self.connections, self.snapshot) = (None, None);
+        Done::Yes
     }
 
     fn snapshot(&self) -> Arc<dyn Snapshot> {
@@ -177,9 +244,9 @@ impl Worker {
         snapshot.expect("let go only when all rows are in")
     }
 
-    async fn prepare(&mut self, table: LoadTable) -> Result<()> {
+    async fn prepare(&mut self, table: LoadTable) -> Result<Done> {
         let (mapping, anew) = (Arc::clone(&table.mapping), table.anew);
-        let prepared = self.prepare_table(table).await;
+        let prepared = self.prepare_table(table.clone()).await;
         let name = mapping.source().to_string();
         match prepared {
             Ok(active) => {
@@ -188,7 +255,11 @@ impl Worker {
                     inner.preparing -= 1;
                     inner.active.push(active);
                 });
-                Ok(())
+                Ok(Done::Yes)
+            }
+            Err(err) if has_no_room(&err) => {
+                self.queue.update(|inner| inner.give_table_back(table));
+                Ok(Done::NoRoom(err))
             }
             Err(err) if self.stops_the_table(&mapping, &err) => {
                 // Whoever watches knows of it before it is told that it is set aside.
@@ -197,7 +268,7 @@ impl Worker {
                     inner.preparing -= 1;
                     inner.refused.push((mapping, err));
                 });
-                Ok(())
+                Ok(Done::Yes)
             }
             Err(err) => Err(err.context(format!("prepare {name}"))),
         }
@@ -267,10 +338,19 @@ impl Worker {
         }));
     }
 
-    async fn copy(&mut self, table: usize, mut unit: Unit, way: Way) -> Result<()> {
+    async fn copy(&mut self, table: usize, mut unit: Unit, way: Way) -> Result<Done> {
         let mapping = self
             .queue
             .update(|inner| Arc::clone(&inner.active[table].mapping));
+        match self.connect().await {
+            Err(err) if has_no_room(&err) => {
+                self.queue
+                    .update(|inner| inner.give_unit_back(table, unit.number));
+                return Ok(Done::NoRoom(err));
+            }
+            // Whatever else there is the copy meets again.
+            _ => {}
+        }
         let what = || format!("load unit {} of {}", unit.number, mapping.source());
         match self.copy_with_retries(&mapping, &unit, way).await {
             Ok(part) => {
@@ -286,14 +366,14 @@ impl Worker {
                     inner.bytes += part.bytes;
                     inner.copied(table, unit);
                 });
-                Ok(())
+                Ok(Done::Yes)
             }
             Err(err) if self.stops_the_table(&mapping, &err) => {
                 // Be it in the middle of its rows.
                 self.connections = None;
                 let err = err.context(what());
                 self.queue.update(|inner| inner.refuse(table, err));
-                Ok(())
+                Ok(Done::Yes)
             }
             Err(err) => Err(err.context(what())),
         }
@@ -349,6 +429,20 @@ impl Worker {
             .next())
     }
 
+    /// The pair of connections, made where there is none that can be used.
+    async fn connect(&mut self) -> Result<()> {
+        let usable = self.connections.take().filter(|c| c.loader.is_usable());
+        let connections = match usable {
+            Some(connections) => connections,
+            None => Connections {
+                reader: self.snapshot().reader().await?,
+                loader: self.engine.target.loader().await?,
+            },
+        };
+        self.connections = Some(connections);
+        Ok(())
+    }
+
     async fn copy_once(
         &mut self,
         mapping: &TableMapping,
@@ -356,15 +450,8 @@ impl Worker {
         way: Way,
     ) -> Result<LoadedPart> {
         let snapshot = self.snapshot();
-        let usable = self.connections.take().filter(|c| c.loader.is_usable());
-        let connections = match usable {
-            Some(connections) => connections,
-            None => Connections {
-                reader: snapshot.reader().await?,
-                loader: self.engine.target.loader().await?,
-            },
-        };
-        let connections = self.connections.insert(connections);
+        self.connect().await?;
+        let connections = self.connections.as_mut().expect("just made");
         let rows = connections
             .reader
             .read(mapping, &unit.chunk, way.format)
@@ -411,7 +498,7 @@ impl Worker {
         loaded
     }
 
-    async fn finish(&mut self, table: usize) -> Result<()> {
+    async fn finish(&mut self, table: usize) -> Result<Done> {
         let (mapping, place) = self.queue.update(|inner| {
             let active = &inner.active[table];
             (Arc::clone(&active.mapping), active.way.place)
@@ -435,11 +522,16 @@ impl Worker {
                     .say(PipelineEvent::TableFinished { table: table_name });
                 self.queue
                     .update(|inner| inner.active[table].state = ActiveState::Done);
-                Ok(())
+                Ok(Done::Yes)
+            }
+            Err(err) if has_no_room(&err) => {
+                self.queue
+                    .update(|inner| inner.active[table].state = ActiveState::ToFinish);
+                Ok(Done::NoRoom(err))
             }
             Err(err) if self.stops_the_table(&mapping, &err) => {
                 self.queue.update(|inner| inner.refuse(table, err));
-                Ok(())
+                Ok(Done::Yes)
             }
             Err(err) => Err(err),
         }
@@ -452,6 +544,15 @@ impl Worker {
     }
 }
 
+/// Whether a server takes no more connections: `max_connections`, or a limit of the role or database.
+fn has_no_room(err: &Error) -> bool {
+    [
+        codes::SOURCE_TOO_MANY_CONNECTIONS,
+        codes::TARGET_TOO_MANY_CONNECTIONS,
+    ]
+    .contains(&err.code())
+}
+
 /// Makes keys and indexes of a table whose rows are in; again after what passes.
 async fn keys_and_indexes(engine: &Engine, mapping: &TableMapping, place: Place) -> Result<()> {
     let mut backoff = Backoff::new(&engine.options);
@@ -459,6 +560,7 @@ async fn keys_and_indexes(engine: &Engine, mapping: &TableMapping, place: Place)
         match engine.target.finish(mapping, place).await {
             Err(err)
                 if err.kind() == ErrorKind::Transient
+                    && !has_no_room(&err)
                     && backoff.attempts() + 1 < UNIT_ATTEMPTS_MAX =>
             {
                 tokio::time::sleep(backoff.next()).await;

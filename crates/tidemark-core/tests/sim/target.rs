@@ -244,6 +244,7 @@ impl Target for SimTarget {
         place: Place,
         units: &[Unit],
     ) -> Result<Prepared> {
+        self.world.room()?;
         let table = table_of(mapping);
         self.commit("prepare", |new| {
             match (place, existing) {
@@ -271,6 +272,7 @@ impl Target for SimTarget {
 
     async fn loader(&self) -> Result<Box<dyn Loader>> {
         self.world.call("loader").await?;
+        self.world.room()?;
         Ok(Box::new(SimLoader {
             target: self.clone(),
             usable: true,
@@ -278,6 +280,7 @@ impl Target for SimTarget {
     }
 
     async fn finish(&self, _: &TableMapping, _: Place) -> Result<()> {
+        self.world.room()?;
         self.world.call("finish").await
     }
 

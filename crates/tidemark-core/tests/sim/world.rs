@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tidemark_core::catalogue::codes;
 use tidemark_core::checkpoint::SourceIdentity;
 use tidemark_core::error::{Error, Result};
 use tidemark_core::position::{Lsn, Position};
@@ -137,13 +138,20 @@ impl Shared {
         }
         Ok(())
     }
+
+    /// A server that has no room for another connection, now and then.
+    pub(crate) fn room(&self) -> Result<()> {
+        let mut world = self.lock();
+        if world.faults.errors && world.rng.once_in(4) {
+            let text = "no more connections".to_owned();
+            return Err(Error::transient(codes::TARGET_TOO_MANY_CONNECTIONS, text));
+        }
+        Ok(())
+    }
 }
 
 pub(crate) fn lost(what: &str) -> Error {
-    Error::transient(
-        tidemark_core::catalogue::codes::SOURCE_UNREACHABLE,
-        format!("{what}: cut"),
-    )
+    Error::transient(codes::SOURCE_UNREACHABLE, format!("{what}: cut"))
 }
 
 pub(crate) fn at(lsn: u64) -> Position {

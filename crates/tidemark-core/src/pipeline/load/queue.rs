@@ -71,13 +71,18 @@ pub(super) struct Inner {
     rows: u64,
     pub(super) bytes: u64,
     pub(super) refused: Vec<(Arc<TableMapping>, Error)>,
+    pub(super) workers: usize,
+    /// Workers that wait because a server takes no more connections, and whether there were any before.
+    pub(super) without_room: usize,
+    has_lacked_room: bool,
 }
 
 impl Queue {
-    pub(super) fn new(engine: &Engine, tables: Vec<LoadTable>) -> Queue {
+    pub(super) fn new(engine: &Engine, tables: Vec<LoadTable>, workers: usize) -> Queue {
         Queue {
             inner: Mutex::new(Inner {
                 pending: tables.into(),
+                workers,
                 ..Inner::default()
             }),
             changed: Notify::new(),
@@ -114,9 +119,23 @@ impl Queue {
 
     /// Waits until all rows are in. Cancel-safe.
     pub(super) async fn rows_are_in(&self) {
+        self.until(Inner::rows_are_in).await;
+    }
+
+    /// Waits until nothing is left to do. Cancel-safe.
+    pub(super) async fn is_done(&self) {
+        self.until(Inner::is_done).await;
+    }
+
+    /// Whether nobody has asked yet.
+    pub(super) fn is_first_without_room(&self) -> bool {
+        !std::mem::replace(&mut self.lock().has_lacked_room, true)
+    }
+
+    async fn until(&self, is_so: fn(&Inner) -> bool) {
         loop {
             let changed = self.changed.notified();
-            if self.lock().rows_are_in() {
+            if is_so(&self.lock()) {
                 return;
             }
             changed.await;
@@ -214,6 +233,25 @@ impl Inner {
         let is_complete = active.waiting.is_empty() && active.copying == 0;
         if is_complete && active.state == ActiveState::Copying {
             active.state = ActiveState::ToFinish;
+        }
+    }
+
+    /// A table of which nothing was begun is the next again.
+    pub(super) fn give_table_back(&mut self, table: LoadTable) {
+        self.preparing -= 1;
+        self.pending.push_front(table);
+    }
+
+    /// A unit of which nothing was begun is the next of its table again, unless the table was given up.
+    pub(super) fn give_unit_back(&mut self, table: usize, unit: u32) {
+        let active = &mut self.active[table];
+        active.copying = active.copying.saturating_sub(1);
+        if active.state == ActiveState::Copying {
+            let number = |known: &Unit| known.number == unit;
+            let index = active.units.iter().position(number);
+            active
+                .waiting
+                .push_front(index.expect("a unit of the table"));
         }
     }
 

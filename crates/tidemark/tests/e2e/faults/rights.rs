@@ -220,6 +220,34 @@ async fn f14_a_right_that_is_taken_away_from_the_load_is_told_and_waited_for() {
     stage.clear().await;
 }
 
+/// What a load needs beside its workers, and two of those.
+const READS: u32 = 5;
+const WRITES: u32 = 6;
+
+/// Many pieces at once, and slowly.
+const WIDE: &str = "[load]\nparallel_tables = 2\nparallel_chunks = 6\nmax_source_rows_per_second = 900\n\
+    [[table]]\nsource = \"public.big\"\nchunk_rows = 1000\n";
+
+/// Roles that may have fewer sessions than the load has workers, on either side.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_goes_on_with_the_connections_that_there_are() {
+    for (side, limit) in [("reader", READS), ("writer", WRITES)] {
+        let name = format!("few_{side}");
+        let stage = with_roles(&name, WIDE).await;
+        let sql = format!("ALTER ROLE {name}_{side} CONNECTION LIMIT {limit}");
+        stage.source_sql(&sql).await;
+        let run = stage.start(&["run", "FILE"]);
+        stage.wait_for_state("streaming").await;
+        stage.wait_until_identical().await;
+        let log = stage.log();
+        let told = "the load goes on with the workers that have one";
+        assert_eq!(log.matches(told).count(), 1, "{log}");
+        assert_eq!(log.matches("step 4/5 load").count(), 1, "begun anew: {log}");
+        assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
+        stage.clear().await;
+    }
+}
+
 /// Streams, and is about to compare: a transaction that was open when it began keeps it waiting. Then
 /// `cause` is done on the source, and the transaction ends.
 async fn about_to_compare(name: &str, cause: &str) -> (Stage, Running) {
