@@ -11,7 +11,8 @@
 
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
 
 use tidemark_core::batch::SchemaChange;
 use tidemark_core::catalogue::codes;
@@ -24,6 +25,7 @@ use tidemark_core::target::{
     Existing, Lacking, LoadStart, Loader, Loosened, Occasion, Owner, Place, Prepared, TypeChanges,
 };
 use tidemark_core::{Context, Error, Result, failpoint};
+use tokio::time::Instant;
 
 use crate::config::ConnectConfig;
 use crate::view::PgView;
@@ -72,8 +74,10 @@ pub(crate) use catalog::without_heirs;
 const LOCK_TIMEOUT: &str = "SET lock_timeout = '60s'";
 const KEEP_TRIGGERS_STILL: &str = "SET session_replication_role = replica";
 
-/// Idle sessions that are kept for the next call.
+/// Idle sessions that are kept for the next call, and for how long: a load has use for many, a stream
+/// for few, and other pipelines need connections as well.
 const IDLE_SESSIONS_MAX: usize = 4;
+const IDLE_FOR: Duration = Duration::from_secs(10);
 
 /// A PostgreSQL database that receives. See the module's text.
 #[derive(Debug)]
@@ -85,7 +89,7 @@ pub struct PgTarget {
     /// See [`PgTarget::has_ended_another`].
     ended_another: Arc<AtomicBool>,
     lock: tokio::sync::Mutex<owner::Lock>,
-    idle: Mutex<Vec<Connection>>,
+    idle: Arc<Mutex<Vec<IdleSession>>>,
     triggers: OnceLock<Triggers>,
     existing: Existing,
     origin: Origin,
@@ -119,7 +123,7 @@ impl PgTarget {
             generation: Arc::default(),
             ended_another: Arc::default(),
             lock: tokio::sync::Mutex::default(),
-            idle: Mutex::default(),
+            idle: Arc::default(),
             triggers: OnceLock::new(),
             existing: Existing::default(),
             origin: Origin::default(),
@@ -385,7 +389,7 @@ impl PgTarget {
     async fn session(&self) -> Result<Session<'_>> {
         let idle = self.idle().pop();
         let connection = match idle {
-            Some(connection) => connection,
+            Some(idle) => idle.connection,
             None => self.connect().await?,
         };
         Ok(Session {
@@ -432,9 +436,28 @@ impl PgTarget {
         Ok(())
     }
 
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
-        // Connections are pushed and popped whole, so a panic elsewhere leaves nothing half done.
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    fn idle(&self) -> MutexGuard<'_, Vec<IdleSession>> {
+        lock(&self.idle)
+    }
+}
+
+/// A session that waits for the next call.
+#[derive(Debug)]
+struct IdleSession {
+    connection: Connection,
+    since: Instant,
+}
+
+fn lock(idle: &Mutex<Vec<IdleSession>>) -> MutexGuard<'_, Vec<IdleSession>> {
+    // Sessions are pushed and popped whole, so a panic elsewhere leaves nothing half done.
+    idle.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ends sessions that nobody had a use for.
+async fn end_idle(sessions: Weak<Mutex<Vec<IdleSession>>>) {
+    tokio::time::sleep(IDLE_FOR).await;
+    if let Some(sessions) = sessions.upgrade() {
+        lock(&sessions).retain(|idle| idle.since.elapsed() < IDLE_FOR);
     }
 }
 
@@ -455,7 +478,9 @@ impl Session<'_> {
             && connection.ready_expected() == 0;
         let mut idle = self.target.idle();
         if is_clean && idle.len() < IDLE_SESSIONS_MAX {
-            idle.push(connection);
+            let since = Instant::now();
+            idle.push(IdleSession { connection, since });
+            tokio::spawn(end_idle(Arc::downgrade(&self.target.idle)));
         }
     }
 }

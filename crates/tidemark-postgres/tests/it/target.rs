@@ -1,6 +1,8 @@
 //! What tests of the target share: a database of their own, a source to copy from, and a way to
 //! copy that is not the pipeline's.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use tidemark_core::Result;
 use tidemark_core::checkpoint::{
@@ -274,4 +276,26 @@ fn recorded(mapping: &TableMapping) -> TableCheckpoint {
         target: mapping.target.clone(),
         ..known("")
     }
+}
+
+#[tokio::test]
+async fn sessions_that_nobody_has_a_use_for_are_ended() {
+    let database = Database::new().await;
+    let target = database.started("idle_sessions", &[]).await;
+    let sessions = "SELECT count(*) FROM pg_stat_activity \
+        WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    let (one, two, three) = tokio::join!(
+        target.checkpoint(),
+        target.checkpoint(),
+        target.checkpoint()
+    );
+    assert!(one.unwrap() == two.unwrap() && three.is_ok());
+    // The lock has one of its own.
+    assert_eq!(database.value(sessions).await, "4");
+    tidemark_lab::wait_for(Duration::from_mins(1), "idle sessions to end", || async {
+        Ok((database.value(sessions).await == "1").then_some(()))
+    })
+    .await
+    .unwrap();
+    target.checkpoint().await.unwrap();
 }
