@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::FalseyValueParser;
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::logging::LogForm;
@@ -279,7 +279,11 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Parsed {
 }
 
 fn refusal(err: &clap::Error, arguments: &[OsString]) -> Refusal {
-    let text = err.to_string().trim_end().to_owned();
+    let mut text = err.to_string().trim_end().to_owned();
+    if let Some((argument, variable)) = from_environment(err, arguments) {
+        let quoted = format!("'{argument}'");
+        text = text.replacen(&quoted, &format!("{quoted} (from {variable})"), 1);
+    }
     let sentence = text.lines().next().unwrap_or_default();
     let sentence = sentence
         .strip_prefix("error: ")
@@ -304,6 +308,40 @@ fn refusal(err: &clap::Error, arguments: &[OsString]) -> Refusal {
         command: command.unwrap_or("tidemark"),
         wants_json: before_dashes().any(|argument| argument == "--json"),
     }
+}
+
+/// The argument that was refused and the variable that gave it, where nobody wrote it on the line.
+fn from_environment(err: &clap::Error, arguments: &[OsString]) -> Option<(String, String)> {
+    let Some(ContextValue::String(argument)) = err.get(ContextKind::InvalidArg) else {
+        return None;
+    };
+    let flag = argument.split_whitespace().next()?;
+    let is_written = |written: &OsString| {
+        let written = written.to_str().unwrap_or_default();
+        written.split('=').next() == Some(flag)
+    };
+    let variable = variables().into_iter().find(|(_, of)| of == flag)?.0;
+    let is_from_there = std::env::var_os(&variable).is_some() && !arguments.iter().any(is_written);
+    is_from_there.then(|| (argument.clone(), variable))
+}
+
+/// Variables that stand for arguments, each with its flag.
+pub(crate) fn variables() -> Vec<(String, String)> {
+    let command = command();
+    let verbs = command
+        .get_subcommands()
+        .flat_map(clap::Command::get_arguments);
+    let mut variables: Vec<(String, String)> = command
+        .get_arguments()
+        .chain(verbs)
+        .filter_map(|argument| {
+            let variable = argument.get_env()?.to_str()?;
+            Some((variable.to_owned(), format!("--{}", argument.get_long()?)))
+        })
+        .collect();
+    variables.sort();
+    variables.dedup();
+    variables
 }
 
 /// The tree with its help in our order.

@@ -1,12 +1,13 @@
 //! The store in one file: SQLite, for a server that is alone.
 
 use std::fs::{self, OpenOptions, Permissions};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ErrorCode, ToSql};
+use rustix::fs::{major, minor};
 use tidemark_core::catalogue::codes;
 use tidemark_core::{Error, ErrorKind, Result};
 
@@ -41,7 +42,16 @@ impl Sqlite {
             // Half a store would be taken for a damaged one.
             fs::remove_file(&file).ok();
         }
-        opened.map_err(|failed| failed.0.context(opening()))
+        opened.map_err(|failed| {
+            let holder = holder(&file).filter(|_| failed.0.code() == codes::STORE_IN_USE);
+            match holder {
+                Some(pid) => {
+                    let text = format!("process {pid} has it open");
+                    Error::definite(codes::STORE_IN_USE, text).context(opening())
+                }
+                None => failed.0.context(opening()),
+            }
+        })
     }
 
     /// All of it or nothing.
@@ -156,6 +166,21 @@ impl From<rusqlite::Error> for Failed {
     fn from(err: rusqlite::Error) -> Failed {
         Failed(classify(&err))
     }
+}
+
+/// The process that has a lock on a file, as far as the system tells: Linux does (`proc_locks(5)`). The file
+/// is not opened for it, since a process that closes a file gives up its own locks on it (`fcntl(2)`).
+fn holder(file: &Path) -> Option<u32> {
+    let found = fs::metadata(file).ok()?;
+    let (major, minor) = (major(found.dev()), minor(found.dev()));
+    let place = format!("{major:02x}:{minor:02x}:{}", found.ino());
+    let locks = fs::read_to_string("/proc/locks").ok()?;
+    locks.lines().find_map(|line| {
+        // 1: POSIX ADVISORY WRITE 1234 fe:00:5390666 1073741826 1073742335
+        let mut words = line.split_whitespace().skip(1);
+        let (kind, pid) = (words.next()?, words.nth(2)?);
+        (kind == "POSIX" && words.next()? == place).then(|| pid.parse().ok())?
+    })
 }
 
 /// The one place that knows SQLite's errors.

@@ -216,6 +216,18 @@ async fn two_servers_do_not_share_a_store() {
     }
 }
 
+#[tokio::test]
+async fn the_process_that_has_a_store_open_is_named() {
+    let home = tempfile::tempdir().unwrap();
+    let first = Store::open(home.path(), seal('a')).unwrap();
+    let Err(err) = Store::open(home.path(), seal('a')) else {
+        panic!("the store opens");
+    };
+    let name = format!("process {} has it open", std::process::id());
+    assert!(err.to_string().contains(&name), "{err}");
+    first.close().await;
+}
+
 #[test]
 fn a_place_that_cannot_be_written_is_named() {
     let home = tempfile::tempdir().unwrap();

@@ -160,23 +160,33 @@ fn exit_codes() -> Roff {
 fn environment() -> Roff {
     let mut roff = Roff::new();
     roff.control("SH", ["ENVIRONMENT"]);
-    for (name, meaning) in [
-        ("NO_COLOR", "no colour"),
-        (
-            "CLICOLOR_FORCE",
-            "colour even where the output is not a terminal",
-        ),
-        ("TIDEMARK_NO_PROGRESS", "no progress"),
-        ("TIDEMARK_NO_INPUT", "never ask"),
-        ("TIDEMARK_JSON", "as --json"),
-        ("TIDEMARK_TIMEOUT", "as --timeout"),
-        ("TIDEMARK_CONFIG", "as --config"),
-        (
-            "TIDEMARK_LOG",
-            "which log lines are written, for example tidemark_core=debug",
-        ),
-        ("TIDEMARK_LOG_FORMAT", "text or json"),
-    ] {
+    let mut variables: Vec<(String, String)> = cli::variables()
+        .into_iter()
+        .map(|(name, flag)| (name, format!("as {flag}")))
+        .collect();
+    variables.extend(
+        [
+            ("NO_COLOR", "no colour"),
+            (
+                "CLICOLOR_FORCE",
+                "colour even where the output is not a terminal",
+            ),
+            (
+                "TIDEMARK_LOG",
+                "which log lines are written, for example tidemark_core=debug",
+            ),
+            ("TIDEMARK_SERVER", "the server that is asked, as --server"),
+            ("TIDEMARK_CONTEXT", "the server that is asked, as --context"),
+            ("TIDEMARK_TOKEN", "the token for that server"),
+            (
+                "TIDEMARK_STORE_KEY",
+                "the key that opens the store of tidemark serve: 64 hexadecimal digits",
+            ),
+        ]
+        .map(|(name, meaning)| (name.to_owned(), meaning.to_owned())),
+    );
+    variables.sort();
+    for (name, meaning) in variables {
         roff.control("TP", []);
         roff.text([bold(name)]);
         roff.text([roman(meaning)]);

@@ -2,7 +2,7 @@
 
 use tempfile::tempdir;
 
-use crate::program::{Ran, tidemark, tidemark_in};
+use crate::program::{Ran, command_in, ran, tidemark, tidemark_in};
 
 /// The verbs, from the first screen's own subcommand list.
 pub(crate) fn verbs() -> Vec<String> {
@@ -74,6 +74,28 @@ fn what_is_not_understood_ends_in_2_with_the_nearest_match() {
         assert!(ran.out.is_empty(), "{ran:?}");
         ran.assert_no_ansi();
     }
+}
+
+#[test]
+fn a_variable_that_makes_no_sense_is_named() {
+    let directory = tempdir().unwrap();
+    for (variable, arguments) in [
+        ("TIDEMARK_LISTEN", &["serve"][..]),
+        ("TIDEMARK_TIMEOUT", &["version"]),
+        ("TIDEMARK_LOG_FORMAT", &["version"]),
+    ] {
+        let mut command = command_in(directory.path(), arguments);
+        command.env(variable, "5x");
+        let given = ran(command);
+        assert_eq!(given.code, 2, "{given:?}");
+        let from = format!("(from {variable})");
+        assert!(given.err.contains(&from), "{given:?}");
+    }
+    let mut command = command_in(directory.path(), &["serve", "--listen", "here"]);
+    command.env("TIDEMARK_LISTEN", "127.0.0.1:0");
+    let written = ran(command);
+    assert_eq!(written.code, 2, "{written:?}");
+    assert!(!written.err.contains("TIDEMARK_LISTEN"), "{written:?}");
 }
 
 #[test]
