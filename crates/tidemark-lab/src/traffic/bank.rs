@@ -80,6 +80,7 @@ impl Bank {
 #[derive(Debug)]
 pub struct BankReader {
     stop: watch::Sender<bool>,
+    moved: watch::Receiver<bool>,
     reader: JoinHandle<Result<BankReport>>,
 }
 
@@ -105,11 +106,22 @@ impl BankReader {
     pub async fn start(config: &Config, schema: &str, bank: Bank) -> Result<BankReader> {
         let client = connect(config).await.context("connect the reader")?;
         let (stop, stopped) = watch::channel(false);
+        let (moves, moved) = watch::channel(false);
         let sql = snapshot_sql(schema);
         let config = config.clone();
         let reader =
-            tokio::spawn(async move { watch(client, &config, &sql, bank, &stopped).await });
-        Ok(BankReader { stop, reader })
+            tokio::spawn(async move { watch(client, &config, &sql, bank, &stopped, &moves).await });
+        Ok(BankReader {
+            stop,
+            moved,
+            reader,
+        })
+    }
+
+    /// Waits until a snapshot showed something that had changed since the one before.
+    pub async fn sees_a_change(&mut self) -> Result<()> {
+        let seen = self.moved.wait_for(|moved| *moved).await;
+        seen.map(drop).context("the reader of the bank")
     }
 
     /// Ends it after one more look.
@@ -126,10 +138,11 @@ async fn watch(
     sql: &str,
     bank: Bank,
     stopped: &watch::Receiver<bool>,
+    moves: &watch::Sender<bool>,
 ) -> Result<BankReport> {
     let mut report = BankReport::default();
     loop {
-        let Err(error) = read(&client, sql, bank, stopped, &mut report).await else {
+        let Err(error) = read(&client, sql, bank, stopped, moves, &mut report).await else {
             return Ok(report);
         };
         if !is_lost(&error) {
@@ -157,6 +170,7 @@ async fn read(
     sql: &str,
     bank: Bank,
     stopped: &watch::Receiver<bool>,
+    moves: &watch::Sender<bool>,
     report: &mut BankReport,
 ) -> Result<(), tokio_postgres::Error> {
     let mut transfers_before = None;
@@ -187,7 +201,10 @@ async fn read(
             ));
         }
         report.snapshots += 1;
-        report.moved += u64::from(transfers_before.is_some_and(|before| before != transfers));
+        if transfers_before.is_some_and(|before| before != transfers) {
+            report.moved += 1;
+            moves.send_replace(true);
+        }
         transfers_before = Some(transfers);
         if is_last {
             return Ok(());

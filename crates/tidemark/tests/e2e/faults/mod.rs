@@ -10,6 +10,7 @@ use tidemark_lab::traffic::bank::BankReader;
 use tidemark_lab::{Proxy, wait_for};
 use tokio::process::Command;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use crate::asks::text;
 use crate::oracle;
@@ -104,12 +105,15 @@ impl Rig {
 
     /// The oracle.
     async fn ends_well(self, run: Running) {
+        let mut reader = self.reader.await.unwrap();
+        timeout(PATIENCE, reader.sees_a_change())
+            .await
+            .unwrap_or_else(|_| panic!("nobody saw the bank move\n{}", self.stage.log()))
+            .unwrap();
         self.writers.rest().await;
         oracle::comes_through(&self.stage).await;
-        let reader = self.reader.await.unwrap();
         let name = self.stage.name.clone();
-        let moved = oracle::ends_well(&self.stage, run, reader, &name).await;
-        assert!(moved > 0, "the bank was watched");
+        oracle::ends_well(&self.stage, run, reader, &name).await;
     }
 }
 
