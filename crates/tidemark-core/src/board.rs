@@ -1,7 +1,8 @@
 //! The board: folds the engine's events into the [`Status`] that people see.
 //!
 //! Law 1: say what is true, or say unknown. A value of the source counts for [`STALE_AFTER`]; after
-//! that it is `None`, with the reason and the last known value. Nothing starts as zero.
+//! that it is `None`, with the reason and the last known value. Nothing starts as zero, and no run as
+//! well: what its health is judged by has to be looked at by this run first ([`Board::health`]).
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -65,10 +66,20 @@ pub struct Board {
     /// Whether this run has once received all that there was: before that, what waits on the source may be
     /// older than any heartbeat of it.
     was_level: bool,
+    looked: Looked,
     gaps: VecDeque<(Instant, u64)>,
     has_warnings: bool,
     forecast: Forecast,
     max_retained_bytes: Option<u64>,
+}
+
+/// What this run has looked at once.
+#[derive(Debug, Default)]
+struct Looked {
+    /// What the target has recorded.
+    at_target: bool,
+    /// How far it is behind.
+    at_lag: bool,
 }
 
 /// A latency, as measured when something came in or nothing was left.
@@ -106,6 +117,7 @@ impl Board {
             beats: VecDeque::new(),
             beat_us: None,
             was_level: false,
+            looked: Looked::default(),
             gaps: VecDeque::new(),
             has_warnings: false,
             forecast: Forecast::default(),
@@ -164,6 +176,10 @@ impl Board {
                 load_position,
                 position,
             } => self.set_checkpoint(*load_position, *position),
+            PipelineEvent::Recorded {
+                tables,
+                quarantined,
+            } => self.recorded(tables, quarantined),
             PipelineEvent::Table(outline) => self.outline(outline),
             PipelineEvent::LoadProgress { table, rows, bytes } => self.row(table, |row| {
                 row.is_copying = true;
@@ -205,7 +221,10 @@ impl Board {
             }
             PipelineEvent::Committed(committed) => self.committed(committed, now),
             PipelineEvent::Acknowledged(position) => self.status.confirmed_lsn = Some(*position),
-            PipelineEvent::Unapplied(oldest) => self.unapplied_us = *oldest,
+            PipelineEvent::Unapplied(oldest) => {
+                self.unapplied_us = *oldest;
+                self.looked.at_lag |= oldest.is_some();
+            }
             PipelineEvent::HeartbeatWritten { written_at_us } => {
                 let is_back = self.beat_us >= Some(*written_at_us);
                 if !is_back && self.beats.len() < BEATS_MAX {
@@ -273,6 +292,10 @@ impl Board {
             _ if is_silent => Health::Unknown,
             health => health,
         };
+        if status.health == Health::Unknown && status.unknown_reason.is_none() {
+            let why = self.unlooked(&status).map(str::to_owned);
+            status.reason = status.reason.or(why);
+        }
         status
     }
 
@@ -317,6 +340,7 @@ impl Board {
     }
 
     fn measured_latency(&mut self, at: Instant, seconds: f64, stages: Option<StageLatency>) {
+        self.looked.at_lag = true;
         self.latency = Some(Latency {
             at,
             seconds,
@@ -331,7 +355,9 @@ impl Board {
         };
         let age = now.duration_since(*at);
         if age > STALE_AFTER {
-            status.unknown_reason.clone_from(&self.measure_error);
+            let silent = || codes::SOURCE_UNREACHABLE.to_string();
+            let why = self.measure_error.clone().unwrap_or_else(silent);
+            status.unknown_reason = Some(why);
             status.last_known = Some(LastKnown {
                 source_lsn: log.head,
                 seconds_ago: age.as_secs_f64(),
@@ -370,23 +396,17 @@ impl Board {
         }
     }
 
+    /// What is wrong for certain comes first; then whether all is known that may be wrong.
     fn health(&self, status: &Status) -> Health {
         let is_quarantined = |table: &TableStatus| table.state == TableStatusState::Quarantined;
-        let streams = matches!(
-            status.state,
-            PipelineState::Streaming | PipelineState::CatchingUp | PipelineState::Paused
-        );
-        // Before that it is not known at first; once it was asked it must answer.
-        let is_asked = self.measured.is_some() || self.measure_error.is_some();
-        let begins = matches!(
-            status.state,
-            PipelineState::Checking | PipelineState::Starting | PipelineState::Loading
-        );
+        let is_done = status.state == PipelineState::Completed;
         if status.state == PipelineState::Failed || status.tables.iter().any(is_quarantined) {
             Health::Error
-        } else if (streams || begins && is_asked) && status.source_lsn.is_none() {
+        } else if !is_done && status.source_lsn.is_none() || self.unlooked(status).is_some() {
             Health::Unknown
         } else if status.error.is_some()
+            // The copy falls behind, and the source keeps its log for it.
+            || status.state == PipelineState::Stopped
             || status.totals.conflicts > 0
             || self.keeps_much(status)
             || takes_no_more(status)
@@ -398,6 +418,27 @@ impl Board {
             Health::Notice
         } else {
             Health::Ok
+        }
+    }
+
+    /// What this run has not looked at yet of that by which it is judged. How far a load, or a pipeline
+    /// that a person has paused, is behind is not asked.
+    fn unlooked(&self, status: &Status) -> Option<&'static str> {
+        let (runs, streams) = match status.state {
+            PipelineState::Stopped | PipelineState::Completed | PipelineState::Failed => {
+                (false, false)
+            }
+            PipelineState::Streaming | PipelineState::CatchingUp => (true, true),
+            _ => (true, false),
+        };
+        if runs && self.measured.is_none() && self.measure_error.is_none() {
+            Some("the source was not looked at yet")
+        } else if runs && !self.looked.at_target {
+            Some("what the target has was not read yet")
+        } else if streams && !self.looked.at_lag {
+            Some("how far it is behind was not measured yet")
+        } else {
+            None
         }
     }
 
@@ -448,6 +489,9 @@ impl Board {
 
     /// A source that answers is well. Whether the rest is shows when what it sent is in the target.
     fn received(&mut self, position: Position) {
+        // All that was there when the source was looked at, so none of it is older than that look.
+        let seen = self.measured.as_ref().map(|(_, log)| log.head);
+        self.looked.at_lag |= seen.is_some_and(|head| position >= head);
         let is_in = self.status.processed_lsn >= Some(position);
         let is_over = |error: &mut StatusError| is_in || error.code.starts_with("TM1");
         drop(self.status.error.take_if(is_over));
@@ -512,6 +556,18 @@ impl Board {
         for (table, count) in &committed.applied.conflicts {
             self.row(table, |row| row.status.conflicts += count);
         }
+    }
+
+    /// All of it at once: nobody sees some of the tables and takes them for all.
+    fn recorded(&mut self, tables: &[TableOutline], quarantined: &[(TableName, Kept)]) {
+        for outline in tables {
+            self.outline(outline);
+        }
+        for row in &mut self.tables {
+            row.status.quarantined = 0;
+        }
+        self.quarantined(quarantined);
+        self.looked.at_target = true;
     }
 
     fn quarantined(&mut self, tables: &[(TableName, Kept)]) {

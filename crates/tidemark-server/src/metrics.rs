@@ -11,6 +11,7 @@ use axum::http::{Method, StatusCode};
 use tidemark_core::position::{Lsn, Position};
 use tidemark_core::status::{HEALTHS, STATES, Status, TableStatusState};
 
+use crate::api::rows_quarantined;
 use crate::measures::{Histogram, Measures};
 use crate::notify::Counted;
 use crate::store::{AlertRow, Key};
@@ -200,20 +201,17 @@ fn states(page: &mut Page, found: &[(&Member, View)]) {
             })
         }),
     );
-    page.family(
-        "tidemark_quarantined_tables",
-        "gauge",
-        "Tables that were set aside after an error; absent as long as no table is known.",
-        found
-            .iter()
-            .filter(|(_, view)| !view.status.tables.is_empty())
-            .map(|(member, view)| {
-                let is_aside = |state| state == TableStatusState::Quarantined;
-                let tables = view.status.tables.iter();
-                let aside = tables.filter(|table| is_aside(table.state));
-                (labels(member), aside.count() as f64)
-            }),
-    );
+    let help = "Tables that were set aside after an error; absent as long as no table is known.";
+    known(page, found, "tidemark_quarantined_tables", help, |s| {
+        let is_aside = |state| state == TableStatusState::Quarantined;
+        let aside = s.tables.iter().filter(|table| is_aside(table.state));
+        (!s.tables.is_empty()).then_some(aside.count() as f64)
+    });
+    let help =
+        "Rows that were set aside and wait; absent as long as what is in quarantine was not read.";
+    known(page, found, "tidemark_quarantined_rows", help, |s| {
+        rows_quarantined(s).map(|rows| rows as f64)
+    });
 }
 
 fn one(is: bool) -> f64 {

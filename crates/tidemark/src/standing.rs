@@ -100,6 +100,10 @@ impl Heard {
             }
         }
         take_quarantined(&mut status, &self.quarantined);
+        // The target may tell of tables that the run has not read yet.
+        if status.tables.iter().any(is_set_aside) {
+            status.health = Health::Error;
+        }
         Standing {
             status,
             life: self.life,
@@ -281,8 +285,11 @@ fn settle_state(status: &mut Status, life: &Life, age: Option<f64>) {
     }
 }
 
+fn is_set_aside(table: &TableStatus) -> bool {
+    table.state == TableStatusState::Quarantined
+}
+
 fn settle_health(status: &mut Status, life: &Life) {
-    let is_set_aside = |table: &TableStatus| table.state == TableStatusState::Quarantined;
     let is_lost = status
         .slot
         .as_ref()

@@ -28,10 +28,45 @@ fn log(head: u64) -> LogState {
     }
 }
 
+fn recorded(tables: &[(&str, TableState)], quarantined: &[(&str, u64)]) -> PipelineEvent {
+    let outline = |(name, state): &(&str, TableState)| TableOutline {
+        source: TableName::new("public", *name),
+        target: TableName::new("public", *name),
+        state: *state,
+        reason: None,
+        rows_estimated: Some(7),
+        units: 1,
+        units_loaded: 1,
+        rows_loaded: 7,
+    };
+    let kept = |(name, rows): &(&str, u64)| {
+        let kept = Kept {
+            rows: *rows,
+            changes: *rows,
+            bytes: 10,
+        };
+        (TableName::new("public", *name), kept)
+    };
+    PipelineEvent::Recorded {
+        tables: tables.iter().map(outline).collect(),
+        quarantined: quarantined.iter().map(kept).collect(),
+    }
+}
+
+/// A run that has read what the target has, and measured nothing.
 fn streaming() -> Board {
     let mut board = Board::new("shop", "full_load_and_cdc");
     board.set_checkpoint(at(100), at(500));
+    board.take(&recorded(&[], &[]), Instant::now());
     board.state(PipelineState::Streaming, None, By::Engine);
+    board
+}
+
+/// One that knew once how far it is behind.
+fn measured_once() -> Board {
+    let mut board = streaming();
+    let written_at_us = clock::now_us();
+    board.take(&PipelineEvent::Heartbeat { written_at_us }, Instant::now());
     board
 }
 
@@ -81,20 +116,23 @@ async fn what_was_verified_is_forgotten_when_everything_is_loaded_anew() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn f04_a_source_that_falls_silent_in_a_load_is_unknown_and_one_not_asked_yet_is_not() {
-    for state in [PipelineState::Starting, PipelineState::Loading] {
-        let mut board = Board::new("shop", "full_load_and_cdc");
-        board.state(state, None, By::Engine);
-        assert_eq!(board.status(Instant::now()).health, Health::Ok, "{state:?}");
-        let measured = PipelineEvent::Measured(Ok(Box::new(log(900))));
-        board.take(&measured, Instant::now());
-        assert_eq!(board.status(Instant::now()).health, Health::Ok, "{state:?}");
-        tokio::time::advance(STALE_AFTER + Duration::from_secs(1)).await;
-        let status = board.status(Instant::now());
-        assert_eq!(status.health, Health::Unknown, "{state:?}");
-        assert_eq!(status.source_lsn, None);
-        assert!(status.last_known.is_some(), "{status:?}");
-    }
+async fn f04_a_source_that_falls_silent_in_a_load_is_unknown_and_so_is_one_not_asked_yet() {
+    let mut board = Board::new("shop", "full_load_and_cdc");
+    board.take(&recorded(&[], &[]), Instant::now());
+    board.state(PipelineState::Loading, None, By::Engine);
+    let status = board.status(Instant::now());
+    let why = Some("the source was not looked at yet".to_owned());
+    assert_eq!((status.health, status.reason), (Health::Unknown, why));
+    let measured = PipelineEvent::Measured(Ok(Box::new(log(900))));
+    board.take(&measured, Instant::now());
+    let status = board.status(Instant::now());
+    assert_eq!((status.health, status.reason), (Health::Ok, None));
+    tokio::time::advance(STALE_AFTER + Duration::from_secs(1)).await;
+    let status = board.status(Instant::now());
+    assert_eq!(status.health, Health::Unknown);
+    assert_eq!(status.source_lsn, None);
+    assert!(status.last_known.is_some(), "{status:?}");
+    assert_eq!(status.unknown_reason.as_deref(), Some("TM1001"));
     // Not even its first answer came.
     let mut board = Board::new("shop", "full_load_and_cdc");
     let lost = Error::transient(codes::SOURCE_UNREACHABLE, "no answer");
@@ -104,9 +142,97 @@ async fn f04_a_source_that_falls_silent_in_a_load_is_unknown_and_one_not_asked_y
     assert_eq!(status.unknown_reason.as_deref(), Some("TM1001"));
 }
 
+/// What it is judged by was looked at by an earlier run at best.
+#[tokio::test(start_paused = true)]
+async fn b6_a_run_that_begins_is_not_well_before_it_has_read_what_the_target_has() {
+    for state in [
+        PipelineState::Checking,
+        PipelineState::Starting,
+        PipelineState::Paused,
+    ] {
+        let mut board = Board::new("shop", "full_load_and_cdc");
+        board.state(state, None, By::Engine);
+        let measured = PipelineEvent::Measured(Ok(Box::new(log(900))));
+        board.take(&measured, Instant::now());
+        let status = board.status(Instant::now());
+        let why = Some("what the target has was not read yet".to_owned());
+        assert_eq!((status.health, status.reason), (Health::Unknown, why));
+        board.take(&recorded(&[], &[]), Instant::now());
+        let status = board.status(Instant::now());
+        assert!(status.health <= Health::Notice, "{status:?}");
+        assert_eq!(status.reason, None);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b6_what_the_target_has_in_quarantine_is_all_there_is() {
+    let mut board = measured_once();
+    let measured = PipelineEvent::Measured(Ok(Box::new(log(900))));
+    board.take(&measured, Instant::now());
+    let (odd, calm) = (
+        ("odd", TableState::Streaming),
+        ("calm", TableState::Streaming),
+    );
+    let found = |board: &Board| {
+        let status = board.status(Instant::now());
+        let rows: u64 = status.tables.iter().map(|table| table.quarantined).sum();
+        (status.health, status.tables.len(), rows)
+    };
+    board.take(&recorded(&[odd, calm], &[("odd", 3)]), Instant::now());
+    assert_eq!(found(&board), (Health::Warning, 2, 3));
+    // A side was lost while they were released, and the answer with it.
+    board.take(&recorded(&[odd, calm], &[]), Instant::now());
+    assert_eq!(found(&board), (Health::Ok, 2, 0));
+    let aside = ("odd", TableState::Quarantined);
+    board.take(&recorded(&[aside, calm], &[]), Instant::now());
+    assert_eq!(found(&board), (Health::Error, 2, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn b6_a_stream_is_not_well_before_it_was_measured_once_how_far_it_is_behind() {
+    let measured = || PipelineEvent::Measured(Ok(Box::new(log(900))));
+    let why = Some("how far it is behind was not measured yet".to_owned());
+    for state in [PipelineState::CatchingUp, PipelineState::Streaming] {
+        for found in [
+            PipelineEvent::Received(at(900)),
+            PipelineEvent::Unapplied(Some(clock::now_us())),
+            PipelineEvent::Heartbeat {
+                written_at_us: clock::now_us(),
+            },
+        ] {
+            let mut board = streaming();
+            board.state(state, None, By::Engine);
+            board.take(&measured(), Instant::now());
+            // The log before what was seen of it may hold anything.
+            board.take(&PipelineEvent::Received(at(899)), Instant::now());
+            let status = board.status(Instant::now());
+            assert_eq!((status.health, &status.reason), (Health::Unknown, &why));
+            board.take(&found, Instant::now());
+            let status = board.status(Instant::now());
+            assert_eq!((status.health, status.reason), (Health::Ok, None));
+            // Once it is known it is not asked again: a standby writes no heartbeats.
+            tokio::time::advance(Duration::from_secs(30)).await;
+            board.take(&measured(), Instant::now());
+            assert_eq!(board.status(Instant::now()).health, Health::Ok, "{found:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b6_what_has_stopped_is_not_well() {
+    let mut board = streaming();
+    board.state(PipelineState::Stopped, None, By::User);
+    assert_eq!(board.status(Instant::now()).health, Health::Unknown);
+    let measured = PipelineEvent::Measured(Ok(Box::new(log(900))));
+    board.take(&measured, Instant::now());
+    assert_eq!(board.status(Instant::now()).health, Health::Warning);
+    board.state(PipelineState::Completed, None, By::Engine);
+    assert_eq!(board.status(Instant::now()).health, Health::Ok);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_measured_source_gives_a_gap_and_goes_stale() {
-    let mut board = streaming();
+    let mut board = measured_once();
     board.take(
         &PipelineEvent::Measured(Ok(Box::new(log(900)))),
         Instant::now(),
@@ -132,7 +258,7 @@ async fn a_measured_source_gives_a_gap_and_goes_stale() {
 
 #[tokio::test(start_paused = true)]
 async fn a_target_that_says_nothing_is_not_well() {
-    let mut board = streaming();
+    let mut board = measured_once();
     let looked = |board: &mut Board| {
         board.take(
             &PipelineEvent::Measured(Ok(Box::new(log(900)))),
@@ -376,7 +502,7 @@ async fn the_trend_is_told_from_the_gap() {
 
 #[tokio::test(start_paused = true)]
 async fn a_slot_that_keeps_much_is_a_warning_and_its_loss_is_foretold() {
-    let mut board = streaming();
+    let mut board = measured_once();
     board.set_max_retained(Some(10_000));
     let kept = |retained_bytes: u64| {
         let slot = crate::source::Slot {

@@ -37,6 +37,8 @@ impl Run {
         }
         let checkpoint = self.checkpoint().await?;
         let tables = tables_to_load(&engine, &checkpoint, mappings, begun);
+        // No row goes into quarantine before a load is in, and what was there is gone with its start.
+        engine.observer.recorded(&checkpoint, mappings, Vec::new());
         engine
             .observer
             .state(PipelineState::Loading, By::Engine, None);

@@ -4,13 +4,16 @@
 //! line a row travels. Sending never waits: the channel is unbounded but what goes in is bounded by
 //! units, commits and state changes, never by rows. [`crate::board::Board`] folds it to a status.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use crate::checkpoint::TableState;
+use crate::checkpoint::{Checkpoint, TableCheckpoint, TableState};
 use crate::error::Error;
 use crate::finding::Finding;
+use crate::mapping::TableMapping;
 use crate::position::Position;
 use crate::quarantine::Kept;
 use crate::schema::TableName;
@@ -43,6 +46,13 @@ pub enum PipelineEvent {
     },
     /// What the prerequisites check found.
     Checked(Vec<Finding>),
+    /// What the target has recorded, read by this run: all tables, and all that is in quarantine.
+    Recorded {
+        /// Each table.
+        tables: Vec<TableOutline>,
+        /// Tables that have rows in quarantine.
+        quarantined: Vec<(TableName, Kept)>,
+    },
     /// A table is about to be loaded, or was met again.
     Table(TableOutline),
     /// A unit is being copied: rows and bytes since the last such event of any worker.
@@ -231,6 +241,36 @@ impl Observer {
 
     pub(crate) fn state(&self, state: PipelineState, by: By, reason: Option<String>) {
         self.say(PipelineEvent::State { state, reason, by });
+    }
+
+    /// What the target has, with the sizes that the source estimates.
+    pub(crate) fn recorded(
+        &self,
+        checkpoint: &Checkpoint,
+        mappings: &[Arc<TableMapping>],
+        quarantined: Vec<(TableName, Kept)>,
+    ) {
+        let estimates: HashMap<&TableName, Option<u64>> = mappings
+            .iter()
+            .map(|mapping| (mapping.source(), mapping.schema.rows))
+            .collect();
+        let outline = |table: &TableCheckpoint| {
+            let loaded = table.units.iter().filter(|unit| unit.is_loaded);
+            TableOutline {
+                source: table.source.clone(),
+                target: table.target.clone(),
+                state: table.state,
+                reason: table.reason.clone(),
+                rows_estimated: estimates.get(&table.source).copied().flatten(),
+                units: u32::try_from(table.units.len()).unwrap_or(u32::MAX),
+                units_loaded: u32::try_from(loaded.clone().count()).unwrap_or(u32::MAX),
+                rows_loaded: loaded.map(|unit| unit.rows).sum(),
+            }
+        };
+        self.say(PipelineEvent::Recorded {
+            tables: checkpoint.tables.iter().map(outline).collect(),
+            quarantined,
+        });
     }
 
     /// The end of a run by an error, which whoever runs it is given itself.

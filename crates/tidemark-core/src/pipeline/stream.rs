@@ -210,8 +210,7 @@ impl<'a> Stream<'a> {
             types: Vec::new(),
         };
         engine.observer.say(PipelineEvent::Unapplied(None));
-        stream.show_tables(&checkpoint);
-        stream.quarantine.show(engine);
+        stream.show_recorded(&checkpoint);
         stream.begin_recorded_resyncs(&checkpoint);
         stream.skip_again();
         let tables = stream.assembler.router.names();
@@ -560,28 +559,13 @@ impl<'a> Stream<'a> {
         }
     }
 
-    fn show_tables(&self, checkpoint: &Checkpoint) {
+    fn show_recorded(&self, checkpoint: &Checkpoint) {
+        let (engine, kept) = (self.engine, self.quarantine.all());
+        engine.observer.recorded(checkpoint, self.mappings, kept);
         for table in &checkpoint.tables {
-            let mapping = self
-                .mappings
-                .iter()
-                .find(|mapping| *mapping.source() == table.source);
-            let loaded = table.units.iter().filter(|unit| unit.is_loaded);
-            self.engine
-                .observer
-                .say(PipelineEvent::Table(super::observe::TableOutline {
-                    source: table.source.clone(),
-                    target: table.target.clone(),
-                    state: table.state,
-                    reason: table.reason.clone(),
-                    rows_estimated: mapping.and_then(|mapping| mapping.schema.rows),
-                    units: u32::try_from(table.units.len()).unwrap_or(u32::MAX),
-                    units_loaded: u32::try_from(loaded.clone().count()).unwrap_or(u32::MAX),
-                    rows_loaded: loaded.map(|unit| unit.rows).sum(),
-                }));
             // Loaded at the very position where the stream begins, or passed by an earlier run.
             if self.assembler.router.has_passed(&table.source) {
-                self.engine.observer.say(PipelineEvent::TablePassed {
+                engine.observer.say(PipelineEvent::TablePassed {
                     table: table.source.clone(),
                 });
             }

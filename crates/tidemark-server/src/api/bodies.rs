@@ -224,7 +224,8 @@ pub(crate) fn counts(status: &Status) -> Vec<TableCount> {
     counts
 }
 
-fn rows_quarantined(status: &Status) -> Option<u64> {
+/// Rows in quarantine; tables come with what they have there, so before any is known that is not known either.
+pub(crate) fn rows_quarantined(status: &Status) -> Option<u64> {
     let rows = status.tables.iter().map(|table| table.quarantined).sum();
     (!status.tables.is_empty()).then_some(rows)
 }

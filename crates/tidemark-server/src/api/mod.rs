@@ -17,7 +17,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 pub use guard::{AuthMode, Role};
 
-pub(crate) use bodies::{Lag, PipelineBody, TableBody, lag_of};
+pub(crate) use bodies::{Lag, PipelineBody, TableBody, lag_of, rows_quarantined};
 pub(crate) use guard::Auth;
 
 use crate::demo::Demo;

@@ -20,6 +20,8 @@ application/toml`). Names of fields are those of `--json`, positions are text as
     curl -X POST http://127.0.0.1:7070/api/v1/pipelines/shop/actions/pause
 
 - **Unknown is `null`**, never 0: `stale`, `unknown_reason` (a code) and `last_known` say why and what was known.
+  A run that begins has the health `unknown`, and what it has not looked at yet as its `reason`, until it has read what the target has,
+  the end of the source's log, and, unless it loads, once how far it is behind.
 - **Errors** are problem documents (RFC 9457) with `code`, `effect`, `fix`, `retryable`, `request_id` and, where a definition
   has several faults, `errors` with all of them. `/problems/CODE` explains a code.
 - **Actions** are answered with 202 and `Location: /api/v1/operations/ID`, where their end is told. `\"dry_run\": true`

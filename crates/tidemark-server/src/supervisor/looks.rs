@@ -21,6 +21,8 @@ pub(super) struct Looks {
     waiting: Vec<Sample>,
     /// What readers of news know of those that run.
     told: BTreeMap<Key, Told>,
+    /// Why they are as they are, as it was told last.
+    reasons: BTreeMap<Key, Option<String>>,
 }
 
 impl Looks {
@@ -29,6 +31,7 @@ impl Looks {
         let shared = &supervisor.shared;
         let now = clock::now_us() / 1_000_000;
         let mut told = std::mem::take(&mut self.told);
+        let mut reasons = std::mem::take(&mut self.reasons);
         for member in supervisor.members() {
             if member.alive().is_none() {
                 continue;
@@ -39,6 +42,11 @@ impl Looks {
             let lag = crate::api::lag_of(&member, &view);
             shared.news.say(tenant, id, Topic::Lag, &json!(lag));
             self.waiting.push(sample_of(&member.key, &view, now));
+            // What a run has not looked at yet it looks at without another state.
+            if reasons.remove(&member.key).unwrap_or_default() != view.reason {
+                super::tell_state(shared, &member);
+            }
+            self.reasons.insert(member.key.clone(), view.reason.clone());
             let mut known = told.remove(&member.key).unwrap_or_default();
             if let Some((is_whole, tables)) = known.take(view.status.tables) {
                 let data = json!({ "pipeline_id": id, "whole": is_whole, "tables": tables });

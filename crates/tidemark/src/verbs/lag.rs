@@ -72,15 +72,20 @@ fn text(standing: &Standing, invocation: &Invocation) -> String {
     let style = invocation.talk.out;
     let status = &standing.status;
     let mut first = super::status::first_line(&status.pipeline, standing, style);
-    match (status.health, &status.unknown_reason) {
-        (Health::Unknown, Some(code)) => {
+    match (status.health, &status.unknown_reason, &status.reason) {
+        (Health::Unknown, Some(code), _) => {
             let ago = status
                 .last_known
                 .as_ref()
                 .map(|last| seconds(last.seconds_ago));
             let ago = ago.map_or_else(String::new, |ago| format!(" for {ago}"));
-            put!(first, "   source unreachable{ago} ({code})");
+            let side = match code.get(..3) {
+                Some("TM2") => "target",
+                _ => "source",
+            };
+            put!(first, "   {side} unreachable{ago} ({code})");
         }
+        (Health::Unknown, None, Some(reason)) => put!(first, "   {reason}"),
         _ => first.push_str(match status.trend {
             Trend::CatchingUp => "   catching up",
             Trend::Holding => "   holding",

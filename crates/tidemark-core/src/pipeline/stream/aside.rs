@@ -10,7 +10,6 @@ use crate::catalogue::codes;
 use crate::checkpoint::TableState;
 use crate::control::Answer;
 use crate::mapping::TableMapping;
-use crate::pipeline::Engine;
 use crate::pipeline::apply::Task;
 use crate::pipeline::commands::{accepted, answer, refusal};
 use crate::pipeline::observe::PipelineEvent;
@@ -43,10 +42,10 @@ impl Quarantine {
         }
     }
 
-    pub(super) fn show(&self, engine: &Engine) {
+    /// Tables that have rows in it.
+    pub(super) fn all(&self) -> Vec<(TableName, Kept)> {
         let kept = self.kept.iter();
-        let kept = kept.map(|(table, kept)| (table.clone(), *kept)).collect();
-        engine.observer.say(PipelineEvent::Quarantined(kept));
+        kept.map(|(table, kept)| (table.clone(), *kept)).collect()
     }
 }
 

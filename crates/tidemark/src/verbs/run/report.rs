@@ -193,6 +193,7 @@ impl Reporter {
                 self.log_state(PipelineState::Failed, Some(error.message), By::Engine);
             }
             PipelineEvent::Checkpoint { .. }
+            | PipelineEvent::Recorded { .. }
             | PipelineEvent::Table(_)
             | PipelineEvent::Received(_)
             | PipelineEvent::Unapplied(_)

@@ -5,6 +5,7 @@ use tidemark_lab::wait::wait_for;
 
 use super::access::{guarded, token};
 use super::{Server, definition};
+use crate::asks::Locked;
 use crate::stage::{PATIENCE, Stage};
 
 const TABLES: &str = "CREATE TABLE moods (id int PRIMARY KEY, v text);
@@ -285,5 +286,74 @@ async fn a_table_that_was_set_aside_goes_on_without_its_bad_row() {
     );
     stage.wait_until_identical().await;
     server.terminate().await;
+    stage.clear().await;
+}
+
+/// What is said of it at one moment: as a pipeline, as a lag, and as metrics.
+async fn said(server: &Server, name: &str) -> (Value, Value, String) {
+    let pipeline = server.get(&format!("/pipelines/{name}")).await;
+    let lag = server
+        .get(&format!("/monitoring/pipelines/{name}/lag"))
+        .await;
+    (pipeline, lag, server.get_text("/metrics").await)
+}
+
+/// What is in quarantine is for this run to read: before it has, nobody says that all is well, or how many.
+#[tokio::test]
+async fn b6_a_run_that_begins_is_unknown_until_it_has_read_what_is_in_quarantine() {
+    let name = "srv_unread";
+    let stage = Stage::new(name).await;
+    let mut server = Server::start(&[]).await;
+    start(&server, &stage).await;
+    let labels = format!("{{pipeline=\"{name}\",tenant=\"default\"");
+    let rows = |count| format!("tidemark_quarantined_rows{labels}}} {count}\n");
+    let health = |level| format!("tidemark_pipeline_health{labels},level=\"{level}\"}} 1\n");
+    let metrics = server.get_text("/metrics").await;
+    assert!(metrics.contains(&rows(0)), "{metrics}");
+    stage.target_sql(STRICT).await;
+    let odd = "INSERT INTO moods VALUES (11, 'odd'), (12, 'odd'), (13, 'calm')";
+    stage.source_sql(odd).await;
+    let stands = async |server: &Server| {
+        let found = wait_for(PATIENCE, "both rows to be told", || async {
+            let (pipeline, lag, metrics) = said(server, name).await;
+            anyhow::ensure!(pipeline["health"] == "warning", "{pipeline}");
+            anyhow::ensure!(pipeline["rows_quarantined"] == 2, "{pipeline}");
+            anyhow::ensure!(pipeline["reason"].is_null(), "{pipeline}");
+            anyhow::ensure!(lag["health"] == "warning", "{lag}");
+            anyhow::ensure!(metrics.contains(&rows(2)), "{metrics}");
+            anyhow::ensure!(metrics.contains(&health("warning")), "{metrics}");
+            Ok(Some(()))
+        });
+        if let Err(err) = found.await {
+            panic!("{err:?}\n{}", server.log());
+        }
+    };
+    stands(&server).await;
+
+    server.child.kill().await.unwrap();
+    let unread = Locked::table(&stage, "tidemark.quarantine").await;
+    server.restart().await;
+    unread.wait_for_waiter().await;
+    let source = wait_for(PATIENCE, "the source to be looked at", || async {
+        let (_, lag, _) = said(&server, name).await;
+        Ok(lag["source_lsn"].is_string().then_some(()))
+    });
+    source.await.unwrap();
+    let (pipeline, lag, metrics) = said(&server, name).await;
+    let why = "what the target has was not read yet";
+    assert_eq!(
+        (&pipeline["health"], &pipeline["reason"]),
+        (&json!("unknown"), &json!(why)),
+        "{pipeline}"
+    );
+    assert_eq!(lag["health"], "unknown", "{lag}");
+    assert_eq!(pipeline["rows_quarantined"], Value::Null, "{pipeline}");
+    assert!(metrics.contains(&health("unknown")), "{metrics}");
+    for not_known in ["tidemark_quarantined_rows{", "tidemark_quarantined_tables{"] {
+        assert!(!metrics.contains(not_known), "{metrics}");
+    }
+    unread.release().await;
+    stands(&server).await;
+    assert_eq!(server.terminate().await, Some(0), "{}", server.log());
     stage.clear().await;
 }

@@ -96,6 +96,8 @@ impl Two {
             let said = self.said(server).await?;
             let state = said.paused["state"].as_str().unwrap_or_default();
             assert!(["paused", "starting"].contains(&state), "{}", said.paused);
+            let health = said.aside["health"].as_str().unwrap_or_default();
+            assert!(!["ok", "notice"].contains(&health), "{}", said.aside);
             if said.aside["tables"] == json!([]) {
                 // Nothing is known yet: what waits on the source may be of hours ago.
                 assert_eq!(said.aside["latency_seconds"], Value::Null, "{}", said.aside);
