@@ -1,9 +1,9 @@
 // Made by web/build.mjs of web/src.
 &[
     File {
-        name: "app-d4135204b4.js",
-        plain: include_bytes!("app-d4135204b4.js"),
-        packed: include_bytes!("app-d4135204b4.js.gz"),
+        name: "app-d9d3522f5d.js",
+        plain: include_bytes!("app-d9d3522f5d.js"),
+        packed: include_bytes!("app-d9d3522f5d.js.gz"),
     },
     File {
         name: "index.html",

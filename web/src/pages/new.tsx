@@ -20,6 +20,7 @@ interface Fields {
 }
 
 const text = (value: string) => JSON.stringify(value);
+const URL_SHAPE = "postgres://user:password@host/database";
 
 /** The pipeline file that fields stand for. */
 export function toml(fields: Fields): string {
@@ -62,8 +63,8 @@ function Begin() {
           <div class="two">
             <div class="stack">
               <label>Name<input name="name" required autocomplete="off" pattern="[a-z][a-z0-9_\-]*" title="small letters, digits, - and _" value={fields.name} onInput={set("name")} /></label>
-              <label>Source<input name="source" required autocomplete="off" spellcheck={false} placeholder="postgres://user:password@host/database" value={fields.source} onInput={set("source")} /></label>
-              <label>Target<input name="target" required autocomplete="off" spellcheck={false} placeholder="postgres://user:password@host/database" value={fields.target} onInput={set("target")} /></label>
+              <label>Source<input name="source" required autocomplete="off" spellcheck={false} placeholder={URL_SHAPE} title={URL_SHAPE} value={fields.source} onInput={set("source")} /></label>
+              <label>Target<input name="target" required autocomplete="off" spellcheck={false} placeholder={URL_SHAPE} title={URL_SHAPE} value={fields.target} onInput={set("target")} /></label>
             </div>
             <div class="stack">
               <label>Tables, as patterns<textarea name="tables" rows={3} spellcheck={false} required value={fields.tables} onInput={set("tables")} /></label>

@@ -104,7 +104,7 @@ function Card({ one }: { one: Pipeline }) {
       </div>
       {one.error ? <p><Code code={one.error.code} /> {one.error.message}</p> : one.reason && <p>{one.reason}</p>}
       {one.error?.action && <p>First: {one.error.action}</p>}
-      {one.health === "unknown" && last?.unknown_reason && !one.error && <p>The source's side is not known now: <Code code={last.unknown_reason} />{last.last_known && <> · last known {moment(last.last_known.at)} at <code>{last.last_known.source_lsn}</code></>}</p>}
+      {one.health === "unknown" && last?.unknown_reason && !one.error && <p>{last.source_lsn ? "How far it is behind" : "The source's side"} is not known now: <Code code={last.unknown_reason} />{last.last_known && <> · last known {moment(last.last_known.at)} at <code>{last.last_known.source_lsn}</code></>}</p>}
       {aside > 0 && <Aside id={one.id} count={aside} />}
       {one.verified?.result === "different" && <p>It differed from its source when it was compared last, {moment(one.verified.at)}. First: <a href={`/p/${one.id}/verification`}>see which rows</a></p>}
       <div class="facts">

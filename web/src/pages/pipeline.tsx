@@ -107,7 +107,7 @@ function Head({ one }: { one: Pipeline }) {
         </div>
       )}
       {isAtWork && lag?.unknown_reason && (
-        <p class="small">The source's side is not known now (<Code code={lag.unknown_reason} />){lag.last_known && <>; last known {moment(lag.last_known.at)} at <code>{lag.last_known.source_lsn}</code></>}.</p>
+        <p class="small">{lag.source_lsn ? "How far it is behind" : "The source's side"} is not known now (<Code code={lag.unknown_reason} />){lag.last_known && <>; last known {moment(lag.last_known.at)} at <code>{lag.last_known.source_lsn}</code></>}.</p>
       )}
       {open === "resync" && <ResyncDialog one={one} table={null} onClose={() => setOpen(null)} />}
       {open === "reconcile" && <ReconcileDialog one={one} onClose={() => setOpen(null)} />}
