@@ -196,9 +196,9 @@ async fn look(shared: &Arc<Shared>, member: &Arc<Member>) {
 /// lets us, unless something else is wanted by then.
 fn settle(shared: &Arc<Shared>, member: &Arc<Member>, desired: Desired) {
     member.order(desired.clone());
-    let (shared, member) = (Arc::clone(shared), Arc::clone(member));
-    written_down("the state is not written down yet", move || {
-        let (shared, member) = (Arc::clone(&shared), Arc::clone(&member));
+    let (ours, member) = (Arc::clone(shared), Arc::clone(member));
+    written_down(shared, "the state is not written down yet", move || {
+        let (shared, member) = (Arc::clone(&ours), Arc::clone(&member));
         let desired = desired.clone();
         async move {
             // Whoever wants something else is seen here, or writes it down after this.
@@ -211,12 +211,18 @@ fn settle(shared: &Arc<Shared>, member: &Arc<Member>, desired: Desired) {
     });
 }
 
-/// Writes something down, beside everything else, however long the store is away.
-fn written_down<F>(what: &'static str, mut write: impl FnMut() -> F + Send + 'static)
-where
+/// Writes something down, beside everything else, however long the store is away. A server that ends waits
+/// for it as it waits for events.
+fn written_down<F>(
+    shared: &Shared,
+    what: &'static str,
+    mut write: impl FnMut() -> F + Send + 'static,
+) where
     F: Future<Output = Result<()>> + Send,
 {
+    let awaited = shared.scribe.awaits();
     let writing = async move {
+        let _awaited = awaited;
         for attempt in 0.. {
             let Err(err) = write().await else { return };
             if err.code() == codes::STORE_TAKEN_OVER {
@@ -363,10 +369,14 @@ fn end_run(shared: &Arc<Shared>, number: Option<i64>, ended: &Ended) {
         err.map(ToString::to_string),
     );
     let store = shared.store.clone();
-    written_down("the end of a run is not written down yet", move || {
-        let (store, code, reason) = (store.clone(), code.clone(), reason.clone());
-        async move { store.end_run(number, outcome, code, reason).await }
-    });
+    written_down(
+        shared,
+        "the end of a run is not written down yet",
+        move || {
+            let (store, code, reason) = (store.clone(), code.clone(), reason.clone());
+            async move { store.end_run(number, outcome, code, reason).await }
+        },
+    );
 }
 
 impl Run {
@@ -505,7 +515,7 @@ fn heard(
             }
             member.set_full_load_lsn(*position, begins);
             let (store, key) = (shared.store.clone(), member.key.clone());
-            written_down("full_load_lsn is not written down yet", move || {
+            written_down(shared, "full_load_lsn is not written down yet", move || {
                 let (store, key, text) = (store.clone(), key.clone(), text.clone());
                 async move { store.set_full_load_lsn(&key, text, begins).await }
             });

@@ -37,7 +37,7 @@ pub(crate) struct Scribe {
 
 #[derive(Default)]
 struct Counts {
-    /// Entries that are not written down yet.
+    /// Entries, and what else is to be written, that are not written down yet.
     waiting: AtomicUsize,
     /// Entries and lists of looks for which there was no room.
     left_out: AtomicUsize,
@@ -84,7 +84,13 @@ impl Scribe {
         }
     }
 
-    /// Waits until every entry is written down, and no longer than this.
+    /// Something that somebody else writes down: until it is dropped the server does not end.
+    pub(super) fn awaits(&self) -> Awaited {
+        self.counts.waiting.fetch_add(1, Ordering::Relaxed);
+        Awaited(Arc::clone(&self.counts))
+    }
+
+    /// Waits until every entry is written down, and what is awaited, and no longer than this.
     pub(super) async fn finish(&self, within: Duration) {
         let finished = async {
             while self.counts.waiting.load(Ordering::Relaxed) > 0 {
@@ -95,6 +101,15 @@ impl Scribe {
             let count = self.counts.waiting.load(Ordering::Relaxed);
             tracing::warn!(count, "events are not written down: the store is away");
         }
+    }
+}
+
+/// See [`Scribe::awaits`].
+pub(super) struct Awaited(Arc<Counts>);
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -373,6 +388,28 @@ mod tests {
         .unwrap();
         drop(scribe);
         work.await.unwrap();
+    }
+
+    /// A server that ends does not forget what it has just said of a pipeline.
+    #[tokio::test(start_paused = true)]
+    async fn the_end_waits_for_what_somebody_else_writes_and_no_longer_than_it_may() {
+        let home = tempfile::tempdir().unwrap();
+        let store = Store::open(home.path(), testing::seal('a')).unwrap();
+        let (scribe, _) = Scribe::new(store, Arc::new(News::new()));
+        let awaited = scribe.awaits();
+        let ends = tokio::spawn({
+            let scribe = scribe.clone();
+            async move { scribe.finish(PATIENCE).await }
+        });
+        tokio::time::sleep(PATIENCE / 2).await;
+        assert!(!ends.is_finished());
+        let began = tokio::time::Instant::now();
+        drop(awaited);
+        ends.await.unwrap();
+        assert!(began.elapsed() <= LOOK_EVERY);
+        let _forgotten = scribe.awaits();
+        scribe.finish(PATIENCE).await;
+        assert_eq!(began.elapsed().as_secs(), PATIENCE.as_secs());
     }
 
     /// Whether it is found at once or later than anybody waits for an answer: what was committed is not
