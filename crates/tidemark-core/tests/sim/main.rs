@@ -23,8 +23,8 @@ mod world;
 
 use history::{Faults, History};
 
-/// Seeds with one kind of fault in one run. All are ten thousand histories, which take about half a
-/// minute in an unoptimised build on two cores. Another range is one environment variable away:
+/// Seeds with one kind of fault in one run. All are ten thousand histories, which take about three
+/// minutes in an unoptimised build on two cores. Another range is one environment variable away:
 /// `TIDEMARK_SIM_FROM=100000 cargo test --test sim`.
 const SEEDS: u64 = 2_000;
 
