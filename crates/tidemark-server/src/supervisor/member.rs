@@ -276,6 +276,10 @@ impl Member {
             (board.status(at), board.latency_age(at))
         };
         status.health = self.judged(status.health);
+        if status.state == PipelineState::Completed {
+            // Its run still ends: whoever is told of the end can have it do something else.
+            status.state = PipelineState::Loading;
+        }
         let mut by = super::word_of(&status.by);
         let is_wanted = status.state == PipelineState::Paused && status.by == By::User;
         if is_wanted && desired.state == DesiredState::Paused {
