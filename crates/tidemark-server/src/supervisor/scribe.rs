@@ -401,7 +401,7 @@ mod tests {
             let scribe = scribe.clone();
             async move { scribe.finish(PATIENCE).await }
         });
-        tokio::time::sleep(PATIENCE / 2).await;
+        tokio::time::advance(PATIENCE / 2).await;
         assert!(!ends.is_finished());
         let began = tokio::time::Instant::now();
         drop(awaited);
