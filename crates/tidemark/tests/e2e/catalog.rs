@@ -4,7 +4,6 @@
 
 use tidemark_lab::wait_for;
 
-use crate::asks::text;
 use crate::stage::{PATIENCE, Stage};
 
 const TABLES: &str = "CREATE TABLE notes (id int PRIMARY KEY, v text);
@@ -29,12 +28,8 @@ async fn a_table_that_was_made_again_while_nobody_ran_is_loaded_anew() {
         if killed {
             // Between the state and the load, or within it: the next run knows all the same.
             let run = stage.start(&["run", "FILE"]);
-            wait_for(PATIENCE, "the load to be recorded", || async {
-                let state = "SELECT state FROM tidemark.table_state WHERE source_name = 'notes'";
-                Ok((text(&stage.target, state).await? == "resyncing").then_some(()))
-            })
-            .await
-            .unwrap();
+            let state = "SELECT state FROM tidemark.table_state WHERE source_name = 'notes'";
+            stage.wait_for_target(state, "resyncing").await;
             run.kill9().await;
         }
         let run = stage.start(&["run", "FILE"]);

@@ -144,12 +144,8 @@ impl Busy {
 
 /// Waits until the target has this state of `big`; the program says it too, a second later.
 async fn wait_for_recorded(stage: &Stage, state: &str) {
-    wait_for(PATIENCE, &format!("big to be {state}"), || async {
-        let sql = "SELECT state FROM tidemark.table_state WHERE source_name = 'big'";
-        Ok((text(&stage.target, sql).await? == state).then_some(()))
-    })
-    .await
-    .unwrap_or_else(|err| panic!("{err:#}\n{}", stage.log()));
+    let sql = "SELECT state FROM tidemark.table_state WHERE source_name = 'big'";
+    stage.wait_for_target(sql, state).await;
 }
 
 /// What hangs on a table: its indexes, constraints (proven or not), who may read it.

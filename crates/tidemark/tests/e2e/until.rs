@@ -3,10 +3,9 @@
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tidemark_lab::wait_for;
 
 use crate::asks::text;
-use crate::stage::{PATIENCE, Stage};
+use crate::stage::Stage;
 use crate::writing::{CHANGES, TABLES, Writers};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -65,12 +64,8 @@ async fn until_verified_waits_for_tables_that_are_loaded_anew() {
     let read = "BEGIN; SELECT * FROM notes";
     reader.batch_execute(read).await.unwrap();
     let run = stage.start(&["run", "FILE"]);
-    wait_for(PATIENCE, "the load to be recorded", || async {
-        let state = "SELECT state FROM tidemark.table_state WHERE source_name = 'notes'";
-        Ok((text(&stage.target, state).await? == "resyncing").then_some(()))
-    })
-    .await
-    .unwrap();
+    let state = "SELECT state FROM tidemark.table_state WHERE source_name = 'notes'";
+    stage.wait_for_target(state, "resyncing").await;
     run.kill9().await;
     let mut run = stage.start(&["run", "FILE", "--until", "verified"]);
     run.wait_for_log("compares once 1 table").await;
