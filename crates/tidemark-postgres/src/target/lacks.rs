@@ -29,9 +29,9 @@ use crate::wire::{Connection, quote_ident};
 
 pub(super) const PRIMARY_KEY: &str = "primary key";
 
-/// A loaded table that is there, and what it lacks; often nothing.
+/// A loaded table as it is there, and what it lacks; often nothing.
 pub(super) struct Compared {
-    pub(super) table: TableName,
+    pub(super) have: TableSchema,
     pub(super) lacks: Vec<Lacking>,
 }
 
@@ -47,7 +47,7 @@ pub(super) async fn compare(
     {
         return Ok(Vec::new());
     }
-    let (mappings, there) = loaded(connection, pipeline, tables).await?;
+    let (mappings, mut there) = loaded(connection, pipeline, tables).await?;
     let schemas = Schemas::of_tables(tables);
     let texts = mappings.values().flat_map(|mapping| create::texts(mapping));
     let moved = catalog::moved(connection, &schemas, texts).await?;
@@ -71,12 +71,14 @@ pub(super) async fn compare(
     let taken = catalog::taken(connection, &names).await?;
     let points = |item: &Item<'_>| matches!(item, Item::ForeignKey(_));
     found.sort_by_key(|(_, items)| items.iter().any(points));
-    let compared = found.iter().map(|(pair, items)| Compared {
-        table: pair.have.name.clone(),
-        lacks: items
-            .iter()
-            .map(|item| pair.lacking(item, &taken))
-            .collect(),
+    let lacking = found.iter().map(|(pair, items)| {
+        let lacks = items.iter().map(|item| pair.lacking(item, &taken));
+        (pair.have.name.clone(), lacks.collect())
+    });
+    let lacking: Vec<(TableName, Vec<Lacking>)> = lacking.collect();
+    let compared = lacking.into_iter().filter_map(|(name, lacks)| {
+        let have = there.remove(&name)?;
+        Some(Compared { have, lacks })
     });
     Ok(compared.collect())
 }

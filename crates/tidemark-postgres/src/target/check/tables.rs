@@ -7,11 +7,12 @@ use tidemark_core::catalogue::codes;
 use tidemark_core::finding::{Fix, Report};
 use tidemark_core::mapping::TableMapping;
 use tidemark_core::schema::{Index, IndexKind, TableName, TableSchema};
-use tidemark_core::target::{Existing, Lacking};
+use tidemark_core::target::Existing;
 
 use super::Triggers;
 use crate::schema::describe_one;
 use crate::target::catalog::{self, Relation};
+use crate::target::lacks::Compared;
 use crate::target::metadata::{self, Found};
 use crate::target::names::quoted;
 use crate::target::{PgTarget, claim, fit, lacks, prepare};
@@ -78,7 +79,7 @@ impl Tables<'_> {
         if recorded.is_some() {
             self.check_shared(report, connection).await?;
         }
-        let lacking = match recorded {
+        let compared = match recorded {
             Some(_) => self.check_lacking(report, connection).await?,
             None => HashMap::new(),
         };
@@ -100,7 +101,7 @@ impl Tables<'_> {
                     connection,
                     mapping,
                     found,
-                    lacks: lacking.get(&mapping.target).map_or(&[], Vec::as_slice),
+                    compared: compared.get(&mapping.target),
                 };
                 table.check(is_loading).await?;
             }
@@ -140,25 +141,25 @@ impl Tables<'_> {
         Ok(())
     }
 
-    /// What came on the source after the load.
+    /// What came on the source after the load. Gives the tables that are loaded, by name.
     async fn check_lacking(
         &self,
         report: &mut Report,
         connection: &mut Connection,
-    ) -> Result<HashMap<TableName, Vec<Lacking>>> {
+    ) -> Result<HashMap<TableName, Compared>> {
         let pipeline = &self.target.pipeline;
         let compared = match lacks::compare(connection, pipeline, self.tables).await {
             Err(error) if error.sqlstate_code() == Some("42501") => return Ok(HashMap::new()),
             compared => compared?,
         };
         let lacking = compared.iter().filter(|table| !table.lacks.is_empty());
-        for lacks::Compared { table, lacks } in lacking {
+        for Compared { have, lacks } in lacking {
             let named = lacks.iter().map(|it| format!("{} {}", it.kind, it.name));
             let named = named_at_most(named.collect(), ", ");
             let statements: Vec<&str> = lacks.iter().map(|it| it.sql.as_str()).collect();
             report.warn(
                 codes::TARGET_LACKS,
-                format!("{table} lacks what the source has by now: {named}"),
+                format!("{} lacks what the source has by now: {named}", have.name),
                 &codes::TARGET_LACKS.entry().effect,
                 [Fix::sql(statements.join(";\n"))],
             );
@@ -167,7 +168,7 @@ impl Tables<'_> {
             let found = "loaded tables have the source's indexes and constraints";
             report.pass(codes::TARGET_LACKS, found);
         }
-        let by_table = compared.into_iter().map(|it| (it.table, it.lacks));
+        let by_table = compared.into_iter().map(|it| (it.have.name.clone(), it));
         Ok(by_table.collect())
     }
 
@@ -358,21 +359,26 @@ struct Table<'a> {
     connection: &'a mut Connection,
     mapping: &'a TableMapping,
     found: &'a There,
-    /// Told already.
-    lacks: &'a [Lacking],
+    /// Where it is loaded, and what it lacks is told.
+    compared: Option<&'a Compared>,
 }
 
 impl Table<'_> {
     /// `is_loading` of a table that the pipeline knows.
     async fn check(&mut self, is_loading: Option<bool>) -> Result<()> {
+        if is_loading == Some(true) {
+            return Ok(());
+        }
+        if let Some(compared) = self.compared {
+            self.check_key(&compared.have);
+            return Ok(());
+        }
         let (name, oid) = (&self.mapping.target, self.found.relation.oid);
         let Some(have) = describe_one(self.connection, name, oid).await? else {
             return Ok(());
         };
-        if let Some(is_loading) = is_loading {
-            if !is_loading {
-                self.check_key(&have);
-            }
+        if is_loading.is_some() {
+            self.check_key(&have);
             return Ok(());
         }
         let existing = self.all.target.existing;
@@ -463,7 +469,8 @@ impl Table<'_> {
         }
         let columns: Vec<String> = key.iter().map(|column| quote_ident(column)).collect();
         let (name, columns) = (&self.found.quoted, columns.join(", "));
-        let fix = if self.lacks.iter().any(|it| it.kind == lacks::PRIMARY_KEY) {
+        let mut lacks = self.compared.iter().flat_map(|compared| &compared.lacks);
+        let fix = if lacks.any(|it| it.kind == lacks::PRIMARY_KEY) {
             let code = codes::TARGET_LACKS;
             Fix::text(format!(
                 "make the primary key, with the statement of {code}"
