@@ -5,7 +5,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// Rests between two looks are at least and at most so long.
+const REST_MIN: Duration = Duration::from_millis(20);
+const REST_MAX: Duration = Duration::from_millis(500);
+/// A rest is so many times as long as the look before it, so that tests which wait, and ask by starting a
+/// program, leave the processors to what they wait for.
+const RESTS_PER_LOOK: u32 = 3;
 
 /// Asks `condition` until it answers with something, and fails at the deadline naming `what`.
 /// An error of the condition counts as "not yet" and is told when the deadline has passed.
@@ -16,6 +21,7 @@ where
 {
     let started = Instant::now();
     loop {
+        let looked = Instant::now();
         let last = match condition().await {
             Ok(Some(value)) => return Ok(value),
             Ok(None) => None,
@@ -29,7 +35,8 @@ where
                 None => bail!("waited {deadline:?} in vain for {what}"),
             }
         }
-        tokio::time::sleep(POLL_INTERVAL).await;
+        let rest = looked.elapsed().saturating_mul(RESTS_PER_LOOK);
+        tokio::time::sleep(rest.clamp(REST_MIN, REST_MAX)).await;
     }
 }
 

@@ -13,7 +13,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use futures_util::TryStreamExt;
@@ -23,6 +23,8 @@ use tokio_postgres::{Client, RowStream};
 
 mod columns;
 mod outcome;
+
+use crate::wait::wait_for;
 
 use columns::{Column, Side};
 pub use outcome::{Difference, Outcome, TableOutcome};
@@ -147,19 +149,15 @@ impl<'a> Comparison<'a> {
 
     /// Compares until both sides are identical, and fails at the deadline with what differs.
     pub async fn wait_until_identical(&self, deadline: Duration) -> Result<Outcome> {
-        let started = Instant::now();
-        loop {
-            // A table or column that is not there yet is an outcome; an error may pass as well.
-            let outcome = self.run().await;
-            if outcome.as_ref().is_ok_and(Outcome::is_identical) {
-                return outcome;
+        // A table or column that is not there yet is an outcome; an error may pass as well.
+        wait_for(deadline, "both sides to be identical", || async {
+            let outcome = self.run().await?;
+            if outcome.is_identical() {
+                return Ok(Some(outcome));
             }
-            if started.elapsed() >= deadline {
-                let outcome = outcome?;
-                anyhow::bail!("not identical after {deadline:?}:\n{outcome}");
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+            anyhow::bail!("not identical:\n{outcome}");
+        })
+        .await
     }
 
     async fn run_in_transactions(&self) -> Result<Outcome> {
