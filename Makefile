@@ -18,10 +18,9 @@ demo: ## two real PostgreSQL servers, 800 000 rows, live traffic, a web page, a 
 build: ## the program, optimised: target/release/tidemark
 	@cargo build --locked --release -p tidemark
 
-package: build ## what is installed: target/packages
+package: build ## what is installed: target/packages (SIGNING_KEY=minisign.key signs it)
 	@packaging/deb/build
-	@packaging/oci/build
-	@packaging/tarball/build
+	@program=$$(packaging/static) && export TIDEMARK=$$program && packaging/oci/build && packaging/tarball/build
 	@packaging/sums
 
 test: ## everything we claim, tested against real servers (STRICT=1: a skip is a failure)
