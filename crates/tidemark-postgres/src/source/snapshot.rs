@@ -146,8 +146,8 @@ impl Instant {
             let Some(said) = server_error(&error) else {
                 return error;
             };
-            // 22023: the snapshot's file is gone; 55000: its process is (`ImportSnapshot`).
-            if !matches!(said.sqlstate.as_str(), "22023" | "55000") {
+            // Its file is gone: 22023, since PostgreSQL 17 42704. Its process is: 55000 (`ImportSnapshot`).
+            if !matches!(said.sqlstate.as_str(), "22023" | "42704" | "55000") {
                 return error;
             }
             Error::transient(

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tidemark_core::ErrorKind;
+use tidemark_core::catalogue::codes;
 use tidemark_core::checkpoint::Chunk;
 use tidemark_core::config::Create;
 use tidemark_core::finding::Verdict;
@@ -69,7 +71,25 @@ async fn catalog_snapshot_and_check_work_on_every_major() {
         described(major, &schema);
         read(&config, &schema).await;
         checked(major, &config, &schema).await;
+        snapshot_gone(major, &config).await;
     }
+}
+
+/// Each says in words of its own that a snapshot went with the session that held it.
+async fn snapshot_gone(major: u32, config: &ConnectConfig) {
+    let mut holder = Connection::connect(config, Role::Ordinary).await.unwrap();
+    let export = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT pg_export_snapshot()";
+    let sets = holder.simple(export).await.unwrap();
+    let name = sets[1].rows[0].get(0).unwrap();
+    let end = format!("SELECT pg_terminate_backend({}, 60000)", holder.pid());
+    let snapshot = PgSnapshot::adopt(config.clone(), name, Box::new(holder)).await;
+    let snapshot = snapshot.unwrap();
+    let mut other = Connection::connect(config, Role::Ordinary).await.unwrap();
+    other.run(&end).await.unwrap();
+    let error = snapshot.reader().await.map(drop).unwrap_err();
+    let said = (error.code(), error.kind());
+    let gone = (codes::SNAPSHOT_GONE, ErrorKind::Transient);
+    assert_eq!(said, gone, "PostgreSQL {major}: {error}");
 }
 
 fn described(major: u32, schema: &SourceSchema) {
