@@ -204,7 +204,8 @@ impl PgTarget {
         changes: TypeChanges,
     ) -> Result<bool> {
         let mut session = self.session().await?;
-        let is_extended = objects::make(&mut session, schema, tables, changes).await?;
+        let is_extended = objects::make_beside_others(&mut session, schema, tables, changes);
+        let is_extended = is_extended.await?;
         session.keep();
         Ok(is_extended)
     }

@@ -18,6 +18,7 @@ use tidemark_core::{Context, Error, Result};
 use super::names::{Schemas, quoted};
 use super::prepare::make_schema;
 use super::{catalog, finish, wording};
+use crate::error::server_error;
 use crate::schema::type_definition;
 use crate::wire::{Connection, quote_literal};
 
@@ -26,8 +27,45 @@ mod alterations;
 /// What a range type's definition says before the name of its multirange type.
 const MULTIRANGE: &str = "multirange_type_name = ";
 
-/// Makes everything, in one transaction. Gives whether a type that was there has followed.
-pub(super) async fn make(
+/// How often somebody else may be found to make the same, who is sooner.
+const OTHERS_MAX: u32 = 20;
+
+/// Makes everything. Pipelines that start at the same time look, find nothing, and make the same: whoever
+/// is later is refused once the other has committed, and looks again. A lock would have all of them
+/// wait while one waits for a reader of its table.
+pub(super) async fn make_beside_others(
+    connection: &mut Connection,
+    schema: &SourceSchema,
+    tables: &[TableMapping],
+    changes: TypeChanges,
+) -> Result<bool> {
+    let mut others = 0;
+    loop {
+        match make(connection, schema, tables, changes).await {
+            Err(error) if others < OTHERS_MAX && is_made_by_another(&error) => {
+                others += 1;
+                connection.run("ROLLBACK").await?;
+            }
+            made => return made,
+        }
+    }
+}
+
+/// Whether something is there that was not when it was looked for: it is said by name, or by an index of
+/// the catalog where its transaction was still open (PostgreSQL 15, `NamespaceCreate`).
+fn is_made_by_another(error: &Error) -> bool {
+    let Some(said) = server_error(error) else {
+        return false;
+    };
+    match said.sqlstate.as_str() {
+        "42710" | "42P06" | "42P07" => true,
+        "23505" => said.schema.as_deref() == Some("pg_catalog"),
+        _ => false,
+    }
+}
+
+/// In one transaction. Gives whether a type that was there has followed.
+async fn make(
     connection: &mut Connection,
     schema: &SourceSchema,
     tables: &[TableMapping],

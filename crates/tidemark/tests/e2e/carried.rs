@@ -448,3 +448,35 @@ async fn a_domain_that_needs_a_function_waits_for_it() {
     stage.assert_identical().await;
     stage.clear().await;
 }
+
+/// Each finds nothing and makes the same; whoever is later looks again.
+#[tokio::test(flavor = "multi_thread")]
+async fn pipelines_that_start_at_once_share_schemas_and_types() {
+    const PIPELINES: usize = 6;
+    let stage = Stage::new("carried_at_once").await;
+    let types = "CREATE SCHEMA z; CREATE TYPE z.e AS ENUM ('a', 'b'); CREATE DOMAIN z.d AS text; \
+                 CREATE TYPE z.c AS (a z.e, b z.d); CREATE SEQUENCE z.shared";
+    stage.source_sql(types).await;
+    let text = std::fs::read_to_string(stage.file()).unwrap();
+    let mut runs = Vec::new();
+    for number in 0..PIPELINES {
+        let name = format!("{}_{number}", stage.name);
+        let table = format!(
+            "CREATE TABLE z.t{number} (id int PRIMARY KEY DEFAULT nextval('z.shared'), c z.c); \
+             INSERT INTO z.t{number} (c) VALUES (ROW('a', 'b'))"
+        );
+        stage.source_sql(&table).await;
+        let file = stage.directory().join(format!("{name}.toml"));
+        let text = text.replace(&stage.name, &name);
+        std::fs::write(&file, text.replace("public.*", &format!("z.t{number}"))).unwrap();
+        runs.push(file.to_str().unwrap().to_owned());
+    }
+    let runs = runs.iter().map(|file| async {
+        let arguments = ["run", file, "--until", "verified"];
+        stage.run(&arguments).await.expect(0);
+    });
+    futures_util::future::join_all(runs).await;
+    let drop = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots \
+                WHERE slot_name LIKE 'tidemark\\_carried\\_at\\_once\\_%'";
+    stage.source.execute(drop, &[]).await.unwrap();
+}
