@@ -21,11 +21,12 @@ use tidemark_core::mapping::TableMapping;
 use tidemark_core::schema::{TableName, ValueClass};
 use tidemark_core::source::{RowFormat, RowStream};
 use tidemark_core::target::{LoadUnit, LoadedPart, Loader, Replace};
-use tidemark_core::{Context, Error, Result, failpoint};
+use tidemark_core::{Context, Error, ErrorKind, Result, failpoint};
 
 use super::Triggers;
 use super::checkpoint::{self, Writer};
 use super::names::{quoted, table_at};
+use crate::error::server_error;
 use crate::wire::{Connection, CopyIn, quote_ident, quote_literal};
 
 /// One worker's connection for loading.
@@ -92,8 +93,8 @@ impl PgLoader {
         }
         sql.push_str(&copy_statement(mapping, unit));
         let mut copy = self.connection.copy_in(&sql).await?;
-        let sent = pass_on(&mut copy, rows, progress).await?;
-        let written = copy.finish().await?;
+        let sent = pass_on(&mut copy, rows, progress).await.map_err(of_a_row)?;
+        let written = copy.finish().await.map_err(of_a_row)?;
         if written != sent.rows {
             let text = format!("{} rows were sent, the table took {written}", sent.rows);
             return Err(Error::data(codes::ROW_LEFT_OUT, text));
@@ -144,6 +145,19 @@ impl Loader for PgLoader {
     fn is_usable(&self) -> bool {
         self.is_usable
     }
+}
+
+/// What the target says of a row that it is given is a matter of this row, whatever it is: a value that is
+/// the name of what is not there (`regclass`), a check whose function is missing, a key too large for an
+/// index. It names the row then (`CopyFromErrorCallback`, PostgreSQL 15). A right can be given back.
+fn of_a_row(error: Error) -> Error {
+    let said = server_error(&error).and_then(|said| said.context.as_deref());
+    let names_a_row = said.is_some_and(|at| at.lines().any(|line| line.starts_with("COPY ")));
+    let is_right = error.code() == codes::TARGET_PERMISSION;
+    if names_a_row && !is_right && error.kind() == ErrorKind::Definite {
+        return error.with_kind(ErrorKind::Data);
+    }
+    error
 }
 
 /// Passes all blocks on. While one is written the next is read, so that neither server waits for

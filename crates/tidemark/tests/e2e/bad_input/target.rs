@@ -223,6 +223,43 @@ async fn a_value_that_does_not_fit_sets_only_its_table_aside() {
 }
 
 /// The pipeline stops where it is told to, and goes on from there.
+/// The value is the name of a table, and a check calls a function by a name that leads there only by the
+/// search path of people.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_of_the_load_that_needs_what_is_not_there_sets_only_its_table_aside() {
+    let stage = Stage::new("bad_reference").await;
+    let tables = "CREATE SCHEMA elsewhere; CREATE TABLE elsewhere.other (); \
+                  CREATE TABLE named (id int PRIMARY KEY, t regclass); \
+                  INSERT INTO named VALUES (1, 'elsewhere.other'); \
+                  CREATE TABLE checked (id int PRIMARY KEY, v int); INSERT INTO checked VALUES (1, 1); \
+                  CREATE TABLE good (id int PRIMARY KEY); INSERT INTO good VALUES (1)";
+    stage.source_sql(tables).await;
+    let check = "CREATE FUNCTION inner_check(int) RETURNS bool LANGUAGE sql AS 'SELECT true'; \
+                 CREATE FUNCTION outer_check(v int) RETURNS bool LANGUAGE plpgsql \
+                   AS 'BEGIN RETURN inner_check(v); END'; \
+                 CREATE TABLE checked (id int PRIMARY KEY, v int CHECK (outer_check(v)))";
+    stage.target_sql(check).await;
+    let run = stage.start_streaming().await;
+    for (table, missing) in [("named", "elsewhere"), ("checked", "inner_check")] {
+        let table = format!("public.{table}");
+        stage.wait_for_table(&table, "quarantined").await;
+        let refused = stage.table(&table).await.to_string();
+        assert!(refused.contains(missing), "{refused}");
+    }
+    stage.wait_for_table("public.good", "streaming").await;
+
+    let mend = "CREATE SCHEMA elsewhere; CREATE TABLE elsewhere.other (); \
+                ALTER FUNCTION outer_check SET search_path = public";
+    stage.target_sql(mend).await;
+    for table in ["public.named", "public.checked"] {
+        let resync = ["resync", "FILE", "--table", table, "--yes"];
+        stage.run(&resync).await.expect(0);
+    }
+    stage.wait_until_identical().await;
+    assert_eq!(run.terminate().await, Some(0));
+    stage.clear().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_value_that_does_not_fit_stops_the_pipeline_where_the_file_says_so() {
     let stage = Stage::new("bad_value_stops").await;
