@@ -2,7 +2,8 @@
 //! a session of the server for as long as its kind says.
 //!
 //! It knows as much of the protocol (PostgreSQL 15, chapter 55) as that needs, asks for no password,
-//! and refuses replication, as PgBouncer does before 1.24.
+//! and refuses replication, as PgBouncer does before 1.24. Whoever it sends away, whatever for, is told a
+//! protocol violation, as by PgBouncer 1.18.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -47,8 +48,11 @@ impl Pooler {
             while let Ok((client, _)) = listener.accept().await {
                 let shared = Arc::clone(&shared);
                 clients.spawn(async move {
-                    if let Err(error) = serve(Frames::new(client), server, lends, &shared).await {
+                    let mut client = Frames::new(client);
+                    if let Err(error) = serve(&mut client, server, lends, &shared).await {
                         tracing::debug!(%error, "a client of the pooler ended");
+                        let told = refuse(&mut client, "server conn crashed?").await;
+                        drop(told);
                     }
                 });
             }
@@ -93,21 +97,21 @@ impl Server {
 }
 
 async fn serve(
-    mut client: Frames,
+    client: &mut Frames,
     server: SocketAddr,
     lends: Lends,
     shared: &Mutex<Option<Server>>,
 ) -> Result<()> {
-    let startup = startup(&mut client).await?;
+    let startup = startup(client).await?;
     if startup.windows(13).any(|part| part == b"\0replication\0") {
-        return refuse(&mut client, "unsupported startup parameter: replication").await;
+        return refuse(client, "unsupported startup parameter: replication").await;
     }
     let own = Mutex::new(None);
     let lent = match lends {
         Lends::WholeSession => &own,
         Lends::OneTransaction => shared,
     };
-    welcome(&mut client, &mut *borrow(lent, server, &startup).await?).await?;
+    welcome(client, &mut *borrow(lent, server, &startup).await?).await?;
     while let Some(first) = client.next().await? {
         if first.first() == Some(&b'X') {
             return Ok(());
@@ -115,7 +119,7 @@ async fn serve(
         let mut borrowed = borrow(lent, server, &startup).await?;
         // What is left half done must not go to the next one: the session is put back when it is whole.
         let mut session = borrowed.take().context("borrowed above")?;
-        transaction(&mut client, &mut session.frames, &first).await?;
+        transaction(client, &mut session.frames, &first).await?;
         *borrowed = Some(session);
     }
     Ok(())

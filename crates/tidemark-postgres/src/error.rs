@@ -113,12 +113,48 @@ const RULES: &[Rule] = &[
     ("XX", Transient, SYSTEM, "internal error of the server"),
 ];
 
+/// PgBouncer ends every connection with 08P01 and `FATAL`, whatever it is for (1.18, `disconnect_client`):
+/// a server that restarts, a time limit, a shutdown of its own. What it says of the login is meant; a
+/// message with `server login failed` hands on what the server said, which may be that it starts.
+const OF_A_POOLER: &[Rule] = &[
+    (
+        "unsupported startup parameter",
+        Definite,
+        PROTOCOL,
+        "protocol violation",
+    ),
+    (
+        "no such database",
+        Definite,
+        NO_DATABASE,
+        "no such database",
+    ),
+    ("no such user", Definite, AUTHENTICATION, "login refused"),
+    ("login rejected", Definite, AUTHENTICATION, "login refused"),
+    (
+        "",
+        Transient,
+        CONNECTION_LOST,
+        "connection ended by what answers in place of the server",
+    ),
+];
+
+fn of_a_pooler(message: &str) -> Option<&'static Rule> {
+    if !message.starts_with("server login failed") && message.contains("authentication failed") {
+        return RULES.iter().find(|rule| rule.0 == "28P01");
+    }
+    OF_A_POOLER.iter().find(|rule| message.starts_with(rule.0))
+}
+
 /// Decides what an error of a server means for the pipeline.
 pub fn classify(side: Side, error: ServerError) -> Error {
-    let rule = RULES
-        .iter()
-        .filter(|rule| error.sqlstate.starts_with(rule.0))
-        .max_by_key(|rule| rule.0.len());
+    let rule = if error.sqlstate == "08P01" && error.severity == "FATAL" {
+        of_a_pooler(&error.message)
+    } else {
+        let rules = RULES.iter();
+        let fitting = rules.filter(|rule| error.sqlstate.starts_with(rule.0));
+        fitting.max_by_key(|rule| rule.0.len())
+    };
     let unknown = &("", Transient, SYSTEM, "unexpected error of the server");
     let (_, kind, (source, target), sentence) = *rule.unwrap_or(unknown);
     let code = pick(side, source, target);
@@ -217,6 +253,54 @@ mod tests {
             },
         );
         (error.kind(), error.code())
+    }
+
+    #[test]
+    fn what_a_pooler_says_is_told_by_its_words() {
+        for (message, kind, code) in [
+            (
+                "server conn crashed?",
+                Transient,
+                codes::TARGET_CONNECTION_LOST,
+            ),
+            ("database removed", Transient, codes::TARGET_CONNECTION_LOST),
+            (
+                "server login failed: FATAL the database system is starting up",
+                Transient,
+                codes::TARGET_CONNECTION_LOST,
+            ),
+            (
+                "SASL authentication failed",
+                Definite,
+                codes::TARGET_AUTHENTICATION,
+            ),
+            (
+                "no such user: loader",
+                Definite,
+                codes::TARGET_AUTHENTICATION,
+            ),
+            ("no such database: dw", Definite, codes::TARGET_NO_DATABASE),
+            (
+                "unsupported startup parameter: options",
+                Definite,
+                codes::TARGET_PROTOCOL,
+            ),
+        ] {
+            let said = ServerError {
+                severity: "FATAL".to_owned(),
+                sqlstate: "08P01".to_owned(),
+                message: message.to_owned(),
+                ..ServerError::default()
+            };
+            let error = classify(Side::Target, said);
+            assert_eq!((error.kind(), error.code()), (kind, code), "{message}");
+        }
+        let (kind, code) = kind_and_code("08P01", Side::Target);
+        assert_eq!(
+            (kind, code),
+            (Definite, codes::TARGET_PROTOCOL),
+            "an ERROR of the server"
+        );
     }
 
     #[test]

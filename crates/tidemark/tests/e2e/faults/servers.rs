@@ -2,13 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use tidemark_lab::pooler::{Lends, Pooler};
 use tidemark_lab::server::{PostgresServer, Shutdown};
 use tidemark_lab::wait_for;
 
 use super::{Rig, own_server, retries};
 use crate::asks::{Locked, text};
 use crate::oracle;
-use crate::stage::PATIENCE;
+use crate::stage::{PATIENCE, Stage};
 
 /// What a person who restarts a source accepts.
 const BACK_WITHIN: Duration = Duration::from_secs(10);
@@ -212,4 +213,28 @@ async fn f51_a_deadlock_on_the_target_is_tried_again_by_itself() {
     assert!(log.contains("40P01") || log.contains("deadlock"), "{log}");
     assert_eq!(oracle::is_through(stage).await.ok(), Some(true), "{log}");
     rig.ends_well(run).await;
+}
+
+/// The pooler says a protocol violation whatever it is that ends a session.
+#[tokio::test(flavor = "multi_thread")]
+async fn f43_f52_a_target_that_restarts_behind_a_pooler_is_waited_for() {
+    let source = PostgresServer::shared().await.unwrap();
+    let target = own_server(&[]).await;
+    let mut stage = Stage::on(source, target, "fault_pooled").await;
+    stage
+        .source_sql("CREATE TABLE t (id int PRIMARY KEY, v text)")
+        .await;
+    let pooler = Pooler::start(target.port(), Lends::WholeSession);
+    let pooler = pooler.await.unwrap();
+    let url = target.url_through(pooler.address(), &stage.target_name);
+    stage.write_between(&stage.source_url(), &url, "");
+    let mut run = stage.start_streaming().await;
+    target.stop(Shutdown::Fast).await.unwrap();
+    run.wait_for_log("server conn crashed?").await;
+    target.start().await.unwrap();
+    stage.target = target.client_to(&stage.target_name).await.unwrap();
+    stage.source_sql("INSERT INTO t VALUES (1000, 'new')").await;
+    stage.wait_until_identical().await;
+    assert_eq!(run.terminate().await, Some(0));
+    stage.clear().await;
 }
