@@ -97,6 +97,17 @@ pub trait Source: Send + Sync {
         Ok(None)
     }
 
+    /// Notes beside what is kept for the pipeline which target has its checkpoint. Not an error where that
+    /// cannot be written (a standby, nothing there that we made). May be repeated.
+    async fn note_target(&self, _target: &str) -> Result<()> {
+        Ok(())
+    }
+
+    /// What [`Source::note_target`] noted last; `None` if nothing.
+    async fn noted_target(&self) -> Result<Option<String>> {
+        Ok(None)
+    }
+
     /// From here on the log may be kept on this machine: the target knows where it is.
     fn permit_relay(&self) {}
 
@@ -264,6 +275,9 @@ pub struct LogState {
     pub pins: Vec<Pin>,
     /// What this machine keeps of the log.
     pub relayed: Option<Box<Relayed>>,
+    /// The target that has the pipeline's checkpoint, where that was noted and is another than the one
+    /// that is asked.
+    pub other_target: Option<String>,
 }
 
 /// What this machine keeps of the source's log.

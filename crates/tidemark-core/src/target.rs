@@ -41,6 +41,11 @@ pub trait Target: Send + Sync {
         false
     }
 
+    /// Which database this is, told apart from all others; `None` where it does not say.
+    async fn identity(&self) -> Result<Option<String>> {
+        Ok(None)
+    }
+
     /// What the target has; `None` if the pipeline never started. Changes nothing: a target
     /// without our schema answers `None`.
     async fn checkpoint(&self) -> Result<Option<Checkpoint>>;

@@ -335,6 +335,7 @@ mod tests {
             committing: Vec::new(),
             pins: Vec::new(),
             relayed: None,
+            other_target: None,
         }
     }
 

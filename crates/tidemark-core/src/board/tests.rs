@@ -25,6 +25,7 @@ fn log(head: u64) -> LogState {
         committing: Vec::new(),
         pins: Vec::new(),
         relayed: None,
+        other_target: None,
     }
 }
 

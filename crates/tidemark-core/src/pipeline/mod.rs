@@ -51,6 +51,7 @@ use retry::Backoff;
 use stop::{LINE_ENDS_WITHIN, StopAsked, StopClock};
 
 mod anew;
+mod another_target;
 mod apart;
 mod apply;
 mod assemble;
@@ -114,6 +115,8 @@ struct Lasting {
     refused: Option<u32>,
     /// A slot that could not be decoded was given up.
     is_anew: bool,
+    /// The target had a checkpoint.
+    has_checkpoint: bool,
     /// Tables of which a person was told that somebody else writes to their copy.
     warned: BTreeSet<TableName>,
     /// Tables that a person has go on without the rows that stopped them, until they do.
@@ -205,6 +208,7 @@ impl Pipeline {
             stops: Vec::new(),
             refused: None,
             is_anew: false,
+            has_checkpoint: false,
             warned: BTreeSet::new(),
             skips: Vec::new(),
         };
@@ -426,7 +430,9 @@ impl Run {
         }
         let mut log = engine.source.log_state().await?;
         if mode.streams() {
+            self.refuse_forgetful(checkpoint.as_ref())?;
             log.relayed = engine.source.relayed().await?.map(Box::new);
+            log.other_target = engine.other_target(checkpoint.as_ref(), &log).await?;
         }
         let start = self.decide(checkpoint.as_ref(), &log).await?;
         engine.step(2, "plan", start::describe(&start, checkpoint.as_ref()));
@@ -474,6 +480,10 @@ impl Run {
             Start::LoadOnce => begun(checkpoint.as_ref()),
             _ => Vec::new(),
         };
+        if mode.streams() {
+            self.lasting.has_checkpoint = true;
+            engine.note_target().await?;
+        }
         let aside = self.record_aside(aside).await?;
         Ok(Ready {
             schema,

@@ -10,6 +10,7 @@
 //! | any, full load alone | ours by name | refuse: the source would keep its log for nobody |
 //! | none | none | first start |
 //! | none | ours by name, nobody reads it | leftover of a killed start: remove it, first start |
+//! | none | ours by name, noted for another target | refuse: the target is the wrong one |
 //! | none | ours by name, somebody reads it | refuse: who |
 //! | at P | confirmed ≤ P | resume at P; what committed before P is skipped |
 //! | at P | confirmed > P, and this machine keeps the log between | resume at P |
@@ -24,7 +25,7 @@ use crate::error::Error;
 use crate::position::Position;
 use crate::source::{LogState, Slot};
 
-use super::{anew, protection, went_back};
+use super::{anew, another_target, protection, went_back};
 
 /// What a pipeline does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -137,29 +138,28 @@ fn without_checkpoint(
 ) -> Result<Start, Error> {
     usable(slot)?;
     not_held(slot)?;
-    match (mode, cdc_start) {
-        (Mode::CdcOnly, CdcStart::At(position)) => {
-            if let Some(why) = &slot.lost {
-                return Err(Error::definite(
-                    codes::SLOT_LOST,
-                    format!("slot {} cannot be read any more: {why}", slot.name),
-                ));
-            }
-            if position < slot.confirmed || position > log.head {
-                return Err(Error::definite(
-                    codes::START_OUT_OF_RANGE,
-                    format!(
-                        "the start {position} is outside of what slot {} can give: {} to {}",
-                        slot.name, slot.confirmed, log.head
-                    ),
-                ));
-            }
-            Ok(Start::FromSlot { position })
-        }
-        _ => Ok(Start::First {
+    let (Mode::CdcOnly, CdcStart::At(position)) = (mode, cdc_start) else {
+        another_target::refuse(slot, log)?;
+        return Ok(Start::First {
             leftover: Some(slot.name.clone()),
-        }),
+        });
+    };
+    if let Some(why) = &slot.lost {
+        return Err(Error::definite(
+            codes::SLOT_LOST,
+            format!("slot {} cannot be read any more: {why}", slot.name),
+        ));
     }
+    if position < slot.confirmed || position > log.head {
+        return Err(Error::definite(
+            codes::START_OUT_OF_RANGE,
+            format!(
+                "the start {position} is outside of what slot {} can give: {} to {}",
+                slot.name, slot.confirmed, log.head
+            ),
+        ));
+    }
+    Ok(Start::FromSlot { position })
 }
 
 fn with_both(checkpoint: &Checkpoint, slot: &Slot, log: &LogState) -> Result<Start, Error> {

@@ -56,6 +56,7 @@ fn log(slot: Option<Slot>) -> LogState {
         committing: Vec::new(),
         pins: Vec::new(),
         relayed: None,
+        other_target: None,
     }
 }
 
@@ -225,6 +226,17 @@ fn a_leftover_slot_is_removed_by_name() {
             leftover: Some("tidemark_shop".into())
         }
     );
+}
+
+#[test]
+fn a_slot_that_another_target_needs_is_no_leftover() {
+    let state = LogState {
+        other_target: Some("database dw of cluster 7".into()),
+        ..log(Some(slot(200)))
+    };
+    let err = full(None, &state).unwrap_err();
+    assert_eq!(err.code(), codes::SLOT_OF_ANOTHER_TARGET);
+    assert!(err.to_string().contains("database dw"), "{err}");
 }
 
 #[test]

@@ -71,6 +71,7 @@ impl Source for SimSource {
             committing: world.snapshot().xip,
             pins: Vec::new(),
             relayed: None,
+            other_target: None,
         })
     }
 

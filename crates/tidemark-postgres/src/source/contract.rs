@@ -151,6 +151,14 @@ impl Source for PgSource {
         self.take_back().await
     }
 
+    async fn note_target(&self, target: &str) -> Result<()> {
+        self.note_target(target).await
+    }
+
+    async fn noted_target(&self) -> Result<Option<String>> {
+        self.noted_target().await
+    }
+
     async fn release(&self) -> Result<Vec<String>> {
         self.release().await
     }

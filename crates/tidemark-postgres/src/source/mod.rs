@@ -335,6 +335,7 @@ impl PgSource {
                 .as_ref()
                 .and_then(|relay| relay.relayed())
                 .map(Box::new),
+            other_target: None,
         })
     }
 
@@ -491,6 +492,22 @@ impl PgSource {
         slot::end_reader(&mut session, &self.options.slot).await?;
         session.give_back();
         Ok(())
+    }
+
+    /// See the trait.
+    pub async fn note_target(&self, target: &str) -> Result<()> {
+        let mut session = self.sessions.borrow(&self.options.connect).await?;
+        publication::note_target(&mut session, &self.options.wanted(&[]), target).await?;
+        session.give_back();
+        Ok(())
+    }
+
+    /// See the trait.
+    pub async fn noted_target(&self) -> Result<Option<String>> {
+        let mut session = self.sessions.borrow(&self.options.connect).await?;
+        let found = publication::read(&mut session, &self.options.wanted(&[])).await?;
+        session.give_back();
+        Ok(found.and_then(|publication| publication.target))
     }
 
     /// See the trait.

@@ -24,8 +24,10 @@ use crate::wire::{Connection, Row, quote_ident, quote_literal, quote_qualified};
 #[cfg(test)]
 mod tests;
 
-/// How a comment of ours begins; the pipeline's name follows.
+/// How a comment of ours begins; the pipeline's name follows, and once a target has its checkpoint
+/// [`COMMENT_TARGET`] and which one that is.
 const COMMENT: &str = "tidemark pipeline: ";
+const COMMENT_TARGET: &str = ", into ";
 
 /// Tables that one statement adds or removes: it keeps a lock on each until it is over, and thousands are
 /// more than a server has room for (`max_locks_per_transaction`).
@@ -43,6 +45,8 @@ pub(crate) struct Publication {
     pub(crate) name: String,
     /// Whether it was made for this pipeline, by its comment.
     pub(crate) is_ours: bool,
+    /// The target that has the pipeline's checkpoint, as noted in its comment.
+    pub(crate) target: Option<String>,
     is_via_root: bool,
     /// Of `insert`, `update`, `delete`, `truncate`: those it does not send.
     unsent_operations: Vec<&'static str>,
@@ -82,10 +86,48 @@ impl Wanted<'_> {
             quote_literal(&comment(self.pipeline))
         )
     }
+
+    fn note_sql(&self, target: &str) -> String {
+        let comment = format!("{}{COMMENT_TARGET}{target}", comment(self.pipeline));
+        format!(
+            "COMMENT ON PUBLICATION {} IS {}",
+            quote_ident(self.name),
+            quote_literal(&comment)
+        )
+    }
 }
 
 fn comment(pipeline: &str) -> String {
     format!("{COMMENT}{pipeline}")
+}
+
+/// Of a comment: whether it is this pipeline's, and the target that it names.
+fn read_comment(text: Option<&str>, pipeline: &str) -> (bool, Option<String>) {
+    let Some(rest) = text.and_then(|text| text.strip_prefix(&comment(pipeline))) else {
+        return (false, None);
+    };
+    match rest.strip_prefix(COMMENT_TARGET) {
+        Some(target) => (true, Some(target.to_owned())),
+        None => (rest.is_empty(), None),
+    }
+}
+
+/// Notes in the comment of a publication of ours which target has the checkpoint.
+pub(crate) async fn note_target(
+    connection: &mut Connection,
+    wanted: &Wanted<'_>,
+    target: &str,
+) -> Result<()> {
+    let found = read(connection, wanted).await?;
+    let is_due = |found: &Publication| found.is_ours && found.target.as_deref() != Some(target);
+    if !found.is_some_and(|found| is_due(&found)) {
+        return Ok(());
+    }
+    match connection.run(&wanted.note_sql(target)).await {
+        // A role that is not its owner, or a standby.
+        Err(error) if matches!(error.sqlstate_code(), Some("42501" | "25006")) => Ok(()),
+        noted => noted.map(drop),
+    }
 }
 
 fn list(tables: &[TableName]) -> String {
@@ -181,9 +223,11 @@ pub(crate) async fn read(
     let select = |is_meant: &dyn Fn(&&TableName) -> bool| {
         wanted.tables.iter().filter(is_meant).cloned().collect()
     };
+    let (is_ours, target) = read_comment(row.opt_str(5)?, wanted.pipeline);
     Ok(Some(Publication {
         name: wanted.name.to_owned(),
-        is_ours: row.opt_str(5)? == Some(&comment(wanted.pipeline)),
+        is_ours,
+        target,
         is_via_root: row.get_bool(4)?,
         unsent_operations,
         unpublished: select(&|table| published.binary_search(table).is_err()),

@@ -33,6 +33,10 @@ impl Target for PgTarget {
         self.origin == Origin::Marked
     }
 
+    async fn identity(&self) -> Result<Option<String>> {
+        self.identity().await
+    }
+
     async fn checkpoint(&self) -> Result<Option<Checkpoint>> {
         self.checkpoint().await
     }

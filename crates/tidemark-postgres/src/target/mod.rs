@@ -152,6 +152,20 @@ impl PgTarget {
         Ok(found)
     }
 
+    /// Its name and the cluster's number; a role that may not ask for that does not say.
+    pub async fn identity(&self) -> Result<Option<String>> {
+        let mut session = self.session().await?;
+        let sql = "SELECT format('database %s of cluster %s', quote_ident(current_database()), \
+                   system_identifier) FROM pg_control_system()";
+        let set = match session.query(sql, &[]).await {
+            Err(error) if error.sqlstate_code() == Some("42501") => return Ok(None),
+            set => set?,
+        };
+        let identity = set.one()?.get_str(0)?.to_owned();
+        session.keep();
+        Ok(Some(identity))
+    }
+
     /// Takes the pipeline over.
     pub async fn acquire(&self, owner: &Owner) -> Result<Generation> {
         let mut lock = self.lock.lock().await;

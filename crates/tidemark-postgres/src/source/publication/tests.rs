@@ -8,6 +8,7 @@ fn complete() -> Publication {
     Publication {
         name: "tidemark_shop".to_owned(),
         is_ours: true,
+        target: None,
         is_via_root: true,
         unsent_operations: Vec::new(),
         unpublished: Vec::new(),

@@ -1,6 +1,7 @@
 //! Whoever else has a hand in the target: other rows, missing rows, dropped tables, settings.
 
 use tidemark_lab::wait_for;
+use tokio_postgres::Client;
 
 use super::retries;
 use crate::asks::text;
@@ -175,4 +176,59 @@ async fn f54_a_table_of_the_target_that_is_dropped_stops_nobody_else() {
     stage.wait_until_identical().await;
     assert_eq!(run.terminate().await, Some(0));
     stage.clear().await;
+}
+
+/// A proxy, a failover or a restore may put another database in the target's place.
+#[tokio::test(flavor = "multi_thread")]
+async fn f46_f53_another_database_in_the_targets_place_costs_the_slot_nothing() {
+    let mut stage = Stage::new("fault_elsewhere").await;
+    stage.source_sql(TABLES).await;
+    let mut run = stage.start_streaming().await;
+    stage.wait_until_identical().await;
+    let here = stage.target_name.clone();
+    let away = format!("{here}_away");
+    let admin = stage.target_server.client().await.unwrap();
+    exchange(&admin, &here, &away).await;
+    stage
+        .source_sql("INSERT INTO other VALUES (2, 'two')")
+        .await;
+    assert_eq!(run.ended().await, Some(6), "{}", stage.log());
+    assert!(stage.log().contains("TM4018"), "{}", stage.log());
+
+    // Nor does a start take for a leftover what another target needs.
+    let elsewhere = stage.target_server.fresh_database("target").await.unwrap();
+    let elsewhere = stage.target_server.url_to(&elsewhere);
+    stage.write_between(&stage.source_url(), &elsewhere, "");
+    let ran = stage.run(&["run", "FILE"]).await.expect(6);
+    let is_told = ran.stderr.contains("TM4056") && ran.stderr.contains(&here);
+    assert!(is_told, "{}", ran.stderr);
+
+    let drop = format!("DROP DATABASE {here} WITH (FORCE)");
+    admin.batch_execute(&drop).await.unwrap();
+    rename(&admin, &away, &here).await;
+    stage.write("");
+    stage.target = stage.target_server.client_to(&here).await.unwrap();
+    let run = stage.start_streaming().await;
+    stage.wait_until_identical().await;
+    assert_eq!(run.terminate().await, Some(0));
+    stage.clear().await;
+}
+
+/// Puts an empty database in the place of one, which has the other name then.
+async fn exchange(admin: &Client, here: &str, away: &str) {
+    rename(admin, here, away).await;
+    let create = format!("CREATE DATABASE {here}");
+    admin.batch_execute(&create).await.unwrap();
+}
+
+/// Sends away whoever is connected, until nobody came back in between.
+async fn rename(admin: &Client, from: &str, to: &str) {
+    let end = "SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity WHERE datname = $1";
+    let rename = format!("ALTER DATABASE {from} RENAME TO {to}");
+    wait_for(PATIENCE, "the database to be free", || async {
+        admin.execute(end, &[&from]).await?;
+        Ok(admin.batch_execute(&rename).await.ok())
+    })
+    .await
+    .unwrap();
 }
