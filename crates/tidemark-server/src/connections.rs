@@ -1,6 +1,7 @@
 //! Connections of those who ask: so many at once, and none that sends its request drop by drop.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,14 +23,30 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Answers whoever connects, until it is dropped.
 pub(crate) async fn accept(listener: TcpListener, router: Router) {
+    accept_until(listener, router, std::future::pending()).await;
+}
+
+/// Lets people in until then, and is over when all of them have been answered: a connection that is let in
+/// and closed without a word looks to its client like a server that has died.
+pub(crate) async fn accept_until(
+    listener: TcpListener,
+    router: Router,
+    end: impl Future<Output = ()>,
+) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut open = JoinSet::new();
+    let mut end = pin!(end);
     loop {
         let Ok(place) = Arc::clone(&room).acquire_owned().await else {
             return;
         };
         while open.try_join_next().is_some() {}
-        match listener.accept().await {
+        let accepted = tokio::select! {
+            biased;
+            () = &mut end => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
             Ok((stream, address)) => {
                 let router = router.clone();
                 open.spawn(async move {
@@ -43,6 +60,8 @@ pub(crate) async fn accept(listener: TcpListener, router: Router) {
             }
         }
     }
+    drop(listener);
+    while open.join_next().await.is_some() {}
 }
 
 async fn answer(stream: TcpStream, address: SocketAddr, router: Router) {

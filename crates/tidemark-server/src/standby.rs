@@ -15,9 +15,10 @@ use serde_json::json;
 use tidemark_core::catalogue::codes;
 use tidemark_core::{Error, Result};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use crate::api::problem::Failure;
+use crate::connections;
 use crate::store::{Holder, Store};
 
 /// After so many seconds it may be otherwise.
@@ -43,10 +44,15 @@ pub(crate) async fn wait(
     let twin = listener.as_fd().try_clone_to_owned().map_err(unheard)?;
     let twin = TcpListener::from_std(twin.into()).map_err(unheard)?;
     stands_by(listener.local_addr().map_err(unheard)?);
-    let answering = async move { axum::serve(twin, router(held)).await };
-    let answering = tokio::spawn(answering);
+    let (over, is_over) = oneshot::channel::<()>();
+    // Who has connected is answered, whatever comes next: each answer ends its connection.
+    tokio::spawn(connections::accept_until(twin, router(held), async {
+        drop(is_over.await);
+    }));
     let opened = opening.await;
-    answering.abort();
+    // Nobody is sent to a server that has the store no more.
+    waits.send_replace(None);
+    drop(over);
     opened
 }
 
@@ -105,6 +111,8 @@ async fn elsewhere(State(held): State<Held>, uri: Uri) -> Response {
 #[cfg(test)]
 mod tests {
     use tidemark_lab::http::Request;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
 
     use super::*;
 
@@ -118,6 +126,37 @@ mod tests {
         let answer = Request::new("GET", route).send(&address).await.unwrap();
         answering.abort();
         answer
+    }
+
+    #[tokio::test]
+    async fn whoever_has_connected_is_answered_when_the_store_is_taken_over() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let waits = watch::Sender::new(Some(Holder {
+            name: "process 7 on here".to_owned(),
+            address: "db-2:7070".to_owned(),
+        }));
+        let (taken, opening) = oneshot::channel::<Error>();
+        let opening = async { Err::<Store, _>(opening.await.unwrap()) };
+        let early = async {
+            let mut early = TcpStream::connect(&address).await.unwrap();
+            // Who came later is answered: the first is let in by then.
+            let sent = Request::new("GET", "/livez").send(&address).await.unwrap();
+            assert_eq!(sent.status, 200);
+            let over = Error::definite(codes::SERVER_STANDS_BY, "it is over");
+            taken.send(over).unwrap();
+            waits.subscribe().wait_for(Option::is_none).await.unwrap();
+            let head = b"GET /api/v1/pipelines HTTP/1.1\r\nhost: here\r\n\r\n";
+            early.write_all(head).await.unwrap();
+            let mut answer = String::new();
+            early.read_to_string(&mut answer).await.unwrap();
+            answer
+        };
+        let waiting = wait(&listener, &waits, opening, |_| ());
+        let (opened, answer) = tokio::join!(waiting, early);
+        assert!(opened.is_err());
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer:?}");
+        assert!(answer.contains("TM7093"), "{answer}");
     }
 
     #[tokio::test]
