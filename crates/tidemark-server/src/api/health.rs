@@ -21,9 +21,6 @@ use super::problem::Failure;
 use crate::store::{DesiredState, Key};
 use crate::supervisor::{Member, OWN_TENANT};
 
-/// A key that no pipeline has: looking for it shows that the store answers.
-const NOBODY: &str = "";
-
 pub(super) fn routes(app: &Arc<App>, metrics_auth: AuthMode) -> Router<Arc<App>> {
     // Names and positions of pipelines are for those who may see them.
     let metrics =
@@ -68,7 +65,7 @@ fn is_lost(member: &Member) -> bool {
 
 /// The store is open and answers, and what looks after pipelines turns. Who asks may be nobody, so no pipeline is named.
 async fn ready(State(app): State<Arc<App>>, Params(params): Params<ReadyParams>) -> Response {
-    let store = app.store.pipeline(&Key::new(NOBODY, NOBODY)).await;
+    let store = app.store.keeps().await;
     let is_strict = params.pipelines.as_deref() == Some("strict");
     let lost = if is_strict {
         let members = app.supervisor.members().into_iter();
@@ -87,7 +84,7 @@ async fn ready(State(app): State<Arc<App>>, Params(params): Params<ReadyParams>)
         return (status, if is_ready { "ok\n" } else { "not ready\n" }).into_response();
     }
     let store: Value = match store {
-        Ok(_) => "ok".into(),
+        Ok(()) => "ok".into(),
         Err(err) => err.code().to_string().into(),
     };
     let body = json!({ "ready": is_ready, "role": "leader", "store": store, "listener": "ok",

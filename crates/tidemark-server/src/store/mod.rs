@@ -199,6 +199,20 @@ impl Store {
         }
     }
 
+    /// Whether what is written down is kept.
+    pub(crate) async fn keeps(&self) -> Result<()> {
+        if let Kept::Sqlite(kept) = &self.inner.kept {
+            let kept = Arc::clone(kept);
+            let kept = on_thread(move || {
+                let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                kept.keeps()
+            });
+            return kept.await;
+        }
+        // Looking for what is not there shows that it answers.
+        self.pipeline(&Key::new("", "")).await.map(drop)
+    }
+
     /// Runs a piece of work on the store, all of it or nothing.
     pub(crate) async fn with<T: Send + 'static>(
         &self,

@@ -176,7 +176,9 @@ impl Store {
     pub(crate) async fn end_operations_left_behind(&self) -> Result<()> {
         self.with(|store, _| {
             let sql = "UPDATE operations SET state = 'failed', ended_at = $1, \
-                 text = 'the server ended before it was over' WHERE state = 'running'";
+                 text = CASE kind WHEN 'cutover' THEN 'the server ended before it was over; the source may \
+                 refuse writes until: tidemark cutover ' || pipeline || ' --abort' \
+                 ELSE 'the server ended before it was over' END WHERE state = 'running'";
             store.execute(sql, params![clock::now()])?;
             let sql = "DELETE FROM operations WHERE created_at < $1";
             store.execute(sql, params![super::access::days_ago(30)])?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ErrorCode, ToSql};
-use rustix::fs::{major, minor};
+use rustix::fs::{major, minor, statvfs};
 use tidemark_core::catalogue::codes;
 use tidemark_core::{Error, ErrorKind, Result};
 
@@ -15,10 +15,17 @@ use super::migrations;
 use super::session::{Failed, Kind, Row, Said, Session, Statements, Value};
 use super::{FILE, Seal};
 
+/// With less than this a disk that was full counts as full.
+const ROOM_BYTES: u64 = 1 << 20;
+
 /// See the module's text.
 pub(super) struct Sqlite {
     connection: Connection,
     pub(super) file: PathBuf,
+    /// Device and number of the file that is open.
+    place: (u64, u64),
+    /// Whether what came last could not be written down.
+    is_refusing: bool,
 }
 
 impl Sqlite {
@@ -59,16 +66,49 @@ impl Sqlite {
         &mut self,
         work: impl FnOnce(&mut Session<'_>) -> Result<T, Failed>,
     ) -> Result<T, Failed> {
-        // What is not committed on its way out is taken back.
-        let transaction = self.connection.transaction()?;
-        let done = {
-            let mut statements: &Connection = &transaction;
-            work(&mut Session {
-                statements: &mut statements,
-            })?
-        };
-        transaction.commit()?;
-        Ok(done)
+        self.is_there()?;
+        let written = self.connection.total_changes();
+        let done = transacted(&mut self.connection, work);
+        match &done {
+            Err(failed) => {
+                let codes = [codes::STORE_FULL, codes::STORE_UNWRITABLE];
+                self.is_refusing |= codes.contains(&failed.0.code());
+            }
+            Ok(_) if self.connection.total_changes() != written => self.is_refusing = false,
+            Ok(_) => {}
+        }
+        done
+    }
+
+    /// Whether what is written down is kept. Where the last of it was not, it is tried.
+    pub(super) fn keeps(&mut self) -> Result<(), Failed> {
+        self.is_there()?;
+        if self.is_refusing {
+            // A small write may still find a place in the log.
+            let disk = statvfs(&self.file).map_err(|err| unwritable(&self.file, &err.into()))?;
+            if disk.f_bavail.saturating_mul(disk.f_frsize) < ROOM_BYTES {
+                let text = "the disk has no room";
+                return Err(Error::transient(codes::STORE_FULL, text).into());
+            }
+            let sql = "PRAGMA user_version";
+            let version: i64 = self.connection.query_row(sql, [], |row| row.get(0))?;
+            self.connection
+                .pragma_update(None, "user_version", version)?;
+            self.is_refusing = false;
+        }
+        Ok(())
+    }
+
+    /// A file that was removed takes what is written into it until it is closed, and then it is gone.
+    fn is_there(&self) -> Result<(), Failed> {
+        if place_of(&self.file).is_ok_and(|place| place == self.place) {
+            return Ok(());
+        }
+        let text =
+            "the file was taken away while it was open: what is in it is lost when the server ends";
+        Err(Error::definite(codes::STORE_UNWRITABLE, text)
+            .first_action("put the state directory back from a backup, and start the server again")
+            .into())
     }
 
     /// `user_version` of the file counts the steps that it has been through.
@@ -108,6 +148,27 @@ impl Sqlite {
     pub(super) fn connection(&self) -> &Connection {
         &self.connection
     }
+}
+
+fn transacted<T>(
+    connection: &mut Connection,
+    work: impl FnOnce(&mut Session<'_>) -> Result<T, Failed>,
+) -> Result<T, Failed> {
+    // What is not committed on its way out is taken back.
+    let transaction = connection.transaction()?;
+    let done = {
+        let mut statements: &Connection = &transaction;
+        work(&mut Session {
+            statements: &mut statements,
+        })?
+    };
+    transaction.commit()?;
+    Ok(done)
+}
+
+fn place_of(file: &Path) -> Result<(u64, u64)> {
+    let found = fs::metadata(file).map_err(|err| unwritable(file, &err))?;
+    Ok((found.dev(), found.ino()))
 }
 
 impl Statements for &Connection {
@@ -252,6 +313,10 @@ pub(super) fn open_file(file: &Path, is_new: bool) -> Result<Sqlite, Failed> {
             return Err(Error::definite(codes::STORE_DAMAGED, found).into());
         }
     }
-    let file = file.to_path_buf();
-    Ok(Sqlite { connection, file })
+    Ok(Sqlite {
+        connection,
+        place: place_of(file)?,
+        file: file.to_path_buf(),
+        is_refusing: false,
+    })
 }

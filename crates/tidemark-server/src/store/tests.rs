@@ -264,6 +264,30 @@ async fn f55_a_full_disk_refuses_what_is_new_and_keeps_what_is_there() {
     assert_eq!(store.pipelines().await.unwrap().len(), 1);
 }
 
+#[tokio::test]
+async fn f55_a_store_whose_file_is_taken_away_keeps_nothing_and_says_so() {
+    let home = tempfile::tempdir().unwrap();
+    let store = Store::open(home.path(), seal('a')).unwrap();
+    store.keeps().await.unwrap();
+    let file = home.path().join(FILE);
+    let elsewhere = home.path().join("elsewhere");
+    fs::rename(&file, &elsewhere).unwrap();
+    for err in [
+        store.keeps().await.unwrap_err(),
+        store
+            .add_pipeline(new("default", "shop"))
+            .await
+            .unwrap_err(),
+    ] {
+        assert_eq!(err.code(), codes::STORE_UNWRITABLE, "{err}");
+    }
+    // Another file in its place is not the one that is open.
+    fs::write(&file, "").unwrap();
+    assert!(store.keeps().await.is_err());
+    fs::rename(&elsewhere, &file).unwrap();
+    store.keeps().await.unwrap();
+}
+
 #[test]
 fn an_older_store_is_copied_and_then_brought_up_to_date() {
     let home = tempfile::tempdir().unwrap();
