@@ -71,6 +71,8 @@ struct Inner {
 
 struct Read {
     version: i64,
+    /// Another pipeline of the same name begins with the same version.
+    created_at: String,
     at: Instant,
     found: Known,
 }
@@ -375,6 +377,16 @@ impl Schedules {
         }
     }
 
+    /// Forgets a pipeline that is gone: one that is defined under its name has a schedule of its own.
+    pub(crate) fn forget(&self, key: &Key) {
+        let mut inner = self.lock();
+        inner.read.remove(key);
+        inner.standing.remove(key);
+        inner.last.remove(key);
+        inner.ended.retain(|(of, _), _| of != key);
+        inner.ahead.retain(|(of, _), _| of != key);
+    }
+
     /// Forgets pipelines that are gone, and times left out that have passed.
     fn tidy(&self, members: &[Arc<Member>], now_us: i64) {
         let mut inner = self.lock();
@@ -589,11 +601,11 @@ pub(crate) async fn definition(
     member: &Arc<Member>,
 ) -> Option<Arc<Schedule>> {
     let schedules = &shared.schedules;
-    let version = member.row().version;
+    let row = member.row();
     {
         let inner = schedules.lock();
         if let Some(read) = inner.read.get(&member.key)
-            && read.version == version
+            && (read.version, read.created_at.as_str()) == (row.version, row.created_at.as_str())
             && (!matches!(read.found, Known::Unread) || read.at.elapsed() < READ_AGAIN)
         {
             return read.found.clone().schedule();
@@ -612,7 +624,8 @@ pub(crate) async fn definition(
         }
     };
     let read = Read {
-        version,
+        version: row.version,
+        created_at: row.created_at,
         at: Instant::now(),
         found: found.clone(),
     };

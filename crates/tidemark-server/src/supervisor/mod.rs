@@ -306,6 +306,7 @@ impl Supervisor {
         if members.get(&member.key).is_some_and(is_it) {
             members.remove(&member.key);
             self.shared.logs.forget(&member.key);
+            self.shared.schedules.forget(&member.key);
         }
         Ok(())
     }

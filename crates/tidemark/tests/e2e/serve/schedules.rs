@@ -88,6 +88,22 @@ async fn read_until(stage: Arc<Stage>, is_over: Arc<AtomicBool>) -> (i64, u32) {
     (fewest, looks)
 }
 
+#[tokio::test]
+async fn a_pipeline_has_nothing_of_the_schedule_of_one_that_had_its_name() {
+    let stage = Stage::new("srv_sched_name").await;
+    let server = Server::start(&[]).await;
+    for every in ["daily", "hourly"] {
+        let wanted = scheduled(&stage, "full_load_only", json!({ "full_load": every }));
+        let answer = server.post("/pipelines", &wanted).await;
+        assert_eq!(answer.status, 201, "{}", answer.text());
+        let told = server.get("/pipelines/srv_sched_name/schedule").await;
+        assert_eq!(told["full_load"], every, "{told}");
+        let delete = server.request("DELETE", "/pipelines/srv_sched_name");
+        let deleted = server.send(delete.header("if-match", "*")).await;
+        assert_eq!(server.operation(&deleted).await["state"], "succeeded");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_load_that_is_due_swaps_and_readers_never_see_fewer_rows() {
     let stage = Arc::new(Stage::new("srv_sched_load").await);
