@@ -38,7 +38,12 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Params<
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Params<T>, Failure> {
         match Query::<T>::from_request_parts(parts, &()).await {
             Ok(Query(found)) => Ok(Params(found)),
-            Err(wrong) => Err(Failure::new(codes::API_MALFORMED, wrong.body_text())),
+            Err(wrong) => {
+                let text = wrong.body_text();
+                let text = text.trim_start_matches("Failed to deserialize query string: ");
+                let text = format!("the query is not as expected: {text}");
+                Err(Failure::new(codes::API_MALFORMED, text))
+            }
         }
     }
 }

@@ -21,7 +21,7 @@ use tracing::Instrument as _;
 use utoipa::ToSchema;
 
 use super::App;
-use super::problem::{Failure, REQUEST_ID, request_id};
+use super::problem::{ASKED, Asked, Failure, asked, request_id};
 use crate::store::{Answered, AuditRow, Store, TokenRow};
 use crate::supervisor::OWN_TENANT;
 
@@ -318,6 +318,7 @@ pub(super) async fn around(State(app): State<Arc<App>>, request: Request, next: 
         .get::<MatchedPath>()
         .map_or("none", MatchedPath::as_str)
         .to_owned();
+    let path = request.uri().path().to_owned();
     let answer = async {
         let answered = async {
             match meant(&app, &request) {
@@ -332,7 +333,11 @@ pub(super) async fn around(State(app): State<Arc<App>>, request: Request, next: 
             })
     };
     let span = tracing::error_span!("request", request_id = id);
-    let mut response = REQUEST_ID.scope(id.clone(), answer).instrument(span).await;
+    let asked = Asked {
+        id: id.clone(),
+        path,
+    };
+    let mut response = ASKED.scope(asked, answer).instrument(span).await;
     app.requests
         .note(&method, &route, response.status(), began.elapsed());
     let headers = response.headers_mut();
@@ -406,7 +411,7 @@ fn meant(app: &App, request: &Request) -> Result<(), Failure> {
         .and_then(|site| site.to_str().ok());
     if origin.is_some_and(|origin| !is_own(origin)) || site == Some("cross-site") {
         return Err(Failure::new(
-            codes::API_NOT_ALLOWED,
+            codes::API_ORIGIN,
             "a page of another origin asks",
         ));
     }
@@ -434,7 +439,7 @@ pub(super) async fn known(
     let (said, answer) = oneshot::channel();
     let carried = carry(Arc::clone(&app), caller, address, request, next);
     let carried = async { drop(said.send(carried.await)) };
-    let carried = REQUEST_ID.scope(request_id(), carried).in_current_span();
+    let carried = ASKED.scope(asked(), carried).in_current_span();
     app.supervisor.beside(carried);
     answer.await.unwrap_or_else(|_| {
         Failure::new(codes::INTERNAL, "what was asked for died on its way").into_response()
@@ -483,7 +488,7 @@ fn may_change(caller: &Caller, request: &Request) -> Result<(), Failure> {
     let is_by_cookie = matches!(said(request.headers()), Some((Way::Cookie, _)));
     if is_by_cookie && !request.headers().contains_key(PAGE) {
         let text = format!("a page that changes something sends the header {PAGE}");
-        return Err(Failure::new(codes::API_NOT_ALLOWED, text));
+        return Err(Failure::new(codes::API_ORIGIN, text));
     }
     // Whoever may look may come and go.
     let is_session = request.uri().path() == SESSION;

@@ -226,12 +226,9 @@ async fn errors(
 }
 
 /// An instant that is asked for, in microseconds.
-fn instant(text: Option<&String>) -> Result<Option<i64>, Failure> {
-    let parsed = text.map(|text| {
-        let wrong = || format!("`{text}` is no time like 2026-11-29T15:00:00Z");
-        clock::parse(text).ok_or_else(|| Failure::new(codes::API_MALFORMED, wrong()))
-    });
-    parsed.transpose()
+pub(super) fn instant(text: &str) -> Result<i64, Failure> {
+    let wrong = || format!("`{text}` is no time like 2026-11-29T15:00:00Z");
+    clock::parse(text).ok_or_else(|| Failure::new(codes::API_MALFORMED, wrong()))
 }
 
 async fn found(
@@ -244,8 +241,8 @@ async fn found(
     let member = member(app, caller, id)?;
     let page = page(params.limit, params.cursor.as_deref())?;
     let (since, until) = (
-        instant(params.since.as_ref())?,
-        instant(params.until.as_ref())?,
+        params.since.as_deref().map(instant).transpose()?,
+        params.until.as_deref().map(instant).transpose()?,
     );
     if since.zip(until).is_some_and(|(since, until)| since > until) {
         let text = "since is not after until";

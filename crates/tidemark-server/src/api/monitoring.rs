@@ -19,6 +19,7 @@ use super::App;
 use super::bodies::{Lag, PipelineBody, SlotBody, TableBody, lag_of, slot, table};
 use super::extract::{DefinitionText, Params, Route};
 use super::guard::{Caller, Role};
+use super::journal::instant;
 use super::pipelines::{member, rank};
 use super::problem::{Failure, Problem};
 use crate::store::{HistoryRow, Key, Step};
@@ -56,10 +57,10 @@ async fn lag(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 struct HistoryParams {
-    /// Seconds since 1970 UTC; a quarter of an hour ago by default.
-    from: Option<i64>,
-    /// Seconds since 1970 UTC; now by default.
-    to: Option<i64>,
+    /// RFC 3339, or seconds since 1970 UTC; a quarter of an hour ago by default.
+    from: Option<String>,
+    /// RFC 3339, or seconds since 1970 UTC; now by default.
+    to: Option<String>,
     /// About how many points are wanted, up to 2000.
     #[param(minimum = 1, maximum = 2000)]
     points: Option<i64>,
@@ -105,8 +106,8 @@ async fn history(
 ) -> Result<Answer<History>, Failure> {
     let member = member(&app, &caller, &id)?;
     let now = clock::now_us() / 1_000_000;
-    let to = params.to.unwrap_or(now + 1);
-    let from = params.from.unwrap_or(to.saturating_sub(15 * 60));
+    let to = seconds(params.to.as_deref())?.unwrap_or(now + 1);
+    let from = seconds(params.from.as_deref())?.unwrap_or(to.saturating_sub(15 * 60));
     let points = params.points.unwrap_or(900);
     if from >= to || !(1..=POINTS_MAX).contains(&points) {
         let text = format!("from is before to, and points are 1 to {POINTS_MAX}");
@@ -122,6 +123,15 @@ async fn history(
         step_seconds: step.seconds(),
         points: rows.into_iter().map(point).collect(),
     }))
+}
+
+/// An instant of a period, in seconds.
+fn seconds(text: Option<&str>) -> Result<Option<i64>, Failure> {
+    let seconds = |text: &str| match text.parse() {
+        Ok(seconds) => Ok(seconds),
+        Err(_) => instant(text).map(|us| us.div_euclid(1_000_000)),
+    };
+    text.map(seconds).transpose()
 }
 
 /// The finest buckets of which a period has about as many as are wanted.

@@ -7,8 +7,10 @@ use axum::Json as Answer;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tidemark_core::Error;
 use tidemark_core::catalogue::codes;
 use tidemark_core::config::changes;
 use tidemark_core::status::{HEALTHS, Health, STATES};
@@ -24,7 +26,7 @@ use super::guard::{Caller, Role};
 use super::merge::{merge, refuse_masks, unmask};
 use super::problem::{Failure, Problem};
 use crate::store::{DesiredState, Key, Level, NewPipeline, OperationRow};
-use crate::supervisor::actions::Action;
+use crate::supervisor::actions::{Action, Remains};
 use crate::supervisor::{Member, View, desired_first, open_definition};
 use crate::systems::{Definition, Opened};
 
@@ -66,6 +68,8 @@ struct ListParams {
     health: Option<String>,
     /// Only those whose name holds this.
     q: Option<String>,
+    /// `worst`, the default, or `name`.
+    sort: Option<String>,
     /// At most so many, 1 to 500.
     #[param(minimum = 1, maximum = 500)]
     limit: Option<usize>,
@@ -73,7 +77,28 @@ struct ListParams {
     cursor: Option<String>,
 }
 
-/// A page of pipelines, worst first, then by name.
+impl ListParams {
+    /// The same list, from there on.
+    fn next(&self, limit: usize, cursor: &str) -> String {
+        let mut next = format!("/api/v1/pipelines?limit={limit}&cursor={cursor}");
+        let asked = [
+            ("state", &self.state),
+            ("health", &self.health),
+            ("q", &self.q),
+            ("sort", &self.sort),
+        ];
+        for (name, value) in asked {
+            if let Some(value) = value {
+                let value = utf8_percent_encode(value, NON_ALPHANUMERIC);
+                next.extend(["&", name, "="]);
+                next.extend(value);
+            }
+        }
+        next
+    }
+}
+
+/// A page of pipelines, worst first unless asked otherwise, then by name.
 #[derive(Debug, Serialize, ToSchema)]
 struct PipelineList {
     pipelines: Vec<PipelineBody>,
@@ -106,6 +131,8 @@ async fn list(
     let limit = limit(params.limit)?;
     known_word("state", params.state.as_ref(), &STATES)?;
     known_word("health", params.health.as_ref(), &HEALTHS)?;
+    known_word("sort", params.sort.as_ref(), &["worst", "name"])?;
+    let is_by_name = params.sort.as_deref() == Some("name");
     let after = params.cursor.as_deref().map(position).transpose()?;
     let mut found: Vec<((u8, String), Arc<Member>, View)> = Vec::new();
     let mut counts = BTreeMap::new();
@@ -123,7 +150,12 @@ async fn list(
             continue;
         }
         *counts.entry(health).or_insert(0) += 1;
-        let place = (rank(view.status.health), member.key.id.clone());
+        let rank = if is_by_name {
+            0
+        } else {
+            rank(view.status.health)
+        };
+        let place = (rank, member.key.id.clone());
         found.push((place, member, view));
     }
     found.sort_by(|(a, ..), (b, ..)| a.cmp(b));
@@ -139,7 +171,7 @@ async fn list(
     let next_cursor = last.map(|(rank, id)| format!("{rank}.{id}"));
     let next = next_cursor
         .as_ref()
-        .map(|cursor| format!("/api/v1/pipelines?limit={limit}&cursor={cursor}"));
+        .map(|cursor| params.next(limit, cursor));
     let pipelines = page
         .iter()
         .map(|(_, member, view)| PipelineBody::of(member, view));
@@ -178,6 +210,16 @@ struct ChangeParams {
     /// Only tell what would happen.
     #[serde(default)]
     dry_run: bool,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct DeleteParams {
+    /// Delete it even where a side cannot be reached, and tell what is left there: a slot that nobody
+    /// reads keeps its source's log.
+    #[serde(default)]
+    abandon: bool,
 }
 
 fn answer(status: StatusCode, member: &Member, more: &[(HeaderName, String)]) -> Response {
@@ -282,6 +324,32 @@ fn may_change(member: &Member, headers: &HeaderMap) -> Result<i64, Failure> {
     }
 }
 
+/// What a pipeline has copied stands on its target and its slot: with another of them it begins anew, and
+/// what was there is nothing that it could go back to. So nobody changes them in passing.
+fn refuse_another_ground(member: &Member, new: &Opened) -> Result<(), Failure> {
+    let Some(alive) = member.alive() else {
+        return Ok(());
+    };
+    if member.view().status.full_load_lsn.is_none() {
+        return Ok(());
+    }
+    let old = &alive.opened;
+    let what = if old.config.mode != new.config.mode {
+        "pipeline.mode"
+    } else if old.config.source.postgres.slot != new.config.source.postgres.slot {
+        "source.postgres.slot"
+    } else if old.target_address != new.target_address {
+        "target.url"
+    } else {
+        return Ok(());
+    };
+    let text = format!("{what} is not changed while {} runs", member.key.id);
+    let action = "stop it first, and it begins anew; or define another pipeline beside it";
+    Err(Error::definite(codes::API_CONFLICT, text)
+        .first_action(action)
+        .into())
+}
+
 async fn change(
     app: &App,
     caller: &Caller,
@@ -299,6 +367,7 @@ async fn change(
         let plan = app.supervisor.shared.systems.plan(&opened).await?;
         return Ok(Answer(plan).into_response());
     }
+    refuse_another_ground(member, &opened)?;
     let mode = opened.config.mode.name().to_owned();
     app.supervisor
         .redefine(member, version, mode, Some(text))
@@ -355,7 +424,7 @@ async fn patch(
 }
 
 #[utoipa::path(delete, path = "/pipelines/{id}", tag = "pipelines",
-    params(("id" = String, Path), ("If-Match" = Option<String>, Header)),
+    params(("id" = String, Path), ("If-Match" = Option<String>, Header), DeleteParams),
     responses((status = 202, description = "It is in the list until everything that was made for it on \
         both sides is removed", body = OperationRow), (status = 404, body = Problem),
         (status = 409, body = Problem), (status = 412, body = Problem), (status = 428, body = Problem)))]
@@ -363,10 +432,16 @@ async fn delete(
     State(app): State<Arc<App>>,
     caller: Caller,
     Route(id): Route<String>,
+    Params(params): Params<DeleteParams>,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
     caller.needs(Role::Admin)?;
     let member = member(&app, &caller, &id)?;
     may_change(&member, &headers)?;
-    begin(&app, &caller, member, Action::Delete).await
+    let remains = if params.abandon {
+        Remains::Unremovable
+    } else {
+        Remains::Nothing
+    };
+    begin(&app, &caller, member, Action::Delete(remains)).await
 }

@@ -10,13 +10,27 @@ use tidemark_core::{Error, ErrorKind};
 use utoipa::ToSchema;
 
 tokio::task_local! {
-    /// By which a request is known in logs, in the audit and in answers.
-    pub(crate) static REQUEST_ID: String;
+    /// The request that is being answered.
+    pub(crate) static ASKED: Asked;
+}
+
+/// What names a request in an answer to it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Asked {
+    /// By which it is known in logs, in the audit and in answers.
+    pub(crate) id: String,
+    /// What it is about.
+    pub(crate) path: String,
 }
 
 /// The request that is being answered.
+pub(crate) fn asked() -> Asked {
+    ASKED.try_with(Clone::clone).unwrap_or_default()
+}
+
+/// Its number.
 pub(crate) fn request_id() -> String {
-    REQUEST_ID.try_with(Clone::clone).unwrap_or_default()
+    asked().id
 }
 
 /// What went wrong.
@@ -27,6 +41,8 @@ pub(crate) struct Problem {
     title: String,
     status: u16,
     detail: String,
+    /// The path that was asked for.
+    instance: String,
     code: String,
     /// `notice`, `warning` or `error`.
     severity: &'static str,
@@ -100,10 +116,11 @@ impl Failure {
 
 /// The status that goes with an error.
 fn status_of(err: &Error) -> StatusCode {
-    const BY_CODE: [(Code, StatusCode); 21] = [
+    const BY_CODE: [(Code, StatusCode); 22] = [
         (codes::API_MALFORMED, StatusCode::BAD_REQUEST),
         (codes::API_NO_TOKEN, StatusCode::UNAUTHORIZED),
         (codes::API_NOT_ALLOWED, StatusCode::FORBIDDEN),
+        (codes::API_ORIGIN, StatusCode::FORBIDDEN),
         (codes::API_NOT_FOUND, StatusCode::NOT_FOUND),
         (codes::API_CONFLICT, StatusCode::CONFLICT),
         (codes::API_FILE_MANAGED, StatusCode::CONFLICT),
@@ -174,11 +191,13 @@ impl Problem {
                 detail: problem.detail(),
             });
         let action = err.action();
+        let Asked { id, path } = asked();
         Problem {
             r#type: format!("/problems/{}", err.code()),
             title: entry.title.clone(),
             status: status.as_u16(),
             detail: err.to_string(),
+            instance: path,
             code: err.code().to_string(),
             severity: severity(entry.severity),
             effect: entry.effect.clone(),
@@ -190,7 +209,7 @@ impl Problem {
             retryable: err.kind() == ErrorKind::Transient,
             table: err.table_name().map(str::to_owned),
             errors: errors.collect(),
-            request_id: request_id(),
+            request_id: id,
         }
     }
 }

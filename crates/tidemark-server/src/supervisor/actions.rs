@@ -61,7 +61,16 @@ pub(crate) enum Action {
     /// Takes down a fence that a cutover left.
     Abort,
     /// Stops it, removes what was made for it on both sides, and forgets it.
-    Delete,
+    Delete(Remains),
+}
+
+/// What a deletion may leave behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Remains {
+    /// Nothing: until everything is removed it is not deleted.
+    Nothing,
+    /// What was made on a side from which it cannot be removed, such as one that is gone for ever.
+    Unremovable,
 }
 
 impl Action {
@@ -82,7 +91,7 @@ impl Action {
             Action::Fix(_) => "fix",
             Action::CutOver(_) => "cutover",
             Action::Abort => "abort",
-            Action::Delete => "delete",
+            Action::Delete(_) => "delete",
         }
     }
 
@@ -143,7 +152,7 @@ impl Supervisor {
             Action::Retry(chosen) => told(member, Command::Retry(chosen)).await,
             Action::Skip(tables) => told(member, Command::Skip { tables }).await,
             Action::Drop(chosen) => told(member, Command::Discard(chosen)).await,
-            Action::Delete => self.delete(member, by).await,
+            Action::Delete(remains) => self.delete(member, remains, by).await,
             Action::Start | Action::Stop | Action::Pause(_) | Action::Resume(_) => {
                 self.turn(member, &action, by).await
             }
@@ -263,7 +272,7 @@ impl Supervisor {
     }
 
     /// Removed only when everything that was made for it is: until then it stays in the list.
-    async fn delete(&self, member: &Arc<Member>, by: &str) -> Result<String> {
+    async fn delete(&self, member: &Arc<Member>, remains: Remains, by: &str) -> Result<String> {
         let was_draft = {
             // From here on nobody else deletes it, or has it run.
             let _wanting = self.shared.wanting.lock().await;
@@ -272,7 +281,7 @@ impl Supervisor {
             }
             member.row().desired.state == DesiredState::Draft
         };
-        let deleted = self.remove(member, was_draft, by).await;
+        let deleted = self.remove(member, was_draft, remains, by).await;
         if deleted.is_err() {
             member.leaves(false);
         }
@@ -293,14 +302,22 @@ impl Supervisor {
         }
     }
 
-    async fn remove(&self, member: &Arc<Member>, was_draft: bool, by: &str) -> Result<String> {
+    async fn remove(
+        &self,
+        member: &Arc<Member>,
+        was_draft: bool,
+        remains: Remains,
+        by: &str,
+    ) -> Result<String> {
         self.stop(member, by).await?;
         let mut removed = Vec::new();
+        let mut left = Vec::new();
         if !was_draft {
-            let opened = open(&self.shared, member).await?;
-            self.acquire(&opened).await?;
-            removed = opened.source.release().await?;
-            opened.target.forget().await?;
+            match open(&self.shared, member).await {
+                Ok(opened) => (removed, left) = self.unmake(&opened, remains).await?,
+                Err(err) if remains == Remains::Unremovable => left.push(err.to_string()),
+                Err(err) => return Err(err),
+            }
         }
         self.note(
             member,
@@ -310,14 +327,44 @@ impl Supervisor {
             Some(by.to_owned()),
         );
         self.forget(member).await?;
-        Ok(match removed.as_slice() {
-            [] => format!("{} is deleted", member.key.id),
-            removed => format!(
-                "{} is deleted; removed {}",
-                member.key.id,
-                removed.join(", ")
-            ),
-        })
+        let mut said = format!("{} is deleted", member.key.id);
+        if !removed.is_empty() {
+            said = format!("{said}; removed {}", removed.join(", "));
+        }
+        if !left.is_empty() {
+            said = format!("{said}; left what it could not remove: {}", left.join("; "));
+        }
+        Ok(said)
+    }
+
+    /// Removes what was made for it on both sides: says what, and why the rest is still there.
+    async fn unmake(
+        &self,
+        opened: &Opened,
+        remains: Remains,
+    ) -> Result<(Vec<String>, Vec<String>)> {
+        let mut left = Vec::new();
+        let mut leave = |err: Error| {
+            // Who runs it elsewhere would have nothing to go on with.
+            if remains == Remains::Nothing || err.code() == codes::TARGET_OWNED {
+                return Err(err);
+            }
+            left.push(err.to_string());
+            Ok(())
+        };
+        let is_ours = match self.acquire(opened).await {
+            Ok(()) => true,
+            Err(err) => leave(err).map(|()| false)?,
+        };
+        let mut removed = Vec::new();
+        match opened.source.release().await {
+            Ok(found) => removed = found,
+            Err(err) => leave(err)?,
+        }
+        if is_ours && let Err(err) = opened.target.forget().await {
+            leave(err)?;
+        }
+        Ok((removed, left))
     }
 }
 

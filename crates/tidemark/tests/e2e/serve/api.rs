@@ -109,17 +109,93 @@ async fn a_pipeline_is_defined_run_changed_and_asked_about() {
         .get("/monitoring/pipelines/srv_api/lag/history")
         .await;
     assert_eq!(history["step_seconds"], 1);
+    lists_go_on(&server, &definition(&stage)).await;
+    what_it_stands_on_stays(&server).await;
 
-    let request = server
-        .request("DELETE", "/pipelines/srv_api")
-        .header("if-match", "*");
-    let done = server.operation(&server.send(request).await).await;
-    assert_eq!(done["state"], "succeeded", "{done}");
+    delete(&server, "srv_api").await;
     assert!(stage.slots().await.is_empty());
     let answer = server
         .send(server.request("GET", "/pipelines/srv_api"))
         .await;
     assert_eq!(answer.status, 404);
+}
+
+/// With another slot or target a run would begin anew, and leave what it has behind.
+async fn what_it_stands_on_stays(server: &Server) {
+    for (patch, what) in [
+        (
+            json!({ "source": { "postgres": { "slot": "another" } } }),
+            "source.postgres.slot",
+        ),
+        (
+            json!({ "target": { "url": "postgres://me@127.0.0.1:1/x" } }),
+            "target.url",
+        ),
+        (
+            json!({ "pipeline": { "mode": "full_load_only" } }),
+            "pipeline.mode",
+        ),
+    ] {
+        let request = server
+            .request("PATCH", "/pipelines/srv_api")
+            .header("if-match", "*");
+        let answer = server.send(request.json(&patch)).await;
+        let problem = answer.json().unwrap();
+        let told = problem["detail"].as_str().unwrap();
+        assert!(answer.status == 409 && told.starts_with(what), "{problem}");
+    }
+}
+
+async fn delete(server: &Server, name: &str) {
+    let route = format!("/pipelines/{name}");
+    let request = server.request("DELETE", &route).header("if-match", "*");
+    let done = server.operation(&server.send(request).await).await;
+    assert_eq!(done["state"], "succeeded", "{done}");
+}
+
+/// The next page of a list has what was asked of the first, and an error names what it is about.
+async fn lists_go_on(server: &Server, definition: &Value) {
+    // A period is said as times are told.
+    let history = "/monitoring/pipelines/srv_api/lag/history?from=2026-01-01T00:00:00Z";
+    assert_eq!(server.get(history).await["step_seconds"], 300);
+    for name in ["x-1", "x-2", "x-3"] {
+        let mut draft = definition.clone();
+        draft["pipeline"]["name"] = json!(name);
+        assert_eq!(server.post("/pipelines", &draft).await.status, 201);
+    }
+    let names = |list: &Value| -> Vec<String> {
+        let all = list["pipelines"].as_array().unwrap().iter();
+        all.map(|one| one["id"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let first = server
+        .get("/pipelines?limit=1&q=x-&state=draft&sort=name")
+        .await;
+    let next = first["next"].as_str().unwrap();
+    let second = server.get(next.strip_prefix("/api/v1").unwrap()).await;
+    assert_eq!([names(&first), names(&second)], [["x-1"], ["x-2"]]);
+    assert_eq!(second["total"], 3, "{second}");
+    let by_name = server.get("/pipelines?sort=name").await;
+    assert_eq!(names(&by_name), ["srv_api", "x-1", "x-2", "x-3"]);
+    for (route, detail) in [
+        ("/pipelines?sort=colour", "sort is one of worst, name"),
+        (
+            "/pipelines?limit=x",
+            "the query is not as expected: limit: ",
+        ),
+    ] {
+        let answer = server.send(server.request("GET", route)).await;
+        let problem = answer.json().unwrap();
+        assert_eq!(problem["instance"], "/api/v1/pipelines", "{problem}");
+        let told = problem["detail"].as_str().unwrap();
+        assert!(
+            answer.status == 400 && told.starts_with(detail),
+            "{problem}"
+        );
+    }
+    for name in ["x-1", "x-2", "x-3"] {
+        delete(server, name).await;
+    }
 }
 
 async fn lag_is_told(server: &Server, stage: &Stage) {
