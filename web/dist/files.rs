@@ -1,9 +1,9 @@
 // Made by web/build.mjs of web/src.
 &[
     File {
-        name: "app-d9d3522f5d.js",
-        plain: include_bytes!("app-d9d3522f5d.js"),
-        packed: include_bytes!("app-d9d3522f5d.js.gz"),
+        name: "app-233a9acceb.js",
+        plain: include_bytes!("app-233a9acceb.js"),
+        packed: include_bytes!("app-233a9acceb.js.gz"),
     },
     File {
         name: "index.html",

@@ -25,11 +25,15 @@ const TONE: Record<string, string> = {
   paused: "paused", unknown: "unknown",
 };
 
-/** A state as glyph, word and colour. */
-export function State({ state }: { state: string }) {
-  const tone = TONE[state] ?? "notice";
+/** States that claim that something goes on. */
+const GOES_ON = ["streaming", "catching_up", "loading", "resyncing", "queued"];
+
+/** A state as glyph, word and colour; one that is only remembered is not shown as if it went on. */
+export function State({ state, isOld = false }: { state: string; isOld?: boolean }) {
+  const isRemembered = isOld && GOES_ON.includes(state);
+  const tone = isRemembered ? "unknown" : (TONE[state] ?? "notice");
   return (
-    <span class={`state ${tone}`}>
+    <span class={`state ${tone}`} title={isRemembered ? "as it was when the pipeline ran" : undefined}>
       <span class="glyph" aria-hidden="true">{GLYPH[tone] ?? "·"}</span>
       <span>{words(state)}</span>
     </span>

@@ -184,12 +184,13 @@ export function ReconcileDialog({ one, onClose }: { one: Pipeline; onClose: () =
 
 export function DeleteDialog({ one, onClose }: { one: Pipeline; onClose: () => void }) {
   const [typed, setTyped] = useState("");
+  const [abandon, setAbandon] = useState(false);
   const remove = (event: Event) => {
     event.preventDefault();
     if (typed !== one.id) return;
     onClose();
     void act(`delete ${one.id}`, async () => {
-      const response = await ask("DELETE", `/pipelines/${encodeURIComponent(one.id)}`, undefined, { "if-match": one.etag });
+      const response = await ask("DELETE", `/pipelines/${encodeURIComponent(one.id)}${abandon ? "?abandon=true" : ""}`, undefined, { "if-match": one.etag });
       return response.json() as Promise<Operation>;
     }).then((isGone) => isGone && go("/"));
   };
@@ -198,6 +199,7 @@ export function DeleteDialog({ one, onClose }: { one: Pipeline; onClose: () => v
       <form onSubmit={remove}>
         <p>The pipeline stops. What it made for itself is removed: its slot and publication on the source, its position in the target. The tables and rows in the target stay.</p>
         <p>It cannot go on afterwards: a pipeline that is defined anew begins with a load.</p>
+        <label class="inline"><input type="checkbox" checked={abandon} onChange={(event) => setAbandon(event.currentTarget.checked)} /> <span>Even where a side cannot be reached: what was made there stays, and a slot that nobody reads keeps its source's log</span></label>
         <TypedName name={one.id} typed={typed} onType={setTyped} />
         <div class="row">
           <button type="submit" class="danger" disabled={typed !== one.id}>Delete</button>

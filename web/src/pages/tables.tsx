@@ -48,10 +48,14 @@ const NONE = new Map<string, Table>();
 
 export function Tables({ one }: { one: Pipeline }) {
   const [first, setFirst] = useState<{ id: string; found: Found } | null>(null);
-  // News come while it runs; else it is asked when its state changes.
-  const asked = useAsked(() => all(one.id, (found) => setFirst({ id: one.id, found })), [one.id, one.state, link.value === "polling" ? Math.floor(now.value / 5_000) : 0]);
-  const [resync, setResync] = useState<string | null>(null);
   const isRunning = !["draft", "stopped", "completed", "failed"].includes(one.state);
+  // News come while it runs; else it is asked when its state changes, or more is known of its tables: they
+  // are looked for in the target some time after it has ended.
+  const counted = isRunning ? "" : one.tables.map((some) => `${some.state} ${some.count}`).join();
+  const asked = useAsked(() => all(one.id, (found) => setFirst({ id: one.id, found })), [one.id, one.state, counted, link.value === "polling" ? Math.floor(now.value / 5_000) : 0]);
+  const [resync, setResync] = useState<string | null>(null);
+  // What its tables did when it ran is no news of now.
+  const isOld = !["loading", "catching_up", "streaming"].includes(one.state);
   const news = isRunning && link.value !== "polling" ? told.value[one.id] : undefined;
   const isWhole = news?.isWhole ?? false;
   const found = isWhole ? null : (asked.value ?? (first?.id === one.id ? first.found : null));
@@ -88,13 +92,14 @@ export function Tables({ one }: { one: Pipeline }) {
         </div>
         <label class="inline"><span class="muted">find</span><input id="find" type="search" placeholder="table" value={parameter("q") ?? ""} onInput={(event) => put("q", event.currentTarget.value)} /></label>
       </div>
+      {isOld && one.state !== "completed" && <p class="small muted">The pipeline is {words(one.state)}: its tables are shown as they were when it ran.</p>}
       <div class="scroll" tabIndex={0} role="region" aria-label="tables">
         <table class="fold" aria-rowcount={rows + 1}>
           <caption class="hidden">Tables of {one.id}, those that need you first</caption>
           <thead><tr><th scope="col">Table → target</th><th scope="col">State</th><th scope="col">Progress</th><th scope="col" class="n">Rows loaded</th><th scope="col" class="n">Changes</th>{may("operator") && <th scope="col">Actions</th>}</tr></thead>
           {parts.map((from) => (
             <Part key={from} rows={Math.min(PART, shown.length - from)} columns={may("operator") ? 6 : 5} isFirst={from === 0}>
-              {() => shown.slice(from, from + PART).map((name, at) => <Row key={name} id={one.id} table={of(name)} number={from + at + 2} isRunning={isRunning} onResync={setResync} />)}
+              {() => shown.slice(from, from + PART).map((name, at) => <Row key={name} id={one.id} table={of(name)} number={from + at + 2} isRunning={isRunning} isOld={isOld} onResync={setResync} />)}
             </Part>
           ))}
         </table>
@@ -125,7 +130,7 @@ function Part({ rows, columns, isFirst, children }: { rows: number; columns: num
   );
 }
 
-function Row({ id, table, number, isRunning, onResync }: { id: string; table: Table; number: number; isRunning: boolean; onResync: (table: string) => void }) {
+function Row({ id, table, number, isRunning, isOld, onResync }: { id: string; table: Table; number: number; isRunning: boolean; isOld: boolean; onResync: (table: string) => void }) {
   const isMoving = ["loading", "resyncing", "queued"].includes(table.state);
   const rate = useRate(table.rows_loaded, isMoving);
   const estimated = table.rows_estimated === null ? null : Math.max(table.rows_estimated, table.rows_loaded);
@@ -141,7 +146,7 @@ function Row({ id, table, number, isRunning, onResync }: { id: string; table: Ta
         {table.reason && <span class={table.state === "quarantined" ? "small error" : "small muted"}><br /><Reason text={table.reason} /></span>}
         {table.quarantined > 0 && <span class="small error"><br /><a href={`/p/${encodeURIComponent(id)}/quarantine?table=${encodeURIComponent(table.source)}`}>{grouped(table.quarantined)} {table.quarantined === 1 ? "row" : "rows"} in quarantine</a></span>}
         {table.conflicts > 0 && <span class="small warning"><br />{grouped(table.conflicts)} changes met another row than the log implies</span>}</span></td>
-      <td data-k="state"><State state={table.state} /></td>
+      <td data-k="state"><State state={table.state} isOld={isOld} /></td>
       <td data-k="progress">
         {isMoving ? (
           <span class="grow">

@@ -1,6 +1,6 @@
 // What brings a copy into order again.
 import assert from "node:assert/strict";
-import { said } from "./look.mjs";
+import { row, said } from "./look.mjs";
 
 export async function a_gap_is_told_and_bridged_from_the_page({ page, open, until, accessible, shot, server, databases, asViewer }) {
   const beside = async (url, name) => {
@@ -31,6 +31,9 @@ export async function a_gap_is_told_and_bridged_from_the_page({ page, open, unti
   await server.post("/pipelines/gap/actions/start", {});
   await until("gap to have failed", async () => (await state()) === "failed");
   await page.locator(".problem").filter({ hasText: "TM4010" }).waitFor();
+  // What its tables did when it ran does not look as if it went on.
+  await page.getByText("The pipeline is failed").waitFor();
+  assert.equal(await row(page, "public.bills").locator(".state.ok").count(), 0, "a table streams and its pipeline does not");
   await accessible("a pipeline with a gap");
   await shot("pipeline-gap");
   await asViewer("/p/gap", async (theirs) => {

@@ -291,7 +291,7 @@ impl Member {
             reason: status.reason.clone(),
             by,
             is_running: true,
-            eta_seconds: eta(&now.gaps, status.gap_bytes),
+            eta_seconds: eta(&now.gaps, status.gap_bytes, status.latency_seconds),
             latency_age,
             status,
         }
@@ -515,9 +515,14 @@ pub(super) fn status_of(board: &SharedBoard, at: Instant) -> Status {
 }
 
 /// How long until nothing is left, at the rate of the last minute; `None` where it does not shrink.
-fn eta(gaps: &VecDeque<(Instant, u64)>, gap: Option<u64>) -> Option<f64> {
+/// Log of which nothing is for the target is no backlog, however slowly the gap over it shrinks.
+fn eta(
+    gaps: &VecDeque<(Instant, u64)>,
+    gap: Option<u64>,
+    latency_seconds: Option<f64>,
+) -> Option<f64> {
     let gap = gap?;
-    if gap == 0 {
+    if gap == 0 || latency_seconds == Some(0.0) {
         return Some(0.0);
     }
     let (first_at, first) = gaps.front()?;
@@ -590,6 +595,15 @@ mod tests {
         assert_eq!(known.desired.state, DesiredState::Stopped);
         assert_eq!(orders.desired, known.desired);
         assert_eq!((known.version, orders.version), (2, 2));
+    }
+
+    #[test]
+    fn a_gap_of_which_nothing_is_for_the_target_is_caught_up() {
+        let now = Instant::now();
+        let gaps = VecDeque::from([(now, 2_060), (now + Duration::from_mins(1), 2_000)]);
+        assert_eq!(eta(&gaps, Some(2_000), Some(0.0)), Some(0.0));
+        assert_eq!(eta(&gaps, Some(2_000), Some(0.8)), Some(2_000.0));
+        assert_eq!(eta(&gaps, None, Some(0.0)), None);
     }
 
     #[test]
