@@ -285,3 +285,28 @@ async fn nothing_is_left(server: &Server, stage: &Stage) {
     }
     stage.target_sql("DROP TABLE IF EXISTS orders").await;
 }
+
+#[tokio::test]
+async fn a_pipeline_whose_source_is_gone_for_ever_is_deleted_by_whoever_says_so() {
+    let stage = Stage::new("srv_race_gone").await;
+    let server = Server::start(&[]).await;
+    let mut wanted = definition(&stage);
+    wanted["source"]["url"] = json!("postgres://nobody@127.0.0.1:1/none");
+    let defined = server.post("/pipelines?start=true", &wanted).await;
+    assert_eq!(defined.status, 201, "{}", defined.text());
+    let delete = async |query: &str| {
+        let route = format!("/pipelines/srv_race_gone{query}");
+        let request = server.request("DELETE", &route).header("if-match", "*");
+        server.operation(&server.send(request).await).await
+    };
+    let kept = delete("").await;
+    assert_eq!(kept["state"], "failed", "{kept}");
+    let gone = delete("?abandon=true").await;
+    assert_eq!(gone["state"], "succeeded", "{gone}");
+    let said = gone["text"].as_str().unwrap();
+    assert!(
+        said.contains("left what it could not remove: source: "),
+        "{gone}"
+    );
+    assert_eq!(server.get("/pipelines").await["total"], 0);
+}
