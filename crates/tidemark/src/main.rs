@@ -8,6 +8,7 @@ mod exit;
 mod fail;
 mod invocation;
 mod logging;
+mod machine;
 mod output;
 mod pipeline_file;
 mod problem;

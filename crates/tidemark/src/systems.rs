@@ -76,9 +76,16 @@ pub(crate) fn target(config: &PipelineConfig) -> Result<Arc<dyn Target>, Failure
             } else {
                 Origin::Unmarked
             };
+            let workers = if config.mode.loads() {
+                let (tables, chunks) = config.load_workers();
+                tables * chunks
+            } else {
+                0
+            };
             let target = PgTarget::new(connect, &config.name)
                 .existing(existing)
-                .origin(origin);
+                .origin(origin)
+                .load_workers(workers);
             Ok(Arc::new(target))
         }
     }

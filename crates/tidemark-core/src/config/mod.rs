@@ -186,6 +186,16 @@ pub struct PipelineConfig {
     pub reach: Reach,
 }
 
+impl PipelineConfig {
+    /// Tables, and chunks of each, that are loaded at once: as the file says, as far as memory allows.
+    pub fn load_workers(&self) -> (usize, usize) {
+        let asked = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
+        let all = self.memory.load_workers();
+        let tables = asked(self.load.parallel_tables).min(all);
+        (tables, asked(self.load.parallel_chunks).min(all / tables))
+    }
+}
+
 /// How to reach a database.
 #[derive(Clone, Debug)]
 pub struct Endpoint {

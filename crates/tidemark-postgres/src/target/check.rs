@@ -8,6 +8,7 @@
 //! the stream has reached, not to the source of now. What the source has by now and they lack of indexes and
 //! constraints is told ([`super::lacks`]).
 //!
+//! - `room`: sessions that there may be
 //! - `tables`: names, privileges, columns, keys, triggers of the tables that are there
 
 use std::collections::BTreeSet;
@@ -22,6 +23,7 @@ use super::{PgTarget, Triggers};
 use crate::check::reached;
 use crate::wire::{Connection, Role, quote_literal};
 
+mod room;
 mod tables;
 
 /// The oldest server that is tested.
@@ -40,6 +42,8 @@ impl PgTarget {
         self.check_pooler(&mut report, &mut connection).await?;
         if connection.server_version() >= VERSION_MIN {
             check_writable(&mut report, &mut connection).await?;
+            let application = self.config.application_name.as_deref();
+            room::check(&mut report, &mut connection, application, self.load_workers).await?;
             let triggers = self.keep_triggers_still(&mut connection).await?;
             check_schemas(&mut report, &mut connection, tables).await?;
             check_event_triggers(&mut report, &mut connection).await?;

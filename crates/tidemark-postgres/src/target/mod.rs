@@ -93,6 +93,7 @@ pub struct PgTarget {
     triggers: OnceLock<Triggers>,
     existing: Existing,
     origin: Origin,
+    load_workers: u64,
 }
 
 /// Whether applied changes say that they came from elsewhere.
@@ -127,7 +128,15 @@ impl PgTarget {
             triggers: OnceLock::new(),
             existing: Existing::default(),
             origin: Origin::default(),
+            load_workers: 0,
         }
+    }
+
+    /// How many workers will load at once, so that the check can tell whether there is room for them.
+    #[must_use]
+    pub fn load_workers(mut self, workers: usize) -> PgTarget {
+        self.load_workers = workers.try_into().unwrap_or(u64::MAX);
+        self
     }
 
     /// What will be done with tables that are there, so that the check can tell what will be refused.

@@ -159,6 +159,63 @@ async fn missing_privileges_come_with_the_statements_that_grant_them() {
     assert_ne!(worst(&findings), Verdict::Failed, "{findings:?}");
 }
 
+/// The tightest of the limits counts, and is named with its numbers.
+#[tokio::test]
+async fn too_little_room_for_sessions_is_told_with_the_limit_that_is_met() {
+    let database = Database::new().await;
+    let name = &database.name;
+    let role = format!("seats_of_{name}");
+    database
+        .run(&format!(
+            "CREATE ROLE {role} LOGIN; GRANT ALL ON DATABASE {name} TO {role}; \
+             GRANT ALL ON SCHEMA public TO {role}"
+        ))
+        .await;
+    let url = database.server.url_with(&role, None, name);
+    let told = async |url: &str, workers: usize| {
+        let target = target_at(url, "shop").load_workers(workers);
+        let findings = target.check_target(&[]).await.unwrap();
+        find(&findings, codes::TARGET_TOO_MANY_CONNECTIONS).clone()
+    };
+    assert_eq!(told(&url, 2).await.verdict, Verdict::Passed);
+    let of_role = format!("CONNECTION LIMIT of role {role}");
+    let limited = format!("ALTER ROLE {role} CONNECTION LIMIT 5");
+    database.run(&limited).await;
+    let finding = told(&url, 2).await;
+    assert_eq!(finding.verdict, Verdict::Warning);
+    assert_eq!(
+        finding.found,
+        format!(
+            "5 of 5 sessions are free ({of_role}), and the pipeline opens up to 6, \
+             2 of them for the workers of a load"
+        )
+    );
+    assert_eq!(told(&url, 1).await.verdict, Verdict::Passed);
+    database.run(&finding.fixes[0].text).await;
+    let passed = told(&url, 2).await;
+    let found = format!("6 of 6 sessions are free ({of_role})");
+    assert_eq!((passed.verdict, passed.found), (Verdict::Passed, found));
+
+    let limited =
+        format!("ALTER ROLE {role} CONNECTION LIMIT -1; ALTER DATABASE {name} CONNECTION LIMIT 5");
+    database.run(&limited).await;
+    let finding = told(&url, 2).await;
+    let of_database = format!("CONNECTION LIMIT of database {name}");
+    assert!(finding.found.contains(&of_database), "{finding:?}");
+    database.run(&finding.fixes[0].text).await;
+    assert_eq!(told(&url, 2).await.verdict, Verdict::Passed);
+
+    // A superuser minds neither, but there are no more than the server takes.
+    let superuser = database.server.url_to(name);
+    let finding = told(&superuser, 1_000_000).await;
+    assert!(finding.found.contains("(max_connections "), "{finding:?}");
+    let fix = &finding.fixes[0].text;
+    assert!(
+        fix.starts_with("ALTER SYSTEM SET max_connections = 100"),
+        "{fix}"
+    );
+}
+
 #[tokio::test]
 async fn f50_tables_that_are_there_are_judged_by_what_will_be_done_with_them() {
     use Existing::{AppendIfEmpty, Drop, Fail, LoadIfEmpty, SkipLoaded, Truncate};

@@ -17,7 +17,7 @@ use crate::pipeline_file::{Opened, Which};
 use crate::problem::Failure;
 use crate::seen::Seen;
 use crate::watching::EVERY;
-use crate::{scheduled, systems};
+use crate::{machine, scheduled, systems};
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct CheckArgs {
@@ -190,6 +190,7 @@ pub(crate) async fn look(opened: &Opened) -> Result<Checked, Failure> {
         opened.target.check(&tables),
     );
     let mut findings = found(Side::Source, of_source);
+    findings.extend(machine::of_memory(opened.config.memory));
     let source_failed = findings
         .iter()
         .any(|finding| finding.verdict == Verdict::Failed);

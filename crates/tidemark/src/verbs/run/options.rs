@@ -14,7 +14,7 @@ const NEVER: Duration = Duration::from_hours(100 * 365 * 24);
 pub(crate) fn of(config: &PipelineConfig, until: Until) -> Options {
     let (load, stream, target) = (&config.load, &config.stream, &config.target);
     let postgres = &config.source.postgres;
-    let (parallel_tables, parallel_chunks) = workers(config);
+    let (parallel_tables, parallel_chunks) = config.load_workers();
     Options {
         mode: config.mode,
         cdc_start: config.start,
@@ -58,12 +58,4 @@ pub(crate) fn of(config: &PipelineConfig, until: Until) -> Options {
         heartbeat_interval: stream.heartbeat_interval.unwrap_or(NEVER),
         ..Options::default()
     }
-}
-
-/// Tables, and chunks of each, that are loaded at once: as the file says, as far as memory allows.
-fn workers(config: &PipelineConfig) -> (usize, usize) {
-    let asked = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
-    let all = config.memory.load_workers();
-    let tables = asked(config.load.parallel_tables).min(all);
-    (tables, asked(config.load.parallel_chunks).min(all / tables))
 }
