@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::mapping::TableMapping;
 use crate::position::Position;
-use crate::schema::{Attribute, Column, ColumnDefault, TableName, TableSchema, ValueClass};
+use crate::schema::{
+    Attribute, Column, ColumnDefault, TableName, TableSchema, TypeMembers, ValueClass,
+};
 use crate::tidemark::Tidemark;
 
 /// Which run owns the pipeline. Raised by whoever starts it; the target refuses commits of older ones.
@@ -158,6 +160,9 @@ pub struct KnownShape {
     /// [`crate::schema::TableSchema::attributes`] at that time.
     #[serde(default)]
     pub attributes: Vec<Attribute>,
+    /// [`crate::schema::TableSchema::types`] at that time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub types: Vec<TypeMembers>,
 }
 
 impl KnownShape {
@@ -183,6 +188,7 @@ impl KnownShape {
                 .collect(),
             storage: table.storage,
             attributes: table.attributes.clone(),
+            types: table.types.clone(),
         }
     }
 }

@@ -65,6 +65,10 @@ pub struct TableSchema {
     /// All columns that there ever were, dropped and generated ones included; empty where the source does
     /// not tell.
     pub attributes: Vec<Attribute>,
+    /// Types that its columns rest on and that have members with names.
+    pub types: Vec<TypeMembers>,
+    /// What domains demand that its columns rest on.
+    pub domains: Vec<DomainRule>,
     /// Statements (comment, storage parameters and the like) that the same engine replays after the
     /// table exists; `{name}` stands for the quoted target name.
     pub notes: Vec<String>,
@@ -88,6 +92,8 @@ impl TableSchema {
             is_partitioned: false,
             storage: None,
             attributes: Vec::new(),
+            types: Vec::new(),
+            domains: Vec::new(),
             notes: Vec::new(),
         }
     }
@@ -100,6 +106,51 @@ pub struct Attribute {
     pub number: i16,
     /// Another number whenever its definition was written.
     pub version: u32,
+}
+
+/// A type whose values name its members, or hold one value for each.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TypeMembers {
+    /// The source's own number for it.
+    pub id: u32,
+    /// Its name.
+    pub name: TableName,
+    /// What they are.
+    pub kind: MemberKind,
+    /// In their order.
+    pub members: Vec<Member>,
+}
+
+/// What a type is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemberKind {
+    /// An enumeration: a value is one of them, by its name.
+    Labels,
+    /// A composite type: a value has one for each, by their places.
+    Attributes,
+}
+
+/// A label or an attribute.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// The source's number for it, which stays when it is renamed (PostgreSQL: `pg_enum.oid`, `attnum`).
+    pub number: u32,
+    /// Its name.
+    pub name: String,
+}
+
+/// Something that a domain demands of its values.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct DomainRule {
+    /// The domain in the source's own words.
+    pub type_name: String,
+    /// The constraint's name; `None` where it is that they are not NULL.
+    pub name: Option<String>,
+    /// `CHECK (…)`, or `NOT NULL`.
+    pub demand: String,
+    /// Columns that rest on the domain.
+    pub columns: Vec<String>,
 }
 
 /// One column.

@@ -13,7 +13,7 @@ use crate::event::{Block, StreamTable};
 use crate::finding::Finding;
 use crate::mapping::TableMapping;
 use crate::position::Position;
-use crate::schema::{Attribute, Column, SourceSchema, TableName};
+use crate::schema::{Attribute, Column, SourceSchema, TableName, TypeMembers};
 use crate::selection::Selection;
 use crate::tidemark::Tidemark;
 use crate::verify::View;
@@ -185,6 +185,8 @@ pub struct StreamedShape {
     pub storage: Option<i64>,
     /// [`crate::schema::TableSchema::attributes`] by now.
     pub attributes: Vec<Attribute>,
+    /// [`crate::schema::TableSchema::types`] by now.
+    pub types: Vec<TypeMembers>,
     /// Whether the catalog has other columns by now, or of other types: what it says of rows is not of
     /// this place of the log.
     pub is_ahead: bool,

@@ -178,7 +178,10 @@ pub trait Target: Send + Sync {
 pub enum TypeChanges {
     /// It gets what it lacks. It may be anybody's, and what it has beyond is an error.
     Additions,
-    /// Labels get the names that they have by now. What the source has no more stays.
+    /// The same of one that rows were loaded by. What a domain demands of them may differ: it has changed
+    /// since on the source, or a person has seen to it here.
+    Demands,
+    /// Labels and attributes get the names that they have by now. What the source has no more stays.
     Renames,
     /// Attributes that the source has no more go.
     All,

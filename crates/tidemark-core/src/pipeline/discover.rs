@@ -203,7 +203,12 @@ fn demands(table: &TableSchema) -> u64 {
     for column in &table.columns {
         (&column.name, column.is_not_null).hash(&mut hasher);
     }
-    let rest = (&table.indexes, &table.checks, &table.foreign_keys);
+    let rest = (
+        &table.indexes,
+        &table.checks,
+        &table.foreign_keys,
+        &table.domains,
+    );
     format!("{rest:?}").hash(&mut hasher);
     hasher.finish()
 }

@@ -55,6 +55,7 @@ mod another_target;
 mod apart;
 mod apply;
 mod assemble;
+mod away;
 mod check;
 mod commands;
 mod discover;
@@ -474,7 +475,8 @@ impl Run {
             Start::ResumeStream { .. } => None,
         };
         if snapshot.is_some() {
-            self.prepare_objects(&schema, &mappings).await?;
+            let changes = start::type_changes(&engine, &start);
+            self.prepare_objects(&schema, &mappings, changes).await?;
         }
         let begun = match &start {
             Start::LoadOnce => begun(checkpoint.as_ref()),
@@ -485,6 +487,8 @@ impl Run {
             engine.note_target().await?;
         }
         let aside = self.record_aside(aside).await?;
+        self.record_left_behind(mappings.iter().chain(&aside))
+            .await?;
         Ok(Ready {
             schema,
             mappings,

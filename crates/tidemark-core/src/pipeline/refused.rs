@@ -20,7 +20,7 @@ use super::{Engine, Run, state_change};
 const FOREIGN_KEY_VIOLATION: &str = "23503";
 
 /// SQLSTATE of a text that is no value of its type, such as a label that an enumeration lacks.
-const NOT_OF_ITS_TYPE: &str = "22P02";
+pub(super) const NOT_OF_ITS_TYPE: &str = "22P02";
 
 impl Run {
     /// Notes the table of a data error for the next attempt, which parks its changes. `false` where
@@ -128,12 +128,12 @@ impl Engine {
     }
 
     /// How far types of the target follow those of the source.
-    fn type_changes(&self) -> TypeChanges {
+    pub(super) fn type_changes(&self) -> TypeChanges {
         match self.options.on_schema_change {
             OnSchemaChange::Apply => TypeChanges::All,
             OnSchemaChange::ApplyAdditive => TypeChanges::Renames,
             OnSchemaChange::StopTable | OnSchemaChange::Fail | OnSchemaChange::Ignore => {
-                TypeChanges::Additions
+                TypeChanges::Demands
             }
         }
     }

@@ -50,12 +50,15 @@ use super::going_on::must_stay_covered;
 use super::load::{self, LoadTable};
 use super::observe::PipelineEvent;
 use super::reconcile::{self, Compared};
-use super::refused::no_table;
+use super::refused::{NOT_OF_ITS_TYPE, no_table};
 use super::retry::Backoff;
 use super::{Engine, schema_change, task_died};
 
 /// How long a resync waits for a snapshot that has seen everything that was applied.
 const SNAPSHOT_WAIT_MAX: Duration = Duration::from_mins(5);
+
+/// How often a table is read again whose types may have changed while it was read.
+const TYPES_TRIES_MAX: u32 = 3;
 
 /// What is loaded anew.
 #[derive(Clone, Debug)]
@@ -308,6 +311,7 @@ async fn reload(
         engine.target.set_phase(LoadPhase::Finishing).await?;
     }
     let mut backoff = Backoff::new(&engine.options);
+    let mut of_older_types = 0;
     // What a comparison found that ends in copying the whole table.
     let mut reconciled: Option<Reconciled> = None;
     let outcome = loop {
@@ -330,6 +334,13 @@ async fn reload(
                 };
                 engine.observer.say(retry);
                 tokio::time::sleep(wait).await;
+            }
+            // A label was renamed between the look at the types and the reading.
+            Err(Failed { error, .. })
+                if of_older_types < TYPES_TRIES_MAX && reload.may_be_of_older_types(&error) =>
+            {
+                of_older_types += 1;
+                tokio::time::sleep(backoff.next()).await;
             }
             // Whatever keeps the rows from being mended one by one, all of them can be copied.
             Err(Failed { error, .. })
@@ -441,6 +452,11 @@ impl Reload<'_> {
     /// Whether an error is the table's own: the others go on, even where nothing but a person helps.
     fn stops_the_table(&self, error: &Error) -> bool {
         self.is_own(error) && self.engine.sets_aside(self.mapping.source())
+    }
+
+    /// Whether a value was refused that may be one by what its type is called by now.
+    fn may_be_of_older_types(&self, error: &Error) -> bool {
+        error.sqlstate_code() == Some(NOT_OF_ITS_TYPE) && !self.mapping.schema.types.is_empty()
     }
 
     fn is_own(&self, error: &Error) -> bool {

@@ -15,6 +15,8 @@ use crate::position::Position;
 use crate::schema::{TableName, ValueClass};
 use crate::tidemark::Tidemark;
 
+use super::away;
+
 /// All tables of the pipeline.
 pub(crate) struct Router {
     routes: Vec<Route>,
@@ -43,6 +45,8 @@ pub(crate) struct Route {
     /// As the log announced it, where nobody has looked at what it means for the target: there was
     /// nothing to carry then, or no such table. It does not come again before the next change.
     pub(crate) unlooked: Option<Arc<StreamTable>>,
+    /// It is called otherwise for now: its changes are kept until it is called as before.
+    pub(crate) is_away: bool,
     seen: SeenBy,
     /// How this run loaded the rows that are there.
     loaded: Option<Arc<TableMapping>>,
@@ -100,6 +104,7 @@ impl Router {
             if let Some(table) = known {
                 let index = router.add(mapping, table.state, table.shape.clone());
                 router.routes[index].source_id = table.source_id;
+                router.routes[index].is_away = away::is_told(table);
                 // Parked changes lie before the position; they ask all tidemarks when taken back.
                 let applied = (!table.state.is_parked()).then_some(applied);
                 router.set_units(index, &table.units, applied);
@@ -126,6 +131,7 @@ impl Router {
             announced: None,
             announced_in: None,
             unlooked: None,
+            is_away: false,
             seen: SeenBy::Nobody,
             loaded: None,
         });

@@ -18,10 +18,10 @@ use crate::schema::SourceSchema;
 use crate::source::{Keep, Snapshot, Within};
 use crate::target::{Existing, LoadStart, Place, TypeChanges};
 
-use super::Run;
 use super::observe::PipelineEvent;
 use super::plan::Start;
 use super::stop::RUN_ENDS_WITHIN;
+use super::{Engine, Run};
 
 impl Run {
     /// A first start: the log is opened *before* the first row is read, and its position recorded
@@ -132,7 +132,8 @@ impl Run {
             format!("starts at {position}, which the slot still has"),
         );
         self.record_start(position, mappings, &[], identity).await?;
-        self.prepare_objects(schema, mappings).await?;
+        self.prepare_objects(schema, mappings, TypeChanges::Additions)
+            .await?;
         self.make_without_rows(mappings).await
     }
 
@@ -179,14 +180,14 @@ impl Run {
         &self,
         schema: &SourceSchema,
         mappings: &[Arc<TableMapping>],
+        changes: TypeChanges,
     ) -> Result<()> {
         if !self.engine.options.create_tables {
             return Ok(());
         }
         let tables: Vec<TableMapping> = mappings.iter().map(|m| m.as_ref().clone()).collect();
         let target = &self.engine.target;
-        let additions = TypeChanges::Additions;
-        target.prepare_objects(schema, &tables, additions).await?;
+        target.prepare_objects(schema, &tables, changes).await?;
         failpoint::reached(failpoint::OBJECTS_MADE);
         Ok(())
     }
@@ -223,6 +224,14 @@ pub(super) fn table_checkpoint(mapping: &TableMapping, state: TableState) -> Tab
         reason: None,
         units: Vec::new(),
         shape: Some(KnownShape::of(mapping)),
+    }
+}
+
+/// How far types of the target follow those of the source. Before anything is loaded they may be anybody's.
+pub(super) fn type_changes(engine: &Engine, start: &Start) -> TypeChanges {
+    match start {
+        Start::ResumeLoad => engine.type_changes(),
+        _ => TypeChanges::Additions,
     }
 }
 

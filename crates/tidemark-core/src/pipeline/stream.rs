@@ -38,7 +38,7 @@ use super::assemble::{Assembler, Taken, Work};
 use super::discover::{Discovery, Look};
 use super::full_load::finish_load;
 use super::observe::PipelineEvent;
-use super::options::Until;
+use super::options::{OnSchemaChange, Until};
 use super::reconcile;
 use super::resync::{Resyncs, What};
 use super::router::Router;
@@ -340,7 +340,10 @@ impl<'a> Stream<'a> {
         let assembler = &mut self.assembler;
         let reshaped = schema_change::reshape(self.engine, assembler, route, table, is_loading);
         let what = match reshaped.await? {
-            Reshaped::Done => return Ok(()),
+            Reshaped::Done => {
+                self.come_back(route, table);
+                return Ok(());
+            }
             Reshaped::LoadAnew(strategy) => What::Table(strategy),
             Reshaped::Recreated => What::Recreated,
         };
@@ -360,6 +363,27 @@ impl<'a> Stream<'a> {
         Ok(())
     }
 
+    /// A table is called as before: what was kept of it meanwhile is taken back. Under `stop_table` and
+    /// `fail` a person looks first, and says `retry`.
+    fn come_back(&mut self, route: usize, table: &StreamTable) {
+        use OnSchemaChange::{Fail, StopTable};
+        let entry = self.assembler.router.route(route);
+        let is_back = entry.is_away
+            && entry.has_rows
+            && entry.state == TableState::Quarantined
+            && table.name == *entry.mapping.source();
+        let waits = matches!(self.engine.options.on_schema_change, Fail | StopTable);
+        if !is_back || waits || self.resyncs.is_under_way(route) {
+            return;
+        }
+        self.assembler.router.route_mut(route).is_away = false;
+        self.resyncs.take_back(route);
+        self.engine.observer.say(PipelineEvent::SchemaChanged {
+            table: table.name.clone(),
+            text: "it is called as before: its changes are taken back".to_owned(),
+        });
+    }
+
     /// How a table is loaded anew that nobody asked for.
     fn strategy(&self, route: usize) -> ResyncStrategy {
         reconcile::strategy(&self.assembler.router.route(route).mapping)
@@ -372,6 +396,7 @@ impl<'a> Stream<'a> {
         }
         let why = Some(what.reason().to_owned());
         self.resyncs.request(route, what);
+        self.assembler.router.route_mut(route).is_away = false;
         let mapping = Arc::clone(&self.assembler.router.route(route).mapping);
         self.assembler
             .set_state(route, state_change(&mapping, TableState::Resyncing, why));

@@ -185,6 +185,7 @@ impl Source for SimSource {
             primary_key,
             storage: schema.storage,
             attributes: schema.attributes,
+            types: schema.types,
             is_ahead: false,
         })
     }

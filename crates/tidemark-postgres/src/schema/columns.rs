@@ -179,6 +179,7 @@ pub async fn shape_of(connection: &mut Connection, table: &StreamTable) -> Resul
         present: present.collect::<Result<_>>()?,
         storage: standing.storage,
         attributes: standing.attributes,
+        types: types.members(connection).await?,
         is_ahead: (are_as_announced, are_there) != (table.columns.len(), table.columns.len()),
     })
 }

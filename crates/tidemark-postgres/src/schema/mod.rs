@@ -74,6 +74,8 @@ async fn read(connection: &mut Connection, selection: &Selection) -> Result<Sour
     }
     let types = types::read(connection, &oids).await?;
     columns::read(connection, &oids, &types, &mut tables).await?;
+    types.add_members(connection, &mut tables).await?;
+    types.add_rules(connection, &mut tables).await?;
     let indexes = indexes::read(connection, &oids, &mut tables).await?;
     set_identities(&found.tables, &indexes, &mut tables);
     not_carried.extend(indexes.not_carried);
@@ -131,6 +133,7 @@ pub(crate) async fn describe_these(
     let oids = Oids::of(tables.keys().copied());
     let types = types::read(connection, &oids).await?;
     columns::read(connection, &oids, &types, &mut tables).await?;
+    types.add_rules(connection, &mut tables).await?;
     indexes::read(connection, &oids, &mut tables).await?;
     constraints::read(connection, &oids, &mut tables).await?;
     Ok(tables.into_values().collect())

@@ -16,6 +16,7 @@ use crate::wire::Connection;
 
 pub(super) mod builtins;
 mod definitions;
+mod members;
 
 pub use builtins::{builtin, is_order_safe};
 

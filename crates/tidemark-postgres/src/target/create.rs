@@ -60,7 +60,13 @@ pub(super) fn texts(mapping: &TableMapping) -> impl Iterator<Item = &str> {
         .checks
         .iter()
         .map(|check| Some(check.definition.as_str()));
-    columns.chain(indexes).chain(checks).flatten()
+    let domains = mapping.schema.domains.iter();
+    let domains = domains.flat_map(|rule| [Some(rule.type_name.as_str()), Some(&rule.demand)]);
+    columns
+        .chain(indexes)
+        .chain(checks)
+        .chain(domains)
+        .flatten()
 }
 
 /// The type of a carried column, as the target says it.

@@ -14,8 +14,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use tidemark_core::Result;
 use tidemark_core::checkpoint::{LoadPhase, TableState};
-use tidemark_core::mapping::TableMapping;
-use tidemark_core::schema::{Check, ForeignKey, Index, IndexKind, TableName, TableSchema};
+use tidemark_core::mapping::{TableMapping, TargetType};
+use tidemark_core::schema::{
+    Check, DomainRule, ForeignKey, Index, IndexKind, TableName, TableSchema,
+};
 use tidemark_core::target::Lacking;
 
 use super::checkpoint::from_word;
@@ -25,13 +27,18 @@ use super::metadata::{self, Found};
 use super::names::{Schemas, quoted};
 use super::{catalog, create, wording};
 use crate::schema::describe_these;
-use crate::wire::{Connection, quote_ident};
+use crate::wire::{Connection, Row, quote_ident};
 
 pub(super) const PRIMARY_KEY: &str = "primary key";
+
+const DOMAIN: &str = "constraint of a domain";
 
 /// A loaded table as it is there, and what it lacks; often nothing.
 pub(super) struct Compared {
     pub(super) have: TableSchema,
+    /// Whether the pipeline has loaded its rows. One that was there with its rows is somebody's work, who
+    /// may have left out on purpose what it lacks.
+    pub(super) is_loaded_here: bool,
     pub(super) lacks: Vec<Lacking>,
 }
 
@@ -69,17 +76,29 @@ pub(super) async fn compare(
         .flat_map(|(pair, items)| items.iter().filter_map(|item| pair.relation(item)))
         .collect();
     let taken = catalog::taken(connection, &names).await?;
+    let here = loaded_here(connection, pipeline).await?;
     let points = |item: &Item<'_>| matches!(item, Item::ForeignKey(_));
     found.sort_by_key(|(_, items)| items.iter().any(points));
     let lacking = found.iter().map(|(pair, items)| {
         let lacks = items.iter().map(|item| pair.lacking(item, &taken));
-        (pair.have.name.clone(), lacks.collect())
+        let is_loaded_here = here.contains(pair.mapping.source());
+        (pair.have.name.clone(), is_loaded_here, lacks.collect())
     });
-    let lacking: Vec<(TableName, Vec<Lacking>)> = lacking.collect();
-    let compared = lacking.into_iter().filter_map(|(name, lacks)| {
-        let have = there.remove(&name)?;
-        Some(Compared { have, lacks })
-    });
+    let mut lacking: Vec<(TableName, bool, Vec<Lacking>)> = lacking.collect();
+    // Several tables may rest on one domain.
+    let mut of_domains = HashSet::new();
+    for (_, _, lacks) in &mut lacking {
+        lacks.retain(|it| it.kind != DOMAIN || of_domains.insert(it.sql.clone()));
+    }
+    let compared = lacking
+        .into_iter()
+        .filter_map(|(name, is_loaded_here, lacks)| {
+            Some(Compared {
+                have: there.remove(&name)?,
+                is_loaded_here,
+                lacks,
+            })
+        });
     Ok(compared.collect())
 }
 
@@ -89,6 +108,15 @@ async fn is_loaded(connection: &mut Connection, pipeline: &str) -> Result<bool> 
     let found = connection.query(sql, &[Some(pipeline)]).await?;
     let phase = found.rows.first().map(|row| from_word(row.get_str(0)?));
     Ok(phase.transpose()? == Some(LoadPhase::Loaded))
+}
+
+/// Tables whose rows the pipeline has brought: a unit that was found in has none counted, and no tidemark.
+async fn loaded_here(connection: &mut Connection, pipeline: &str) -> Result<HashSet<TableName>> {
+    let sql = "SELECT DISTINCT source_schema, source_name FROM tidemark.unit \
+               WHERE pipeline = $1 AND (rows > 0 OR tidemark IS NOT NULL)";
+    let found = connection.query(sql, &[Some(pipeline)]).await?;
+    let name = |row: &Row| Ok(TableName::new(row.get_str(0)?, row.get_str(1)?));
+    found.rows.iter().map(name).collect()
 }
 
 type Loaded<'a> = (
@@ -140,6 +168,8 @@ enum Item<'a> {
     NotNull(&'a str),
     Check(&'a Check),
     ForeignKey(ForeignKey),
+    /// In the target's words.
+    Domain(DomainRule),
 }
 
 impl<'a> Pair<'a> {
@@ -170,6 +200,7 @@ impl<'a> Pair<'a> {
         }
         items.extend(self.checks(is_current).map(Item::Check));
         items.extend(self.foreign_keys(is_current).map(Item::ForeignKey));
+        items.extend(self.domain_rules().map(Item::Domain));
         items
     }
 
@@ -293,6 +324,29 @@ impl<'a> Pair<'a> {
         })
     }
 
+    /// Of domains that columns of the target rest on too.
+    fn domain_rules(&self) -> impl Iterator<Item = DomainRule> {
+        let is_carried = |name: &String| {
+            let mut columns = self.mapping.columns.iter();
+            let found = columns.find(|column| self.mapping.source_column(column) == name);
+            found.is_some_and(|it| it.target_type == TargetType::AsSource)
+        };
+        let rules = self.mapping.schema.domains.iter();
+        rules.filter_map(move |rule| {
+            let wanted = DomainRule {
+                type_name: wording::replace(&rule.type_name, self.moved),
+                demand: wording::replace(&rule.demand, self.moved),
+                ..rule.clone()
+            };
+            let says_it = |found: &DomainRule| {
+                wording::say_the_same(&wanted.type_name, &found.type_name, &[])
+                    && wording::say_the_same(&wanted.demand, &found.demand, &[])
+            };
+            let is_there = self.have.domains.iter().any(says_it);
+            (rule.columns.iter().any(is_carried) && !is_there).then_some(wanted)
+        })
+    }
+
     /// The relation that comes with it.
     fn relation(&self, item: &Item<'_>) -> Option<TableName> {
         match item {
@@ -346,6 +400,18 @@ impl<'a> Pair<'a> {
                 let sql = foreign_keys::add(&self.have.name, &named);
                 ("foreign key", key.name.clone(), sql.trim_end().to_owned())
             }
+            Item::Domain(rule) => {
+                let (domain, demand) = (&rule.type_name, &rule.demand);
+                let sql = match &rule.name {
+                    Some(name) => {
+                        let name = quote_ident(&self.free_in_domain(domain, name));
+                        format!("ALTER DOMAIN {domain} ADD CONSTRAINT {name} {demand}")
+                    }
+                    None => format!("ALTER DOMAIN {domain} SET NOT NULL"),
+                };
+                let name = rule.name.as_deref().unwrap_or("NOT NULL");
+                (DOMAIN, format!("{name} of {domain}"), sql)
+            }
         };
         Lacking {
             table: self.have.name.clone(),
@@ -361,6 +427,14 @@ impl<'a> Pair<'a> {
         let checks = have.checks.iter().map(|check| &check.name);
         let keys = have.foreign_keys.iter().map(|key| &key.name);
         let is_taken = indexes.chain(checks).chain(keys).any(|taken| taken == name);
+        self.free(name, is_taken)
+    }
+
+    fn free_in_domain(&self, domain: &str, name: &str) -> String {
+        let mut there = self.have.domains.iter();
+        let is_taken = there.any(|it| {
+            it.name.as_deref() == Some(name) && wording::say_the_same(domain, &it.type_name, &[])
+        });
         self.free(name, is_taken)
     }
 

@@ -13,7 +13,9 @@ use std::collections::{BTreeMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 use tidemark_core::mapping::{TableMapping, TargetType};
-use tidemark_core::schema::{ColumnDefault, ForeignKey, Index, IndexKind, TableName, TableSchema};
+use tidemark_core::schema::{
+    ColumnDefault, DomainRule, ForeignKey, Index, IndexKind, TableName, TableSchema,
+};
 use tidemark_core::target::{Loosened, Occasion};
 use tidemark_core::{ErrorKind, Result};
 
@@ -34,6 +36,9 @@ struct Constraint {
     name: String,
     /// What is demanded, in words in which both sides say it alike; nothing of the name.
     definition: String,
+    /// The domain whose it is, in the target's words; `None` where it is the table's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    domain: Option<String>,
 }
 
 /// In the order in which they are taken off: what points to a key before the key.
@@ -48,6 +53,10 @@ enum Kind {
     /// A constraint behind which is an index.
     Unique,
     PrimaryKey,
+    /// Of a domain that columns rest on.
+    Domain,
+    /// Values of such a domain are not to be NULL.
+    DomainNotNull,
 }
 
 /// One table on both sides.
@@ -80,8 +89,14 @@ pub(super) async fn loosen(
     }
     gone.sort_by_key(|(_, constraint)| constraint.kind);
     let mut loosened = Loosened::default();
+    let mut dropped: HashSet<(Option<String>, String)> = HashSet::new();
     for (at, constraint) in gone {
         let mapping = pairs[at].mapping;
+        // Several tables may rest on one domain.
+        let of_domain = (constraint.domain.clone(), constraint.name.clone());
+        if constraint.domain.is_some() && !dropped.insert(of_domain) {
+            continue;
+        }
         match drop(connection, &mapping.target, &constraint).await {
             Ok(true) => {
                 let told = (mapping.source().clone(), constraint.described());
@@ -202,10 +217,20 @@ impl Constraint {
     fn described(&self) -> String {
         let what = match self.kind {
             Kind::NotNull => return format!("column {} may be NULL", self.name),
+            Kind::DomainNotNull => {
+                return format!(
+                    "domain {} may be NULL",
+                    self.domain.as_deref().unwrap_or_default()
+                );
+            }
             Kind::UniqueIndex => "unique index",
             _ => "constraint",
         };
-        format!("{what} {} is gone", self.name)
+        let of = self
+            .domain
+            .as_ref()
+            .map(|domain| format!(" of domain {domain}"));
+        format!("{what} {}{} is gone", self.name, of.unwrap_or_default())
     }
 }
 
@@ -225,6 +250,14 @@ fn of_source(
         let definition = wording::replace(&check.definition, moved);
         constraints.push(check_of(check.name.clone(), &definition));
     }
+    constraints.extend(mapping.schema.domains.iter().map(|rule| {
+        let rule = DomainRule {
+            type_name: wording::replace(&rule.type_name, moved),
+            demand: wording::replace(&rule.demand, moved),
+            ..rule.clone()
+        };
+        domain_rule(&rule)
+    }));
     let wanted = indexes::of_source(mapping, moved).into_iter();
     constraints.extend(
         wanted
@@ -253,7 +286,21 @@ fn of_target(table: &TableSchema) -> Vec<Constraint> {
     constraints.extend(checks.map(|check| check_of(check.name.clone(), &check.definition)));
     constraints.extend(table.indexes.iter().filter_map(index_of));
     constraints.extend(table.foreign_keys.iter().map(foreign_key_of));
+    constraints.extend(table.domains.iter().map(domain_rule));
     constraints
+}
+
+fn domain_rule(rule: &DomainRule) -> Constraint {
+    let definition = format!("{} {}", rule.type_name, rule.demand);
+    Constraint {
+        kind: match rule.name {
+            Some(_) => Kind::Domain,
+            None => Kind::DomainNotNull,
+        },
+        name: rule.name.clone().unwrap_or_default(),
+        definition: wording::quoted_throughout(&definition),
+        domain: Some(rule.type_name.clone()),
+    }
 }
 
 fn not_null(column: String) -> Constraint {
@@ -261,6 +308,7 @@ fn not_null(column: String) -> Constraint {
         kind: Kind::NotNull,
         definition: quote_ident(&column),
         name: column,
+        domain: None,
     }
 }
 
@@ -269,6 +317,7 @@ fn check_of(name: String, definition: &str) -> Constraint {
         kind: Kind::Check,
         name,
         definition: proven(&wording::quoted_throughout(definition)).to_owned(),
+        domain: None,
     }
 }
 
@@ -289,6 +338,7 @@ fn index_of(index: &Index) -> Option<Constraint> {
         kind,
         name: index.name.clone(),
         definition: wording::quoted_throughout(&definition),
+        domain: None,
     })
 }
 
@@ -302,6 +352,7 @@ fn foreign_key_of(key: &ForeignKey) -> Constraint {
         kind: Kind::ForeignKey,
         name: key.name.clone(),
         definition: proven(definition.trim_end()).to_owned(),
+        domain: None,
     }
 }
 
@@ -314,7 +365,10 @@ async fn drop(
 ) -> Result<bool> {
     let name = quote_ident(&constraint.name);
     let alter = format!("ALTER TABLE {}", quoted(table));
+    let domain = constraint.domain.as_deref().unwrap_or_default();
     let change = match constraint.kind {
+        Kind::Domain => format!("ALTER DOMAIN {domain} DROP CONSTRAINT IF EXISTS {name}"),
+        Kind::DomainNotNull => format!("ALTER DOMAIN {domain} DROP NOT NULL"),
         Kind::NotNull => format!("{alter} ALTER COLUMN {name} DROP NOT NULL"),
         Kind::UniqueIndex => {
             let index = quote_qualified(&table.schema, &constraint.name);

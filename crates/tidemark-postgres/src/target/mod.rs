@@ -227,7 +227,9 @@ impl PgTarget {
         changes: TypeChanges,
     ) -> Result<bool> {
         let mut session = self.session().await?;
-        let is_extended = objects::make_beside_others(&mut session, schema, tables, changes);
+        let pipeline = &self.pipeline;
+        let is_extended =
+            objects::make_beside_others(&mut session, pipeline, schema, tables, changes);
         let is_extended = is_extended.await?;
         session.keep();
         Ok(is_extended)

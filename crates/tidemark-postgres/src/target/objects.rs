@@ -27,6 +27,14 @@ mod alterations;
 /// What a range type's definition says before the name of its multirange type.
 const MULTIRANGE: &str = "multirange_type_name = ";
 
+/// What is known where an object is made.
+struct Making<'a> {
+    pipeline: &'a str,
+    /// Names that are others on the target.
+    moved: BTreeMap<TableName, TableName>,
+    changes: TypeChanges,
+}
+
 /// How often somebody else may be found to make the same, who is sooner.
 const OTHERS_MAX: u32 = 20;
 
@@ -35,13 +43,14 @@ const OTHERS_MAX: u32 = 20;
 /// wait while one waits for a reader of its table.
 pub(super) async fn make_beside_others(
     connection: &mut Connection,
+    pipeline: &str,
     schema: &SourceSchema,
     tables: &[TableMapping],
     changes: TypeChanges,
 ) -> Result<bool> {
     let mut others = 0;
     loop {
-        match make(connection, schema, tables, changes).await {
+        match make(connection, pipeline, schema, tables, changes).await {
             Err(error) if others < OTHERS_MAX && is_made_by_another(&error) => {
                 others += 1;
                 connection.run("ROLLBACK").await?;
@@ -67,6 +76,7 @@ fn is_made_by_another(error: &Error) -> bool {
 /// In one transaction. Gives whether a type that was there has followed.
 async fn make(
     connection: &mut Connection,
+    pipeline: &str,
     schema: &SourceSchema,
     tables: &[TableMapping],
     changes: TypeChanges,
@@ -86,13 +96,17 @@ async fn make(
     for name in names {
         make_schema(connection, &name).await?;
     }
-    let moved = moved(&schema.objects, &schemas);
+    let making = Making {
+        pipeline,
+        moved: moved(&schema.objects, &schemas),
+        changes,
+    };
     let mut is_extended = false;
     for object in &schema.objects {
         let name = target_name(object, &schemas);
         let made = match object.kind {
             ObjectKind::Extension => make_extension(connection, object).await.map(|()| false),
-            _ => make_object(connection, object, &name, &moved, changes).await,
+            _ => making.object(connection, object, &name).await,
         };
         let made = made.map_err(|error| {
             if finish::is_about_definition(&error) {
@@ -187,49 +201,70 @@ async fn make_extension(connection: &mut Connection, object: &SchemaObject) -> R
     })
 }
 
-/// Gives whether it was there and has followed.
-async fn make_object(
-    connection: &mut Connection,
-    object: &SchemaObject,
-    name: &TableName,
-    moved: &BTreeMap<TableName, TableName>,
-    changes: TypeChanges,
-) -> Result<bool> {
-    let definition = wording::replace(&object.definition, moved);
-    match object.kind {
-        ObjectKind::Sequence => {
-            if let Some(found) = catalog::relation(connection, name).await? {
-                return if found.is_sequence() {
-                    Ok(false)
-                } else {
-                    Err(taken(name))
-                };
+impl Making<'_> {
+    /// Gives whether it was there and has followed.
+    async fn object(
+        &self,
+        connection: &mut Connection,
+        object: &SchemaObject,
+        name: &TableName,
+    ) -> Result<bool> {
+        let definition = wording::replace(&object.definition, &self.moved);
+        match object.kind {
+            ObjectKind::Sequence => {
+                if let Some(found) = catalog::relation(connection, name).await? {
+                    return if found.is_sequence() {
+                        Ok(false)
+                    } else {
+                        Err(taken(name))
+                    };
+                }
+            }
+            ObjectKind::Collation => {
+                if is_collation(connection, name).await? {
+                    return Ok(false);
+                }
+            }
+            _ => {
+                if let Some(oid) = type_oid(connection, name).await? {
+                    return self.follow(connection, name, oid, &definition).await;
+                }
             }
         }
-        ObjectKind::Collation => {
-            if is_collation(connection, name).await? {
-                return Ok(false);
-            }
-        }
-        _ => {
-            if let Some(oid) = type_oid(connection, name).await? {
-                let found = type_definition(connection, name, oid).await?;
-                let found = found.ok_or_else(|| taken(name))?;
-                return match alterations::between(name, &definition, &found.definition, changes) {
-                    Some(statements) => {
-                        for statement in &statements {
-                            connection.run(statement).await?;
-                        }
-                        Ok(!statements.is_empty())
-                    }
-                    None => compare(name, &definition, &found.definition).map(|()| false),
-                };
-            }
-        }
+        let sql = definition.replacen("{name}", &quoted(name), 1);
+        connection.run(&sql).await?;
+        Ok(false)
     }
-    let sql = definition.replacen("{name}", &quoted(name), 1);
-    connection.run(&sql).await?;
-    Ok(false)
+
+    /// Makes a type that is there the source's; whether it was another.
+    async fn follow(
+        &self,
+        connection: &mut Connection,
+        name: &TableName,
+        oid: u32,
+        wanted: &str,
+    ) -> Result<bool> {
+        let found = type_definition(connection, name, oid).await?;
+        let found = found.ok_or_else(|| taken(name))?.definition;
+        let alteration = alterations::between(name, wanted, &found, self.changes);
+        let Some(alteration) = alteration else {
+            return compare(name, wanted, &found).map(|()| false);
+        };
+        let params = [Some(&*oid.to_string()), Some(self.pipeline)];
+        if alteration.is_exchange
+            && connection
+                .query(USED_ELSEWHERE, &params)
+                .await?
+                .one()?
+                .get_bool(0)?
+        {
+            return compare(name, wanted, &found).map(|()| false);
+        }
+        for statement in &alteration.statements {
+            connection.run(statement).await?;
+        }
+        Ok(!alteration.statements.is_empty())
+    }
 }
 
 async fn type_oid(connection: &mut Connection, name: &TableName) -> Result<Option<u32>> {
@@ -242,6 +277,22 @@ async fn type_oid(connection: &mut Connection, name: &TableName) -> Result<Optio
         .await?;
     found.rows.first().map(|row| row.get(0)).transpose()
 }
+
+/// Whether columns of tables rest on a type that the pipeline does not load: their values mean what they
+/// meant.
+const USED_ELSEWHERE: &str = "WITH RECURSIVE resting (oid) AS ( \
+      SELECT $1::oid UNION SELECT t.oid FROM resting r JOIN pg_type t \
+        ON t.typelem = r.oid AND t.typcategory = 'A' OR t.typtype = 'd' AND t.typbasetype = r.oid \
+        OR t.typtype = 'c' AND EXISTS (SELECT FROM pg_class c JOIN pg_attribute a \
+           ON a.attrelid = c.oid AND a.atttypid = r.oid AND NOT a.attisdropped \
+           WHERE c.oid = t.typrelid AND c.relkind = 'c')) \
+    SELECT EXISTS (SELECT FROM resting r \
+      JOIN pg_attribute a ON a.atttypid = r.oid AND a.attnum > 0 AND NOT a.attisdropped \
+      JOIN pg_class c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p') AND NOT c.relispartition \
+      JOIN pg_namespace n ON n.oid = c.relnamespace \
+      WHERE c.relname NOT LIKE 'tidemark\\_beside\\_%' AND NOT EXISTS ( \
+        SELECT FROM tidemark.table_state s WHERE s.pipeline = $2 \
+          AND s.target_schema = n.nspname AND s.target_name = c.relname))";
 
 async fn is_collation(connection: &mut Connection, name: &TableName) -> Result<bool> {
     let found = connection

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tidemark_core::ErrorKind;
 use tidemark_core::catalogue::codes;
 use tidemark_core::checkpoint::{Chunk, KnownColumn, KnownShape, LoadPhase, Unit};
-use tidemark_core::schema::{Attribute, ValueClass};
+use tidemark_core::schema::{Attribute, Member, MemberKind, TableName, TypeMembers, ValueClass};
 use tidemark_core::tidemark::{PgSnapshot, Seen, Tidemark};
 use tidemark_lab::{Proxy, wait_for};
 
@@ -46,6 +46,15 @@ async fn what_a_start_records_is_read_back() {
         attributes: vec![Attribute {
             number: 7,
             version: 3_000_000_000,
+        }],
+        types: vec![TypeMembers {
+            id: 3_000_000_001,
+            name: TableName::new("public", "it's"),
+            kind: MemberKind::Labels,
+            members: vec![Member {
+                number: 3_000_000_002,
+                name: "a \\ label".to_owned(),
+            }],
         }],
     });
     start.tables[1].reason = Some("TM2041: a \\ reason".to_owned());

@@ -66,6 +66,26 @@ fn found(findings: &[Finding]) -> Vec<&str> {
     found.collect()
 }
 
+/// What was left out of a table that a person has filled may have been left out on purpose.
+#[tokio::test]
+async fn what_a_table_lacks_that_was_there_with_its_rows_is_no_warning() {
+    let rules = Rules::default();
+    let pair = loaded(SHOP, &rules).await;
+    pair.source
+        .run("CREATE INDEX orders_by_day ON orders (day)")
+        .await;
+    let told_of = told(&pair, &rules).await;
+    assert_eq!(told_of[0].verdict, Verdict::Warning, "{told_of:?}");
+    // As it is recorded of a table whose rows were found there.
+    pair.database
+        .run("UPDATE tidemark.unit SET rows = 0, tidemark = NULL")
+        .await;
+    let told_of = told(&pair, &rules).await;
+    assert_eq!(told_of[0].verdict, Verdict::Note, "{told_of:?}");
+    let expected = "public.orders lacks what the source has: index orders_by_day";
+    assert_eq!(found(&told_of), [expected]);
+}
+
 const NOTHING: [&str; 1] = ["loaded tables have the source's indexes and constraints"];
 
 /// Runs the statements in their order.

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 
 use crate::checkpoint::{KnownColumn, KnownShape};
 use crate::event::StreamTable;
-use crate::schema::{Attribute, ReplicaIdentity, TableSchema};
+use crate::schema::{Attribute, Member, MemberKind, ReplicaIdentity, TableSchema, TypeMembers};
 use crate::source::{ColumnType, Fill, Retyped, StreamedShape};
 
 /// What happened to one column. `column` is a position in the announced columns.
@@ -45,6 +45,36 @@ pub(super) enum ColumnChange {
     GeneratedAnew,
     /// Not a column: the primary key is another, or none, and the log does not tell by which rows are found.
     Rekeyed,
+    /// Not a column: members of a type that columns rest on, beside those that it has got.
+    TypeChanged {
+        name: String,
+        members: MembersNow,
+    },
+}
+
+/// What became of the members that a type had. What a row holds of them is text that names a label, or has
+/// attributes by their places.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MembersNow {
+    /// Labels have other names, and none the name of another: once the target's have them too, its rows
+    /// say what those of the source do.
+    LabelsRenamed,
+    /// The same of attributes, whatever names they have: rows do not say them.
+    AttributesRenamed,
+    /// Attributes have gone, and none has come: no row of before is taken for one of now.
+    AttributesGone,
+    /// A name went from one label to another, or an attribute came in the place of another: a row's text
+    /// may be of before or of now.
+    LabelsOther,
+    /// The same of attributes.
+    AttributesOther,
+}
+
+impl MembersNow {
+    /// Whether rows are right once the type is the source's.
+    pub(super) fn is_followed(self) -> bool {
+        !matches!(self, MembersNow::LabelsOther | MembersNow::AttributesOther)
+    }
 }
 
 /// All that happened, as far as it can be told.
@@ -55,6 +85,17 @@ pub(super) struct Compared {
     pub(super) is_certain: bool,
     /// Known columns under whose names the catalog has none any more: a table made by it lacks them.
     pub(super) gone: Vec<String>,
+}
+
+impl Compared {
+    /// Whether labels of a type have other names than in the target's rows.
+    pub(super) fn renames_labels(&self) -> bool {
+        let is_renamed = |change: &ColumnChange| match change {
+            ColumnChange::TypeChanged { members, .. } => *members == MembersNow::LabelsRenamed,
+            _ => false,
+        };
+        self.changes.iter().any(is_renamed)
+    }
 }
 
 /// Compares what the target has with what the log announces.
@@ -134,6 +175,7 @@ pub(super) fn compare(
         }
     }
     changes.extend(generated(known, now));
+    changes.extend(types(known, now));
     let is_gone = |old: &&KnownColumn| !now.present.iter().any(|(name, _)| *name == old.name);
     let gone = known.columns.iter().filter(is_gone);
     Compared {
@@ -194,6 +236,41 @@ fn generated(known: &KnownShape, now: &StreamedShape) -> Option<ColumnChange> {
         (true, false) if known.attributes.iter().any(has_gone) => Some(ColumnChange::GeneratedAnew),
         (true, false) => Some(ColumnChange::GeneratedAdded),
         (false, false) => None,
+    }
+}
+
+/// What became of types that were known. One that was made anew is another type of its columns.
+fn types(known: &KnownShape, now: &StreamedShape) -> Vec<ColumnChange> {
+    let known = known.types.iter().filter(|_| !now.is_ahead);
+    let changes = known.filter_map(|old| {
+        let new = now.types.iter().find(|new| new.id == old.id)?;
+        Some(ColumnChange::TypeChanged {
+            name: new.name.to_string(),
+            members: members(old, new)?,
+        })
+    });
+    changes.collect()
+}
+
+fn members(old: &TypeMembers, new: &TypeMembers) -> Option<MembersNow> {
+    let named = |list: &[Member], name: &str| list.iter().any(|member| member.name == name);
+    let by_number = |list: &[Member], number: u32| list.iter().any(|it| it.number == number);
+    let renamed = old.members.iter().filter_map(|before| {
+        let after = new.members.iter().find(|it| it.number == before.number)?;
+        (after.name != before.name).then_some((before.name.as_str(), after.name.as_str()))
+    });
+    let renamed: Vec<(&str, &str)> = renamed.collect();
+    let has_gone = !(old.members.iter()).all(|it| by_number(&new.members, it.number));
+    let has_come = !(new.members.iter()).all(|it| by_number(&old.members, it.number));
+    let mut names = renamed.iter();
+    let takes_over = names.any(|(from, to)| named(&new.members, from) || named(&old.members, to));
+    match (new.kind, has_gone) {
+        (_, false) if renamed.is_empty() => None,
+        (MemberKind::Labels, false) if !takes_over => Some(MembersNow::LabelsRenamed),
+        (MemberKind::Labels, _) => Some(MembersNow::LabelsOther),
+        (MemberKind::Attributes, false) => Some(MembersNow::AttributesRenamed),
+        (MemberKind::Attributes, true) if has_come => Some(MembersNow::AttributesOther),
+        (MemberKind::Attributes, true) => Some(MembersNow::AttributesGone),
     }
 }
 

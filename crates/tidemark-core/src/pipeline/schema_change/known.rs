@@ -46,6 +46,7 @@ pub(in crate::pipeline) fn as_known(schema: &TableSchema, known: &KnownShape) ->
     }
     result.storage = known.storage;
     result.attributes.clone_from(&known.attributes);
+    result.types.clone_from(&known.types);
     result
 }
 
@@ -101,7 +102,8 @@ pub(super) fn reshaped(
             ColumnChange::Rewritten { .. }
             | ColumnChange::GeneratedAdded
             | ColumnChange::GeneratedAnew
-            | ColumnChange::Rekeyed => {}
+            | ColumnChange::Rekeyed
+            | ColumnChange::TypeChanged { .. } => {}
         }
     }
     if changes.contains(&ColumnChange::Rekeyed) {
@@ -112,6 +114,7 @@ pub(super) fn reshaped(
     if !now.is_ahead {
         schema.storage = now.storage;
         schema.attributes.clone_from(&now.attributes);
+        schema.types.clone_from(&now.types);
     }
     schema.identity = identity(&schema, table)?;
     Some(schema)

@@ -19,19 +19,20 @@ use crate::batch::SchemaChange;
 use crate::catalogue::codes;
 use crate::checkpoint::TableState;
 use crate::control::ResyncStrategy;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::StreamTable;
-use crate::mapping::TableMapping;
+use crate::mapping::{Projection, TableMapping};
 use crate::schema::{TableName, TableSchema};
-use crate::source::{Fill, Retyped};
+use crate::source::{Fill, Retyped, StreamedShape};
 
 use super::assemble::{Assembler, Due};
 use super::going_on::must_stay_covered;
 use super::observe::PipelineEvent;
 use super::options::OnSchemaChange;
-use super::{Engine, reconcile, state_change};
+use super::router::{Route, has_shape};
+use super::{Engine, away, reconcile, state_change};
 
-use compare::{ColumnChange, Compared, compare, is_rekeyed};
+use compare::{ColumnChange, Compared, MembersNow, compare, is_rekeyed};
 use known::reshaped;
 use words::{are_carried_otherwise, columns_that_go, in_target_words, loosened};
 
@@ -97,9 +98,7 @@ pub(super) async fn reshape(
         return Ok(Reshaped::Done);
     }
     if table.name != *old.source() {
-        let text = format!("it is called {} now", table.name);
-        set_aside(engine, assembler, route, &old, &text);
-        assembler.skip(route, table);
+        called_otherwise(engine, assembler, route, table, is_loading);
         return Ok(Reshaped::Done);
     }
     let now = engine
@@ -107,11 +106,7 @@ pub(super) async fn reshape(
         .shape_of(table)
         .await
         .context(|| format!("read what became of {}", table.name))?;
-    let retyped = |from, to| engine.source.retyped(from, to);
-    let mut compared = compare(&retyped, &entry.shape, table, &now);
-    if is_rekeyed(&old.schema, table, &now) {
-        compared.changes.push(ColumnChange::Rekeyed);
-    }
+    let compared = what_happened(engine, entry, table, &now, is_loading);
     if is_undecided && !compared.changes.is_empty() {
         assembler.refuse_undecided();
         return Ok(Reshaped::Done);
@@ -119,17 +114,14 @@ pub(super) async fn reshape(
     let is_news = entry.announced.as_ref() != Some(table);
     let text = describe(&compared.changes, table);
     let policy = engine.options.on_schema_change;
-    let decision = match is_loading {
-        IsLoading::Beside | IsLoading::InPlace => load_again(&compared),
-        IsLoading::No => decide(policy, &compared, &old),
-        // What they were given in a column that comes now, the log has told before they were loaded.
-        IsLoading::SomeRows => match decide(policy, &compared, &old) {
-            Decision::Follow => load_again(&compared),
-            other => other,
-        },
-    };
+    let decision = decided(engine, &compared, &old, is_loading);
     let carried = carried(&decision, &compared.changes);
-    let schema = reshaped(&old.schema, table, &now, &carried);
+    let mut schema = reshaped(&old.schema, table, &now, &carried);
+    if let Some(schema) = schema.as_mut().filter(|_| now.is_ahead) {
+        // The mapping may be of before.
+        let known = &assembler.router.route(route).shape;
+        schema.types.clone_from(&known.types);
+    }
     let mapping = match mapped(engine, &old, schema) {
         Ok(mapping) => mapping,
         // It cannot be carried like this at all.
@@ -164,6 +156,11 @@ pub(super) async fn reshape(
             Ok(Reshaped::Done)
         }
         Decision::Follow if is_enough => {
+            if let Err(why) = types_follow(engine, &table.name, &carried).await? {
+                set_aside(engine, assembler, route, &old, &format!("{text}; {why}"));
+                assembler.skip(route, table);
+                return Ok(Reshaped::Done);
+            }
             if is_changed {
                 let text = format!("{text}: done on the target too");
                 say(engine, &table.name, text);
@@ -185,6 +182,135 @@ pub(super) async fn reshape(
             assembler.reshape(route, table, &mapping, words, due)?;
             Ok(Reshaped::LoadAnew(strategy))
         }
+    }
+}
+
+/// What became of a table since it was last known.
+fn what_happened(
+    engine: &Engine,
+    entry: &Route,
+    table: &StreamTable,
+    now: &StreamedShape,
+    is_loading: IsLoading,
+) -> Compared {
+    let retyped = |from, to| engine.source.retyped(from, to);
+    let mut compared = compare(&retyped, &entry.shape, table, now);
+    if is_rekeyed(&entry.mapping.schema, table, now) {
+        compared.changes.push(ColumnChange::Rekeyed);
+    }
+    if matches!(is_loading, IsLoading::Beside | IsLoading::InPlace) {
+        // The rows that come say it as the source does by now, or the next look finds that they do not.
+        let says_itself = |change: &ColumnChange| match change {
+            ColumnChange::TypeChanged { members, .. } => members.is_followed(),
+            _ => false,
+        };
+        compared.changes.retain(|change| !says_itself(change));
+    }
+    compared
+}
+
+fn decided(
+    engine: &Engine,
+    compared: &Compared,
+    old: &TableMapping,
+    is_loading: IsLoading,
+) -> Decision {
+    let policy = engine.options.on_schema_change;
+    let decision = match is_loading {
+        IsLoading::Beside | IsLoading::InPlace => load_again(compared),
+        IsLoading::No => decide(policy, compared, old),
+        // What they were given in a column that comes now, the log has told before they were loaded.
+        IsLoading::SomeRows => match decide(policy, compared, old) {
+            Decision::Follow => load_again(compared),
+            other => other,
+        },
+    };
+    match decision {
+        // Somebody else sees to the types: whether they have is told by the rows alone.
+        Decision::Follow if compared.renames_labels() && !engine.follows_types() => {
+            Decision::LoadAnew
+        }
+        other => other,
+    }
+}
+
+/// A table has another name: its changes are kept, or it is set aside for good.
+fn called_otherwise(
+    engine: &Engine,
+    assembler: &mut Assembler,
+    route: usize,
+    table: &Arc<StreamTable>,
+    is_loading: IsLoading,
+) {
+    let entry = assembler.router.route(route);
+    if let Some(projection) = kept_by(engine, entry, table, is_loading) {
+        keep(engine, assembler, route, table, projection);
+        return;
+    }
+    let old = Arc::clone(&entry.mapping);
+    let text = format!("it is called {} now", table.name);
+    set_aside(engine, assembler, route, &old, &text);
+    assembler.skip(route, table);
+}
+
+/// How the changes of a table are kept that is called otherwise; `None` where it is not otherwise as it was.
+fn kept_by(
+    engine: &Engine,
+    entry: &Route,
+    table: &StreamTable,
+    is_loading: IsLoading,
+) -> Option<Projection> {
+    let is_whole = match entry.state {
+        TableState::Streaming => true,
+        TableState::Quarantined => entry.is_away,
+        _ => false,
+    };
+    let is_as_it_was = is_whole
+        && is_loading == IsLoading::No
+        && table.id == entry.source_id
+        && has_shape(&entry.shape, table)
+        && engine.sets_aside(entry.mapping.source());
+    let projection = is_as_it_was.then(|| Projection::new(&entry.mapping, table));
+    projection.and_then(Result::ok)
+}
+
+/// Its changes are kept in order until it is called as before.
+fn keep(
+    engine: &Engine,
+    assembler: &mut Assembler,
+    route: usize,
+    table: &Arc<StreamTable>,
+    projection: Projection,
+) {
+    assembler.skip(route, table);
+    let entry = assembler.router.route_mut(route);
+    entry.projection = Some(projection);
+    if entry.is_away {
+        return;
+    }
+    entry.is_away = true;
+    let mapping = Arc::clone(&entry.mapping);
+    let text = format!("it is called {} now: its changes are kept", table.name);
+    say(engine, mapping.source(), text);
+    let reason = Some(away::reason(&table.name));
+    let change = state_change(&mapping, TableState::Quarantined, reason);
+    assembler.set_state(route, change);
+}
+
+/// Whether the types that a table rests on are the source's by now, or why they cannot be.
+async fn types_follow(
+    engine: &Engine,
+    table: &TableName,
+    changes: &[ColumnChange],
+) -> Result<Result<(), Error>> {
+    let is_one = |change: &ColumnChange| matches!(change, ColumnChange::TypeChanged { .. });
+    if !changes.iter().any(is_one) {
+        return Ok(Ok(()));
+    }
+    match engine.follow_types(table).await {
+        Ok(_) => Ok(Ok(())),
+        Err(err) if err.kind() == ErrorKind::Transient => Err(err),
+        Err(err) => Ok(Err(err)),
     }
 }
 
@@ -307,6 +433,7 @@ fn is_in_the_log(compared: &Compared) -> bool {
             | ColumnChange::GeneratedAnew => false,
             ColumnChange::Dropped { name } => !renames(name),
             ColumnChange::Renamed { .. } | ColumnChange::Rekeyed => true,
+            ColumnChange::TypeChanged { members, .. } => members.is_followed(),
         })
 }
 
@@ -319,6 +446,10 @@ fn adds(change: &ColumnChange) -> bool {
         | ColumnChange::GeneratedAnew
         | ColumnChange::Rekeyed => true,
         ColumnChange::Retyped { values, .. } => *values != Retyped::Changed,
+        ColumnChange::TypeChanged { members, .. } => {
+            use MembersNow::{AttributesGone, AttributesOther};
+            !matches!(members, AttributesGone | AttributesOther)
+        }
         ColumnChange::Renamed { .. }
         | ColumnChange::Replaced { .. }
         | ColumnChange::Rewritten { .. } => false,
@@ -334,6 +465,7 @@ fn leaves_values(change: &ColumnChange) -> bool {
         | ColumnChange::GeneratedAdded
         | ColumnChange::Rekeyed => true,
         ColumnChange::Retyped { values, .. } => *values == Retyped::Kept,
+        ColumnChange::TypeChanged { members, .. } => *members == MembersNow::AttributesRenamed,
         ColumnChange::Replaced { .. }
         | ColumnChange::Rewritten { .. }
         | ColumnChange::GeneratedAnew => false,
@@ -367,6 +499,7 @@ fn set_aside(
 ) {
     let entry = assembler.router.route_mut(route);
     entry.has_rows = false;
+    entry.is_away = false;
     if entry.state == TableState::Unloaded {
         return;
     }
@@ -407,6 +540,17 @@ fn describe(changes: &[ColumnChange], table: &StreamTable) -> String {
             ColumnChange::GeneratedAdded => "a generated column added".to_owned(),
             ColumnChange::GeneratedAnew => "a generated column made anew".to_owned(),
             ColumnChange::Rekeyed => "another primary key, or none".to_owned(),
+            ColumnChange::TypeChanged { name, members } => match members {
+                MembersNow::LabelsRenamed => format!("labels of {name} renamed"),
+                MembersNow::AttributesRenamed => format!("attributes of {name} renamed"),
+                MembersNow::AttributesGone => format!("attributes of {name} dropped"),
+                MembersNow::LabelsOther => {
+                    format!("labels of {name} have names that others had before")
+                }
+                MembersNow::AttributesOther => {
+                    format!("attributes of {name} in the place of others")
+                }
+            },
         })
         .collect();
     parts.join(", ")

@@ -5,7 +5,10 @@ use super::*;
 use crate::checkpoint::KnownShape;
 use crate::event::StreamColumn;
 use crate::mapping::Rules;
-use crate::schema::{Attribute, Column, ColumnDefault, ReplicaIdentity, TableSchema, ValueClass};
+use crate::schema::{
+    Attribute, Column, ColumnDefault, Member, MemberKind, ReplicaIdentity, TableSchema,
+    TypeMembers, ValueClass,
+};
 use crate::source::{ColumnType, StreamedColumn, StreamedShape};
 
 const INT4: u32 = 23;
@@ -72,6 +75,7 @@ fn announced(columns: &[Column]) -> (StreamTable, StreamedShape) {
         primary_key: vec!["id".to_owned()],
         storage: Some(7),
         attributes: Vec::new(),
+        types: Vec::new(),
         is_ahead: false,
     };
     (table, now)
@@ -445,5 +449,112 @@ fn columns_of_a_table_that_is_loaded_in_its_place_keep_their_names_or_get_others
     assert_eq!(said, [rename, drop]);
     for policy in [OnSchemaChange::ApplyAdditive, OnSchemaChange::Ignore] {
         assert_eq!(moves(&old, &new, policy), []);
+    }
+}
+
+/// A type with these members; each number is given once.
+fn members(kind: MemberKind, members: &[(u32, &str)]) -> TypeMembers {
+    let member = |(number, name): &(u32, &str)| Member {
+        number: *number,
+        name: (*name).to_owned(),
+    };
+    TypeMembers {
+        id: 90,
+        name: TableName::new("public", "mood"),
+        kind,
+        members: members.iter().map(member).collect(),
+    }
+}
+
+#[test]
+fn members_of_types_are_told_by_their_numbers() {
+    use MemberKind::{Attributes, Labels};
+    use MembersNow::{
+        AttributesGone, AttributesOther, AttributesRenamed, LabelsOther, LabelsRenamed,
+    };
+    let before: &[(u32, &str)] = &[(1, "a"), (2, "b"), (3, "c")];
+    let (table, mut now) = announced(&self::before());
+    let mut known = KnownShape::of(&mapping(&self::before()));
+    for (kind, after, expected) in [
+        (Labels, before, None),
+        (Labels, &[(1, "a"), (9, "n"), (2, "b"), (3, "c")][..], None),
+        (Labels, &[(1, "a"), (2, "x"), (3, "c")], Some(LabelsRenamed)),
+        // Exchanged; passed on; taken by a new one; given up by one and taken by another.
+        (Labels, &[(1, "b"), (2, "a"), (3, "c")], Some(LabelsOther)),
+        (Labels, &[(1, "x"), (2, "a"), (3, "c")], Some(LabelsOther)),
+        (
+            Labels,
+            &[(9, "a"), (1, "x"), (2, "b"), (3, "c")],
+            Some(LabelsOther),
+        ),
+        (Labels, &[(1, "a"), (3, "c")], Some(LabelsOther)),
+        (Attributes, &[(1, "a"), (2, "b"), (3, "c"), (4, "d")], None),
+        (
+            Attributes,
+            &[(1, "b"), (2, "a"), (3, "c"), (4, "d")],
+            Some(AttributesRenamed),
+        ),
+        (Attributes, &[(1, "a"), (3, "x")], Some(AttributesGone)),
+        (
+            Attributes,
+            &[(1, "a"), (2, "b"), (4, "c")],
+            Some(AttributesOther),
+        ),
+    ] {
+        known.types = vec![members(kind, before)];
+        now.types = vec![members(kind, after)];
+        let found = compare(&retyped, &known, &table, &now).changes;
+        let change = |members| ColumnChange::TypeChanged {
+            name: "public.mood".to_owned(),
+            members,
+        };
+        let expected: Vec<ColumnChange> = expected.map(change).into_iter().collect();
+        assert_eq!(found, expected, "{kind:?} {after:?}");
+        // Of another place of the log, or another type.
+        now.is_ahead = true;
+        assert_eq!(compare(&retyped, &known, &table, &now).changes, []);
+        now.is_ahead = false;
+        known.types[0].id = 91;
+        assert_eq!(compare(&retyped, &known, &table, &now).changes, []);
+    }
+}
+
+#[test]
+fn what_became_of_members_is_decided_by_policy() {
+    use MembersNow::{
+        AttributesGone, AttributesOther, AttributesRenamed, LabelsOther, LabelsRenamed,
+    };
+    let mapping = mapping(&before());
+    let written =
+        Decision::Aside("values that both sides have were written anew, which is not in the log");
+    let only_adds = Decision::Aside("target.on_schema_change allows only what adds");
+    for (members, apply, additive, ignore) in [
+        (LabelsRenamed, Follow, Follow, &written),
+        (LabelsOther, LoadAnew, LoadAnew, &written),
+        (AttributesRenamed, Follow, Follow, &Leave),
+        (AttributesGone, Follow, only_adds.clone(), &written),
+        (AttributesOther, LoadAnew, only_adds.clone(), &written),
+    ] {
+        let compared = Compared {
+            changes: vec![ColumnChange::TypeChanged {
+                name: "public.mood".to_owned(),
+                members,
+            }],
+            is_certain: true,
+            gone: Vec::new(),
+        };
+        let decided = |policy| decide(policy, &compared, &mapping);
+        assert_eq!(decided(OnSchemaChange::Apply), apply, "{members:?}");
+        assert_eq!(
+            decided(OnSchemaChange::ApplyAdditive),
+            additive,
+            "{members:?}"
+        );
+        assert_eq!(&decided(OnSchemaChange::Ignore), ignore, "{members:?}");
+        assert_eq!(decided(OnSchemaChange::Fail), Decision::Fail);
+        assert!(matches!(
+            decided(OnSchemaChange::StopTable),
+            Decision::Aside(_)
+        ));
     }
 }

@@ -45,7 +45,8 @@ pub(super) fn in_target_words(
             ColumnChange::Rewritten { .. }
             | ColumnChange::GeneratedAdded
             | ColumnChange::GeneratedAnew
-            | ColumnChange::Rekeyed => None,
+            | ColumnChange::Rekeyed
+            | ColumnChange::TypeChanged { .. } => None,
         });
     }
     words

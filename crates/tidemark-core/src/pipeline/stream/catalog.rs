@@ -9,11 +9,13 @@ use crate::schema::{TableName, TableSchema};
 
 use super::Stream;
 use super::idle::Looked;
+use crate::mapping::TableMapping;
 use crate::pipeline::discover::{self, Found, Look};
 use crate::pipeline::observe::PipelineEvent;
 use crate::pipeline::options::{NewTables, OnSchemaChange};
 use crate::pipeline::partitions::Doubt;
 use crate::pipeline::resync::What;
+use crate::pipeline::state_change;
 
 impl Stream<'_> {
     /// The catalog was looked at. That it could not be is no reason to end the stream.
@@ -132,10 +134,28 @@ impl Stream<'_> {
         if !shared.is_empty() {
             return format!("cannot be carried: {}", shared.into_error());
         }
+        self.goes_on_as(&mapping);
         let router = &mut self.assembler.router;
         let route = router.add(&mapping, TableState::Resyncing, None);
         self.load_anew(route, What::New(self.engine.options.existing));
         "is new: it is loaded and followed from now on".to_owned()
+    }
+
+    /// What is kept of a table that is called otherwise goes to the table of that name from now on.
+    fn goes_on_as(&mut self, mapping: &TableMapping) {
+        let mut routes = self.assembler.router.routes();
+        let before = routes.find(|(_, it)| it.is_away && it.source_id == mapping.schema.id);
+        let Some((route, before)) = before.map(|(route, it)| (route, Arc::clone(&it.mapping)))
+        else {
+            return;
+        };
+        drop(routes);
+        let entry = self.assembler.router.route_mut(route);
+        (entry.is_away, entry.has_rows) = (false, false);
+        let (code, name) = (codes::SCHEMA_CHANGE_REFUSED, mapping.source());
+        let why = format!("{code}: it is followed as {name}, which it is called now");
+        let change = state_change(&before, TableState::Unloaded, Some(why));
+        self.assembler.set_state(route, change);
     }
 
     fn load_again(&mut self, schema: &TableSchema) -> String {

@@ -39,8 +39,14 @@ impl Stream<'_> {
                 continue;
             };
             let entry = self.assembler.router.route(route);
+            let is_it = entry.source_id == schema.id;
+            if entry.is_away && is_it && self.assembler.router.find(schema.id) == Some(route) {
+                let table = Arc::new(announcement(schema));
+                self.reshape(route, &table).await?;
+                continue;
+            }
             let is_followed = entry.state == TableState::Streaming
-                && entry.source_id == schema.id
+                && is_it
                 && self.assembler.router.has_passed(&schema.name)
                 && !self.resyncs.is_under_way(route);
             if !is_followed || is_known(&entry.shape, schema) {

@@ -147,6 +147,10 @@ impl Stream<'_> {
         }
         self.resyncs.over(route);
         self.skipped(route);
+        // Set aside meanwhile, for good.
+        if self.assembler.router.route(route).state == TableState::Unloaded {
+            return;
+        }
         let mapping = Arc::clone(&self.assembler.router.route(route).mapping);
         self.assembler
             .set_state(route, state_change(&mapping, TableState::Streaming, None));

@@ -15,7 +15,9 @@ use crate::schema::TableName;
 use crate::words::counted;
 
 use super::Stream;
+use crate::pipeline::away;
 use crate::pipeline::commands::{accepted, answer, refusal};
+use crate::pipeline::observe::PipelineEvent;
 use crate::pipeline::resync::What;
 use crate::pipeline::{Request, state_change};
 
@@ -346,6 +348,10 @@ impl Stream<'_> {
     /// Tables that a killed run left in the middle of a resync start it again.
     pub(super) fn begin_recorded_resyncs(&mut self, checkpoint: &Checkpoint) {
         for table in &checkpoint.tables {
+            if away::is_left_behind(table) {
+                self.load_what_was_left(&table.source);
+                continue;
+            }
             if table.state != TableState::Resyncing {
                 continue;
             }
@@ -357,6 +363,20 @@ impl Stream<'_> {
                 self.resyncs.recorded(route, self.engine, &self.assembler);
             }
         }
+    }
+
+    /// Changes of the table are missing that an earlier run has passed.
+    fn load_what_was_left(&mut self, table: &TableName) {
+        let Some(route) = self.assembler.router.named(table) else {
+            return;
+        };
+        self.assembler.router.route_mut(route).has_rows = false;
+        self.load_anew(route, What::Unannounced(self.strategy(route)));
+        self.engine.observer.say(PipelineEvent::SchemaChanged {
+            table: table.clone(),
+            text: "a run did not follow it, so changes are missing: the table is loaded anew"
+                .to_owned(),
+        });
     }
 
     /// A table that is loaded anew already is not loaded twice at once, and nobody may take it for

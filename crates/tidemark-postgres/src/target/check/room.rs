@@ -72,7 +72,7 @@ pub(super) async fn check(
     }
     let of_workers = match workers {
         0 => String::new(),
-        _ => format!(", {} of them for the workers of a load", workers),
+        _ => format!(", {workers} of them for the workers of a load"),
     };
     let fewer =
         Fix::text("or let fewer workers load: load.parallel_tables times load.parallel_chunks");

@@ -153,16 +153,31 @@ impl Tables<'_> {
             compared => compared?,
         };
         let lacking = compared.iter().filter(|table| !table.lacks.is_empty());
-        for Compared { have, lacks } in lacking {
+        for Compared {
+            have,
+            is_loaded_here,
+            lacks,
+        } in lacking
+        {
             let named = lacks.iter().map(|it| format!("{} {}", it.kind, it.name));
             let named = named_at_most(named.collect(), ", ");
             let statements: Vec<&str> = lacks.iter().map(|it| it.sql.as_str()).collect();
-            report.warn(
-                codes::TARGET_LACKS,
-                format!("{} lacks what the source has by now: {named}", have.name),
-                &codes::TARGET_LACKS.entry().effect,
-                [Fix::sql(statements.join(";\n"))],
-            );
+            let (code, name) = (codes::TARGET_LACKS, &have.name);
+            if *is_loaded_here {
+                report.warn(
+                    code,
+                    format!("{name} lacks what the source has by now: {named}"),
+                    &code.entry().effect,
+                    [Fix::sql(statements.join(";\n"))],
+                );
+            } else {
+                report.note(
+                    code,
+                    format!("{name} lacks what the source has: {named}"),
+                    "The pipeline found the table with its rows, so this may be on purpose. \
+                     tidemark cutover --dry-run shows the statements that make it.",
+                );
+            }
         }
         if !compared.is_empty() && compared.iter().all(|table| table.lacks.is_empty()) {
             let found = "loaded tables have the source's indexes and constraints";

@@ -3,9 +3,16 @@
 //!
 //! Both lists are laid side by side at what they have in common. Between two common labels as many that
 //! the target has alone as the source has are the same ones under other names: labels keep their
-//! places and their names are all that ever changes. Where their numbers differ nobody can tell which
-//! became which. A label that the source has no more does no harm: such a type was made anew there, and
-//! its tables written anew.
+//! places and their names are all that ever changes. So it is with attributes of the same types. Where their
+//! numbers differ nobody can tell which became which. A label that the source has no more does no harm: such
+//! a type was made anew there, and its tables written anew. Where all that both have stands in another order,
+//! they have exchanged their names.
+//!
+//! This makes the types alike and says nothing of rows: by its text alone a label that was renamed cannot
+//! always be told from one that came. Which tables are to be loaded anew is told by what was known of their
+//! types' members (`pipeline::schema_change` of the core).
+//!
+//! What a domain demands is another matter: [`super::super::loosen`] and [`super::super::lacks`].
 
 use tidemark_core::schema::TableName;
 use tidemark_core::target::TypeChanges;
@@ -14,20 +21,36 @@ use super::super::names::quoted;
 use super::{labels, wording};
 use crate::wire::quote_literal;
 
-/// The statements, none where nothing has to be done; `None` where it cannot be done in place.
+/// What makes a type the source's.
+#[derive(Debug, Default)]
+pub(super) struct Alteration {
+    /// None where nothing has to be done.
+    pub(super) statements: Vec<String>,
+    /// Whether members take each other's names. Values of tables that are not loaded anew then have
+    /// another name than before, and mean what they meant only if the type is still the same one.
+    pub(super) is_exchange: bool,
+}
+
+/// `None` where it cannot be done in place.
 pub(super) fn between(
     name: &TableName,
     wanted: &str,
     found: &str,
     changes: TypeChanges,
-) -> Option<Vec<String>> {
-    let statements = match (labels(wanted), labels(found)) {
+) -> Option<Alteration> {
+    if let (Some(wanted), Some(found)) = (base_of_domain(wanted), base_of_domain(found)) {
+        let is_same = wording::quoted_throughout(wanted) == wording::quoted_throughout(found);
+        return (is_same && changes >= TypeChanges::Demands).then(Alteration::default);
+    }
+    let mut alteration = match (labels(wanted), labels(found)) {
         (Some(wanted), Some(found)) => of_labels(&wanted, &found, changes)?,
         _ => of_attributes(&attributes(wanted)?, &attributes(found)?, changes)?,
     };
     let name = quoted(name);
-    let alter = |statement: String| format!("ALTER TYPE {name} {statement}");
-    Some(statements.into_iter().map(alter).collect())
+    for statement in &mut alteration.statements {
+        *statement = format!("ALTER TYPE {name} {statement}");
+    }
+    Some(alteration)
 }
 
 /// What stands between two neighbours that both lists have, in the one and in the other.
@@ -58,20 +81,50 @@ fn gaps<'a, T: PartialEq>(wanted: &'a [T], found: &'a [T]) -> Option<Vec<Gap<'a,
     Some(gaps)
 }
 
-fn of_labels(wanted: &[String], found: &[String], changes: TypeChanges) -> Option<Vec<String>> {
+fn of_labels(wanted: &[String], found: &[String], changes: TypeChanges) -> Option<Alteration> {
+    let may_rename = changes >= TypeChanges::Renames;
+    let rename = |from: &str, to: &str| {
+        let (from, to) = (quote_literal(from), quote_literal(to));
+        format!("RENAME VALUE {from} TO {to}")
+    };
+    let Some(gaps) = gaps(wanted, found) else {
+        if !may_rename {
+            return None;
+        }
+        let common = |these: &[String], those: &[String]| {
+            let common = these.iter().filter(|label| those.contains(label));
+            common.cloned().collect::<Vec<_>>()
+        };
+        let (before, after) = (common(found, wanted), common(wanted, found));
+        let pairs = before
+            .iter()
+            .map(String::as_str)
+            .zip(after.iter().map(String::as_str));
+        let mut statements = exchanged(&pairs, rename);
+        let renamed = |label: &String| {
+            let mut pairs = pairs.clone();
+            let to = pairs.find_map(|(from, to)| (from == label).then_some(to));
+            to.map_or_else(|| label.clone(), str::to_owned)
+        };
+        let found: Vec<String> = found.iter().map(renamed).collect();
+        statements.extend(of_labels(wanted, &found, changes)?.statements);
+        return Some(Alteration {
+            statements,
+            is_exchange: true,
+        });
+    };
     let mut renames = Vec::new();
     let mut named = found.to_vec();
-    for gap in gaps(wanted, found)? {
+    for gap in gaps {
         match (gap.wanted.len(), gap.found.len()) {
             (_, 0) => {}
-            _ if changes == TypeChanges::Additions => return None,
+            _ if !may_rename => return None,
             (0, _) => {}
             (new, old) if new == old => {
                 for (from, to) in gap.found.iter().zip(gap.wanted) {
                     let place = named.iter().position(|label| label == from)?;
                     named[place].clone_from(to);
-                    let (from, to) = (quote_literal(from), quote_literal(to));
-                    renames.push(format!("RENAME VALUE {from} TO {to}"));
+                    renames.push(rename(from, to));
                 }
             }
             _ => return None,
@@ -90,28 +143,115 @@ fn of_labels(wanted: &[String], found: &[String], changes: TypeChanges) -> Optio
         }
         before = Some(label);
     }
-    Some(statements)
+    Some(Alteration {
+        statements,
+        is_exchange: false,
+    })
 }
 
-/// Attributes are added behind all others. One under another name may be another one, so nothing is renamed.
-fn of_attributes(wanted: &[&str], found: &[&str], changes: TypeChanges) -> Option<Vec<String>> {
-    let gaps = gaps(wanted, found)?;
-    let (last, others) = gaps.split_last()?;
-    if others.iter().any(|gap| !gap.wanted.is_empty()) {
-        return None;
+/// Gives members each other's names, by way of names that none has.
+fn exchanged<'a>(
+    pairs: &(impl Iterator<Item = (&'a str, &'a str)> + Clone),
+    rename: impl Fn(&str, &str) -> String,
+) -> Vec<String> {
+    let is_taken = |name: &str| pairs.clone().any(|(from, to)| from == name || to == name);
+    let mut free = (1..).map(|n: u32| format!("tidemark_{n}"));
+    let (mut away, mut back) = (Vec::new(), Vec::new());
+    for (from, to) in pairs.clone().filter(|(from, to)| from != to) {
+        let between = free.find(|name| !is_taken(name)).unwrap_or_default();
+        away.push(rename(from, &between));
+        back.push(rename(&between, to));
     }
-    let gone: Vec<&str> = gaps.iter().flat_map(|gap| gap.found).copied().collect();
-    if !gone.is_empty() && (changes != TypeChanges::All || !last.wanted.is_empty()) {
-        return None;
+    away.append(&mut back);
+    away
+}
+
+/// Attributes are added behind all others.
+fn of_attributes(wanted: &[&str], found: &[&str], changes: TypeChanges) -> Option<Alteration> {
+    let (may_rename, may_drop) = (changes >= TypeChanges::Renames, changes == TypeChanges::All);
+    let rename = |from: &str, to: &str| format!("RENAME ATTRIBUTE {from} TO {to}");
+    let Some(gaps) = gaps(wanted, found) else {
+        let may_exchange =
+            may_rename && have_types_of(wanted, found) && wanted.len() == found.len();
+        let pairs = found.iter().zip(wanted);
+        let pairs: Vec<(&str, &str)> = pairs
+            .map(|(from, to)| Some((wording::first_name(from)?, wording::first_name(to)?)))
+            .collect::<Option<_>>()?;
+        return may_exchange.then(|| Alteration {
+            statements: exchanged(&pairs.into_iter(), rename),
+            is_exchange: true,
+        });
+    };
+    let last = gaps.len().checked_sub(1)?;
+    let (mut renames, mut drops, mut adds) = (Vec::new(), Vec::new(), Vec::new());
+    for (at, Gap { wanted, found }) in gaps.into_iter().enumerate() {
+        let is_last = at == last;
+        let mut new = wanted;
+        if !found.is_empty()
+            && have_types_of(wanted, found)
+            && (is_last || wanted.len() == found.len())
+        {
+            if !may_rename {
+                return None;
+            }
+            for (from, to) in found.iter().zip(wanted) {
+                renames.push(rename(wording::first_name(from)?, wording::first_name(to)?));
+            }
+            new = &wanted[found.len()..];
+        } else if !found.is_empty() {
+            if !may_drop {
+                return None;
+            }
+            for attribute in found {
+                drops.push(format!(
+                    "DROP ATTRIBUTE {}",
+                    wording::first_name(attribute)?
+                ));
+            }
+        }
+        if !new.is_empty() && !is_last {
+            return None;
+        }
+        adds.extend(
+            new.iter()
+                .map(|attribute| format!("ADD ATTRIBUTE {attribute}")),
+        );
     }
-    let mut statements = Vec::new();
-    for attribute in gone {
+    renames.append(&mut drops);
+    renames.append(&mut adds);
+    Some(Alteration {
+        statements: renames,
+        is_exchange: false,
+    })
+}
+
+/// Whether the first of these attributes have the types of those.
+fn have_types_of(wanted: &[&str], found: &[&str]) -> bool {
+    let type_of = |attribute: &&str| {
         let name = wording::first_name(attribute)?;
-        statements.push(format!("DROP ATTRIBUTE {name}"));
-    }
-    let added = last.wanted.iter();
-    statements.extend(added.map(|attribute| format!("ADD ATTRIBUTE {attribute}")));
-    Some(statements)
+        attribute
+            .get(name.len()..)
+            .map(str::trim)
+            .map(str::to_owned)
+    };
+    let mut pairs = wanted.iter().zip(found);
+    wanted.len() >= found.len() && pairs.all(|(one, other)| type_of(one) == type_of(other))
+}
+
+/// What a domain is of, without what it demands; `None` for another type.
+fn base_of_domain(definition: &str) -> Option<&str> {
+    let (_, rest) = definition.split_once("CREATE DOMAIN {name} AS ")?;
+    let mut is_quoted = false;
+    let end = rest.char_indices().find(|(at, sign)| {
+        is_quoted ^= *sign == '"';
+        let demands = [" DEFAULT ", " NOT NULL", " CONSTRAINT "];
+        let begins = |demand: &&str| {
+            rest.get(*at..)
+                .is_some_and(|rest| rest.starts_with(*demand))
+        };
+        !is_quoted && demands.iter().any(begins)
+    });
+    rest.get(..end.map_or(rest.len(), |(at, _)| at))
 }
 
 /// The attributes of a composite type, as they are written.
@@ -140,12 +280,31 @@ mod tests {
             ("a c", "a b c", Renames, Some("")),
             ("a bb c", "a b c", Additions, None),
             ("a c", "a b c", Additions, None),
-            ("b a", "a b", Renames, None),
+            ("b a", "a b", Additions, None),
+            (
+                "b a",
+                "a b",
+                Renames,
+                Some("a=tidemark_1;b=tidemark_2;tidemark_1=b;tidemark_2=a"),
+            ),
+            (
+                "c a d",
+                "a b c d",
+                Renames,
+                Some("a=tidemark_1;c=tidemark_2;tidemark_1=c;tidemark_2=a"),
+            ),
+            (
+                "b x a",
+                "a b",
+                Renames,
+                Some("a=tidemark_1;b=tidemark_2;tidemark_1=b;tidemark_2=a;+x >b"),
+            ),
+            ("c x y a", "a b c", Renames, None),
             // Which one is the old one?
             ("a x y c", "a b c", Renames, None),
         ] {
             let statements = of_labels(&list(wanted), &list(found), changes);
-            let told = statements.map(|statements| {
+            let told = statements.map(|Alteration { statements, .. }| {
                 let short = |statement: &String| {
                     statement
                         .replace("RENAME VALUE ", "")
@@ -162,19 +321,59 @@ mod tests {
     }
 
     #[test]
-    fn attributes_come_at_the_end_and_go_where_all_is_followed() {
-        use TypeChanges::{All, Renames};
+    fn attributes_come_at_the_end_keep_their_values_and_go_where_all_is_followed() {
+        use TypeChanges::{All, Demands, Renames};
         for (wanted, found, changes, expected) in [
-            (&["a int", "b text"][..], &["a int"][..], Renames, Some(1)),
-            (&["b text"], &["a int", "b text"], All, Some(1)),
-            (&["b text"], &["a int", "b text"], Renames, None),
-            (&["b text", "a int"], &["a int", "b text"], All, None),
-            (&["c int", "a int"], &["a int"], All, None),
-            // Another one, or another name?
-            (&["a int", "c int"], &["a int", "b int"], All, None),
+            ("a int,b text", "a int", Demands, Some("+b text")),
+            ("b text", "a int,b text", All, Some("-a")),
+            ("b text", "a int,b text", Renames, None),
+            ("b text,a int", "a int,b text", All, None),
+            ("c int,a int", "a int", All, None),
+            ("a int,c int", "a int,b int", Renames, Some("b=c")),
+            ("a int,c int", "a int,b int", Demands, None),
+            (
+                "x int,b int,c int",
+                "a int,b int",
+                Renames,
+                Some("a=x;+c int"),
+            ),
+            ("b int,c text", "a int,b int", All, Some("-a;+c text")),
+            ("a int,c text", "a int,b int", All, Some("-b;+c text")),
+            (
+                "b int,a int",
+                "a int,b int",
+                Renames,
+                Some("a=tidemark_1;b=tidemark_2;tidemark_1=b;tidemark_2=a"),
+            ),
         ] {
-            let count = of_attributes(wanted, found, changes).map(|statements| statements.len());
-            assert_eq!(count, expected, "{wanted:?} of {found:?}");
+            let list = |text: &'static str| text.split(',').collect::<Vec<_>>();
+            let statements = of_attributes(&list(wanted), &list(found), changes);
+            let told = statements.map(|Alteration { statements, .. }| {
+                let short = |statement: &String| {
+                    statement
+                        .replace("RENAME ATTRIBUTE ", "")
+                        .replace(" TO ", "=")
+                        .replace("ADD ATTRIBUTE ", "+")
+                        .replace("DROP ATTRIBUTE ", "-")
+                };
+                statements.iter().map(short).collect::<Vec<_>>().join(";")
+            });
+            assert_eq!(told.as_deref(), expected, "{wanted} of {found}");
+        }
+    }
+
+    #[test]
+    fn a_domain_is_the_same_whatever_it_demands() {
+        for (definition, base) in [
+            ("CREATE DOMAIN {name} AS integer", Some("integer")),
+            ("CREATE DOMAIN {name} AS a.b NOT NULL", Some("a.b")),
+            (
+                r#"CREATE DOMAIN {name} AS a."x DEFAULT y"[] DEFAULT 'a' CONSTRAINT c CHECK (true)"#,
+                Some(r#"a."x DEFAULT y"[]"#),
+            ),
+            ("CREATE TYPE {name} AS ENUM ('a')", None),
+        ] {
+            assert_eq!(base_of_domain(definition), base, "{definition}");
         }
     }
 }

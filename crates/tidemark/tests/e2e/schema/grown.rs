@@ -109,7 +109,7 @@ async fn f22_a_type_that_is_made_anew_stops_nobody() {
     // One that cannot be told from another stops its table alone.
     stage
         .source_sql(
-            "BEGIN; ALTER TYPE rank RENAME TO rank_old; CREATE TYPE rank AS ENUM ('top', 'low', 'high');              ALTER TABLE ranked ALTER r TYPE rank USING r::text::rank; DROP TYPE rank_old;              UPDATE ranked SET r = 'top' WHERE id = 4; COMMIT; INSERT INTO good VALUES (2)",
+            "BEGIN; ALTER TYPE rank RENAME TO rank_old; CREATE TYPE rank AS ENUM ('low', 'x', 'y', 'high', 'top');              ALTER TABLE ranked ALTER r TYPE rank USING r::text::rank; DROP TYPE rank_old;              UPDATE ranked SET r = 'top' WHERE id = 4; COMMIT; INSERT INTO good VALUES (2)",
         )
         .await;
     stage.wait_for_table("public.ranked", "quarantined").await;

@@ -19,6 +19,7 @@ use crate::stage::{PATIENCE, Stage};
 use cases::{CASES, Case, Policy, Then};
 
 mod alone;
+mod away;
 mod cases;
 mod grown;
 mod lacks;
@@ -27,6 +28,7 @@ mod loosened;
 mod names;
 mod policies;
 mod tables;
+mod typed;
 
 /// A stage with a pipeline of this policy, the tables of all cases, and one that nobody changes.
 async fn staged(name: &str, policy: Policy) -> Stage {
