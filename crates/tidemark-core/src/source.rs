@@ -264,6 +264,8 @@ pub struct LogState {
     pub is_standby: bool,
     /// What it keeps for this pipeline, by name.
     pub slot: Option<Slot>,
+    /// Another pipeline, of which the source tells that it made the slot; told where the slot may be removed.
+    pub slot_made_by: Option<String>,
     /// The source's clock, microseconds since 1970 UTC.
     pub clock_us: i64,
     /// Transactions that have an id and have not become visible (PostgreSQL: those whose lock on

@@ -332,6 +332,7 @@ mod tests {
             slot: None,
             clock_us: 0,
             running: Vec::new(),
+            slot_made_by: None,
             committing: Vec::new(),
             pins: Vec::new(),
             relayed: None,

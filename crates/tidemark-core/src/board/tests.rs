@@ -22,6 +22,7 @@ fn log(head: u64) -> LogState {
         slot: None,
         clock_us: clock::now_us(),
         running: Vec::new(),
+        slot_made_by: None,
         committing: Vec::new(),
         pins: Vec::new(),
         relayed: None,

@@ -9,6 +9,7 @@
 //! | any, full load alone | none | load at a snapshot of now |
 //! | any, full load alone | ours by name | refuse: the source would keep its log for nobody |
 //! | none | none | first start |
+//! | none | ours by name, another pipeline made it | refuse: which |
 //! | none | ours by name, nobody reads it | leftover of a killed start: remove it, first start |
 //! | none | ours by name, noted for another target | refuse: the target is the wrong one |
 //! | none | ours by name, somebody reads it | refuse: who |
@@ -139,6 +140,13 @@ fn without_checkpoint(
     usable(slot)?;
     not_held(slot)?;
     let (Mode::CdcOnly, CdcStart::At(position)) = (mode, cdc_start) else {
+        if let Some(other) = &log.slot_made_by {
+            let text = format!(
+                "slot {} was made by the pipeline {other}: what it keeps is not for this one",
+                slot.name
+            );
+            return Err(Error::definite(codes::SLOT_FOREIGN, text));
+        }
         another_target::refuse(slot, log)?;
         return Ok(Start::First {
             leftover: Some(slot.name.clone()),

@@ -51,6 +51,7 @@ fn log(slot: Option<Slot>) -> LogState {
         identity: identity(),
         head: at(1000),
         slot,
+        slot_made_by: None,
         clock_us: 0,
         running: Vec::new(),
         committing: Vec::new(),
@@ -237,6 +238,17 @@ fn a_slot_that_another_target_needs_is_no_leftover() {
     let err = full(None, &state).unwrap_err();
     assert_eq!(err.code(), codes::SLOT_OF_ANOTHER_TARGET);
     assert!(err.to_string().contains("database dw"), "{err}");
+}
+
+#[test]
+fn the_slot_of_another_pipeline_is_no_leftover() {
+    let mut log = log(Some(slot(200)));
+    log.slot_made_by = Some("sh-op".into());
+    let err = full(None, &log).unwrap_err();
+    assert_eq!(err.code(), codes::SLOT_FOREIGN);
+    assert!(err.to_string().contains("sh-op"), "{err}");
+    // What this pipeline has read of it before stays with it.
+    assert!(full(Some(&checkpoint(500, LoadPhase::Loaded)), &log).is_ok());
 }
 
 #[test]

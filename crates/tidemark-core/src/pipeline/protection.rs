@@ -301,6 +301,7 @@ mod tests {
             }),
             clock_us: 0,
             running: Vec::new(),
+            slot_made_by: None,
             committing: Vec::new(),
             pins: Vec::new(),
             relayed: None,

@@ -68,6 +68,7 @@ impl Source for SimSource {
             slot,
             clock_us: 0,
             running: world.snapshot().xip,
+            slot_made_by: None,
             committing: world.snapshot().xip,
             pins: Vec::new(),
             relayed: None,

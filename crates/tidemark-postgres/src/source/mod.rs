@@ -277,9 +277,12 @@ impl PgSource {
         let mut session = self.sessions.borrow(&options.connect).await?;
         let now = slot::now(&mut session).await?;
         let slot = slot::read(&mut session, &options.slot).await?;
+        let made_by = publication::made_by(&mut session, &options.slot).await?;
         let pins = pins::read(&mut session).await?;
         session.give_back();
-        self.seen(now, slot, pins).await
+        let mut log = self.seen(now, slot, pins).await?;
+        log.slot_made_by = made_by.filter(|pipeline| *pipeline != options.pipeline);
+        Ok(log)
     }
 
     /// `None` where it is time for a whole look, or somebody reads the slot who did not then.
@@ -329,6 +332,7 @@ impl PgSource {
             is_standby,
             head: self.saw(now.head),
             slot,
+            slot_made_by: None,
             pins,
             relayed: self
                 .relay
@@ -471,7 +475,15 @@ impl PgSource {
             return Ok(removed);
         }
         let mut session = self.sessions.borrow(&options.connect).await?;
-        removed.extend(self.remove_slot(&mut session).await?);
+        let made_by = publication::made_by(&mut session, &options.slot).await?;
+        match made_by.filter(|pipeline| *pipeline != options.pipeline) {
+            Some(other) => tracing::warn!(
+                code = %codes::SLOT_FOREIGN,
+                "slot {} stays: the pipeline {other} made it",
+                options.slot
+            ),
+            None => removed.extend(self.remove_slot(&mut session).await?),
+        }
         removed.extend(self.remove_publication(&mut session).await?);
         session.give_back();
         Ok(removed)

@@ -101,15 +101,14 @@ fn comment(pipeline: &str) -> String {
     format!("{COMMENT}{pipeline}")
 }
 
-/// Of a comment: whether it is this pipeline's, and the target that it names.
-fn read_comment(text: Option<&str>, pipeline: &str) -> (bool, Option<String>) {
-    let Some(rest) = text.and_then(|text| text.strip_prefix(&comment(pipeline))) else {
-        return (false, None);
-    };
-    match rest.strip_prefix(COMMENT_TARGET) {
-        Some(target) => (true, Some(target.to_owned())),
-        None => (rest.is_empty(), None),
-    }
+/// Of a comment: the pipeline that made what bears it, and the target that it names. No name of a pipeline
+/// has a comma.
+fn read_comment(text: &str) -> Option<(&str, Option<&str>)> {
+    let rest = text.strip_prefix(COMMENT)?;
+    Some(match rest.split_once(COMMENT_TARGET) {
+        Some((pipeline, target)) => (pipeline, Some(target)),
+        None => (rest, None),
+    })
 }
 
 /// Notes in the comment of a publication of ours which target has the checkpoint.
@@ -223,16 +222,30 @@ pub(crate) async fn read(
     let select = |is_meant: &dyn Fn(&&TableName) -> bool| {
         wanted.tables.iter().filter(is_meant).cloned().collect()
     };
-    let (is_ours, target) = read_comment(row.opt_str(5)?, wanted.pipeline);
+    let made = row.opt_str(5)?.and_then(read_comment);
+    let ours = made.filter(|(pipeline, _)| *pipeline == wanted.pipeline);
     Ok(Some(Publication {
         name: wanted.name.to_owned(),
-        is_ours,
-        target,
+        is_ours: ours.is_some(),
+        target: ours.and_then(|(_, target)| target.map(str::to_owned)),
         is_via_root: row.get_bool(4)?,
         unsent_operations,
         unpublished: select(&|table| published.binary_search(table).is_err()),
         restricted: select(&|table| restricted.binary_search(table).is_ok()),
     }))
+}
+
+/// Which pipeline made a slot of this name, where it made the publication of that name with it: a slot has
+/// no comment, and two names that differ in `-` and `_` alone have the same slot.
+pub(crate) async fn made_by(connection: &mut Connection, name: &str) -> Result<Option<String>> {
+    let sql =
+        "SELECT obj_description(oid, 'pg_publication') FROM pg_publication WHERE pubname = $1";
+    let set = connection.query(sql, &[Some(name)]).await?;
+    let Some(row) = set.rows.first() else {
+        return Ok(None);
+    };
+    let made = row.opt_str(0)?.and_then(read_comment);
+    Ok(made.map(|(pipeline, _)| pipeline.to_owned()))
 }
 
 /// Tables under whose names changes are sent: roots of partitioned tables, or their leaves.

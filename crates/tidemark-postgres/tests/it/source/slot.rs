@@ -439,6 +439,14 @@ async fn only_what_is_ours_is_removed(server: &PostgresServer) {
     );
     assert!(error.to_string().contains("pid "), "{error}");
     stream.close().await.unwrap();
+    // Another pipeline with the same slot, as `a-b` and `a_b` have: it sees whose it is, and leaves it.
+    let mut options = fixture.options.clone();
+    "another".clone_into(&mut options.pipeline);
+    let another = PgSource::new(options).unwrap();
+    let made_by = another.log_state().await.unwrap().slot_made_by;
+    assert_eq!(made_by.as_ref(), Some(&fixture.options.pipeline));
+    assert_eq!(another.release().await.unwrap(), Vec::<String>::new());
+    assert_eq!(source.log_state().await.unwrap().slot_made_by, None);
     let (slot, publication) = (&fixture.options.slot, &fixture.options.publication);
     let expected = [format!("slot {slot}"), format!("publication {publication}")];
     assert_eq!(source.release().await.unwrap(), expected);

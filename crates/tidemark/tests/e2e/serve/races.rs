@@ -286,6 +286,51 @@ async fn nothing_is_left(server: &Server, stage: &Stage) {
     stage.target_sql("DROP TABLE IF EXISTS orders").await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn k02_the_slot_of_a_stopped_pipeline_is_no_leftover_of_another_whose_name_gives_the_same() {
+    let stage = Stage::new("srv_race_name").await;
+    fill(&stage).await;
+    let server = Server::start(&[]).await;
+    let named = |name: &str| {
+        let mut wanted = definition(&stage);
+        wanted["pipeline"]["name"] = json!(name);
+        wanted
+    };
+    let first = named("srv-race-name");
+    let defined = server.post("/pipelines?start=true", &first).await;
+    assert_eq!(defined.status, 201, "{}", defined.text());
+    server.wait_for_state("srv-race-name", "streaming").await;
+    let stopped = server.act("srv-race-name", "stop", &json!({})).await;
+    assert_eq!(stopped["state"], "succeeded", "{stopped}");
+
+    let mut other = named("srv_race-name");
+    other["target"]["schema"] = json!("other");
+    let defined = server.post("/pipelines?start=true", &other).await;
+    assert_eq!(defined.status, 201, "{}", defined.text());
+    server.wait_for_state("srv_race-name", "failed").await;
+    let failed = server.get("/pipelines/srv_race-name").await;
+    assert_eq!(failed["error"]["code"], "TM4014", "{failed}");
+    let message = failed["error"]["message"].as_str().unwrap();
+    assert!(message.contains("srv-race-name"), "{failed}");
+    let delete = server.request("DELETE", "/pipelines/srv_race-name");
+    let deleted = server.send(delete.header("if-match", "*")).await;
+    let deleted = server.operation(&deleted).await;
+    assert_eq!(deleted["state"], "succeeded", "{deleted}");
+    assert_eq!(stage.slots().await.len(), 1, "it went with the other");
+
+    stage
+        .source_sql("INSERT INTO orders VALUES (77777, 'more')")
+        .await;
+    let started = server.act("srv-race-name", "start", &json!({})).await;
+    assert_eq!(started["state"], "succeeded", "{started}");
+    server.wait_for_state("srv-race-name", "streaming").await;
+    stage.wait_until_identical().await;
+    let delete = server.request("DELETE", "/pipelines/srv-race-name");
+    let deleted = server.send(delete.header("if-match", "*")).await;
+    assert_eq!(server.operation(&deleted).await["state"], "succeeded");
+    assert_eq!(stage.slots().await, Vec::<String>::new());
+}
+
 #[tokio::test]
 async fn a_pipeline_whose_source_is_gone_for_ever_is_deleted_by_whoever_says_so() {
     let stage = Stage::new("srv_race_gone").await;
