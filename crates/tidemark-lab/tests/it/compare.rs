@@ -131,5 +131,6 @@ async fn latin1_equals_utf8() {
         .wait_until_identical(Duration::ZERO)
         .await
         .unwrap_err();
-    assert!(error.to_string().contains("4 without an equal"), "{error}");
+    let error = format!("{error:#}");
+    assert!(error.contains("4 without an equal"), "{error}");
 }
