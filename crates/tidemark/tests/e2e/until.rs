@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tidemark_lab::server::PostgresServer;
 
 use crate::asks::text;
 use crate::stage::Stage;
@@ -78,7 +79,10 @@ async fn until_verified_waits_for_tables_that_are_loaded_anew() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn until_a_position_ends_when_everything_before_it_is_in() {
-    let stage = Stage::new("until_lsn").await;
+    // Where nobody else writes, so that the position that is not there yet does not come by itself.
+    let source = Box::leak(Box::new(PostgresServer::builder().start().await.unwrap()));
+    let target = PostgresServer::shared().await.unwrap();
+    let stage = Stage::on(source, target, "until_lsn").await;
     stage.source_sql(TABLES).await;
     stage.catch_up().await;
     // The load was read where the stream begins: nothing is left to catch up with.
