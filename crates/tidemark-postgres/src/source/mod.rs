@@ -277,11 +277,11 @@ impl PgSource {
         let mut session = self.sessions.borrow(&options.connect).await?;
         let now = slot::now(&mut session).await?;
         let slot = slot::read(&mut session, &options.slot).await?;
-        let made_by = publication::made_by(&mut session, &options.slot).await?;
+        let made_by = self.made_by_another(&mut session).await?;
         let pins = pins::read(&mut session).await?;
         session.give_back();
         let mut log = self.seen(now, slot, pins).await?;
-        log.slot_made_by = made_by.filter(|pipeline| *pipeline != options.pipeline);
+        log.slot_made_by = made_by;
         Ok(log)
     }
 
@@ -475,8 +475,7 @@ impl PgSource {
             return Ok(removed);
         }
         let mut session = self.sessions.borrow(&options.connect).await?;
-        let made_by = publication::made_by(&mut session, &options.slot).await?;
-        match made_by.filter(|pipeline| *pipeline != options.pipeline) {
+        match self.made_by_another(&mut session).await? {
             Some(other) => tracing::warn!(
                 code = %codes::SLOT_FOREIGN,
                 "slot {} stays: the pipeline {other} made it",
@@ -517,9 +516,19 @@ impl PgSource {
     /// See the trait.
     pub async fn noted_target(&self) -> Result<Option<String>> {
         let mut session = self.sessions.borrow(&self.options.connect).await?;
-        let found = publication::read(&mut session, &self.options.wanted(&[])).await?;
+        let wanted = self.options.wanted(&[]);
+        let made = publication::made(&mut session, wanted.name).await?;
         session.give_back();
-        Ok(found.and_then(|publication| publication.target))
+        let ours = made.filter(|made| made.pipeline == wanted.pipeline);
+        Ok(ours.and_then(|made| made.target))
+    }
+
+    /// Another pipeline that made a slot of our slot's name, where it made the publication of that name with
+    /// it: a slot has no comment, and two names that differ in `-` and `_` alone have the same slot.
+    async fn made_by_another(&self, session: &mut Connection) -> Result<Option<String>> {
+        let made = publication::made(session, &self.options.slot).await?;
+        let pipeline = made.map(|made| made.pipeline);
+        Ok(pipeline.filter(|pipeline| *pipeline != self.options.pipeline))
     }
 
     /// See the trait.

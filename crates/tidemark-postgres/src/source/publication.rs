@@ -45,8 +45,6 @@ pub(crate) struct Publication {
     pub(crate) name: String,
     /// Whether it was made for this pipeline, by its comment.
     pub(crate) is_ours: bool,
-    /// The target that has the pipeline's checkpoint, as noted in its comment.
-    pub(crate) target: Option<String>,
     is_via_root: bool,
     /// Of `insert`, `update`, `delete`, `truncate`: those it does not send.
     unsent_operations: Vec<&'static str>,
@@ -79,16 +77,10 @@ impl Wanted<'_> {
         )
     }
 
-    fn comment_sql(&self) -> String {
-        format!(
-            "COMMENT ON PUBLICATION {} IS {}",
-            quote_ident(self.name),
-            quote_literal(&comment(self.pipeline))
-        )
-    }
-
-    fn note_sql(&self, target: &str) -> String {
-        let comment = format!("{}{COMMENT_TARGET}{target}", comment(self.pipeline));
+    /// What says who made it, and for which target once that has the checkpoint.
+    fn comment_sql(&self, target: Option<&str>) -> String {
+        let into = target.map(|target| format!("{COMMENT_TARGET}{target}"));
+        let comment = format!("{COMMENT}{}{}", self.pipeline, into.unwrap_or_default());
         format!(
             "COMMENT ON PUBLICATION {} IS {}",
             quote_ident(self.name),
@@ -97,18 +89,36 @@ impl Wanted<'_> {
     }
 }
 
-fn comment(pipeline: &str) -> String {
-    format!("{COMMENT}{pipeline}")
+/// What the comment of a publication of ours says.
+pub(crate) struct Made {
+    /// The pipeline that made it.
+    pub(crate) pipeline: String,
+    /// The target that has the pipeline's checkpoint.
+    pub(crate) target: Option<String>,
 }
 
-/// Of a comment: the pipeline that made what bears it, and the target that it names. No name of a pipeline
-/// has a comma.
-fn read_comment(text: &str) -> Option<(&str, Option<&str>)> {
-    let rest = text.strip_prefix(COMMENT)?;
-    Some(match rest.split_once(COMMENT_TARGET) {
-        Some((pipeline, target)) => (pipeline, Some(target)),
-        None => (rest, None),
-    })
+impl Made {
+    /// `None` of a comment that is not ours. No name of a pipeline has a comma.
+    fn read(comment: &str) -> Option<Made> {
+        let rest = comment.strip_prefix(COMMENT)?;
+        let (pipeline, target) = match rest.split_once(COMMENT_TARGET) {
+            Some((pipeline, target)) => (pipeline, Some(target.to_owned())),
+            None => (rest, None),
+        };
+        let pipeline = pipeline.to_owned();
+        Some(Made { pipeline, target })
+    }
+}
+
+/// Who made the publication of that name; `None` where there is none, or it is not of our making.
+pub(crate) async fn made(connection: &mut Connection, name: &str) -> Result<Option<Made>> {
+    let sql =
+        "SELECT obj_description(oid, 'pg_publication') FROM pg_publication WHERE pubname = $1";
+    let set = connection.query(sql, &[Some(name)]).await?;
+    let Some(row) = set.rows.first() else {
+        return Ok(None);
+    };
+    Ok(row.opt_str(0)?.and_then(Made::read))
 }
 
 /// Notes in the comment of a publication of ours which target has the checkpoint.
@@ -117,12 +127,15 @@ pub(crate) async fn note_target(
     wanted: &Wanted<'_>,
     target: &str,
 ) -> Result<()> {
-    let found = read(connection, wanted).await?;
-    let is_due = |found: &Publication| found.is_ours && found.target.as_deref() != Some(target);
-    if !found.is_some_and(|found| is_due(&found)) {
+    let is_due =
+        |made: &Made| made.pipeline == wanted.pipeline && made.target.as_deref() != Some(target);
+    if !made(connection, wanted.name)
+        .await?
+        .is_some_and(|made| is_due(&made))
+    {
         return Ok(());
     }
-    match connection.run(&wanted.note_sql(target)).await {
+    match connection.run(&wanted.comment_sql(Some(target))).await {
         // A role that is not its owner, or a standby.
         Err(error) if matches!(error.sqlstate_code(), Some("42501" | "25006")) => Ok(()),
         noted => noted.map(drop),
@@ -222,30 +235,15 @@ pub(crate) async fn read(
     let select = |is_meant: &dyn Fn(&&TableName) -> bool| {
         wanted.tables.iter().filter(is_meant).cloned().collect()
     };
-    let made = row.opt_str(5)?.and_then(read_comment);
-    let ours = made.filter(|(pipeline, _)| *pipeline == wanted.pipeline);
+    let made = row.opt_str(5)?.and_then(Made::read);
     Ok(Some(Publication {
         name: wanted.name.to_owned(),
-        is_ours: ours.is_some(),
-        target: ours.and_then(|(_, target)| target.map(str::to_owned)),
+        is_ours: made.is_some_and(|made| made.pipeline == wanted.pipeline),
         is_via_root: row.get_bool(4)?,
         unsent_operations,
         unpublished: select(&|table| published.binary_search(table).is_err()),
         restricted: select(&|table| restricted.binary_search(table).is_ok()),
     }))
-}
-
-/// Which pipeline made a slot of this name, where it made the publication of that name with it: a slot has
-/// no comment, and two names that differ in `-` and `_` alone have the same slot.
-pub(crate) async fn made_by(connection: &mut Connection, name: &str) -> Result<Option<String>> {
-    let sql =
-        "SELECT obj_description(oid, 'pg_publication') FROM pg_publication WHERE pubname = $1";
-    let set = connection.query(sql, &[Some(name)]).await?;
-    let Some(row) = set.rows.first() else {
-        return Ok(None);
-    };
-    let made = row.opt_str(0)?.and_then(read_comment);
-    Ok(made.map(|(pipeline, _)| pipeline.to_owned()))
 }
 
 /// Tables under whose names changes are sent: roots of partitioned tables, or their leaves.
@@ -375,7 +373,11 @@ async fn make(connection: &mut Connection, wanted: &Wanted<'_>) -> Result<()> {
         ..*wanted
     };
     // Together: one without its mark would not be known as ours.
-    let mut statements = vec![format!("{}; {}", first.create_sql(), wanted.comment_sql())];
+    let mut statements = vec![format!(
+        "{}; {}",
+        first.create_sql(),
+        wanted.comment_sql(None)
+    )];
     for part in parts {
         let (name, tables) = (quote_ident(name), list(part));
         statements.push(format!("ALTER PUBLICATION {name} ADD TABLE {tables}"));

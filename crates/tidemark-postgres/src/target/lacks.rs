@@ -333,11 +333,7 @@ impl<'a> Pair<'a> {
         };
         let rules = self.mapping.schema.domains.iter();
         rules.filter_map(move |rule| {
-            let wanted = DomainRule {
-                type_name: wording::replace(&rule.type_name, self.moved),
-                demand: wording::replace(&rule.demand, self.moved),
-                ..rule.clone()
-            };
+            let wanted = wording::domain_rule(rule, self.moved);
             let says_it = |found: &DomainRule| {
                 wording::say_the_same(&wanted.type_name, &found.type_name, &[])
                     && wording::say_the_same(&wanted.demand, &found.demand, &[])

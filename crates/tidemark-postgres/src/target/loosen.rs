@@ -250,14 +250,8 @@ fn of_source(
         let definition = wording::replace(&check.definition, moved);
         constraints.push(check_of(check.name.clone(), &definition));
     }
-    constraints.extend(mapping.schema.domains.iter().map(|rule| {
-        let rule = DomainRule {
-            type_name: wording::replace(&rule.type_name, moved),
-            demand: wording::replace(&rule.demand, moved),
-            ..rule.clone()
-        };
-        domain_rule(&rule)
-    }));
+    let rules = mapping.schema.domains.iter();
+    constraints.extend(rules.map(|rule| domain_rule(&wording::domain_rule(rule, moved))));
     let wanted = indexes::of_source(mapping, moved).into_iter();
     constraints.extend(
         wanted

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use tidemark_core::schema::TableName;
+use tidemark_core::schema::{DomainRule, TableName};
 
 use crate::wire::{quote_literal, quote_qualified};
 
@@ -28,6 +28,18 @@ pub(super) fn names(sql: &str) -> impl Iterator<Item = TableName> {
         Piece::Pair(_, name) | Piece::NameLiteral(_, name) => Some(name),
         Piece::Other(_) => None,
     })
+}
+
+/// A domain's rule in the target's words.
+pub(super) fn domain_rule(
+    rule: &DomainRule,
+    renames: &BTreeMap<TableName, TableName>,
+) -> DomainRule {
+    DomainRule {
+        type_name: replace(&rule.type_name, renames),
+        demand: replace(&rule.demand, renames),
+        ..rule.clone()
+    }
 }
 
 /// The definition with other names in it.

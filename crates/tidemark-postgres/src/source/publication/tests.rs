@@ -8,7 +8,6 @@ fn complete() -> Publication {
     Publication {
         name: "tidemark_shop".to_owned(),
         is_ours: true,
-        target: None,
         is_via_root: true,
         unsent_operations: Vec::new(),
         unpublished: Vec::new(),
@@ -30,7 +29,7 @@ fn s01_tables_of_a_publication_are_quoted_whatever_they_hold() {
          WITH (publish = 'insert, update, delete, truncate', publish_via_partition_root = true)"
     );
     assert_eq!(
-        wanted.comment_sql(),
+        wanted.comment_sql(None),
         "COMMENT ON PUBLICATION \"Order \"\"1\"\"\" IS 'tidemark pipeline: o''neill'"
     );
 }
