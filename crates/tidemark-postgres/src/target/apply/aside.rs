@@ -421,7 +421,7 @@ pub(super) fn may_sift(batch: &Batch, step: Step, error: &Error) -> bool {
     let (table, item) = match step {
         Step::Change { table, item } => (table as usize, item as usize),
         Step::Set { table, .. } => (table as usize, 0),
-        Step::Own | Step::Rows | Step::Sync => return false,
+        Step::Own | Step::Hooks | Step::Rows | Step::Sync => return false,
     };
     let mapping = &batch.tables()[table];
     is_about_a_row(mapping, batch, item, error) && !lookup_key(mapping).is_empty()

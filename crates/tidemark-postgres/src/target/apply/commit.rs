@@ -1,6 +1,7 @@
 //! Commits: a light transaction in one flight, an open one at its end, and the wait for the disk.
 
 use tidemark_core::batch::Batch;
+use tidemark_core::catalogue::codes;
 use tidemark_core::checkpoint::CheckpointUpdate;
 use tidemark_core::compact::{Segment, split};
 use tidemark_core::position::Lsn;
@@ -57,6 +58,7 @@ impl PgApplier {
                 Part::Changes(batch) => self.queue_light(batch, met).await?,
             }
         }
+        self.known.ask_for_hooks(&mut self.session)?;
         self.queue_writes(writes)?;
         self.session.sync();
         let outcome = self.end(update).await?;
@@ -72,7 +74,7 @@ impl PgApplier {
             return Ok(applied);
         };
         if !matches!(step, Step::Change { .. }) || !refusal::is_worth_a_replay(&said) {
-            return Err(self.refused_own(said));
+            return Err(self.refused_own(step, said));
         }
         if let Some(Part::Changes(batch)) =
             parts.iter().find(|part| matches!(part, Part::Changes(_)))
@@ -103,12 +105,13 @@ impl PgApplier {
             let pipeline = &self.writer.pipeline;
             self.quarantine.send(&mut self.session, pipeline)?;
         }
+        self.known.ask_for_hooks(&mut self.session)?;
         self.queue_writes(writes)?;
         self.session.run("COMMIT", Step::Own)?;
         self.session.sync();
         let outcome = self.end(update).await?;
-        if let Some((_, said)) = outcome.refused {
-            return Err(self.refused_own(said));
+        if let Some((step, said)) = outcome.refused {
+            return Err(self.refused_own(step, said));
         }
         self.note_commit(update, &outcome);
         Ok(())
@@ -180,9 +183,15 @@ impl PgApplier {
         Ok(())
     }
 
-    /// A refusal that no change of ours is named for: the checkpoint, or the commit itself, where a
-    /// deferred constraint may speak of a table.
-    fn refused_own(&self, said: Box<ServerError>) -> Error {
+    /// A refusal that no change of ours is named for: the question for hooks, the checkpoint, or the commit
+    /// itself, where a deferred constraint may speak of a table.
+    fn refused_own(&self, step: Step, said: Box<ServerError>) -> Error {
+        if step == Step::Hooks && said.sqlstate == refusal::DIVISION_BY_ZERO {
+            return Error::transient(
+                codes::TARGET_HOOKS,
+                "target: a trigger or rule came to a table since the table was looked at",
+            );
+        }
         let table = match (&said.schema, &said.table) {
             (Some(schema), Some(name)) => self.known.source_of(schema, name),
             _ => None,

@@ -11,8 +11,9 @@ use tidemark_core::mapping::TableMapping;
 use tidemark_core::schema::TableName;
 
 use super::caution::Caution;
-use super::session::Session;
-use super::table::TargetTable;
+use super::session::{Session, Step};
+use super::table::{Kind, NO_HOOKS, NO_HOOKS_PLAIN, TargetTable, firing};
+use super::text::ListWriter;
 use crate::target::Triggers;
 
 /// See the module's text.
@@ -20,6 +21,8 @@ use crate::target::Triggers;
 pub(super) struct KnownTables {
     triggers: Triggers,
     by_address: HashMap<usize, Arc<TargetTable>>,
+    /// Those without hooks that the transaction has met, by their numbers.
+    unhooked: HashMap<u32, Arc<TargetTable>>,
     /// By name on the target: outlives a description.
     cautions: HashMap<TableName, Caution>,
     next_number: u32,
@@ -42,6 +45,7 @@ impl KnownTables {
         KnownTables {
             triggers,
             by_address: HashMap::new(),
+            unhooked: HashMap::new(),
             cautions: HashMap::new(),
             next_number: 0,
             sweep_at: SWEEP_FIRST,
@@ -59,17 +63,63 @@ impl KnownTables {
             .cautions
             .get(&mapping.target)
             .is_some_and(|caution| caution.is_due());
-        if let Some(known) = self.by_address.get(&address) {
-            let table = Arc::clone(known);
-            return Ok(Met { table, is_cautious });
+        let table = match self.by_address.get(&address) {
+            Some(known) => Arc::clone(known),
+            None => self.describe(session, mapping).await?,
+        };
+        if !table.has_hooks() {
+            self.unhooked
+                .entry(table.number)
+                .or_insert_with(|| Arc::clone(&table));
         }
+        Ok(Met { table, is_cautious })
+    }
+
+    async fn describe(
+        &mut self,
+        session: &mut Session,
+        mapping: &Arc<TableMapping>,
+    ) -> Result<Arc<TargetTable>> {
         self.sweep(session)?;
         let number = self.next_number;
         self.next_number = self.next_number.wrapping_add(1);
         let described = TargetTable::describe(number, session, mapping, self.triggers).await;
         let table = Arc::new(described?);
+        let address = Arc::as_ptr(mapping) as usize;
         self.by_address.insert(address, Arc::clone(&table));
-        Ok(Met { table, is_cautious })
+        Ok(table)
+    }
+
+    /// A transaction begins, and has met no table yet.
+    pub(super) fn begin(&mut self) {
+        self.unhooked.clear();
+    }
+
+    /// Queues the question whether each table that was met without hooks still is without: to be the last
+    /// before the checkpoint. By then the transaction has locked what it has written, so that nothing can
+    /// come to it until the commit: whoever makes a trigger or a rule waits for writers, and they for him
+    /// (PostgreSQL 15, 13.3.1). What came before fails it with `division_by_zero`.
+    pub(super) fn ask_for_hooks(&self, session: &mut Session) -> Result<()> {
+        if self.unhooked.is_empty() {
+            return Ok(());
+        }
+        let mut tables = self.unhooked.values();
+        let question = if tables.any(|table| table.kind == Kind::Partitioned) {
+            NO_HOOKS
+        } else {
+            NO_HOOKS_PLAIN
+        };
+        let statement = session.own_statement(question)?;
+        let mut bind = session.bind(statement, 2);
+        bind.written(|out| {
+            let mut names = ListWriter::begin(out, b',', false);
+            for table in self.unhooked.values() {
+                names.put(Some(table.name.as_bytes()));
+            }
+            names.end();
+        });
+        bind.value(Some(firing(self.triggers).as_bytes()));
+        bind.execute(Step::Hooks, 0)
     }
 
     /// The source's name of a table by its name on the target.

@@ -13,8 +13,9 @@ use crate::error;
 use crate::target::checkpoint;
 use crate::wire::ServerError;
 
-/// How a row is missed that must be there ([`super::shape::Shape::Must`]), or to be written.
-const DIVISION_BY_ZERO: &str = "22012";
+/// How a row is missed that must be there ([`super::shape::Shape::Must`]), or to be written; and how hooks are
+/// found where there were none ([`super::table::NO_HOOKS`]).
+pub(super) const DIVISION_BY_ZERO: &str = "22012";
 
 /// How the server refuses to tell what it wrote where a rule does something instead.
 const FEATURE_NOT_SUPPORTED: &str = "0A000";
@@ -48,7 +49,7 @@ impl Work<'_> {
         let (table, item) = match step {
             Step::Change { table, item } => (table as usize, Some(item as usize)),
             Step::Set { table, .. } => (table as usize, None),
-            Step::Own | Step::Rows | Step::Sync => return of_own(said),
+            Step::Own | Step::Hooks | Step::Rows | Step::Sync => return of_own(said),
         };
         let mut error = error::classify(Side::Target, said);
         if error.kind() == ErrorKind::Transient {

@@ -38,6 +38,8 @@ const MESSAGE_BYTES_MAX: usize = 0x3FFF_FFF0;
 pub(super) enum Step {
     /// The transaction, the checkpoint, our own schema.
     Own,
+    /// Whether tables without hooks still are.
+    Hooks,
     /// One change: the table's and the item's places in the batch.
     Change { table: u32, item: u32 },
     /// Many changes of a table at once; `slot` is where the count goes in [`Outcome::counts`].

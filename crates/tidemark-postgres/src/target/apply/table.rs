@@ -33,6 +33,7 @@ pub(super) struct TargetTable {
     /// Positions of the columns that find a row; empty where only the whole row does.
     pub(super) key: Vec<usize>,
     hooks: Hooks,
+    pub(super) kind: Kind,
     /// Its changes must be applied one by one, in source order.
     pub(super) is_ordered: bool,
     /// Some column outside the key refuses `UPDATE … SET` (`GENERATED ALWAYS AS IDENTITY`), so that
@@ -49,6 +50,15 @@ enum Hooks {
     KeepStill,
     /// Each row that is written has to be asked for.
     Fire,
+}
+
+/// Where the rows of a table are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// In itself.
+    Whole,
+    /// In its partitions.
+    Partitioned,
 }
 
 /// One carried column.
@@ -100,14 +110,55 @@ const BARE_TYPES: [u32; 10] = [16, 20, 21, 23, 26, 700, 701, 1082, 1700, 2950];
 
 const TEXT_ARRAY_OID: u32 = 1009;
 
-/// One row for each column. A trigger of a partition fires as well as one of the root. Bits 0 and 1 of
-/// `tgtype` are ROW and BEFORE (PostgreSQL 15, `pg_trigger.h`); a rule of `ev_type` 1 makes a view.
+/// Whether something of tables can leave a row out in silence: a trigger before the row, or a rule, of those that
+/// are told by what is compared with their numbers. `$2` are the states in which one fires for us. Bits 0 and
+/// 1 of `tgtype` are ROW and BEFORE (PostgreSQL 15, `pg_trigger.h`); a rule of `ev_type` 1 makes a view.
+macro_rules! has_hooks {
+    ($triggers_of:literal, $rules_of:literal) => {
+        concat!(
+            "(EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid ",
+            $triggers_of,
+            " AND NOT g.tgisinternal AND g.tgtype & 3 = 3 AND g.tgenabled::text = ANY ($2::text[])) \
+             OR EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class ",
+            $rules_of,
+            " AND r.ev_type <> '1' AND r.ev_enabled::text = ANY ($2::text[])))"
+        )
+    };
+}
+
+/// Fails with `division_by_zero` if one of the tables `$1`, of which none is partitioned, has hooks. Asked with
+/// every commit: half the time of [`NO_HOOKS`].
+pub(super) const NO_HOOKS_PLAIN: &str = concat!(
+    "SELECT 1 / (NOT ",
+    has_hooks!(
+        "= ANY (ARRAY(SELECT to_regclass(n)::oid FROM unnest($1::text[]) n))",
+        "= ANY (ARRAY(SELECT to_regclass(n)::oid FROM unnest($1::text[]) n))"
+    ),
+    ")::int"
+);
+
+/// The same of any tables. A trigger of a partition fires as well as one of the root.
+pub(super) const NO_HOOKS: &str = concat!(
+    "SELECT 1 / (NOT EXISTS (SELECT FROM unnest($1::text[]) n \
+     CROSS JOIN LATERAL (SELECT to_regclass(n)::oid) t(id) WHERE ",
+    has_hooks!(
+        "IN (SELECT t.id UNION ALL SELECT p.relid FROM pg_partition_tree(t.id) p)",
+        "= t.id"
+    ),
+    "))::int"
+);
+
+/// One row for each column.
 ///
 /// Equality of a type that is not PostgreSQL's own (citext, ltree, …) lies in the schema of its
 /// extension, where our search path does not look: without its schema `=` would silently mean
 /// equality of text, which no index of such a column serves.
-const DESCRIBE: &str = r"
-SELECT c.relkind::text, row_security_active(c.oid), firing.any_trigger,
+const DESCRIBE: &str = concat!(
+    r"
+SELECT c.relkind::text, row_security_active(c.oid),
+       EXISTS (SELECT FROM pg_trigger g
+               WHERE g.tgrelid IN (SELECT c.oid UNION ALL SELECT p.relid FROM pg_partition_tree(c.oid) p)
+                 AND g.tgenabled::text = ANY ($2::text[])),
        a.attname, a.atttypid, t.typarray, t.typdelim::text, t.typcategory = 'A',
        format_type(a.atttypid, -1), format_type(a.atttypid, a.atttypmod),
        a.attidentity = 'a', coalesce(l.collisdeterministic, true),
@@ -121,19 +172,27 @@ SELECT c.relkind::text, row_security_active(c.oid), firing.any_trigger,
           AND k.opcintype = coalesce(nullif(t.typbasetype, 0), t.oid)
           AND n.nspname <> 'pg_catalog'
         LIMIT 1),
-       firing.before_row OR EXISTS (SELECT FROM pg_rewrite r WHERE r.ev_class = c.oid
-                                    AND r.ev_type <> '1' AND r.ev_enabled::text = ANY ($2::text[]))
+       ",
+    has_hooks!(
+        "IN (SELECT c.oid UNION ALL SELECT p.relid FROM pg_partition_tree(c.oid) p)",
+        "= c.oid"
+    ),
+    r"
 FROM pg_class c
-CROSS JOIN LATERAL (
-  SELECT count(*) > 0 AS any_trigger,
-         coalesce(bool_or(NOT g.tgisinternal AND g.tgtype & 3 = 3), false) AS before_row
-  FROM pg_trigger g
-  WHERE g.tgrelid IN (SELECT c.oid UNION ALL SELECT p.relid FROM pg_partition_tree(c.oid) p)
-    AND g.tgenabled::text = ANY ($2::text[])) AS firing
 LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 LEFT JOIN pg_type t ON t.oid = a.atttypid
 LEFT JOIN pg_collation l ON l.oid = a.attcollation
-WHERE c.oid = to_regclass($1)";
+WHERE c.oid = to_regclass($1)"
+);
+
+/// The states of triggers and rules that fire for us (PostgreSQL 15, `pg_trigger.tgenabled`,
+/// `pg_rewrite.ev_enabled`).
+pub(super) fn firing(triggers: Triggers) -> &'static str {
+    match triggers {
+        Triggers::KeepStill => "{R,A}",
+        Triggers::Fire => "{O,A}",
+    }
+}
 
 impl TargetTable {
     /// Reads a table from the catalog; one round trip.
@@ -144,12 +203,8 @@ impl TargetTable {
         triggers: Triggers,
     ) -> Result<TargetTable> {
         let name = quote_qualified(&mapping.target.schema, &mapping.target.name);
-        let firing = match triggers {
-            Triggers::KeepStill => "{R,A}",
-            Triggers::Fire => "{O,A}",
-        };
         let found = session
-            .query(DESCRIBE, &[Some(name.as_str()), Some(firing)])
+            .query(DESCRIBE, &[Some(name.as_str()), Some(firing(triggers))])
             .await?;
         let Some(first) = found.rows.first() else {
             return Err(missing(mapping, "there is no such table on the target"));
@@ -191,6 +246,11 @@ impl TargetTable {
             name,
             rows,
             hooks,
+            kind: if kind == "p" {
+                Kind::Partitioned
+            } else {
+                Kind::Whole
+            },
             is_ordered: is_ordered || (has_fixed_values && !key.is_empty()),
             has_fixed_values,
             has_fixed_key,

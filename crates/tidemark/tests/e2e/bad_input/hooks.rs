@@ -1,7 +1,9 @@
 //! Triggers and rules of the target that leave a row out, in silence for everybody who does not count.
 
+use tidemark_lab::wait_for;
+
 use super::{ROWS, assert_succeeds, checked};
-use crate::stage::Stage;
+use crate::stage::{PATIENCE, Stage};
 
 /// The table of `ROWS`, and one whose rows are found by all their values.
 const TABLES: &str = "CREATE TABLE t (id int PRIMARY KEY, v text);
@@ -178,4 +180,70 @@ async fn a_trigger_that_leaves_rows_of_the_load_out_is_named() {
     stage.wait_until_identical().await;
     assert_eq!(run.terminate().await, Some(0));
     stage.clear().await;
+}
+
+/// What leaves rows out of a table whose changes are applied already is noticed with the first commit
+/// behind it, of one row or of many: neither needs a new connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn f49_a_trigger_that_comes_while_it_streams_leaves_no_row_out_in_silence() {
+    let stage = Stage::new("hooks_later").await;
+    let parts = "CREATE TABLE parts (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
+        CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM (0) TO (10000);";
+    stage.target_sql(parts).await;
+    let rows = "INSERT INTO parts SELECT i, 'row ' || i FROM generate_series(1, 100) i;";
+    stage
+        .source_sql(&format!("{ROWS} {HEAP} {parts} {rows}"))
+        .await;
+    let run = stage.start_streaming().await;
+    let everywhere = [
+        ("t", trigger("t"), "DROP TRIGGER leave_out ON t"),
+        ("heap", trigger("heap"), "DROP TRIGGER leave_out ON heap"),
+        // The rows are written by way of the root, on which there is nothing.
+        (
+            "parts",
+            trigger("parts_1"),
+            "DROP TRIGGER leave_out ON parts_1",
+        ),
+        ("t", rule("UPDATE"), "DROP RULE leave_out ON t"),
+    ];
+    for (table, comes, goes) in everywhere {
+        for share in ["1", "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12"] {
+            // Applied by what the session knows of the table.
+            for v in ["known", "still known"] {
+                stage
+                    .source_sql(&format!("UPDATE {table} SET v = '{v}'"))
+                    .await;
+                stage.wait_until_identical().await;
+            }
+            stage.target_sql(&comes).await;
+            let key = if table == "heap" { "n" } else { "id" };
+            let change = format!("UPDATE {table} SET v = 'late' WHERE {key} IN ({share})");
+            stage.source_sql(&change).await;
+            let name = format!("public.{table}");
+            stage.wait_for_table(&name, "quarantined").await;
+            let found = stage.table(&name).await.to_string();
+            assert!(found.contains("TM4066"), "{table}: {found}");
+            stage.target_sql(goes).await;
+            resync_streams_on(&stage, &name).await;
+        }
+    }
+    assert!(stage.log().contains("TM4057"), "{}", stage.log());
+    assert_eq!(run.terminate().await, Some(0));
+    stage.clear().await;
+}
+
+async fn resync_streams_on(stage: &Stage, table: &str) {
+    // Refused as long as the run connects anew.
+    wait_for(PATIENCE, "the table to be loaded anew", || async {
+        let truncate = ["--strategy", "truncate"];
+        let resync = [
+            &["resync", "FILE", "--table", table, "--yes"][..],
+            &truncate,
+        ]
+        .concat();
+        Ok((stage.run(&resync).await.code == Some(0)).then_some(()))
+    })
+    .await
+    .unwrap();
+    stage.wait_for_table(table, "streaming").await;
 }
