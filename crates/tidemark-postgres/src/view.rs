@@ -225,6 +225,16 @@ impl Rows {
         select::where_all(&self.from, &conditions)
     }
 
+    /// That the key is one of these.
+    fn sought(&self, mapping: &TableMapping, keys: &[Vec<String>]) -> String {
+        let value = |at: &usize| {
+            let value = self.values[*at].sql.clone();
+            select::sought(mapping, &mapping.columns[*at], value)
+        };
+        let values: Vec<String> = self.key.iter().map(value).collect();
+        select::these_rows(&values, keys)
+    }
+
     fn row_hash(&self, which: Use) -> String {
         hash::row(&self.values.iter().collect::<Vec<_>>(), which)
     }
@@ -323,8 +333,7 @@ impl View for PgView {
             return Ok(Vec::new());
         }
         let rows = self.rows_of(mapping, &Chunk::Whole).await?;
-        let key = rows.key.iter().map(|at| rows.values[*at].sql.clone());
-        let wanted = select::these_rows(&key.collect::<Vec<_>>(), keys);
+        let wanted = rows.sought(mapping, keys);
         let key = rows.key.iter().map(|at| rows.values[*at].printed());
         let values = rows.values.iter().map(Hashed::shown);
         let columns: Vec<String> = key.chain(values).collect();

@@ -16,7 +16,7 @@ use tidemark_core::schema::{Column, TableName, ValueClass};
 use tidemark_core::source::RowFormat;
 use tidemark_core::{Error, Result};
 
-use crate::schema::builtin;
+use crate::schema::{FIRST_USER_OID, builtin};
 use crate::wire::{Connection, quote_ident, quote_literal, quote_qualified};
 
 /// `COPY … TO STDOUT` of a chunk's rows, mapped. A table is copied by itself where nothing is done
@@ -129,7 +129,10 @@ fn chunk_condition(mapping: &TableMapping, chunk: &Chunk) -> Result<Option<Strin
         Chunk::Rows { columns, keys } => {
             let values = columns
                 .iter()
-                .map(|column| Ok(expression(mapping, carried(mapping, column)?)))
+                .map(|column| {
+                    let carried = carried(mapping, column)?;
+                    Ok(sought(mapping, carried, expression(mapping, carried)))
+                })
                 .collect::<Result<Vec<String>>>()?;
             Ok(Some(these_rows(&values, keys)))
         }
@@ -153,7 +156,10 @@ pub(crate) fn target_condition(mapping: &TableMapping, chunk: &Chunk) -> Result<
         Chunk::Rows { columns, keys } => {
             let names = columns
                 .iter()
-                .map(|column| Ok(quote_ident(&carried(mapping, column)?.target)))
+                .map(|column| {
+                    let carried = carried(mapping, column)?;
+                    Ok(sought(mapping, carried, quote_ident(&carried.target)))
+                })
                 .collect::<Result<Vec<String>>>()?;
             Ok(Some(these_rows(&names, keys)))
         }
@@ -161,8 +167,19 @@ pub(crate) fn target_condition(mapping: &TableMapping, chunk: &Chunk) -> Result<
     }
 }
 
-/// Rows by the text of their key, which is as it is on the target: masked. Literals take the type of
-/// what they are compared with, so that an index serves.
+/// A value of the key, here or on the target, as rows are looked for by it. By itself, but for a type that is
+/// not PostgreSQL's own: its equality lies in the schema of its extension, where our search path does not
+/// look, and a composite type takes no text. What such a type prints tells its rows as well.
+pub(crate) fn sought(mapping: &TableMapping, carried: &ColumnMapping, value: String) -> String {
+    let column = &mapping.schema.columns[carried.source];
+    if column.type_id < FIRST_USER_OID || column.class != ValueClass::Other {
+        return value;
+    }
+    format!("CASE WHEN {value} IS NOT DISTINCT FROM NULL THEN NULL ELSE format('%s', {value}) END")
+}
+
+/// Rows by the text of their key, which is as it is on the target: masked. Each value is as [`sought`] has it.
+/// Literals take the type of what they are compared with, so that an index serves.
 pub(crate) fn these_rows(values: &[String], keys: &[Vec<String>]) -> String {
     if keys.is_empty() || values.is_empty() {
         return "false".to_owned();

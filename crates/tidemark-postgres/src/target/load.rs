@@ -27,6 +27,7 @@ use super::Triggers;
 use super::checkpoint::{self, Writer};
 use super::names::{quoted, table_at};
 use crate::error::server_error;
+use crate::source::select;
 use crate::wire::{Connection, CopyIn, quote_ident, quote_literal};
 
 /// One worker's connection for loading.
@@ -222,21 +223,19 @@ fn delete_statement(mapping: &TableMapping, unit: &LoadUnit<'_>, table: &str) ->
 }
 
 /// Rows by their keys, which have the form that they have on the target; `None` where a column of
-/// the key is not carried. Literals take the columns' types, so that an index serves.
+/// the key is not carried.
 fn these_rows(mapping: &TableMapping, columns: &[String], keys: &[Vec<String>]) -> Option<String> {
-    if keys.is_empty() {
-        return Some("false".to_owned());
-    }
-    let names: Option<Vec<String>> = columns
-        .iter()
-        .map(|column| mapping.target_column(column).map(quote_ident))
-        .collect();
-    let list = |key: &Vec<String>| {
-        let values: Vec<String> = key.iter().map(|value| quote_literal(value)).collect();
-        format!("({})", values.join(", "))
+    let value = |name: &String| {
+        let mut carried = mapping.columns.iter();
+        let carried = carried.find(|column| mapping.source_column(column) == name)?;
+        Some(select::sought(
+            mapping,
+            carried,
+            quote_ident(&carried.target),
+        ))
     };
-    let keys: Vec<String> = keys.iter().map(list).collect();
-    Some(format!("({}) IN ({})", names?.join(", "), keys.join(", ")))
+    let values: Option<Vec<String>> = columns.iter().map(value).collect();
+    Some(select::these_rows(&values?, keys))
 }
 
 /// A key range on the target; `None` where its key is not the source's. Text is ordered as it is

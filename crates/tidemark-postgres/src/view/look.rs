@@ -6,7 +6,6 @@
 use tidemark_core::mapping::TableMapping;
 use tidemark_core::verify::look::{CellText, Limits, ShownCell, ShownRow, Which, is_key_masked};
 
-use crate::source::select;
 use crate::wire::{Row, quote_ident, quote_qualified};
 
 use super::hash::Hashed;
@@ -42,8 +41,7 @@ pub(super) fn sql(
         Which::Keys([]) => return None,
         Which::Keys(_) if rows.key.is_empty() => return None,
         Which::Keys(keys) => {
-            let key = rows.key.iter().map(|at| rows.values[*at].sql.clone());
-            let wanted = select::these_rows(&key.collect::<Vec<_>>(), keys);
+            let wanted = rows.sought(mapping, keys);
             (rows.limited_by(&wanted), String::new())
         }
     };

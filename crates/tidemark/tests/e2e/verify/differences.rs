@@ -48,6 +48,52 @@ async fn one_flipped_value_among_many_rows_is_found_and_mended_alone() {
     stage.clear().await;
 }
 
+/// Keys whose equality lies in the schema of an extension, or takes no text.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_mended_by_a_key_of_a_type_of_an_extension_or_of_ones_own() {
+    let stage = Stage::new("verify_extension").await;
+    let types = "CREATE EXTENSION hstore; CREATE EXTENSION ltree; CREATE EXTENSION citext;
+                 CREATE TYPE place AS (x numeric, name text); CREATE DOMAIN way AS ltree;
+                 CREATE TYPE mood AS ENUM ('glad', 'sad'); CREATE TYPE span AS RANGE (subtype = numeric);";
+    stage.target_sql(types).await;
+    stage.source_sql(types).await;
+    let kinds = [
+        ("hstore", "hstore('a', i::text)"),
+        ("ltree", "text2ltree('top.n' || i)"),
+        ("way", "text2ltree('top.n' || i)"),
+        ("citext", "('Key' || i)::citext"),
+        ("place", "ROW(i, 'it''s, \"' || i)::place"),
+        ("mood", "(enum_range(NULL::mood))[i]"),
+        ("span", "span(i, i + 1.5)"),
+        ("place[]", "ARRAY[ROW(i, NULL)::place]"),
+    ];
+    for (number, (kind, value)) in kinds.iter().enumerate() {
+        let sql = format!(
+            "CREATE TABLE t{number} (id {kind}, v int, PRIMARY KEY (id, v)); \
+             INSERT INTO t{number} SELECT {value}, i FROM generate_series(1, 2) i"
+        );
+        stage.source_sql(&sql).await;
+    }
+    let run = stage.start_streaming().await;
+    for (number, (_, value)) in kinds.iter().enumerate() {
+        let sql = format!(
+            "DELETE FROM t{number} WHERE v = 1; \
+             INSERT INTO t{number} SELECT {value}, 7 FROM generate_series(1, 1) i"
+        );
+        stage.target_sql(&sql).await;
+    }
+    let found = stage.verify(&[]).await.expect(3);
+    for number in 0..kinds.len() {
+        let name = format!("public.t{number}");
+        assert_eq!(table(&found, &name)["different"], 2, "{name}");
+    }
+    let mended = stage.verify(&["--repair", "--yes"]).await.expect(0);
+    assert_eq!(mended.json()["data"]["result"], "identical");
+    stage.assert_identical().await;
+    assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
+    stage.clear().await;
+}
+
 /// What can be wrong with rows, in a table with a key and one without.
 const TABLES: &str = "CREATE TABLE keyed (a int, b text, v text, n int, PRIMARY KEY (a, b));
     INSERT INTO keyed SELECT i, 'b' || i, nullif('v' || i, 'v50'), i FROM generate_series(1, 100) i;
