@@ -17,7 +17,7 @@ use tidemark_core::catalogue::codes;
 use tidemark_core::config::name_of_way_back;
 use tidemark_core::finding::{Finding, Side, Verdict};
 use tidemark_core::mapping::TableMapping;
-use tidemark_core::schema::{ColumnDefault, TableName};
+use tidemark_core::schema::{ColumnDefault, ReplicaIdentity, SourceSchema, TableName};
 use tidemark_core::selection::Glob;
 use tidemark_core::source::{Keep, Source};
 use toml::{Table, Value};
@@ -170,6 +170,8 @@ impl<'a> Cutover<'a> {
         if !failed.is_empty() {
             return Err(no_way(failed.join("; ")));
         }
+        let there = opened.source.describe(opened.config.rules.selection());
+        refuses_no_change(mappings, &there.await?)?;
         let back = Back {
             home,
             pipeline: opened.name().to_owned(),
@@ -263,6 +265,31 @@ impl<'a> Cutover<'a> {
         }
         Ok(())
     }
+}
+
+/// What is published and has no replica identity takes inserts alone, from every application (PostgreSQL
+/// 15, `ALTER PUBLICATION`): the way back would take updates and deletes from those that come from the
+/// source, where there is one.
+fn refuses_no_change(mappings: &[TableMapping], there: &SourceSchema) -> Result<(), Failure> {
+    let is_lost = |mapping: &&TableMapping| {
+        let mut tables = there.tables.iter();
+        let table = tables.find(|table| table.name == mapping.target);
+        mapping.schema.identity != ReplicaIdentity::Nothing
+            && table.is_some_and(|table| table.identity == ReplicaIdentity::Nothing)
+    };
+    let lost: Vec<String> = mappings
+        .iter()
+        .filter(is_lost)
+        .map(|mapping| mapping.target.to_string())
+        .collect();
+    if lost.is_empty() {
+        return Ok(());
+    }
+    Err(no_way(format!(
+        "target: once its changes are read it would refuse updates and deletes of {}, without the replica \
+         identity that the source has (ALTER TABLE … REPLICA IDENTITY FULL)",
+        lost.join(", ")
+    )))
 }
 
 /// A table's exception, where it has another name or other columns there.

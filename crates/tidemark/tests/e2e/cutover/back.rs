@@ -174,6 +174,38 @@ async fn a_way_back_that_is_given_up_leaves_nothing() {
     stage_clear(&stage).await;
 }
 
+/// A table without a key takes updates on the source, which logs whole rows. The target does not, and once
+/// its changes are published it would refuse them, to whoever writes there then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_way_back_that_would_refuse_updates_is_not_made() {
+    let stage = Stage::new("cutover_identity").await;
+    stage
+        .source_sql(
+            "CREATE TABLE orders (id int PRIMARY KEY, what text); INSERT INTO orders VALUES (1, 'one');
+             CREATE TABLE visits (page text, n int); ALTER TABLE visits REPLICA IDENTITY FULL;
+             INSERT INTO visits VALUES ('index', 1); CREATE TABLE log (line text)",
+        )
+        .await;
+    let run = stage.start_streaming().await;
+    let file = stage.directory().join("back.toml");
+    let arguments = ["--dry-run", "--reverse", file.to_str().unwrap()];
+    let error = stage.cutover(&arguments).await.expect(6).json()["error"].clone();
+    assert_eq!(error["code"], "TM6075", "{error}");
+    let said = error.to_string();
+    for words in ["public.visits", "REPLICA IDENTITY FULL"] {
+        assert!(said.contains(words), "{words} in {said}");
+    }
+    // The source refuses them of this one as well.
+    assert!(!said.contains("public.log"), "{said}");
+
+    stage
+        .target_sql("ALTER TABLE visits REPLICA IDENTITY FULL")
+        .await;
+    stage.cutover(&arguments).await.expect(0);
+    assert_eq!(run.terminate().await, Some(0));
+    stage_clear(&stage).await;
+}
+
 /// Both directions at once.
 async fn both_ways(server: &'static PostgresServer, name: &str) {
     let stage = Stage::on(server, server, name).await;
