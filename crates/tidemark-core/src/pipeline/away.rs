@@ -8,8 +8,8 @@
 //!
 //! A table that a run does not follow at all, because the source does not have it by that name then, or the
 //! file does not select it, misses what that run passes. Its state would not tell, should it come back; so
-//! before anything is read it is recorded that the table has been left behind, and a later run that has it
-//! again loads it anew.
+//! before anything is read it is recorded that the table has been left behind, and this run or a later one
+//! loads it anew as soon as it is there again.
 
 use std::collections::HashSet;
 use std::sync::Arc;

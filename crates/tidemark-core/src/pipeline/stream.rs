@@ -15,6 +15,7 @@
 //!
 //! Only positions that the applier reports as durable are acknowledged (invariant 2).
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -28,7 +29,7 @@ use crate::event::{Block, Event, StreamTable};
 use crate::failpoint;
 use crate::mapping::TableMapping;
 use crate::position::Position;
-use crate::schema::{SchemaObject, SourceSchema};
+use crate::schema::{SchemaObject, SourceSchema, TableName};
 use crate::source::{ChangeStream, Within};
 use crate::status::{By, PipelineState};
 use crate::target::Place;
@@ -142,6 +143,8 @@ struct Stream<'a> {
     looked: Option<Looked>,
     /// Types of the source that the target has followed.
     types: Vec<SchemaObject>,
+    /// Tables that this run began without, and the numbers that the source had for them.
+    left_behind: HashMap<TableName, u32>,
 }
 
 impl<'a> Stream<'a> {
@@ -208,6 +211,7 @@ impl<'a> Stream<'a> {
             quarantine,
             looked: None,
             types: Vec::new(),
+            left_behind: HashMap::new(),
         };
         engine.observer.say(PipelineEvent::Unapplied(None));
         stream.show_recorded(&checkpoint);

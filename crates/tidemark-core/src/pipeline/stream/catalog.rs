@@ -38,8 +38,12 @@ impl Stream<'_> {
             .collect();
         for found in discover::compare(&look, &known) {
             let (table, text) = match found {
+                // It is not new to the pipeline, whatever the policy for those that are.
+                Found::New(schema) if self.left_behind.contains_key(&schema.name) => {
+                    (schema.name.clone(), self.take_back(&schema))
+                }
                 Found::New(schema) if self.is_wanted(&schema.name) => {
-                    (schema.name.clone(), self.add_table(&schema))
+                    (schema.name.clone(), self.take_in(&schema))
                 }
                 Found::New(_) if self.engine.options.new_tables == NewTables::Ignore => continue,
                 Found::New(schema) => {
@@ -120,10 +124,38 @@ impl Stream<'_> {
             || self.engine.rules.selection().names(table)
     }
 
-    fn add_table(&mut self, schema: &TableSchema) -> String {
+    fn take_in(&mut self, schema: &TableSchema) -> String {
+        match self.add_table(schema) {
+            Ok(route) => {
+                self.load_anew(route, What::New(self.engine.options.existing));
+                "is new: it is loaded and followed from now on".to_owned()
+            }
+            Err(text) => text,
+        }
+    }
+
+    /// A table is back that this run began without, and whose changes it has passed.
+    fn take_back(&mut self, schema: &TableSchema) -> String {
+        let is_it = self.left_behind.get(&schema.name) == Some(&schema.id);
+        match self.add_table(schema) {
+            Ok(route) => {
+                let what = if is_it {
+                    What::Unannounced(self.strategy(route))
+                } else {
+                    What::Recreated
+                };
+                self.load_anew(route, what);
+                "is back, and changes of it are missing: it is loaded anew".to_owned()
+            }
+            Err(text) => text,
+        }
+    }
+
+    /// Its route, or why it cannot be carried.
+    fn add_table(&mut self, schema: &TableSchema) -> Result<usize, String> {
         let mapping = match self.engine.rules.map_table(schema) {
             Ok(mapping) => Arc::new(mapping),
-            Err(err) => return format!("cannot be carried: {err}"),
+            Err(err) => return Err(format!("cannot be carried: {err}")),
         };
         let routes = self.assembler.router.routes();
         let all = routes.map(|(_, route)| route.mapping.as_ref());
@@ -132,13 +164,11 @@ impl Stream<'_> {
             .rules
             .problems_of_targets(all.chain([mapping.as_ref()]));
         if !shared.is_empty() {
-            return format!("cannot be carried: {}", shared.into_error());
+            return Err(format!("cannot be carried: {}", shared.into_error()));
         }
         self.goes_on_as(&mapping);
         let router = &mut self.assembler.router;
-        let route = router.add(&mapping, TableState::Resyncing, None);
-        self.load_anew(route, What::New(self.engine.options.existing));
-        "is new: it is loaded and followed from now on".to_owned()
+        Ok(router.add(&mapping, TableState::Resyncing, None))
     }
 
     /// What is kept of a table that is called otherwise goes to the table of that name from now on.

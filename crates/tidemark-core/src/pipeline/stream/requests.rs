@@ -349,7 +349,13 @@ impl Stream<'_> {
     pub(super) fn begin_recorded_resyncs(&mut self, checkpoint: &Checkpoint) {
         for table in &checkpoint.tables {
             if away::is_left_behind(table) {
-                self.load_what_was_left(&table.source);
+                match self.assembler.router.named(&table.source) {
+                    Some(route) => self.load_what_was_left(route),
+                    None => {
+                        self.left_behind
+                            .insert(table.source.clone(), table.source_id);
+                    }
+                }
                 continue;
             }
             if table.state != TableState::Resyncing {
@@ -366,14 +372,13 @@ impl Stream<'_> {
     }
 
     /// Changes of the table are missing that an earlier run has passed.
-    fn load_what_was_left(&mut self, table: &TableName) {
-        let Some(route) = self.assembler.router.named(table) else {
-            return;
-        };
-        self.assembler.router.route_mut(route).has_rows = false;
+    fn load_what_was_left(&mut self, route: usize) {
+        let entry = self.assembler.router.route_mut(route);
+        entry.has_rows = false;
+        let table = entry.mapping.source().clone();
         self.load_anew(route, What::Unannounced(self.strategy(route)));
         self.engine.observer.say(PipelineEvent::SchemaChanged {
-            table: table.clone(),
+            table,
             text: "a run did not follow it, so changes are missing: the table is loaded anew"
                 .to_owned(),
         });

@@ -159,6 +159,42 @@ async fn f19_a_table_that_was_called_otherwise_during_a_run_is_loaded_anew() {
     unfollowed(&stage, away, back).await;
 }
 
+/// Nor does a run that began without it take it for a table that is new, and leave it out.
+#[tokio::test(flavor = "multi_thread")]
+async fn f19_a_table_that_comes_back_during_a_run_is_loaded_anew_by_it() {
+    let file = "[verify]\nafter_load = \"off\"\n";
+    let stage = staged("schema_away_back", &["t", "good"], file).await;
+    stage.source_sql("CREATE SCHEMA aside").await;
+    stage.catch_up().await;
+    stage.source_sql("ALTER TABLE t SET SCHEMA aside").await;
+    let run = stage.start_streaming().await;
+    stage
+        .source_sql(
+            "INSERT INTO aside.t VALUES (60, 'meanwhile'); DELETE FROM aside.t WHERE id = 3; \
+             INSERT INTO good VALUES (60, 'new')",
+        )
+        .await;
+    stage
+        .wait_for_target("SELECT count(*) FROM good", "51")
+        .await;
+    let table = stage.table("public.t").await;
+    assert!(
+        table["reason"].to_string().contains("left behind"),
+        "{table}"
+    );
+
+    stage
+        .source_sql("ALTER TABLE aside.t SET SCHEMA public; UPDATE t SET v = 'home' WHERE id = 60")
+        .await;
+    ends_equal(&stage).await;
+    stage
+        .source_sql("UPDATE t SET v = 'last' WHERE id = 60")
+        .await;
+    ends_equal(&stage).await;
+    assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
+    stage.clear().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_a_run_was_not_to_follow_is_loaded_anew_by_one_that_is() {
     let stage = staged("schema_away_file", &["t", "good"], "").await;
