@@ -56,10 +56,33 @@ impl Run {
         engine.target.set_phase(LoadPhase::Finishing).await?;
         failpoint::reached(failpoint::FINISHING_RECORDED);
         if load_is_one_instant(&self.checkpoint().await?) {
-            finish_load(&engine, mappings).await?;
+            self.finish(mappings).await?;
         }
         engine.observer.say(PipelineEvent::Loaded { rows, took });
         Ok(Interrupted::Done(()))
+    }
+
+    /// A table whose rows do not keep a foreign key is set aside. The next attempt streams on without it; that
+    /// of a load alone would begin with its rows again, and meet the same, for ever.
+    async fn finish(&mut self, mappings: &[Arc<TableMapping>]) -> Result<()> {
+        let engine = Arc::clone(&self.engine);
+        let mut left = mappings.to_vec();
+        loop {
+            let Err(err) = finish_load(&engine, &left).await else {
+                return Ok(());
+            };
+            let count = left.len();
+            left.retain(|mapping| err.table_name() != Some(mapping.source().to_string().as_str()));
+            let is_of_all = err.kind() != ErrorKind::Data || left.len() == count;
+            if engine.options.mode.streams() || is_of_all || !self.set_aside(&err).await {
+                return Err(err);
+            }
+            if self.states.is_empty() {
+                // The target did not answer, and knows nothing of it.
+                return Err(err);
+            }
+            self.record_states().await?;
+        }
     }
 
     /// Records that tables are in, or why they are not. What was rewritten while it was loaded is loaded

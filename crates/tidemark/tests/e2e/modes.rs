@@ -138,6 +138,42 @@ async fn a_table_that_cannot_be_swapped_keeps_its_rows_and_is_named() {
     stage.assert_identical().await;
 }
 
+/// Rows that refer to what the target has otherwise: their table is named, and not loaded again and again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_load_whose_rows_break_a_foreign_key_ends() {
+    let stage = Stage::new("modes_foreign").await;
+    stage.write("mode = \"full_load_only\"\n[target]\nexisting = \"skip_loaded\"\n");
+    stage
+        .source_sql(
+            "CREATE TABLE parent (id int PRIMARY KEY); INSERT INTO parent SELECT generate_series(1, 50);
+             CREATE TABLE child (id int PRIMARY KEY, parent int REFERENCES parent);
+             INSERT INTO child SELECT i, i FROM generate_series(1, 50) i;
+             CREATE TABLE other (id int PRIMARY KEY, parent int REFERENCES parent);
+             INSERT INTO other VALUES (1, 1)",
+        )
+        .await;
+    stage
+        .target_sql("CREATE TABLE parent (id int PRIMARY KEY); INSERT INTO parent VALUES (1)")
+        .await;
+    let ran = stage
+        .run(&["run", "FILE", "--timeout", "60s"])
+        .await
+        .expect(3);
+    for words in ["public.child", "TM2044", "child_parent_fkey"] {
+        assert!(ran.stderr.contains(words), "{words} in {}", ran.stderr);
+    }
+    assert_eq!(ran.stderr.matches("step 4/5").count(), 1, "{}", ran.stderr);
+    let table = stage.table("public.child").await;
+    assert_eq!(table["state"], "quarantined", "{table}");
+    let rows = "SELECT (SELECT count(*) FROM child) || ' ' || (SELECT count(*) FROM other)";
+    assert_eq!(text(&stage.target, rows).await.unwrap(), "50 1");
+    let keys = "SELECT string_agg(conname, ' ') FROM pg_constraint WHERE contype = 'f'";
+    assert_eq!(
+        text(&stage.target, keys).await.unwrap(),
+        "other_parent_fkey"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_full_load_starts_again_without_help() {
     let stage = Stage::new("mode_full_killed").await;
