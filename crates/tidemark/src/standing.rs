@@ -270,7 +270,8 @@ fn settle_state(status: &mut Status, life: &Life, age: Option<f64>) {
             status.state = PipelineState::Stopped;
             status.by = By::Engine;
             status.reason = Some(format!(
-                "the process that ran it is gone without a word; it was {was} {ago} ago"
+                "the process that ran it is gone without a word, or has lost the target; it was {was} \
+                 {ago} ago"
             ));
         }
         (Life::Running(_), Some(age)) if age > REPORT_COUNTS_S => {

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use tidemark_core::catalogue::codes;
 use tidemark_core::checkpoint::Generation;
 use tidemark_core::target::{Lease, Owner};
-use tidemark_core::{Context, Error, Result, failpoint};
+use tidemark_core::{Context, Error, ErrorKind, Result, failpoint};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::metadata;
@@ -36,6 +36,9 @@ const FORMER_SESSION_POLL: Duration = Duration::from_millis(50);
 #[derive(Debug, Default)]
 pub(super) struct Lock {
     held: Option<Connection>,
+    /// After an attempt that got the lock and no further, as where the target takes no writes: a session
+    /// that does nothing but show whoever asks that the pipeline runs, and tries again.
+    waiting: Option<Connection>,
     /// The server process of the connection that held the lock last. The server may not have
     /// noticed its end when we come back.
     former_pid: Option<u32>,
@@ -53,18 +56,39 @@ impl Lock {
         pipeline: &str,
         owner: &Owner,
     ) -> Result<Generation> {
+        // What a session may do it was told when it began.
+        self.waiting = None;
         let mut connection = match self.take_alive().await {
             Some(connection) => connection,
             None => self.take_lock(config, pipeline, owner).await?,
         };
         self.former_pid = Some(connection.pid());
-        metadata::migrate(&mut connection).await?;
+        match self.begin(&mut connection, pipeline, owner).await {
+            Ok(generation) => {
+                self.was_held = true;
+                self.held = Some(connection);
+                Ok(generation)
+            }
+            Err(error) => {
+                if error.kind() == ErrorKind::Transient
+                    && answers(&mut connection, "ROLLBACK").await
+                {
+                    self.waiting = Some(connection);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn begin(
+        &self,
+        connection: &mut Connection,
+        pipeline: &str,
+        owner: &Owner,
+    ) -> Result<Generation> {
+        metadata::migrate(connection).await?;
         failpoint::reached(failpoint::SCHEMA_MADE);
-        let is_first = !self.was_held;
-        let generation = raise_generation(&mut connection, pipeline, owner, is_first).await?;
-        self.was_held = true;
-        self.held = Some(connection);
-        Ok(generation)
+        raise_generation(connection, pipeline, owner, !self.was_held).await
     }
 
     /// Waits until the lock is lost. Cancel-safe.
@@ -89,8 +113,9 @@ impl Lock {
 
     async fn take_alive(&mut self) -> Option<Connection> {
         let mut connection = self.held.take()?;
-        let answer = timeout(ANSWER_MAX, connection.run("SELECT 1")).await;
-        matches!(answer, Ok(Ok(()))).then_some(connection)
+        answers(&mut connection, "SELECT 1")
+            .await
+            .then_some(connection)
     }
 
     async fn take_lock(
@@ -191,6 +216,12 @@ pub(crate) async fn holder(connection: &mut Connection, pipeline: &str) -> Resul
         )
         .await?;
     answer.rows.first().map(|row| row.get(0)).transpose()
+}
+
+/// Whether the session is there, and does this.
+async fn answers(connection: &mut Connection, sql: &str) -> bool {
+    let answer = timeout(ANSWER_MAX, connection.run(sql)).await;
+    matches!(answer, Ok(Ok(())))
 }
 
 /// Who holds the lock, as far as it is recorded.

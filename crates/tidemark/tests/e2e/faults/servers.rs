@@ -166,6 +166,16 @@ async fn f46_a_target_that_turns_read_only_is_waited_for() {
                WHERE application_name LIKE 'tidemark %'";
     target.execute(end).await.unwrap();
     rig.backlog(150).await;
+    // It cannot report there, and is not taken for dead.
+    wait_for(PATIENCE, "what is said of it", || async {
+        let status = rig.stage.status().await;
+        let reason = status["reason"].as_str().unwrap_or_default();
+        Ok(reason
+            .starts_with("it runs")
+            .then(|| status["state"].clone()))
+    })
+    .await
+    .unwrap();
     let again = "SET default_transaction_read_only = off";
     let client = target.client().await.unwrap();
     client.batch_execute(again).await.unwrap();
