@@ -17,6 +17,8 @@ export interface Verified {
 export interface Pipeline {
   id: string;
   mode: string;
+  /** `null` until its definition was read. */
+  tags: string[] | null;
   state: string;
   since: string;
   reason: string | null;

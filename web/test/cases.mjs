@@ -28,6 +28,7 @@ export default [
   make.u02_faults_are_mended_by_the_sql_shown_and_seen_by_themselves,
   tables.u01_numbers_move_without_loading_the_page_anew,
   overview.u01_the_overview_is_live_and_its_title_says_how_it_is,
+  overview.pipelines_are_chosen_by_their_tags,
   pipeline.both_sides_are_compared_from_the_page,
   pipeline.what_differs_does_not_look_like_success_and_is_repaired_from_the_page,
   pipeline.a_verification_under_way_is_shown_and_given_up,

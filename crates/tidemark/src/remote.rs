@@ -144,11 +144,14 @@ impl Remote {
         }
     }
 
-    /// The names of its pipelines.
-    pub(crate) async fn names(&self) -> Result<Vec<String>> {
+    /// The names of its pipelines; of those with a tag, and of those that may have it.
+    pub(crate) async fn names(&self, tag: Option<&str>) -> Result<Vec<String>> {
         #[derive(Deserialize)]
         struct Page {
             pipelines: Vec<Item>,
+            /// A server that is older than tags has none.
+            #[serde(default)]
+            not_known: Vec<String>,
             next_cursor: Option<String>,
         }
         #[derive(Deserialize)]
@@ -159,13 +162,17 @@ impl Remote {
         let mut cursor = None;
         loop {
             let more = cursor.map_or_else(String::new, |cursor| format!("&cursor={cursor}"));
-            let page = self.get(&format!("/pipelines?limit=500{more}")).await?;
+            let only = tag.map_or_else(String::new, |tag| format!("&tag={}", encoded(tag)));
+            let page = self
+                .get(&format!("/pipelines?limit=500{only}{more}"))
+                .await?;
             let page: Page = serde_json::from_value(page).map_err(|err| self.strange(&err))?;
             names.extend(page.pipelines.into_iter().map(|item| item.id));
-            match page.next_cursor {
-                Some(next) => cursor = Some(next),
-                None => return Ok(names),
-            }
+            let Some(next) = page.next_cursor else {
+                names.extend(page.not_known);
+                return Ok(names);
+            };
+            cursor = Some(next);
         }
     }
 
@@ -403,7 +410,7 @@ impl There {
             codes::CLI_NO_PIPELINE,
             format!("there is no pipeline `{name}` on {place}"),
         );
-        let names = self.server.names().await.unwrap_or_default();
+        let names = self.server.names(None).await.unwrap_or_default();
         let near = config::problem::suggestion(name, names.iter().map(String::as_str));
         match near {
             Some(near) => err.first_action(format!("did you mean {near}?")),

@@ -15,10 +15,14 @@ const COUNT_WORD: Record<Health, string> = { error: "error", unknown: "unknown",
 export function Overview() {
   const all = overview.value;
   const health = parameter("health");
+  const tag = parameter("tag");
   const wanted = (parameter("q") ?? "").toLowerCase();
   if (!all) return <><h1 tabIndex={-1}>Overview</h1><p class="muted" aria-busy="true">Asking the server …</p></>;
+  const tags = [...new Set(all.pipelines.flatMap((one) => one.tags ?? []))].sort();
+  if (tag !== null && !tags.includes(tag)) tags.push(tag);
+  const untold = tag === null ? [] : all.pipelines.filter((one) => one.tags === null);
   const shown = all.pipelines
-    .filter((one) => (health === null || one.health === health) && `${one.id} ${one.source} ${one.target}`.toLowerCase().includes(wanted))
+    .filter((one) => (health === null || one.health === health) && (tag === null || one.tags?.includes(tag)) && `${one.id} ${one.source} ${one.target}`.toLowerCase().includes(wanted))
     .sort((a, b) => RANK.indexOf(a.health) - RANK.indexOf(b.health) || (a.id < b.id ? -1 : 1));
   const needy = shown.filter((one) => ["error", "unknown", "warning"].includes(one.health));
   const well = shown.filter((one) => !needy.includes(one));
@@ -44,6 +48,16 @@ export function Overview() {
               <input id="find" type="search" value={parameter("q") ?? ""} placeholder="pipeline or address" onInput={(event) => put("q", event.currentTarget.value)} />
             </label>
           </div>
+          {tags.length > 0 && (
+            <div class="counts" role="group" aria-label="filter by tag">
+              {tags.map((one) => (
+                <button type="button" class="small" key={one} aria-pressed={tag === one} onClick={() => put("tag", tag === one ? null : one)}>
+                  <bdi>{one}</bdi> <b>{all.pipelines.filter((other) => other.tags?.includes(one)).length}</b>
+                </button>
+              ))}
+            </div>
+          )}
+          {untold.length > 0 && <p class="muted">Whether {untold.map((one) => one.id).join(", ")} {untold.length === 1 ? "has" : "have"} this tag is not known: the definition could not be read yet.</p>}
           <dl class="facts">
             <div><dt>worst latency</dt><dd>{worst ? <><span class="live-value">{seconds(worst.latency_seconds)}</span> <a href={`/p/${worst.pipeline_id}`}>{worst.pipeline_id}</a></> : <span class="muted">none measured</span>}</dd></div>
             {all.lag_unknown > 0 && <div><dt>latency unknown</dt><dd>{all.lag_unknown}</dd></div>}
@@ -54,7 +68,7 @@ export function Overview() {
           {isDemo.value && <BreakIt />}
           {needy.length > 0 && <Needy all={needy} />}
           {well.length > 0 && <Well all={well} />}
-          {shown.length === 0 && <p>No pipeline is like that. <button type="button" onClick={() => { put("health", null); put("q", null); }}>Show all {all.total}</button></p>}
+          {shown.length === 0 && <p>No pipeline is like that. <button type="button" onClick={() => { put("health", null); put("tag", null); put("q", null); }}>Show all {all.total}</button></p>}
         </>
       )}
     </>
@@ -77,6 +91,10 @@ function Empty() {
 const hasSource = (one: Pipeline) => one.source !== null && one.target !== null;
 const isAtWork = (one: Pipeline) => !["draft", "completed"].includes(one.state);
 
+function Tags({ of }: { of: Pipeline }) {
+  return <>{of.tags?.map((tag) => <bdi class="tag" key={tag}>{tag}</bdi>)}</>;
+}
+
 function Numbers({ one }: { one: Pipeline }) {
   return (
     <>
@@ -97,6 +115,7 @@ function Card({ one }: { one: Pipeline }) {
           <HealthMark health={one.health} />
           <h3><a href={`/p/${one.id}`} data-row>{one.id}</a></h3>
           <State state={one.state} />
+          <Tags of={one} />
           {one.trend === "falling_behind" && <span class="warning">falling behind</span>}
           {aside > 0 && <span class="error">{aside} of {total} tables in quarantine</span>}
         </div>
@@ -170,7 +189,7 @@ function Well({ all }: { all: Pipeline[] }) {
 function Line({ one }: { one: Pipeline }) {
   return (
     <tr>
-      <td><span class="row"><HealthMark health={one.health} /> <a class="name" href={`/p/${one.id}`} data-row>{one.id}</a></span></td>
+      <td><span class="row"><HealthMark health={one.health} /> <a class="name" href={`/p/${one.id}`} data-row>{one.id}</a> <Tags of={one} /></span></td>
       <td data-k="route" class="name muted small">{hasSource(one) ? `${one.source} → ${one.target}` : words(one.mode)}</td>
       <td data-k="state"><State state={one.state} /></td>
       <td data-k="latency" class="n">{isAtWork(one) ? <Known value={one.latency_seconds}>{seconds}</Known> : "–"}</td>

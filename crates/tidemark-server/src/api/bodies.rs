@@ -15,6 +15,8 @@ use crate::supervisor::{Member, View, word_of};
 pub(crate) struct PipelineBody {
     pub(crate) id: String,
     pub(crate) mode: String,
+    /// For people and lists, from its definition; `null` until that was read.
+    pub(crate) tags: Option<Vec<String>>,
     /// `draft`, `checking`, `starting`, `loading`, `catching_up`, `streaming`, `paused`, `stopped`,
     /// `completed` or `failed`.
     pub(crate) state: String,
@@ -176,6 +178,7 @@ impl PipelineBody {
         PipelineBody {
             id: row.key.id.clone(),
             mode: row.mode.clone(),
+            tags: member.tags(),
             state: view.state.clone(),
             since: view.since.clone(),
             reason: view.reason.clone(),

@@ -66,6 +66,8 @@ struct ListParams {
     state: Option<String>,
     /// Only those of this health.
     health: Option<String>,
+    /// Only those with this tag. Where it is not known whether one has it, see `not_known`.
+    tag: Option<String>,
     /// Only those whose name holds this.
     q: Option<String>,
     /// `worst`, the default, or `name`.
@@ -84,6 +86,7 @@ impl ListParams {
         let asked = [
             ("state", &self.state),
             ("health", &self.health),
+            ("tag", &self.tag),
             ("q", &self.q),
             ("sort", &self.sort),
         ];
@@ -105,6 +108,9 @@ struct PipelineList {
     /// All that were asked for, by health.
     counts: BTreeMap<String, usize>,
     total: usize,
+    /// Those that may have the tag that was asked for and are not listed, since their definition could
+    /// not be read since the server was started.
+    not_known: Vec<String>,
     next_cursor: Option<String>,
     /// The next page.
     next: Option<String>,
@@ -136,6 +142,7 @@ async fn list(
     let after = params.cursor.as_deref().map(position).transpose()?;
     let mut found: Vec<((u8, String), Arc<Member>, View)> = Vec::new();
     let mut counts = BTreeMap::new();
+    let mut not_known = Vec::new();
     for member in app.supervisor.members_of(&caller.tenant) {
         let view = member.view();
         let health = crate::supervisor::word_of(&view.status.health);
@@ -148,6 +155,15 @@ async fn list(
             .is_none_or(|q| member.key.id.contains(q.as_str()));
         if !(is(&params.state, &view.state) && is(&params.health, &health) && is_named) {
             continue;
+        }
+        if let Some(tag) = &params.tag {
+            let Some(tags) = member.tags() else {
+                not_known.push(member.key.id.clone());
+                continue;
+            };
+            if !tags.contains(tag) {
+                continue;
+            }
         }
         *counts.entry(health).or_insert(0) += 1;
         let rank = if is_by_name {
@@ -179,6 +195,7 @@ async fn list(
         pipelines: pipelines.collect(),
         counts,
         total,
+        not_known,
         next_cursor,
         next,
     }))
@@ -275,6 +292,7 @@ async fn create(
         by: caller.name.clone(),
     };
     let member = app.supervisor.add_within(new).await?;
+    member.set_tags(&opened.config.tags);
     let text = "the pipeline was defined";
     app.supervisor
         .note(&member, Level::Info, "definition", text, Some(caller.name));
@@ -372,6 +390,7 @@ async fn change(
     app.supervisor
         .redefine(member, version, mode, Some(text))
         .await?;
+    member.set_tags(&opened.config.tags);
     Ok(answer(StatusCode::OK, member, &[]))
 }
 

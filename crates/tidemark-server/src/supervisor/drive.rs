@@ -156,6 +156,13 @@ async fn rest_until_told(
     member.rests(rest);
     super::tell_state(shared, member);
     let looks = async {
+        if is_draft && member.tags().is_none() {
+            // Nothing else of it is looked at, and lists are asked for tags. What is wrong with it is
+            // told to whoever starts it.
+            if let Ok(opened) = super::open(shared, member).await {
+                member.set_tags(&opened.config.tags);
+            }
+        }
         let is_settled = || is_draft || is_over && member.is_known();
         while !is_settled() {
             look(shared, member).await;

@@ -68,6 +68,7 @@ struct Now {
     route: Option<(String, String)>,
     slot: Option<String>,
     rules: Option<Arc<[AlertRule]>>,
+    tags: Option<Vec<String>>,
     /// What the next run begins with.
     reconcile: Reconcile,
     /// The last comparison, for a repair of what it found.
@@ -261,6 +262,11 @@ impl Member {
     /// What people want to be told of, once its definition was read.
     pub(crate) fn rules(&self) -> Option<Arc<[AlertRule]>> {
         self.now().rules.clone()
+    }
+
+    /// What people have put on it, once its definition was read.
+    pub(crate) fn tags(&self) -> Option<Vec<String>> {
+        self.now().tags.clone()
     }
 
     /// How it stands at this moment.
@@ -485,6 +491,12 @@ impl Member {
         now.route = Some(route);
         now.slot = Some(opened.config.source.postgres.slot.clone());
         now.rules = Some(opened.config.alerts.as_slice().into());
+        now.tags = Some(opened.config.tags.clone());
+    }
+
+    /// What people have put on it, by a definition with which it did not begin yet.
+    pub(crate) fn set_tags(&self, tags: &[String]) {
+        self.now().tags = Some(tags.to_vec());
     }
 
     /// Remembers the gap, for an estimate.

@@ -50,7 +50,7 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &ExportArgs) -> Outc
             let text = "several pipelines are several files: say with --to where they are written";
             return Err(Failure::usage(text));
         }
-        ([], Some(_)) => server.names().await?,
+        ([], Some(_)) => server.names(None).await?,
         (names, _) => names.to_vec(),
     };
     let mut definitions = Vec::new();

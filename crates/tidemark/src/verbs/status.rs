@@ -23,6 +23,9 @@ pub(crate) struct StatusArgs {
     /// with --watch wait until it is
     #[arg(long, value_name = "STATE", value_parser = parse_state)]
     require: Option<String>,
+    /// Only pipelines with this tag, and those of which that is not known
+    #[arg(long, value_name = "TAG")]
+    tag: Option<String>,
     #[command(flatten)]
     pub(crate) watch: Watch,
 }
@@ -50,6 +53,11 @@ async fn once(invocation: &Invocation, arguments: &StatusArgs) -> Outcome {
         None => arguments.which.is_named(invocation),
     };
     if is_named {
+        if arguments.tag.is_some() {
+            return Err(Failure::usage(
+                "--tag chooses among all pipelines: name none",
+            ));
+        }
         let standing = Seen::open(invocation, &arguments.which)?.look().await?;
         let is_met = arguments
             .require
@@ -63,9 +71,10 @@ async fn once(invocation: &Invocation, arguments: &StatusArgs) -> Outcome {
             _ => answer,
         });
     }
+    let tag = arguments.tag.as_deref();
     let looked = match &server {
-        Some(server) => looked_there(server).await?,
-        None => looked_here().await,
+        Some(server) => looked_there(server, tag).await?,
+        None => looked_here(tag).await,
     };
     Ok(all(
         invocation,
@@ -92,11 +101,17 @@ pub(crate) async fn look(opened: &Opened) -> tidemark_core::Result<Standing> {
 /// A pipeline's name, and how it stands or why that is not known.
 type Looked = (String, Result<Standing, Failure>);
 
-/// Every pipeline of this directory.
-async fn looked_here() -> Vec<Looked> {
+/// Every pipeline of this directory, or those with a tag.
+async fn looked_here(tag: Option<&str>) -> Vec<Looked> {
     let mut found = Vec::new();
     for file in pipeline_file::all_here() {
         let opened = Opened::open_file(&file);
+        let has_it = |opened: &Opened, tag| opened.config.tags.iter().any(|found| found == tag);
+        if let (Ok(opened), Some(tag)) = (&opened, tag)
+            && !has_it(opened, tag)
+        {
+            continue;
+        }
         let name = match &opened {
             Ok(opened) => opened.name().to_owned(),
             Err(_) => file.display().to_string(),
@@ -110,10 +125,10 @@ async fn looked_here() -> Vec<Looked> {
     found
 }
 
-/// Every pipeline of a server.
-async fn looked_there(server: &Remote) -> Result<Vec<Looked>, Failure> {
+/// Every pipeline of a server, or those with a tag.
+async fn looked_there(server: &Remote, tag: Option<&str>) -> Result<Vec<Looked>, Failure> {
     let mut found = Vec::new();
-    for name in server.names().await? {
+    for name in server.names(tag).await? {
         let looked = server.pipeline(&name).look().await;
         found.push((name, looked.map_err(Failure::from)));
     }

@@ -118,6 +118,8 @@ const STILL: &[Row] = &[
     ),
     (&["status", "verbs"], Both, Well),
     (&["status"], Both, Well),
+    (&["status", "--tag", "of nobody"], Both, Well),
+    (&["status", "verbs", "--tag", "x"], Both, Fails(2, "TM7040")),
     (
         &["status", "verbs", "--require", "streaming"],
         Both,

@@ -9,6 +9,7 @@ mod contract;
 mod cut_over;
 mod files;
 mod leavers;
+mod lists;
 mod lives;
 mod logins;
 mod logs;

@@ -1,0 +1,101 @@
+//! Lists: chosen by tag, page by page.
+
+use serde_json::{Value, json};
+use tidemark_lab::wait::wait_for;
+use tokio::process::Command;
+
+use super::Server;
+use crate::stage::PATIENCE;
+
+/// A pipeline whose databases do not answer.
+fn nowhere(name: &str, tags: &[&str]) -> Value {
+    json!({
+        "version": 1,
+        "pipeline": { "name": name, "mode": "full_load_and_cdc", "tags": tags },
+        "source": { "type": "postgres", "url": "postgres://a@127.0.0.1:1/x" },
+        "target": { "type": "postgres", "url": "postgres://a@127.0.0.1:1/y" },
+        "tables": { "include": ["public.*"] },
+    })
+}
+
+fn names(list: &Value) -> Vec<&str> {
+    let all = list["pipelines"].as_array().unwrap().iter();
+    all.map(|one| one["id"].as_str().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn pipelines_are_listed_by_their_tags_and_what_is_not_known_is_said() {
+    let mut server = Server::start(&["--pipelines", "pipelines.d"]).await;
+    let made = [
+        ("a", &["tier 1", "finance"][..]),
+        ("b", &["finance"]),
+        ("c", &["finance"]),
+        ("d", &[]),
+    ];
+    for (name, tags) in made {
+        let answer = server.post("/pipelines", &nowhere(name, tags)).await;
+        assert_eq!(answer.status, 201, "{}", answer.text());
+        assert_eq!(answer.json().unwrap()["tags"], json!(tags));
+    }
+    let all = server.get("/pipelines?tag=finance&sort=name").await;
+    assert_eq!(
+        (names(&all), &all["total"]),
+        (vec!["a", "b", "c"], &json!(3))
+    );
+    assert_eq!(all["counts"], json!({ "notice": 3 }), "{all}");
+    // The next page is of the same tag, which may be any text.
+    let first = server.get("/pipelines?tag=finance&limit=2").await;
+    let next = first["next"].as_str().unwrap();
+    let second = server.get(next.strip_prefix("/api/v1").unwrap()).await;
+    assert_eq!((names(&first), names(&second)), (vec!["a", "b"], vec!["c"]));
+    assert_eq!(names(&server.get("/pipelines?tag=tier%201").await), ["a"]);
+    assert!(names(&server.get("/pipelines?tag=fin").await).is_empty());
+
+    // A definition that is changed has other tags at once.
+    let patch = json!({ "pipeline": { "tags": ["ops"] } });
+    let request = server
+        .request("PATCH", "/pipelines/b")
+        .header("if-match", "*");
+    let changed = server.send(request.json(&patch)).await;
+    assert_eq!(changed.json().unwrap()["tags"], json!(["ops"]));
+    assert_eq!(names(&server.get("/pipelines?tag=ops").await), ["b"]);
+
+    // A file that cannot be read may say anything.
+    std::fs::write(server.pipelines().join("torn.toml"), "version = 1\n[pipe").unwrap();
+    let list = wait_for(PATIENCE, "the file to be seen", || async {
+        let list = server.get("/pipelines?tag=ops").await;
+        Ok((list["not_known"] != json!([])).then_some(list))
+    });
+    let list = list.await.unwrap();
+    assert_eq!(
+        (names(&list), &list["not_known"]),
+        (vec!["b"], &json!(["torn"]))
+    );
+    let torn = server.get("/pipelines/torn").await;
+    assert_eq!(torn["tags"], Value::Null, "{torn}");
+
+    // A server that starts knows them of pipelines that never began.
+    std::fs::remove_file(server.pipelines().join("torn.toml")).unwrap();
+    assert_eq!(server.terminate().await, Some(0), "{}", server.log());
+    server.restart().await;
+    let found = wait_for(PATIENCE, "the drafts to be read", || async {
+        let list = server.get("/pipelines?tag=finance&sort=name").await;
+        Ok((names(&list) == ["a", "c"]).then_some(list))
+    });
+    let found = found.await.unwrap();
+    assert_eq!(found["pipelines"][0]["state"], "draft", "{found}");
+
+    // A person asks by the command line; what may have the tag is there too.
+    let ran = Command::new(env!("CARGO_BIN_EXE_tidemark"))
+        .args(["status", "--tag", "ops", "--json", "--server"])
+        .arg(format!("http://{}", server.address))
+        .output()
+        .await
+        .unwrap();
+    let said: Value = serde_json::from_slice(&ran.stdout).unwrap();
+    let looked = said["data"]["pipelines"].as_array().unwrap().iter();
+    let looked: Vec<_> = looked
+        .map(|one| one["pipeline"].as_str().unwrap())
+        .collect();
+    assert_eq!(looked, ["torn", "b"], "{said}");
+}
