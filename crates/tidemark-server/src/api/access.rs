@@ -16,6 +16,7 @@ use super::App;
 use super::extract::{Json, Params, Route};
 use super::guard::{Caller, Role, bearer, cookie, hash_of, new_id, new_token};
 use super::journal::{PageParams, next, page};
+use super::lists::next_page;
 use super::problem::{Failure, Problem, severity};
 use crate::store::{AuditRow, NewToken, TokenRow};
 
@@ -164,6 +165,8 @@ async fn revoke_token(
 struct AuditList {
     entries: Vec<AuditRow>,
     next_cursor: Option<String>,
+    /// The next page.
+    next: Option<String>,
 }
 
 #[utoipa::path(get, path = "/audit", tag = "access", params(PageParams),
@@ -178,6 +181,7 @@ async fn audit(
     let entries = app.store.audit(caller.tenant, page).await?;
     let next_cursor = next(&entries, page, |entry| entry.id);
     Ok(Answer(AuditList {
+        next: next_page(next_cursor.as_deref()),
         entries,
         next_cursor,
     }))

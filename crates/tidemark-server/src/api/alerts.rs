@@ -17,6 +17,7 @@ use super::App;
 use super::extract::{Json, Params, Route};
 use super::guard::Caller;
 use super::journal::{next, page};
+use super::lists::next_page;
 use super::problem::{Failure, Problem};
 use crate::store::{AlertRow, AlertState, DeliveryRow};
 use crate::{alerts, notify};
@@ -302,6 +303,8 @@ struct DeliveriesParams {
 struct DeliveryList {
     deliveries: Vec<DeliveryRow>,
     next_cursor: Option<String>,
+    /// The next page.
+    next: Option<String>,
 }
 
 #[utoipa::path(get, path = "/alerts/deliveries", tag = "alerts", params(DeliveriesParams),
@@ -316,6 +319,7 @@ async fn deliveries(
     let deliveries = found.await?;
     let next_cursor = next(&deliveries, page, |row| row.number);
     Ok(Answer(DeliveryList {
+        next: next_page(next_cursor.as_deref()),
         deliveries,
         next_cursor,
     }))

@@ -319,6 +319,7 @@ pub(super) async fn around(State(app): State<Arc<App>>, request: Request, next: 
         .map_or("none", MatchedPath::as_str)
         .to_owned();
     let path = request.uri().path().to_owned();
+    let query = request.uri().query().unwrap_or_default().to_owned();
     let answer = async {
         let answered = async {
             match meant(&app, &request) {
@@ -336,6 +337,7 @@ pub(super) async fn around(State(app): State<Arc<App>>, request: Request, next: 
     let asked = Asked {
         id: id.clone(),
         path,
+        query,
     };
     let mut response = ASKED.scope(asked, answer).instrument(span).await;
     app.requests

@@ -20,6 +20,7 @@ use super::actions::{ActBody, ask};
 use super::bodies::{TableBody, TableCount, counts, table, urgency};
 use super::extract::{Json, Params, Route, known_word};
 use super::guard::Caller;
+use super::lists::next_page;
 use super::pipelines::{limit, member};
 use super::problem::{Failure, Problem};
 use crate::store::{Cursor, EventRow, EventsWanted, Level, OperationRow, RunRow, VerificationRow};
@@ -58,6 +59,8 @@ struct TableList {
     /// All of the pipeline, by state.
     counts: Vec<TableCount>,
     next_cursor: Option<String>,
+    /// The next page.
+    next: Option<String>,
 }
 
 #[utoipa::path(get, path = "/pipelines/{id}/tables", tag = "tables",
@@ -96,8 +99,10 @@ async fn tables(
     let has_more = found.len() > limit;
     found.truncate(limit);
     let last = found.last().filter(|_| has_more);
+    let next_cursor = last.map(|table| format!("{}:{}", urgency(table.state), table.source));
     Ok(Answer(TableList {
-        next_cursor: last.map(|table| format!("{}:{}", urgency(table.state), table.source)),
+        next: next_page(next_cursor.as_deref()),
+        next_cursor,
         tables: found.into_iter().map(table).collect(),
         counts,
     }))
@@ -156,6 +161,8 @@ struct EventsParams {
 struct EventList {
     events: Vec<EventRow>,
     next_cursor: Option<String>,
+    /// The next page.
+    next: Option<String>,
 }
 
 /// A level that is asked for.
@@ -258,6 +265,7 @@ async fn found(
     let events = app.store.events(&member.key, wanted, page).await?;
     let next_cursor = next(&events, page, |event| event.id);
     Ok(EventList {
+        next: next_page(next_cursor.as_deref()),
         events,
         next_cursor,
     })
@@ -279,6 +287,8 @@ pub(super) struct PageParams {
 struct RunList {
     runs: Vec<RunRow>,
     next_cursor: Option<String>,
+    /// The next page.
+    next: Option<String>,
 }
 
 #[utoipa::path(get, path = "/pipelines/{id}/runs", tag = "events",
@@ -294,7 +304,11 @@ async fn runs(
     let page = page(params.limit, params.cursor.as_deref())?;
     let runs = app.store.runs(&member.key, page).await?;
     let next_cursor = next(&runs, page, |run| run.id);
-    Ok(Answer(RunList { runs, next_cursor }))
+    Ok(Answer(RunList {
+        next: next_page(next_cursor.as_deref()),
+        runs,
+        next_cursor,
+    }))
 }
 
 /// A page of comparisons, newest first.
@@ -302,6 +316,8 @@ async fn runs(
 struct VerificationList {
     verifications: Vec<VerificationRow>,
     next_cursor: Option<String>,
+    /// The next page.
+    next: Option<String>,
 }
 
 #[utoipa::path(get, path = "/pipelines/{id}/verifications", tag = "verifications",
@@ -318,6 +334,7 @@ async fn verifications(
     let verifications = app.store.verifications(&member.key, None, page).await?;
     let next_cursor = next(&verifications, page, |row| row.id);
     Ok(Answer(VerificationList {
+        next: next_page(next_cursor.as_deref()),
         verifications,
         next_cursor,
     }))

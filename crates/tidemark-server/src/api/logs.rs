@@ -16,6 +16,7 @@ use super::App;
 use super::extract::{Json, Params, Route};
 use super::guard::{Caller, Role};
 use super::journal::level_of;
+use super::lists::next_page;
 use super::pipelines::{limit, member};
 use super::problem::{Failure, Problem};
 use crate::logs::{Line, LogLevel};
@@ -45,6 +46,8 @@ struct LogParams {
 struct LineList {
     lines: Vec<Line>,
     next_cursor: Option<u64>,
+    /// The next page.
+    next: Option<String>,
 }
 
 #[utoipa::path(get, path = "/pipelines/{id}/logs", tag = "events", params(("id" = String, Path), LogParams),
@@ -74,8 +77,10 @@ async fn lines(
         return Ok((kind, text.collect::<String>()).into_response());
     }
     let last = lines.last().filter(|_| has_more);
+    let next_cursor = last.map(|line| line.id);
     Ok(Answer(LineList {
-        next_cursor: last.map(|line| line.id),
+        next: next_page(next_cursor.map(|id| id.to_string()).as_deref()),
+        next_cursor,
         lines,
     })
     .into_response())

@@ -37,6 +37,7 @@ mod extract;
 pub(crate) mod guard;
 mod health;
 mod journal;
+mod lists;
 mod logs;
 mod merge;
 mod monitoring;
@@ -81,6 +82,7 @@ pub(crate) fn router(app: Arc<App>, metrics_auth: AuthMode) -> Router {
         .route("/api/v1/openapi.json", axum::routing::get(document))
         .route("/problems/{code}", axum::routing::get(access::code))
         .merge(demo::routes(&app))
+        .layer(middleware::from_fn(lists::tagged))
         .layer(middleware::from_fn_with_state(
             Arc::clone(&app),
             guard::known,
@@ -127,7 +129,9 @@ fn routes() -> OpenApiRouter<Arc<App>> {
 
 /// The document (OpenAPI 3.1) that describes the API.
 pub fn openapi() -> OpenApi {
-    routes().split_for_parts().1
+    let (_, mut document) = routes().split_for_parts();
+    lists::describe(&mut document);
+    document
 }
 
 fn head() -> OpenApi {

@@ -7,7 +7,6 @@ use axum::Json as Answer;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tidemark_core::Error;
@@ -23,6 +22,7 @@ use super::actions::begin;
 use super::bodies::{PipelineBody, etag};
 use super::extract::{DefinitionText, Json, Params, Route, known_word, to_toml};
 use super::guard::{Caller, Role};
+use super::lists::next_page;
 use super::merge::{merge, refuse_masks, unmask};
 use super::problem::{Failure, Problem};
 use crate::store::{DesiredState, Key, Level, NewPipeline, OperationRow};
@@ -77,28 +77,6 @@ struct ListParams {
     limit: Option<usize>,
     /// From `next_cursor` of the page before.
     cursor: Option<String>,
-}
-
-impl ListParams {
-    /// The same list, from there on.
-    fn next(&self, limit: usize, cursor: &str) -> String {
-        let mut next = format!("/api/v1/pipelines?limit={limit}&cursor={cursor}");
-        let asked = [
-            ("state", &self.state),
-            ("health", &self.health),
-            ("tag", &self.tag),
-            ("q", &self.q),
-            ("sort", &self.sort),
-        ];
-        for (name, value) in asked {
-            if let Some(value) = value {
-                let value = utf8_percent_encode(value, NON_ALPHANUMERIC);
-                next.extend(["&", name, "="]);
-                next.extend(value);
-            }
-        }
-        next
-    }
 }
 
 /// A page of pipelines, worst first unless asked otherwise, then by name.
@@ -185,9 +163,7 @@ async fn list(
     page.truncate(limit);
     let last = page.last().filter(|_| has_more).map(|(place, ..)| place);
     let next_cursor = last.map(|(rank, id)| format!("{rank}.{id}"));
-    let next = next_cursor
-        .as_ref()
-        .map(|cursor| params.next(limit, cursor));
+    let next = next_page(next_cursor.as_deref());
     let pipelines = page
         .iter()
         .map(|(_, member, view)| PipelineBody::of(member, view));

@@ -21,6 +21,8 @@ pub(crate) struct Asked {
     pub(crate) id: String,
     /// What it is about.
     pub(crate) path: String,
+    /// What else is said in its address, as it came.
+    pub(crate) query: String,
 }
 
 /// The request that is being answered.
@@ -191,7 +193,7 @@ impl Problem {
                 detail: problem.detail(),
             });
         let action = err.action();
-        let Asked { id, path } = asked();
+        let Asked { id, path, .. } = asked();
         Problem {
             r#type: format!("/problems/{}", err.code()),
             title: entry.title.clone(),

@@ -26,6 +26,7 @@ use super::actions::begin;
 use super::bodies::{TableBody, table};
 use super::extract::{Json, Params, Route, table_name};
 use super::guard::{Caller, Role, write_down};
+use super::lists::next_page;
 use super::pipelines::{limit, member};
 use super::problem::{Failure, Problem};
 use crate::store::OperationRow;
@@ -63,6 +64,8 @@ struct QuarantineList {
     /// Changes of those.
     changes_total: usize,
     next_cursor: Option<i64>,
+    /// The next page.
+    next: Option<String>,
 }
 
 /// A row in quarantine.
@@ -203,9 +206,11 @@ async fn list(
     let is_aside = |state| state == TableStatusState::Quarantined;
     let tables = status.tables.iter().filter(|one| is_aside(one.state));
     let tables = tables.filter(|one| wanted.as_ref().is_none_or(|w| w.to_string() == one.source));
+    let next_cursor = last.map(|row| row.first().number);
     Ok(Answer(QuarantineList {
         tables: tables.map(table).collect(),
-        next_cursor: last.map(|row| row.first().number),
+        next: next_page(next_cursor.map(|number| number.to_string()).as_deref()),
+        next_cursor,
         rows: rows.iter().map(|row| body(row, sees_rows)).collect(),
         rows_total,
         changes_total,

@@ -31,7 +31,9 @@ application/toml`). Names of fields are those of `--json`, positions are text as
   pipeline that a file defines is changed in the file: 409.
 - **`Idempotency-Key`** on a POST: the same request again within a day gets the same answer. A change that was begun is carried
   to its end whether or not anybody waits for the answer, so who lost the connection sends it again with its key.
-- **Lists** have pages: `limit` up to 500, `next_cursor`. A state, health or time that there cannot be is refused: it would find nothing.
+- **Lists** have pages: `limit` up to 500, `next_cursor`, and `next`, the same list from there on. A state, health or time that there cannot
+  be is refused: it would find nothing. Each has an `ETag` of what it says: with `If-None-Match` it is answered with 304 and no body as long as
+  it would say the same. `GET /api/v1/pipelines?tag=` is of those with a tag (`[pipeline] tags`); `not_known` are those that may have it.
 - **News** as server-sent events on `/api/v1/events/stream`, with numbers: `Last-Event-ID` goes on where a reader was, the
   event `reset` says that it must look at everything anew. What is kept of them is bounded by number and by size. `tables` has the
   tables that are otherwise than they were told before; with `\"whole\": true` it has all of them, and there are no others.

@@ -15,7 +15,7 @@ pub(super) struct Operation {
     pub(super) path: String,
     pub(super) takes_definition: bool,
     queries: Vec<String>,
-    statuses: Vec<String>,
+    pub(super) statuses: Vec<String>,
     has_body: bool,
     /// The schema of a body of JSON.
     body: Value,
@@ -225,6 +225,7 @@ fn made_up(document: &Value, operation: &Operation, random: &mut Random) -> Requ
     let mut request = Request::new(&operation.method, &path);
     for (header, values) in [
         ("if-match", ["*", "\"1\"", "nonsense"]),
+        ("if-none-match", ["*", "\"1\"", "nonsense"]),
         ("idempotency-key", ["k", "", "é"]),
         ("last-event-id", ["7", "-1", "x"]),
         ("accept", ["application/x-ndjson", "text/html", "*/*"]),

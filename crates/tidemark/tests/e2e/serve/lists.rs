@@ -1,10 +1,11 @@
-//! Lists: chosen by tag, page by page.
+//! Lists: chosen by tag, page by page, and not sent again to whoever has them.
 
 use serde_json::{Value, json};
 use tidemark_lab::wait::wait_for;
 use tokio::process::Command;
 
 use super::Server;
+use super::contract::operations;
 use crate::stage::PATIENCE;
 
 /// A pipeline whose databases do not answer.
@@ -98,4 +99,71 @@ async fn pipelines_are_listed_by_their_tags_and_what_is_not_known_is_said() {
         .map(|one| one["pipeline"].as_str().unwrap())
         .collect();
     assert_eq!(looked, ["torn", "b"], "{said}");
+}
+
+#[tokio::test]
+async fn a_list_that_is_as_it_was_is_not_sent_again() {
+    let server = Server::start(&[]).await;
+    for name in ["a", "b", "c"] {
+        let answer = server.post("/pipelines", &nowhere(name, &[])).await;
+        assert_eq!(answer.status, 201, "{}", answer.text());
+    }
+    let ask = |route: &str, tag: &str| {
+        let request = server.request("GET", route);
+        server.send(request.header("if-none-match", tag))
+    };
+    let document = server.get("/openapi.json").await;
+    let mut lists = 0;
+    for operation in operations(&document) {
+        let is_list = operation.method == "GET" && operation.statuses.contains(&"304".to_owned());
+        if !is_list {
+            continue;
+        }
+        let route = operation.path_with("a");
+        let route = route.strip_prefix("/api/v1").unwrap();
+        let answer = server.send(server.request("GET", route)).await;
+        if answer.status == 503 && operation.statuses.contains(&"503".to_owned()) {
+            // What only the databases could tell.
+            assert_eq!(answer.header("etag"), None, "{route}");
+            continue;
+        }
+        lists += 1;
+        assert_eq!(answer.status, 200, "{route}: {}", answer.text());
+        let tag = answer.header("etag").expect(route).to_owned();
+        assert_eq!(answer.header("cache-control"), Some("private, no-cache"));
+        let same = ask(route, &tag).await;
+        assert_eq!((same.status, same.body.len()), (304, 0), "{route}");
+        assert_eq!(same.header("etag"), Some(tag.as_str()), "{route}");
+        let other = ask(route, "\"0\"").await;
+        assert_eq!((other.status, &other.body), (200, &answer.body), "{route}");
+    }
+    assert!(lists > 12, "only {lists} lists");
+
+    // What changes has another tag, and who has the old one gets the new list.
+    let before = server.send(server.request("GET", "/pipelines")).await;
+    let tag = before.header("etag").unwrap().to_owned();
+    let patch = json!({ "pipeline": { "tags": ["new"] } });
+    let request = server
+        .request("PATCH", "/pipelines/b")
+        .header("if-match", "*");
+    assert_eq!(server.send(request.json(&patch)).await.status, 200);
+    let after = ask("/pipelines", &tag).await;
+    assert_eq!(after.status, 200);
+    assert_ne!(after.header("etag"), Some(tag.as_str()));
+    // A tag of the definition says nothing of how the pipeline is now.
+    let one = server.send(server.request("GET", "/pipelines/b")).await;
+    let tag = one.header("etag").unwrap().to_owned();
+    assert_eq!(ask("/pipelines/b", &tag).await.status, 200);
+
+    // Page by page everything comes once, by the link alone.
+    let mut seen = Vec::new();
+    let mut next = Some("/api/v1/audit?limit=2".to_owned());
+    while let Some(link) = next {
+        let page = server.get(link.strip_prefix("/api/v1").unwrap()).await;
+        let entries = page["entries"].as_array().unwrap();
+        seen.extend(entries.iter().map(|entry| entry["id"].as_i64().unwrap()));
+        next = page["next"].as_str().map(str::to_owned);
+    }
+    assert_eq!(seen.len(), 4, "{seen:?}");
+    assert!(seen.is_sorted_by(|one, other| one > other), "{seen:?}");
 }
