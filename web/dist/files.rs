@@ -1,9 +1,9 @@
 // Made by web/build.mjs of web/src.
 &[
     File {
-        name: "app-233a9acceb.js",
-        plain: include_bytes!("app-233a9acceb.js"),
-        packed: include_bytes!("app-233a9acceb.js.gz"),
+        name: "app-bf72203f06.js",
+        plain: include_bytes!("app-bf72203f06.js"),
+        packed: include_bytes!("app-bf72203f06.js.gz"),
     },
     File {
         name: "index.html",
@@ -11,9 +11,9 @@
         packed: include_bytes!("index.html.gz"),
     },
     File {
-        name: "style-01cd4b0e6f.css",
-        plain: include_bytes!("style-01cd4b0e6f.css"),
-        packed: include_bytes!("style-01cd4b0e6f.css.gz"),
+        name: "style-b7ed1b6c03.css",
+        plain: include_bytes!("style-b7ed1b6c03.css"),
+        packed: include_bytes!("style-b7ed1b6c03.css.gz"),
     },
     File {
         name: "theme-39b689f84e.js",

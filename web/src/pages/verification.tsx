@@ -31,10 +31,10 @@ export function Verification({ one }: { one: Pipeline }) {
         <div class="scroll" tabIndex={0} role="region" aria-label="earlier comparisons">
           <table class="fold">
             <caption>Earlier</caption>
-            <thead><tr><th scope="col">When</th><th scope="col">Result</th><th scope="col">At</th><th scope="col">How</th><th scope="col" class="n">Rows</th><th scope="col" class="n">Took</th></tr></thead>
+            <thead><tr><th scope="col">When</th><th scope="col">Result</th><th scope="col">At</th><th scope="col">How</th><th scope="col" class="n">Rows</th><th scope="col" class="n">Took</th><th scope="col">Report</th></tr></thead>
             <tbody>
               {value.verifications.slice(1).map((old) => (
-                <tr key={old.id}><td>{moment(old.at)}</td><td data-k="result"><State state={old.result} /></td><td data-k="at"><code>{old.lsn}</code></td><td data-k="how">{how(old.depth)}</td><td data-k="rows" class="n">{grouped(old.rows)}</td><td data-k="took" class="n">{seconds(old.seconds)}</td></tr>
+                <tr key={old.id}><td>{moment(old.at)}</td><td data-k="result"><State state={old.result} /></td><td data-k="at"><code>{old.lsn}</code></td><td data-k="how">{how(old.depth)}</td><td data-k="rows" class="n">{grouped(old.rows)}</td><td data-k="took" class="n">{seconds(old.seconds)}</td><td data-k="report"><a href={documentOf(one, old)} target="_blank">report<span class="hidden"> of {moment(old.at)}</span></a></td></tr>
               ))}
             </tbody>
           </table>
@@ -44,6 +44,9 @@ export function Verification({ one }: { one: Pipeline }) {
   );
 }
 
+/** In one document, to be kept and sent. */
+const documentOf = (one: Pipeline, report: Comparison) => `/api/v1/pipelines/${encodeURIComponent(one.id)}/verifications/${report.id}/report.html`;
+
 const how = (depth: string) => (depth === "deep" ? "every row" : words(depth));
 
 function Report({ one, report }: { one: Pipeline; report: Comparison }) {
@@ -52,7 +55,7 @@ function Report({ one, report }: { one: Pipeline; report: Comparison }) {
   return (
     <section class="stack" aria-labelledby="report">
       <h2 id="report"><State state={report.result} /> at <code>{report.lsn}</code></h2>
-      <p class="muted">{grouped(report.rows)} rows of {report.tables.length} tables, {how(report.depth)}, {moment(report.at)}, in {seconds(report.seconds)}.</p>
+      <p class="muted">{grouped(report.rows)} rows of {report.tables.length} tables, {how(report.depth)}, {moment(report.at)}, in {seconds(report.seconds)}. <a href={documentOf(one, report)} target="_blank">Report in one document</a></p>
       <div class="scroll" tabIndex={0} role="region" aria-label="the last comparison">
         <table class="fold">
           <caption class="hidden">The last comparison, table by table</caption>

@@ -46,7 +46,8 @@ application/toml`). Names of fields are those of `--json`, positions are text as
 - **Log lines** of a pipeline since the server began: `logs`, newest first, bounded; JSON lines on stderr carry the same ids
   (`tenant`, `pipeline`, `op_id`, `request_id`). `PUT /api/v1/admin/log-level` says how loud the process is until it ends.
 - **A report** of a pipeline in one document, `report.html`: how it stands, charts, tables, verification, events, runs, log lines and
-  its definition without secrets; no script and nothing of elsewhere, to be kept and sent.
+  its definition without secrets; no script and nothing of elsewhere, to be kept and sent. So is one of each comparison,
+  `verifications/NUMBER/report.html`.
 - **Secrets** go in and never come out: a definition shows `***`, and `***` sent back keeps what was there. References
   (`${env:NAME}`) stay references.
 

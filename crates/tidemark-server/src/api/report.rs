@@ -19,7 +19,7 @@ use super::guard::Caller;
 use super::monitoring::step_for;
 use super::pipelines::member;
 use super::problem::{Failure, Problem};
-use crate::report::{Report, policy};
+use crate::report::{Comparison, Report, policy};
 use crate::store::{Cursor, EventsWanted, Level};
 
 /// Hours that it looks back, by default and at most.
@@ -32,7 +32,9 @@ const ROWS: usize = 20;
 const LINES: usize = 100;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
-    OpenApiRouter::new().routes(routes!(report))
+    OpenApiRouter::new()
+        .routes(routes!(report))
+        .routes(routes!(verification))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -92,13 +94,46 @@ async fn report(
         definition: definition.map(|definition| shown(&definition.text)),
         by: caller.name,
     };
+    Ok(document("report", report.html()))
+}
+
+#[utoipa::path(get, path = "/pipelines/{id}/verifications/{number}/report.html", tag = "verifications",
+    params(("id" = String, Path), ("number" = i64, Path)),
+    responses((status = 200, description = "What was compared and found, table by table, in one document that needs \
+            nothing else", body = String, content_type = "text/html"), (status = 404, body = Problem)))]
+async fn verification(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Route((id, number)): Route<(String, i64)>,
+) -> Result<Response, Failure> {
+    let member = member(&app, &caller, &id)?;
+    let one = Cursor {
+        before: None,
+        limit: 1,
+    };
+    let found = app.store.verifications(&member.key, Some(number), one);
+    let found = found.await?.pop();
+    let found = found.ok_or_else(|| Failure::not_found("verification"))?;
+    let (source, target) = member.route().unzip();
+    let comparison = Comparison {
+        pipeline: id,
+        source,
+        target,
+        found,
+        by: caller.name,
+    };
+    Ok(document("verification", comparison.html()))
+}
+
+/// A document that a browser shows, and lets do nothing.
+fn document(name: &str, html: String) -> Response {
     let headers = [
         (header::CONTENT_TYPE, "text/html; charset=utf-8".to_owned()),
         (header::CONTENT_SECURITY_POLICY, policy()),
         (
             header::CONTENT_DISPOSITION,
-            "inline; filename=\"report.html\"".to_owned(),
+            format!("inline; filename=\"{name}.html\""),
         ),
     ];
-    Ok((headers, report.html()).into_response())
+    (headers, html).into_response()
 }

@@ -16,8 +16,7 @@ use crate::api::{Lag, PipelineBody, TableBody};
 use crate::logs::Line;
 use crate::store::{EventRow, HistoryRow, Level, RunRow, VerificationRow};
 use chart::{Chart, Words};
-
-mod chart;
+pub(crate) use comparison::Comparison;
 
 /// What of a bucket is drawn.
 type Drawn = fn(&HistoryRow) -> Option<f64>;
@@ -77,6 +76,9 @@ macro_rules! put {
     }};
 }
 
+mod chart;
+mod comparison;
+
 /// Text as it stands in a document.
 fn esc(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
@@ -93,16 +95,21 @@ fn esc(text: &str) -> String {
     escaped
 }
 
+/// Begins a document.
+fn open(out: &mut String, title: &str) {
+    put!(
+        out,
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width\"><title>{}</title>\
+         <style>{STYLE}</style></head><body>",
+        esc(title)
+    );
+}
+
 impl Report {
     pub(crate) fn html(&self) -> String {
         let mut out = String::new();
-        let name = esc(&self.pipeline.id);
-        put!(
-            out,
-            "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
-             <meta name=\"viewport\" content=\"width=device-width\"><title>{name}: report</title>\
-             <style>{STYLE}</style></head><body>"
-        );
+        open(&mut out, &format!("{}: report", self.pipeline.id));
         self.head(&mut out);
         self.charts(&mut out);
         self.tables(&mut out);
@@ -296,61 +303,7 @@ impl Report {
             put!(out, "<p>Nothing was compared yet.</p>");
             return;
         };
-        let tone = match last.result.as_str() {
-            "identical" => "ok",
-            "different" => "error",
-            _ => "warn",
-        };
-        put!(
-            out,
-            "<p><b class=\"{tone}\">{}</b> at {}: {} rows ({}), {}</p>",
-            words(&last.result),
-            code(&last.lsn),
-            last.rows,
-            words(&last.depth),
-            when(&last.at)
-        );
-        begin(
-            out,
-            &[
-                "Table",
-                "Result",
-                "#Rows on the source",
-                "#In the target",
-                "#Differences",
-            ],
-        );
-        for table in last
-            .tables
-            .as_array()
-            .into_iter()
-            .flatten()
-            .take(TABLES_MAX)
-        {
-            let text = |name: &str| table[name].as_str().map(esc).unwrap_or_default();
-            let number = |name: &str| table[name].as_u64().map_or_else(unknown, |n| n.to_string());
-            let is_compared = table["result"] != "not_compared";
-            row(
-                out,
-                &[
-                    format!(
-                        "<bdi>{}</bdi> <span class=\"muted\">{}</span>",
-                        text("source"),
-                        text("reason")
-                    ),
-                    words(table["result"].as_str().unwrap_or_default()),
-                    number("source_rows"),
-                    number("target_rows"),
-                    match (is_compared, table["is_counted"] == Value::Bool(false)) {
-                        (false, _) => unknown(),
-                        (true, true) => format!("at least {}", number("different")),
-                        (true, false) => number("different"),
-                    },
-                ],
-                2,
-            );
-        }
-        put!(out, "</tbody></table>");
+        comparison::found(out, last, TABLES_MAX);
         if self.verifications.len() > 1 {
             begin(out, &["Before", "Result", "At", "How", "#Rows"]);
             for old in self.verifications.iter().skip(1) {

@@ -65,7 +65,40 @@ async fn a_report_has_everything_in_it_and_asks_nobody() {
             text.matches("<thead>").count()
         )
     );
+    // Each comparison has a document of its own: what was so then.
+    let list = server.get("/pipelines/srv_report/verifications").await;
+    let number = |at: usize| list["verifications"][at]["id"].as_i64().unwrap();
+    for (at, result, never) in [
+        (0, "different", "identical</b>"),
+        (1, "identical", "different</b>"),
+    ] {
+        let number = number(at);
+        let route = format!("/pipelines/srv_report/verifications/{number}/report.html");
+        let answer = server.send(server.request("GET", &route)).await;
+        let text = answer.text();
+        assert_eq!(answer.status, 200, "{text}");
+        assert_eq!(
+            answer.header("content-security-policy"),
+            Some(policy.as_str())
+        );
+        let verdict = format!("{result}</b>");
+        let title = format!("srv_report: verification {number}</title>");
+        for said in [
+            verdict.as_str(),
+            &title,
+            "&lt;script src=x&gt;&amp;",
+            "Every row was compared",
+        ] {
+            assert!(text.contains(said), "{said}: {text}");
+        }
+        for never in [
+            never, "<script", "http:", "https:", "hunter2", "src=\"", "order 1",
+        ] {
+            assert!(!text.contains(never), "{never}: {text}");
+        }
+    }
     for (route, status) in [
+        ("/pipelines/srv_report/verifications/0/report.html", 404),
         ("/pipelines/srv_report/report.html?hours=0", 400),
         ("/pipelines/srv_report/report.html?hours=721", 400),
         ("/pipelines/nothing/report.html", 404),
