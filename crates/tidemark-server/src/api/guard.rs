@@ -27,7 +27,9 @@ use crate::supervisor::OWN_TENANT;
 
 /// Bytes of a body.
 pub(crate) const BODY_MAX: usize = 1 << 20;
-/// How long an answer may take.
+/// How long a body may take to come.
+const BODY_WITHIN: Duration = Duration::from_secs(20);
+/// How long an answer may take, its body's way included.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// Wrong tokens from one address, and within which time.
 const FAILURES_MAX: u32 = 20;
@@ -616,9 +618,15 @@ fn again(status: u16, location: Option<String>, body: Vec<u8>) -> Response {
     response
 }
 
-/// The whole of a body, up to a limit.
+/// The whole of a body, up to a limit, if it comes in time. Whoever sends it drop by drop would keep a
+/// connection, and what waits for it, for ever.
 pub(crate) async fn read(body: Body) -> Result<Bytes, Failure> {
-    axum::body::to_bytes(body, BODY_MAX).await.map_err(|_| {
+    let whole = axum::body::to_bytes(body, BODY_MAX);
+    let Ok(whole) = tokio::time::timeout(BODY_WITHIN, whole).await else {
+        let text = format!("the body was not there within {} s", BODY_WITHIN.as_secs());
+        return Err(Failure::new(codes::API_SLOW_BODY, text));
+    };
+    whole.map_err(|_| {
         let text = format!("a body has at most {BODY_MAX} bytes, and comes whole");
         Failure::new(codes::API_TOO_LARGE, text)
     })

@@ -118,7 +118,7 @@ impl Failure {
 
 /// The status that goes with an error.
 fn status_of(err: &Error) -> StatusCode {
-    const BY_CODE: [(Code, StatusCode); 22] = [
+    const BY_CODE: [(Code, StatusCode); 23] = [
         (codes::API_MALFORMED, StatusCode::BAD_REQUEST),
         (codes::API_NO_TOKEN, StatusCode::UNAUTHORIZED),
         (codes::API_NOT_ALLOWED, StatusCode::FORBIDDEN),
@@ -128,6 +128,7 @@ fn status_of(err: &Error) -> StatusCode {
         (codes::API_FILE_MANAGED, StatusCode::CONFLICT),
         (codes::API_CHANGED, StatusCode::PRECONDITION_FAILED),
         (codes::API_NO_IF_MATCH, StatusCode::PRECONDITION_REQUIRED),
+        (codes::API_SLOW_BODY, StatusCode::REQUEST_TIMEOUT),
         (codes::API_TOO_MANY, StatusCode::TOO_MANY_REQUESTS),
         (codes::API_KEY_REUSED, StatusCode::UNPROCESSABLE_ENTITY),
         (codes::API_TOO_LARGE, StatusCode::PAYLOAD_TOO_LARGE),
@@ -170,6 +171,10 @@ impl IntoResponse for Failure {
         headers.insert(header::CONTENT_TYPE, kind);
         if let Some(seconds) = self.retry_after_seconds {
             headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        if status == StatusCode::REQUEST_TIMEOUT {
+            // RFC 9110, 15.5.9: what is still on its way is not waited for.
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         if status == StatusCode::UNAUTHORIZED {
             let scheme = HeaderValue::from_static("Bearer realm=\"tidemark\"");

@@ -402,3 +402,84 @@ async fn s23_whoever_sends_a_request_drop_by_drop_is_not_waited_for() {
     );
     assert_eq!(server.send(Request::new("GET", "/livez")).await.status, 200);
 }
+
+#[tokio::test]
+async fn s23_a_body_that_comes_drop_by_drop_is_answered_and_its_connection_closed() {
+    use std::time::{Duration, Instant};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let server = Server::start(&[]).await;
+    let begun = |head: &str| {
+        let head = format!(
+            "{head} HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n",
+            server.address
+        );
+        let address = server.address.clone();
+        async move {
+            let mut slow = tokio::net::TcpStream::connect(address).await.unwrap();
+            slow.write_all(head.as_bytes()).await.unwrap();
+            slow
+        }
+    };
+    // One that stops, one that sends a byte now and then, one whose answer is kept for its key, and one
+    // whose body nobody wants.
+    let mut tries = Vec::new();
+    for (head, more, drops, expected) in [
+        ("POST /api/v1/tokens", "\r\n{", false, 408),
+        ("POST /api/v1/tokens", "\r\n{", true, 408),
+        (
+            "POST /api/v1/checks",
+            "Idempotency-Key: k\r\n\r\n{",
+            true,
+            408,
+        ),
+        ("POST /api/v1/nothing", "\r\n{", true, 404),
+    ] {
+        let mut slow = begun(head).await;
+        slow.write_all(more.as_bytes()).await.unwrap();
+        tries.push(async move {
+            let (mut reads, mut writes) = slow.into_split();
+            let dripping = async {
+                let mut pace = tokio::time::interval(Duration::from_millis(500));
+                while drops && writes.write_all(b" ").await.is_ok() {
+                    pace.tick().await;
+                }
+                std::future::pending::<()>().await;
+            };
+            let mut said = Vec::new();
+            let ended = async {
+                // A reset ends it as well.
+                drop(reads.read_to_end(&mut said).await);
+            };
+            let ended = async {
+                tokio::select! {
+                    () = ended => {}
+                    () = dripping => {}
+                }
+            };
+            let in_time = tokio::time::timeout(PATIENCE, ended).await.is_ok();
+            let said = String::from_utf8_lossy(&said).into_owned();
+            assert!(in_time, "{head}: the connection stays open: {said}");
+            let line = format!("HTTP/1.1 {expected} ");
+            assert!(said.starts_with(&line), "{head}, {drops}: {said}");
+            if expected == 408 {
+                assert!(said.contains("\"code\":\"TM8061\""), "{said}");
+                assert!(said.to_lowercase().contains("connection: close"), "{said}");
+            }
+        });
+    }
+    let began = Instant::now();
+    futures_util::future::join_all(tries).await;
+    assert!(
+        began.elapsed() < Duration::from_secs(28),
+        "{:?}",
+        began.elapsed()
+    );
+    // The key is free: the answer was to no request.
+    let body = json!({ "a": 1 });
+    let again = server
+        .request("POST", "/checks")
+        .header("idempotency-key", "k");
+    let again = server.send(again.json(&body)).await;
+    assert_eq!(again.status, 422, "{}", again.text());
+    assert_eq!(again.header("idempotency-replayed"), None);
+}
