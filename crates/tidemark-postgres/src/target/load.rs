@@ -16,9 +16,9 @@
 
 use async_trait::async_trait;
 use tidemark_core::catalogue::codes;
-use tidemark_core::checkpoint::{Chunk, Unit};
+use tidemark_core::checkpoint::Unit;
 use tidemark_core::mapping::TableMapping;
-use tidemark_core::schema::{TableName, ValueClass};
+use tidemark_core::schema::TableName;
 use tidemark_core::source::{RowFormat, RowStream};
 use tidemark_core::target::{LoadUnit, LoadedPart, Loader, Replace};
 use tidemark_core::{Context, Error, ErrorKind, Result, failpoint};
@@ -28,7 +28,7 @@ use super::checkpoint::{self, Writer};
 use super::names::{quoted, table_at};
 use crate::error::server_error;
 use crate::source::select;
-use crate::wire::{Connection, CopyIn, quote_ident, quote_literal};
+use crate::wire::{Connection, CopyIn, quote_ident};
 
 /// One worker's connection for loading.
 #[derive(Debug)]
@@ -205,63 +205,8 @@ fn copy_statement(mapping: &TableMapping, unit: &LoadUnit<'_>) -> String {
 
 /// Removes the rows of the unit's chunk from a table.
 fn delete_statement(mapping: &TableMapping, unit: &LoadUnit<'_>, table: &str) -> Result<String> {
-    let condition = match &unit.unit.chunk {
-        Chunk::Whole => return Ok(format!("DELETE FROM {table}")),
-        Chunk::Keys { column, from, to } => {
-            key_range(mapping, column, from.as_deref(), to.as_deref())
-        }
-        Chunk::Rows { columns, keys } => these_rows(mapping, columns, keys),
-        Chunk::Blocks { .. } => None,
-    };
-    match condition {
-        Some(condition) => Ok(format!("DELETE FROM {table} WHERE {condition}")),
-        None => Err(Error::definite(
-            codes::INTERNAL,
-            "the rows of this chunk cannot be told apart on the target",
-        )),
-    }
-}
-
-/// Rows by their keys, which have the form that they have on the target; `None` where a column of
-/// the key is not carried.
-fn these_rows(mapping: &TableMapping, columns: &[String], keys: &[Vec<String>]) -> Option<String> {
-    let value = |name: &String| {
-        let mut carried = mapping.columns.iter();
-        let carried = carried.find(|column| mapping.source_column(column) == name)?;
-        Some(select::sought(
-            mapping,
-            carried,
-            quote_ident(&carried.target),
-        ))
-    };
-    let values: Option<Vec<String>> = columns.iter().map(value).collect();
-    Some(select::these_rows(&values?, keys))
-}
-
-/// A key range on the target; `None` where its key is not the source's. Text is ordered as it is
-/// when it is cut into chunks: by bytes.
-fn key_range(
-    mapping: &TableMapping,
-    column: &str,
-    from: Option<&str>,
-    to: Option<&str>,
-) -> Option<String> {
-    let mapped = mapping
-        .columns
-        .iter()
-        .find(|candidate| mapping.source_column(candidate) == column)
-        .filter(|mapped| mapped.mask.is_none())?;
-    let mut key = quote_ident(&mapped.target);
-    if mapping.class(mapped) == ValueClass::Text {
-        key.push_str(" COLLATE \"C\"");
-    }
-    let bounds = [(">=", from), ("<", to)];
-    let conditions: Vec<String> = bounds
-        .into_iter()
-        .filter_map(|(operator, bound)| Some(format!("{key} {operator} {}", quote_literal(bound?))))
-        .collect();
-    if conditions.is_empty() {
-        return Some("true".to_owned());
-    }
-    Some(conditions.join(" AND "))
+    let condition = select::target_condition(mapping, &unit.unit.chunk)?;
+    let conditions: Vec<String> = condition.into_iter().collect();
+    let from = format!("FROM {table}");
+    Ok(format!("DELETE {}", select::where_all(&from, &conditions)))
 }

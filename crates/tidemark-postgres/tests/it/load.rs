@@ -181,6 +181,39 @@ async fn a_range_is_replaced_in_the_same_transaction() {
     );
 }
 
+/// A comparison counts them there as well.
+#[tokio::test]
+async fn rows_whose_key_is_null_are_replaced_with_the_lowest_range() {
+    let script = "CREATE TABLE t (id int PRIMARY KEY, name text)";
+    let pair = Pair::new(script, Rules::default()).await;
+    let without_key = "CREATE TABLE t (id int, name text)";
+    pair.database.run(without_key).await;
+    pair.prepare("t", Existing::LoadIfEmpty).await.unwrap();
+    let rows = "INSERT INTO t VALUES (NULL, 'old'), (1, 'old'), (9, 'old')";
+    pair.database.run(rows).await;
+    let mut loader = pair.target.loader().await.unwrap();
+    let unit = Unit {
+        number: 1,
+        chunk: Chunk::Keys {
+            column: "id".to_owned(),
+            from: None,
+            to: Some("5".to_owned()),
+        },
+        ..whole()
+    };
+    load(
+        &mut *loader,
+        &pair,
+        unit,
+        Replace::Range,
+        lines(&["1\tnew"]),
+    )
+    .await
+    .unwrap();
+    let left = "SELECT string_agg(coalesce(id::text, 'NULL') || name, ' ' ORDER BY id) FROM t";
+    assert_eq!(pair.database.value(left).await, "1new 9old");
+}
+
 #[tokio::test]
 async fn a_value_that_does_not_fit_is_told_by_place_and_never_by_itself() {
     let script = "CREATE TABLE prices (id int, price numeric(8,2))";
