@@ -11,7 +11,7 @@
 
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tidemark_core::batch::SchemaChange;
@@ -90,7 +90,8 @@ pub struct PgTarget {
     ended_another: Arc<AtomicBool>,
     lock: tokio::sync::Mutex<owner::Lock>,
     idle: Arc<Mutex<Vec<IdleSession>>>,
-    triggers: OnceLock<Triggers>,
+    /// The role may not keep triggers still.
+    triggers_fire: AtomicBool,
     existing: Existing,
     origin: Origin,
     load_workers: u64,
@@ -125,7 +126,7 @@ impl PgTarget {
             ended_another: Arc::default(),
             lock: tokio::sync::Mutex::default(),
             idle: Arc::default(),
-            triggers: OnceLock::new(),
+            triggers_fire: AtomicBool::new(false),
             existing: Existing::default(),
             origin: Origin::default(),
             load_workers: 0,
@@ -395,20 +396,22 @@ impl PgTarget {
         Ok(connection)
     }
 
-    /// Asks once whether the role may, and does it wherever it may.
+    /// Has the session keep them still, where the role may; once it may not it is not asked again.
     pub(crate) async fn keep_triggers_still(
         &self,
         connection: &mut Connection,
     ) -> Result<Triggers> {
-        if self.triggers.get() == Some(&Triggers::Fire) {
+        if self.triggers_fire.load(Ordering::Relaxed) {
             return Ok(Triggers::Fire);
         }
-        let found = match connection.run(KEEP_TRIGGERS_STILL).await {
-            Ok(()) => Triggers::KeepStill,
-            Err(error) if error.sqlstate_code() == Some("42501") => Triggers::Fire,
-            Err(error) => return Err(error),
-        };
-        Ok(*self.triggers.get_or_init(|| found))
+        match connection.run(KEEP_TRIGGERS_STILL).await {
+            Ok(()) => Ok(Triggers::KeepStill),
+            Err(error) if error.sqlstate_code() == Some("42501") => {
+                self.triggers_fire.store(true, Ordering::Relaxed);
+                Ok(Triggers::Fire)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// A session for a call that does not need one of its own; an idle one if there is one.

@@ -11,7 +11,8 @@ use tidemark_core::target::{Existing, LoadUnit, LoadedPart, Loader, Place, Repla
 use tidemark_core::{Error, ErrorKind, Result};
 use tidemark_lab::{Proxy, wait_for};
 
-use crate::target::{Pair, owner, target_at, tidemark, whole};
+use crate::apply::rig::table;
+use crate::target::{Database, Pair, owner, started_at, target_at, tidemark, whole};
 
 const NUMBERS: &str = "CREATE TABLE numbers (n int, v text); \
      INSERT INTO numbers SELECT n, repeat('x', n % 100) FROM generate_series(1, 50000) n";
@@ -367,4 +368,47 @@ async fn f49_triggers_of_the_target_keep_still() {
     .unwrap();
     let found = "SELECT (SELECT count(*) FROM t), (SELECT count(*) FROM audit)";
     assert_eq!(pair.database.value(found).await, "1|0");
+}
+
+/// Rows that are only replaced must not take others with them, whatever the role may have done before.
+#[tokio::test]
+async fn a_role_that_may_keep_triggers_still_no_more_is_known_as_such() {
+    let database = Database::new().await;
+    let role = format!("still_{}", database.name);
+    database
+        .run(&format!(
+            "CREATE ROLE {role} LOGIN SUPERUSER; \
+             CREATE TABLE parent (id int PRIMARY KEY, v text); \
+             CREATE TABLE child (parent int REFERENCES parent ON DELETE CASCADE); \
+             INSERT INTO parent VALUES (1, 'old'); INSERT INTO child VALUES (1); \
+             ALTER TABLE parent OWNER TO {role}; ALTER TABLE child OWNER TO {role}"
+        ))
+        .await;
+    let url = database.server.url_with(&role, None, &database.name);
+    let mapping = table("parent", &["id*", "v"]);
+    let target = started_at(&url, "shop", std::slice::from_ref(&mapping)).await;
+    drop(target.loader().await.unwrap());
+    database
+        .run(&format!("ALTER ROLE {role} NOSUPERUSER"))
+        .await;
+
+    let unit = Unit {
+        chunk: Chunk::Rows {
+            columns: vec!["id".to_owned()],
+            keys: vec![vec!["1".to_owned()]],
+        },
+        ..whole()
+    };
+    let unit = LoadUnit {
+        unit: &unit,
+        tidemark: &tidemark(),
+        format: RowFormat::PgCopyText,
+        place: Place::InPlace,
+        replace: Replace::Range,
+    };
+    let mut loader = target.loader().await.unwrap();
+    let mut rows = lines(&["1\tnew"]);
+    let loaded = loader.load(&mapping, &unit, &mut rows, &|_| {}).await;
+    assert_eq!(database.value("SELECT count(*) FROM child").await, "1");
+    assert_eq!(loaded.unwrap_err().code(), codes::TARGET_FOREIGN_KEY);
 }

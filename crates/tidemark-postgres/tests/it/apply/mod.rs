@@ -6,7 +6,7 @@ mod equality;
 mod histories;
 mod large;
 mod parked;
-mod rig;
+pub(crate) mod rig;
 mod surprises;
 mod transactions;
 mod types;
