@@ -61,10 +61,12 @@ pub trait Target: Send + Sync {
         false
     }
 
-    /// Waits until the owner's lock is lost, and says how; for ever where it cannot be. Not while
-    /// [`Target::acquire`] runs. Cancel-safe. Commits of a run that was taken over fail in any case;
-    /// this is for noticing it without a commit.
-    async fn lost(&self) -> Error {
+    /// Keeps the owner's lock while this is polled: one that is lost with its session is taken again, and
+    /// the generation stays. After [`Target::acquire`], and not while that runs. Gives why the lock is not
+    /// to be had any more, as that somebody else has it (definite); without an end where it cannot be lost.
+    /// Cancel-safe. Commits of a run that was taken over fail in any case; without the lock others would
+    /// take a run that goes on for one that does not.
+    async fn keep_lock(&self, _owner: &Owner) -> Error {
         std::future::pending().await
     }
 

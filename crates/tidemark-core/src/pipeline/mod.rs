@@ -368,6 +368,22 @@ impl Run {
             ready = Box::pin(self.prepare()) => ready?,
             asked = commands::interrupted(requests, is_paused) => return Ok(Interrupted::Asked(asked)),
         };
+        self.lasting.backoff.has_begun = true;
+        let (target, owner) = (Arc::clone(&self.engine.target), self.owner.clone());
+        tokio::select! {
+            biased;
+            ended = Box::pin(self.go_on(ready, requests)) => ended,
+            // What is not committed is left to whoever has the lock now.
+            taken = target.keep_lock(&owner) => Err(taken),
+        }
+    }
+
+    /// From where rows and changes can be read to the end.
+    async fn go_on(
+        &mut self,
+        ready: Ready,
+        requests: &mut mpsc::Receiver<Request>,
+    ) -> Result<Interrupted<Outcome>> {
         let Ready {
             schema,
             mut mappings,
@@ -375,7 +391,6 @@ impl Run {
             snapshot,
             begun,
         } = ready;
-        self.lasting.backoff.has_begun = true;
         if self.engine.options.mode.streams() {
             self.settle_relay().await?;
         }
@@ -510,8 +525,7 @@ impl Run {
         Ok(())
     }
 
-    /// Copies what is not in yet at this snapshot, then makes what was deferred.
-    /// A full load alone: done.
+    /// A full load alone is done once its rows are in; whether it still has a checkpoint is asked.
     async fn complete(&mut self) -> Result<Outcome> {
         let checkpoint = self.checkpoint().await?;
         Ok(Outcome {

@@ -49,8 +49,8 @@ impl Target for PgTarget {
         self.has_ended_another()
     }
 
-    async fn lost(&self) -> Error {
-        self.lost().await
+    async fn keep_lock(&self, owner: &Owner) -> Error {
+        self.keep_lock(owner).await
     }
 
     async fn claim(&self, tables: &[&TableName]) -> Result<()> {

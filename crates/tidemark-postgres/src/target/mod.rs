@@ -191,9 +191,10 @@ impl PgTarget {
         self.ended_another.load(Ordering::Acquire)
     }
 
-    /// Waits until the pipeline's lock is lost, and says how.
-    pub async fn lost(&self) -> Error {
-        self.lock.lock().await.lost().await
+    /// Keeps the pipeline's lock; see [`tidemark_core::target::Target::keep_lock`].
+    pub async fn keep_lock(&self, owner: &Owner) -> Error {
+        let mut lock = self.lock.lock().await;
+        lock.keep(&self.config, &self.pipeline, owner).await
     }
 
     /// Records where a first load starts.

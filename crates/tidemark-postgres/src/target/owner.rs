@@ -32,6 +32,9 @@ const ANSWER_MAX: Duration = Duration::from_secs(3);
 const FORMER_SESSION_MAX: Duration = Duration::from_secs(5);
 const FORMER_SESSION_POLL: Duration = Duration::from_millis(50);
 
+/// How long a lock that was lost is left to others, and the pause between two tries.
+const TAKE_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
 /// The owner's connection, while there is one.
 #[derive(Debug, Default)]
 pub(super) struct Lock {
@@ -91,22 +94,36 @@ impl Lock {
         raise_generation(connection, pipeline, owner, !self.was_held).await
     }
 
-    /// Waits until the lock is lost. Cancel-safe.
-    pub(super) async fn lost(&mut self) -> Error {
-        let Some(connection) = &mut self.held else {
-            return Error::transient(
-                codes::TARGET_LOCK_LOST,
-                "target: the pipeline's lock is not held",
-            );
-        };
+    /// Waits until the lock is lost and takes it again, time after time; gives why that cannot be.
+    /// Cancel-safe.
+    pub(super) async fn keep(
+        &mut self,
+        config: &ConnectConfig,
+        pipeline: &str,
+        owner: &Owner,
+    ) -> Error {
         loop {
-            if let Err(error) = connection.notification().await {
+            if let Some(connection) = &mut self.held {
+                let broken = broken(connection).await;
                 self.held = None;
-                return Error::transient(
-                    codes::TARGET_LOCK_LOST,
-                    "target: the connection that holds the pipeline's lock broke",
-                )
-                .caused_by(error);
+                tracing::warn!(
+                    pipeline,
+                    code = %codes::TARGET_LOCK_LOST,
+                    error = %broken,
+                    "the session that holds the pipeline's lock has ended; the lock is taken again"
+                );
+            }
+            // Whoever ended it on purpose, to have the lock, has it by then.
+            sleep(TAKE_AGAIN_AFTER).await;
+            match self.take_lock(config, pipeline, owner).await {
+                Ok(connection) => {
+                    self.former_pid = Some(connection.pid());
+                    self.held = Some(connection);
+                }
+                Err(error) if error.kind() == ErrorKind::Transient => {
+                    tracing::debug!(pipeline, %error, "the lock is not taken yet");
+                }
+                Err(error) => return error,
             }
         }
     }
@@ -156,6 +173,15 @@ impl Lock {
             connection.query(sql, &[Some(&name)]).await?;
         }
         Ok(connection)
+    }
+}
+
+/// Waits until the connection breaks. Cancel-safe.
+async fn broken(connection: &mut Connection) -> Error {
+    loop {
+        if let Err(error) = connection.notification().await {
+            return error;
+        }
     }
 }
 

@@ -104,21 +104,39 @@ async fn a_second_owner_is_refused_by_name_until_the_first_is_gone() {
 }
 
 #[tokio::test]
-async fn the_lost_lock_is_noticed_and_taken_again() {
+async fn a_lost_lock_is_taken_again_unless_somebody_else_has_it() {
     let database = Database::new().await;
     let target = database.target("shop");
-    let before = target.acquire(&owner(1)).await.unwrap();
-    let lost = target.lost();
-    let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_locks \
-               WHERE locktype = 'advisory' AND database = \
-               (SELECT oid FROM pg_database WHERE datname = current_database())";
-    assert_eq!(database.value(end).await, "1");
-    let error = tokio::time::timeout(Duration::from_secs(10), lost)
-        .await
-        .expect("noticed at once");
-    assert_eq!(error.code(), codes::TARGET_LOCK_LOST);
-    assert_eq!(error.kind(), ErrorKind::Transient);
-    assert!(target.acquire(&owner(1)).await.unwrap() > before);
+    let generation = target.acquire(&owner(1)).await.unwrap();
+    let ours = "SELECT string_agg(pid::text, ' ') FROM pg_locks \
+                WHERE locktype = 'advisory' AND granted AND database = \
+                (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let end = ours.replace("pid::text", "pg_terminate_backend(pid)::text");
+    let first = database.value(ours).await;
+    let again = async {
+        assert_eq!(database.value(&end).await, "true");
+        let taken = wait_for(Duration::from_secs(20), "the lock to be taken", || async {
+            let pid = database.value(ours).await;
+            Ok((!pid.is_empty() && pid != first).then_some(()))
+        });
+        taken.await.unwrap();
+        let found = database.value("SELECT generation FROM tidemark.checkpoint");
+        assert_eq!(found.await, generation.0.to_string(), "the same run");
+        // Somebody who wants it has it first.
+        assert_eq!(database.value(&end).await, "true");
+        let second = database.target("shop");
+        let taken = wait_for(Duration::from_secs(20), "the lock to be free", || async {
+            Ok(second.acquire(&owner(2)).await.ok())
+        });
+        assert!(taken.await.unwrap() > generation);
+        second
+    };
+    let owner = owner(1);
+    let both = Box::pin(async { tokio::join!(target.keep_lock(&owner), again) });
+    let ended = tokio::time::timeout(Duration::from_mins(1), both).await;
+    let (refused, _second) = ended.expect("refused in time");
+    assert_eq!(refused.code(), codes::TARGET_OWNED);
+    assert_eq!(refused.kind(), ErrorKind::Definite);
 }
 
 #[tokio::test]

@@ -27,7 +27,6 @@ pub(super) fn verdict(err: &Error) -> Verdict {
     let owned = [
         codes::TARGET_OWNED,
         codes::TARGET_FENCED,
-        codes::TARGET_LOCK_LOST,
         codes::SLOT_ACTIVE,
     ];
     if err.kind() == ErrorKind::Transient || owned.contains(&err.code()) {

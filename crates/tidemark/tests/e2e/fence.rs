@@ -127,6 +127,39 @@ async fn f42_a_frozen_owner_that_lost_its_lock_cannot_write_when_it_wakes_up() {
     stage.clear().await;
 }
 
+/// The lock is held by a session that does nothing else; whoever ends it ends nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn f42_a_lock_whose_session_was_ended_is_taken_again_while_changes_go_on() {
+    let stage = Stage::new("fence_lock").await;
+    let table = "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 9)";
+    stage.source.batch_execute(table).await.unwrap();
+    let first = stage.start_streaming().await;
+    let generation = "SELECT generation FROM tidemark.checkpoint";
+    let before = text(&stage.target, generation).await.unwrap();
+
+    let lock = "SELECT pid FROM pg_locks JOIN pg_stat_activity USING (pid) \
+                WHERE locktype = 'advisory' AND granted AND application_name = $1 \
+                AND datname = current_database()";
+    let held = format!(
+        "SELECT count(*) FROM ({}) s",
+        lock.replace("$1", "'tidemark fence_lock'")
+    );
+    end_sessions(&stage.target, lock, "tidemark fence_lock").await;
+    stage.wait_for_target(&held, "1").await;
+
+    let second = stage.run(&["run", "FILE"]).await.expect(6);
+    assert!(second.stderr.contains("TM2031"), "{}", second.stderr);
+    stage.wait_for_state("streaming").await;
+    let more = "INSERT INTO t SELECT generate_series(10, 19)";
+    stage.source.batch_execute(more).await.unwrap();
+    stage.wait_until_identical().await;
+    let after = text(&stage.target, generation).await.unwrap();
+    assert_eq!(after, before, "it has not begun again");
+    assert!(first.log().contains("TM2033"), "{}", first.log());
+    assert_eq!(first.terminate().await, Some(0));
+    stage.clear().await;
+}
+
 /// Stops the process where it holds no transaction open on the target: a frozen owner within one
 /// keeps its rows locked, and whoever comes next waits for it.
 async fn freeze_between_commits(stage: &Stage, zombie: &crate::stage::Running) {
