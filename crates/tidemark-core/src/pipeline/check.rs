@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::finding::{Finding, Verdict};
 use crate::mapping::TableMapping;
 use crate::source::WillStream;
+use crate::words::counted;
 
 use super::Run;
 use super::observe::PipelineEvent;
@@ -45,8 +46,9 @@ impl Run {
             1,
             "check",
             format!(
-                "{passed} passed, {warnings} warnings, {failed} failed; {} tables",
-                tables.len()
+                "{passed} passed, {}, {failed} failed; {}",
+                counted(warnings, "warning"),
+                counted(tables.len(), "table")
             ),
         );
         let has_begun = failed > 0 && self.has_begun().await;

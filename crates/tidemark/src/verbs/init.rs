@@ -167,9 +167,15 @@ fn answer(draft: &Draft, file: &Path, findings: &[Finding]) -> Answer {
             ));
         }
     }
-    answer.notice(match failed {
-        0 => format!("everything is ready: tidemark run {shown}"),
-        1 => format!("1 check fails: tidemark check {shown}"),
+    let warned = check::count(findings, Verdict::Warning);
+    answer.notice(match (failed, warned) {
+        (0, 0) => format!("everything is ready: tidemark run {shown}"),
+        // What is warned of may meet others: a source that refuses updates once a table is published.
+        (0, 1) => format!("1 check warns, see it before you run it: tidemark check {shown}"),
+        (0, _) => {
+            format!("{warned} checks warn, see them before you run it: tidemark check {shown}")
+        }
+        (1, _) => format!("1 check fails: tidemark check {shown}"),
         _ => format!("{failed} checks fail: tidemark check {shown}"),
     })
 }

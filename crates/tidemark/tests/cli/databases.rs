@@ -317,6 +317,22 @@ async fn init_writes_a_file_without_passwords_that_works() {
     );
 }
 
+/// Once such a table is published the source refuses updates of it in every application.
+#[tokio::test(flavor = "multi_thread")]
+async fn init_does_not_call_ready_what_a_check_warns_of() {
+    let stage = Stage::new("unused", "full_load_only").await;
+    let (source, target) = (stage.source_url(), stage.target_url());
+    let init = |name| stage.tidemark(&["init", &source, &target, "--name", name]);
+    let said = init("well").err;
+    assert!(said.contains("ready: tidemark run well.toml"), "{said}");
+    let keyless = "CREATE TABLE keyless (v text)";
+    let made = stage.server.execute_in(&stage.source, keyless).await;
+    made.unwrap();
+    let said = init("warned").err;
+    assert!(!said.contains("ready"), "{said}");
+    assert!(said.contains("tidemark check warned.toml"), "{said}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_reached_is_said_with_its_code() {
     let stage = Stage::new("reach", "full_load_and_cdc").await;
