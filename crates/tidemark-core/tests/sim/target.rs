@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use tidemark_core::batch::{Batch, SchemaChange};
 use tidemark_core::catalogue::codes;
 use tidemark_core::checkpoint::{
-    Checkpoint, CheckpointUpdate, Chunk, Generation, LoadPhase, RelayHome, Release,
-    TableCheckpoint, TableState, Unit,
+    Checkpoint, CheckpointUpdate, Generation, LoadPhase, RelayHome, Release, TableCheckpoint,
+    TableState, Unit,
 };
 use tidemark_core::control::Control;
 use tidemark_core::error::{Error, Result};
@@ -18,10 +18,10 @@ use tidemark_core::mapping::TableMapping;
 use tidemark_core::position::Position;
 use tidemark_core::quarantine::{Aside, Chosen, Kept, Key, Released};
 use tidemark_core::schema::{SourceSchema, TableName};
-use tidemark_core::source::{RowFormat, RowStream, SequenceValue};
+use tidemark_core::source::{RowFormat, SequenceValue};
 use tidemark_core::target::{
-    Applied, Applier, Existing, LoadStart, LoadUnit, LoadedPart, Loader, Origin, Owner, Parked,
-    Place, Prepared, Replace, Target, TypeChanges,
+    Applied, Applier, Existing, LoadStart, Loader, Origin, Owner, Parked, Place, Prepared, Target,
+    TypeChanges,
 };
 use tidemark_core::verify::View;
 
@@ -29,6 +29,10 @@ use crate::change::{SimChange, apply_change, by_table, is_refused, keys_of, name
 use crate::door::SimControl;
 use crate::source::table_of;
 use crate::world::{Row, Rows, Shared, TABLES, World, has_key, lost, lsn};
+
+mod load;
+
+use load::SimLoader;
 
 /// What survives a kill.
 #[derive(Clone, Default)]
@@ -342,99 +346,6 @@ impl Target for SimTarget {
 
     async fn forget(&self) -> Result<()> {
         self.lock().checkpoint = None;
-        Ok(())
-    }
-}
-
-struct SimLoader {
-    target: SimTarget,
-    usable: bool,
-}
-
-#[async_trait]
-impl Loader for SimLoader {
-    async fn load(
-        &mut self,
-        mapping: &TableMapping,
-        unit: &LoadUnit<'_>,
-        rows: &mut dyn RowStream,
-        progress: &(dyn Fn(LoadedPart) + Send + Sync),
-    ) -> Result<LoadedPart> {
-        self.usable = false;
-        let mut read: Vec<Row> = Vec::new();
-        while let Some(block) = rows.next().await? {
-            let text = std::str::from_utf8(&block.bytes).expect("JSON");
-            read.extend(
-                text.lines()
-                    .map(|line| serde_json::from_str::<Row>(line).expect("a row")),
-            );
-            progress(LoadedPart {
-                rows: block.rows,
-                bytes: block.bytes.len() as u64,
-            });
-        }
-        let count = read.len() as u64;
-        let table = table_of(mapping);
-        // Other workers commit meanwhile: what is changed is changed at the commit.
-        self.target.world.call("unit").await?;
-        let new = {
-            let mut new = self.target.lock().clone();
-            let place = match unit.place {
-                Place::InPlace => &mut new.rows[table],
-                Place::Beside => &mut new.beside[table],
-            };
-            if unit.replace == Replace::Range {
-                let Chunk::Rows { keys, .. } = &unit.unit.chunk else {
-                    panic!("repairs rows")
-                };
-                place.retain(|row, _| !keys.iter().any(|key| Some(&key[0]) == row[0].as_ref()));
-            }
-            for row in read {
-                if has_key(table) {
-                    assert!(
-                        !place.keys().any(|other| other[0] == row[0]),
-                        "a row loaded twice"
-                    );
-                }
-                *place.entry(row).or_default() += 1;
-            }
-            let recorded = SimTarget::table_mut(&mut new, mapping.source());
-            let known = recorded
-                .units
-                .iter_mut()
-                .find(|u| u.number == unit.unit.number);
-            let known = known.expect("units are recorded before they are loaded");
-            assert!(!known.is_loaded, "a unit is loaded again");
-            known.is_loaded = true;
-            known.rows = count;
-            known.tidemark = Some(unit.tidemark.clone());
-            new
-        };
-        self.commit_at_once(new)?;
-        self.target.world.call("unit committed").await?;
-        self.usable = true;
-        Ok(LoadedPart {
-            rows: count,
-            bytes: count * 10,
-        })
-    }
-
-    fn is_usable(&self) -> bool {
-        self.usable
-    }
-}
-
-impl SimLoader {
-    /// Without a pause between reading the state and writing it: workers are concurrent.
-    fn commit_at_once(&self, new: State) -> Result<()> {
-        let mut state = self.target.lock();
-        if state.generation != self.target.generation() {
-            return Err(Error::definite(
-                codes::INTERNAL,
-                "an older generation commits",
-            ));
-        }
-        *state = new;
         Ok(())
     }
 }
