@@ -321,11 +321,12 @@ impl<'b> Work<'b> {
                 batch: set.batch,
                 cells,
             };
-            match what {
-                Each::Delete(expected) => rows.delete(values, expected)?,
-                Each::Update => rows.update(values)?,
-                Each::Insert => rows.insert(values)?,
-            }
+            let queued = match what {
+                Each::Delete(expected) => rows.delete(values, expected),
+                Each::Update => rows.update(values),
+                Each::Insert => rows.insert(values),
+            };
+            queued.map_err(|error| met.table.error(error))?;
             rows.session.pump().await?;
         }
         Ok(())
@@ -378,7 +379,8 @@ impl<'b> Work<'b> {
                 met,
                 step,
             };
-            rows.change(self.batch, change)?;
+            let queued = rows.change(self.batch, change);
+            queued.map_err(|error| met.table.error(error))?;
             self.session.pump().await?;
         }
         Ok(())

@@ -100,6 +100,11 @@ async fn s04_a_row_that_no_message_holds_is_refused_before_it_is_sent() {
         (refused.kind(), refused.code()),
         (ErrorKind::Data, codes::TARGET_VALUE)
     );
+    assert_eq!(
+        refused.table_name(),
+        Some("public.t"),
+        "it is set aside alone"
+    );
     rig.apply(&wide(2)).await.unwrap();
     let found = "SELECT count(*) || ' ' || sum(length(c0) + length(c1)) || ' ' || count(c2) FROM t";
     assert_eq!(rig.rows(found).await, [format!("1 {} 0", 2 * VALUE_BYTES)]);
