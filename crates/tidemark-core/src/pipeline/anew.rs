@@ -97,8 +97,7 @@ pub(super) fn begun(checkpoint: Option<&Checkpoint>) -> Vec<TableName> {
         .collect()
 }
 
-/// The same tables as a new start records them: what is in is not resumed,
-/// since another log follows.
+/// The same tables as a new start records them: what is in is not resumed, since another log follows.
 fn not_resumable(checkpoint: Option<&Checkpoint>) -> Vec<TableCheckpoint> {
     let names = begun(checkpoint);
     let tables = checkpoint.into_iter().flat_map(|found| &found.tables);

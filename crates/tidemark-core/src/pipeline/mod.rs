@@ -459,36 +459,10 @@ impl Run {
             engine.target.follow_timeline(timeline).await?;
         }
 
-        let snapshot = match &start {
-            Start::First { leftover } => {
-                if let Some(slot) = leftover {
-                    engine.step(
-                        3,
-                        "prepare",
-                        format!("removes {slot}, left over by a killed start"),
-                    );
-                    engine.source.release().await?;
-                    failpoint::reached(failpoint::LEFTOVER_REMOVED);
-                }
-                Some(self.open(&mappings, &[]).await?)
-            }
-            Start::Anew(slot) => {
-                let (leftover, before) = (slot.as_deref(), checkpoint.as_ref());
-                Some(self.begin_anew(leftover, before, &mappings).await?)
-            }
-            Start::LoadOnce => {
-                let was_loaded_before = checkpoint.is_some();
-                let snapshot = self.load_once(&mappings, log.identity, was_loaded_before);
-                Some(snapshot.await?)
-            }
-            Start::FromSlot { position } => {
-                self.begin_at(*position, &schema, &mappings, log.identity)
-                    .await?;
-                None
-            }
-            Start::ResumeLoad => Some(engine.source.snapshot().await?),
-            Start::ResumeStream { .. } => None,
-        };
+        let before = checkpoint.as_ref();
+        let snapshot = self
+            .begin(&start, before, &schema, &mappings, log.identity)
+            .await?;
         if snapshot.is_some() {
             let changes = start::type_changes(&engine, &start);
             self.prepare_objects(&schema, &mappings, changes).await?;

@@ -1,5 +1,5 @@
-//! A first start: what is made on the source before the first row is read, its record in the target,
-//! and the way back where that record is never written.
+//! A start, as [`super::plan`] has decided it. A first one: what is made on the source before the first row is
+//! read, its record in the target, and the way back where that record is never written.
 //!
 //! Until the target has the record nothing points at what was made, so that is the one moment when
 //! something could be left behind for nobody ([`Run::take_back`]).
@@ -24,6 +24,45 @@ use super::stop::RUN_ENDS_WITHIN;
 use super::{Engine, Run};
 
 impl Run {
+    /// Carries out what the start means for the log. Gives the snapshot at which rows are to be loaded;
+    /// `None` where none are.
+    pub(super) async fn begin(
+        &mut self,
+        start: &Start,
+        checkpoint: Option<&Checkpoint>,
+        schema: &SourceSchema,
+        mappings: &[Arc<TableMapping>],
+        identity: SourceIdentity,
+    ) -> Result<Option<Box<dyn Snapshot>>> {
+        let engine = Arc::clone(&self.engine);
+        let snapshot = match start {
+            Start::First { leftover } => {
+                if let Some(slot) = leftover {
+                    let text = format!("removes {slot}, left over by a killed start");
+                    engine.step(3, "prepare", text);
+                    engine.source.release().await?;
+                    failpoint::reached(failpoint::LEFTOVER_REMOVED);
+                }
+                self.open(mappings, &[]).await?
+            }
+            Start::Anew(slot) => {
+                self.begin_anew(slot.as_deref(), checkpoint, mappings)
+                    .await?
+            }
+            Start::LoadOnce => {
+                self.load_once(mappings, identity, checkpoint.is_some())
+                    .await?
+            }
+            Start::FromSlot { position } => {
+                self.begin_at(*position, schema, mappings, identity).await?;
+                return Ok(None);
+            }
+            Start::ResumeLoad => engine.source.snapshot().await?,
+            Start::ResumeStream { .. } => return Ok(None),
+        };
+        Ok(Some(snapshot))
+    }
+
     /// A first start: the log is opened *before* the first row is read, and its position recorded
     /// in the target before the first row is written. Tables in which rows of an earlier load are come
     /// as that has left them.

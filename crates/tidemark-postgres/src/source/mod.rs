@@ -1,8 +1,7 @@
 //! PostgreSQL as a source: what it keeps for a pipeline, and the stream of its changes.
 //!
-//! [`PgSource`] holds no state that matters: what it needs to know it asks the server, each time. Its
-//! methods are in the files named after what they are about; the trait is implemented at the end of
-//! this one.
+//! [`PgSource`] holds no state that matters: what it needs to know it asks the server, each time. What its
+//! methods do is in the files named after what they are about; the trait is implemented in [`contract`].
 //!
 //! What we make on the source bears the pipeline's name and goes with the pipeline: one slot
 //! (`tidemark_<pipeline>`), one publication of the same name, and for a verification a temporary
@@ -60,6 +59,7 @@ mod xids;
 pub use relay::RelayOptions;
 pub use slot::create::ExportedSnapshot;
 pub use slot::{check_name, list_slots};
+pub use snapshot::PgSnapshot;
 
 /// How a source is read; made from `[source]`, `[source.postgres]` and `[stream]` of a pipeline file.
 #[derive(Clone, Debug)]
@@ -564,4 +564,3 @@ impl PgSource {
         Ok(is_gone.then(|| format!("publication {}", wanted.name)))
     }
 }
-pub use snapshot::PgSnapshot;
