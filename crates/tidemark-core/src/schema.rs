@@ -184,6 +184,27 @@ pub struct Column {
     pub comment: Option<String>,
 }
 
+impl Column {
+    /// A column of which nothing else is known: it may be NULL, and its values pass as text.
+    #[must_use]
+    pub fn bare(name: impl Into<String>, type_name: impl Into<String>, type_id: u32) -> Column {
+        Column {
+            name: name.into(),
+            number: 0,
+            type_name: type_name.into(),
+            type_id,
+            type_modifier: -1,
+            class: ValueClass::Other,
+            is_not_null: false,
+            default: ColumnDefault::None,
+            collation: None,
+            is_binary_portable: false,
+            is_toastable: true,
+            comment: None,
+        }
+    }
+}
+
 /// What fills a column that an insert leaves out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ColumnDefault {

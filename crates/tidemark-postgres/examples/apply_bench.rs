@@ -25,9 +25,7 @@ use tidemark_core::compact::{Segment, fold_keyed, split};
 use tidemark_core::event::{CellKind, OldRow, Op, Row};
 use tidemark_core::mapping::{ColumnMapping, TableMapping, TargetType};
 use tidemark_core::position::{Lsn, Position};
-use tidemark_core::schema::{
-    Column, ColumnDefault, ReplicaIdentity, TableName, TableSchema, ValueClass,
-};
+use tidemark_core::schema::{Column, ReplicaIdentity, TableName, TableSchema};
 use tidemark_core::target::{Applier, LoadStart, Owner};
 use tidemark_postgres::config::{ConnectConfig, Side};
 use tidemark_postgres::target::{PgApplier, PgTarget};
@@ -370,18 +368,9 @@ fn table(name: &str, columns: &[&str], key_columns: usize) -> Arc<TableMapping> 
         ReplicaIdentity::Key(key.clone())
     };
     let column = |name: &&str| Column {
-        name: (*name).to_owned(),
-        number: 0,
-        type_name: "text".to_owned(),
-        type_id: 25,
-        type_modifier: -1,
-        class: ValueClass::Other,
-        is_not_null: false,
-        default: ColumnDefault::None,
-        collation: None,
         is_binary_portable: true,
         is_toastable: false,
-        comment: None,
+        ..Column::bare(*name, "text", 25)
     };
     let mapped = |source: usize| ColumnMapping {
         source,

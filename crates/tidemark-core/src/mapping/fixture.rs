@@ -1,6 +1,6 @@
 //! Tables for the tests of filter and mapping.
 
-use crate::schema::{Column, ColumnDefault, ReplicaIdentity, TableName, TableSchema, ValueClass};
+use crate::schema::{Column, ReplicaIdentity, TableName, TableSchema, ValueClass};
 
 /// What the PostgreSQL source says of a type, for the types that tests use.
 pub(crate) fn class_of(type_name: &str) -> ValueClass {
@@ -26,18 +26,11 @@ pub(crate) fn class_of(type_name: &str) -> ValueClass {
 /// A nullable column without default.
 pub(crate) fn column(name: &str, type_name: &str) -> Column {
     Column {
-        name: name.to_owned(),
         number: 1,
-        type_name: type_name.to_owned(),
-        type_id: 0,
-        type_modifier: -1,
         class: class_of(type_name),
-        is_not_null: false,
-        default: ColumnDefault::None,
-        collation: None,
         is_binary_portable: true,
         is_toastable: false,
-        comment: None,
+        ..Column::bare(name, type_name, 0)
     }
 }
 

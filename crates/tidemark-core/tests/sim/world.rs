@@ -7,9 +7,7 @@ use tidemark_core::catalogue::codes;
 use tidemark_core::checkpoint::SourceIdentity;
 use tidemark_core::error::{Error, Result};
 use tidemark_core::position::{Lsn, Position};
-use tidemark_core::schema::{
-    Column, ColumnDefault, ReplicaIdentity, TableName, TableSchema, ValueClass,
-};
+use tidemark_core::schema::{Column, ReplicaIdentity, TableName, TableSchema, ValueClass};
 use tidemark_core::tidemark::PgSnapshot;
 use tokio::sync::Notify;
 
@@ -389,18 +387,11 @@ impl World {
 
 pub(crate) fn schema(table: usize) -> TableSchema {
     let column = |name: &str, number: i16, class| Column {
-        name: name.into(),
         number,
-        type_name: "text".into(),
-        type_id: 25,
-        type_modifier: -1,
         class,
-        is_not_null: false,
-        default: ColumnDefault::None,
-        collation: None,
-        comment: None,
         is_binary_portable: true,
         is_toastable: name == "large",
+        ..Column::bare(name, "text", 25)
     };
     let keyed = has_key(table);
     TableSchema {

@@ -170,18 +170,10 @@ fn rename_in_indexes(indexes: &mut [Index], from: &str, to: &str) {
 /// A column that the catalog does not have any more.
 fn gone_column(known: &KnownColumn) -> Column {
     Column {
-        name: known.name.clone(),
         number: known.number,
-        type_name: "text".to_owned(),
-        type_id: known.type_id,
         type_modifier: known.type_modifier,
         class: known.class.unwrap_or(ValueClass::Other),
-        is_not_null: false,
-        default: ColumnDefault::None,
-        collation: None,
-        comment: None,
-        is_binary_portable: false,
-        is_toastable: true,
+        ..Column::bare(known.name.as_str(), "text", known.type_id)
     }
 }
 

@@ -6,8 +6,7 @@ use crate::checkpoint::KnownShape;
 use crate::event::StreamColumn;
 use crate::mapping::Rules;
 use crate::schema::{
-    Attribute, Column, ColumnDefault, Member, MemberKind, ReplicaIdentity, TableSchema,
-    TypeMembers, ValueClass,
+    Attribute, Column, Member, MemberKind, ReplicaIdentity, TableSchema, TypeMembers,
 };
 use crate::source::{ColumnType, StreamedColumn, StreamedShape};
 
@@ -17,18 +16,10 @@ const TEXT: u32 = 25;
 
 fn column(name: &str, number: i16, type_id: u32) -> Column {
     Column {
-        name: name.into(),
         number,
-        type_name: format!("type {type_id}"),
-        type_id,
-        type_modifier: -1,
-        class: ValueClass::Other,
-        is_not_null: false,
-        default: ColumnDefault::None,
-        collation: None,
-        comment: None,
         is_binary_portable: true,
         is_toastable: false,
+        ..Column::bare(name, format!("type {type_id}"), type_id)
     }
 }
 

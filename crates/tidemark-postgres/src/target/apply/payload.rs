@@ -26,7 +26,7 @@ use tidemark_core::batch::{Batch, Change, Item, LARGE_BYTES, SchemaChange};
 use tidemark_core::catalogue::codes;
 use tidemark_core::event::{CellKind, OldRow, Op, Row};
 use tidemark_core::mapping::{ColumnMapping, TableMapping, TargetType};
-use tidemark_core::schema::{Column, ColumnDefault, ReplicaIdentity, TableSchema, ValueClass};
+use tidemark_core::schema::{Column, ReplicaIdentity, TableSchema};
 use tidemark_core::{Error, Result};
 
 const VERSION: u8 = 1;
@@ -270,19 +270,10 @@ impl<'a> Reader<'a> {
                 mask: None,
                 target_type: TargetType::default(),
             });
+            let column = Column::bare(name, self.text()?, self.number()?);
             schema_columns.push(Column {
-                name,
-                number: 0,
-                type_name: self.text()?,
-                type_id: self.number()?,
                 type_modifier: self.number()?.cast_signed(),
-                class: ValueClass::Other,
-                is_not_null: false,
-                default: ColumnDefault::None,
-                collation: None,
-                comment: None,
-                is_binary_portable: false,
-                is_toastable: true,
+                ..column
             });
         }
         let mut key = Vec::new();

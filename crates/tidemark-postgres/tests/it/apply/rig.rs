@@ -8,9 +8,7 @@ use tidemark_core::checkpoint::CheckpointUpdate;
 use tidemark_core::event::{CellKind, OldRow, Op, Row};
 use tidemark_core::mapping::{ColumnMapping, TableMapping, TargetType};
 use tidemark_core::position::Position;
-use tidemark_core::schema::{
-    Column, ColumnDefault, ReplicaIdentity, TableName, TableSchema, ValueClass,
-};
+use tidemark_core::schema::{Column, ReplicaIdentity, TableName, TableSchema, ValueClass};
 use tidemark_core::target::{Applied, Applier};
 use tidemark_postgres::target::{PgApplier, PgTarget};
 
@@ -134,18 +132,9 @@ pub(crate) fn table(name: &str, columns: &[&str]) -> TableMapping {
 
 fn column(name: &str) -> Column {
     Column {
-        name: name.to_owned(),
-        number: 0,
-        type_name: "text".to_owned(),
-        type_id: 25,
-        type_modifier: -1,
         class: ValueClass::Text,
-        is_not_null: false,
-        default: ColumnDefault::None,
-        collation: None,
         is_binary_portable: true,
-        is_toastable: true,
-        comment: None,
+        ..Column::bare(name, "text", 25)
     }
 }
 

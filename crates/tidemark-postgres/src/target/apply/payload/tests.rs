@@ -4,20 +4,7 @@ use tidemark_core::schema::TableName;
 use super::*;
 
 fn column(name: &str, type_name: &str, type_id: u32) -> Column {
-    Column {
-        name: name.to_owned(),
-        number: 0,
-        type_name: type_name.to_owned(),
-        type_id,
-        type_modifier: -1,
-        class: ValueClass::Other,
-        is_not_null: false,
-        default: ColumnDefault::None,
-        collation: None,
-        comment: None,
-        is_binary_portable: false,
-        is_toastable: true,
-    }
+    Column::bare(name, type_name, type_id)
 }
 
 fn mapping(columns: &[(&str, &str, u32)]) -> TableMapping {
