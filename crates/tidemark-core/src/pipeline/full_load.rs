@@ -55,8 +55,9 @@ impl Run {
         failpoint::reached(failpoint::TABLES_RECORDED);
         engine.target.set_phase(LoadPhase::Finishing).await?;
         failpoint::reached(failpoint::FINISHING_RECORDED);
-        if load_is_one_instant(&self.checkpoint().await?) {
-            self.finish(mappings).await?;
+        let checkpoint = self.checkpoint().await?;
+        if load_is_one_instant(&checkpoint) {
+            self.finish(not_set_aside(&checkpoint, mappings)).await?;
         }
         engine.observer.say(PipelineEvent::Loaded { rows, took });
         Ok(Interrupted::Done(()))
@@ -64,9 +65,8 @@ impl Run {
 
     /// A table whose rows do not keep a foreign key is set aside. The next attempt streams on without it; that
     /// of a load alone would begin with its rows again, and meet the same, for ever.
-    async fn finish(&mut self, mappings: &[Arc<TableMapping>]) -> Result<()> {
+    async fn finish(&mut self, mut left: Vec<Arc<TableMapping>>) -> Result<()> {
         let engine = Arc::clone(&self.engine);
-        let mut left = mappings.to_vec();
         loop {
             let Err(err) = finish_load(&engine, &left).await else {
                 return Ok(());
@@ -168,6 +168,20 @@ pub(super) async fn finish_load(engine: &Engine, mappings: &[Arc<TableMapping>])
     engine.target.set_phase(LoadPhase::Loaded).await?;
     failpoint::reached(failpoint::LOAD_RECORDED);
     Ok(())
+}
+
+/// Tables that are in. One that was set aside has no rows to which those of others could point: what rests on
+/// it is made when it is loaded anew.
+fn not_set_aside(
+    checkpoint: &Checkpoint,
+    mappings: &[Arc<TableMapping>],
+) -> Vec<Arc<TableMapping>> {
+    let is_in = |mapping: &&Arc<TableMapping>| {
+        let mut tables = checkpoint.tables.iter();
+        let known = tables.find(|table| table.source == *mapping.source());
+        known.is_none_or(|known| !known.state.is_parked())
+    };
+    mappings.iter().filter(is_in).cloned().collect()
 }
 
 /// Whether all units were read at one instant, so that foreign keys hold already.

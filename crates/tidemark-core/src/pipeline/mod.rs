@@ -305,7 +305,9 @@ impl Run {
             let goes_on = match remedy {
                 Remedy::Retry => true,
                 Remedy::Quarantine => {
-                    self.follows_what_it_rests_on(&err).await || self.set_aside(&err).await
+                    // A full load alone would load the table that is set aside again, and come to the same.
+                    self.follows_what_it_rests_on(&err).await
+                        || (self.engine.options.mode.streams() && self.set_aside(&err).await)
                 }
                 Remedy::Fail => false,
             };

@@ -141,8 +141,10 @@ async fn make_again(connection: &mut Connection, pipeline: &str) -> Result<()> {
     let aside = connection
         .query(
             "SELECT f.target_schema, f.target_name, f.name, f.definition, c.oid IS NOT NULL, \
-               k.convalidated \
+               k.convalidated, s.source_schema, s.source_name \
              FROM tidemark.foreign_key f \
+             LEFT JOIN tidemark.table_state s ON s.pipeline = f.pipeline \
+                  AND s.target_schema = f.target_schema AND s.target_name = f.target_name \
              LEFT JOIN pg_namespace n ON n.nspname = f.target_schema \
              LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = f.target_name \
              LEFT JOIN pg_constraint k ON k.conrelid = c.oid AND k.conname = f.name \
@@ -167,7 +169,9 @@ async fn make_again(connection: &mut Connection, pipeline: &str) -> Result<()> {
         connection.run("BEGIN").await?;
         if let Some(sql) = statement {
             let made = connection.run(&sql).await;
-            made.map_err(|error| told(error, &sql))?;
+            let of = row.opt_str(6)?.zip(row.opt_str(7)?);
+            let of = of.map(|(schema, name)| TableName::new(schema, name));
+            made.map_err(|error| told(error, &sql, of))?;
         }
         connection
             .execute(
@@ -187,8 +191,13 @@ async fn make_again(connection: &mut Connection, pipeline: &str) -> Result<()> {
     Ok(())
 }
 
-fn told(error: Error, sql: &str) -> Error {
-    error
+/// `of`: whose it is, on the source.
+fn told(error: Error, sql: &str, of: Option<TableName>) -> Error {
+    let error = error
         .context("make a foreign key again that was set aside")
-        .first_action(format!("mend the rows, then run: {sql}"))
+        .first_action(format!("mend the rows, then run: {sql}"));
+    match of {
+        Some(table) => error.table(table.to_string()),
+        None => error,
+    }
 }

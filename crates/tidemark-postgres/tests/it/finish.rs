@@ -264,6 +264,29 @@ async fn foreign_keys_that_were_set_aside_come_back() {
     }
 }
 
+/// It is the table's affair, whose others go on without it.
+#[tokio::test]
+async fn a_foreign_key_that_does_not_hold_any_more_names_its_table() {
+    let script = "CREATE TABLE parent (id int PRIMARY KEY); CREATE TABLE child (parent int); \
+                  INSERT INTO parent VALUES (1)";
+    let pair = Pair::new(script, Rules::default()).await;
+    pair.database
+        .run(
+            "CREATE TABLE parent (id int PRIMARY KEY); \
+             CREATE TABLE child (parent int CONSTRAINT mine REFERENCES parent)",
+        )
+        .await;
+    let prepared = pair.prepare("parent", Existing::Truncate).await;
+    let format = prepared.unwrap().format;
+    let parent = pair.mapping("parent");
+    pair.copy(parent, Place::InPlace, format).await.unwrap();
+    pair.database.run("INSERT INTO child VALUES (7)").await;
+    let refused = pair.target.finish_foreign_keys(&pair.mappings).await;
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.code(), codes::TARGET_FOREIGN_KEY);
+    assert_eq!(refused.table_name(), Some("public.child"));
+}
+
 #[tokio::test]
 async fn sequences_go_on_where_the_source_stands() {
     let script = "CREATE SEQUENCE free_seq; \

@@ -10,6 +10,8 @@ use crate::resync;
 use crate::stage::{PATIENCE, Stage};
 use crate::writing::{BANK, CHANGES, TABLES, Writers};
 
+mod refused;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_load_alone_is_one_instant_and_leaves_nothing_on_the_source() {
     let stage = Stage::new("mode_full").await;
