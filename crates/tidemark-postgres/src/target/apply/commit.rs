@@ -30,7 +30,7 @@ impl PgApplier {
             State::Open(stage) => {
                 self.state = State::Open(stage);
                 self.commit_open(stage, &writes, update).await?;
-                Applied::default()
+                std::mem::take(&mut self.early)
             }
         };
         self.state = State::Idle;

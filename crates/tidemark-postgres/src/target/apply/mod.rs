@@ -83,6 +83,8 @@ pub struct PgApplier {
     known: KnownTables,
     writer: Writer,
     state: State,
+    /// What was held back and is applied by now came to so much, which the commit tells.
+    early: Applied,
     durability: Durability,
     /// Whether commits wait for the disk, as they must where a standby has to have them too.
     is_synchronous: bool,
@@ -134,6 +136,7 @@ impl PgApplier {
             known: KnownTables::new(triggers),
             writer,
             state: State::Idle,
+            early: Applied::default(),
             durability: Durability::default(),
             is_synchronous: has_standby,
             is_lost: false,
@@ -146,7 +149,7 @@ impl PgApplier {
     /// After an error the transaction is gone, and so is the connection if it is not known to work.
     async fn settle<T: Send>(&mut self, done: Result<T>) -> Result<T> {
         if let Err(error) = &done {
-            self.quarantine.rolled_back();
+            self.forget_transaction();
             if error.kind() == ErrorKind::Transient {
                 self.is_lost = true;
                 self.state = State::Idle;
@@ -156,6 +159,12 @@ impl PgApplier {
             }
         }
         done
+    }
+
+    /// The transaction is given up: nothing of it is to be told.
+    fn forget_transaction(&mut self) {
+        self.quarantine.rolled_back();
+        self.early = Applied::default();
     }
 }
 
@@ -212,7 +221,7 @@ impl Applier for PgApplier {
     }
 
     async fn rollback(&mut self) -> Result<()> {
-        self.quarantine.rolled_back();
+        self.forget_transaction();
         let done = self.abandon().await;
         self.is_lost |= done.is_err();
         done

@@ -191,7 +191,8 @@ impl PgApplier {
             State::Open(stage) => self.state = State::Open(stage),
             State::Held(parts) => {
                 for part in parts {
-                    self.unhold(part, Pace::Fast).await?;
+                    let applied = self.unhold(part, Pace::Fast).await?;
+                    merge(&mut self.early, applied);
                 }
             }
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tidemark_core::catalogue::codes;
+use tidemark_core::schema::TableName;
 use tidemark_core::target::{Applier, Origin};
 
 use super::rig::{Log, NULL, Old, Rig, UNCHANGED, table};
@@ -92,6 +93,43 @@ async fn parked_changes_go_with_their_transaction() {
     rig.applier.rollback().await.unwrap();
     let count = rig.rows("SELECT count(*) FROM tidemark.parked").await;
     assert_eq!(count, ["0"]);
+}
+
+/// What was held back is applied when more comes in the same transaction, and told like everything else.
+#[tokio::test]
+async fn what_was_held_back_is_told_though_more_comes_than_can_be_held() {
+    let mut rig = Rig::new(
+        "CREATE TABLE t (id int PRIMARY KEY, note text);
+         CREATE TABLE other (id int PRIMARY KEY)",
+    )
+    .await;
+    let t = Arc::new(table("t", &["id*", "note"]));
+    let other = Arc::new(table("other", &["id*"]));
+    for (n, aside) in [(1, "small".to_owned()), (2, "x".repeat(1 << 20))] {
+        let mut log = Log::new();
+        log.insert(&other, &[n.to_string()]);
+        log.delete(&other, (Old::Key, &["99"]));
+        let mut parked = Log::new();
+        parked.insert(&t, &["1", &aside]);
+        rig.applier.begin().await.unwrap();
+        let early = rig.applier.apply(&log.batch).await.unwrap();
+        assert_eq!((early.inserts, early.deletes), (0, 0), "held back");
+        rig.applier.park(&parked.batch, origin(n)).await.unwrap();
+        let applied = rig.commit().await.unwrap();
+        assert_eq!((applied.inserts, applied.deletes), (1, 1));
+        let missing = [(TableName::new("public", "other"), 1)];
+        assert_eq!(applied.conflicts, missing, "row 99 was not there");
+    }
+    // What is given up is not told by the next one.
+    rig.applier.begin().await.unwrap();
+    let mut log = Log::new();
+    log.insert(&other, &["3"]);
+    rig.applier.apply(&log.batch).await.unwrap();
+    let mut parked = Log::new();
+    parked.insert(&t, &["1", &"x".repeat(1 << 20)]);
+    rig.applier.park(&parked.batch, origin(3)).await.unwrap();
+    rig.applier.rollback().await.unwrap();
+    assert_eq!(rig.apply(&log.batch).await.unwrap().inserts, 1);
 }
 
 /// The table was given another column meanwhile: old rows are for the old columns.
