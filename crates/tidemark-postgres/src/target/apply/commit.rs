@@ -166,13 +166,13 @@ impl PgApplier {
         self.durability.flushed(flushed);
     }
 
-    /// A commit that waits for the disk, after which everything before it is there too. It must
-    /// write something: a commit without a change waits for nothing (PostgreSQL 15, xact.c). What
-    /// it writes is the fence, so a zombie learns here, too, that it is one.
+    /// A commit that waits for the disk, and for no standby, after which everything before it is there
+    /// too. It must write something: a commit without a change waits for nothing (PostgreSQL 15, xact.c).
+    /// What it writes is the fence, so a zombie learns here, too, that it is one.
     pub(super) async fn flush_now(&mut self) -> Result<()> {
         self.session.run("BEGIN", Step::Own)?;
         self.session
-            .run("SET LOCAL synchronous_commit = on", Step::Own)?;
+            .run("SET LOCAL synchronous_commit = local", Step::Own)?;
         self.queue_writes(&[self.writer.advance(None)])?;
         self.session.run("COMMIT", Step::Own)?;
         self.session.sync();

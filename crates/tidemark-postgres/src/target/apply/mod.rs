@@ -86,7 +86,8 @@ pub struct PgApplier {
     /// What was held back and is applied by now came to so much, which the commit tells.
     early: Applied,
     durability: Durability,
-    /// Whether commits wait for the disk, as they must where a standby has to have them too.
+    /// Whether commits wait for the disk: where a standby is to have them too, as the session's settings
+    /// say, but never where these say that a commit waits for nothing.
     is_synchronous: bool,
     /// An error was left behind that only a new connection gets rid of.
     is_lost: bool,
@@ -98,10 +99,12 @@ pub struct PgApplier {
 
 /// Plans are made once and without knowing the values, and must hold for tables of any size: with
 /// sequential scans and merge joins out of the question an index is used wherever there is one. What row
-/// security would hide is an error (PostgreSQL 15, 5.8), and no row that seems not to be there.
+/// security would hide is an error (PostgreSQL 15, 5.8), and no row that seems not to be there. What a commit
+/// waits for stays what it is, whatever the server is told meanwhile: durability goes by it.
 const SETTINGS: &str = "SET row_security = off; SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; \
      SET enable_mergejoin = off; \
-     SELECT current_setting('synchronous_standby_names') <> ''";
+     SELECT set_config('synchronous_commit', current_setting('synchronous_commit'), false) <> 'off' \
+        AND current_setting('synchronous_standby_names') <> ''";
 
 impl PgTarget {
     /// The one connection that applies changes.
@@ -123,11 +126,11 @@ impl PgApplier {
         writer: Writer,
     ) -> Result<PgApplier> {
         let answers = connection.simple(SETTINGS).await?;
-        let has_standby = match answers.last() {
+        let is_synchronous = match answers.last() {
             Some(answer) => answer.one()?.get_bool(0)?,
             None => false,
         };
-        if !has_standby {
+        if !is_synchronous {
             connection.run("SET synchronous_commit = off").await?;
         }
         let quarantine = aside::read(&mut connection, &writer.pipeline).await?;
@@ -138,7 +141,7 @@ impl PgApplier {
             state: State::Idle,
             early: Applied::default(),
             durability: Durability::default(),
-            is_synchronous: has_standby,
+            is_synchronous,
             is_lost: false,
             old_shapes: OldShapes::default(),
             spare: Batch::default(),

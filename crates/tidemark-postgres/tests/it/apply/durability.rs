@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidemark_core::checkpoint::CheckpointUpdate;
 use tidemark_core::target::Applier;
 use tidemark_lab::{PostgresServer, wait_for};
 use tidemark_postgres::config::{ConnectConfig, Side};
-use tidemark_postgres::target::PgTarget;
+use tidemark_postgres::target::{PgApplier, PgTarget};
 
 use super::rig::{Log, table};
 use crate::target::{at, owner, start};
@@ -51,7 +52,7 @@ async fn what_is_said_to_be_durable_survives_a_kill() {
             log.insert(&t, &[position.to_string()]);
             applier.begin().await.unwrap();
             applier.apply(&log.batch).await.unwrap();
-            let update = tidemark_core::checkpoint::CheckpointUpdate {
+            let update = CheckpointUpdate {
                 position: Some(at(position)),
                 ..Default::default()
             };
@@ -108,7 +109,7 @@ async fn commits_become_durable_by_themselves() {
         || async {
             let (applier, position) = &mut *applier.lock().await;
             *position += 0x100;
-            let update = tidemark_core::checkpoint::CheckpointUpdate {
+            let update = CheckpointUpdate {
                 position: Some(at(*position)),
                 ..Default::default()
             };
@@ -143,10 +144,82 @@ async fn synchronous_standbys_are_waited_for() {
     server.reload().await.unwrap();
     let mut applier = target.applier().await.unwrap();
     applier.begin().await.unwrap();
-    let update = tidemark_core::checkpoint::CheckpointUpdate {
+    let update = CheckpointUpdate {
         position: Some(at(0x30_0000)),
         ..Default::default()
     };
     applier.commit(&update).await.unwrap();
     assert_eq!(applier.durable(), Some(at(0x30_0000)));
+}
+
+/// Whoever wants no commit to wait, by a setting of the role, the database or the server, gets that; and
+/// nothing is taken for durable by a commit alone, whatever standbys there are to be.
+#[tokio::test]
+async fn a_commit_that_waits_for_nothing_is_not_durable_at_once() {
+    let (server, target) = with_late_wal("off").await;
+    let mut applier = target.applier().await.unwrap();
+    commit(&mut applier, 0x30_0000).await;
+    applier.flush().await.unwrap();
+    let durable = applier.durable();
+    assert_eq!(durable, Some(at(0x30_0000)), "no standby is waited for");
+    durable_is_there_after_a_kill(&server, &mut applier).await;
+}
+
+/// What the server is told while a session lasts does not count for it.
+#[tokio::test]
+async fn a_commit_that_is_waited_for_is_waited_for_as_long_as_the_session_lasts() {
+    let (server, target) = with_late_wal("local").await;
+    let mut applier = target.applier().await.unwrap();
+    commit(&mut applier, 0x30_0000).await;
+    assert_eq!(applier.durable(), Some(at(0x30_0000)));
+    set(&server, "synchronous_commit", "off").await;
+    durable_is_there_after_a_kill(&server, &mut applier).await;
+}
+
+async fn set(server: &PostgresServer, setting: &str, value: &str) {
+    let sql = format!("ALTER SYSTEM SET {setting} = '{value}'");
+    server.execute(&sql).await.unwrap();
+    server.reload().await.unwrap();
+}
+
+/// A server whose commits stay in memory for a while, and which is to have a standby that does not exist.
+async fn with_late_wal(synchronous_commit: &str) -> (PostgresServer, PgTarget) {
+    let server = PostgresServer::builder()
+        .setting("fsync", "on")
+        .setting("wal_writer_delay", "10s")
+        .setting("synchronous_standby_names", "")
+        .start()
+        .await
+        .unwrap();
+    let target = target_of(&server, "p");
+    target.acquire(&owner(1)).await.unwrap();
+    target.start_load(&start(&[])).await.unwrap();
+    set(&server, "synchronous_commit", synchronous_commit).await;
+    set(&server, "synchronous_standby_names", "nobody").await;
+    (server, target)
+}
+
+async fn commit(applier: &mut PgApplier, position: u64) {
+    let update = CheckpointUpdate {
+        position: Some(at(position)),
+        ..CheckpointUpdate::default()
+    };
+    applier.begin().await.unwrap();
+    applier.commit(&update).await.unwrap();
+}
+
+async fn durable_is_there_after_a_kill(server: &PostgresServer, applier: &mut PgApplier) {
+    for n in 1..=50 {
+        commit(applier, 0x30_0000 + n).await;
+    }
+    let durable = applier.durable();
+    server.kill9().await.unwrap();
+    server.start().await.unwrap();
+    let target = target_of(server, "p");
+    let found = target.checkpoint().await.unwrap().unwrap();
+    assert!(
+        Some(found.position) >= durable,
+        "{durable:?} was said to be durable, the target has {}",
+        found.position
+    );
 }
