@@ -3,34 +3,28 @@
 //! Which changes wait is told by [`Aside`]; here it is kept beside what is committed, so that a
 //! transaction that is given up leaves no trace. Changes are written with the commit they belong to,
 //! and discarded by a truncate likewise, in the order in which they came.
+//!
+//! [`sift`] finds the rows that a target refuses, [`release`] applies them again, [`listed`] shows them.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
-use bytes::Bytes;
 use tidemark_core::batch::{Batch, Change, Item};
 use tidemark_core::catalogue::codes;
-use tidemark_core::compact::{Segment, split};
-use tidemark_core::event::{CellKind, OldRow, Op};
-use tidemark_core::failpoint;
-use tidemark_core::mapping::TableMapping;
-use tidemark_core::quarantine::{
-    Aside, Cause, Chosen, Kept, KeptChange, Key, OnRowError, Released, alone, keys_of,
-};
-use tidemark_core::schema::{TableName, TableSchema};
+use tidemark_core::quarantine::{Aside, Cause, Kept, Key, alone, keys_of};
+use tidemark_core::schema::TableName;
 use tidemark_core::target::{Applied, Origin};
-use tidemark_core::{Error, ErrorKind, Result};
+use tidemark_core::{Error, Result};
 
-use super::PgApplier;
-use super::parked::from_hex;
 use super::payload::{self, Payload};
-use super::refusal;
 use super::session::{Session, Step};
-use super::stretch::{Ended, Pace, Work};
 use super::table::lookup_key;
-use super::transaction::{Stage, State};
 use crate::target::checkpoint::{from_json, json};
 use crate::wire::Connection;
+
+mod listed;
+mod release;
+mod sift;
+
+pub(in crate::target) use listed::list;
+pub(super) use sift::may_sift;
 
 /// OIDs of text, int8 and bytea.
 const HOLD_TYPES: [u32; 10] = [25, 25, 25, 25, 20, 25, 25, 25, 25, 17];
@@ -42,22 +36,6 @@ const HOLD: &str = "INSERT INTO tidemark.quarantine \
 
 const CLEAR: &str = "DELETE FROM tidemark.quarantine \
      WHERE pipeline = $1 AND source_schema = $2 AND source_name = $3";
-
-const FORGET: &str = "DELETE FROM tidemark.quarantine \
-     WHERE pipeline = $1 AND sequence = ANY ($2::int8[])";
-
-const REFUSED_AGAIN: &str = "UPDATE tidemark.quarantine SET code = $3, sqlstate = $4, cause = $5 \
-     WHERE pipeline = $1 AND sequence = $2::int8";
-
-const READ: &str = "SELECT sequence, source_schema, source_name, keys::text, payload \
-     FROM tidemark.quarantine WHERE pipeline = $1 ORDER BY sequence";
-
-/// How often rows that wait for one another are tried.
-const PASSES_MAX: usize = 10;
-
-/// SQLSTATE classes of refusals that are about a row: data exceptions, constraints, check options of
-/// views, what a trigger raises, and limits that its values exceed.
-const ROW_CLASSES: [&str; 5] = ["22", "23", "44", "54", "P0"];
 
 /// See the module's text.
 #[derive(Debug, Default)]
@@ -114,92 +92,6 @@ pub(super) async fn read(connection: &mut Connection, pipeline: &str) -> Result<
         now: aside,
         ..Quarantine::default()
     })
-}
-
-/// What is in quarantine, for a person. An older or newer row that cannot be read is an error.
-pub(in crate::target) async fn list(
-    connection: &mut Connection,
-    pipeline: &str,
-) -> Result<Vec<KeptChange>> {
-    let found = connection
-        .query(
-            "SELECT q.sequence, q.source_schema, q.source_name, q.keys::text, q.xid, \
-                    q.commit_position, q.code, q.sqlstate, q.cause, \
-                    to_char(q.since AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"'), \
-                    q.payload, coalesce(t.target_schema, q.source_schema), \
-                    coalesce(t.target_name, q.source_name) \
-             FROM tidemark.quarantine q \
-             LEFT JOIN tidemark.table_state t USING (pipeline, source_schema, source_name) \
-             WHERE q.pipeline = $1 ORDER BY q.sequence",
-            &[Some(pipeline)],
-        )
-        .await?;
-    let mut kept = Vec::with_capacity(found.rows.len());
-    for row in &found.rows {
-        let table = TableName::new(row.get_str(1)?, row.get_str(2)?);
-        let payload = from_hex(row.get_str(10)?.as_bytes()).ok_or_else(|| unreadable(&table))?;
-        let (_, batch) = payload::decode(&payload.into(), &any_mapping(&table), Arc::new)?;
-        let Some(Item::Change(change)) = batch.items().first() else {
-            return Err(unreadable(&table));
-        };
-        let cause = match row.opt_str(6)? {
-            Some(code) => Some(Cause {
-                code: code.to_owned(),
-                sqlstate: row.opt_str(7)?.unwrap_or_default().to_owned(),
-                text: from_json(row.opt_str(8)?.unwrap_or("\"\""))?,
-            }),
-            None => None,
-        };
-        kept.push(KeptChange {
-            number: row.get(0)?,
-            keys: from_json(row.get_str(3)?)?,
-            op: match change.op {
-                Op::Insert => "insert",
-                Op::Update => "update",
-                Op::Delete => "delete",
-            }
-            .to_owned(),
-            xid: row.get(4)?,
-            position: row.get_str(5)?.to_owned(),
-            since: row.get_str(9)?.to_owned(),
-            cause,
-            row: cells(&batch, change),
-            target: TableName::new(row.get_str(11)?, row.get_str(12)?).to_string(),
-            table,
-        });
-    }
-    Ok(kept)
-}
-
-/// The new row of a change, or what is known of the one that goes.
-fn cells(batch: &Batch, change: &Change) -> BTreeMap<String, Option<String>> {
-    let mapping = &batch.tables()[change.table];
-    let Some(row) = change.new.or(change.old.map(OldRow::row)) else {
-        return BTreeMap::new();
-    };
-    let is_key_alone = matches!((change.new, change.old), (None, Some(OldRow::Key(_))));
-    let columns = mapping.columns.iter().zip(batch.row(row)).enumerate();
-    columns
-        .filter(|(at, _)| !is_key_alone || mapping.key.contains(at))
-        .filter(|(_, (_, cell))| cell.kind != CellKind::Unchanged)
-        .map(|(_, (column, cell))| {
-            let text = || String::from_utf8_lossy(batch.value(*cell)).into_owned();
-            let value = (cell.kind == CellKind::Text).then(text);
-            (column.target.clone(), value)
-        })
-        .collect()
-}
-
-/// Changes describe themselves: what a table is like now does not matter for reading them.
-fn any_mapping(table: &TableName) -> TableMapping {
-    TableMapping {
-        schema: TableSchema::bare(table.clone(), 0),
-        target: table.clone(),
-        columns: Vec::new(),
-        key: Vec::new(),
-        filter: None,
-        on_row_error: OnRowError::default(),
-    }
 }
 
 impl Quarantine {
@@ -405,364 +297,12 @@ fn run(session: &mut Session, sql: &'static str, params: &[&str]) -> Result<()> 
     bind.execute(Step::Own, 0)
 }
 
-/// Whether a refusal is about a row, and its table's rows go aside one by one.
-fn is_about_a_row(mapping: &TableMapping, batch: &Batch, item: usize, error: &Error) -> bool {
-    let class = error.sqlstate_code().and_then(|state| state.get(..2));
-    mapping.on_row_error.is_by_row()
-        && error.kind() == ErrorKind::Data
-        && error.code() != codes::FILTER_UNDECIDABLE
-        && class.is_some_and(|class| ROW_CLASSES.contains(&class))
-        && batch.origin(item).is_some()
-}
-
-/// Whether a refused change may go aside alone. A refused set names no change; what in it is at fault is
-/// looked for.
-pub(super) fn may_sift(batch: &Batch, step: Step, error: &Error) -> bool {
-    let (table, item) = match step {
-        Step::Change { table, item } => (table as usize, item as usize),
-        Step::Set { table, .. } => (table as usize, 0),
-        Step::Own | Step::Hooks | Step::Rows | Step::Sync => return false,
-    };
-    let mapping = &batch.tables()[table];
-    is_about_a_row(mapping, batch, item, error) && !lookup_key(mapping).is_empty()
-}
-
 fn cause_of(error: &Error) -> Cause {
     Cause {
         code: error.code().to_string(),
         sqlstate: error.sqlstate_code().unwrap_or_default().to_owned(),
         text: error.to_string(),
     }
-}
-
-/// Changes that are applied before it is known that all of them are taken: what one that is refused
-/// costs.
-const RUN: usize = 128;
-
-impl PgApplier {
-    /// Applies a batch whose rows the target does not all take, from its beginning: in short runs one by
-    /// one, so that a row that is refused costs one run, and all others of the batch are in.
-    pub(super) async fn sift(&mut self, batch: &Batch, stage: Stage) -> Result<Applied> {
-        let (undo, opening) = stage.undoing();
-        self.session.run(undo, Step::Own)?;
-        self.session.sync();
-        if let Some((_, said)) = self.session.finish().await?.refused {
-            return Err(refusal::of_own(*said));
-        }
-        self.quarantine.reset();
-        for mapping in batch.tables() {
-            self.known.forget(&mut self.session, &mapping.target)?;
-        }
-        let mut applied = Applied::default();
-        let quarantine = &mut self.quarantine;
-        let mut work = Work {
-            session: &mut self.session,
-            known: &mut self.known,
-            batch,
-            met: Vec::new(),
-            pace: Pace::Careful,
-            opening,
-        };
-        for segment in split(batch) {
-            match &segment {
-                Segment::Barrier(item) => {
-                    quarantine.pass(batch, &batch.items()[*item])?;
-                    if let Ended::Refused(step, said) = work.barrier(*item).await? {
-                        return Err(work.refused(step, *said));
-                    }
-                }
-                Segment::Changes(stretch) => {
-                    work.meet_all(stretch).await?;
-                    work.open()?;
-                    let (mut from, end) = (stretch.items.start, stretch.items.end);
-                    let mut to = end.min(from + RUN);
-                    while from < end {
-                        let before = (quarantine.now.clone(), quarantine.pending.len());
-                        match sift_run(&mut work, quarantine, from, to).await? {
-                            Sifted::All(conflicts) => {
-                                super::transaction::count_items(
-                                    &mut applied,
-                                    batch,
-                                    from..to,
-                                    &conflicts,
-                                );
-                                from = to;
-                            }
-                            Sifted::Refused(item, error) => {
-                                quarantine.now = before.0;
-                                quarantine.pending.truncate(before.1);
-                                if item > from {
-                                    to = item;
-                                    continue;
-                                }
-                                quarantine.hold(batch, item, Some(cause_of(&error)))?;
-                                failpoint::reached(failpoint::ROW_ASIDE);
-                                from = item + 1;
-                            }
-                        }
-                        to = end.min(from + RUN);
-                    }
-                }
-            }
-        }
-        work.open()?;
-        self.state = State::Open(stage.after_part());
-        Ok(applied)
-    }
-
-    /// Applies rows in quarantine again; see [`tidemark_core::target::Applier::release`].
-    pub(super) async fn release_now(
-        &mut self,
-        tables: &[Arc<TableMapping>],
-        chosen: &Chosen,
-    ) -> Result<Released> {
-        let stage = self.open_server().await?;
-        self.begin_if_unbegun(stage)?;
-        let mut groups = self.groups(chosen).await?;
-        for table in tables {
-            // Mended, most likely: met as it is now.
-            self.known.forget(&mut self.session, &table.target)?;
-        }
-        groups.retain(|group| tables.iter().any(|table| *table.source() == group.table));
-        let mut released = Released::default();
-        for pass in 0.. {
-            let waiting = groups.len();
-            let is_last = pass + 1 == PASSES_MAX;
-            let mut refused = Vec::new();
-            for group in groups {
-                match self.release_group(tables, &group).await? {
-                    None => {
-                        self.forget_group(&group)?;
-                        released.rows += 1;
-                    }
-                    Some(cause) => refused.push((group, cause)),
-                }
-            }
-            if refused.is_empty() || refused.len() == waiting || is_last {
-                for (group, cause) in refused {
-                    self.refused_again(&group, &cause)?;
-                    let key = group.keys.first().cloned().unwrap_or_default();
-                    released.refused.push((group.table, key, cause));
-                }
-                break;
-            }
-            groups = refused.into_iter().map(|(group, _)| group).collect();
-        }
-        Ok(released)
-    }
-
-    /// Discards rows in quarantine.
-    pub(super) async fn discard_now(&mut self, chosen: &Chosen) -> Result<u64> {
-        let stage = self.open_server().await?;
-        self.begin_if_unbegun(stage)?;
-        let groups = self.groups(chosen).await?;
-        for group in &groups {
-            self.forget_group(group)?;
-        }
-        Ok(groups.len() as u64)
-    }
-
-    fn begin_if_unbegun(&mut self, stage: Stage) -> Result<()> {
-        if stage == Stage::Unbegun {
-            self.session.run("BEGIN", Step::Own)?;
-            self.state = State::Open(Stage::Begun);
-        }
-        Ok(())
-    }
-
-    /// Rows in quarantine that are meant, with their changes, by the first of these.
-    async fn groups(&mut self, chosen: &Chosen) -> Result<Vec<Group>> {
-        let found = self
-            .session
-            .query(READ, &[Some(self.writer.pipeline.as_str())])
-            .await?;
-        let mut groups: Vec<(u64, Group)> = Vec::new();
-        for row in &found.rows {
-            let table = TableName::new(row.get_str(1)?, row.get_str(2)?);
-            let keys: Vec<Key> = from_json(row.get_str(3)?)?;
-            let number = keys
-                .first()
-                .and_then(|key| self.quarantine.now.group(&table, key));
-            let number = number.ok_or_else(|| unreadable(&table))?;
-            let payload = from_hex(row.get_str(4)?.as_bytes()).ok_or_else(|| unreadable(&table))?;
-            let known = groups
-                .iter_mut()
-                .find(|(known, group)| *known == number && group.table == table);
-            let group = if let Some((_, group)) = known {
-                group
-            } else {
-                groups.push((
-                    number,
-                    Group {
-                        table,
-                        keys: Vec::new(),
-                        sequences: Vec::new(),
-                        payloads: Vec::new(),
-                    },
-                ));
-                &mut groups.last_mut().expect("just pushed").1
-            };
-            group.sequences.push(row.get(0)?);
-            group.payloads.push(payload.into());
-            for key in keys {
-                if !group.keys.contains(&key) {
-                    group.keys.push(key);
-                }
-            }
-        }
-        groups.retain(|(_, group)| chosen.is(&group.table, &group.keys));
-        Ok(groups.into_iter().map(|(_, group)| group).collect())
-    }
-
-    /// Applies what a row's changes come to; the cause where the target refuses that.
-    async fn release_group(
-        &mut self,
-        tables: &[Arc<TableMapping>],
-        group: &Group,
-    ) -> Result<Option<Cause>> {
-        let mapping = tables.iter().find(|table| *table.source() == group.table);
-        let mapping = mapping.ok_or_else(|| unreadable(&group.table))?;
-        let mut batch = Batch::default();
-        for payload in &group.payloads {
-            let shapes = &mut self.old_shapes;
-            let (_, one) = payload::decode(payload, mapping, |shape| shapes.share(shape))?;
-            for item in one.items() {
-                if let Item::Change(change) = item {
-                    batch.append(&one, change);
-                }
-            }
-        }
-        let mut work = Work {
-            session: &mut self.session,
-            known: &mut self.known,
-            batch: &batch,
-            met: Vec::new(),
-            pace: Pace::Net,
-            opening: &["SAVEPOINT tidemark_row"],
-        };
-        for segment in split(&batch) {
-            let Segment::Changes(stretch) = &segment else {
-                continue;
-            };
-            if let Ended::Refused(step, said) = work.stretch(stretch).await? {
-                let error = work.refused(step, *said);
-                if error.kind() == ErrorKind::Transient {
-                    return Err(error);
-                }
-                self.session
-                    .run("ROLLBACK TO SAVEPOINT tidemark_row", Step::Own)?;
-                self.session
-                    .run("RELEASE SAVEPOINT tidemark_row", Step::Own)?;
-                self.session.sync();
-                if let Some((_, said)) = self.session.finish().await?.refused {
-                    return Err(refusal::of_own(*said));
-                }
-                return Ok(Some(cause_of(&error)));
-            }
-        }
-        self.session
-            .run("RELEASE SAVEPOINT tidemark_row", Step::Own)?;
-        Ok(None)
-    }
-
-    fn forget_group(&mut self, group: &Group) -> Result<()> {
-        let numbers: Vec<String> = group.sequences.iter().map(i64::to_string).collect();
-        let list = format!("{{{}}}", numbers.join(","));
-        run(&mut self.session, FORGET, &[&self.writer.pipeline, &list])?;
-        let bytes: usize = group.payloads.iter().map(Bytes::len).sum();
-        let changes = group.sequences.len() as u64;
-        self.quarantine
-            .now
-            .release(&group.table, &group.keys, changes, bytes as u64);
-        Ok(())
-    }
-
-    fn refused_again(&mut self, group: &Group, cause: &Cause) -> Result<()> {
-        let Some(first) = group.sequences.first() else {
-            return Ok(());
-        };
-        let (first, text) = (first.to_string(), json(&cause.text));
-        let params = [
-            self.writer.pipeline.as_str(),
-            &first,
-            &cause.code,
-            &cause.sqlstate,
-            &text,
-        ];
-        run(&mut self.session, REFUSED_AGAIN, &params)
-    }
-}
-
-/// A row in quarantine: its changes, in order.
-#[derive(Debug)]
-struct Group {
-    table: TableName,
-    keys: Vec<Key>,
-    sequences: Vec<i64>,
-    payloads: Vec<Bytes>,
-}
-
-enum Sifted {
-    /// All are in, or wait; how many met other rows than the log implies.
-    All(Vec<(u32, u64)>),
-    /// The target refused this one; nothing of the run is in.
-    Refused(usize, Error),
-}
-
-/// Applies items `from..to` behind a savepoint; what waits behind a row in quarantine goes there.
-async fn sift_run(
-    work: &mut Work<'_>,
-    quarantine: &mut Quarantine,
-    from: usize,
-    to: usize,
-) -> Result<Sifted> {
-    let batch = work.batch;
-    work.session.run("SAVEPOINT tidemark_run", Step::Own)?;
-    for item in from..to {
-        let Item::Change(change) = &batch.items()[item] else {
-            continue;
-        };
-        if quarantine.waits(batch, change) {
-            quarantine.hold(batch, item, None)?;
-        } else {
-            work.items(item..item + 1, |_| true).await?;
-        }
-    }
-    work.session.sync();
-    let outcome = work.session.finish().await?;
-    let Some((step, said)) = outcome.refused else {
-        work.session
-            .run("RELEASE SAVEPOINT tidemark_run", Step::Own)?;
-        return Ok(Sifted::All(work.unexpected(outcome.surprises)));
-    };
-    let error = work.refused(step, *said);
-    let Step::Change { table, item } = step else {
-        return Err(error);
-    };
-    let (mapping, item) = (&batch.tables()[table as usize], item as usize);
-    if !is_about_a_row(mapping, batch, item, &error) || !tells_rows(work, table as usize) {
-        return Err(error);
-    }
-    for sql in [
-        "ROLLBACK TO SAVEPOINT tidemark_run",
-        "RELEASE SAVEPOINT tidemark_run",
-    ] {
-        work.session.run(sql, Step::Own)?;
-    }
-    work.session.sync();
-    match work.session.finish().await?.refused {
-        Some((_, said)) => Err(refusal::of_own(*said)),
-        None => Ok(Sifted::Refused(item, error)),
-    }
-}
-
-/// Whether the text of a table's key tells its rows: equal keys are written in one way alone.
-fn tells_rows(work: &Work<'_>, table: usize) -> bool {
-    let Some(Some(met)) = work.met.get(table) else {
-        return false;
-    };
-    let key = &met.table.key;
-    !key.is_empty() && key.iter().all(|place| met.table.columns[*place].is_exact)
 }
 
 fn unreadable(table: &TableName) -> Error {
