@@ -1,9 +1,9 @@
 // Made by web/build.mjs of web/src.
 &[
     File {
-        name: "app-bf72203f06.js",
-        plain: include_bytes!("app-bf72203f06.js"),
-        packed: include_bytes!("app-bf72203f06.js.gz"),
+        name: "app-db6b386fbd.js",
+        plain: include_bytes!("app-db6b386fbd.js"),
+        packed: include_bytes!("app-db6b386fbd.js.gz"),
     },
     File {
         name: "index.html",

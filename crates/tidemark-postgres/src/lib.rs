@@ -1,5 +1,6 @@
 //! PostgreSQL as source and target.
 
+pub mod browse;
 pub mod check;
 pub mod config;
 pub mod connect;

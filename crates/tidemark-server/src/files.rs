@@ -116,7 +116,7 @@ impl Files {
             .await
             .map_err(|err| Error::definite(codes::PIPELINE_FILE, format!("read {shown}: {err}")))?;
         let shared = &self.supervisor.shared;
-        let opened = open_definition(shared, Definition { text, place }).await;
+        let opened = open_definition(shared, Definition::of(text, place)).await;
         let (id, mode) = match &opened {
             Ok(opened) => (
                 opened.config.name.clone(),

@@ -14,6 +14,7 @@ mod alerts;
 pub mod api;
 mod connections;
 pub mod demo;
+mod endpoints;
 mod files;
 pub mod logs;
 mod measures;

@@ -1,6 +1,6 @@
 //! What the server asks of whoever knows databases: the binary, where all systems meet.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use tidemark_core::standing::Standing;
 use tidemark_core::status::Status;
 use tidemark_core::target::Target;
 use tidemark_core::{Error, Result};
+use utoipa::ToSchema;
 
 /// A pipeline as somebody wrote it down.
 #[derive(Clone, Debug)]
@@ -24,6 +25,108 @@ pub struct Definition {
     pub text: String,
     /// Where it stands.
     pub place: Place,
+    /// Connections of the store that it names.
+    pub connections: Vec<Connection>,
+}
+
+impl Definition {
+    /// One that names no connection of the store.
+    pub fn of(text: String, place: Place) -> Definition {
+        Definition {
+            text,
+            place,
+            connections: Vec::new(),
+        }
+    }
+}
+
+/// A database that has a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Connection {
+    /// By which definitions use it.
+    pub name: String,
+    /// The text of a file of connections that has it.
+    pub text: String,
+    /// Where that stands, which decides what it may refer to.
+    pub place: Place,
+}
+
+/// A database that can be looked into, of no pipeline. Every look ends by itself.
+#[async_trait]
+pub trait Database: Send + Sync {
+    /// Where it is, without any secret, and as whom.
+    fn address(&self) -> (String, String);
+
+    /// What it is.
+    async fn about(&self) -> Result<DatabaseAbout>;
+
+    /// Schemas that the role may use, by name.
+    async fn schemas(&self, part: &Part) -> Result<Vec<SchemaFound>>;
+
+    /// Tables of a schema, by name.
+    async fn tables(&self, schema: &str, part: &Part) -> Result<Vec<TableFound>>;
+
+    /// Columns of a table, in its order; none where there is no such table.
+    async fn columns(&self, table: &TableName) -> Result<Vec<ColumnFound>>;
+}
+
+/// A part of a list that is by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// What comes after this name.
+    pub after: String,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// What a database says of itself.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct DatabaseAbout {
+    /// Of its server.
+    pub version: String,
+    pub database: String,
+    /// As whom it was spoken to.
+    pub user: String,
+    /// Whether what goes there and back is encrypted.
+    pub tls: bool,
+    /// Whether it only follows another server.
+    pub standby: bool,
+    /// `logical` where changes can be read.
+    pub wal_level: String,
+    /// Whether the role may read the log.
+    pub replication: bool,
+}
+
+/// A schema.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct SchemaFound {
+    pub name: String,
+    /// How many tables it has; partitions are not counted.
+    pub tables: i64,
+}
+
+/// A table.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct TableFound {
+    pub schema: String,
+    pub name: String,
+    /// `null` where there are no statistics.
+    pub rows_estimated: Option<i64>,
+    /// On disk, with indexes and large values.
+    pub size_bytes: i64,
+    /// Whether it has a primary key.
+    pub has_key: bool,
+}
+
+/// A column.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct ColumnFound {
+    pub name: String,
+    /// As the database writes it.
+    pub data_type: String,
+    pub nullable: bool,
+    /// Its place in the primary key, from 1; `null` where it is not in it.
+    pub key_position: Option<i32>,
 }
 
 /// Where a definition stands, which decides what it may refer to.
@@ -61,6 +164,13 @@ pub trait Systems: Send + Sync + 'static {
     /// Reads a definition and makes its two sides; connects to nothing. All that is wrong with it is in
     /// the error. May wait for files.
     fn open(&self, definition: &Definition) -> Result<Opened>;
+
+    /// Reads a connection; connects to nothing. All that is wrong with it is in the error. May wait for files.
+    fn database(&self, connection: &Connection) -> Result<Arc<dyn Database>>;
+
+    /// The connections of the file of them in a directory, each with that file; none where there is no
+    /// such file. May wait for files.
+    fn connections_beside(&self, directory: &Path) -> Result<Vec<(Connection, PathBuf)>>;
 
     /// How a pipeline stands, from what both sides say.
     async fn look(&self, opened: &Opened) -> Result<Standing>;

@@ -302,8 +302,8 @@ fn read(file: &Path, flags: &[Override]) -> Result<Reading, Failure> {
 
 fn read_document(file: &Path, document: Document, flags: &[Override]) -> Result<Reading, Failure> {
     let connections = match file.parent().unwrap_or(Path::new("")).join(CONNECTIONS) {
-        path if path.is_file() => Some(self::document(&path)?),
-        _ => None,
+        path if path.is_file() => vec![self::document(&path)?],
+        _ => Vec::new(),
     };
     let variables = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));

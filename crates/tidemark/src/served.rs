@@ -16,7 +16,7 @@ use tidemark_core::source::Slot;
 use tidemark_core::standing::Standing;
 use tidemark_core::{Context, Error, Result};
 use tidemark_server::systems::{
-    self as served, CutoverWishes, Definition, Place, Reconciling, Systems,
+    self as served, Connection, CutoverWishes, Database, Definition, Place, Reconciling, Systems,
 };
 
 use crate::pipeline_file::{CONNECTIONS, Opened, text};
@@ -72,6 +72,47 @@ impl Systems for Served {
             target_address,
             definition: definition.clone(),
         })
+    }
+
+    fn database(&self, connection: &Connection) -> Result<Arc<dyn Database>> {
+        let (_, surroundings) = around(&connection.place);
+        let read = config::read_connections(document(connection), surroundings.as_ref());
+        let found = read.map_err(of_problems)?.into_iter();
+        let mut found = found.filter(|(name, _)| *name == connection.name);
+        let (_, endpoint) = found.next().ok_or_else(|| {
+            let text = format!("there is no connection {}", connection.name);
+            Error::definite(codes::CONFIG_CONNECTION, text)
+        })?;
+        let reach = match connection.place {
+            Place::File(_) => Reach::default(),
+            Place::Store(_) | Place::Confined => self.reach.clone(),
+        };
+        let database = systems::database(&endpoint, &reach).map_err(into_error)?;
+        if connection.place == Place::Confined && database.is_of_this_machine() {
+            let text = format!(
+                "the connection {} has a socket or a file of the server's machine",
+                connection.name
+            );
+            return Err(Error::definite(codes::CONFIG_CONFINED, text));
+        }
+        Ok(Arc::new(database))
+    }
+
+    fn connections_beside(&self, directory: &Path) -> Result<Vec<(Connection, PathBuf)>> {
+        let file = directory.join(CONNECTIONS);
+        if !file.is_file() {
+            return Ok(Vec::new());
+        }
+        let text = text(&file).map_err(into_error)?;
+        let found = Document::new(file.display().to_string(), text.as_str());
+        let read = config::read_connections(found, &Around::of_file(&file));
+        let connection = |(name, _)| {
+            let place = Place::File(file.clone());
+            let text = text.clone();
+            (Connection { name, text, place }, file.clone())
+        };
+        let all = read.map_err(of_problems)?.into_iter().map(connection);
+        Ok(all.collect())
     }
 
     async fn look(&self, opened: &served::Opened) -> Result<Standing> {
@@ -286,7 +327,7 @@ impl Home for AtHome<'_> {
     fn open(&self, text: String) -> Result<Opened, Failure> {
         let (file, config) = self.served.read(&Definition {
             text,
-            place: self.definition.place.clone(),
+            ..self.definition.clone()
         })?;
         Opened::of(file, config)
     }
@@ -335,7 +376,28 @@ fn as_verbs_have_it(opened: &served::Opened) -> Opened {
 
 /// The definition, and the file it is in or as good as in.
 fn read(definition: &Definition) -> Result<(PathBuf, PipelineConfig)> {
-    let (file, surroundings): (PathBuf, Box<dyn Surroundings>) = match &definition.place {
+    let (file, surroundings) = around(&definition.place);
+    let shown = match &definition.place {
+        Place::File(file) => file.display().to_string(),
+        Place::Store(_) | Place::Confined => DEFINITION.to_owned(),
+    };
+    let mut connections = match &definition.place {
+        Place::Confined => Vec::new(),
+        Place::File(_) | Place::Store(_) => connections(&file)?.into_iter().collect(),
+    };
+    connections.extend(definition.connections.iter().map(document));
+    let reading = config::read(Input {
+        file: Document::new(shown, definition.text.as_str()),
+        connections,
+        overrides: &[],
+        surroundings: surroundings.as_ref(),
+    });
+    Ok((file, reading.map_err(of_problems)?.config))
+}
+
+/// The file that something is in, or as good as in, and what it may refer to.
+fn around(place: &Place) -> (PathBuf, Box<dyn Surroundings>) {
+    match place {
         Place::File(file) => (file.clone(), Box::new(Around::of_file(file))),
         Place::Store(directory) => {
             let file = directory.join(DEFINITION);
@@ -344,22 +406,15 @@ fn read(definition: &Definition) -> Result<(PathBuf, PipelineConfig)> {
         }
         // Nothing of this machine can be referred to.
         Place::Confined => (PathBuf::from(DEFINITION), Box::new(Nothing)),
-    };
-    let shown = match &definition.place {
+    }
+}
+
+fn document(connection: &Connection) -> Document {
+    let shown = match &connection.place {
         Place::File(file) => file.display().to_string(),
-        Place::Store(_) | Place::Confined => DEFINITION.to_owned(),
+        Place::Store(_) | Place::Confined => format!("connection {}", connection.name),
     };
-    let connections = match &definition.place {
-        Place::Confined => None,
-        Place::File(_) | Place::Store(_) => connections(&file)?,
-    };
-    let reading = config::read(Input {
-        file: Document::new(shown, definition.text.as_str()),
-        connections,
-        overrides: &[],
-        surroundings: surroundings.as_ref(),
-    });
-    Ok((file, reading.map_err(of_problems)?.config))
+    Document::new(shown, connection.text.as_str())
 }
 
 fn connections(file: &Path) -> Result<Option<Document>> {
@@ -405,10 +460,7 @@ mod tests {
                     [source]\ntype = \"postgres\"\nurl = \"postgres://a@b/c\"\n\
                     password = \"${env:PATH}\"\n[target]\ntype = \"postgres\"\n\
                     url = \"postgres://a@b/d\"\n[tables]\ninclude = [\"public.*\"]\n";
-        Definition {
-            text: text.to_owned(),
-            place,
-        }
+        Definition::of(text.to_owned(), place)
     }
 
     #[test]

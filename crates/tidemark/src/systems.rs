@@ -7,24 +7,32 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use tidemark_core::catalogue::{Code, codes};
 use tidemark_core::config::Secret;
-use tidemark_core::config::{Endpoint, PipelineConfig, Place, Problem, Problems, System};
+use tidemark_core::config::{Endpoint, PipelineConfig, Place, Problem, Problems, Reach, System};
 use tidemark_core::finding::Side;
 use tidemark_core::schema::TableName;
 use tidemark_core::source::{Slot, Source};
 use tidemark_core::target::{Existing, Target};
-use tidemark_core::{Context, Result};
+use tidemark_core::{Context, Error, Result};
+use tidemark_postgres::browse;
 use tidemark_postgres::config::ConnectConfig;
 use tidemark_postgres::cutover::objects::LeftBehind;
 use tidemark_postgres::cutover::{fence, objects};
 use tidemark_postgres::source::{PgSource, PgSourceOptions, RelayOptions};
 use tidemark_postgres::target::{Origin, PgTarget, origin};
 use tidemark_postgres::wire::{Connection, Role};
+use tidemark_server::systems::{
+    ColumnFound, Database, DatabaseAbout, Part, SchemaFound, TableFound,
+};
 
 use crate::problem::Failure;
 
 pub(crate) use tidemark_postgres::cutover::silence::{Seen, Silence};
+
+/// How long a look into a database may take, with connecting to it.
+const LOOK_WITHIN: Duration = Duration::from_secs(10);
 
 /// The source of a pipeline. Connects to nothing yet.
 pub(crate) fn source(config: &PipelineConfig, file: &Path) -> Result<Arc<dyn Source>, Failure> {
@@ -188,6 +196,123 @@ pub(crate) async fn left_behind(
 ) -> Result<Vec<LeftBehind>, Failure> {
     let connect = connect_config(config, Side::Source)?;
     Ok(objects::left_behind(&connect, tables).await?)
+}
+
+/// A database by itself. Connects to nothing yet.
+pub(crate) fn database(endpoint: &Endpoint, reach: &Reach) -> Result<Looked, Failure> {
+    match endpoint.system {
+        System::Postgres => {
+            let mut connect = parse(endpoint, tidemark_postgres::config::Side::Source)?;
+            if let Some(password) = &endpoint.password {
+                connect.set_password(Secret::new(password.expose()));
+            }
+            connect.reach = reach.clone();
+            Ok(Looked(connect))
+        }
+    }
+}
+
+/// A database that is looked into, each time by a connection of its own.
+pub(crate) struct Looked(ConnectConfig);
+
+impl Looked {
+    /// Whether it has a socket or a file of this machine.
+    pub(crate) fn is_of_this_machine(&self) -> bool {
+        !self.0.of_this_machine().is_empty()
+    }
+
+    async fn open(&self) -> Result<Connection> {
+        browse::open(&self.0).await
+    }
+}
+
+/// A look, which ends by itself.
+async fn within<T>(look: impl Future<Output = Result<T>>) -> Result<T> {
+    let looked = tokio::time::timeout(LOOK_WITHIN, look).await;
+    looked.unwrap_or_else(|_| {
+        let text = format!("no answer within {} s", LOOK_WITHIN.as_secs());
+        Err(Error::transient(codes::API_TIMEOUT, text))
+    })
+}
+
+#[async_trait]
+impl Database for Looked {
+    fn address(&self) -> (String, String) {
+        (self.0.address(), self.0.user.clone())
+    }
+
+    async fn about(&self) -> Result<DatabaseAbout> {
+        let about = within(async {
+            let mut connection = self.open().await?;
+            let about = browse::about(&mut connection).await;
+            connection.close().await;
+            about
+        });
+        let about = about.await?;
+        Ok(DatabaseAbout {
+            version: about.version,
+            database: about.database,
+            user: about.role,
+            tls: about.is_encrypted,
+            standby: about.is_standby,
+            wal_level: about.wal_level,
+            replication: about.may_replicate,
+        })
+    }
+
+    async fn schemas(&self, part: &Part) -> Result<Vec<SchemaFound>> {
+        let found = within(async {
+            let mut connection = self.open().await?;
+            let found = browse::schemas(&mut connection, &page(part)).await;
+            connection.close().await;
+            found
+        });
+        let found = found.await?.into_iter().map(|schema| SchemaFound {
+            name: schema.name,
+            tables: schema.tables,
+        });
+        Ok(found.collect())
+    }
+
+    async fn tables(&self, schema: &str, part: &Part) -> Result<Vec<TableFound>> {
+        let found = within(async {
+            let mut connection = self.open().await?;
+            let found = browse::tables(&mut connection, schema, &page(part)).await;
+            connection.close().await;
+            found
+        });
+        let found = found.await?.into_iter().map(|table| TableFound {
+            schema: table.schema,
+            name: table.name,
+            rows_estimated: table.rows_estimated,
+            size_bytes: table.size_bytes,
+            has_key: table.has_key,
+        });
+        Ok(found.collect())
+    }
+
+    async fn columns(&self, table: &TableName) -> Result<Vec<ColumnFound>> {
+        let found = within(async {
+            let mut connection = self.open().await?;
+            let found = browse::columns(&mut connection, &table.schema, &table.name).await;
+            connection.close().await;
+            found
+        });
+        let found = found.await?.into_iter().map(|column| ColumnFound {
+            name: column.name,
+            data_type: column.data_type,
+            nullable: column.is_nullable,
+            key_position: column.key_position,
+        });
+        Ok(found.collect())
+    }
+}
+
+fn page(part: &Part) -> browse::Part {
+    browse::Part {
+        after: part.after.clone(),
+        limit: part.limit,
+    }
 }
 
 /// How to connect to a side; what is wrong with the URL is shown where it was written.

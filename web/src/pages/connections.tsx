@@ -5,10 +5,14 @@ import { get, may } from "../api";
 import { bytes, moment } from "../format";
 import { link, now } from "../live";
 import type { Slot } from "../shapes";
+import { ByName, type Named } from "./named";
 import { Copyable, HealthMark, ProblemBox, Unknown, useAsked } from "../ui";
 
 interface Connections {
   connections: { address: string; source_of: string[]; target_of: string[] }[];
+  named: Named[];
+  /** Why those of a file are not known. */
+  problem: string | null;
   not_known: string[];
 }
 
@@ -28,7 +32,7 @@ interface SourceSlot extends Slot {
 const WAL: Record<string, string> = { reserved: "ok", extended: "warning", unreserved: "error", lost: "error" };
 const pathTo = (id: string) => `/p/${encodeURIComponent(id)}`;
 
-function Pipelines({ ids }: { ids: string[] }) {
+export function Pipelines({ ids }: { ids: string[] }) {
   return ids.length === 0 ? <span class="muted">–</span> : <span>{ids.map((id, at) => <span key={id}>{at > 0 && ", "}<a class="name" href={pathTo(id)}>{id}</a></span>)}</span>;
 }
 
@@ -49,7 +53,7 @@ export function Connections() {
   const [looked, setLooked] = useState<string | null>(null);
   const heading = <h1 tabIndex={-1}>Connections</h1>;
   if (!asked.value) return <>{heading}{asked.problem ? <ProblemBox problem={asked.problem} /> : <p class="muted" aria-busy="true">Asking the server …</p>}</>;
-  const [{ connections, not_known }, { slots }] = asked.value;
+  const [{ connections, named, problem, not_known }, { slots }] = asked.value;
   const sources = connections.filter((one) => one.source_of.length > 0);
   return (
     <>
@@ -94,6 +98,7 @@ export function Connections() {
           </table>
         </div>
       ) : connections.length > 0 && <p class="muted">No slot is measured now: pipelines measure theirs while they run.</p>}
+      <ByName all={named} unread={problem} reload={asked.reload} />
       {may("operator") && sources.length > 0 && (
         <section class="stack" aria-labelledby="look">
           <h2 id="look">All slots of a source</h2>

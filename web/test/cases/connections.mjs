@@ -38,3 +38,44 @@ export async function slots_are_shown_with_who_reads_them_and_orphans_told_from_
     return lag.state === "streaming" && !lag.stale;
   });
 }
+
+export async function connections_by_name_are_made_tested_and_deleted({ page, open, until, accessible, shot, databases, asViewer }) {
+  await open("/connections");
+  const add = async (name, url, password) => {
+    await page.getByLabel("Name", { exact: true }).fill(name);
+    await page.getByLabel("URL", { exact: true }).fill(url);
+    await page.getByLabel("Password", { exact: true }).fill(password);
+    await page.getByRole("button", { name: "Add a connection" }).click();
+  };
+  const named = page.getByRole("region", { name: "connections by name" });
+  const line = (name) => named.locator("tbody tr").filter({ has: page.locator("bdi", { hasText: new RegExp(`^${name}$`) }) });
+  await add("orders", "nonsense", "hunter2");
+  await page.getByRole("alert").waitFor();
+  await add("orders", databases.source, "");
+  await line("orders").waitFor();
+  await add("nowhere", "postgres://a@127.0.0.1:1/x", "hunter2");
+  await line("nowhere").waitFor();
+  assert.ok(!(await page.locator("main").innerText()).includes("hunter2"), "a secret is shown");
+  await line("orders").getByRole("button", { name: "Test orders" }).click();
+  await until("what the database says", async () => /✓ PostgreSQL \d+[\s\S]*wal_level logical/.test(await line("orders").innerText()));
+  await line("nowhere").getByRole("button", { name: "Test nowhere" }).click();
+  await until("why it does not answer", async () => /✗ TM1004[\s\S]*First:/.test(await line("nowhere").innerText()));
+  await accessible("connections by name");
+  await shot("connections-named");
+  await page.emulateMedia({ colorScheme: "dark" });
+  await shot("connections-named-dark");
+  await page.emulateMedia({ colorScheme: "light" });
+  await page.setViewportSize({ width: 320, height: 640 });
+  assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), "it is wider than the page");
+  await page.setViewportSize({ width: 1280, height: 800 });
+  await asViewer("/connections", async (theirs, asked) => {
+    await theirs.getByRole("region", { name: "connections by name" }).waitFor();
+    assert.equal(await theirs.getByRole("button", { name: /^(Test|Delete|Add)/ }).count(), 0);
+    assert.equal((await asked("/connections/orders/test")).status, 403);
+  });
+  for (const name of ["orders", "nowhere"]) {
+    await line(name).getByRole("button", { name: `Delete ${name} …` }).click();
+    await page.getByRole("dialog").getByRole("button", { name: "Delete", exact: true }).click();
+    await line(name).waitFor({ state: "detached" });
+  }
+}

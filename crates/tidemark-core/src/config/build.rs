@@ -25,7 +25,7 @@ use crate::target::Existing;
 /// Puts the pipeline together; `None` where something needed is missing, which was recorded.
 pub(super) fn build(
     settings: &Settings,
-    connections: &Connections<'_>,
+    connections: &Connections,
     problems: &mut Problems,
 ) -> Option<PipelineConfig> {
     let source = endpoint::endpoint("source", settings, connections, problems);

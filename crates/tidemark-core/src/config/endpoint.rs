@@ -23,17 +23,47 @@ const PARTS: [&str; 8] = [
     "sslkey",
 ];
 
-/// The connections of `connections.toml`.
-pub(super) struct Connections<'a> {
-    /// `None` where there is no such file.
-    pub(super) settings: Option<&'a Settings>,
+/// Connections that have a name.
+pub(super) struct Connections {
+    /// In which they are: `connections.toml`, where there is one, and others.
+    pub(super) files: Vec<Settings>,
+}
+
+impl Connections {
+    /// Every one that has a name: it, its file, and its number there.
+    fn named(&self) -> impl Iterator<Item = (Located<String>, &Settings, usize)> {
+        self.files.iter().flat_map(|file| {
+            let of_number = move |index| {
+                let name = file.text(&format!("connection[{index}].name"))?;
+                Some((name, file, index))
+            };
+            (0..file.count("connection")).filter_map(of_number)
+        })
+    }
+
+    /// All of them.
+    pub(super) fn all(&self, problems: &mut Problems) -> Vec<(String, Endpoint)> {
+        let mut found = Vec::new();
+        for (name, file, index) in self.named() {
+            let section = format!("connection[{index}]");
+            if let Some(endpoint) = own(&section, file, name.place, problems) {
+                let connection = Some(name.value.clone());
+                let endpoint = Endpoint {
+                    connection,
+                    ..endpoint
+                };
+                found.push((name.value, endpoint));
+            }
+        }
+        found
+    }
 }
 
 /// Reads the endpoint of `[source]` or `[target]`; `None` where a problem was recorded.
 pub(super) fn endpoint(
     section: &str,
     settings: &Settings,
-    connections: &Connections<'_>,
+    connections: &Connections,
     problems: &mut Problems,
 ) -> Option<Endpoint> {
     let here = settings.sections.get(section).cloned();
@@ -54,10 +84,13 @@ pub(super) fn endpoint(
             );
         }
     }
-    let Some(file) = connections.settings else {
+    if connections.files.is_empty() {
         let problem = Problem::new(
             codes::CONFIG_CONNECTION,
-            "there is no connections.toml beside the pipeline file",
+            format!(
+                "there is no connection `{}`, nor a connections.toml beside the pipeline file",
+                name.value
+            ),
         );
         problems.push(
             problem
@@ -65,23 +98,15 @@ pub(super) fn endpoint(
                 .label("this connection would be there"),
         );
         return None;
-    };
-    let names: Vec<Option<String>> = (0..file.count("connection"))
-        .map(|index| Some(file.text(&format!("connection[{index}].name"))?.value))
-        .collect();
-    let found = names
-        .iter()
-        .position(|known| known.as_ref() == Some(&name.value));
-    let Some(index) = found else {
-        let known: Vec<&str> = names.iter().flatten().map(String::as_str).collect();
-        let label = match suggestion(&name.value, known.iter().copied()) {
+    }
+    let mut named = connections.named();
+    let Some((_, file, index)) = named.find(|(known, ..)| known.value == name.value) else {
+        let known: Vec<String> = connections.named().map(|(name, ..)| name.value).collect();
+        let label = match suggestion(&name.value, known.iter().map(String::as_str)) {
             Some(near) => format!("did you mean \"{near}\"?"),
             None => format!("known: {}", known.join(", ")),
         };
-        let message = format!(
-            "there is no connection `{}` in connections.toml",
-            name.value
-        );
+        let message = format!("there is no connection `{}`", name.value);
         let problem = Problem::new(codes::CONFIG_CONNECTION, message);
         problems.push(problem.at(name.place).label(label));
         return None;

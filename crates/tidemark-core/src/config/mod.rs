@@ -70,6 +70,7 @@ pub use schema::schema;
 pub use secret::{Secret, Surroundings};
 pub use server::{HttpUrl, Network, Notifier, ServerConfig, Way, read_server};
 pub use serving::Serving;
+use settings::Settings;
 pub use settings::{Effective, Origin};
 
 use endpoint::Connections;
@@ -82,8 +83,9 @@ use keys::{CONNECTION_KEYS, KEYS};
 pub struct Input<'a> {
     /// The pipeline file.
     pub file: Document,
-    /// `connections.toml` beside it, where there is one.
-    pub connections: Option<Document>,
+    /// Where connections are that have a name: `connections.toml` beside it, and whatever else whoever reads
+    /// it has. The first that has a name counts.
+    pub connections: Vec<Document>,
     /// What flags and variables say.
     pub overrides: &'a [Override],
     /// Where secrets are.
@@ -121,14 +123,10 @@ pub fn read(input: Input<'_>) -> Result<Reading, Problems> {
     read::require(&settings, &KEYS, &mut problems);
     schedule::add_defaults(&mut settings);
     overrides::add_defaults(&mut settings, &KEYS);
-    let file = input.connections.map(|document| {
-        let (settings, found) = read::read(document, &CONNECTION_KEYS, input.surroundings);
-        problems.append(found);
-        read::require(&settings, &CONNECTION_KEYS, &mut problems);
-        settings
-    });
+    let files = input.connections.into_iter();
+    let files = files.map(|document| connections_of(document, input.surroundings, &mut problems));
     let connections = Connections {
-        settings: file.as_ref(),
+        files: files.collect(),
     };
     let config = build::build(&settings, &connections, &mut problems);
     match config {
@@ -138,6 +136,32 @@ pub fn read(input: Input<'_>) -> Result<Reading, Problems> {
         }),
         _ => Err(problems.sorted()),
     }
+}
+
+/// The connections of a file, by name, or all that is wrong with it.
+pub fn read_connections(
+    file: Document,
+    surroundings: &dyn Surroundings,
+) -> Result<Vec<(String, Endpoint)>, Problems> {
+    let mut problems = Problems::new();
+    let files = vec![connections_of(file, surroundings, &mut problems)];
+    let found = Connections { files }.all(&mut problems);
+    if problems.is_empty() {
+        Ok(found)
+    } else {
+        Err(problems.sorted())
+    }
+}
+
+fn connections_of(
+    file: Document,
+    surroundings: &dyn Surroundings,
+    problems: &mut Problems,
+) -> Settings {
+    let (settings, found) = read::read(file, &CONNECTION_KEYS, surroundings);
+    problems.append(found);
+    read::require(&settings, &CONNECTION_KEYS, problems);
+    settings
 }
 
 /// What `TIDEMARK_…` variables say about keys of the file: `TIDEMARK_STREAM_BATCH_ROWS` is

@@ -31,7 +31,9 @@ const CONNECTIONS_HEAD: &str = "
 ## connections.toml
 
 Databases that several pipelines use stand in `connections.toml` beside the pipeline files, each in a
-section `[[connection]]`, and are used by name: `[source]` with `connection = \"orders\"`.
+section `[[connection]]`, and are used by name: `[source]` with `connection = \"orders\"`. A pipeline that was made through
+the API finds them in the server's state directory, and then among [those of the server](api.md) (`POST /api/v1/connections`): the
+file wins.
 ";
 
 const SERVER_HEAD: &str = "

@@ -31,7 +31,10 @@ fn reading(
 ) -> Result<Reading, Problems> {
     read(Input {
         file: Document::new("shop.toml", text),
-        connections: connections.map(|text| Document::new("connections.toml", text)),
+        connections: connections
+            .map(|text| Document::new("connections.toml", text))
+            .into_iter()
+            .collect(),
         overrides,
         surroundings: &World,
     })
@@ -486,6 +489,44 @@ fn connections_are_used_by_name() {
         connections,
     );
     assert!(wrong.contains("`user` contradicts `connection`"), "{wrong}");
+}
+
+#[test]
+fn the_first_that_has_a_name_counts_and_a_file_of_connections_is_read_alone() {
+    let of = |host: &str, name: &str| {
+        let text = format!("version = 1\n[[connection]]\nname = \"{name}\"\nhost = \"{host}\"\n");
+        Document::new(format!("{host}.toml"), text)
+    };
+    let file = SMALL.replace(
+        "url = \"postgres://tidemark@orders-db/orders\"",
+        "connection = \"orders\"",
+    );
+    let url = |connections: Vec<Document>| {
+        let input = Input {
+            file: Document::new("shop.toml", file.as_str()),
+            connections,
+            overrides: &[],
+            surroundings: &World,
+        };
+        let endpoint = read(input).unwrap().config.source.endpoint;
+        endpoint.url.value.expose().to_owned()
+    };
+    assert_eq!(url(vec![of("a", "x"), of("b", "orders")]), "postgres://b");
+    assert_eq!(
+        url(vec![of("a", "orders"), of("b", "orders")]),
+        "postgres://a"
+    );
+
+    let all = read_connections(of("a", "orders"), &World).unwrap();
+    let (name, endpoint) = &all[0];
+    assert_eq!((all.len(), name.as_str()), (1, "orders"));
+    assert_eq!(endpoint.url.value.expose(), "postgres://a");
+    for (host, name) in [("a b", "orders"), ("a", "Not a name")] {
+        assert!(
+            read_connections(of(host, name), &World).is_err(),
+            "{host} {name}"
+        );
+    }
 }
 
 #[test]

@@ -13,7 +13,7 @@ fn rules(text: &str) -> Rules {
     let text = format!("{head}{text}");
     let input = Input {
         file: Document::new("shop.toml", text),
-        connections: None,
+        connections: Vec::new(),
         overrides: &[],
         surroundings: &secret::Nothing,
     };

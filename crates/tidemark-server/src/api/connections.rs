@@ -20,6 +20,7 @@ use super::App;
 use super::bodies::{SlotBody, slot};
 use super::extract::{Params, Route};
 use super::guard::{Caller, Role};
+use super::named::{self, NamedBody};
 use super::pipelines::member;
 use super::problem::{Failure, Problem};
 use crate::store::{DesiredState, Level};
@@ -43,6 +44,10 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
 struct ConnectionList {
     /// By address.
     connections: Vec<ConnectionBody>,
+    /// Those that have a name, which pipelines use in place of an address.
+    named: Vec<NamedBody>,
+    /// Why those of a file are not known, if so.
+    problem: Option<String>,
     /// Pipelines whose definition was not read yet: what they are connected to is not known.
     not_known: Vec<String>,
 }
@@ -81,7 +86,10 @@ async fn connections(State(app): State<Arc<App>>, caller: Caller) -> Answer<Conn
         let at = found.entry(target.clone());
         at.or_insert_with(|| empty(&target)).target_of.push(id);
     }
+    let (named, problem) = named::all(&app, &caller).await;
     Answer(ConnectionList {
+        named,
+        problem,
         connections: found.into_values().collect(),
         not_known,
     })

@@ -41,6 +41,7 @@ mod lists;
 mod logs;
 mod merge;
 mod monitoring;
+mod named;
 mod operations;
 mod pages;
 mod pipelines;
@@ -120,6 +121,7 @@ fn routes() -> OpenApiRouter<Arc<App>> {
             .merge(monitoring::routes())
             .merge(operations::routes())
             .merge(connections::routes())
+            .merge(named::routes())
             .merge(alerts::routes())
             .merge(schedules::routes())
             .merge(access::routes())

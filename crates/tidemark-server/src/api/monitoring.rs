@@ -24,7 +24,7 @@ use super::pipelines::{member, rank};
 use super::problem::{Failure, Problem};
 use crate::store::{HistoryRow, Key, Step};
 use crate::supervisor::{open_definition, word_of};
-use crate::systems::{Definition, Opened};
+use crate::systems::Opened;
 
 /// Points of a history at most.
 const POINTS_MAX: i64 = 2_000;
@@ -371,8 +371,8 @@ struct FixBody {
 
 async fn opened(app: &App, caller: &Caller, text: String) -> Result<Opened, Failure> {
     caller.needs(Role::Admin)?;
-    let place = app.supervisor.shared.place(&caller.tenant);
-    Ok(open_definition(&app.supervisor.shared, Definition { text, place }).await?)
+    let shared = &app.supervisor.shared;
+    Ok(open_definition(shared, shared.define(&caller.tenant, text)).await?)
 }
 
 #[utoipa::path(post, path = "/checks", tag = "pipelines",

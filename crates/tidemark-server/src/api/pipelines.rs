@@ -28,7 +28,7 @@ use super::problem::{Failure, Problem};
 use crate::store::{DesiredState, Key, Level, NewPipeline, OperationRow};
 use crate::supervisor::actions::{Action, Remains};
 use crate::supervisor::{Member, View, desired_first, open_definition};
-use crate::systems::{Definition, Opened};
+use crate::systems::Opened;
 
 /// Items of a page, by default and at most.
 const LIMIT: usize = 100;
@@ -228,9 +228,8 @@ fn answer(status: StatusCode, member: &Member, more: &[(HeaderName, String)]) ->
 }
 
 async fn opened(app: &App, caller: &Caller, text: String) -> Result<Opened, Failure> {
-    let place = app.supervisor.shared.place(&caller.tenant);
-    let definition = Definition { text, place };
     let shared = &app.supervisor.shared;
+    let definition = shared.define(&caller.tenant, text);
     let opened = open_definition(shared, definition).await?;
     let named = opened.config.alerts.iter().flat_map(|rule| &rule.notify);
     shared.notify.check(&caller.tenant, named)?;
@@ -249,8 +248,11 @@ async fn create(
 ) -> Result<Response, Failure> {
     caller.needs(Role::Admin)?;
     refuse_masks(&text)?;
+    // What it names stays until it is kept.
+    let held = app.supervisor.shared.endpoints.hold().await;
     let opened = opened(&app, &caller, text.clone()).await?;
     if params.dry_run {
+        drop(held);
         let plan = app.supervisor.shared.systems.plan(&opened).await?;
         return Ok(Answer(plan).into_response());
     }
@@ -298,29 +300,31 @@ fn may_change(member: &Member, headers: &HeaderMap) -> Result<i64, Failure> {
         let text = format!("{} is defined by {file}", row.key.id);
         return Err(Failure::new(codes::API_FILE_MANAGED, text));
     }
+    if_matches(headers, &etag(&row))?;
+    Ok(row.version)
+}
+
+/// Refuses a change that is not based on what is there.
+pub(super) fn if_matches(headers: &HeaderMap, present: &str) -> Result<(), Failure> {
     let Some(tag) = headers.get(header::IF_MATCH) else {
         return Err(Failure::new(
             codes::API_NO_IF_MATCH,
             "the request has no If-Match",
         ));
     };
-    let tags = tag.to_str().unwrap_or_default();
-    let is_present = tags
-        .split(',')
-        .any(|tag| tag.trim() == "*" || tag.trim() == etag(&row));
-    if is_present {
-        Ok(row.version)
-    } else {
-        Err(Failure::new(
-            codes::API_CHANGED,
-            "it is not as it was when it was read",
-        ))
+    let mut tags = tag.to_str().unwrap_or_default().split(',').map(str::trim);
+    if tags.any(|tag| tag == "*" || tag == present) {
+        return Ok(());
     }
+    Err(Failure::new(
+        codes::API_CHANGED,
+        "it is not as it was when it was read",
+    ))
 }
 
 /// What a pipeline has copied stands on its target and its slot: with another of them it begins anew, and
 /// what was there is nothing that it could go back to. So nobody changes them in passing.
-fn refuse_another_ground(member: &Member, new: &Opened) -> Result<(), Failure> {
+pub(super) fn refuse_another_ground(member: &Member, new: &Opened) -> Result<(), Failure> {
     let Some(alive) = member.alive() else {
         return Ok(());
     };
@@ -352,12 +356,14 @@ async fn change(
     text: String,
     is_dry: bool,
 ) -> Result<Response, Failure> {
+    let held = app.supervisor.shared.endpoints.hold().await;
     let opened = opened(app, caller, text.clone()).await?;
     if opened.config.name != member.key.id {
         let text = format!("it is named {}; a name stays", member.key.id);
         return Err(Failure::new(codes::API_CONFLICT, text));
     }
     if is_dry {
+        drop(held);
         let plan = app.supervisor.shared.systems.plan(&opened).await?;
         return Ok(Answer(plan).into_response());
     }

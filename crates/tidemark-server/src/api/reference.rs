@@ -48,6 +48,10 @@ application/toml`). Names of fields are those of `--json`, positions are text as
 - **A report** of a pipeline in one document, `report.html`: how it stands, charts, tables, verification, events, runs, log lines and
   its definition without secrets; no script and nothing of elsewhere, to be kept and sent. So is one of each comparison,
   `verifications/NUMBER/report.html`.
+- **Connections** that have a name (`POST /api/v1/connections`) say where a database is once for all pipelines of a tenant that are made
+  through the API: `[source]` with `connection = \"orders\"`. They are sealed at rest, and shown with `***`. `test` tries one and tells what the
+  database says of itself, `schemas`, `tables` and `columns` what is in it. One that changes is taken over by the pipelines that run with
+  it; one that pipelines use is not deleted (409). Those of a `connections.toml` are shown, and changed in the file.
 - **Secrets** go in and never come out: a definition shows `***`, and `***` sent back keeps what was there. References
   (`${env:NAME}`) stay references.
 

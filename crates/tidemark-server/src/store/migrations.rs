@@ -80,6 +80,10 @@ pub(super) const ALL: &[&str] = &[
      ALTER TABLE alerts ADD COLUMN snoozed_by TEXT;",
     "ALTER TABLE pipelines ADD COLUMN load_told INTEGER NOT NULL DEFAULT 1;",
     "ALTER TABLE operations ADD COLUMN data TEXT;",
+    "CREATE TABLE connections (
+        tenant TEXT NOT NULL, name TEXT NOT NULL, keys BLOB NOT NULL, created_at TEXT NOT NULL,
+        created_by TEXT NOT NULL, updated_at TEXT NOT NULL, version INTEGER NOT NULL,
+        PRIMARY KEY (tenant, name)) STRICT;",
 ];
 
 /// The steps that a store of a version has not been through yet; `None` if it is up to date.

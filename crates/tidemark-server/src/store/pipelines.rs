@@ -309,7 +309,11 @@ fn sealed(seal: &Seal, key: &Key, definition: Option<&str>) -> Result<Option<Vec
     sealed.transpose()
 }
 
-fn find(store: &mut Session<'_>, seal: &Seal, key: &Key) -> Result<Option<PipelineRow>, Failed> {
+pub(super) fn find(
+    store: &mut Session<'_>,
+    seal: &Seal,
+    key: &Key,
+) -> Result<Option<PipelineRow>, Failed> {
     let sql = format!("SELECT {COLUMNS} FROM pipelines WHERE tenant = $1 AND id = $2");
     let key = params![key.tenant, key.id];
     store.optional(&sql, key, |row| read(row, seal))

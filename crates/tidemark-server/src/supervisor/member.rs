@@ -69,6 +69,8 @@ struct Now {
     slot: Option<String>,
     rules: Option<Arc<[AlertRule]>>,
     tags: Option<Vec<String>>,
+    /// Connections that its definition names.
+    connections: Vec<String>,
     /// What the next run begins with.
     reconcile: Reconcile,
     /// The last comparison, for a repair of what it found.
@@ -262,6 +264,11 @@ impl Member {
     /// What people want to be told of, once its definition was read.
     pub(crate) fn rules(&self) -> Option<Arc<[AlertRule]>> {
         self.now().rules.clone()
+    }
+
+    /// The connections that its definition names, once that was read.
+    pub(crate) fn connections(&self) -> Vec<String> {
+        self.now().connections.clone()
     }
 
     /// What people have put on it, once its definition was read.
@@ -492,6 +499,9 @@ impl Member {
         now.slot = Some(opened.config.source.postgres.slot.clone());
         now.rules = Some(opened.config.alerts.as_slice().into());
         now.tags = Some(opened.config.tags.clone());
+        let (source, target) = (&opened.config.source, &opened.config.target);
+        let named = [&source.endpoint.connection, &target.endpoint.connection];
+        now.connections = named.into_iter().flatten().cloned().collect();
     }
 
     /// What people have put on it, by a definition with which it did not begin yet.

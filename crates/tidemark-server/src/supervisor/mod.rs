@@ -22,6 +22,7 @@ pub(crate) use member::{Alive, Member, View};
 pub(crate) use rounds::{Rounds, Turns, survived};
 
 use crate::alerts::{self, Alerts};
+use crate::endpoints::Endpoints;
 use crate::logs::{self, Logs};
 use crate::news::{News, Topic};
 use crate::notify::{self, Notify};
@@ -64,6 +65,7 @@ pub(crate) struct Shared {
     pub(crate) logs: Arc<Logs>,
     pub(crate) owner: Owner,
     pub(crate) schedules: Schedules,
+    pub(crate) endpoints: Endpoints,
     pub(crate) turns: Arc<Turns>,
     /// Held while it is written down and said what is wanted of a pipeline, so that the last one to say
     /// so is heard last.
@@ -110,6 +112,7 @@ impl Supervisor {
         let code = codes::NOTIFIER_UNKNOWN.to_string();
         store.tidy_deliveries(named.collect(), code).await?;
         let schedules = Schedules::load(store.clone(), Arc::clone(&news), clock::now_us()).await?;
+        let endpoints = Endpoints::load(&store).await?;
         let shared = Arc::new(Shared {
             systems,
             store,
@@ -119,6 +122,7 @@ impl Supervisor {
             notify,
             logs,
             schedules,
+            endpoints,
             turns: Arc::default(),
             wanting: tokio::sync::Mutex::default(),
             owner,
@@ -281,6 +285,14 @@ impl Supervisor {
         Ok(row)
     }
 
+    /// What a definition names has changed, and the version with it: a pipeline that runs stops in order and
+    /// goes on with it as it is now.
+    pub(crate) fn begin_anew(&self, row: PipelineRow) -> Option<Arc<Member>> {
+        let member = self.member(&row.key)?;
+        member.redefine(row);
+        Some(member)
+    }
+
     /// Writes down what is wanted, and has it done.
     pub(crate) async fn desire(&self, member: &Member, desired: Desired) -> Result<()> {
         let _wanting = self.shared.wanting.lock().await;
@@ -401,7 +413,19 @@ impl Shared {
             Some(file) => Place::File(PathBuf::from(file)),
             None => self.place(&row.key.tenant),
         };
-        Ok(Definition { text, place })
+        Ok(self.with_connections(&row.key.tenant, text, place))
+    }
+
+    /// A definition that comes in through the API.
+    pub(crate) fn define(&self, tenant: &str, text: String) -> Definition {
+        self.with_connections(tenant, text, self.place(tenant))
+    }
+
+    fn with_connections(&self, tenant: &str, text: String, place: Place) -> Definition {
+        Definition {
+            connections: self.endpoints.named(tenant, &text, &place),
+            ..Definition::of(text, place)
+        }
     }
 }
 

@@ -209,7 +209,7 @@ impl Draft {
     fn open(&self) -> Result<Opened, Failure> {
         let config: PipelineConfig = config::read(Input {
             file: Document::new("the new pipeline file", self.text()),
-            connections: None,
+            connections: Vec::new(),
             overrides: &[],
             surroundings: &Passwords(self),
         })?

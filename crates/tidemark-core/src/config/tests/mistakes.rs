@@ -115,7 +115,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     (
         URL,
         "connection = \"x\"",
-        "TM7013 there is no connections.toml",
+        "TM7013 there is no connection `x`, nor a connections.toml",
     ),
     (
         "[tables]",

@@ -7,6 +7,7 @@ use super::*;
 /// What all calls gave, without what is of this moment.
 async fn everything(store: &Store) -> Vec<String> {
     let mut said = Vec::new();
+    connections(store, &mut said).await;
     pipelines(store, &mut said).await;
     events(store, &mut said).await;
     journal(store, &mut said).await;
@@ -21,6 +22,42 @@ async fn everything(store: &Store) -> Vec<String> {
 
 fn say(said: &mut Vec<String>, what: impl std::fmt::Debug) {
     said.push(format!("{what:?}"));
+}
+
+async fn connections(store: &Store, said: &mut Vec<String>) {
+    let key = |tenant: &str| Key::new(tenant, "orders");
+    store
+        .add_pipeline(new("default", "user"))
+        .await
+        .unwrap()
+        .unwrap();
+    for tenant in ["default", "other", "default"] {
+        let added = store.add_connection(key(tenant), "url = \"a\"".to_owned(), "ann".to_owned());
+        say(said, added.await.unwrap().map(|row| (row.key, row.version)));
+    }
+    let users = || vec![Key::new("default", "user"), Key::new("default", "gone")];
+    for version in [1, 1] {
+        let keys = "url = \"b\"".to_owned();
+        let changed = store.change_connection(key("default"), version, keys, users());
+        let changed = changed.await.unwrap();
+        say(said, changed.is_some());
+        let Some((row, pipelines)) = changed else {
+            continue;
+        };
+        assert_eq!((row.keys.as_str(), row.version), ("url = \"b\"", 2));
+        let users: Vec<_> = pipelines
+            .iter()
+            .map(|row| (&row.key, row.version))
+            .collect();
+        say(said, users);
+    }
+    for version in [1, 2, 2] {
+        let removed = store.remove_connection(key("default"), version);
+        say(said, removed.await.unwrap());
+    }
+    let left = store.connections().await.unwrap();
+    say(said, left.iter().map(|row| &row.key).collect::<Vec<_>>());
+    store.remove_pipeline(&users()[0]).await.unwrap();
 }
 
 async fn pipelines(store: &Store, said: &mut Vec<String>) {

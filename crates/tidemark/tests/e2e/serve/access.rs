@@ -107,6 +107,7 @@ async fn s11_tenants_see_nothing_of_each_other_and_roles_hold() {
         Ok(active["alerts"][0]["id"].as_str().map(str::to_owned))
     });
     let alert = alert.await.unwrap();
+    keep_connection(&server, &stage).await;
     // A confined definition refers to nothing of the server's machine.
     let mut spy = definition(&stage);
     spy["pipeline"]["name"] = json!("spy");
@@ -191,6 +192,13 @@ async fn s11_tenants_see_nothing_of_each_other_and_roles_hold() {
     let done = server.operation(&server.send(request).await).await;
     assert_eq!(done["state"], "succeeded", "{done}");
     assert!(stage.slots().await.is_empty());
+}
+
+/// A connection of the name of the pipeline.
+async fn keep_connection(server: &Server, stage: &Stage) {
+    let named = json!({ "name": stage.name, "url": stage.source_url() });
+    let answer = server.post("/connections", &named).await;
+    assert_eq!(answer.status, 201, "{}", answer.text());
 }
 
 /// Every route, as the document has them: this tenant finds nothing, whatever the other has.

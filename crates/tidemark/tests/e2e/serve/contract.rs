@@ -350,6 +350,8 @@ async fn answers_about_a_pipeline_that_runs_are_as_the_document_says() {
     server.wait_for_state("srv_shape", "streaming").await;
     let verified = server.act("srv_shape", "verify", &json!({})).await;
     assert_eq!(verified["state"], "succeeded", "{verified}");
+    let named = json!({ "name": "srv_shape", "url": stage.source_url() });
+    assert_eq!(server.post("/connections", &named).await.status, 201);
     let document = server.get("/openapi.json").await;
     let mut looked = 0;
     for operation in operations(&document) {
@@ -362,7 +364,7 @@ async fn answers_about_a_pipeline_that_runs_are_as_the_document_says() {
             "srv_shape"
         };
         let of_which = match operation.path.rsplit('/').next() {
-            Some("preview") => "?table=public.orders",
+            Some("preview" | "columns") => "?table=public.orders",
             Some("trace") => "?table=public.orders&key=1",
             _ => "",
         };

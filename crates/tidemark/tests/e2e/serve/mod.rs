@@ -5,6 +5,7 @@ mod alerts;
 mod api;
 mod asked;
 mod audit;
+mod connections;
 mod contract;
 mod cut_over;
 mod files;
