@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 /// At once; whoever comes then waits.
-const CONNECTIONS_MAX: usize = 2_000;
+pub(crate) const CONNECTIONS_MAX: usize = 2_000;
 /// How long the head of a request may take to come, and a connection may wait for the next one.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
 /// How long nobody is let in after that failed: there may be no file descriptor left.

@@ -49,6 +49,12 @@ impl Endpoints {
         own.cloned().collect()
     }
 
+    /// Of which tenants they are, one by one.
+    pub(crate) fn tenants(&self) -> Vec<String> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.keys().map(|key| key.tenant.clone()).collect()
+    }
+
     pub(crate) fn keep(&self, row: ConnectionRow) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         known.insert(row.key.clone(), row);

@@ -8,13 +8,15 @@ use std::sync::Arc;
 use tidemark_core::catalogue::codes;
 use tidemark_core::config::{Secret, ServerConfig};
 use tidemark_core::target::Owner;
-use tidemark_core::{Error, Result};
+use tidemark_core::{Error, Result, clock};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::api::guard::{hash_of, new_id, new_token};
-use crate::api::{App, Auth, AuthMode, metrics_router, router};
+use crate::api::{
+    App, Auth, AuthMode, LimitsBody, RetentionBody, SettingsBody, StoreBody, metrics_router, router,
+};
 use crate::connections;
 use crate::demo::{self, Demo};
 use crate::files::Files;
@@ -158,6 +160,10 @@ impl Server {
         hosts.extend(own_names(listen.ip()));
         hosts.extend(metrics.listen.into_iter().flat_map(|at| own_names(at.ip())));
         let tenant_pipelines_max = config.tenant_pipelines_max;
+        let metrics = scraped.as_ref().map(|(listener, _)| listener);
+        let mut settings = runs_with(
+            &listener, metrics, &hosts, auth.mode, &store, &state, &config,
+        )?;
         let supervisor = Supervisor::start(
             systems,
             store.clone(),
@@ -174,6 +180,7 @@ impl Server {
                     let text = format!("read {}: {err}", directory.display());
                     Error::definite(codes::PIPELINE_FILE, text)
                 })?;
+                settings.pipelines_directory = Some(directory.display().to_string());
                 let mut files = Files::new(directory, Arc::clone(&supervisor));
                 files.look().await?;
                 Some(files)
@@ -187,6 +194,7 @@ impl Server {
             hosts,
             requests: Requests::default(),
             demo,
+            settings,
             looks: Semaphore::new(LOOKS_MAX),
         };
         Ok(Server {
@@ -265,6 +273,47 @@ fn is_protected(listen: SocketAddr, auth: AuthMode) -> Result<()> {
         return Err(Error::definite(codes::LISTEN_UNPROTECTED, text));
     }
     Ok(())
+}
+
+/// What is told of what it runs with.
+fn runs_with(
+    listener: &TcpListener,
+    metrics: Option<&TcpListener>,
+    hosts: &[String],
+    auth: AuthMode,
+    store: &Store,
+    state: &Path,
+    config: &ServerConfig,
+) -> Result<SettingsBody> {
+    let (kind, place) = store.place();
+    let notifiers = config.notifiers.iter().map(|one| one.name.clone());
+    Ok(SettingsBody {
+        version: env!("CARGO_PKG_VERSION"),
+        started_at: clock::now(),
+        listen: address_of(listener)?,
+        metrics_listen: metrics.map(address_of).transpose()?,
+        hosts: hosts.to_vec(),
+        auth: match auth {
+            AuthMode::Open => "open",
+            AuthMode::Token => "token",
+        },
+        store: StoreBody {
+            kind,
+            place: place.to_owned(),
+        },
+        state_directory: state.display().to_string(),
+        pipelines_directory: None,
+        pages: config.pages.clone(),
+        notifiers: notifiers.collect(),
+        limits: LimitsBody::of(config.tenant_pipelines_max, LOOKS_MAX),
+        retention: RetentionBody::of_this_program(),
+    })
+}
+
+fn address_of(listener: &TcpListener) -> Result<String> {
+    let address = listener.local_addr();
+    let address = address.map_err(|err| Error::definite(codes::LISTEN_FAILED, err.to_string()))?;
+    Ok(address.to_string())
 }
 
 fn unheard(listen: SocketAddr, err: &std::io::Error) -> Error {

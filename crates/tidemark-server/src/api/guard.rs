@@ -28,9 +28,9 @@ use crate::supervisor::OWN_TENANT;
 /// Bytes of a body.
 pub(crate) const BODY_MAX: usize = 1 << 20;
 /// How long a body may take to come.
-const BODY_WITHIN: Duration = Duration::from_secs(20);
+pub(crate) const BODY_WITHIN: Duration = Duration::from_secs(20);
 /// How long an answer may take, its body's way included.
-const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// Wrong tokens from one address, and within which time.
 const FAILURES_MAX: u32 = 20;
 const FAILURES_WITHIN: Duration = Duration::from_mins(1);

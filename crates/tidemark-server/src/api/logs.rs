@@ -132,11 +132,11 @@ async fn set_log_level(
 }
 
 /// What concerns all tenants is for whoever runs the server.
-fn of_the_server(caller: &Caller) -> Result<(), Failure> {
+pub(super) fn of_the_server(caller: &Caller) -> Result<(), Failure> {
     caller.needs(Role::Admin)?;
     if caller.is_own() {
         return Ok(());
     }
-    let text = format!("{} is of a tenant, the log of the server", caller.name);
+    let text = format!("{} is of a tenant, and this of the server", caller.name);
     Err(Failure::new(codes::API_NOT_ALLOWED, text))
 }

@@ -19,6 +19,7 @@ pub use guard::{AuthMode, Role};
 
 pub(crate) use bodies::{Lag, PipelineBody, TableBody, lag_of, rows_quarantined};
 pub(crate) use guard::Auth;
+pub(crate) use settings::{LimitsBody, RetentionBody, SettingsBody, StoreBody};
 
 use crate::demo::Demo;
 use crate::metrics::Requests;
@@ -53,6 +54,7 @@ mod reference;
 mod report;
 mod rows;
 mod schedules;
+mod settings;
 mod standing;
 mod stream;
 
@@ -66,6 +68,8 @@ pub(crate) struct App {
     pub(crate) requests: Requests,
     /// What is around it, where it is the server of a demo.
     pub(crate) demo: Option<Arc<dyn Demo>>,
+    /// What it runs with.
+    pub(crate) settings: SettingsBody,
     /// Places for those who look at rows.
     pub(crate) looks: Semaphore,
 }
@@ -125,6 +129,7 @@ fn routes() -> OpenApiRouter<Arc<App>> {
             .merge(alerts::routes())
             .merge(schedules::routes())
             .merge(access::routes())
+            .merge(settings::routes())
             .merge(stream::routes()),
     )
 }

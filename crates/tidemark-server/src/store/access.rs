@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use super::{Failed, Row, Store, params};
 
 /// How long an answer is kept for its `Idempotency-Key`.
-const ANSWERS_KEPT_DAYS: i64 = 1;
+pub(crate) const ANSWERS_KEPT_DAYS: i64 = 1;
 
 /// A token that is to be kept.
 #[derive(Clone, Debug)]

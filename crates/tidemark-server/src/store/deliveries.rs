@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use super::{Cursor, Failed, Row, Session, Store, params};
 
 /// How long what has ended is kept.
-const KEPT_DAYS: i64 = 30;
+pub(crate) const DELIVERIES_KEPT_DAYS: i64 = 30;
 /// How many are kept at most, over all.
 const KEPT: i64 = 20_000;
 
@@ -211,7 +211,7 @@ fn insert(store: &mut Session<'_>, new: &NewDelivery, state: &str) -> Result<(),
 }
 
 fn prune(store: &mut Session<'_>, now: i64) -> Result<(), Failed> {
-    let old = now - KEPT_DAYS * 86_400 * 1_000_000;
+    let old = now - DELIVERIES_KEPT_DAYS * 86_400 * 1_000_000;
     let sql = "DELETE FROM deliveries WHERE ended_us IS NOT NULL AND (ended_us < $1 OR number <= \
          (SELECT max(number) FROM deliveries) - $2)";
     store.execute(sql, params![old, KEPT])?;

@@ -11,11 +11,11 @@ use super::session::{Rows, WRITTEN_AT_ONCE};
 use super::{Failed, Key, Row, Session, Store, params, pipelines};
 
 /// How many events of a pipeline are kept.
-const EVENTS_KEPT: i64 = 20_000;
+pub(crate) const EVENTS_KEPT: i64 = 20_000;
 /// The pipeline of every so manieth event forgets those beyond.
 const FORGET_EVERY: i64 = 100;
 /// How many runs of a pipeline are kept.
-const RUNS_KEPT: i64 = 1_000;
+pub(crate) const RUNS_KEPT: i64 = 1_000;
 
 /// How much an event matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]

@@ -26,15 +26,17 @@ use tokio::time::{Instant, timeout_at};
 use postgres::{ANSWER_WITHIN, Postgres};
 use sqlite::Sqlite;
 
-pub(crate) use access::{Answered, NewToken, TokenRow};
+pub(crate) use access::{ANSWERS_KEPT_DAYS, Answered, NewToken, TokenRow};
 pub(crate) use alerts::{AlertMove, AlertRow, AlertState, Snooze};
 pub(crate) use compared::Compared;
 pub(crate) use connections::ConnectionRow;
-pub(crate) use deliveries::{Attempted, DeliveryRow, NewDelivery};
+pub(crate) use deliveries::{Attempted, DELIVERIES_KEPT_DAYS, DeliveryRow, NewDelivery};
 pub(crate) use history::{HistoryRow, Sample, Step};
-pub(crate) use journal::{AuditRow, Cursor, Entry, EventRow, EventsWanted, Level, RunRow};
+pub(crate) use journal::{
+    AuditRow, Cursor, EVENTS_KEPT, Entry, EventRow, EventsWanted, Level, RUNS_KEPT, RunRow,
+};
 pub(crate) use lease::Holder;
-pub(crate) use operations::{Done, OperationRow, VerificationRow};
+pub(crate) use operations::{Done, OperationRow, VERIFICATIONS_KEPT, VerificationRow};
 pub(crate) use pipelines::{Desired, DesiredState, Key, NewPipeline, PipelineRow};
 pub(crate) use schedules::{RunState, ScheduleRun, Standing, Told};
 pub use seal::Seal;
@@ -155,6 +157,15 @@ impl Store {
             return Err(opening(err));
         }
         Ok(store)
+    }
+
+    /// Its kind, and where it is, without secrets.
+    pub(crate) fn place(&self) -> (&'static str, &str) {
+        let kind = match &self.inner.kept {
+            Kept::Sqlite(_) => "sqlite",
+            Kept::Postgres(_) => "postgres",
+        };
+        (kind, &self.inner.place)
     }
 
     fn of(kept: Kept, seal: Seal, place: String) -> Store {

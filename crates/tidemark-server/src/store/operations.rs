@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use super::{Cursor, Failed, Key, Row, Store, params};
 
 /// How many of a pipeline's verifications are kept.
-const VERIFICATIONS_KEPT: i64 = 500;
+pub(crate) const VERIFICATIONS_KEPT: i64 = 500;
 /// How many of a pipeline's operations are told at once.
 const OPERATIONS_SHOWN: i64 = 50;
 

@@ -31,6 +31,7 @@ mod rows;
 mod schedules;
 mod scraped;
 mod secrets;
+mod settings;
 mod shape;
 mod shared;
 mod standing;
