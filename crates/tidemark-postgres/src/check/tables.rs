@@ -42,6 +42,8 @@ struct Relation {
     identity: char,
     /// Whether old rows can be told apart by it.
     has_identity: bool,
+    /// Whole rows are logged, and have a generated column, which is not published.
+    has_unpublished_identity: bool,
     /// A unique index over columns without NULLs.
     candidate: Option<String>,
     has_primary_key: bool,
@@ -52,7 +54,8 @@ struct Relation {
     is_owned: bool,
 }
 
-/// A deferrable key is no identity (`RelationGetIndexList`). The roots are `$1`.
+/// A deferrable key is no identity (`RelationGetIndexList`). The roots are `$1`. An identity with a generated
+/// column that is not published is refused from PostgreSQL 18 on (`CheckCmdReplicaIdentity`).
 const QUERY: &str = "WITH RECURSIVE part (root, oid) AS ( \
       SELECT w, w FROM unnest($1::oid[]) AS w \
       UNION ALL SELECT p.root, i.inhrelid FROM part p JOIN pg_inherits i ON i.inhparent = p.oid \
@@ -71,6 +74,10 @@ const QUERY: &str = "WITH RECURSIVE part (root, oid) AS ( \
                                    AND i.indisprimary AND i.indisvalid AND i.indimmediate) \
              ELSE EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisreplident \
                           AND i.indisvalid) END AS has_identity, \
+           c.relreplident = 'f' AND current_setting('server_version_num')::int >= 180000 \
+             AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 \
+                         AND NOT a.attisdropped AND a.attgenerated <> '') \
+             AS has_unpublished_identity, \
            (SELECT quote_ident(ic.relname) FROM pg_index i JOIN pg_class ic ON ic.oid = i.indexrelid \
             WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indimmediate \
               AND i.indpred IS NULL AND i.indexprs IS NULL \
@@ -102,6 +109,7 @@ fn relation(row: &Row) -> Result<Relation> {
         hides_rows: flag("hides_rows")?,
         identity: row.get(row.index("identity")?)?,
         has_identity: flag("has_identity")?,
+        has_unpublished_identity: flag("has_unpublished_identity")?,
         candidate: row.opt(row.index("candidate")?)?,
         has_primary_key: flag("has_primary_key")?,
         has_deferrable_key: flag("has_deferrable_key")?,
@@ -409,7 +417,10 @@ fn identities(report: &mut Report, check: &SourceCheck<'_>, relations: &[Relatio
     let mut nothing_odd = true;
     // A partitioned table itself has no rows.
     for relation in relations.iter().filter(|relation| !relation.is_partitioned) {
-        if relation.has_identity {
+        if relation.has_unpublished_identity {
+            nothing_odd = false;
+            identity_unpublished(report, relation);
+        } else if relation.has_identity {
             nothing_odd &= !is_odd_part(report, check, relation, relations);
         } else if relation.identity == 'd' {
             nothing_without_key = false;
@@ -511,6 +522,22 @@ fn identity_nothing(report: &mut Report, relation: &Relation) {
         "Inserts replicate; the source refuses updates and deletes of the table once it is \
          published, in every application.",
         fixes,
+    );
+}
+
+fn identity_unpublished(report: &mut Report, relation: &Relation) {
+    let name = &relation.name;
+    let fix = if relation.has_primary_key {
+        Fix::sql(format!("ALTER TABLE {name} REPLICA IDENTITY DEFAULT"))
+    } else {
+        Fix::text("give the table a primary key and REPLICA IDENTITY DEFAULT, or leave it out")
+    };
+    report.warn(
+        codes::IDENTITY_NOTHING,
+        format!("the replica identity of {name} is FULL, and the table has a generated column"),
+        "Inserts replicate; since PostgreSQL 18 the source refuses updates and deletes of the table once \
+         it is published, in every application, as generated columns are not published.",
+        [fix],
     );
 }
 

@@ -109,3 +109,46 @@ async fn from_18_to_15() {
 async fn from_15_to_18() {
     load_stream_and_verify(15, 18).await;
 }
+
+/// What is published takes no updates where whole rows are logged and one of their columns is generated.
+#[tokio::test(flavor = "multi_thread")]
+async fn f23_a_generated_column_in_whole_rows_of_18_is_told() {
+    let test = "majors::f23_a_generated_column_in_whole_rows_of_18_is_told";
+    let Some(source) = server(test, 18).await else {
+        return;
+    };
+    let target = PostgresServer::shared().await.unwrap();
+    let stage = Stage::on(source, target, "majors_generated").await;
+    stage
+        .source_sql(
+            "CREATE TABLE whole (id int PRIMARY KEY, n int GENERATED ALWAYS AS (id + 1) STORED);
+             ALTER TABLE whole REPLICA IDENTITY FULL; INSERT INTO whole VALUES (1);
+             CREATE TABLE keyed (id int PRIMARY KEY, n int GENERATED ALWAYS AS (id + 1) STORED);
+             CREATE TABLE full_only (id int PRIMARY KEY); ALTER TABLE full_only REPLICA IDENTITY FULL",
+        )
+        .await;
+    let told = stage.run(&["check", "FILE", "--json"]).await.expect(0);
+    let findings = told.json()["data"]["findings"].clone();
+    let found = findings.as_array().unwrap().iter();
+    let warned: Vec<String> = found
+        .filter(|finding| finding["code"] == "TM1038" && finding["verdict"] == "warning")
+        .map(std::string::ToString::to_string)
+        .collect();
+    assert_eq!(warned.len(), 1, "{told:?}");
+    assert!(warned[0].contains("public.whole is FULL"), "{warned:?}");
+    // So it is on the source.
+    stage
+        .source_sql("CREATE PUBLICATION by_hand FOR TABLE whole")
+        .await;
+    let refused = stage.source.execute("UPDATE whole SET id = 2", &[]).await;
+    assert!(refused.is_err(), "{refused:?}");
+    stage
+        .source_sql("ALTER TABLE whole REPLICA IDENTITY DEFAULT; UPDATE whole SET id = 2")
+        .await;
+    let told = stage.run(&["check", "FILE", "--json"]).await.expect(0);
+    assert!(
+        !told.stdout.contains("public.whole is FULL"),
+        "{}",
+        told.stdout
+    );
+}

@@ -164,7 +164,7 @@ impl<'a> Cutover<'a> {
         let failed: Vec<String> = checked
             .findings
             .iter()
-            .filter(|finding| finding.verdict == Verdict::Failed)
+            .filter(|finding| is_in_the_way(finding))
             .map(failed_check)
             .collect();
         if !failed.is_empty() {
@@ -350,6 +350,12 @@ fn table<const N: usize>(entries: [(&str, Value); N]) -> Value {
             .map(|(key, value)| (key.to_owned(), value))
             .collect(),
     )
+}
+
+/// What would keep it from running, or the application from writing.
+fn is_in_the_way(finding: &Finding) -> bool {
+    let is_warning = finding.verdict == Verdict::Warning;
+    finding.verdict == Verdict::Failed || is_warning && finding.code == codes::IDENTITY_NOTHING
 }
 
 fn failed_check(finding: &Finding) -> String {
