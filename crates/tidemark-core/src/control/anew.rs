@@ -47,10 +47,7 @@ async fn look(
     let ours: Vec<_> = checkpoint.tables.iter().filter(is_ours).collect();
     let is_aside = |state| matches!(state, TableState::Quarantined | TableState::Unloaded);
     if let Some(aside) = ours.iter().find(|table| is_aside(table.state)) {
-        let reason = aside.reason.as_deref().unwrap_or("no reason recorded");
-        let code = reason.split(':').next().and_then(Code::parse);
-        let err = Error::data(code.unwrap_or(codes::CLI_REFUSED), reason);
-        return Err(err.table(aside.source.to_string()));
+        return Err(refused(aside));
     }
     let is_over = |table: &&TableCheckpoint| table.state != TableState::Resyncing;
     if ours.iter().all(is_over) {
@@ -62,4 +59,20 @@ async fn look(
     }
     let text = "the pipeline has stopped; its next run begins again with this";
     Err(Error::definite(codes::CLI_NOT_RUNNING, text))
+}
+
+/// Whatever was refused, and whatever the code of that says of its effect: the table does not go on by itself.
+fn refused(aside: &TableCheckpoint) -> Error {
+    let (table, reason) = (&aside.source, aside.reason.as_deref());
+    let reason = reason.unwrap_or("no reason recorded");
+    let code = reason.split(':').next().and_then(Code::parse);
+    let text = format!("{table} is set aside, and its changes are kept: {reason}");
+    let err = Error::data(code.unwrap_or(codes::CLI_REFUSED), text).table(table.to_string());
+    if !aside.state.has_rows() {
+        return err;
+    }
+    err.first_action(format!(
+        "have it go on with the rows that it has: tidemark retry NAME --table {table}; or mend what the \
+         message names and ask again, with the other --strategy where that helps"
+    ))
 }

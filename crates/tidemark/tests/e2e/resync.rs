@@ -367,6 +367,46 @@ async fn a_table_whose_load_failed_comes_back_with_its_rows() {
     stage.clear().await;
 }
 
+/// What hangs on a table keeps it from being loaded anew. It says what became of the table, and how it goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_cannot_be_loaded_anew_goes_on_as_it_was() {
+    let stage = Stage::new("resync_hangs").await;
+    let table = "CREATE TABLE t (id int PRIMARY KEY, v text); \
+        INSERT INTO t SELECT i, 'row ' || i FROM generate_series(1, 100) i";
+    stage.source_sql(table).await;
+    let run = stage.start_streaming().await;
+    stage
+        .target_sql("CREATE SCHEMA own; CREATE TABLE own.refers (id int REFERENCES t); INSERT INTO own.refers VALUES (1)")
+        .await;
+    for strategy in ["swap", "truncate"] {
+        let resync = [
+            "resync",
+            "FILE",
+            "--table",
+            "public.t",
+            "--yes",
+            "--strategy",
+            strategy,
+        ];
+        let said = stage.run(&resync).await.expect(6).stderr;
+        let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+        for words in [
+            "TM2048",
+            "public.t is set aside",
+            "tidemark retry NAME --table public.t",
+        ] {
+            assert!(said.contains(words), "{words} in {said}");
+        }
+        stage.source_sql("UPDATE t SET v = v || '!'").await;
+        let retry = ["retry", "FILE", "--table", "public.t"];
+        stage.run(&retry).await.expect(0);
+        stage.wait_until_identical().await;
+        stage.wait_for_table("public.t", "streaming").await;
+    }
+    assert_eq!(run.terminate().await, Some(0));
+    stage.clear().await;
+}
+
 /// What only the target asks of rows is not asked of those that take their place.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_index_of_the_target_alone_does_not_keep_the_rows_of_the_source_out() {
