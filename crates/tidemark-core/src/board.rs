@@ -96,6 +96,7 @@ struct Row {
     state: TableState,
     is_catching_up: bool,
     is_copying: bool,
+    is_left_out: bool,
 }
 
 impl Board {
@@ -205,12 +206,9 @@ impl Board {
                 table,
                 state,
                 reason,
-            } => {
-                self.row(table, |row| {
-                    row.state = *state;
-                    row.is_catching_up = *state == TableState::Streaming;
-                    row.status.reason.clone_from(reason);
-                });
+            } => self.row(table, |row| row.change(*state, reason.as_ref())),
+            PipelineEvent::LeftOut { table, reason } => {
+                self.row(table, |row| row.leave_out(reason.as_ref()));
             }
             PipelineEvent::TablePassed { table } => {
                 self.row(table, |row| row.is_catching_up = false);
@@ -604,6 +602,7 @@ impl Board {
             state: outline.state,
             is_catching_up: false,
             is_copying: false,
+            is_left_out: outline.is_left_out,
         };
         let place = self.places.get(&outline.source).copied();
         let Some(known) = place.and_then(|place| self.tables.get_mut(place)) else {
@@ -630,6 +629,7 @@ impl Board {
             quarantined: before.quarantined,
             ..row.status
         };
+        known.is_left_out = row.is_left_out;
         if !is_as_it_was {
             (known.state, known.is_catching_up, known.is_copying) = (row.state, false, false);
         }
@@ -644,8 +644,24 @@ impl Board {
 }
 
 impl Row {
+    fn change(&mut self, state: TableState, reason: Option<&String>) {
+        self.state = state;
+        self.is_catching_up = state == TableState::Streaming;
+        self.is_left_out = false;
+        self.status.reason = reason.cloned();
+    }
+
+    /// What is set aside has a reason of its own.
+    fn leave_out(&mut self, reason: Option<&String>) {
+        if self.state == TableState::Streaming {
+            self.is_left_out = reason.is_some();
+            self.status.reason = reason.cloned();
+        }
+    }
+
     fn status(&self) -> TableStatus {
         let state = match self.state {
+            _ if self.is_left_out => TableStatusState::Excluded,
             TableState::Loading if self.is_copying || self.status.chunks_loaded > 0 => {
                 TableStatusState::Loading
             }

@@ -21,6 +21,7 @@ use crate::mapping::TableMapping;
 use crate::schema::TableName;
 
 use super::Run;
+use super::observe::PipelineEvent;
 
 /// How the reason begins for which a table is kept that is called otherwise.
 const CALLED: &str = "it is called ";
@@ -42,7 +43,7 @@ pub(super) fn is_told(table: &TableCheckpoint) -> bool {
     table.state == TableState::Quarantined && reason.starts_with(&begins)
 }
 
-/// Whether changes of a table are missing that an earlier run has passed.
+/// Whether changes of a table are missing that a run has passed.
 pub(super) fn is_left_behind(table: &TableCheckpoint) -> bool {
     table.reason.as_deref() == Some(LEFT_BEHIND)
 }
@@ -62,13 +63,21 @@ impl Run {
             let has_rows = table.state != TableState::Unloaded;
             has_rows && !followed.contains(&table.source) && !is_left_behind(table)
         });
-        self.states.extend(left.map(|table| TableStateChange {
-            table: table.source,
-            target: table.target,
-            source_id: table.source_id,
-            state: table.state,
-            reason: Some(LEFT_BEHIND.to_owned()),
-        }));
-        self.record_states().await
+        let left: Vec<TableStateChange> = left
+            .map(|table| TableStateChange {
+                table: table.source,
+                target: table.target,
+                source_id: table.source_id,
+                state: table.state,
+                reason: Some(LEFT_BEHIND.to_owned()),
+            })
+            .collect();
+        self.states.extend(left.iter().cloned());
+        self.record_states().await?;
+        for TableStateChange { table, reason, .. } in left {
+            let event = PipelineEvent::LeftOut { table, reason };
+            self.engine.observer.say(event);
+        }
+        Ok(())
     }
 }

@@ -50,6 +50,8 @@ pub(super) struct Discovery {
     began: Instant,
     /// What was said already.
     said: Vec<TableName>,
+    /// What was gone at the last look.
+    gone: Vec<TableName>,
     /// What tables demanded of their rows when both sides were compared last, as a hash.
     compared: Arc<Mutex<HashMap<TableName, u64>>>,
     /// Tables of which rows were refused since.
@@ -78,6 +80,7 @@ impl Discovery {
             due: Instant::now() + INTERVAL,
             began: Instant::now(),
             said: Vec::new(),
+            gone: Vec::new(),
             compared: Arc::default(),
             refused: BTreeSet::new(),
             asked: BTreeSet::new(),
@@ -147,6 +150,14 @@ impl Discovery {
 
     pub(super) fn is_looking(&self) -> bool {
         !self.task.is_empty()
+    }
+
+    /// Notes what is gone now; gives what was gone before and is back, of which there is news again.
+    pub(super) fn back(&mut self, gone: Vec<TableName>) -> Vec<TableName> {
+        let mut back = std::mem::replace(&mut self.gone, gone);
+        back.retain(|table| !self.gone.contains(table));
+        self.said.retain(|table| !back.contains(table));
+        back
     }
 
     /// Whether this is said for the first time.

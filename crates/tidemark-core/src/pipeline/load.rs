@@ -331,6 +331,7 @@ impl Worker {
             target: mapping.target.clone(),
             state: anew.map_or(TableState::Loading, |_| TableState::Resyncing),
             reason: anew.map(str::to_owned),
+            is_left_out: false,
             rows_estimated: mapping.schema.rows,
             units: u32::try_from(units.len()).unwrap_or(u32::MAX),
             units_loaded: u32::try_from(loaded.clone().count()).unwrap_or(u32::MAX),

@@ -21,6 +21,8 @@ use crate::source::LogState;
 use crate::status::{By, PipelineState, Reconciled, StatusError};
 use crate::target::Applied;
 
+use super::away;
+
 /// Everything that the engine says. Closed on purpose.
 #[derive(Debug)]
 pub enum PipelineEvent {
@@ -117,6 +119,13 @@ pub enum PipelineEvent {
         /// Why.
         reason: Option<String>,
     },
+    /// A table is left out, since nothing of it comes any more.
+    LeftOut {
+        /// On the source.
+        table: TableName,
+        /// Why; `None`: it is followed again.
+        reason: Option<String>,
+    },
     /// The stream has passed all that a table's load has seen.
     TablePassed {
         /// On the source.
@@ -188,8 +197,10 @@ pub struct TableOutline {
     pub target: TableName,
     /// State.
     pub state: TableState,
-    /// Why it is set aside, if it is.
+    /// Why it is set aside, if it is, or left out.
     pub reason: Option<String>,
+    /// Whether this run is known not to follow it.
+    pub is_left_out: bool,
     /// Rows to copy, estimated.
     pub rows_estimated: Option<u64>,
     /// Units in all.
@@ -261,6 +272,7 @@ impl Observer {
                 target: table.target.clone(),
                 state: table.state,
                 reason: table.reason.clone(),
+                is_left_out: away::is_left_behind(table),
                 rows_estimated: estimates.get(&table.source).copied().flatten(),
                 units: u32::try_from(table.units.len()).unwrap_or(u32::MAX),
                 units_loaded: u32::try_from(loaded.clone().count()).unwrap_or(u32::MAX),

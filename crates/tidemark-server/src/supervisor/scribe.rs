@@ -212,6 +212,13 @@ fn entry(key: &Key, event: &PipelineEvent) -> Option<Entry> {
             table: Some(table.to_string()),
             ..of_table(plain, *state, reason.as_deref())
         },
+        PipelineEvent::LeftOut { table, reason } => Entry {
+            table: Some(table.to_string()),
+            ..match reason {
+                Some(why) => plain(Level::Warn, "table", format!("table left out: {why}")),
+                None => plain(Level::Info, "table", "table followed again".to_owned()),
+            }
+        },
         PipelineEvent::Retry {
             error,
             wait,

@@ -36,6 +36,7 @@ impl Stream<'_> {
         let known: Vec<(TableName, u32)> = routes
             .map(|(_, r)| (r.mapping.source().clone(), r.source_id))
             .collect();
+        let mut gone = Vec::new();
         for found in discover::compare(&look, &known) {
             let (table, text) = match found {
                 // It is not new to the pipeline, whatever the policy for those that are.
@@ -55,10 +56,14 @@ impl Stream<'_> {
                     let text = self.announce_again(&table);
                     (table, text)
                 }
-                Found::Gone(table) => (
-                    table,
-                    "is gone on the source; the target keeps it".to_owned(),
-                ),
+                Found::Gone(table) => {
+                    gone.push(table.clone());
+                    if self.discovery.is_news(&table) {
+                        let text = "is gone on the source; the target keeps it";
+                        self.left_out(table, Some(text.to_owned()));
+                    }
+                    continue;
+                }
             };
             if self.discovery.is_news(&table) {
                 self.engine
@@ -66,10 +71,19 @@ impl Stream<'_> {
                     .say(PipelineEvent::NewTable { table, text });
             }
         }
+        for table in self.discovery.back(gone) {
+            self.left_out(table, None);
+        }
         self.looked = Some(Looked {
             schema: look.schema,
             head: look.head,
         });
+    }
+
+    /// Nothing of a table comes any more, once what the log still has of it is in; or it is there again.
+    fn left_out(&self, table: TableName, reason: Option<String>) {
+        let event = PipelineEvent::LeftOut { table, reason };
+        self.engine.observer.say(event);
     }
 
     /// Partitions that may have changed in a way that the log does not tell.

@@ -8,7 +8,7 @@ use tidemark_core::control::{Command, HoldAt};
 use tidemark_core::finding::Side;
 use tidemark_core::mapping::TableMapping;
 use tidemark_core::position::Position;
-use tidemark_core::status::{PipelineState, TableStatusState};
+use tidemark_core::status::{PipelineState, TableStatus, TableStatusState};
 use tidemark_core::verify::compare::{self, Depth};
 use tidemark_core::verify::standstill::Ask;
 
@@ -188,8 +188,10 @@ impl Cutover<'_> {
                     | PipelineState::Loading
                     | PipelineState::CatchingUp
             );
-            let tables = &standing.status.tables;
-            let aside = tables.iter().find(|table| {
+            // What is left out has nothing to come.
+            let is_carried = |table: &&TableStatus| table.state != TableStatusState::Excluded;
+            let tables = standing.status.tables.iter().filter(is_carried);
+            let aside = tables.clone().find(|table| {
                 !matches!(
                     table.state,
                     TableStatusState::Streaming
@@ -203,10 +205,10 @@ impl Cutover<'_> {
                 return Err(not_ready(format!("{} is {word}", table.source)).into());
             }
             let all_stream = tables
-                .iter()
+                .clone()
                 .all(|table| table.state == TableStatusState::Streaming);
             if state == PipelineState::Streaming && all_stream {
-                return Ok(((), counted(tables.len() as u64, "table")));
+                return Ok(((), counted(tables.count() as u64, "table")));
             }
             if !is_beginning && state != PipelineState::Streaming && !self.runs_here {
                 let (word, _) = crate::output::style::of_state(state);

@@ -151,6 +151,14 @@ impl Reporter {
             } => {
                 self.log_table(&table, state, reason.as_deref());
             }
+            PipelineEvent::LeftOut {
+                table,
+                reason: Some(reason),
+            } => tracing::warn!(pipeline, table = %table, reason, "table left out: {reason}"),
+            PipelineEvent::LeftOut {
+                table,
+                reason: None,
+            } => tracing::info!(pipeline, table = %table, "table followed again"),
             PipelineEvent::Retry {
                 error,
                 wait,

@@ -48,6 +48,9 @@ async fn f19_a_table_that_goes_or_is_called_otherwise_stops_nobody_else() {
     // What the target had stays there.
     let kept = "SELECT count(*) FROM dropped";
     assert_eq!(text(&stage.target, kept).await.unwrap(), "50");
+    stage.wait_for_table("public.dropped", "excluded").await;
+    let dropped = stage.table("public.dropped").await["reason"].to_string();
+    assert!(dropped.contains("gone on the source"), "{dropped}");
 
     // Called as before it is loaded anew, with all that happened meanwhile.
     stage
@@ -61,6 +64,18 @@ async fn f19_a_table_that_goes_or_is_called_otherwise_stops_nobody_else() {
     let renamed = stage.comparison().only("public", "renamed");
     stage.wait_for_equal(renamed).await;
     stage.wait_for_table("public.renamed", "streaming").await;
+    assert_eq!(run.terminate().await, Some(0));
+
+    // A later run does not know it at all.
+    let run = stage.start_streaming().await;
+    stage.wait_for_table("public.dropped", "excluded").await;
+    stage
+        .source_sql("CREATE TABLE dropped (id int PRIMARY KEY, v text); INSERT INTO dropped VALUES (1, 'again')")
+        .await;
+    assert_eq!(run.terminate().await, Some(0));
+    let run = stage.start_streaming().await;
+    stage.wait_for_table("public.dropped", "streaming").await;
+    stage.wait_until_identical().await;
     assert_eq!(run.terminate().await, Some(0));
     stage.clear().await;
 }
