@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::catalogue::codes;
-use crate::checkpoint::TableState;
+use crate::checkpoint::{Reason, TableState};
 use crate::clock;
 use crate::pipeline::observe::{Committed, PipelineEvent, TableOutline};
 use crate::pipeline::protection::used_percent;
@@ -585,7 +585,7 @@ impl Board {
             source: outline.source.to_string(),
             target: outline.target.to_string(),
             state: TableStatusState::Queued,
-            reason: outline.reason.clone(),
+            reason: outline.reason.as_ref().map(ToString::to_string),
             rows_loaded: outline.rows_loaded,
             rows_estimated: outline.rows_estimated,
             bytes_loaded: 0,
@@ -644,11 +644,11 @@ impl Board {
 }
 
 impl Row {
-    fn change(&mut self, state: TableState, reason: Option<&String>) {
+    fn change(&mut self, state: TableState, reason: Option<&Reason>) {
         self.state = state;
         self.is_catching_up = state == TableState::Streaming;
         self.is_left_out = false;
-        self.status.reason = reason.cloned();
+        self.status.reason = reason.map(ToString::to_string);
     }
 
     /// What is set aside has a reason of its own.

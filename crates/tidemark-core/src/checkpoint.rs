@@ -3,8 +3,12 @@
 //! It lives in the target's schema `tidemark` and is written in the same transaction as the data it
 //! stands for (promise P2). Losing everything else loses nothing.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
+use crate::catalogue::Code;
+use crate::error::Error;
 use crate::mapping::TableMapping;
 use crate::position::Position;
 use crate::schema::{
@@ -98,13 +102,64 @@ pub struct TableCheckpoint {
     pub source_id: u32,
     /// What becomes of its changes.
     pub state: TableState,
-    /// Why it is parked, with the error's code where there was one.
-    pub reason: Option<String>,
+    /// Why it is parked.
+    pub reason: Option<Reason>,
     /// How its rows were cut up, and what is in. Empty when nothing is loaded yet.
     pub units: Vec<Unit>,
     /// What it is like as far as the target has followed, for telling a schema change; `None` where
     /// nothing of it is on the target yet.
     pub shape: Option<KnownShape>,
+}
+
+/// Why a table is as it is. It is written as one text, in the target too, where the code stands first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reason {
+    /// The error's, where it is because of one.
+    pub code: Option<Code>,
+    /// In words.
+    pub text: String,
+}
+
+impl Reason {
+    /// Because of an error.
+    pub fn of(err: &Error) -> Reason {
+        Reason::coded(err.code(), err.to_string())
+    }
+
+    /// With a code, and in these words.
+    pub fn coded(code: Code, text: impl Into<String>) -> Reason {
+        Reason {
+            code: Some(code),
+            text: text.into(),
+        }
+    }
+
+    /// Without an error.
+    pub fn plain(text: impl Into<String>) -> Reason {
+        Reason {
+            code: None,
+            text: text.into(),
+        }
+    }
+
+    /// From how it is written. A code that is not known stays in the text.
+    pub fn read(written: &str) -> Reason {
+        let code = written.split_once(": ");
+        let code = code.and_then(|(word, text)| {
+            let code = Code::parse(word).filter(|code| code.to_string() == word)?;
+            Some(Reason::coded(code, text))
+        });
+        code.unwrap_or_else(|| Reason::plain(written))
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.code {
+            Some(code) => write!(f, "{code}: {}", self.text),
+            None => f.write_str(&self.text),
+        }
+    }
 }
 
 /// What becomes of a table's changes.
@@ -306,5 +361,28 @@ pub struct TableStateChange {
     /// What becomes of its changes from here on.
     pub state: TableState,
     /// Why.
-    pub reason: Option<String>,
+    pub reason: Option<Reason>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalogue::codes;
+
+    #[test]
+    fn a_reason_is_what_it_was_when_it_is_read_again() {
+        let long = Reason::coded(codes::TARGET_VALUE, "TM1001: of another: too long");
+        assert_eq!(long.to_string(), "TM2041: TM1001: of another: too long");
+        let words = [
+            "paused",
+            "",
+            "12: x",
+            "TM9999: by a later program",
+            "2041: x",
+        ];
+        let plain = words.map(Reason::plain);
+        for reason in plain.into_iter().chain([long]) {
+            assert_eq!(Reason::read(&reason.to_string()), reason);
+        }
+    }
 }

@@ -149,7 +149,7 @@ fn take_checkpoint(status: &mut Status, checkpoint: &Checkpoint) {
         match place.and_then(|place| status.tables.get_mut(place)) {
             Some(known) => {
                 known.state = table_state(table, checkpoint);
-                known.reason.clone_from(&table.reason);
+                known.reason = table.reason.as_ref().map(ToString::to_string);
             }
             None => status.tables.push(table_status(table, checkpoint)),
         }
@@ -186,7 +186,7 @@ fn table_status(table: &TableCheckpoint, checkpoint: &Checkpoint) -> TableStatus
         source: table.source.to_string(),
         target: table.target.to_string(),
         state: table_state(table, checkpoint),
-        reason: table.reason.clone(),
+        reason: table.reason.as_ref().map(ToString::to_string),
         rows_loaded,
         rows_estimated: None,
         bytes_loaded: 0,

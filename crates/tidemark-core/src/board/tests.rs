@@ -1,7 +1,7 @@
 //! What a board says, event by event.
 
 use super::*;
-use crate::checkpoint::SourceIdentity;
+use crate::checkpoint::{Reason, SourceIdentity};
 use crate::error::Error;
 use crate::position::Lsn;
 
@@ -569,7 +569,7 @@ async fn tables_that_need_a_person_come_first() {
     let quarantined = PipelineEvent::TableState {
         table: TableName::new("public", "b"),
         state: TableState::Quarantined,
-        reason: Some("TM2041: value does not fit".into()),
+        reason: Some(Reason::read("TM2041: value does not fit")),
     };
     board.take(&quarantined, Instant::now());
     let status = board.status(Instant::now());

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::catalogue::{Code, codes};
-use crate::checkpoint::{TableCheckpoint, TableState};
+use crate::catalogue::codes;
+use crate::checkpoint::{Reason, TableCheckpoint, TableState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::TableName;
 use crate::target::Target;
@@ -63,11 +63,11 @@ async fn look(
 
 /// Whatever was refused, and whatever the code of that says of its effect: the table does not go on by itself.
 fn refused(aside: &TableCheckpoint) -> Error {
-    let (table, reason) = (&aside.source, aside.reason.as_deref());
-    let reason = reason.unwrap_or("no reason recorded");
-    let code = reason.split(':').next().and_then(Code::parse);
+    let unknown = || Reason::plain("no reason recorded");
+    let (table, reason) = (&aside.source, aside.reason.clone().unwrap_or_else(unknown));
     let text = format!("{table} is set aside, and its changes are kept: {reason}");
-    let err = Error::data(code.unwrap_or(codes::CLI_REFUSED), text).table(table.to_string());
+    let code = reason.code.unwrap_or(codes::CLI_REFUSED);
+    let err = Error::data(code, text).table(table.to_string());
     if !aside.state.has_rows() {
         return err;
     }

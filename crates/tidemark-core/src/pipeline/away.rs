@@ -15,7 +15,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::catalogue::codes;
-use crate::checkpoint::{TableCheckpoint, TableState, TableStateChange};
+use crate::checkpoint::{Reason, TableCheckpoint, TableState, TableStateChange};
 use crate::error::Result;
 use crate::mapping::TableMapping;
 use crate::schema::TableName;
@@ -30,22 +30,23 @@ const CALLED: &str = "it is called ";
 const LEFT_BEHIND: &str = "left behind: a run has passed changes of it";
 
 /// Why a table is set aside.
-pub(super) fn reason(now: &TableName) -> String {
-    let code = codes::SCHEMA_CHANGE_REFUSED;
-    format!("{code}: {CALLED}{now} now; its changes are kept until it is called as before")
+pub(super) fn reason(now: &TableName) -> Reason {
+    let text = format!("{CALLED}{now} now; its changes are kept until it is called as before");
+    Reason::coded(codes::SCHEMA_CHANGE_REFUSED, text)
 }
 
 /// Whether it is recorded of a table that it is kept for that.
 pub(super) fn is_told(table: &TableCheckpoint) -> bool {
-    let code = codes::SCHEMA_CHANGE_REFUSED;
-    let begins = format!("{code}: {CALLED}");
-    let reason = table.reason.as_deref().unwrap_or_default();
-    table.state == TableState::Quarantined && reason.starts_with(&begins)
+    let reason = table.reason.as_ref();
+    let is_called = |reason: &Reason| {
+        reason.code == Some(codes::SCHEMA_CHANGE_REFUSED) && reason.text.starts_with(CALLED)
+    };
+    table.state == TableState::Quarantined && reason.is_some_and(is_called)
 }
 
 /// Whether changes of a table are missing that a run has passed.
 pub(super) fn is_left_behind(table: &TableCheckpoint) -> bool {
-    table.reason.as_deref() == Some(LEFT_BEHIND)
+    table.reason == Some(Reason::plain(LEFT_BEHIND))
 }
 
 impl Run {
@@ -69,12 +70,13 @@ impl Run {
                 target: table.target,
                 source_id: table.source_id,
                 state: table.state,
-                reason: Some(LEFT_BEHIND.to_owned()),
+                reason: Some(Reason::plain(LEFT_BEHIND)),
             })
             .collect();
         self.states.extend(left.iter().cloned());
         self.record_states().await?;
         for TableStateChange { table, reason, .. } in left {
+            let reason = reason.map(|reason| reason.text);
             let event = PipelineEvent::LeftOut { table, reason };
             self.engine.observer.say(event);
         }

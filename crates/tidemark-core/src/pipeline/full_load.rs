@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use crate::catalogue::codes;
-use crate::checkpoint::{Checkpoint, KnownShape, LoadPhase, TableCheckpoint, TableState};
+use crate::checkpoint::{Checkpoint, KnownShape, LoadPhase, Reason, TableCheckpoint, TableState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
 use crate::mapping::TableMapping;
@@ -99,8 +99,7 @@ impl Run {
         };
         let refused_states = refused.iter().map(|(mapping, err)| {
             if !is_rewritten(err) {
-                let reason = format!("{}: {err}", err.code());
-                return (mapping, TableState::Unloaded, Some(reason));
+                return (mapping, TableState::Unloaded, Some(Reason::of(err)));
             }
             self.engine.observer.say(PipelineEvent::Warning {
                 code: err.code(),
@@ -110,7 +109,7 @@ impl Run {
                 ),
             });
             let reason = What::Again(self.engine.options.existing).reason();
-            (mapping, TableState::Resyncing, Some(reason.to_owned()))
+            (mapping, TableState::Resyncing, Some(Reason::plain(reason)))
         });
         let is_refused = |mapping: &Arc<TableMapping>| {
             let mut refused = refused.iter();

@@ -10,7 +10,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::catalogue::codes;
-use crate::checkpoint::{Checkpoint, KnownShape, TableCheckpoint, TableState};
+use crate::checkpoint::{Checkpoint, KnownShape, Reason, TableCheckpoint, TableState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::mapping::{Rules, TableMapping};
 use crate::schema::{ReplicaIdentity, SourceSchema, TableName, TableSchema};
@@ -231,7 +231,7 @@ impl Run {
         let mut mappings = Vec::with_capacity(aside.len());
         for (mapping, error) in aside {
             if !is_aside(mapping.source()) {
-                let reason = Some(format!("{}: {error}", error.code()));
+                let reason = Some(Reason::of(&error));
                 self.states
                     .push(state_change(&mapping, TableState::Unloaded, reason));
             }

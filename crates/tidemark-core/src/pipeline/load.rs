@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use crate::catalogue::codes;
-use crate::checkpoint::{Chunk, TableState, Unit};
+use crate::checkpoint::{Chunk, Reason, TableState, Unit};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::failpoint;
 use crate::mapping::TableMapping;
@@ -330,7 +330,7 @@ impl Worker {
             source: mapping.source().clone(),
             target: mapping.target.clone(),
             state: anew.map_or(TableState::Loading, |_| TableState::Resyncing),
-            reason: anew.map(str::to_owned),
+            reason: anew.map(Reason::plain),
             is_left_out: false,
             rows_estimated: mapping.schema.rows,
             units: u32::try_from(units.len()).unwrap_or(u32::MAX),

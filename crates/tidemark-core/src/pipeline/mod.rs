@@ -26,7 +26,7 @@ use tokio::task::JoinError;
 use tokio::time::timeout;
 
 use crate::catalogue::codes;
-use crate::checkpoint::{Checkpoint, CheckpointUpdate, TableState, TableStateChange};
+use crate::checkpoint::{Checkpoint, CheckpointUpdate, Reason, TableState, TableStateChange};
 use crate::control::Answer;
 use crate::error::{Context, Error, Remedy, Result};
 use crate::failpoint;
@@ -589,7 +589,7 @@ impl Run {
 fn state_change(
     mapping: &TableMapping,
     state: TableState,
-    reason: Option<String>,
+    reason: Option<Reason>,
 ) -> TableStateChange {
     TableStateChange {
         table: mapping.source().clone(),

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use crate::checkpoint::{Checkpoint, TableCheckpoint, TableState};
+use crate::checkpoint::{Checkpoint, Reason, TableCheckpoint, TableState};
 use crate::error::Error;
 use crate::finding::Finding;
 use crate::mapping::TableMapping;
@@ -117,7 +117,7 @@ pub enum PipelineEvent {
         /// To this.
         state: TableState,
         /// Why.
-        reason: Option<String>,
+        reason: Option<Reason>,
     },
     /// A table is left out, since nothing of it comes any more.
     LeftOut {
@@ -198,7 +198,7 @@ pub struct TableOutline {
     /// State.
     pub state: TableState,
     /// Why it is set aside, if it is, or left out.
-    pub reason: Option<String>,
+    pub reason: Option<Reason>,
     /// Whether this run is known not to follow it.
     pub is_left_out: bool,
     /// Rows to copy, estimated.

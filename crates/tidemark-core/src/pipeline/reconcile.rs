@@ -24,8 +24,8 @@ use std::sync::Arc;
 
 use crate::catalogue::codes;
 use crate::checkpoint::{
-    Checkpoint, CheckpointUpdate, Chunk, KnownColumn, KnownShape, LoadPhase, TableCheckpoint,
-    TableState, TableStateChange, Unit,
+    Checkpoint, CheckpointUpdate, Chunk, KnownColumn, KnownShape, LoadPhase, Reason,
+    TableCheckpoint, TableState, TableStateChange, Unit,
 };
 use crate::control::ResyncStrategy;
 use crate::error::{Context, Error, Result};
@@ -132,7 +132,7 @@ impl Run {
     ) -> Result<Vec<TableStateChange>> {
         let change = |mapping: &Arc<TableMapping>| {
             let what = known(checkpoint, mapping).map_or(What::Reconcile, |t| what(t, mapping));
-            let reason = Some(what.reason().to_owned());
+            let reason = Some(Reason::plain(what.reason()));
             state_change(mapping, TableState::Resyncing, reason)
         };
         let states: Vec<TableStateChange> = mappings.iter().map(change).collect();
@@ -166,7 +166,7 @@ fn known<'a>(checkpoint: &'a Checkpoint, mapping: &TableMapping) -> Option<&'a T
 /// Rows that are all in are compared. Others, and those of a table whose columns are not what they
 /// were, are loaded anew: the log that would tell what happened between is gone.
 fn what(table: &TableCheckpoint, mapping: &TableMapping) -> What {
-    let is_begun = table.reason.as_deref() == Some(What::Reconcile.reason());
+    let is_begun = table.reason == Some(Reason::plain(What::Reconcile.reason()));
     if !table.state.has_rows() && !is_begun {
         return What::Table(ResyncStrategy::Truncate);
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::catalogue::codes;
-use crate::checkpoint::{TableState, TableStateChange};
+use crate::checkpoint::{Reason, TableState, TableStateChange};
 use crate::error::{Error, ErrorKind, Result};
 use crate::mapping::TableMapping;
 use crate::schema::{ObjectKind, SourceSchema, TableName};
@@ -42,7 +42,7 @@ impl Run {
             target: name,
             source_id: 0,
             state: TableState::Quarantined,
-            reason: Some(format!("{}: {err}", err.code())),
+            reason: Some(Reason::of(err)),
         });
         !is_known
     }
@@ -111,7 +111,7 @@ impl Run {
             text: text.to_owned(),
         });
         let what = What::Table(reconcile::strategy(&mapping));
-        let reason = Some(what.reason().to_owned());
+        let reason = Some(Reason::plain(what.reason()));
         let change = state_change(&mapping, TableState::Resyncing, reason);
         self.states.push(change);
         true

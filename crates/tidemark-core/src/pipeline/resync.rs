@@ -34,7 +34,7 @@ use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use crate::catalogue::codes;
-use crate::checkpoint::{Chunk, KnownShape, LoadPhase, TableCheckpoint, Unit};
+use crate::checkpoint::{Chunk, KnownShape, LoadPhase, Reason, TableCheckpoint, Unit};
 use crate::control::ResyncStrategy;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
@@ -116,7 +116,7 @@ impl What {
         ];
         known
             .into_iter()
-            .find(|what| table.reason.as_deref() == Some(what.reason()))
+            .find(|what| table.reason == Some(Reason::plain(what.reason())))
             .unwrap_or(What::Table(ResyncStrategy::Swap))
     }
 

@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::catalogue::codes;
-use crate::checkpoint::{Checkpoint, LoadPhase, TableState};
+use crate::checkpoint::{Checkpoint, LoadPhase, Reason, TableState};
 use crate::control::ResyncStrategy::{self, Truncate};
 use crate::error::{Context, Error, Result};
 use crate::event::{Block, Event, StreamTable};
@@ -357,8 +357,8 @@ impl<'a> Stream<'a> {
             // Whoever set it aside brings it back.
             TableState::Paused | TableState::Quarantined => {
                 let mapping = Arc::clone(&entry.mapping);
-                let why = Some("its shape has changed: it has to be loaded anew".to_owned());
-                let change = state_change(&mapping, TableState::Unloaded, why);
+                let why = Reason::plain("its shape has changed: it has to be loaded anew");
+                let change = state_change(&mapping, TableState::Unloaded, Some(why));
                 self.assembler.set_state(route, change);
             }
             TableState::Unloaded => {}
@@ -398,7 +398,7 @@ impl<'a> Stream<'a> {
         if !matches!(what, What::Rows(_)) {
             self.phase = LoadPhase::Finishing;
         }
-        let why = Some(what.reason().to_owned());
+        let why = Some(Reason::plain(what.reason()));
         self.resyncs.request(route, what);
         self.assembler.router.route_mut(route).is_away = false;
         let mapping = Arc::clone(&self.assembler.router.route(route).mapping);

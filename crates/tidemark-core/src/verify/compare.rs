@@ -354,7 +354,8 @@ fn why_not(checkpoint: Option<&Checkpoint>, mapping: &TableMapping) -> Option<St
             TableState::Resyncing => Some(LOADED_ANEW.into()),
             TableState::Paused => Some("paused".into()),
             TableState::Quarantined | TableState::Unloaded => {
-                let reason = table.reason.as_deref().unwrap_or("no reason recorded");
+                let reason = table.reason.as_ref().map(ToString::to_string);
+                let reason = reason.unwrap_or_else(|| "no reason recorded".to_owned());
                 Some(format!("quarantined: {reason}"))
             }
         },

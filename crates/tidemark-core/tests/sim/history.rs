@@ -191,7 +191,7 @@ async fn run_once(world: &Shared, target: &SimTarget, is_last: bool, report: &mu
             PipelineEvent::Retry { .. } => report.retries += 1,
             PipelineEvent::Quarantined(tables) => report.refusals += tables.len() as u64,
             PipelineEvent::TableState { table, reason, .. } => {
-                if reason.as_deref() != Some("repair") {
+                if reason.is_none_or(|reason| reason.text != "repair") {
                     under_repair.remove(&table);
                 } else if !under_repair.insert(table) {
                     report.repairs_extended += 1;

@@ -46,8 +46,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tidemark_core::catalogue::codes;
 use tidemark_core::checkpoint::{
-    Checkpoint, CheckpointUpdate, Generation, LoadPhase, RelayHome, Release, SourceIdentity,
-    TableCheckpoint, Unit,
+    Checkpoint, CheckpointUpdate, Generation, LoadPhase, Reason, RelayHome, Release,
+    SourceIdentity, TableCheckpoint, Unit,
 };
 use tidemark_core::position::Position;
 use tidemark_core::schema::TableName;
@@ -174,7 +174,7 @@ impl Writer {
                     Some(change.target.name.clone()),
                     Some(change.source_id.to_string()),
                     Some(word(&change.state)),
-                    change.reason.as_deref().map(reason),
+                    change.reason.as_ref().map(reason),
                 ],
             ));
         }
@@ -232,7 +232,7 @@ impl Writer {
                 Some(table.target.name.clone()),
                 Some(table.source_id.to_string()),
                 Some(word(&table.state)),
-                table.reason.as_deref().map(reason),
+                table.reason.as_ref().map(reason),
                 table.shape.as_ref().map(json),
             ],
         )
@@ -463,7 +463,7 @@ fn read_tables(tables: &ResultSet, units: &ResultSet) -> Result<Vec<TableCheckpo
             state: from_word(row.get_str(5)?)?,
             reason: row
                 .opt_str(6)?
-                .map(|reason| ascii::read(reason, Within::Text)),
+                .map(|reason| Reason::read(&ascii::read(reason, Within::Text))),
             units: Vec::new(),
             shape: row.opt_str(7)?.map(from_json).transpose()?,
         });
@@ -496,8 +496,8 @@ pub(super) fn from_word<T: DeserializeOwned>(word: &str) -> Result<T> {
     from_json(&json(&word))
 }
 
-fn reason(reason: &str) -> String {
-    ascii::write(reason, Within::Text)
+fn reason(reason: &Reason) -> String {
+    ascii::write(&reason.to_string(), Within::Text)
 }
 
 pub(super) fn json<T: Serialize>(value: &T) -> String {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tidemark_core::ErrorKind;
 use tidemark_core::catalogue::codes;
-use tidemark_core::checkpoint::{Chunk, KnownColumn, KnownShape, LoadPhase, Unit};
+use tidemark_core::checkpoint::{Chunk, KnownColumn, KnownShape, LoadPhase, Reason, Unit};
 use tidemark_core::schema::{Attribute, Member, MemberKind, TableName, TypeMembers, ValueClass};
 use tidemark_core::tidemark::{PgSnapshot, Seen, Tidemark};
 use tidemark_lab::{Proxy, wait_for};
@@ -57,7 +57,7 @@ async fn what_a_start_records_is_read_back() {
             }],
         }],
     });
-    start.tables[1].reason = Some("TM2041: a \\ reason".to_owned());
+    start.tables[1].reason = Some(Reason::read("TM2041: a \\ reason"));
     target.start_load(&start).await.unwrap();
 
     let other = database.target("shop");

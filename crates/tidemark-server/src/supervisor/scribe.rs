@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
-use tidemark_core::checkpoint::TableState;
+use tidemark_core::checkpoint::{Reason, TableState};
 use tidemark_core::finding::{Finding, Verdict};
 use tidemark_core::pipeline::observe::PipelineEvent;
 use tidemark_core::status::{By, PipelineState};
@@ -210,7 +210,7 @@ fn entry(key: &Key, event: &PipelineEvent) -> Option<Entry> {
             reason,
         } => Entry {
             table: Some(table.to_string()),
-            ..of_table(plain, *state, reason.as_deref())
+            ..of_table(plain, *state, reason.as_ref())
         },
         PipelineEvent::LeftOut { table, reason } => Entry {
             table: Some(table.to_string()),
@@ -271,7 +271,7 @@ fn of_pipeline(
 fn of_table(
     plain: impl Fn(Level, &'static str, String) -> Entry,
     state: TableState,
-    reason: Option<&str>,
+    reason: Option<&Reason>,
 ) -> Entry {
     let level = match state {
         TableState::Quarantined | TableState::Unloaded => Level::Error,
@@ -280,7 +280,7 @@ fn of_table(
     let word = format!("{state:?}").to_lowercase();
     let why = reason.map_or_else(String::new, |why| format!(": {why}"));
     Entry {
-        code: reason.and_then(code_of),
+        code: reason.and_then(|why| Some(why.code?.to_string())),
         ..plain(level, "table", format!("table {word}{why}"))
     }
 }
@@ -304,12 +304,6 @@ fn checked(plain: impl Fn(Level, &'static str, String) -> Entry, findings: &[Fin
             format!("{failed} failed, {warnings} warnings{said}"),
         )
     }
-}
-
-/// The code that a reason begins with.
-fn code_of(reason: &str) -> Option<String> {
-    let word = reason.split(':').next()?;
-    tidemark_core::catalogue::Code::parse(word).map(|code| code.to_string())
 }
 
 #[cfg(test)]

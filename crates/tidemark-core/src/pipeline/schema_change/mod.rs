@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use crate::batch::SchemaChange;
 use crate::catalogue::codes;
-use crate::checkpoint::TableState;
+use crate::checkpoint::{Reason, TableState};
 use crate::control::ResyncStrategy;
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::event::StreamTable;
@@ -508,7 +508,7 @@ fn set_aside(
         mapping.source(),
         format!("{text}: the table is set aside"),
     );
-    let reason = Some(format!("{}: {text}", codes::SCHEMA_CHANGE_REFUSED));
+    let reason = Some(Reason::coded(codes::SCHEMA_CHANGE_REFUSED, text));
     let change = state_change(mapping, TableState::Unloaded, reason);
     assembler.set_state(route, change);
 }

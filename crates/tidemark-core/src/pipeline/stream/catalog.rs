@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::catalogue::codes;
-use crate::checkpoint::TableState;
+use crate::checkpoint::{Reason, TableState};
 use crate::error::Result;
 use crate::schema::{TableName, TableSchema};
 
@@ -196,8 +196,9 @@ impl Stream<'_> {
         drop(routes);
         let entry = self.assembler.router.route_mut(route);
         (entry.is_away, entry.has_rows) = (false, false);
-        let (code, name) = (codes::SCHEMA_CHANGE_REFUSED, mapping.source());
-        let why = format!("{code}: it is followed as {name}, which it is called now");
+        let name = mapping.source();
+        let text = format!("it is followed as {name}, which it is called now");
+        let why = Reason::coded(codes::SCHEMA_CHANGE_REFUSED, text);
         let change = state_change(&before, TableState::Unloaded, Some(why));
         self.assembler.set_state(route, change);
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::checkpoint::{Chunk, TableState};
+use crate::checkpoint::{Chunk, Reason, TableState};
 use crate::control::ResyncStrategy::{self, Truncate};
 use crate::error::Result;
 use crate::failpoint;
@@ -232,7 +232,7 @@ impl Stream<'_> {
                     TableState::Unloaded
                 };
                 let mapping = Arc::clone(&entry.mapping);
-                let reason = Some(format!("{}: {error}", error.code()));
+                let reason = Some(Reason::of(&error));
                 let change = state_change(&mapping, state, reason);
                 self.assembler.set_state(route, change);
             }

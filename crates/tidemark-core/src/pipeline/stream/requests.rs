@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio::time::{Duration, Instant};
 
-use crate::checkpoint::{Checkpoint, Chunk, LoadPhase, TableState};
+use crate::checkpoint::{Checkpoint, Chunk, LoadPhase, Reason, TableState};
 use crate::control::{Answer, Command, HoldAt, HoldId, ResyncStrategy};
 use crate::event::Event;
 use crate::position::Position;
@@ -210,7 +210,7 @@ impl Stream<'_> {
         }
         for route in &routes {
             let mapping = Arc::clone(&self.assembler.router.route(*route).mapping);
-            let why = Some("paused".to_owned());
+            let why = Some(Reason::plain("paused"));
             self.assembler
                 .set_state(*route, state_change(&mapping, TableState::Paused, why));
         }

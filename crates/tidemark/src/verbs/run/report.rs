@@ -149,6 +149,7 @@ impl Reporter {
                 state,
                 reason,
             } => {
+                let reason = reason.map(|why| why.to_string());
                 self.log_table(&table, state, reason.as_deref());
             }
             PipelineEvent::LeftOut {
