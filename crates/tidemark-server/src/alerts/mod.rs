@@ -19,11 +19,11 @@ use tidemark_core::config::{AlertRule, AlertSeverity, AlertWhen};
 use tidemark_core::status::Status;
 use tidemark_core::{Result, clock};
 
-use crate::api::guard::hash_of;
+use crate::api::guard::{hash_of, new_id};
 use crate::news::Topic;
 use crate::notify::{Kind, Letter};
 use crate::store::{
-    AlertMove, AlertRow, AlertState, Entry, Key, Level, NewDelivery, Snooze, Store, hex,
+    AlertMove, AlertRow, AlertState, Entry, EventRow, Key, Level, NewDelivery, Snooze, Store, hex,
 };
 use crate::supervisor::{Member, Rounds, Shared, Supervisor, View};
 use judge::{Verdict, judge};
@@ -42,7 +42,14 @@ pub(crate) struct Alerts {
     /// Rules of which the last look knew what they look at.
     known: Mutex<BTreeSet<Which>>,
     /// Held from a look at what stands until what comes of it is written down.
-    moving: tokio::sync::Mutex<()>,
+    moving: tokio::sync::Mutex<Moving>,
+}
+
+/// What is being written down.
+#[derive(Default)]
+struct Moving {
+    /// A batch of which nobody knows whether it is in: its answer was lost, or who waited for it is gone.
+    unsettled: Option<(String, Vec<AlertMove>)>,
 }
 
 impl Alerts {
@@ -111,7 +118,8 @@ pub(crate) async fn watch(mut rounds: Rounds) {
 
 /// Looks at everything once.
 async fn round(supervisor: &Supervisor) -> Result<()> {
-    let _moving = supervisor.shared.alerts.moving.lock().await;
+    let mut moving = supervisor.shared.alerts.moving.lock().await;
+    settle(supervisor, &mut moving).await?;
     let members = supervisor.members();
     let now = clock::now_us();
     let mut moves = Vec::new();
@@ -139,7 +147,7 @@ async fn round(supervisor: &Supervisor) -> Result<()> {
     if moves.is_empty() {
         return Ok(());
     }
-    move_all(supervisor, moves).await
+    move_all(supervisor, &mut moving, moves).await
 }
 
 /// Whether there is no load to be told of.
@@ -216,7 +224,8 @@ pub(crate) async fn snooze(
     by: &str,
 ) -> Result<Option<AlertRow>> {
     let alerts = &supervisor.shared.alerts;
-    let _moving = alerts.moving.lock().await;
+    let mut moving = alerts.moving.lock().await;
+    settle(supervisor, &mut moving).await?;
     let firing = alerts.firing(|key| key.tenant == tenant);
     let Some(mut row) = firing.into_iter().find(|row| id_of(row) == id) else {
         return Ok(None);
@@ -245,13 +254,40 @@ pub(crate) async fn snooze(
         told: Some(told),
         deliveries: Vec::new(),
     };
-    move_all(supervisor, vec![moved]).await?;
+    move_all(supervisor, &mut moving, vec![moved]).await?;
     Ok(Some(row))
 }
 
 /// Writes down what moves, and then has it so.
-async fn move_all(supervisor: &Supervisor, moves: Vec<AlertMove>) -> Result<()> {
-    let told = supervisor.shared.store.move_alerts(moves.clone()).await?;
+async fn move_all(
+    supervisor: &Supervisor,
+    moving: &mut Moving,
+    moves: Vec<AlertMove>,
+) -> Result<()> {
+    let batch = new_id()?;
+    moving.unsettled = Some((batch.clone(), moves.clone()));
+    let told = supervisor.shared.store.move_alerts(batch, moves.clone());
+    let told = told.await?;
+    moving.unsettled = None;
+    moved(supervisor, moves, told);
+    Ok(())
+}
+
+/// Looks what became of a batch whose answer did not come: what is in has moved, and is not told again; what
+/// is not is judged anew.
+async fn settle(supervisor: &Supervisor, moving: &mut Moving) -> Result<()> {
+    let Some((batch, _)) = &moving.unsettled else {
+        return Ok(());
+    };
+    let told = supervisor.shared.store.alerts_moved(batch.clone()).await?;
+    if let (Some((_, moves)), Some(told)) = (moving.unsettled.take(), told) {
+        moved(supervisor, moves, told);
+    }
+    Ok(())
+}
+
+/// Has it as it is written down.
+fn moved(supervisor: &Supervisor, moves: Vec<AlertMove>, told: Vec<(Key, EventRow)>) {
     supervisor.shared.notify.wake();
     let alerts = &supervisor.shared.alerts;
     for AlertMove { which, row, .. } in moves {
@@ -270,7 +306,6 @@ async fn move_all(supervisor: &Supervisor, moves: Vec<AlertMove>) -> Result<()> 
         let news = &supervisor.shared.news;
         news.say(&key.tenant, &key.id, Topic::Events, &json!(event));
     }
-    Ok(())
 }
 
 /// What one rule comes to, if anything moves.

@@ -2,7 +2,7 @@
 
 use tidemark_core::Result;
 
-use super::journal::add_event;
+use super::journal::{Batch, add_event};
 use super::{Entry, EventRow, Key, NewDelivery, Store, deliveries, params};
 
 /// How an alert stands.
@@ -88,6 +88,9 @@ pub(crate) struct AlertMove {
     pub(crate) deliveries: Vec<NewDelivery>,
 }
 
+/// Moves of alerts, among what is written in batches.
+const BATCHES: &str = "alerts";
+
 impl Store {
     /// All that stand.
     pub(crate) async fn alerts(&self) -> Result<Vec<AlertRow>> {
@@ -120,9 +123,15 @@ impl Store {
         .await
     }
 
-    /// Moves alerts and writes down what is told of them, all of it or nothing. Gives the events.
-    pub(crate) async fn move_alerts(&self, moves: Vec<AlertMove>) -> Result<Vec<(Key, EventRow)>> {
+    /// Moves alerts and writes down what is told of them, all of it or nothing. Gives the events. Whether a
+    /// try that failed is in is asked by the name of its batch.
+    pub(crate) async fn move_alerts(
+        &self,
+        batch: String,
+        moves: Vec<AlertMove>,
+    ) -> Result<Vec<(Key, EventRow)>> {
         self.with(move |store, _| {
+            Batch::last(store, BATCHES)?;
             let mut told = Vec::new();
             for AlertMove {
                 which: (key, rule),
@@ -157,7 +166,17 @@ impl Store {
                     deliveries::add(store, delivery)?;
                 }
             }
+            Batch::remember(store, BATCHES, &batch, &told)?;
             Ok(told)
+        })
+        .await
+    }
+
+    /// The events of a batch, if it was the last one that was written; one that was not never will be.
+    pub(crate) async fn alerts_moved(&self, batch: String) -> Result<Option<Vec<(Key, EventRow)>>> {
+        self.with(move |store, _| {
+            let last = Batch::last(store, BATCHES)?.filter(|last| last.0 == batch);
+            last.map(|last| last.events(store)).transpose()
         })
         .await
     }

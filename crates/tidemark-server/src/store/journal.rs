@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tidemark_core::{Result, clock};
 use utoipa::ToSchema;
@@ -296,32 +296,58 @@ impl Store {
     }
 }
 
-/// One batch after the other is written, so the last one is all there is to remember: which it was, and
-/// the numbers of its events.
+/// A batch of a kind that was written. One is written after the other, so the last one is all there is to
+/// remember: which it was, and the numbers of its events.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Batch(pub(super) String, i64, i64);
+
+impl Batch {
+    /// The last one, if there is any. A try that has not ended is waited for.
+    pub(super) fn last(store: &mut Session<'_>, kind: &str) -> Result<Option<Batch>, Failed> {
+        let sql = "INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) \
+             DO UPDATE SET value = meta.value RETURNING value";
+        let last: Vec<u8> = store.one(sql, params![kind, Vec::<u8>::new()], |row| row.get(0))?;
+        Ok(serde_json::from_slice(&last).ok())
+    }
+
+    /// That this one was, with these events.
+    pub(super) fn remember(
+        store: &mut Session<'_>,
+        kind: &str,
+        name: &str,
+        added: &[(Key, EventRow)],
+    ) -> Result<(), Failed> {
+        let number = |event: Option<&(Key, EventRow)>| event.map_or(0, |(_, row)| row.id);
+        let now = json!([name, number(added.first()), number(added.last())]);
+        let sql = "UPDATE meta SET value = $2 WHERE name = $1";
+        store.execute(sql, params![kind, now.to_string().into_bytes()])?;
+        Ok(())
+    }
+
+    /// What was written with it.
+    pub(super) fn events(&self, store: &mut Session<'_>) -> Result<Vec<(Key, EventRow)>, Failed> {
+        let sql = "SELECT id, pipeline, at, level, kind, code, table_name, text, by, tenant FROM events \
+             WHERE id BETWEEN $1 AND $2 ORDER BY id";
+        store.query(sql, params![self.1, self.2], |row| {
+            let event = EventRow::read(row)?;
+            let tenant: String = row.get(9)?;
+            Ok((Key::new(tenant, event.pipeline.clone()), event))
+        })
+    }
+}
+
+/// Writes a batch down, unless it is there.
 fn add_batch(
     store: &mut Session<'_>,
     batch: &str,
     entries: Vec<Entry>,
 ) -> Result<Vec<(Key, EventRow)>, Failed> {
-    // A try that has not ended holds this row.
-    let sql = "INSERT INTO meta (name, value) VALUES ('events', $1) ON CONFLICT (name) \
-         DO UPDATE SET value = meta.value RETURNING value";
-    let last: Vec<u8> = store.one(sql, params![Vec::<u8>::new()], |row| row.get(0))?;
-    let last: Option<(String, i64, i64)> = serde_json::from_slice(&last).ok();
-    if let Some((_, first, last)) = last.filter(|(known, ..)| known == batch) {
-        let sql = "SELECT id, pipeline, at, level, kind, code, table_name, text, by, tenant FROM events \
-             WHERE id BETWEEN $1 AND $2 ORDER BY id";
-        return store.query(sql, params![first, last], |row| {
-            let event = EventRow::read(row)?;
-            let tenant: String = row.get(9)?;
-            Ok((Key::new(tenant, event.pipeline.clone()), event))
-        });
+    let last = Batch::last(store, "events")?;
+    if let Some(last) = last.filter(|last| last.0 == batch) {
+        return last.events(store);
     }
     let added = add_events(store, entries)?;
-    let number = |event: Option<&(Key, EventRow)>| event.map_or(0, |(_, row)| row.id);
-    let now = json!([batch, number(added.first()), number(added.last())]);
-    let sql = "UPDATE meta SET value = $1 WHERE name = 'events'";
-    store.execute(sql, params![now.to_string().into_bytes()])?;
+    Batch::remember(store, "events", batch, &added)?;
     Ok(added)
 }
 

@@ -427,7 +427,11 @@ async fn alert_of(home: &Home) {
     };
     let store = home.open('a').await.unwrap();
     assert_eq!(
-        store.move_alerts(vec![moved.clone()]).await.unwrap().len(),
+        store
+            .move_alerts("1".to_owned(), vec![moved.clone()])
+            .await
+            .unwrap()
+            .len(),
         1
     );
     store.close().await;
@@ -451,7 +455,7 @@ async fn alert_of(home: &Home) {
         deliveries: vec![posted("b")],
         ..moved
     };
-    assert!(store.move_alerts(vec![gone]).await.is_err());
+    assert!(store.move_alerts("2".to_owned(), vec![gone]).await.is_err());
     assert_eq!(store.alerts().await.unwrap().len(), 1);
     let delivered = Attempted::Delivered("taken".to_owned());
     store.attempted("a".to_owned(), delivered).await.unwrap();

@@ -484,7 +484,10 @@ async fn deliveries(store: &Store, said: &mut Vec<String>) {
         deliveries: vec![new("a", "ops"), new("b", "ops"), unknown, new("d", "old")],
         row: Some(row.clone()),
     };
-    let told = store.move_alerts(vec![moved]).await.unwrap();
+    let told = store
+        .move_alerts("1".to_owned(), vec![moved])
+        .await
+        .unwrap();
     say(
         said,
         told.iter().map(|(_, row)| &row.text).collect::<Vec<_>>(),
@@ -538,7 +541,7 @@ async fn deliveries(store: &Store, said: &mut Vec<String>) {
         told: None,
         deliveries: Vec::new(),
     };
-    store.move_alerts(vec![gone]).await.unwrap();
+    store.move_alerts("2".to_owned(), vec![gone]).await.unwrap();
     say(said, store.alerts().await.unwrap());
 }
 

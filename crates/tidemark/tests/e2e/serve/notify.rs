@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tidemark_lab::http::Request;
+use tidemark_lab::proxy::Proxy;
 use tidemark_lab::receiver::{Received, Receiver};
+use tidemark_lab::server::PostgresServer;
 use tidemark_lab::wait::wait_for;
 
 use super::Server;
@@ -93,6 +95,82 @@ pub(super) async fn settled(server: &Server, count: usize) -> Vec<Value> {
 
 fn id(received: &Received) -> String {
     received.header("webhook-id").unwrap().to_owned()
+}
+
+/// A store whose commits wait where an alert moves, so that their answer can be lost.
+const HELD: &str = "CREATE FUNCTION wait_to_commit() RETURNS trigger LANGUAGE plpgsql AS \
+     'BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN NULL; END'; \
+     CREATE CONSTRAINT TRIGGER held AFTER INSERT ON tidemark_server.alerts \
+     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION wait_to_commit(); \
+     SELECT pg_advisory_lock(1)";
+
+/// The answer to the commit is lost, and what became of it is not known for longer than anybody waits.
+#[tokio::test]
+async fn r24_an_alert_that_was_written_down_when_the_store_went_away_is_told_once() {
+    let receiver = Receiver::start().await.unwrap();
+    let database = PostgresServer::shared().await.unwrap();
+    let name = database.fresh_database("store").await.unwrap();
+    let proxy = Proxy::start(database.port()).await.unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("server.toml");
+    let text = format!(
+        "version = 1\n{ALLOW}[[notifier]]\nname = \"ops\"\ntype = \"slack\"\nurl = \"${{env:SLACK}}\"\n"
+    );
+    std::fs::write(&file, text).unwrap();
+    let url = database.url_through(proxy.address(), &name);
+    let arguments = [
+        "--store",
+        url.as_str(),
+        "--server-file",
+        file.to_str().unwrap(),
+    ];
+    let channel = format!("http://{}/slack", receiver.address());
+    let variables = [
+        ("TIDEMARK_STORE_KEY", super::shared::KEY),
+        ("SLACK", channel.as_str()),
+    ];
+    let server = Server::start_with(&arguments, &variables).await;
+    begin(&server, "srv_once", &["ops"]).await;
+    let client = database.client_to(&name).await.unwrap();
+    client.batch_execute(HELD).await.unwrap();
+    act(&server, "srv_once", "stop").await;
+    let waits = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() \
+         AND wait_event_type = 'Lock' AND wait_event = 'advisory'";
+    wait_for(PATIENCE, "the alert to be written down", || async {
+        Ok((!client.query(waits, &[]).await?.is_empty()).then_some(()))
+    })
+    .await
+    .unwrap();
+    proxy.refuse();
+    let go_on = "SELECT pg_advisory_unlock(1); SELECT pg_advisory_lock(1)";
+    client.batch_execute(go_on).await.unwrap();
+    client
+        .batch_execute("SELECT pg_advisory_unlock(1)")
+        .await
+        .unwrap();
+    wait_for(PATIENCE, "the server to give up", || async {
+        Ok(server
+            .log()
+            .contains("alerts are not written down")
+            .then_some(()))
+    })
+    .await
+    .unwrap();
+    proxy.accept();
+    came(&server, &receiver, "/slack", 1).await;
+    act(&server, "srv_once", "start").await;
+    let texts = came(&server, &receiver, "/slack", 2).await;
+    let texts: Vec<String> = texts
+        .iter()
+        .map(|it| it.json().unwrap()["text"].to_string())
+        .collect();
+    assert!(texts[0].contains("srv_once is stopped"), "{texts:?}");
+    assert!(texts[1].starts_with("\"\u{2713}"), "{texts:?}");
+    assert_eq!(settled(&server, 2).await.len(), 2);
+    let events = server.get("/pipelines/srv_once/events").await;
+    let events = events["events"].as_array().unwrap().clone();
+    let told = events.iter().filter(|event| event["kind"] == "alert");
+    assert_eq!(told.count(), 1, "{events:?}");
 }
 
 #[tokio::test]
