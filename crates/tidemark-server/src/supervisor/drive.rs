@@ -17,7 +17,7 @@ use tidemark_core::pipeline::{Outcome, Pipeline};
 use tidemark_core::status::PipelineState;
 use tidemark_core::verify::again;
 use tidemark_core::verify::compare::Depth;
-use tidemark_core::{Error, Result};
+use tidemark_core::{Error, ErrorKind, Result};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::Instrument as _;
@@ -32,6 +32,8 @@ use crate::systems::Opened;
 /// together are less than what is not true any more may be said for.
 const LOOK_EVERY: Duration = Duration::from_secs(9);
 const LOOK_WITHIN: Duration = Duration::from_secs(4);
+/// At the longest, how long one whose target does not answer is left alone: nothing is said of it meanwhile.
+const LOOK_SELDOM: Duration = Duration::from_mins(1);
 /// How long a run may take to end in order.
 const STOP_WITHIN: Duration = Duration::from_secs(25);
 /// How long the last events and the last status may take.
@@ -164,9 +166,13 @@ async fn rest_until_told(
             }
         }
         let is_settled = || is_draft || is_over && member.is_known();
+        let mut pause = LOOK_EVERY;
         while !is_settled() {
-            look(shared, member).await;
-            tokio::time::sleep(LOOK_EVERY).await;
+            pause = match look(shared, member).await {
+                Err(err) if err.kind() == ErrorKind::Transient => (pause * 2).min(LOOK_SELDOM),
+                _ => LOOK_EVERY,
+            };
+            tokio::time::sleep(pause).await;
         }
         std::future::pending::<()>().await;
     };
@@ -178,8 +184,8 @@ async fn rest_until_told(
     }
 }
 
-/// How it stands, from what both sides say.
-async fn look(shared: &Arc<Shared>, member: &Arc<Member>) {
+/// How it stands, from what both sides say; an error where that is nothing.
+async fn look(shared: &Arc<Shared>, member: &Arc<Member>) -> Result<()> {
     let looked = async {
         let opened = super::open(shared, member).await?;
         member.set_route(&opened);
@@ -195,8 +201,10 @@ async fn look(shared: &Arc<Shared>, member: &Arc<Member>) {
         Err(err) => {
             tracing::debug!(pipeline = member.key.id, error = %err, "not looked at");
             member.not_seen(&err);
+            return Err(err);
         }
     }
+    Ok(())
 }
 
 /// Another state is wanted from now on, and nobody asked for it here. Written down as soon as the store
