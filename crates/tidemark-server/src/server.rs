@@ -190,7 +190,7 @@ impl Server {
         let app = App {
             supervisor,
             store,
-            auth,
+            auth: Arc::new(auth),
             hosts,
             requests: Requests::default(),
             demo,

@@ -153,10 +153,10 @@ async fn revoke_token(
 ) -> Result<StatusCode, Failure> {
     caller.needs(Role::Admin)?;
     let tenant = (!caller.is_own()).then_some(caller.tenant);
-    if !app.store.revoke_token(tenant, id).await? {
+    if !app.store.revoke_token(tenant, id.clone()).await? {
         return Err(Failure::not_found("token"));
     }
-    app.auth.refresh().await?;
+    app.auth.revoked(&id);
     Ok(StatusCode::NO_CONTENT)
 }
 

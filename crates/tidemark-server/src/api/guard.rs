@@ -78,6 +78,9 @@ pub(crate) struct Caller {
     pub(crate) name: String,
     pub(crate) tenant: String,
     pub(crate) role: Role,
+    /// By which the token is revoked; two may have one name.
+    #[serde(skip)]
+    pub(crate) token: Option<String>,
 }
 
 impl Caller {
@@ -163,6 +166,7 @@ impl Auth {
                 name: "local".to_owned(),
                 tenant: OWN_TENANT.to_owned(),
                 role: Role::Admin,
+                token: None,
             });
         }
         self.refuse_guessing(address)?;
@@ -187,12 +191,31 @@ impl Auth {
             }
         }
         let now = clock::now();
-        let row = found.filter(|row| row.expires_at.as_ref().is_none_or(|end| *end > now))?;
+        let row = found.filter(|row| !is_over(row, &now))?;
         Some(Caller {
             name: row.name.clone(),
             tenant: row.tenant.clone(),
             role: Role::of_word(&row.role)?,
+            token: Some(row.id.clone()),
         })
+    }
+
+    /// Whether somebody who came in once would still be let in.
+    pub(super) fn counts(&self, caller: &Caller) -> bool {
+        let Some(id) = &caller.token else {
+            return true;
+        };
+        let tokens = self.tokens.read().unwrap_or_else(PoisonError::into_inner);
+        let now = clock::now();
+        tokens
+            .iter()
+            .any(|(_, row)| row.id == *id && !is_over(row, &now))
+    }
+
+    /// A token that was revoked opens nothing from now on, whether the store can be read or not.
+    pub(super) fn revoked(&self, id: &str) {
+        let mut tokens = self.tokens.write().unwrap_or_else(PoisonError::into_inner);
+        tokens.retain(|(_, row)| row.id != id);
     }
 
     fn refuse_guessing(&self, address: IpAddr) -> Result<(), Failure> {
@@ -220,6 +243,11 @@ impl Auth {
             failures.entry(address).or_insert((Instant::now(), 0)).1 += 1;
         }
     }
+}
+
+/// Whether a token has expired by then, RFC 3339.
+fn is_over(row: &TokenRow, now: &str) -> bool {
+    row.expires_at.as_deref().is_some_and(|end| end <= now)
 }
 
 /// SHA-256 of a token: what is kept of it.
@@ -566,7 +594,8 @@ async fn keyed(
     let mut said = format!("{} {}\n", parts.method, parts.uri).into_bytes();
     said.extend_from_slice(&body);
     let said = digest(&SHA256, &said).as_ref().to_vec();
-    let id = (caller.tenant.clone(), caller.name.clone(), key);
+    let who = caller.token.as_ref().unwrap_or(&caller.name);
+    let id = (caller.tenant.clone(), who.clone(), key);
     let (tenant, who, key) = id.clone();
     match app
         .store
@@ -642,6 +671,7 @@ mod tests {
             name: "x".into(),
             tenant: "t".into(),
             role,
+            token: None,
         };
         assert!(caller(Role::Viewer).needs(Role::Operator).is_err());
         assert!(caller(Role::Operator).needs(Role::Operator).is_ok());

@@ -62,7 +62,7 @@ mod stream;
 pub(crate) struct App {
     pub(crate) supervisor: Arc<Supervisor>,
     pub(crate) store: Store,
-    pub(crate) auth: Auth,
+    pub(crate) auth: Arc<Auth>,
     /// Names under which the server is spoken to.
     pub(crate) hosts: Vec<String>,
     pub(crate) requests: Requests,

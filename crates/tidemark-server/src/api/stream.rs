@@ -20,12 +20,14 @@ use utoipa_axum::routes;
 
 use super::App;
 use super::extract::Params;
-use super::guard::Caller;
+use super::guard::{Auth, Caller};
 use super::problem::{Failure, Problem};
 use crate::news::{Item, Subscription, Topic};
 
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const RETRY: Duration = Duration::from_secs(2);
+/// How often it is looked whether a reader who is told nothing may still read.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new().routes(routes!(news))
@@ -88,7 +90,7 @@ async fn news(
         }
     };
     let wanted = Wanted {
-        tenant: caller.tenant,
+        tenant: caller.tenant.clone(),
         pipelines: params.pipelines.as_deref().map(names),
         topics,
     };
@@ -103,7 +105,8 @@ async fn news(
         Failure::new(codes::API_TOO_MANY, text).retry_after(10)
     })?;
     let subscription = app.supervisor.shared.news.subscribe(last);
-    let reader = Reader::new(subscription, last.is_none(), wanted, room);
+    let asks = (Arc::clone(&app.auth), caller);
+    let reader = Reader::new(subscription, last.is_none(), wanted, asks, room);
     let events = stream::unfold(reader, |mut reader| async move {
         let event = reader.next().await?;
         Some((Ok::<_, Infallible>(event), reader))
@@ -118,6 +121,8 @@ struct Reader {
     waiting: VecDeque<Event>,
     /// What it would have read last is not kept any more.
     is_behind: bool,
+    /// Whoever reads, for as long as their token counts.
+    asks: (Arc<Auth>, Caller),
     /// Given back when it leaves.
     _room: OwnedSemaphorePermit,
 }
@@ -127,6 +132,7 @@ impl Reader {
         mut subscription: Subscription,
         is_first: bool,
         wanted: Wanted,
+        asks: (Arc<Auth>, Caller),
         room: OwnedSemaphorePermit,
     ) -> Reader {
         let missed = std::mem::take(&mut subscription.missed);
@@ -151,12 +157,26 @@ impl Reader {
             wanted,
             waiting,
             is_behind: false,
+            asks,
             _room: room,
         }
     }
 
-    /// `None`: the server ends.
+    /// `None`: the server ends, or the token does not count any more.
     async fn next(&mut self) -> Option<Event> {
+        loop {
+            let next = tokio::time::timeout(LOOK_EVERY, self.next_of_all()).await;
+            let (auth, caller) = &self.asks;
+            if !auth.counts(caller) {
+                return None;
+            }
+            if let Ok(next) = next {
+                return next;
+            }
+        }
+    }
+
+    async fn next_of_all(&mut self) -> Option<Event> {
         if let Some(event) = self.waiting.pop_front() {
             return Some(event);
         }

@@ -60,6 +60,11 @@ pub(crate) enum Answered {
     },
 }
 
+/// To what an answer is bound that is sealed: a token may be in it.
+fn bound(key: &str) -> String {
+    format!("answer {key}")
+}
+
 /// So many days ago, RFC 3339.
 pub(super) fn days_ago(days: i64) -> String {
     clock::rfc3339(clock::now_us() - days * 86_400 * 1_000_000)
@@ -130,7 +135,7 @@ impl Store {
         key: String,
         request: Vec<u8>,
     ) -> Result<Answered> {
-        self.with(move |store, _| {
+        self.with(move |store, seal| {
             let sql = "DELETE FROM idempotency WHERE created_at < $1";
             store.execute(sql, params![days_ago(ANSWERS_KEPT_DAYS)])?;
             let sql = "INSERT INTO idempotency (tenant, who, key, request, created_at) \
@@ -146,11 +151,15 @@ impl Store {
                 Ok(match status {
                     _ if known != request => Answered::Other,
                     None => Answered::Now,
-                    Some(status) => Answered::So {
-                        status,
-                        location: row.get(2)?,
-                        body: row.get(3)?,
-                    },
+                    Some(status) => {
+                        let body: Vec<u8> = row.get(3)?;
+                        Answered::So {
+                            status,
+                            location: row.get(2)?,
+                            // Versions before this one have not sealed it.
+                            body: seal.open(&body, &bound(&key)).unwrap_or(body),
+                        }
+                    }
                 })
             })
         })
@@ -163,8 +172,9 @@ impl Store {
         (tenant, who, key): (String, String, String),
         answer: Option<(u16, Option<String>, Vec<u8>)>,
     ) -> Result<()> {
-        self.with(move |store, _| {
+        self.with(move |store, seal| {
             if let Some((status, location, body)) = answer {
+                let body = seal.seal(&body, &bound(&key))?;
                 let sql = "UPDATE idempotency SET status = $4, location = $5, body = $6 \
                      WHERE tenant = $1 AND who = $2 AND key = $3";
                 store.execute(sql, params![tenant, who, key, status, location, body])?;

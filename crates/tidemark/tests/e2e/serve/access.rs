@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use tidemark_lab::http::Request;
 use tidemark_lab::wait::wait_for;
+use tokio::io::AsyncReadExt as _;
 
 use super::contract::{operations, routes_of};
 use super::{Server, definition, fill};
@@ -490,4 +491,81 @@ async fn s23_a_body_that_comes_drop_by_drop_is_answered_and_its_connection_close
     let again = server.send(again.json(&body)).await;
     assert_eq!(again.status, 422, "{}", again.text());
     assert_eq!(again.header("idempotency-replayed"), None);
+}
+
+/// A stream of news is one answer that lasts: what its reader may see ends with the token.
+#[tokio::test]
+async fn s10_news_end_with_the_token_of_who_reads_them() {
+    let mut server = guarded().await;
+    let admin = server.token.clone().unwrap();
+    let end = tidemark_core::clock::rfc3339(tidemark_core::clock::now_us() + 4_000_000);
+    let end = format!("{}Z", end.get(..19).unwrap());
+    let short = json!({ "name": "short", "role": "viewer", "expires_at": end });
+    let short = server.post("/tokens", &short).await.json().unwrap();
+    let revoked = json!({ "name": "revoked", "role": "viewer" });
+    let revoked = server.post("/tokens", &revoked).await.json().unwrap();
+    let mut readers = Vec::new();
+    for token in [&short, &revoked] {
+        server.token = Some(token["token"].as_str().unwrap().to_owned());
+        let request = server.request("GET", "/events/stream");
+        readers.push(request.open(&server.address).await.unwrap());
+    }
+    server.token = Some(admin);
+    let mut still = server
+        .request("GET", "/events/stream")
+        .open(&server.address)
+        .await
+        .unwrap();
+    let route = format!("/tokens/{}", revoked["id"].as_str().unwrap());
+    let gone = server.send(server.request("DELETE", &route)).await;
+    assert_eq!(gone.status, 204, "{}", gone.text());
+    for mut reader in readers {
+        let mut said = Vec::new();
+        let ended = tokio::time::timeout(PATIENCE, reader.read_to_end(&mut said)).await;
+        let said = String::from_utf8_lossy(&said);
+        assert!(ended.is_ok(), "it reads on: {said}");
+        assert!(said.contains("event: hello"), "{said}");
+    }
+    // The others read on.
+    let mut said = [0; 4096];
+    let read = tokio::time::timeout(std::time::Duration::from_millis(100), async {
+        while still.read(&mut said).await.unwrap() > 0 {}
+    });
+    assert!(
+        read.await.is_err(),
+        "the reader whose token counts was sent away"
+    );
+}
+
+/// An answer that is kept for its key is sealed as definitions are, and is no one else's of the same name.
+#[tokio::test]
+async fn s10_a_token_that_was_given_out_under_a_key_is_in_no_file() {
+    let mut server = guarded().await;
+    let body = json!({ "name": "twin", "role": "admin" });
+    let keyed = |server: &Server| {
+        let request = server.request("POST", "/tokens").json(&body);
+        request.header("idempotency-key", "once")
+    };
+    let given = server.send(keyed(&server)).await;
+    assert_eq!(given.status, 201, "{}", given.text());
+    let again = server.send(keyed(&server)).await;
+    assert_eq!(again.text(), given.text(), "it is answered once");
+    let given = given.json().unwrap()["token"].as_str().unwrap().to_owned();
+    for entry in std::fs::read_dir(server.state()).unwrap() {
+        let path = entry.unwrap().path();
+        let bytes = std::fs::read(&path).unwrap();
+        let is_there = bytes
+            .windows(given.len())
+            .any(|part| part == given.as_bytes());
+        assert!(!is_there, "{} has the token", path.display());
+    }
+    // Another of the same name and tenant, who may do less.
+    server.token = Some(given);
+    let under_a_key = server.send(keyed(&server)).await;
+    assert_eq!(under_a_key.status, 201, "{}", under_a_key.text());
+    let weak = json!({ "name": "twin", "role": "operator" });
+    let weak = server.post("/tokens", &weak).await.json().unwrap();
+    server.token = Some(weak["token"].as_str().unwrap().to_owned());
+    let refused = server.send(keyed(&server)).await;
+    assert_eq!(refused.status, 403, "{}", refused.text());
 }
