@@ -1,10 +1,12 @@
 //! The directory of pipelines: each file in it is one, and the file wins.
 //!
 //! It is looked at every few seconds, and on SIGHUP at once. A new file is a new pipeline that runs, a
-//! changed one is taken over, one that is gone stops its pipeline and leaves it in the list: what was
-//! made for it on the source is still there, and a person decides.
+//! changed one is taken over, one that has another name is the same as before, one that is gone stops its
+//! pipeline and leaves it in the list: what was made for it on the source is still there, and a person
+//! decides.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -14,6 +16,7 @@ use tidemark_core::{Error, ErrorKind, Result};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use crate::api::guard::hash_of;
 use crate::store::{Desired, DesiredState, Key, Level, NewPipeline};
 use crate::supervisor::{Member, OWN_TENANT, Supervisor, open_definition};
 use crate::systems::{Definition, Place};
@@ -22,13 +25,22 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Who defines and starts pipelines of files.
 const BY: &str = "file";
 
-/// What a file was like when it was looked at: the text itself is not compared, as it may hold secrets.
-type Mark = (Option<SystemTime>, u64);
+/// What a file was like when it was looked at: when it was written, how long it is, and when anything of it
+/// was changed, its rights too. The text itself is not compared, as it may hold secrets.
+type Mark = (Option<SystemTime>, u64, (i64, i64));
 
 pub(crate) struct Files {
     directory: PathBuf,
     supervisor: Arc<Supervisor>,
-    seen: BTreeMap<PathBuf, Mark>,
+    seen: BTreeMap<PathBuf, Seen>,
+}
+
+/// A file as it was taken over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Seen {
+    mark: Mark,
+    /// Of its text; none where it could not be read.
+    hash: Option<Vec<u8>>,
 }
 
 impl Files {
@@ -64,12 +76,32 @@ impl Files {
     /// Takes over what is new, changed or gone.
     pub(crate) async fn look(&mut self) -> Result<()> {
         let found = list(&self.directory)?;
-        let mut seen = found.clone();
+        let mut seen = BTreeMap::new();
         for (file, mark) in &found {
-            if self.seen.get(file) == Some(mark) {
+            let before = self.seen.get(file);
+            if let Some(before) = before.filter(|before| before.mark == *mark) {
+                seen.insert(file.clone(), before.clone());
                 continue;
             }
-            let Err(err) = self.take(file).await else {
+            let text = tokio::fs::read_to_string(file).await;
+            let hash = text.as_ref().ok().map(|text| hash_of(text));
+            let now = Seen {
+                mark: *mark,
+                hash: hash.clone(),
+            };
+            seen.insert(file.clone(), now);
+            // Who touches a file wants it taken over; who copies it elsewhere, or gives it other rights, does not.
+            let is_as_it_was = |before: &Seen| {
+                before.hash.is_some() && before.hash == hash && before.mark.0 == mark.0
+            };
+            if before.is_some_and(is_as_it_was) {
+                continue;
+            }
+            let text = text.map_err(|err| {
+                let text = format!("read {}: {err}", file.display());
+                Error::definite(codes::PIPELINE_FILE, text)
+            });
+            let Err(err) = self.take(file, text, &found).await else {
                 continue;
             };
             tracing::error!(
@@ -78,8 +110,8 @@ impl Files {
             );
             if err.kind() == ErrorKind::Transient {
                 // The store is away: the file is as new the next time.
-                match self.seen.get(file) {
-                    Some(before) => seen.insert(file.clone(), *before),
+                match before {
+                    Some(before) => seen.insert(file.clone(), before.clone()),
                     None => seen.remove(file),
                 };
             }
@@ -105,18 +137,23 @@ impl Files {
         Ok(())
     }
 
-    async fn take(&self, file: &Path) -> Result<()> {
+    async fn take(
+        &self,
+        file: &Path,
+        text: Result<String>,
+        found: &BTreeMap<PathBuf, Mark>,
+    ) -> Result<()> {
         let shown = file.display().to_string();
         let stem = file
             .file_stem()
             .and_then(|stem| stem.to_str())
             .unwrap_or_default();
         let place = Place::File(file.to_path_buf());
-        let text = tokio::fs::read_to_string(file)
-            .await
-            .map_err(|err| Error::definite(codes::PIPELINE_FILE, format!("read {shown}: {err}")))?;
         let shared = &self.supervisor.shared;
-        let opened = open_definition(shared, Definition::of(text, place)).await;
+        let opened = match text {
+            Ok(text) => open_definition(shared, Definition::of(text, place)).await,
+            Err(err) => Err(err),
+        };
         let (id, mode) = match &opened {
             Ok(opened) => (
                 opened.config.name.clone(),
@@ -131,6 +168,10 @@ impl Files {
             .find(|m| m.row().file.as_deref() == Some(shown.as_str()));
         let named = members.iter().find(|member| member.key.id == id);
         match (of_file.or(named), opened) {
+            (Some(member), Ok(_)) if self.has_moved(member, found) => {
+                self.moved(member, &shown).await?;
+                self.takes_over(member, mode).await
+            }
             (Some(member), _) if member.row().file.as_deref() != Some(shown.as_str()) => {
                 let other = member.row().file.unwrap_or_else(|| "the store".to_owned());
                 let text = format!("{shown}: {id} is defined by {other} already");
@@ -187,14 +228,43 @@ impl Files {
         self.add(name, mode, file.to_owned()).await
     }
 
+    /// Whether the file of a pipeline was in this directory and is there no more: another one that has its
+    /// name is the same under another name.
+    fn has_moved(&self, member: &Member, found: &BTreeMap<PathBuf, Mark>) -> bool {
+        member.row().file.is_some_and(|file| {
+            let file = Path::new(&file);
+            file.parent() == Some(&self.directory) && !found.contains_key(file)
+        })
+    }
+
+    async fn moved(&self, member: &Member, file: &str) -> Result<()> {
+        let before = member.row().file.unwrap_or_default();
+        let store = &self.supervisor.shared.store;
+        let Some(row) = store.set_file(&member.key, file.to_owned()).await? else {
+            let text = format!("{file}: {} is gone", member.key.id);
+            return Err(Error::definite(codes::PIPELINE_FILE, text));
+        };
+        member.redefine(row);
+        let text = format!("it is defined by {file} now, and was by {before}");
+        let by = Some(BY.to_owned());
+        self.supervisor
+            .note(member, Level::Info, "definition", text, by);
+        Ok(())
+    }
+
     async fn change(&self, member: &Member, mode: String) -> Result<()> {
         let row = member.row();
         // A server that starts meets what it knew before.
         if self.seen.is_empty() && row.mode == mode {
             return self.back(member).await;
         }
+        self.takes_over(member, mode).await
+    }
+
+    async fn takes_over(&self, member: &Member, mode: String) -> Result<()> {
+        let version = member.row().version;
         self.supervisor
-            .redefine(member, row.version, mode, None)
+            .redefine(member, version, mode, None)
             .await?;
         self.back(member).await
     }
@@ -241,7 +311,8 @@ fn list(directory: &Path) -> Result<BTreeMap<PathBuf, Mark>> {
             .ok()
             .filter(std::fs::Metadata::is_file);
         if let Some(about) = about {
-            found.insert(path, (about.modified().ok(), about.len()));
+            let changed = (about.ctime(), about.ctime_nsec());
+            found.insert(path, (about.modified().ok(), about.len(), changed));
         }
     }
     Ok(found)

@@ -217,6 +217,17 @@ impl Store {
         .await
     }
 
+    /// Its file is this one from now on. `None` if it is gone.
+    pub(crate) async fn set_file(&self, key: &Key, file: String) -> Result<Option<PipelineRow>> {
+        let key = key.clone();
+        self.with(move |store, seal| {
+            let sql = "UPDATE pipelines SET file = $3 WHERE tenant = $1 AND id = $2";
+            store.execute(sql, params![key.tenant, key.id, file])?;
+            find(store, seal, &key)
+        })
+        .await
+    }
+
     /// Records what is wanted of it.
     pub(crate) async fn desire(&self, key: &Key, desired: Desired) -> Result<()> {
         let key = key.clone();

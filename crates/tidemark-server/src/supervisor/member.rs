@@ -394,7 +394,7 @@ impl Member {
 
     /// Takes another definition in. What is wanted, and how far its load is, may have moved on since this
     /// was read.
-    pub(super) fn redefine(&self, row: PipelineRow) {
+    pub(crate) fn redefine(&self, row: PipelineRow) {
         let version = row.version;
         {
             let mut known = self.row.lock().unwrap_or_else(PoisonError::into_inner);

@@ -91,6 +91,90 @@ async fn pipelines_of_files_run_and_a_broken_one_leaves_the_others_alone() {
     two.clear().await;
 }
 
+/// What happens to files where people and programs keep them: none of it loses a pipeline or a change.
+#[tokio::test]
+async fn a_file_may_get_another_name_be_unreadable_for_a_while_or_keep_its_time() {
+    let stage = Stage::new("srv_moves").await;
+    fill(&stage).await;
+    let mut server = Server::start(&[]).await;
+    put(&server, &stage);
+    let begun = server.wait_for_state("srv_moves", "streaming").await;
+    let route = "/pipelines/srv_moves";
+    let changes = async || {
+        let events = server.get(&format!("{route}/events?limit=200")).await;
+        let events = events["events"].as_array().unwrap().clone();
+        events
+            .iter()
+            .filter(|event| event["kind"] == "definition")
+            .count()
+    };
+
+    // Another name: the same pipeline, which goes on where it was.
+    let (old, new) = ("srv_moves.toml", "renamed.toml");
+    let (old, new) = (server.pipelines().join(old), server.pipelines().join(new));
+    std::fs::rename(&old, &new).unwrap();
+    let moved = wait_for(PATIENCE, "it to be taken over", || async {
+        let one = server.get(route).await;
+        let file = one["file"].as_str().unwrap_or_default();
+        anyhow::ensure!(file.ends_with("renamed.toml"), "{one}");
+        anyhow::ensure!(one["state"] == "streaming", "{one}");
+        Ok(Some(one))
+    });
+    let moved = match moved.await {
+        Ok(moved) => moved,
+        Err(err) => panic!("{err:?}\n{}", server.log()),
+    };
+    assert_eq!(moved["full_load_lsn"], begun["full_load_lsn"]);
+
+    // Other rights say nothing else; another text does, whatever the time of the file.
+    let about = std::fs::metadata(&new).unwrap();
+    let text = std::fs::read_to_string(&new).unwrap();
+    let seven = format!("{text}\n[stream]\nbatch_rows = 7000\n");
+    let before = changes().await;
+    std::fs::write(&new, &seven).unwrap();
+    let is_changed = async |count: usize| {
+        wait_for(PATIENCE, "the change to be taken over", || async {
+            let found = changes().await;
+            anyhow::ensure!(found >= count, "{found} of {count}");
+            Ok(Some(found))
+        })
+        .await
+        .unwrap()
+    };
+    assert_eq!(is_changed(before + 1).await, before + 1);
+    let written = std::fs::metadata(&new).unwrap().modified().unwrap();
+    let mut rights = about.permissions();
+    std::os::unix::fs::PermissionsExt::set_mode(&mut rights, 0o600);
+    std::fs::set_permissions(&new, rights).unwrap();
+    std::fs::write(&new, seven.replace("7000", "8000")).unwrap();
+    let file = std::fs::File::options().write(true).open(&new).unwrap();
+    file.set_modified(written).unwrap();
+    assert_eq!(is_changed(before + 2).await, before + 2);
+
+    // One that is no text is in the list, with what is wrong with it, until it is mended.
+    let latin = server.pipelines().join("srv_latin.toml");
+    std::fs::write(&latin, b"# caf\xe9\nversion = 1\n").unwrap();
+    let broken = server.wait_for_state("srv_latin", "failed").await;
+    let why = broken["reason"].as_str().unwrap();
+    assert!(
+        why.contains("srv_latin.toml") && why.contains("UTF-8"),
+        "{why}"
+    );
+    assert_eq!(server.terminate().await, Some(0), "{}", server.log());
+
+    // While nobody looks, too.
+    std::fs::rename(&new, &old).unwrap();
+    server.restart().await;
+    let again = server.wait_for_state("srv_moves", "streaming").await;
+    assert!(
+        again["file"].as_str().unwrap().ends_with("srv_moves.toml"),
+        "{again}"
+    );
+    assert_eq!(again["full_load_lsn"], begun["full_load_lsn"]);
+    assert_eq!(server.terminate().await, Some(0), "{}", server.log());
+    stage.clear().await;
+}
+
 /// The first pipeline has loaded 1000 rows, applied one change and compared both sides.
 async fn what_happened_is_measured(server: &Server) {
     let series = [
