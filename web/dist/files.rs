@@ -1,9 +1,9 @@
 // Made by web/build.mjs of web/src.
 &[
     File {
-        name: "app-db6b386fbd.js",
-        plain: include_bytes!("app-db6b386fbd.js"),
-        packed: include_bytes!("app-db6b386fbd.js.gz"),
+        name: "app-b164113cc1.js",
+        plain: include_bytes!("app-b164113cc1.js"),
+        packed: include_bytes!("app-b164113cc1.js.gz"),
     },
     File {
         name: "index.html",

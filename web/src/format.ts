@@ -3,6 +3,8 @@
 import { zone } from "./prefs";
 
 const NARROW = "\u202f";
+/** Between a number and its unit: they stay on one line. */
+const FIXED = "\u00a0";
 
 export function grouped(n: number): string {
   return Math.round(n).toString().replace(/\B(?=(\d{3})+(?!\d))/g, NARROW);
@@ -17,7 +19,7 @@ export function bytes(n: number): string {
     at += 1;
   }
   const digits = at === 0 || value >= 100 ? 0 : value >= 10 ? 1 : 2;
-  return `${n < 0 ? "−" : ""}${value.toFixed(digits)} ${units[at]}`;
+  return `${n < 0 ? "−" : ""}${value.toFixed(digits)}${FIXED}${units[at]}`;
 }
 
 export function short(n: number): string {
@@ -27,13 +29,14 @@ export function short(n: number): string {
 
 /** A length of time. */
 export function seconds(n: number): string {
-  if (n < 0.001) return "0 s";
-  if (n < 1) return `${Math.ceil(n * 1000)} ms`;
-  if (n < 10) return `${n.toFixed(1)} s`;
-  if (n < 60) return `${Math.round(n)} s`;
-  if (n < 3600) return `${Math.floor(n / 60)} m ${Math.round(n % 60)} s`;
-  if (n < 86_400) return `${Math.floor(n / 3600)} h ${Math.floor((n % 3600) / 60)} m`;
-  return `${Math.floor(n / 86_400)} d ${Math.floor((n % 86_400) / 3600)} h`;
+  const of = (n: number | string, unit: string) => `${n}${FIXED}${unit}`;
+  if (n < 0.001) return of(0, "s");
+  if (n < 1) return of(Math.ceil(n * 1000), "ms");
+  if (n < 10) return of(n.toFixed(1), "s");
+  if (n < 60) return of(Math.round(n), "s");
+  if (n < 3600) return `${of(Math.floor(n / 60), "m")} ${of(Math.round(n % 60), "s")}`;
+  if (n < 86_400) return `${of(Math.floor(n / 3600), "h")} ${of(Math.floor((n % 3600) / 60), "m")}`;
+  return `${of(Math.floor(n / 86_400), "d")} ${of(Math.floor((n % 86_400) / 3600), "h")}`;
 }
 
 /** Whole seconds, for ages. */

@@ -152,7 +152,7 @@ function Row({ id, table, number, isRunning, isOld, onResync }: { id: string; ta
           <span class="grow">
             <Bar ratio={ratio} text={`${percent}${grouped(table.rows_loaded)}${of} rows`} />
             <span class="small muted">
-              {ratio !== null && `${Math.floor(ratio * 100)} % · `}{table.chunks > 0 && `chunk ${table.chunks_loaded} of ${table.chunks}`}
+              {ratio !== null && `${Math.floor(ratio * 100)}\u00a0% · `}{table.chunks > 0 && `chunk ${table.chunks_loaded} of ${table.chunks}`}
               {rate !== null && rate > 0 && ` · ${short(rate)} rows/s`}
               {rate !== null && rate > 0 && estimated !== null && ` · about ${seconds(Math.max(1, (estimated - table.rows_loaded) / rate))} left`}
             </span>

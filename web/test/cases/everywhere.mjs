@@ -1,6 +1,6 @@
 // What holds on every page.
 import assert from "node:assert/strict";
-import { fits, PAGES, shown } from "./look.mjs";
+import { fits, PAGES, shown, unbroken } from "./look.mjs";
 
 export async function u10_every_page_fits_into_320_pixels({ page, open, shot }) {
   await page.setViewportSize({ width: 320, height: 640 });
@@ -11,6 +11,15 @@ export async function u10_every_page_fits_into_320_pixels({ page, open, shot }) 
     if (path === "/p/shop") await shot("pipeline-narrow");
   }
   await page.setViewportSize({ width: 1280, height: 800 });
+}
+
+export async function no_unit_is_parted_from_its_number_however_wide_the_page_is({ page, open }) {
+  await open("/p/shop");
+  await shown(page);
+  for (let width = 320; width <= 1280; width += 20) {
+    await page.setViewportSize({ width, height: 800 });
+    await unbroken(page);
+  }
 }
 
 /**

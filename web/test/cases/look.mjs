@@ -36,6 +36,23 @@ export async function fits(page, path) {
   assert.ok(wide <= 320, `${path} is ${wide} wide: ${worst}`);
 }
 
+/** No number is on one line and its unit on the next, where texts are the page's own. */
+export async function unbroken(page) {
+  const broken = await page.evaluate(() => {
+    const texts = document.createTreeWalker(document.querySelector("main"), NodeFilter.SHOW_TEXT);
+    while (texts.nextNode()) {
+      for (const found of texts.currentNode.data.matchAll(/\d\s(B|kB|MB|GB|ms|s|m|h|d|%)(?!\w)/g)) {
+        const range = document.createRange();
+        range.setStart(texts.currentNode, found.index);
+        range.setEnd(texts.currentNode, found.index + found[0].length);
+        if (new Set([...range.getClientRects()].map((box) => Math.round(box.top))).size > 1) return texts.currentNode.data;
+      }
+    }
+    return null;
+  });
+  assert.equal(broken, null, "a unit is parted from its number");
+}
+
 /** The same in the dark. */
 export async function inTheDark(page, shot, name) {
   await page.emulateMedia({ colorScheme: "dark" });

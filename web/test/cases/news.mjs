@@ -12,7 +12,7 @@ export async function u05_without_the_server_everything_stays_with_its_age({ pag
   await page.locator("[data-link=gone]").waitFor({ timeout: 5_000 });
   assert.ok(Date.now() - began < 5_000);
   assert.equal(await page.locator("tbody tr").count(), rows, "rows were cleared");
-  await until("an age", async () => /\d s ago/.test(await page.locator("[data-age]").innerText()));
+  await until("an age", async () => /\d\ss ago/.test(await page.locator("[data-age]").innerText()));
   assert.match(await page.title(), /no answer/);
   await accessible("without the server");
   await shot("server-gone");

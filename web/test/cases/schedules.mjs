@@ -50,7 +50,7 @@ export async function schedules_are_told_in_words_and_each_action_does_what_it_s
   await shot("schedules-run-now");
   await dialog.getByRole("button", { name: "Run now" }).click();
   const runs = page.getByRole("region", { name: "runs of nightly" }).locator("tbody tr");
-  await until("its end", async () => /completed[\s\S]*\d m?s[\s\S]*admin/.test(await runs.first().innerText()));
+  await until("its end", async () => /completed[\s\S]*\d\sm?s[\s\S]*admin/.test(await runs.first().innerText()));
   assert.equal(await databases.sql(databases.target, "SELECT count(*) FROM nights.prices"), "51");
   await until("the last run", async () => /completed/.test(await line("nightly").innerText()));
 
