@@ -393,7 +393,7 @@ async fn s12_s15_a_browser_signs_in_and_no_other_site_rides_on_it() {
 
 #[tokio::test]
 async fn s23_whoever_sends_a_request_drop_by_drop_is_not_waited_for() {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::io::AsyncWriteExt;
     let server = Server::start(&[]).await;
     let mut slow = tokio::net::TcpStream::connect(&server.address)
         .await
@@ -415,7 +415,7 @@ async fn s23_whoever_sends_a_request_drop_by_drop_is_not_waited_for() {
 #[tokio::test]
 async fn s23_a_body_that_comes_drop_by_drop_is_answered_and_its_connection_closed() {
     use std::time::{Duration, Instant};
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::io::AsyncWriteExt;
     let server = Server::start(&[]).await;
     let begun = |head: &str| {
         let head = format!(
