@@ -152,14 +152,9 @@ impl Reporter {
                 let reason = reason.map(|why| why.to_string());
                 self.log_table(&table, state, reason.as_deref());
             }
-            PipelineEvent::LeftOut {
-                table,
-                reason: Some(reason),
-            } => tracing::warn!(pipeline, table = %table, reason, "table left out: {reason}"),
-            PipelineEvent::LeftOut {
-                table,
-                reason: None,
-            } => tracing::info!(pipeline, table = %table, "table followed again"),
+            PipelineEvent::LeftOut { table, reason } => {
+                self.log_left_out(&table, reason.as_deref());
+            }
             PipelineEvent::Retry {
                 error,
                 wait,
@@ -264,6 +259,15 @@ impl Reporter {
                 let word = format!("{state:?}").to_lowercase();
                 tracing::info!(pipeline, table = %table, reason, "table {word}");
             }
+        }
+    }
+
+    fn log_left_out(&self, table: &TableName, reason: Option<&str>) {
+        let pipeline = self.pipeline.as_str();
+        if let Some(reason) = reason {
+            tracing::warn!(pipeline, table = %table, reason, "table left out: {reason}");
+        } else {
+            tracing::info!(pipeline, table = %table, "table followed again");
         }
     }
 
