@@ -9,13 +9,15 @@
 //! A small batch is held back until `commit`. Then everything is sent at once and read at once:
 //!
 //! ```text
-//!   ──► bind execute, bind execute, …, checkpoint, Sync   how far is the log, Sync
-//!   ◄── … CommandComplete (one for each) … Ready          two positions … Ready
+//!   ──► bind execute, bind execute, …, no hooks?, checkpoint, Sync   how far is the log, Sync
+//!   ◄── … CommandComplete (one for each) … Ready                     two positions … Ready
 //! ```
 //!
 //! Statements up to a `Sync` are one transaction, which commits at the `Sync` and is gone at the
 //! first error (PostgreSQL 15, 55.2.3); nobody has to say BEGIN or COMMIT. Since nothing can be
-//! asked in between, statements deal with surprises by themselves ([`shape`]).
+//! asked in between, statements deal with surprises by themselves ([`shape`]). What they take for granted,
+//! that no trigger and no rule leaves a row out, is asked for last, and fails the transaction if it is not so
+//! any more ([`known`]).
 //!
 //! # Everything else: parts
 //! A larger batch, or a second one in the same transaction, opens a transaction and is applied
