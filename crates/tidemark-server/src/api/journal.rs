@@ -20,7 +20,7 @@ use super::actions::{ActBody, ask};
 use super::bodies::{TableBody, TableCount, counts, table, urgency};
 use super::extract::{Json, Params, Route, known_word};
 use super::guard::Caller;
-use super::lists::next_page;
+use super::lists::{cut, next_page};
 use super::pipelines::{limit, member};
 use super::problem::{Failure, Problem};
 use crate::store::{Cursor, EventRow, EventsWanted, Level, OperationRow, RunRow, VerificationRow};
@@ -96,10 +96,9 @@ async fn tables(
     found.retain(|table| {
         after.is_none_or(|after| (urgency(table.state), table.source.as_str()) > after)
     });
-    let has_more = found.len() > limit;
-    found.truncate(limit);
-    let last = found.last().filter(|_| has_more);
-    let next_cursor = last.map(|table| format!("{}:{}", urgency(table.state), table.source));
+    let next_cursor = cut(&mut found, limit, |table| {
+        format!("{}:{}", urgency(table.state), table.source)
+    });
     Ok(Answer(TableList {
         next: next_page(next_cursor.as_deref()),
         next_cursor,

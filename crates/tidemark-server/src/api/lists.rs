@@ -66,6 +66,14 @@ fn if_none_match() -> Parameter {
         .build()
 }
 
+/// Cuts off what is beyond a page, of which one row is enough; gives the place of the last row that stays, if
+/// there is a page behind it.
+pub(super) fn cut<T, P>(found: &mut Vec<T>, limit: usize, place: impl Fn(&T) -> P) -> Option<P> {
+    let has_more = found.len() > limit;
+    found.truncate(limit);
+    found.last().filter(|_| has_more).map(place)
+}
+
 /// The same request from there on, as a link.
 pub(super) fn next_page(cursor: Option<&str>) -> Option<String> {
     let cursor = utf8_percent_encode(cursor?, NON_ALPHANUMERIC);

@@ -16,7 +16,7 @@ use super::App;
 use super::extract::{Json, Params, Route};
 use super::guard::{Caller, Role};
 use super::journal::level_of;
-use super::lists::next_page;
+use super::lists::{cut, next_page};
 use super::pipelines::{limit, member};
 use super::problem::{Failure, Problem};
 use crate::logs::{Line, LogLevel};
@@ -66,8 +66,7 @@ async fn lines(
     let level = level_of(params.level.as_deref())?.unwrap_or(Level::Info);
     let logs = &app.supervisor.shared.logs;
     let mut lines = logs.lines(&member.key, level, params.cursor, limit + 1);
-    let has_more = lines.len() > limit;
-    lines.truncate(limit);
+    let next_cursor = cut(&mut lines, limit, |line| line.id);
     let accept = headers.get(header::ACCEPT);
     if accept.is_some_and(|accept| accept == "application/x-ndjson") {
         let text = lines
@@ -76,8 +75,6 @@ async fn lines(
         let kind = [(header::CONTENT_TYPE, "application/x-ndjson")];
         return Ok((kind, text.collect::<String>()).into_response());
     }
-    let last = lines.last().filter(|_| has_more);
-    let next_cursor = last.map(|line| line.id);
     Ok(Answer(LineList {
         next: next_page(next_cursor.map(|id| id.to_string()).as_deref()),
         next_cursor,

@@ -24,7 +24,7 @@ use super::App;
 use super::bodies::shown;
 use super::extract::{Json, Params, Route, table_name, to_toml};
 use super::guard::{Caller, Role};
-use super::lists::next_page;
+use super::lists::{cut, next_page};
 use super::merge::{refuse_masks, unmask};
 use super::pipelines::{if_matches, limit, refuse_another_ground};
 use super::problem::{Failure, Problem};
@@ -571,14 +571,6 @@ fn name_of_database(name: String) -> Result<String, Failure> {
     Ok(name)
 }
 
-/// Cuts what was asked for too much off, and tells where the next page begins.
-fn cut<T>(found: &mut Vec<T>, part: &Part, name: impl Fn(&T) -> &str) -> Option<String> {
-    let has_more = found.len() == part.limit;
-    found.truncate(part.limit - 1);
-    let last = found.last().filter(|_| has_more);
-    last.map(|last| name(last).to_owned())
-}
-
 #[utoipa::path(get, path = "/connections/{id}/schemas", tag = "connections",
     params(("id" = String, Path), SchemasParams),
     responses((status = 200, body = SchemaList), (status = 404, body = Problem), (status = 409, body = Problem),
@@ -592,7 +584,7 @@ async fn schemas(
     let part = part(params.limit, params.cursor)?;
     let database = database(&app, &caller, &name).await?;
     let mut schemas = look!(app, database.schemas(&part))?;
-    let next_cursor = cut(&mut schemas, &part, |schema| &schema.name);
+    let next_cursor = cut(&mut schemas, part.limit - 1, |schema| schema.name.clone());
     Ok(Answer(SchemaList {
         next: next_page(next_cursor.as_deref()),
         schemas,
@@ -615,7 +607,7 @@ async fn tables(
     let schema = name_of_database(schema)?;
     let database = database(&app, &caller, &name).await?;
     let mut tables = look!(app, database.tables(&schema, &part))?;
-    let next_cursor = cut(&mut tables, &part, |table| &table.name);
+    let next_cursor = cut(&mut tables, part.limit - 1, |table| table.name.clone());
     Ok(Answer(FoundTableList {
         next: next_page(next_cursor.as_deref()),
         tables,

@@ -22,7 +22,7 @@ use super::actions::begin;
 use super::bodies::{PipelineBody, etag};
 use super::extract::{DefinitionText, Json, Params, Route, known_word, to_toml};
 use super::guard::{Caller, Role};
-use super::lists::next_page;
+use super::lists::{cut, next_page};
 use super::merge::{merge, refuse_masks, unmask};
 use super::problem::{Failure, Problem};
 use crate::store::{DesiredState, Key, Level, NewPipeline, OperationRow};
@@ -159,10 +159,7 @@ async fn list(
         .filter(|(place, ..)| after.as_ref().is_none_or(|after| place > after))
         .take(limit + 1)
         .collect();
-    let has_more = page.len() > limit;
-    page.truncate(limit);
-    let last = page.last().filter(|_| has_more).map(|(place, ..)| place);
-    let next_cursor = last.map(|(rank, id)| format!("{rank}.{id}"));
+    let next_cursor = cut(&mut page, limit, |((rank, id), ..)| format!("{rank}.{id}"));
     let next = next_page(next_cursor.as_deref());
     let pipelines = page
         .iter()

@@ -26,7 +26,7 @@ use super::actions::begin;
 use super::bodies::{TableBody, table};
 use super::extract::{Json, Params, Route, table_name};
 use super::guard::{Caller, Role, write_down};
-use super::lists::next_page;
+use super::lists::{cut, next_page};
 use super::pipelines::{limit, member};
 use super::problem::{Failure, Problem};
 use crate::store::OperationRow;
@@ -198,15 +198,12 @@ async fn list(
     let changes_total = rows.iter().map(|row| row.changes.len()).sum();
     let from = params.cursor.unwrap_or(i64::MIN);
     rows.retain(|row| row.first().number > from);
-    let has_more = rows.len() > limit;
-    rows.truncate(limit);
-    let last = rows.last().filter(|_| has_more);
+    let next_cursor = cut(&mut rows, limit, |row| row.first().number);
     let sees_rows = caller.role >= Role::Operator;
     let status = member.view().status;
     let is_aside = |state| state == TableStatusState::Quarantined;
     let tables = status.tables.iter().filter(|one| is_aside(one.state));
     let tables = tables.filter(|one| wanted.as_ref().is_none_or(|w| w.to_string() == one.source));
-    let next_cursor = last.map(|row| row.first().number);
     Ok(Answer(QuarantineList {
         tables: tables.map(table).collect(),
         next: next_page(next_cursor.map(|number| number.to_string()).as_deref()),

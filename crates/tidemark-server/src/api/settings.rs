@@ -15,7 +15,7 @@ use super::App;
 use super::extract::Params;
 use super::guard::{self, Caller};
 use super::journal::PageParams;
-use super::lists::next_page;
+use super::lists::{cut, next_page};
 use super::logs::of_the_server;
 use super::pipelines::limit;
 use super::problem::{Failure, Problem};
@@ -192,10 +192,7 @@ async fn tenants(
         .map(|(name, tenant)| TenantBody { name, ..tenant })
         .take(limit + 1)
         .collect();
-    let has_more = tenants.len() > limit;
-    tenants.truncate(limit);
-    let next_cursor = tenants.last().filter(|_| has_more);
-    let next_cursor = next_cursor.map(|tenant| tenant.name.clone());
+    let next_cursor = cut(&mut tenants, limit, |tenant| tenant.name.clone());
     Ok(Answer(TenantList {
         next: next_page(next_cursor.as_deref()),
         tenants,

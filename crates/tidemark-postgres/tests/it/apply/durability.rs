@@ -133,22 +133,10 @@ async fn synchronous_standbys_are_waited_for() {
     target.acquire(&owner(1)).await.unwrap();
     target.start_load(&start(&[])).await.unwrap();
     // `local` lets commits go on without the standby, which does not exist.
-    server
-        .execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
-        .await
-        .unwrap();
-    server
-        .execute("ALTER SYSTEM SET synchronous_commit = 'local'")
-        .await
-        .unwrap();
-    server.reload().await.unwrap();
+    set(&server, "synchronous_commit", "local").await;
+    set(&server, "synchronous_standby_names", "nobody").await;
     let mut applier = target.applier().await.unwrap();
-    applier.begin().await.unwrap();
-    let update = CheckpointUpdate {
-        position: Some(at(0x30_0000)),
-        ..Default::default()
-    };
-    applier.commit(&update).await.unwrap();
+    commit(&mut applier, 0x30_0000).await;
     assert_eq!(applier.durable(), Some(at(0x30_0000)));
 }
 
