@@ -161,6 +161,9 @@ pub struct Partition {
     pub storage: u32,
     /// Whether it was a table of its own before.
     pub is_attached: bool,
+    /// Since when it, and what it stands below, belong to the table: another text when one of them was
+    /// attached again.
+    pub since: String,
 }
 
 /// For which part of the log [`Source::unannounced`] asks.

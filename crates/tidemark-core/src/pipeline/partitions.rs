@@ -2,8 +2,9 @@
 //!
 //! PostgreSQL announces changes under the partitioned table's own name, and then not that one partition
 //! is emptied (`pgoutput_truncate`, PostgreSQL 15); and no log tells that a partition with rows in it is
-//! attached, detached or dropped. So the catalog is compared with what it was at the last look: a
-//! partition that was emptied has new storage. It has that as well after `VACUUM FULL` or a rewrite, and
+//! attached, detached or dropped. So the catalog is compared with what it was at the last look: which
+//! partitions there are, and since when each belongs to the table, for one may have gone and come again
+//! with other rows in between; and a partition that was emptied has new storage. It has that as well after `VACUUM FULL` or a rewrite, and
 //! after a TRUNCATE of the whole table, which the log does bring. So new storage is a doubt until
 //! the stream has passed the look, and is dropped if such a TRUNCATE came by. Of what is left only a
 //! comparison of the rows can tell. Where everything is to be followed both sides are compared and brought
@@ -119,6 +120,12 @@ fn differences<'a>(before: &'a [Partition], now: &'a [Partition]) -> Vec<Differe
                 "was detached or dropped",
                 "the target keeps the rows that it had",
             )),
+            Some(new) if new.since != old.since => found.push((
+                new,
+                Kind::Membership,
+                "was detached and attached again",
+                "the target has not what was done to it meanwhile",
+            )),
             Some(new) if new.storage != old.storage => found.push((
                 new,
                 Kind::Storage,
@@ -161,6 +168,7 @@ mod tests {
             id,
             storage,
             is_attached: false,
+            since: "700".to_owned(),
         }
     }
 
@@ -214,6 +222,19 @@ mod tests {
         assert_eq!(said.len(), 2, "{said:?}");
         assert!(said[0].contains("m_1 of public.m was detached"), "{said:?}");
         assert!(said[1].contains("m_3 of public.m was attached"), "{said:?}");
+    }
+
+    #[test]
+    fn a_partition_that_went_and_came_again_is_said_whatever_its_storage() {
+        for storage in [10, 11] {
+            let mut again = partition(1, storage);
+            (again.since, again.is_attached) = ("712".to_owned(), true);
+            let mut moved = looked(vec![again, partition(2, 20)]);
+            moved.truncated(root(), at(150));
+            let said = said_at(&mut moved, 200);
+            let text = "public.m_1 of public.m was detached and attached again";
+            assert_eq!(said, [text]);
+        }
     }
 
     #[test]

@@ -8,13 +8,17 @@ use crate::wire::{Connection, Row, quote_literal, quote_qualified};
 
 /// Leaves below the tables. One that was made as a partition has been one since the transaction that
 /// made it: `pg_inherits` and the row of its system column `ctid`, which no command changes, were
-/// written by the same. Anything else was attached, it or what it stands below.
+/// written by the same. Anything else was attached, it or what it stands below. Who goes and comes again
+/// has another row in `pg_inherits`, written by another transaction; what freezes the row leaves its
+/// `xmin` as it is.
 const LEAVES: &str = "SELECT rn.nspname, rc.relname, n.nspname, c.relname, c.oid, \
       coalesce(pg_relation_filenode(c.oid), 0), \
       EXISTS (SELECT FROM pg_partition_ancestors(c.oid) above \
               JOIN pg_inherits i ON i.inhrelid = above.relid \
               JOIN pg_attribute a ON a.attrelid = above.relid AND a.attnum = -1 \
-              WHERE i.xmin <> a.xmin) \
+              WHERE i.xmin <> a.xmin), \
+      (SELECT string_agg(i.inhrelid || ':' || i.xmin, ' ' ORDER BY i.inhrelid) \
+       FROM pg_partition_ancestors(c.oid) above JOIN pg_inherits i ON i.inhrelid = above.relid) \
     FROM pg_class rc JOIN pg_namespace rn ON rn.oid = rc.relnamespace \
       CROSS JOIN LATERAL pg_partition_tree(rc.oid) tree \
       JOIN pg_class c ON c.oid = tree.relid JOIN pg_namespace n ON n.oid = c.relnamespace \
@@ -44,5 +48,6 @@ fn partition(row: &Row) -> Result<Partition> {
         id: row.get(4)?,
         storage: row.get(5)?,
         is_attached: row.get_bool(6)?,
+        since: row.opt(7)?.unwrap_or_default(),
     })
 }

@@ -78,6 +78,7 @@ async fn partitions_that_change_as_a_whole_are_told_of_and_repaired_by_verify() 
         CREATE TABLE sale_2 PARTITION OF sale FOR VALUES IN (2);
         CREATE TABLE sale_3 PARTITION OF sale FOR VALUES IN (3);
         CREATE TABLE sale_5 (id int NOT NULL, part int NOT NULL, v text, PRIMARY KEY (id, part));
+        CREATE TABLE sale_6 PARTITION OF sale FOR VALUES IN (6);
         CREATE TABLE whole (id int PRIMARY KEY) PARTITION BY HASH (id);
         CREATE TABLE whole_0 PARTITION OF whole FOR VALUES WITH (MODULUS 1, REMAINDER 0);
         INSERT INTO sale SELECT i, 1 + i % 3, 'v' FROM generate_series(1, 300) i;
@@ -96,6 +97,8 @@ async fn partitions_that_change_as_a_whole_are_told_of_and_repaired_by_verify() 
         "TRUNCATE sale_1",
         "ALTER TABLE sale ATTACH PARTITION sale_5 FOR VALUES IN (5)",
         "ALTER TABLE sale DETACH PARTITION sale_3",
+        "ALTER TABLE sale DETACH PARTITION sale_6; INSERT INTO sale_6 VALUES (2000, 6, 'apart'); \
+         ALTER TABLE sale ATTACH PARTITION sale_6 FOR VALUES IN (6)",
         // What comes by the log, or brings nothing.
         "CREATE TABLE sale_4 PARTITION OF sale FOR VALUES IN (4)",
         "TRUNCATE whole",
@@ -108,6 +111,7 @@ async fn partitions_that_change_as_a_whole_are_told_of_and_repaired_by_verify() 
         "public.sale_1 of public.sale has new storage",
         "public.sale_5 of public.sale was attached",
         "public.sale_3 of public.sale was detached or dropped",
+        "public.sale_6 of public.sale was detached and attached again",
     ] {
         run.wait_for_log(said).await;
     }
