@@ -74,6 +74,8 @@ pub(super) enum Problem<'a> {
     RefusesNull(&'a ColumnMapping),
     /// Only the target has it, and it must have a value.
     Alone(&'a Column),
+    /// The source computes it, so that no value of it comes, and the target does not.
+    NotGenerated(&'a Column),
 }
 
 impl fmt::Display for Problem<'_> {
@@ -102,6 +104,11 @@ impl fmt::Display for Problem<'_> {
             Problem::Alone(column) => write!(
                 f,
                 "column {} refuses NULL, has no default, and the source has no such column",
+                column.name
+            ),
+            Problem::NotGenerated(column) => write!(
+                f,
+                "column {} is generated on the source and not here, so that nothing would give it values",
                 column.name
             ),
         }
@@ -147,6 +154,22 @@ pub(super) fn problems<'a>(
         }
     }
     problems
+}
+
+/// Columns of `have` that would stay without values. Not among [`problems`]: every row fits, and who has
+/// loaded such a table goes on.
+pub(super) fn left_empty<'a>(
+    mapping: &'a TableMapping,
+    have: &'a TableSchema,
+) -> impl Iterator<Item = Problem<'a>> {
+    let is_generated = |column: &Column| matches!(column.default, ColumnDefault::Generated(_));
+    let names = mapping.schema.columns.iter();
+    let names = names.filter(move |column| is_generated(column));
+    let found = names.filter_map(|column| have.columns.iter().find(|it| it.name == column.name));
+    found
+        .filter(move |found| !is_generated(found))
+        .filter(|found| mapping.columns.iter().all(|it| it.target != found.name))
+        .map(Problem::NotGenerated)
 }
 
 /// All of them in one sentence.

@@ -153,6 +153,7 @@ fn mend(new: &NewTable<'_>, problem: &Problem<'_>) -> Vec<String> {
         }
         Problem::RefusesNull(column) => vec![alter(&column.target, "DROP NOT NULL")],
         Problem::Alone(column) => vec![alter(&column.name, "DROP NOT NULL")],
+        Problem::NotGenerated(_) => Vec::new(),
     }
 }
 

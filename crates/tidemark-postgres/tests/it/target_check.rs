@@ -263,6 +263,33 @@ async fn f50_tables_that_are_there_are_judged_by_what_will_be_done_with_them() {
          column name is character varying(5), but the source has character varying(10); \
          column more refuses NULL, has no default, and the source has no such column"
     );
+    let computes =
+        "CREATE TABLE orders (id int PRIMARY KEY, twice int GENERATED ALWAYS AS (id * 2) STORED)";
+    let tables = mappings(computes).await;
+    let plain = "CREATE TABLE orders (id int PRIMARY KEY, twice int)";
+    let filled = format!(
+        "{plain}; CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS \
+         'BEGIN NEW.twice := NEW.id * 2; RETURN NEW; END'; \
+         CREATE TRIGGER f BEFORE INSERT OR UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION f(); \
+         ALTER TABLE orders ENABLE ALWAYS TRIGGER f"
+    );
+    for (there, expected) in [
+        (computes, None),
+        (filled.as_str(), None),
+        (
+            plain,
+            Some(
+                "public.orders does not fit: column twice is generated on the source and not here, \
+                 so that nothing would give it values",
+            ),
+        ),
+    ] {
+        let database = Database::new().await;
+        database.run(there).await;
+        let findings = database.target("shop").check_target(&tables).await.unwrap();
+        let failed = findings.iter().find(|f| f.verdict == Verdict::Failed);
+        assert_eq!(failed.map(|it| it.found.as_str()), expected, "{there}");
+    }
 }
 
 #[tokio::test]

@@ -438,7 +438,11 @@ impl Table<'_> {
 
     async fn check_fit(&mut self, have: &TableSchema) -> Result<()> {
         let numbers = prepare::numbers_for(self.connection, self.all.tables, self.mapping).await?;
-        let problems = fit::problems(self.mapping, &numbers, have);
+        let mut problems = fit::problems(self.mapping, &numbers, have);
+        // A trigger that fires may give them.
+        if self.found.always.is_empty() {
+            problems.extend(fit::left_empty(self.mapping, have));
+        }
         if !problems.is_empty() {
             self.report.fail(
                 codes::TARGET_TABLE_UNFIT,
