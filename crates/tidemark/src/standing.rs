@@ -12,6 +12,7 @@ use tidemark_core::Result;
 use tidemark_core::checkpoint::{Checkpoint, LoadPhase, TableCheckpoint, TableState, Unit};
 use tidemark_core::clock;
 use tidemark_core::control::Control;
+use tidemark_core::pipeline::plan::{self, Mode};
 use tidemark_core::quarantine::{Kept, count};
 use tidemark_core::schema::TableName;
 use tidemark_core::source::{LogState, Source};
@@ -38,7 +39,7 @@ struct Heard {
 /// Looks at both sides. The target must answer, since what counts is there; the source need not.
 pub(crate) async fn look(
     pipeline: &str,
-    mode: &str,
+    mode: Mode,
     source: &Arc<dyn Source>,
     target: &Arc<dyn Target>,
 ) -> Result<Standing> {
@@ -112,8 +113,8 @@ impl Heard {
     }
 
     /// Put together of what is recorded and what the source says.
-    fn with_log(self, pipeline: &str, mode: &str, log: &Result<LogState>) -> Standing {
-        let unknown = || Status::unknown(pipeline, mode);
+    fn with_log(self, pipeline: &str, mode: Mode, log: &Result<LogState>) -> Standing {
+        let unknown = || Status::unknown(pipeline, mode.name());
         let mut status = self.report.unwrap_or_else(unknown);
         forget_what_only_a_run_knows(&mut status);
         if let Some(checkpoint) = &self.checkpoint {
@@ -123,6 +124,9 @@ impl Heard {
         take_log(&mut status, log, self.age.unwrap_or_default());
         settle_state(&mut status, &self.life, self.age);
         settle_health(&mut status, &self.life);
+        if let (Life::Still, Some(checkpoint), Ok(log)) = (&self.life, &self.checkpoint, log) {
+            take_refusal(&mut status, mode, checkpoint, log);
+        }
         Standing {
             status,
             life: self.life,
@@ -283,6 +287,14 @@ fn settle_state(status: &mut Status, life: &Life, age: Option<f64>) {
             status.reason = Some("it runs, and has not reported yet".to_owned());
         }
         _ => {}
+    }
+}
+
+/// That no run can go on from the checkpoint is known before anybody tries.
+fn take_refusal(status: &mut Status, mode: Mode, checkpoint: &Checkpoint, log: &LogState) {
+    if let Some(err) = plan::refusal(mode, checkpoint, log) {
+        status.error = Some(StatusError::of(&err));
+        status.health = Health::Error;
     }
 }
 

@@ -22,7 +22,7 @@
 
 use crate::catalogue::{Code, codes};
 use crate::checkpoint::{Checkpoint, LoadPhase, SourceIdentity};
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::position::Position;
 use crate::source::{LogState, Slot};
 
@@ -129,6 +129,15 @@ pub fn decide(
             with_both(checkpoint, slot, log)
         }
     }
+}
+
+/// Why no start can go on from the checkpoint, as far as that is certain: what may pass by itself is not.
+pub fn refusal(mode: Mode, checkpoint: &Checkpoint, log: &LogState) -> Option<Error> {
+    if !mode.streams() {
+        return None;
+    }
+    let start = decide(mode, CdcStart::Now, Some(checkpoint), log);
+    start.err().filter(|err| err.kind() == ErrorKind::Definite)
 }
 
 fn without_checkpoint(

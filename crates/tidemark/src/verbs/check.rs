@@ -5,8 +5,11 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tidemark_core::Error;
+use tidemark_core::checkpoint::Checkpoint;
 use tidemark_core::finding::{Finding, Fix, FixKind, Side, Verdict, safe_fix};
 use tidemark_core::pipeline::going_on::GoingOn;
+use tidemark_core::pipeline::plan;
 use tidemark_core::source::WillStream;
 
 use crate::invocation::Invocation;
@@ -99,11 +102,9 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &CheckArgs) -> Outco
     }
     invocation.talk.screen.clear();
     let mut answer = answer(invocation, &report);
-    let has_sql = report
-        .findings
-        .iter()
-        .flat_map(|found| &found.fix)
-        .any(is_sql);
+    let failed = report.findings.iter();
+    let failed = failed.filter(|found| found.verdict == Verdict::Failed);
+    let has_sql = failed.flat_map(|found| &found.fix).any(is_sql);
     if answer.verdict == output::Verdict::Negative && has_sql {
         let word = seen.word();
         answer = answer
@@ -172,13 +173,11 @@ pub(crate) async fn look(opened: &Opened) -> Result<Checked, Failure> {
     };
     // Without the catalog the source's check says why; what is about tables waits until it answers.
     let described = opened.source.describe(rules.selection()).await;
+    // Why the target does not answer is told by its check.
+    let begun = opened.target.checkpoint().await.ok().flatten();
+    let begun = begun.filter(|_| opened.config.mode.streams());
     let (going_on, mapped) = match &described {
-        Ok(schema) => {
-            // Why the target does not answer is told by its check.
-            let begun = opened.target.checkpoint().await.ok().flatten();
-            let begun = begun.filter(|_| opened.config.mode.streams());
-            (GoingOn::of(rules, schema, begun.as_ref())?, true)
-        }
+        Ok(schema) => (GoingOn::of(rules, schema, begun.as_ref())?, true),
         Err(_) => (GoingOn::default(), false),
     };
     let GoingOn {
@@ -190,6 +189,11 @@ pub(crate) async fn look(opened: &Opened) -> Result<Checked, Failure> {
         opened.target.check(&tables),
     );
     let mut findings = found(Side::Source, of_source);
+    if let Some(err) = refusal(opened, begun.as_ref()).await {
+        // What the slot alone says is judged by what the target has.
+        findings.retain(|finding| finding.code != err.code());
+        findings.push(Finding::of_error(Side::Source, &err));
+    }
     findings.extend(machine::of_memory(opened.config.memory));
     let source_failed = findings
         .iter()
@@ -204,6 +208,12 @@ pub(crate) async fn look(opened: &Opened) -> Result<Checked, Failure> {
             took: began.elapsed(),
         }),
     }
+}
+
+/// Why no start could go on from the checkpoint. That the source does not answer is told by its check.
+pub(crate) async fn refusal(opened: &Opened, begun: Option<&Checkpoint>) -> Option<Error> {
+    let log = opened.source.log_state().await.ok()?;
+    plan::refusal(opened.config.mode, begun?, &log)
 }
 
 /// A side that cannot be asked is itself a finding: a person sees what is wrong with the other too.

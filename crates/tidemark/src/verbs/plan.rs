@@ -41,7 +41,7 @@ const LOG_WATCHED_MS: u64 = 500;
 pub(crate) struct Plan {
     pipeline: String,
     mode: String,
-    /// Where a start goes on.
+    /// Where a start goes on; nowhere where it would be refused.
     checkpoint: Option<Value>,
     tables: Vec<PlannedTable>,
     findings: Vec<Found>,
@@ -90,10 +90,12 @@ pub(crate) async fn of(opened: &Opened) -> Result<Plan, Failure> {
     let findings = check::look(opened).await?.findings;
     let tables: Vec<PlannedTable> = mappings.iter().map(planned).collect();
     let estimate = estimate(opened, &tables).await?;
+    let is_refused = check::refusal(opened, checkpoint.as_ref()).await.is_some();
+    let goes_on = checkpoint.filter(|_| !is_refused);
     Ok(Plan {
         pipeline: config.name.clone(),
         mode: config.mode.name().to_owned(),
-        checkpoint: checkpoint.map(|checkpoint| json!(checkpoint.position)),
+        checkpoint: goes_on.map(|checkpoint| json!(checkpoint.position)),
         tables,
         findings: findings.into_iter().filter_map(Found::of).collect(),
         creates: creates(opened, &schema, &mappings),
@@ -139,6 +141,10 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &PlanArgs) -> Outcom
     let answer = Answer::new(lines.join("\n"), &plan);
     Ok(match failed {
         0 => answer,
+        1 => answer.notice(format!(
+            "1 check fails; what to do about it: tidemark check {}",
+            seen.word()
+        )),
         _ => answer.notice(format!(
             "{failed} checks fail; what to do about them: tidemark check {}",
             seen.word()

@@ -87,7 +87,7 @@ async fn once(invocation: &Invocation, arguments: &StatusArgs) -> Outcome {
 pub(crate) async fn look(opened: &Opened) -> tidemark_core::Result<Standing> {
     let looked = standing::look(
         opened.name(),
-        opened.config.mode.name(),
+        opened.config.mode,
         &opened.source,
         &opened.target,
     );

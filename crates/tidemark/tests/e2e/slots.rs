@@ -66,6 +66,21 @@ async fn assert_refused(stage: &Stage, code: &str, words: &[&str]) {
     assert_eq!(target_rows(stage).await, before, "the target is untouched");
 }
 
+/// Nobody has to start it to learn that it cannot go on.
+async fn assert_told(stage: &Stage, code: &str) {
+    let status = stage.status().await;
+    let said = (status["health"].as_str(), status["error"]["code"].as_str());
+    assert_eq!(said, (Some("error"), Some(code)), "{status}");
+    let checked = stage.run(&["check", "FILE"]).await.expect(3);
+    let said = (
+        checked.stdout.contains(code),
+        checked.stdout.contains(WAY_OUT),
+    );
+    assert_eq!(said, (true, true), "{}", checked.stdout);
+    let planned = stage.run(&["plan", "FILE"]).await.stdout;
+    assert!(!planned.contains("a start goes on there"), "{planned}");
+}
+
 async fn drop_slot(stage: &Stage, name: &str) {
     let sql = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots \
                WHERE slot_name = $1 AND NOT active";
@@ -202,6 +217,7 @@ async fn f09_slot_advanced_behind_our_back_is_refused() {
         .await
         .unwrap();
     write_more(&stage, 5).await;
+    assert_told(&stage, "TM4011").await;
     assert_refused(&stage, "TM4011", &["was advanced to", "may be missing"]).await;
     stage.clear().await;
 }
@@ -211,6 +227,7 @@ async fn f07_slot_dropped_while_down_is_refused() {
     let stage = loaded("slot_dropped").await;
     write_more(&stage, 50).await;
     drop_slot(&stage, &slot(&stage)).await;
+    assert_told(&stage, "TM4010").await;
     let words = ["the slot is gone from the source", WAY_OUT];
     assert_refused(&stage, "TM4010", &words).await;
     assert!(stage.slots().await.is_empty(), "none was made in its place");
@@ -386,6 +403,7 @@ async fn f11_slot_that_was_idle_too_long_is_refused_with_the_servers_reason() {
     })
     .await
     .unwrap();
+    assert_told(&stage, "TM4012").await;
     let words = ["idle_replication_slot_timeout", WAY_OUT];
     assert_refused(&stage, "TM4012", &words).await;
     stage.run(&["reconcile", "FILE", "--yes"]).await.expect(0);
