@@ -157,12 +157,24 @@ fn clock_and_head() -> String {
 /// Whose id is locked, of this database, and not by a session that waits for its client's next statement:
 /// that one's commit is still to come. Looked at session by session, since a lock on an id names no
 /// database; of a session that is not known, or whose state is not shown, the worst is taken.
+///
+/// A prepared transaction has no session. Whoever commits it is busy with `COMMIT PREPARED` until it has become
+/// visible, in a session of the same database (PostgreSQL 15, `FinishPreparedTransaction`): without one that
+/// may be, it just lies there, as one does whose coordinator has forgotten it. A long text is cut off.
 const COMMITTING: &str = "ARRAY(SELECT l.transactionid FROM pg_locks l \
      WHERE l.locktype = 'transactionid' AND l.granted \
        AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = l.pid \
                AND (a.datname <> current_database() OR a.state LIKE 'idle in transaction%')) \
        AND NOT EXISTS (SELECT FROM pg_prepared_xacts p WHERE p.transaction = l.transactionid \
-               AND p.database <> current_database()))";
+               AND (p.database <> current_database() OR NOT EXISTS ( \
+                 SELECT FROM pg_stat_activity a WHERE a.datname = current_database() \
+                   AND a.pid <> pg_backend_pid() \
+                   AND a.backend_type NOT IN ('autovacuum worker', 'parallel worker') \
+                   AND coalesce(a.state, '') NOT LIKE 'idle%' \
+                   AND (coalesce(a.state, '') <> 'active' OR a.query ~* 'prepared' \
+                     OR a.query = '<insufficient privilege>' \
+                     OR octet_length(a.query) >= (SELECT setting::int - 1 FROM pg_settings \
+                                                  WHERE name = 'track_activity_query_size'))))))";
 
 pub(crate) async fn now(connection: &mut Connection) -> Result<Now> {
     let sql = format!(
