@@ -216,16 +216,18 @@ impl<'a> Cutover<'a> {
         target.insert("mark_origin".into(), Value::Boolean(true));
         if self.wishes.fence {
             let url = target.get("url").and_then(Value::as_str);
-            let Some(url) = url.filter(|url| !url.contains("options=")) else {
+            // A way back of a way back has it already, for as long as the fence there was up.
+            let is_free = |url: &&str| url.contains(IN_SPITE_OF_FENCE) || !url.contains("options=");
+            let Some(url) = url.filter(is_free) else {
                 return Err(no_way(
                     "behind a fence it needs source.url, without options of its own",
                 ));
             };
-            let joint = if url.contains('?') { '&' } else { '?' };
-            target.insert(
-                "url".into(),
-                format!("{url}{joint}{IN_SPITE_OF_FENCE}").into(),
-            );
+            if !url.contains(IN_SPITE_OF_FENCE) {
+                let joint = if url.contains('?') { '&' } else { '?' };
+                let url = format!("{url}{joint}{IN_SPITE_OF_FENCE}");
+                target.insert("url".into(), url.into());
+            }
         }
         let include: Vec<Value> = mappings.iter().map(|m| pattern(&m.target).into()).collect();
         let mut draft = Table::new();

@@ -83,6 +83,7 @@ async fn f41_the_way_back_carries_what_the_new_primary_gets_and_leads_back() {
     assert!(refused.stderr.contains("TM2090"), "{}", refused.stderr);
 
     // And back again: the old primary's fence is taken down, the new one's raised.
+    let there = stage.directory().join("there.toml");
     let again = [
         "cutover",
         back,
@@ -91,9 +92,26 @@ async fn f41_the_way_back_carries_what_the_new_primary_gets_and_leads_back() {
         "--fence",
         "--silence",
         "500ms",
+        "--reverse",
+        there.to_str().unwrap(),
     ];
     let answer = stage.run(&again).await.expect(0).json();
     assert_eq!(answer["data"]["result"], "cut_over");
+    // As often as wanted.
+    let third = stage.directory().join("third.toml");
+    let rehearsal = [
+        "cutover",
+        there.to_str().unwrap(),
+        "--dry-run",
+        "--fence",
+        "--reverse",
+        third.to_str().unwrap(),
+    ];
+    let following = stage.spawn(stage.command(&["run", rehearsal[1]]));
+    let streams = ["status", rehearsal[1], "--require", "streaming", "--watch"];
+    stage.run(&streams).await.expect(0);
+    stage.run(&rehearsal).await.expect(0);
+    assert_eq!(following.terminate().await, Some(0), "{}", stage.log());
     let mut behind = behind;
     assert_eq!(behind.ended().await, Some(0));
     let written = new.stop().await.unwrap();
@@ -122,6 +140,7 @@ async fn f41_the_way_back_carries_what_the_new_primary_gets_and_leads_back() {
     stage_clear(&stage).await;
     drop_slot(&target, "back_of_nothing").await;
     drop_slot(&target, "cutover_there_back").await;
+    drop_slot(&target, "cutover_there_back_back").await;
     drop_origins(&target, &["cutover_there_back"]).await;
 }
 
