@@ -3,6 +3,7 @@
 //! Everything that is recorded (checkpoint, unit, table state) is recorded in the same transaction
 //! as the data it stands for, and every commit checks the generation.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -75,6 +76,12 @@ pub trait Target: Send + Sync {
     /// as they record tables, so that of two which come at the same moment one is refused.
     async fn claim(&self, _tables: &[&TableName]) -> Result<()> {
         Ok(())
+    }
+
+    /// Tables of the target, whoever's they are, that a crash of it empties although their rows were
+    /// committed. Whether one was emptied does not show. Changes nothing.
+    async fn unlogged(&self) -> Result<HashSet<TableName>> {
+        Ok(HashSet::new())
     }
 
     /// Records where a pipeline starts, before any row is copied and any table made; what was recorded

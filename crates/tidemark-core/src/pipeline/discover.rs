@@ -5,7 +5,7 @@
 //! with what the pipeline has; the policy for new tables decides. What is taken off the tables there is
 //! taken off the target in the same look.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -40,6 +40,8 @@ pub(super) struct Look {
     pub(super) head: Position,
     /// Tables for which the target has just followed what they rest on.
     pub(super) followed: Vec<TableName>,
+    /// Tables of the target that a crash would empty.
+    pub(super) unlogged: HashSet<TableName>,
 }
 
 /// Looks at the catalog beside the stream.
@@ -122,12 +124,14 @@ impl Discovery {
             let unannounced = engine.source.unannounced(&known, Within::Now).await?;
             let partitions = engine.source.partitions(&known).await?;
             let head = engine.source.head().await?;
+            let unlogged = engine.target.unlogged().await?;
             Ok(Look {
                 schema,
                 unannounced,
                 partitions: Some(partitions),
                 head,
                 followed,
+                unlogged,
             })
         };
         self.task.spawn(look.in_current_span());
@@ -281,6 +285,7 @@ mod tests {
             partitions: None,
             head: Position::PgLsn(crate::position::Lsn(1)),
             followed: Vec::new(),
+            unlogged: HashSet::new(),
         };
         let known = [
             (name("same"), 1),

@@ -78,6 +78,7 @@ mod start;
 mod stop;
 mod stream;
 mod throttle;
+mod unlogged;
 mod went_back;
 
 /// How long a run that was told to stop waits for the target to say how far it has come.
@@ -435,6 +436,7 @@ impl Run {
         failpoint::reached(failpoint::OWNER_RECORDED);
         let targets: Vec<&TableName> = mappings.iter().map(|mapping| &mapping.target).collect();
         engine.target.claim(&targets).await?;
+        self.note_unlogged().await?;
         self.record_states().await?;
         self.reconcile(&mappings).await?;
         self.look_at_partitions(&mappings).await?;

@@ -15,7 +15,7 @@
 //!
 //! Only positions that the applier reports as durable are acknowledged (invariant 2).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -225,6 +225,7 @@ impl<'a> Stream<'a> {
             partitions: None,
             head: log.head,
             followed: Vec::new(),
+            unlogged: HashSet::new(),
         };
         stream.discovery.follow(engine, &look.schema).await?;
         stream.compare(look);
@@ -257,7 +258,7 @@ impl<'a> Stream<'a> {
                     self.on_resynced(resynced)?;
                 }
                 found = self.discovery.next(), if self.discovery.is_looking() => {
-                    self.on_looked(found);
+                    self.on_looked(found)?;
                 }
                 _ = tick.tick() => self.on_tick(),
             }

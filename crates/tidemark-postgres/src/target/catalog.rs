@@ -46,6 +46,10 @@ impl Relation {
         }
     }
 
+    pub(super) fn is_unlogged(&self) -> bool {
+        self.persistence == 'u'
+    }
+
     pub(super) fn is_sequence(&self) -> bool {
         self.kind == 'S'
     }
@@ -107,6 +111,22 @@ pub(super) async fn taken(
         values.join(", ")
     );
     let found = connection.query(&sql, &[]).await?;
+    let name = |row: &Row| Ok(TableName::new(row.get_str(0)?, row.get_str(1)?));
+    found.rows.iter().map(name).collect()
+}
+
+/// Tables that are unlogged, and those of which a partition is.
+pub(super) async fn unlogged(connection: &mut Connection) -> Result<HashSet<TableName>> {
+    let found = connection
+        .query(
+            "SELECT n.nspname, c.relname FROM pg_class u \
+             CROSS JOIN LATERAL (SELECT u.oid UNION \
+                                 SELECT relid::oid FROM pg_partition_ancestors(u.oid)) a(id) \
+             JOIN pg_class c ON c.oid = a.id JOIN pg_namespace n ON n.oid = c.relnamespace \
+             WHERE u.relpersistence = 'u' AND u.relkind IN ('r', 'p')",
+            &[],
+        )
+        .await?;
     let name = |row: &Row| Ok(TableName::new(row.get_str(0)?, row.get_str(1)?));
     found.rows.iter().map(name).collect()
 }

@@ -1,5 +1,7 @@
 //! [`PgTarget`] as core's [`Target`]: nothing is decided here.
 
+use std::collections::HashSet;
+
 use async_trait::async_trait;
 use tidemark_core::batch::SchemaChange;
 use tidemark_core::checkpoint::{
@@ -55,6 +57,10 @@ impl Target for PgTarget {
 
     async fn claim(&self, tables: &[&TableName]) -> Result<()> {
         self.claim(tables).await
+    }
+
+    async fn unlogged(&self) -> Result<HashSet<TableName>> {
+        self.unlogged().await
     }
 
     async fn start_load(&self, start: &LoadStart) -> Result<()> {

@@ -9,6 +9,7 @@
 //! and from PostgreSQL 15 on whoever has SET on the parameter): triggers and foreign keys of the
 //! target then keep still, since the source's have done their work already.
 
+use std::collections::HashSet;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -308,6 +309,14 @@ impl PgTarget {
         let compared = lacks::compare(&mut session, &self.pipeline, tables).await?;
         session.keep();
         Ok(compared.into_iter().flat_map(|table| table.lacks).collect())
+    }
+
+    /// Tables that a crash empties.
+    pub async fn unlogged(&self) -> Result<HashSet<TableName>> {
+        let mut session = self.session().await?;
+        let unlogged = catalog::unlogged(&mut session).await?;
+        session.keep();
+        Ok(unlogged)
     }
 
     /// Gives a resynced table its place.

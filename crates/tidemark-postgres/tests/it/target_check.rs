@@ -253,6 +253,9 @@ async fn f50_tables_that_are_there_are_judged_by_what_will_be_done_with_them() {
         let failed = findings.iter().find(|f| f.verdict == Verdict::Failed);
         let what = format!("{existing:?} with `{there}`: {findings:?}");
         assert_eq!(failed.map(|finding| finding.code), expected, "{what}");
+        let mut fixes = failed.iter().flat_map(|finding| &finding.fixes);
+        let logs = fixes.any(|fix| fix.text.contains("SET LOGGED"));
+        assert_eq!(logs, there.contains("UNLOGGED"), "{what}");
     }
     let database = Database::new().await;
     database.run(unfit).await;

@@ -1,5 +1,6 @@
 //! What a look at the catalog means for the stream: tables that are new, made anew, or gone.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::catalogue::codes;
@@ -19,11 +20,33 @@ use crate::pipeline::state_change;
 
 impl Stream<'_> {
     /// The catalog was looked at. That it could not be is no reason to end the stream.
-    pub(super) fn on_looked(&mut self, look: Result<Look>) {
+    pub(super) fn on_looked(&mut self, look: Result<Look>) -> Result<()> {
         if let Ok(look) = look {
             self.release_followed(&look.followed);
+            self.set_unlogged_aside(&look.unlogged)?;
             self.compare(look);
         }
+        Ok(())
+    }
+
+    /// See [`crate::pipeline::unlogged`].
+    fn set_unlogged_aside(&mut self, unlogged: &HashSet<TableName>) -> Result<()> {
+        let routes = self.assembler.router.routes();
+        let unlogged: Vec<usize> = routes
+            .filter(|(_, entry)| unlogged.contains(&entry.mapping.target))
+            .filter(|(route, entry)| entry.state.has_rows() && !self.resyncs.is_under_way(*route))
+            .map(|(route, _)| route)
+            .collect();
+        for route in unlogged {
+            let mapping = Arc::clone(&self.assembler.router.route(route).mapping);
+            let reason = self
+                .engine
+                .reason_of_unlogged(mapping.source(), &mapping.target)?;
+            self.assembler.router.route_mut(route).has_rows = false;
+            let change = state_change(&mapping, TableState::Unloaded, Some(reason));
+            self.assembler.set_state(route, change);
+        }
+        Ok(())
     }
 
     /// What the catalog has that the pipeline does not, or has otherwise.

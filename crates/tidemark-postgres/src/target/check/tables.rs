@@ -203,13 +203,16 @@ impl Tables<'_> {
     fn check_found(&self, report: &mut Report, found: &There) {
         let name = &found.quoted;
         if let Some(obstacle) = found.relation.obstacle() {
+            let fix = if found.relation.is_unlogged() {
+                Fix::sql(format!("ALTER TABLE {name} SET LOGGED"))
+            } else {
+                Fix::text("choose another target name for the table, or rename what is there")
+            };
             report.fail(
                 codes::TARGET_NOT_A_TABLE,
                 format!("{name} {obstacle}"),
                 "Rows cannot be kept in it.",
-                [Fix::text(
-                    "choose another target name for the table, or rename what is there",
-                )],
+                [fix],
             );
             return;
         }

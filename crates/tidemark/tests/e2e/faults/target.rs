@@ -1,9 +1,10 @@
 //! Whoever else has a hand in the target: other rows, missing rows, dropped tables, settings.
 
+use tidemark_lab::server::PostgresServer;
 use tidemark_lab::wait_for;
 use tokio_postgres::Client;
 
-use super::retries;
+use super::{own_server, retries};
 use crate::asks::text;
 use crate::stage::{PATIENCE, Stage};
 
@@ -178,6 +179,36 @@ async fn f54_a_table_of_the_target_that_is_dropped_stops_nobody_else() {
     stage.clear().await;
 }
 
+/// A crash empties such a table, and the checkpoint stays: it would stream on without its rows.
+#[tokio::test(flavor = "multi_thread")]
+async fn f43_a_table_of_the_target_that_was_made_unlogged_is_loaded_anew_after_a_crash() {
+    let source = PostgresServer::shared().await.unwrap();
+    let mut stage = Stage::on(source, own_server(&[]).await, "fault_unlogged").await;
+    stage.source_sql(TABLES).await;
+    let run = stage.start_streaming().await;
+    stage.wait_until_identical().await;
+    stage.target_sql("ALTER TABLE t SET UNLOGGED").await;
+    stage.target_server.kill9().await.unwrap();
+    stage.target_server.start().await.unwrap();
+    stage.connect_again().await;
+    let rows = text(&stage.target, "SELECT count(*) FROM t").await.unwrap();
+    assert_eq!(rows, "0", "emptied");
+    stage.wait_for_table("public.t", "quarantined").await;
+    let reason = stage.table("public.t").await["reason"].to_string();
+    assert!(reason.contains("TM4063"), "{reason}");
+    the_other_goes_on(&stage, 2).await;
+
+    // Its rows are not back with it.
+    stage.target_sql("ALTER TABLE t SET LOGGED").await;
+    let ran = stage.run(&["retry", "FILE", "--table", "public.t"]).await;
+    assert!(ran.stderr.contains("resync"), "{}", ran.stderr);
+    let resync = ["resync", "FILE", "--table", "public.t", "--yes"];
+    stage.run(&resync).await.expect(0);
+    stage.wait_until_identical().await;
+    assert_eq!(run.terminate().await, Some(0));
+    stage.clear().await;
+}
+
 /// A proxy, a failover or a restore may put another database in the target's place.
 #[tokio::test(flavor = "multi_thread")]
 async fn f46_f53_another_database_in_the_targets_place_costs_the_slot_nothing() {
@@ -221,13 +252,17 @@ async fn exchange(admin: &Client, here: &str, away: &str) {
     admin.batch_execute(&create).await.unwrap();
 }
 
-/// Sends away whoever is connected, until nobody came back in between.
 async fn rename(admin: &Client, from: &str, to: &str) {
-    let end = "SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity WHERE datname = $1";
     let rename = format!("ALTER DATABASE {from} RENAME TO {to}");
+    nobody_has(admin, from, &rename).await;
+}
+
+/// Sends away whoever is connected to a database, until nobody came back before this was done.
+async fn nobody_has(admin: &Client, database: &str, done: &str) {
+    let end = "SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity WHERE datname = $1";
     wait_for(PATIENCE, "the database to be free", || async {
-        admin.execute(end, &[&from]).await?;
-        Ok(admin.batch_execute(&rename).await.ok())
+        admin.execute(end, &[&database]).await?;
+        Ok(admin.batch_execute(done).await.ok())
     })
     .await
     .unwrap();

@@ -256,9 +256,10 @@ async fn a_new_table_that_goes_before_it_is_announced_stops_nobody() {
         "[tables]\ninclude = [\"public.*\"]\nnew_tables = \"add\"\n[verify]\nafter_load = \"off\"\n",
     );
     stage
-        .source_sql("CREATE TABLE t (id int PRIMARY KEY)")
+        .source_sql("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE kept (id int PRIMARY KEY)")
         .await;
     let run = stage.start_streaming().await;
+    stage.target_sql("ALTER TABLE kept SET UNLOGGED").await;
     let goes = stage.source_server.client_to(&stage.source_name).await;
     let goes = goes.unwrap();
     run.signal(rustix::process::Signal::STOP);
@@ -280,6 +281,10 @@ async fn a_new_table_that_goes_before_it_is_announced_stops_nobody() {
         .await
         .unwrap();
     stage.wait_for_table("public.fresh", "quarantined").await;
+    // The same look has seen what a crash of the target would empty.
+    stage.wait_for_table("public.kept", "quarantined").await;
+    let reason = stage.table("public.kept").await["reason"].to_string();
+    assert!(reason.contains("TM4063"), "{reason}");
     stage.source_sql("INSERT INTO t VALUES (1)").await;
     stage.wait_for_target("SELECT count(*) FROM t", "1").await;
     assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
