@@ -384,6 +384,18 @@ enum Fence {
 /// How long a pipeline that is held may take to hear that it need not be.
 const RELEASE_WITHIN: Duration = Duration::from_secs(5);
 
+/// How long a server may take for what is taken back there: whoever gives a cutover up does so because
+/// something does not come to an end.
+const TAKEN_BACK_WITHIN: Duration = Duration::from_secs(10);
+
+/// Whether something was taken back.
+async fn in_time(taken_back: impl Future<Output = Result<(), Failure>>) -> bool {
+    matches!(
+        tokio::time::timeout(TAKEN_BACK_WITHIN, taken_back).await,
+        Ok(Ok(()))
+    )
+}
+
 impl<'a> Cutover<'a> {
     fn new(
         opened: &'a Opened,
@@ -438,13 +450,25 @@ impl<'a> Cutover<'a> {
                 tracing::debug!("no answer to the release of the hold");
             }
         }
+        let back_gone = async {
+            match &undo.back {
+                Some(back) => in_time(back.take_back()).await,
+                None => true,
+            }
+        };
+        let fence_down = async {
+            let lowered = systems::lower_fence(&self.opened.config, Side::Source);
+            undo.fence != Some(Fence::Ours) || in_time(lowered).await
+        };
+        let (back_gone, fence_down) = tokio::join!(back_gone, fence_down);
         if let Some(back) = &undo.back {
-            said.push(match back.take_back().await {
-                Ok(()) => "the way back is removed again".to_owned(),
-                Err(_) => format!(
-                    "slot and publication of {} are still on the target",
+            said.push(if back_gone {
+                "the way back is removed again".to_owned()
+            } else {
+                format!(
+                    "slot and publication of {} may still be on the target",
                     back.name()
-                ),
+                )
             });
         }
         let word = self.opened.word();
@@ -454,15 +478,11 @@ impl<'a> Cutover<'a> {
                 "the source was read-only before this began, and still is: \
                  tidemark cutover {word} --abort"
             ),
-            Some(Fence::Ours) => {
-                match systems::lower_fence(&self.opened.config, Side::Source).await {
-                    Ok(()) => "the source takes writes again".to_owned(),
-                    Err(_) => format!(
-                        "the source could not be reached and may still refuse writes: \
-                     tidemark cutover {word} --abort"
-                    ),
-                }
-            }
+            Some(Fence::Ours) if fence_down => "the source takes writes again".to_owned(),
+            Some(Fence::Ours) => format!(
+                "the source did not take its fence down in time and may still refuse writes: \
+                 tidemark cutover {word} --abort"
+            ),
         });
         if undo.stopped {
             said.push(match &self.wishes.start_writers {

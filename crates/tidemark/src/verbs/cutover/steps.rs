@@ -57,12 +57,16 @@ impl Cutover<'_> {
         let stopped_at = Instant::now();
         let writers = async { Ok(((), self.stop_writers().await?)) };
         self.step("writers", writers).await?;
-        let (mut watch, end) = self.step("silence", self.silent()).await?;
-        self.step("drained", self.drained(end)).await?;
-        self.step("sequences", self.sequences(&mappings)).await?;
+        let silent = self.in_time(self.silent());
+        let (mut watch, end) = self.step("silence", silent).await?;
+        let drained = self.in_time(self.drained(end));
+        self.step("drained", drained).await?;
+        let sequences = self.in_time(self.sequences(&mappings));
+        self.step("sequences", sequences).await?;
         self.step("compared", self.compared()).await?;
         if let Some(back) = back {
-            self.step("way back made", self.make_back(back)).await?;
+            let made = self.in_time(self.make_back(back));
+            self.step("way back made", made).await?;
         }
         let still = async {
             let seen = watch.look().await?;
@@ -74,7 +78,7 @@ impl Cutover<'_> {
                 format!("nothing was written up to {}", seen.position),
             ))
         };
-        let position = self.step("still silent", still).await?;
+        let position = self.step("still silent", self.in_time(still)).await?;
         drop(watch);
         self.with_report(|report| {
             report.position = Some(position);
@@ -83,6 +87,22 @@ impl Cutover<'_> {
         // From here on the target may be written to: nothing is taken back any more.
         self.undo().is_past = true;
         self.step("switched", self.stop_pipeline()).await
+    }
+
+    /// A step for which writers stand still. Each has its own limits; a server that takes a question and never
+    /// answers it knows none of them.
+    pub(super) async fn in_time<T>(
+        &self,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let limit = self.wishes.patience * 3 + self.wishes.silence;
+        let done = tokio::time::timeout(limit, Box::pin(work)).await;
+        done.unwrap_or_else(|_| {
+            let limit = duration(limit);
+            let text = format!("a server has not answered within {limit}");
+            let answers = "see that both servers answer: tidemark check NAME";
+            Err(not_ready(text).first_action(answers).into())
+        })
     }
 
     /// What would happen, and what stands in the way.

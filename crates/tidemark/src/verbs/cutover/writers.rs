@@ -44,7 +44,7 @@ impl Cutover<'_> {
             Fence::Ours
         };
         self.undo().fence = Some(fence);
-        let raised = systems::raise_fence(config).await?;
+        let raised = self.in_time(systems::raise_fence(config)).await?;
         let ended = counted(raised.ended as u64, "session");
         if raised.left.is_empty() {
             return Ok(format!("the source is read-only by default, {ended} ended"));

@@ -132,6 +132,22 @@ async fn f56_interrupted_at_any_step_the_source_takes_writes_and_the_pipeline_st
         goes_on(&stage, &mut run).await;
     }
 
+    // The source does not take the fence down: somebody's transaction has it locked.
+    let going = Going::start(&stage, &["--fence", "--silence", "10m"]);
+    going.wait_for(" writers ").await;
+    let holder = stage.on_source().await;
+    let alter = format!("ALTER DATABASE {} SET work_mem = '8MB'", stage.source_name);
+    let lock = format!("BEGIN READ WRITE; {alter}");
+    holder.batch_execute(&lock).await.unwrap();
+    going.signal(Signal::INT);
+    let (code, said) = going.ended().await;
+    assert_eq!(code, Some(130), "{said}");
+    let is_told = said.contains("may still refuse writes: tidemark cutover ");
+    assert!(is_told && said.contains("--abort"), "{said}");
+    holder.batch_execute("ROLLBACK").await.unwrap();
+    stage.cutover(&["--abort"]).await.expect(0);
+    goes_on(&stage, &mut run).await;
+
     // While the target is drained: the pipeline does not answer any more.
     let going = Going::start(&stage, &["--fence", "--silence", "3s"]);
     going.wait_for(" writers ").await;
