@@ -23,6 +23,7 @@ use tidemark_core::mapping::TableMapping;
 use tidemark_core::source::WillStream;
 
 use crate::config::{ConnectConfig, SslMode};
+use crate::cutover::fence;
 use crate::source::{RelayOptions, spool};
 use crate::wire::{Connection, Role};
 
@@ -84,6 +85,7 @@ impl SourceCheck<'_> {
             if self.will_stream == WillStream::Yes {
                 log::check(&mut connection, &mut report, &facts, owns, self).await?;
                 waiting::check(&mut connection, &mut report, self).await?;
+                fence(&mut connection, &mut report, self.pipeline).await?;
                 spool_dir(&mut report, self.spool_dir).await;
                 if let Some(relay) = self.relay {
                     relay_dir(&mut report, relay, self.pipeline).await;
@@ -108,6 +110,22 @@ pub(crate) fn reached(config: &ConnectConfig, connection: &Connection) -> String
         (false, _) => "without TLS",
     };
     format!("reachable, {how}")
+}
+
+/// What a cutover that is killed leaves behind.
+async fn fence(connection: &mut Connection, report: &mut Report, pipeline: &str) -> Result<()> {
+    if fence::is_raised_at(connection).await? {
+        report.warn(
+            codes::SOURCE_FENCED,
+            "the database is read-only by default, as a cutover makes it",
+            "Applications cannot write to it. A cutover under way takes that back if it is given up; one \
+             that was killed did not, and one that is done leaves it so.",
+            [Fix::text(format!(
+                "tidemark cutover {pipeline} --abort, if no cutover is under way and none is done"
+            ))],
+        );
+    }
+    Ok(())
 }
 
 /// A large transaction must not be the first to find out.

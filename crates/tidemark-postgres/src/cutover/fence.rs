@@ -50,10 +50,15 @@ pub struct Raised {
 /// Whether the database is read-only by default.
 pub async fn is_raised(config: &ConnectConfig) -> Result<bool> {
     let mut connection = Connection::connect(config, Role::Ordinary).await?;
-    let set = connection.query(IS_FENCED, &[]).await?;
-    let is_raised = set.one()?.get_bool(0);
+    let is_raised = is_raised_at(&mut connection).await;
     connection.close().await;
     is_raised
+}
+
+/// The same over a connection that there is.
+pub(crate) async fn is_raised_at(connection: &mut Connection) -> Result<bool> {
+    let set = connection.query(IS_FENCED, &[]).await?;
+    set.one()?.get_bool(0)
 }
 
 /// Why this role could not raise a fence, with the statements that let it; `None` where it could.

@@ -8,7 +8,7 @@ use tokio::process::{Child, Command};
 
 use super::handed_over::stage_clear;
 use super::{shop, step};
-use crate::stage::{PATIENCE, Running, Stage};
+use crate::stage::{PATIENCE, Ran, Running, Stage};
 
 /// A cutover under way, as a person would start it.
 struct Going {
@@ -194,7 +194,11 @@ async fn a_cutover_that_is_killed_leaves_its_fence_and_abort_takes_it_down() {
     assert!(said.contains("was read-only before this began"), "{said}");
     assert!(said.contains("--abort"), "{said}");
 
+    let told = |checked: &Ran| checked.stdout.contains("TM7063");
+    let check = ["check", "FILE", "--json"];
+    assert!(told(&stage.run(&check).await), "check tells of the fence");
     stage.cutover(&["--abort"]).await.expect(0);
+    assert!(!told(&stage.run(&check).await), "there is none any more");
     let again = stage.cutover(&["--abort"]).await.expect(0);
     assert_eq!(again.json()["data"]["lowered"], false);
     goes_on(&stage, &mut run).await;
