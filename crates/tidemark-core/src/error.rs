@@ -169,14 +169,28 @@ impl Error {
         }
     }
 
-    /// Whether the role lacks a right, which somebody may give it.
-    pub fn is_lack_of_right(&self) -> bool {
-        let rights = [
+    /// Whether something lacks that whoever took it away may give back: a right of the role, the database
+    /// itself, which is renamed, restored or moved, or a certificate that holds. A login that is refused is
+    /// none: whoever asks again and again is locked out.
+    pub fn is_taken_away(&self) -> bool {
+        let taken = [
             codes::SOURCE_PERMISSION,
             codes::SOURCE_NO_REPLICATION,
+            codes::SOURCE_NO_DATABASE,
+            codes::SOURCE_TLS_NOT_OFFERED,
+            codes::SOURCE_TLS_UNTRUSTED,
+            codes::SOURCE_TLS_EXPIRED,
+            codes::SOURCE_TLS_WRONG_HOST,
+            codes::SOURCE_TLS_FAILED,
             codes::TARGET_PERMISSION,
+            codes::TARGET_NO_DATABASE,
+            codes::TARGET_TLS_NOT_OFFERED,
+            codes::TARGET_TLS_UNTRUSTED,
+            codes::TARGET_TLS_EXPIRED,
+            codes::TARGET_TLS_WRONG_HOST,
+            codes::TARGET_TLS_FAILED,
         ];
-        rights.contains(&self.code())
+        taken.contains(&self.code())
     }
 
     /// The table it is about, if one is known.

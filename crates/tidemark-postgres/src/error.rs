@@ -139,6 +139,15 @@ const OF_A_POOLER: &[Rule] = &[
     ),
 ];
 
+/// A database that takes no connections is refused like a statement that does not fit the moment
+/// (PostgreSQL 15, `CheckMyDatabase`): somebody restores or moves it.
+const CLOSED: Rule = (
+    "55000",
+    Definite,
+    NO_DATABASE,
+    "the database takes no connections",
+);
+
 fn of_a_pooler(message: &str) -> Option<&'static Rule> {
     if !message.starts_with("server login failed") && message.contains("authentication failed") {
         return RULES.iter().find(|rule| rule.0 == "28P01");
@@ -148,12 +157,13 @@ fn of_a_pooler(message: &str) -> Option<&'static Rule> {
 
 /// Decides what an error of a server means for the pipeline.
 pub fn classify(side: Side, error: ServerError) -> Error {
-    let rule = if error.sqlstate == "08P01" && error.severity == "FATAL" {
-        of_a_pooler(&error.message)
-    } else {
-        let rules = RULES.iter();
-        let fitting = rules.filter(|rule| error.sqlstate.starts_with(rule.0));
-        fitting.max_by_key(|rule| rule.0.len())
+    let rule = match (error.sqlstate.as_str(), error.severity.as_str()) {
+        ("08P01", "FATAL") => of_a_pooler(&error.message),
+        ("55000", "FATAL") => Some(&CLOSED),
+        (sqlstate, _) => {
+            let fitting = RULES.iter().filter(|rule| sqlstate.starts_with(rule.0));
+            fitting.max_by_key(|rule| rule.0.len())
+        }
     };
     let unknown = &("", Transient, SYSTEM, "unexpected error of the server");
     let (_, kind, (source, target), sentence) = *rule.unwrap_or(unknown);
@@ -301,6 +311,18 @@ mod tests {
             (Definite, codes::TARGET_PROTOCOL),
             "an ERROR of the server"
         );
+    }
+
+    #[test]
+    fn a_database_that_takes_no_connections_is_none_for_a_while() {
+        let said = ServerError {
+            severity: "FATAL".to_owned(),
+            sqlstate: "55000".to_owned(),
+            ..ServerError::default()
+        };
+        let error = classify(Side::Source, said);
+        assert_eq!(error.code(), codes::SOURCE_NO_DATABASE);
+        assert!(error.is_taken_away());
     }
 
     #[test]

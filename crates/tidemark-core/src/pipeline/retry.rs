@@ -9,12 +9,12 @@ use super::Run;
 use super::options::Options;
 
 impl Run {
-    /// What is done about an error that ended an attempt. A right that this run has had was taken away
-    /// under it, and can be given back: it is waited for, where a start that lacks it ends.
+    /// What is done about an error that ended an attempt. What this run has had and was taken away
+    /// under it can be given back ([`Error::is_taken_away`]): it is waited for, where a start that lacks it ends.
     pub(super) fn remedy(&self, err: &Error) -> Remedy {
         let has_begun = self.lasting.backoff.has_begun;
         match err.kind().remedy() {
-            Remedy::Fail if has_begun && err.is_lack_of_right() => Remedy::Retry,
+            Remedy::Fail if has_begun && err.is_taken_away() => Remedy::Retry,
             remedy => remedy,
         }
     }

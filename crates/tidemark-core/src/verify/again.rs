@@ -16,7 +16,7 @@ const RIGHT_PAUSE_MAX: Duration = Duration::from_mins(1);
 /// How long to wait after so many in a row that failed; `None` where it would only fail again. What goes
 /// away by itself is waited for, and a right that the role lacks, as the stream waits for it.
 pub fn pause(err: &Error, attempt: u32) -> Option<Duration> {
-    let longest = if err.is_lack_of_right() {
+    let longest = if err.is_taken_away() {
         RIGHT_PAUSE_MAX
     } else if err.kind() == ErrorKind::Transient || err.code() == codes::VERIFY_NO_HOLD {
         PAUSE_MAX
@@ -47,6 +47,14 @@ mod tests {
             ),
             (
                 Error::definite(codes::TARGET_PERMISSION, "x"),
+                RIGHT_PAUSE_MAX,
+            ),
+            (
+                Error::definite(codes::TARGET_NO_DATABASE, "x"),
+                RIGHT_PAUSE_MAX,
+            ),
+            (
+                Error::definite(codes::SOURCE_TLS_EXPIRED, "x"),
                 RIGHT_PAUSE_MAX,
             ),
         ] {

@@ -25,7 +25,7 @@ const SETTINGS: &str = "SET client_encoding = 'UTF8'; SET DateStyle = 'ISO'; \
      SET default_transaction_isolation = 'read committed'; \
      SET default_transaction_deferrable = off; SET statement_timeout = 0; SET lock_timeout = 0; \
      SET idle_in_transaction_session_timeout = 0; SET search_path = pg_catalog; \
-     SET jit = off;";
+     SET exit_on_error = off; SET jit = off;";
 const SETTINGS_SINCE_14: &str = " SET idle_session_timeout = 0;";
 const SETTINGS_SINCE_17: &str = " SET transaction_timeout = 0;";
 

@@ -296,6 +296,19 @@ async fn wrong_addresses_and_names_are_told_apart() {
     }
 }
 
+/// What a role has as its default would end the session with every statement that is refused.
+#[tokio::test]
+async fn a_refused_statement_ends_no_session_whatever_the_roles_defaults() {
+    let port = server().await.port;
+    let url =
+        format!("postgres://trusted@localhost:{port}/postgres?options=-c%20exit_on_error%3Don");
+    let mut connection = connect(&url).await.unwrap();
+    let refused = connection.query("SELECT 1 / 0", &[]).await.unwrap_err();
+    assert_eq!(refused.sqlstate_code(), Some("22012"), "{refused}");
+    let answer = connection.query("SELECT 1", &[]).await.unwrap();
+    assert_eq!(answer.one().unwrap().get_str(0).unwrap(), "1");
+}
+
 #[tokio::test]
 async fn s16_an_address_out_of_reach_is_not_connected_to() {
     let network = |text| vec![Network::parse(text).unwrap()];

@@ -121,6 +121,22 @@ async fn f17_s19_certificates_that_do_not_hold_end_the_start() {
     certificates.present("server").unwrap();
     server.reload().await.unwrap();
     assert_succeeds(&stage).await;
+
+    // A run that has had one that held waits for the next one that does.
+    let mut run = stage.start_streaming().await;
+    certificates.present("expired").unwrap();
+    server.reload().await.unwrap();
+    let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+               WHERE application_name LIKE 'tidemark %'";
+    server.execute(end).await.unwrap();
+    run.wait_for_log("is not valid at this time").await;
+    certificates.present("server").unwrap();
+    server.reload().await.unwrap();
+    stage
+        .source_sql("INSERT INTO t VALUES (1000, 'later')")
+        .await;
+    stage.wait_until_identical().await;
+    assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -219,6 +219,32 @@ async fn f46_f53_another_database_in_the_targets_place_costs_the_slot_nothing() 
     let here = stage.target_name.clone();
     let away = format!("{here}_away");
     let admin = stage.target_server.client().await.unwrap();
+    // It is renamed, or closed, for a while, and back.
+    for (id, take, give) in [
+        (
+            10,
+            format!("ALTER DATABASE {here} RENAME TO {away}"),
+            format!("ALTER DATABASE {away} RENAME TO {here}"),
+        ),
+        (
+            11,
+            format!("ALTER DATABASE {here} ALLOW_CONNECTIONS false"),
+            format!("ALTER DATABASE {here} ALLOW_CONNECTIONS true"),
+        ),
+    ] {
+        let told = || stage.log().matches("\"code\":\"TM2006\"").count();
+        let before = told();
+        nobody_has(&admin, &here, &take).await;
+        wait_for(PATIENCE, "the run to tell it", || async {
+            Ok((told() > before).then_some(()))
+        })
+        .await
+        .unwrap_or_else(|err| panic!("{err:#}\n{}", stage.log()));
+        admin.batch_execute(&give).await.unwrap();
+        stage.target = stage.target_server.client_to(&here).await.unwrap();
+        assert!(run.is_running(), "{}", stage.log());
+        the_other_goes_on(&stage, id).await;
+    }
     exchange(&admin, &here, &away).await;
     stage
         .source_sql("INSERT INTO other VALUES (2, 'two')")
