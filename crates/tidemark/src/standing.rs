@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tidemark_core::Result;
 use tidemark_core::checkpoint::{Checkpoint, LoadPhase, TableCheckpoint, TableState, Unit};
@@ -21,10 +22,14 @@ use tidemark_core::status::{
     By, Health, LastKnown, PipelineState, SlotStatus, Status, StatusError, TableStatus,
     TableStatusState, Trend,
 };
-use tidemark_core::target::Target;
+use tidemark_core::target::{Owner, Target};
+use tokio::time::sleep;
 
 /// A report that is older than this says nothing about now.
 const REPORT_COUNTS_S: f64 = 10.0;
+
+/// How often it is looked whether a run has its lock again.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// What the target knows of a pipeline.
 struct Heard {
@@ -45,6 +50,10 @@ pub(crate) async fn look(
 ) -> Result<Standing> {
     let mut control = target.control().await?;
     let mut heard = Heard::of(control.as_mut(), target).await?;
+    while heard.may_come_back() && has_just_begun(control.as_mut()).await? {
+        sleep(LOOK_EVERY).await;
+        heard = Heard::of(control.as_mut(), target).await?;
+    }
     if heard.is_of_now() {
         return Ok(heard.reported());
     }
@@ -57,6 +66,37 @@ pub(crate) async fn look(
         }
     }
     Ok(heard.with_log(pipeline, mode, &log))
+}
+
+/// Who runs a pipeline. A run that has just reported, and has no lock, may have lost it with its session, as
+/// where the target restarts: it takes it again, and is waited for.
+pub(crate) async fn owner(control: &mut dyn Control) -> Result<Option<Owner>> {
+    loop {
+        let owner = control.owner().await?;
+        let reported = control.last_status().await?;
+        if owner.is_some() || !reported.is_some_and(|(status, age)| is_under_way(&status, age)) {
+            return Ok(owner);
+        }
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Whether a run has said lately that it goes on.
+fn is_under_way(status: &Status, age: f64) -> bool {
+    age <= REPORT_COUNTS_S && !ends_by_itself(status.state)
+}
+
+fn ends_by_itself(state: PipelineState) -> bool {
+    matches!(
+        state,
+        PipelineState::Stopped | PipelineState::Completed | PipelineState::Failed
+    )
+}
+
+/// Whether the server of the target has begun since the last report that counts may have been made.
+async fn has_just_begun(control: &mut dyn Control) -> Result<bool> {
+    let up = control.up_for().await?;
+    Ok(up.is_some_and(|seconds| seconds <= REPORT_COUNTS_S))
 }
 
 impl Heard {
@@ -84,6 +124,12 @@ impl Heard {
     fn is_of_now(&self) -> bool {
         let is_fresh = self.age.is_some_and(|age| age <= REPORT_COUNTS_S);
         is_fresh && self.report.is_some() && matches!(self.life, Life::Running(_))
+    }
+
+    /// Whether a run that has no lock has said lately that it goes on.
+    fn may_come_back(&self) -> bool {
+        let report = self.report.as_ref().zip(self.age);
+        self.life == Life::Still && report.is_some_and(|(status, age)| is_under_way(status, age))
     }
 
     /// As the run has said.
@@ -263,12 +309,8 @@ fn take_log(status: &mut Status, log: &Result<LogState>, age: f64) {
 
 /// The last reported state may be one that only a living process can be in.
 fn settle_state(status: &mut Status, life: &Life, age: Option<f64>) {
-    let ends_by_itself = matches!(
-        status.state,
-        PipelineState::Stopped | PipelineState::Completed | PipelineState::Failed
-    );
     match (life, age) {
-        (Life::Still, Some(age)) if !ends_by_itself => {
+        (Life::Still, Some(age)) if !ends_by_itself(status.state) => {
             let was = crate::output::style::of_state(status.state).0;
             let ago = crate::output::numbers::seconds(age);
             status.state = PipelineState::Stopped;
@@ -326,7 +368,6 @@ mod tests {
     use tidemark_core::catalogue::codes;
     use tidemark_core::checkpoint::SourceIdentity;
     use tidemark_core::position::{Lsn, Position};
-    use tidemark_core::target::Owner;
 
     fn at(lsn: u64) -> Position {
         Position::PgLsn(Lsn(lsn))

@@ -49,6 +49,12 @@ pub trait Control: Send {
     /// Who owns the pipeline now, as told by the lock on the target: host, pid. `None` if nobody
     /// runs it.
     async fn owner(&mut self) -> Result<Option<crate::target::Owner>>;
+
+    /// For how many seconds the target's server has been up, where it tells: who had the lock before has it
+    /// again only after a while.
+    async fn up_for(&mut self) -> Result<Option<f64>> {
+        Ok(None)
+    }
 }
 
 /// A command's number in the queue.

@@ -237,4 +237,11 @@ impl Control for PgControl {
             lease: None,
         }))
     }
+
+    async fn up_for(&mut self) -> Result<Option<f64>> {
+        let sql =
+            "SELECT extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())::float8";
+        let found = self.connection.query(sql, &[]).await?;
+        Ok(Some(found.one()?.get(0)?))
+    }
 }

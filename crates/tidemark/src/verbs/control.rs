@@ -20,6 +20,7 @@ use crate::pipeline_file::{Opened, Which};
 use crate::problem::Failure;
 use crate::remote::{Remote, There};
 use crate::seen::Seen;
+use crate::standing;
 use crate::verbs::verify::load_again;
 
 /// How long an answer is waited for when `--timeout` says nothing.
@@ -163,13 +164,15 @@ pub(crate) async fn stop(invocation: &Invocation, arguments: &StopArgs) -> Outco
         Seen::Here(opened) => opened,
         Seen::There(there) => return act_there(&there, "stop", &[]).await,
     };
-    if opened.target.control().await?.owner().await?.is_none() {
+    let mut control = opened.target.control().await?;
+    if standing::owner(control.as_mut()).await?.is_none() {
         let text = format!("{} runs nowhere: nothing to stop", opened.name());
         return Ok(Answer::new(
             text.clone(),
             json!({ "pipeline": opened.name(), "answer": text }),
         ));
     }
+    drop(control);
     let answer = ask(&opened, &Command::Stop).await?;
     wait_until_nobody_owns(&opened).await?;
     answered(&opened, &answer)
@@ -190,31 +193,32 @@ pub(crate) async fn ask_within(
     if control.owner().await?.is_none() {
         return Err(not_running(opened).into());
     }
-    let id = control.send(command).await?;
-    let began = Instant::now();
-    while began.elapsed() < patience {
-        if let Some(answer) = control.answer_to(id).await? {
-            return Ok(answer);
+    let asked = async {
+        let id = control.send(command).await?;
+        let began = Instant::now();
+        loop {
+            if let Some(answer) = control.answer_to(id).await? {
+                return Ok(answer);
+            }
+            let pause = if began.elapsed() < AT_FIRST {
+                LOOK_EVERY_AT_FIRST
+            } else {
+                LOOK_EVERY
+            };
+            tokio::time::sleep(pause).await;
+            if control.owner().await?.is_none() && control.answer_to(id).await?.is_none() {
+                return Err(not_running(opened).into());
+            }
         }
-        let pause = if began.elapsed() < AT_FIRST {
-            LOOK_EVERY_AT_FIRST
-        } else {
-            LOOK_EVERY
-        };
-        tokio::time::sleep(pause).await;
-        if control.owner().await?.is_none() && control.answer_to(id).await?.is_none() {
-            return Err(not_running(opened).into());
-        }
-    }
-    Err(Error::transient(
-        codes::CLI_NO_ANSWER,
-        format!(
-            "{} did not answer within {} s",
-            opened.name(),
-            patience.as_secs()
-        ),
-    )
-    .into())
+    };
+    // The target may fall silent as well, and then knows no limit.
+    tokio::time::timeout(patience, asked)
+        .await
+        .unwrap_or_else(|_| {
+            let (name, seconds) = (opened.name(), patience.as_secs());
+            let text = format!("{name} did not answer within {seconds} s");
+            Err(Error::transient(codes::CLI_NO_ANSWER, text).into())
+        })
 }
 
 /// What the pipeline answered; a refusal is a failure with the pipeline's own code.
@@ -261,31 +265,34 @@ async fn wait_until_reported(
 ) -> Result<(), Failure> {
     const PATIENCE: Duration = Duration::from_secs(5);
     let mut control = opened.target.control().await?;
-    let began = Instant::now();
-    while began.elapsed() < PATIENCE {
-        if let Some((status, _)) = control.last_status().await?
-            && is_as_asked(&status)
-        {
-            break;
+    let reported = async {
+        loop {
+            if let Some((status, _)) = control.last_status().await?
+                && is_as_asked(&status)
+            {
+                return Ok(());
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
         }
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
-    Ok(())
+    };
+    tokio::time::timeout(PATIENCE, reported)
+        .await
+        .unwrap_or(Ok(()))
 }
 
 pub(crate) async fn wait_until_nobody_owns(opened: &Opened) -> Result<(), Failure> {
     let target: &dyn Target = opened.target.as_ref();
     let mut control = target.control().await?;
-    let began = Instant::now();
-    while control.owner().await?.is_some() {
-        if began.elapsed() > ANSWER_WITHIN {
-            return Err(Error::transient(
-                codes::CLI_NO_ANSWER,
-                format!("{} agreed to stop and still holds its lock", opened.name()),
-            )
-            .into());
+    let free = async {
+        while control.owner().await?.is_some() {
+            tokio::time::sleep(LOOK_EVERY).await;
         }
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
-    Ok(())
+        Ok(())
+    };
+    tokio::time::timeout(ANSWER_WITHIN, free)
+        .await
+        .unwrap_or_else(|_| {
+            let text = format!("{} agreed to stop and still holds its lock", opened.name());
+            Err(Error::transient(codes::CLI_NO_ANSWER, text).into())
+        })
 }

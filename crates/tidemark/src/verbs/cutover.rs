@@ -25,9 +25,9 @@ use crate::output::{Answer, Outcome};
 use crate::pipeline_file::{Opened, Which};
 use crate::problem::Failure;
 use crate::seen::Seen;
-use crate::systems;
 use crate::verbs::run::{self, Running};
 use crate::verbs::verify::{COMPARING, Elsewhere};
+use crate::{standing, systems};
 
 mod back;
 mod report;
@@ -207,7 +207,10 @@ pub(crate) async fn run(invocation: &Invocation, arguments: &CutoverArgs) -> Out
     let home = home.as_ref().map(|home| home as &dyn Home);
     let mut own = None;
     let streams = opened.config.mode.streams();
-    let owner = async { Ok(opened.target.control().await?.owner().await?) };
+    let owner = async {
+        let mut control = opened.target.control().await?;
+        Ok(standing::owner(control.as_mut()).await?)
+    };
     if streams && !arguments.dry_run && invocation.unless_cut_off(owner).await?.is_none() {
         invocation.talk.say(&format!(
             "nobody runs {}: it is run from here",

@@ -185,7 +185,7 @@ async fn f43_a_table_of_the_target_that_was_made_unlogged_is_loaded_anew_after_a
     let source = PostgresServer::shared().await.unwrap();
     let mut stage = Stage::on(source, own_server(&[]).await, "fault_unlogged").await;
     stage.source_sql(TABLES).await;
-    let run = stage.start_streaming().await;
+    let mut run = stage.start_streaming().await;
     stage.wait_until_identical().await;
     stage.target_sql("ALTER TABLE t SET UNLOGGED").await;
     stage.target_server.kill9().await.unwrap();
@@ -205,7 +205,15 @@ async fn f43_a_table_of_the_target_that_was_made_unlogged_is_loaded_anew_after_a
     let resync = ["resync", "FILE", "--table", "public.t", "--yes"];
     stage.run(&resync).await.expect(0);
     stage.wait_until_identical().await;
-    assert_eq!(run.terminate().await, Some(0));
+
+    // Its lock went with its session: it is not taken for one that has ended.
+    stage.target_server.restart().await.unwrap();
+    let status = stage.status().await;
+    assert_ne!(status["state"], "stopped", "{status}");
+    stage.target_server.restart().await.unwrap();
+    let told = stage.run(&["stop", "FILE"]).await.expect(0).stdout;
+    assert!(!told.contains("nowhere"), "{told}");
+    assert_eq!(run.ended().await, Some(0), "{}", stage.log());
     stage.clear().await;
 }
 
