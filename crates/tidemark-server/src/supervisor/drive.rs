@@ -4,7 +4,7 @@
 //! panics in them ends that run; this loop, and the pipelines beside it, go on.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tidemark_core::board::Board;
 use tidemark_core::catalogue::codes;
@@ -66,7 +66,7 @@ pub(super) async fn drive(shared: Arc<Shared>, member: Arc<Member>) {
         if order.desired.state != DesiredState::Running {
             attempt = 0;
             let rest = Rest::wanted(&order.desired);
-            if rest_until_told(&shared, &member, rest, &mut orders, &mut closing).await {
+            if rest_until_told(&shared, &member, rest, None, &mut orders, &mut closing).await {
                 return;
             }
             continue;
@@ -99,7 +99,7 @@ pub(super) async fn drive(shared: Arc<Shared>, member: Arc<Member>) {
             Ended::Asked
         };
         member.set_busy(false);
-        let rest = match ended {
+        let (rest, failed) = match ended {
             Ended::Asked => continue,
             Ended::Elsewhere => {
                 let why = Some("stopped by way of the target".to_owned());
@@ -134,21 +134,31 @@ pub(super) async fn drive(shared: Arc<Shared>, member: Arc<Member>) {
                     error = %err, "failed: {err}"
                 );
                 note(&shared, &member, Level::Error, "failed", &err, "");
-                Rest::because("failed", &err, "")
+                (Rest::because("failed", &err, ""), err)
             }
         };
-        if rest_until_told(&shared, &member, rest, &mut orders, &mut closing).await {
+        if rest_until_told(
+            &shared,
+            &member,
+            rest,
+            Some(&failed),
+            &mut orders,
+            &mut closing,
+        )
+        .await
+        {
             return;
         }
     }
 }
 
-/// Rests, looking at it from outside now and then, until something else is wanted. `true`: the server
-/// ends.
+/// Rests, looking at it from outside now and then, until something else is wanted, or until a login is right
+/// for which it failed. `true`: the server ends.
 async fn rest_until_told(
     shared: &Arc<Shared>,
     member: &Arc<Member>,
     rest: Rest,
+    failed: Option<&Error>,
     orders: &mut watch::Receiver<Orders>,
     closing: &mut watch::Receiver<bool>,
 ) -> bool {
@@ -166,11 +176,18 @@ async fn rest_until_told(
             }
         }
         let is_settled = || is_draft || is_over && member.is_known();
+        let is_login = |code: &str| policy::is_refused_login(code);
+        let waits_for_login = failed.is_some_and(|err| is_login(&err.code().to_string()));
+        let began = Instant::now();
         let mut pause = LOOK_EVERY;
         while !is_settled() {
             pause = match look(shared, member).await {
+                // What logs in now may be another way than what was refused.
+                Ok(None) if waits_for_login && began.elapsed() >= LOOK_SELDOM => return,
+                Ok(Some(code)) if is_login(&code) => LOOK_SELDOM,
+                Err(err) if is_login(&err.code().to_string()) => LOOK_SELDOM,
                 Err(err) if err.kind() == ErrorKind::Transient => (pause * 2).min(LOOK_SELDOM),
-                _ => LOOK_EVERY,
+                Ok(_) | Err(_) => LOOK_EVERY,
             };
             tokio::time::sleep(pause).await;
         }
@@ -184,8 +201,9 @@ async fn rest_until_told(
     }
 }
 
-/// How it stands, from what both sides say; an error where that is nothing.
-async fn look(shared: &Arc<Shared>, member: &Arc<Member>) -> Result<()> {
+/// How it stands, from what both sides say, and why the source said nothing, if so; an error where it is
+/// nothing at all.
+async fn look(shared: &Arc<Shared>, member: &Arc<Member>) -> Result<Option<String>> {
     let looked = async {
         let opened = super::open(shared, member).await?;
         member.set_route(&opened);
@@ -197,14 +215,17 @@ async fn look(shared: &Arc<Shared>, member: &Arc<Member>) -> Result<()> {
         Err(Error::transient(codes::API_TIMEOUT, text))
     });
     match looked {
-        Ok(standing) => member.looked(standing.status),
+        Ok(standing) => {
+            let silent = standing.status.unknown_reason.clone();
+            member.looked(standing.status);
+            Ok(silent)
+        }
         Err(err) => {
             tracing::debug!(pipeline = member.key.id, error = %err, "not looked at");
             member.not_seen(&err);
-            return Err(err);
+            Err(err)
         }
     }
-    Ok(())
 }
 
 /// Another state is wanted from now on, and nobody asked for it here. Written down as soon as the store

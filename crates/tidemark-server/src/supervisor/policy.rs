@@ -36,6 +36,13 @@ pub(super) fn verdict(err: &Error) -> Verdict {
     }
 }
 
+/// Whether a login was refused. It is tried again seldom, by a look from outside: somebody may be counting.
+/// Who has given the role another password, and said it where the definition refers to, does no more.
+pub(super) fn is_refused_login(code: &str) -> bool {
+    let refused = [codes::SOURCE_AUTHENTICATION, codes::TARGET_AUTHENTICATION];
+    refused.iter().any(|refused| refused.to_string() == code)
+}
+
 /// How long to wait before the next run, after so many in a row that ended like this.
 pub(super) fn pause(attempt: u32) -> Duration {
     let doubled = PAUSE_MIN.saturating_mul(2_u32.saturating_pow(attempt.min(16)));
