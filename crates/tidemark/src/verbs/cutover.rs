@@ -498,8 +498,10 @@ impl<'a> Cutover<'a> {
         }
         said.push(if self.runs_here {
             format!("the pipeline ends in order, and goes on with: tidemark run {word}")
-        } else {
+        } else if self.with_report(|report| report.is_done("streaming")) {
             "the pipeline streams on".to_owned()
+        } else {
+            "the pipeline is as it was".to_owned()
         });
         said
     }

@@ -112,6 +112,12 @@ impl Report {
         self.lines(self.steps.len().saturating_sub(1)).concat()
     }
 
+    /// Whether a step of this name is done.
+    pub(super) fn is_done(&self, name: &str) -> bool {
+        let mut steps = self.steps.iter();
+        steps.any(|step| step.name == name && step.done.is_some())
+    }
+
     /// The lines of steps that are done, after so many.
     pub(super) fn lines(&self, after: usize) -> Vec<String> {
         let steps = self.steps.iter().enumerate().skip(after);

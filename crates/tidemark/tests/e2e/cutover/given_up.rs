@@ -249,6 +249,7 @@ async fn a_target_that_differs_is_not_handed_over() {
     stage.run(&["pause", "FILE"]).await.expect(0);
     let paused = stage.cutover(&[]).await.expect(3);
     assert_eq!(paused.json()["data"]["reason"]["code"], "TM6070");
+    assert!(!paused.stdout.contains("streams on"), "{}", paused.stdout);
     stage.run(&["resume", "FILE"]).await.expect(0);
 
     stage
