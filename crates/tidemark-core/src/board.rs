@@ -4,19 +4,16 @@
 //! that it is `None`, with the reason and the last known value. Nothing starts as zero, and no run as
 //! well: what its health is judged by has to be looked at by this run first ([`Board::health`]).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::catalogue::codes;
-use crate::checkpoint::{Reason, TableState};
 use crate::clock;
-use crate::pipeline::observe::{Committed, PipelineEvent, TableOutline};
+use crate::pipeline::observe::{Committed, PipelineEvent};
 use crate::pipeline::protection::used_percent;
 use crate::position::Position;
-use crate::quarantine::Kept;
-use crate::schema::TableName;
 use crate::source::LogState;
 use crate::status::{
     By, Health, LastKnown, PipelineState, SlotStatus, StageLatency, Status, StatusError,
@@ -24,8 +21,10 @@ use crate::status::{
 };
 
 use forecast::Forecast;
+use tables::Tables;
 
 mod forecast;
+mod tables;
 #[cfg(test)]
 mod tests;
 
@@ -48,9 +47,7 @@ const MUCH_PERCENT: u64 = 80;
 #[derive(Debug)]
 pub struct Board {
     status: Status,
-    tables: Vec<Row>,
-    /// Where in `tables` each is.
-    places: HashMap<TableName, usize>,
+    tables: Tables,
     measured: Option<(Instant, LogState)>,
     measure_error: Option<String>,
     /// When the target answered last, where somebody asks it beside the line.
@@ -90,15 +87,6 @@ struct Latency {
     stages: Option<StageLatency>,
 }
 
-#[derive(Debug)]
-struct Row {
-    status: TableStatus,
-    state: TableState,
-    is_catching_up: bool,
-    is_copying: bool,
-    is_left_out: bool,
-}
-
 impl Board {
     /// A board that knows nothing yet.
     pub fn new(pipeline: impl Into<String>, mode: impl Into<String>) -> Board {
@@ -107,8 +95,7 @@ impl Board {
                 state: PipelineState::Starting,
                 ..Status::unknown(pipeline, mode)
             },
-            tables: Vec::new(),
-            places: HashMap::new(),
+            tables: Tables::default(),
             measured: None,
             measure_error: None,
             answered: None,
@@ -180,38 +167,44 @@ impl Board {
             PipelineEvent::Recorded {
                 tables,
                 quarantined,
-            } => self.recorded(tables, quarantined),
-            PipelineEvent::Table(outline) => self.outline(outline),
-            PipelineEvent::LoadProgress { table, rows, bytes } => self.row(table, |row| {
+            } => {
+                self.tables.recorded(tables, quarantined);
+                self.looked.at_target = true;
+            }
+            PipelineEvent::Table(outline) => self.tables.outline(outline),
+            PipelineEvent::LoadProgress { table, rows, bytes } => self.tables.row(table, |row| {
                 row.is_copying = true;
                 row.status.rows_loaded += rows;
                 row.status.bytes_loaded += bytes;
             }),
-            PipelineEvent::LoadTakenBack { table, rows, bytes } => self.row(table, |row| {
+            PipelineEvent::LoadTakenBack { table, rows, bytes } => self.tables.row(table, |row| {
                 row.status.rows_loaded = row.status.rows_loaded.saturating_sub(*rows);
                 row.status.bytes_loaded = row.status.bytes_loaded.saturating_sub(*bytes);
             }),
             PipelineEvent::UnitLoaded { table, .. } => {
-                self.row(table, |row| row.status.chunks_loaded += 1);
+                self.tables.row(table, |row| row.status.chunks_loaded += 1);
                 self.status.error = None;
             }
-            PipelineEvent::TableFinished { table } => self.row(table, |row| {
+            PipelineEvent::TableFinished { table } => self.tables.row(table, |row| {
                 row.is_copying = false;
                 row.status.rows_estimated = Some(row.status.rows_loaded);
             }),
             PipelineEvent::Reconciled { table, found } => {
-                self.row(table, |row| row.status.reconciled = Some(found.clone()));
+                self.tables
+                    .row(table, |row| row.status.reconciled = Some(found.clone()));
             }
             PipelineEvent::TableState {
                 table,
                 state,
                 reason,
-            } => self.row(table, |row| row.change(*state, reason.as_ref())),
+            } => self
+                .tables
+                .row(table, |row| row.change(*state, reason.as_ref())),
             PipelineEvent::LeftOut { table, reason } => {
-                self.row(table, |row| row.leave_out(reason.as_ref()));
+                self.tables.row(table, |row| row.leave_out(reason.as_ref()));
             }
             PipelineEvent::TablePassed { table } => {
-                self.row(table, |row| row.is_catching_up = false);
+                self.tables.row(table, |row| row.is_catching_up = false);
             }
             PipelineEvent::Received(position) => {
                 self.status.received_lsn = Some(*position);
@@ -249,7 +242,7 @@ impl Board {
                 self.state(PipelineState::Failed, reason, By::Engine);
                 self.wrong(error.clone());
             }
-            PipelineEvent::Quarantined(tables) => self.quarantined(tables),
+            PipelineEvent::Quarantined(tables) => self.tables.quarantined(tables),
             PipelineEvent::Warning { .. } => self.has_warnings = true,
             PipelineEvent::Step { .. }
             | PipelineEvent::Checked(_)
@@ -280,11 +273,7 @@ impl Board {
             status.unknown_reason.get_or_insert(code);
         }
         status.trend = self.trend();
-        status.tables = self.tables.iter().map(Row::status).collect();
-        status.tables.sort_by(|one, other| {
-            let need = urgency(one).cmp(&urgency(other));
-            need.then_with(|| one.source.cmp(&other.source))
-        });
+        status.tables = self.tables.statuses();
         status.health = match self.health(&status) {
             Health::Error => Health::Error,
             _ if is_silent => Health::Unknown,
@@ -546,31 +535,13 @@ impl Board {
             self.measured_latency(now, age.as_secs_f64(), Some(stages));
         }
         for (table, count) in &committed.changes {
-            self.row(table, |row| row.status.changes += count);
+            self.tables.row(table, |row| row.status.changes += count);
         }
         for (table, count) in &committed.parked {
-            self.row(table, |row| row.status.parked += count);
+            self.tables.row(table, |row| row.status.parked += count);
         }
         for (table, count) in &committed.applied.conflicts {
-            self.row(table, |row| row.status.conflicts += count);
-        }
-    }
-
-    /// All of it at once: nobody sees some of the tables and takes them for all.
-    fn recorded(&mut self, tables: &[TableOutline], quarantined: &[(TableName, Kept)]) {
-        for outline in tables {
-            self.outline(outline);
-        }
-        for row in &mut self.tables {
-            row.status.quarantined = 0;
-        }
-        self.quarantined(quarantined);
-        self.looked.at_target = true;
-    }
-
-    fn quarantined(&mut self, tables: &[(TableName, Kept)]) {
-        for (table, kept) in tables {
-            self.row(table, |row| row.status.quarantined = kept.rows);
+            self.tables.row(table, |row| row.status.conflicts += count);
         }
     }
 
@@ -578,121 +549,6 @@ impl Board {
     fn age(&self, source_us: i64) -> f64 {
         let age_us = clock::now_us() + self.clock_offset_us - source_us;
         (age_us as f64 / 1e6).max(0.0)
-    }
-
-    fn outline(&mut self, outline: &TableOutline) {
-        let status = TableStatus {
-            source: outline.source.to_string(),
-            target: outline.target.to_string(),
-            state: TableStatusState::Queued,
-            reason: outline.reason.as_ref().map(ToString::to_string),
-            rows_loaded: outline.rows_loaded,
-            rows_estimated: outline.rows_estimated,
-            bytes_loaded: 0,
-            chunks_loaded: outline.units_loaded,
-            chunks: outline.units,
-            changes: 0,
-            parked: 0,
-            conflicts: 0,
-            reconciled: None,
-            quarantined: 0,
-        };
-        let row = Row {
-            status,
-            state: outline.state,
-            is_catching_up: false,
-            is_copying: false,
-            is_left_out: outline.is_left_out,
-        };
-        let place = self.places.get(&outline.source).copied();
-        let Some(known) = place.and_then(|place| self.tables.get_mut(place)) else {
-            self.places
-                .insert(outline.source.clone(), self.tables.len());
-            self.tables.push(row);
-            return;
-        };
-        let (before, is_whole) = (&known.status, outline.state.has_rows());
-        // Met again after a reconnect: what this run copied stays.
-        let is_as_it_was =
-            is_whole && known.state == outline.state && before.chunks == outline.units;
-        known.status = TableStatus {
-            rows_loaded: if is_as_it_was {
-                before.rows_loaded
-            } else {
-                outline.rows_loaded
-            },
-            bytes_loaded: if is_as_it_was { before.bytes_loaded } else { 0 },
-            changes: before.changes,
-            parked: before.parked,
-            conflicts: before.conflicts,
-            reconciled: before.reconciled.clone(),
-            quarantined: before.quarantined,
-            ..row.status
-        };
-        known.is_left_out = row.is_left_out;
-        if !is_as_it_was {
-            (known.state, known.is_catching_up, known.is_copying) = (row.state, false, false);
-        }
-    }
-
-    fn row(&mut self, table: &TableName, change: impl FnOnce(&mut Row)) {
-        let place = self.places.get(table).copied();
-        if let Some(row) = place.and_then(|place| self.tables.get_mut(place)) {
-            change(row);
-        }
-    }
-}
-
-impl Row {
-    fn change(&mut self, state: TableState, reason: Option<&Reason>) {
-        self.state = state;
-        self.is_catching_up = state == TableState::Streaming;
-        self.is_left_out = false;
-        self.status.reason = reason.map(ToString::to_string);
-    }
-
-    /// What is set aside has a reason of its own.
-    fn leave_out(&mut self, reason: Option<&String>) {
-        if self.state == TableState::Streaming {
-            self.is_left_out = reason.is_some();
-            self.status.reason = reason.cloned();
-        }
-    }
-
-    fn status(&self) -> TableStatus {
-        let state = match self.state {
-            _ if self.is_left_out => TableStatusState::Excluded,
-            TableState::Loading if self.is_copying || self.status.chunks_loaded > 0 => {
-                TableStatusState::Loading
-            }
-            TableState::Loading => TableStatusState::Queued,
-            TableState::Streaming if self.is_catching_up => TableStatusState::CatchingUp,
-            TableState::Streaming => TableStatusState::Streaming,
-            TableState::Resyncing => TableStatusState::Resyncing,
-            TableState::Quarantined | TableState::Unloaded => TableStatusState::Quarantined,
-            TableState::Paused => TableStatusState::Paused,
-            TableState::Done => TableStatusState::Done,
-        };
-        TableStatus {
-            state,
-            ..self.status.clone()
-        }
-    }
-}
-
-/// Worst first.
-fn urgency(table: &TableStatus) -> u8 {
-    match table.state {
-        TableStatusState::Streaming if table.quarantined > 0 => 1,
-        TableStatusState::Quarantined => 0,
-        TableStatusState::Paused => 1,
-        TableStatusState::Resyncing => 2,
-        TableStatusState::Loading => 3,
-        TableStatusState::Queued => 4,
-        TableStatusState::CatchingUp => 5,
-        TableStatusState::Streaming => 6,
-        TableStatusState::Done => 7,
-        TableStatusState::Excluded => 8,
     }
 }
 

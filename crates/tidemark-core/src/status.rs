@@ -366,6 +366,24 @@ pub struct TableStatus {
     pub quarantined: u64,
 }
 
+impl TableStatus {
+    /// How much it needs a person, the most first: the order in which tables are shown.
+    pub fn urgency(&self) -> u8 {
+        match self.state {
+            TableStatusState::Streaming if self.quarantined > 0 => 1,
+            TableStatusState::Quarantined => 0,
+            TableStatusState::Paused => 1,
+            TableStatusState::Resyncing => 2,
+            TableStatusState::Loading => 3,
+            TableStatusState::Queued => 4,
+            TableStatusState::CatchingUp => 5,
+            TableStatusState::Streaming => 6,
+            TableStatusState::Done => 7,
+            TableStatusState::Excluded => 8,
+        }
+    }
+}
+
 /// What a reconcile found in a table, and what it moved.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Reconciled {

@@ -1,9 +1,12 @@
 //! What a board says, event by event.
 
 use super::*;
-use crate::checkpoint::{Reason, SourceIdentity};
+use crate::checkpoint::{Reason, SourceIdentity, TableState};
 use crate::error::Error;
+use crate::pipeline::observe::TableOutline;
 use crate::position::Lsn;
+use crate::quarantine::Kept;
+use crate::schema::TableName;
 
 fn at(lsn: u64) -> Position {
     Position::PgLsn(Lsn(lsn))
