@@ -19,7 +19,7 @@ use tidemark_core::config::{AlertRule, AlertSeverity, AlertWhen};
 use tidemark_core::status::Status;
 use tidemark_core::{Result, clock};
 
-use crate::api::guard::{hash_of, new_id};
+use crate::api::auth::{hash_of, new_id};
 use crate::news::Topic;
 use crate::notify::{Kind, Letter};
 use crate::store::{
@@ -68,7 +68,7 @@ impl Alerts {
         let standing = self.lock();
         let is_shown = |row: &&AlertRow| row.state == AlertState::Firing && is_wanted(&row.key);
         let mut rows: Vec<AlertRow> = standing.values().filter(is_shown).cloned().collect();
-        rows.sort_by_key(|row| (rank(&row.severity), row.fired_us));
+        rows.sort_by_cached_key(place);
         rows
     }
 
@@ -92,6 +92,12 @@ impl Alerts {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Which, AlertRow>> {
         self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Where an alert is among those that fire: what matters most first, of those what fired first.
+pub(crate) fn place(row: &AlertRow) -> (u8, i64, String) {
+    let fired_us = row.fired_us.unwrap_or(row.since_us);
+    (rank(&row.severity), fired_us, id_of(row))
 }
 
 fn rank(severity: &str) -> u8 {

@@ -38,7 +38,7 @@ pub(super) struct Outgoing {
 #[derive(Debug)]
 pub(super) struct Refused {
     pub(super) error: Error,
-    /// When the receiver wants to be asked again.
+    /// How long the receiver wants to be left alone.
     pub(super) retry_after: Option<Duration>,
 }
 

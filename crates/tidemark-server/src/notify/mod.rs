@@ -19,7 +19,7 @@ use tidemark_core::config::{Notifier, ServerConfig, Way};
 use tidemark_core::error::ErrorKind;
 use tidemark_core::{Error, Result, clock};
 
-use crate::api::guard::new_id;
+use crate::api::auth::new_id;
 use crate::store::{Attempted, DeliveryRow, Entry, Key, Level, NewDelivery};
 use crate::supervisor::{Shared, survived};
 use http::{Client, Refused};
@@ -199,13 +199,8 @@ pub(crate) async fn deliver(shared: Arc<Shared>, index: usize) {
                 // A clock that was set back must not have it wait for longer than any pause.
                 tokio::time::sleep(left.min(PAUSE_MAX * 6)).await;
                 let attempted = attempt(&shared, notifier, row);
-                match survived("a delivery", attempted).await {
-                    Some(Ok(())) => {}
-                    Some(Err(err)) => {
-                        tracing::warn!(code = %err.code(), error = %err, "a delivery is not written down");
-                        tokio::time::sleep(STORE_PAUSE).await;
-                    }
-                    None => tokio::time::sleep(STORE_PAUSE).await,
+                if survived("a delivery", attempted).await.is_none() {
+                    tokio::time::sleep(STORE_PAUSE).await;
                 }
             }
             Err(err) => {
@@ -217,7 +212,7 @@ pub(crate) async fn deliver(shared: Arc<Shared>, index: usize) {
 }
 
 /// Tries one, and writes down what came of it.
-async fn attempt(shared: &Shared, notifier: &Notifier, row: DeliveryRow) -> Result<()> {
+async fn attempt(shared: &Shared, notifier: &Notifier, row: DeliveryRow) {
     let (name, id) = (notifier.name.as_str(), row.id.clone());
     let (attempted, result) = match shared.notify.send(notifier, &row).await {
         Ok(text) => (Attempted::Delivered(text), "delivered"),
@@ -226,14 +221,12 @@ async fn attempt(shared: &Shared, notifier: &Notifier, row: DeliveryRow) -> Resu
             let waited = now.saturating_sub(row.created_us);
             let is_over = u128::try_from(waited).unwrap_or(0) >= GIVEN_UP_AFTER.as_micros();
             if refused.error.kind() == ErrorKind::Transient && !is_over {
-                let pause = refused.retry_after.unwrap_or_else(|| pause(row.attempts));
+                let pause = pause(row.attempts, refused.retry_after);
                 let pause = i64::try_from(pause.as_micros()).unwrap_or(i64::MAX);
-                (
-                    Attempted::Later(refused.error, now.saturating_add(pause)),
-                    "retried",
-                )
+                let next_us = now.saturating_add(pause);
+                (Attempted::Later(refused.error.into(), next_us), "retried")
             } else {
-                (Attempted::GivenUp(refused.error), "failed")
+                (Attempted::GivenUp(refused.error.into()), "failed")
             }
         }
     };
@@ -250,15 +243,34 @@ async fn attempt(shared: &Shared, notifier: &Notifier, row: DeliveryRow) -> Resu
             ..Entry::plain(&key, Level::Warn, "notification_failed", text)
         });
     }
-    shared.store.attempted(id, attempted).await.map(|_| ())
+    write_down(shared, id, attempted).await;
 }
 
-/// How long to wait after so many attempts, a fifth more or less so that not all come at once.
-fn pause(attempts: i64) -> Duration {
+/// What came of an attempt is written down before anything else goes out, however long the store is away: the
+/// outbox has the message still, and whoever reads it there would send it once more.
+async fn write_down(shared: &Shared, id: String, attempted: Attempted) {
+    for attempt in 1_u32.. {
+        let written = shared.store.attempted(id.clone(), attempted.clone());
+        let Err(err) = written.await else { return };
+        if attempt.is_power_of_two() {
+            tracing::warn!(code = %err.code(), error = %err, "a delivery is not written down");
+        }
+        tokio::time::sleep(STORE_PAUSE).await;
+        // What cannot be written whenever it is tried is for the outbox again.
+        if [codes::STORE_DAMAGED, codes::INTERNAL].contains(&err.code()) {
+            return;
+        }
+    }
+}
+
+/// How long to wait after so many attempts, a fifth more or less so that not all come at once. A receiver may
+/// want more, and never less: one that asks to be tried at once, and refuses, would be tried without end.
+fn pause(attempts: i64, wanted: Option<Duration>) -> Duration {
     let doubled = u32::try_from(attempts).unwrap_or(u32::MAX).min(16);
     let pause = PAUSE_FIRST.saturating_mul(1 << doubled).min(PAUSE_MAX);
     let spread = u64::try_from(clock::now_us()).unwrap_or(0) % 400;
-    pause.mul_f64(0.8 + spread as f64 / 1_000.0)
+    let pause = pause.mul_f64(0.8 + spread as f64 / 1_000.0);
+    pause.max(wanted.unwrap_or_default())
 }
 
 /// Sends a message at once that says what it is, once.
@@ -303,7 +315,7 @@ pub(crate) async fn test(shared: &Shared, notifier: &Notifier, by: &str) -> Resu
     });
     let attempted = match sent {
         Ok(text) => Attempted::Delivered(text),
-        Err(refused) => Attempted::GivenUp(refused.error),
+        Err(refused) => Attempted::GivenUp(refused.error.into()),
     };
     let result = match &attempted {
         Attempted::Delivered(_) => "delivered",
@@ -324,9 +336,14 @@ mod tests {
         for attempts in 0..40 {
             let whole = 1_u64 << attempts.min(20);
             let whole = Duration::from_secs(whole).min(PAUSE_MAX);
-            let pause = pause(attempts);
             let bounds = whole.mul_f64(0.8)..=whole.mul_f64(1.2);
-            assert!(bounds.contains(&pause), "{attempts}: {pause:?}");
+            // Whoever refuses, and wants to be asked again at once, waits as well.
+            for wanted in [None, Some(Duration::ZERO)] {
+                let pause = pause(attempts, wanted);
+                assert!(bounds.contains(&pause), "{attempts}: {pause:?}");
+            }
+            let longer = Duration::from_hours(1);
+            assert_eq!(pause(attempts, Some(longer)), longer);
         }
     }
 }

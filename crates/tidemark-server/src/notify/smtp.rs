@@ -36,6 +36,8 @@ const MECHANISMS: [Mechanism; 2] = [Mechanism::Plain, Mechanism::Login];
 /// Bounds of an answer that comes before TLS.
 const LINE_MAX: usize = 1_000;
 const LINES_MAX: usize = 100;
+/// Bytes of all that comes over a connection: a line without an end would be held until there is no memory.
+const HEARD_MAX: usize = 1 << 18;
 
 /// Gives it away. `Ok` says who took it, for people.
 pub(super) async fn send(client: &Client, mail: &Mail, message: &Message) -> Result<String> {
@@ -117,19 +119,15 @@ async fn open(client: &Client, mail: &Mail) -> Result<AsyncSmtpConnection> {
         IpAddr::V6(address) => ClientId::Ipv6(address),
     };
     let wire: Box<dyn AsyncTokioStream> = match mail.security {
-        MailSecurity::None => Box::new(stream),
-        MailSecurity::Tls => Box::new(Wire {
-            greeting: b"",
-            stream: client.secure(host, stream).await?,
-            peer,
-        }),
+        MailSecurity::None => Box::new(Wire::new(b"", stream, peer)),
+        MailSecurity::Tls => {
+            let stream = client.secure(host, stream).await?;
+            Box::new(Wire::new(b"", stream, peer))
+        }
         MailSecurity::StartTls => {
             ask_for_tls(host, &mut stream, &hello).await?;
-            Box::new(Wire {
-                greeting: b"220 \r\n",
-                stream: client.secure(host, stream).await?,
-                peer,
-            })
+            let stream = client.secure(host, stream).await?;
+            Box::new(Wire::new(b"220 \r\n", stream, peer))
         }
     };
     let server = AsyncSmtpConnection::connect_with_transport(wire, &hello).await;
@@ -214,12 +212,25 @@ fn refused(host: &str, what: &str, err: &smtp::Error) -> Error {
     })
 }
 
-/// A stream over which the talk goes on: who talks waits for a greeting, and it was given before TLS.
+/// A stream over which the talk goes on, up to a limit: who talks waits for a greeting, which may have been
+/// given before TLS.
 #[derive(Debug)]
 struct Wire<S> {
     greeting: &'static [u8],
     stream: S,
     peer: SocketAddr,
+    heard: usize,
+}
+
+impl<S> Wire<S> {
+    fn new(greeting: &'static [u8], stream: S, peer: SocketAddr) -> Wire<S> {
+        Wire {
+            greeting,
+            stream,
+            peer,
+            heard: 0,
+        }
+    }
 }
 
 impl<S> AsyncTokioStream for Wire<S>
@@ -238,7 +249,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if self.greeting.is_empty() {
-            return Pin::new(&mut self.stream).poll_read(context, buffer);
+            let before = buffer.filled().len();
+            let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+            self.heard += buffer.filled().len() - before;
+            if self.heard > HEARD_MAX {
+                let text = format!("it answers more than {HEARD_MAX} bytes");
+                return Poll::Ready(Err(io::Error::other(text)));
+            }
+            return read;
         }
         let (now, later) = self
             .greeting
@@ -358,6 +376,28 @@ mod tests {
         let first = "! shop has public.\"a\\r\\nBcc: eve@evil.example\\r\\n.\\r\\nFirst: rm\\u{202e}\" ✓ = x";
         assert_eq!(lines[0], first);
         assert!(lines[6].starts_with("Page: https://t.example/pipelines/shopa\\r\\n"));
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_has_no_end_is_not_held() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mail = mail(listener.local_addr().unwrap(), MailSecurity::None);
+        let message = written(&mail, "x");
+        let server = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let (part, mut taken) = (vec![b'2'; 1 << 16], 0);
+            while taken < 64 << 20 && stream.write_all(&part).await.is_ok() {
+                taken += part.len();
+            }
+            taken
+        };
+        let client = client();
+        let (taken, sent) = tokio::join!(server, send(&client, &mail, &message));
+        let err = sent.unwrap_err();
+        assert_eq!(err.code(), codes::NOTIFY_UNREACHABLE, "{err}");
+        assert!(err.to_string().contains("answers more than"), "{err}");
+        // What the network holds comes on top.
+        assert!(taken < 32 << 20, "{taken} bytes were read");
     }
 
     #[tokio::test]

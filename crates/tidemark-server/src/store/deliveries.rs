@@ -1,5 +1,7 @@
 //! The outbox: what somebody is to be told, until it is there or given up, and the log of it.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 use tidemark_core::{Error, Result, clock};
 use utoipa::ToSchema;
@@ -63,12 +65,12 @@ pub(crate) struct DeliveryRow {
 }
 
 /// How an attempt ended.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Attempted {
     Delivered(String),
     /// It is tried again at this time.
-    Later(Error, i64),
-    GivenUp(Error),
+    Later(Arc<Error>, i64),
+    GivenUp(Arc<Error>),
 }
 
 const COLUMNS: &str = "number, id, notifier, pipeline, kind, state, attempts, created_us, next_us, \

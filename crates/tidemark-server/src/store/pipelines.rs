@@ -253,7 +253,7 @@ impl Store {
         .await
     }
 
-    /// Has people told that the load from there is in. `false` where they were, or where its begin is not
+    /// Has people told that the load from there is in, once. Whether they are: `false` where its begin is not
     /// written down yet.
     pub(crate) async fn tell_load(
         &self,
@@ -266,7 +266,12 @@ impl Store {
             let sql = "UPDATE pipelines SET load_told = 1 WHERE tenant = $1 AND id = $2 \
                  AND full_load_lsn = $3 AND load_told = 0";
             if store.execute(sql, params![key.tenant, key.id, position])? == 0 {
-                return Ok(false);
+                // The answer of the call that did it may have been lost.
+                let sql = "SELECT load_told FROM pipelines WHERE tenant = $1 AND id = $2 \
+                     AND full_load_lsn = $3";
+                let told =
+                    store.optional(sql, params![key.tenant, key.id, position], |row| row.get(0))?;
+                return Ok(told.unwrap_or(false));
             }
             for letter in &letters {
                 deliveries::add(store, letter)?;

@@ -90,9 +90,10 @@ async fn pipelines(store: &Store, said: &mut Vec<String>) {
         let set = store.set_full_load_lsn(&key, "0/1".to_owned(), begins);
         set.await.unwrap();
     }
-    for position in ["0/2", "0/1", "0/1"] {
+    // Whoever asks again, since the answer was lost, is told that it is so.
+    for (position, expected) in [("0/2", false), ("0/1", true), ("0/1", true)] {
         let told = store.tell_load(&key, position.to_owned(), Vec::new());
-        say(said, told.await.unwrap());
+        assert_eq!(told.await.unwrap(), expected, "{position}");
     }
     let row = store.pipeline(&key).await.unwrap().unwrap();
     say(said, row.load_told);
@@ -235,6 +236,43 @@ async fn journal(store: &Store, said: &mut Vec<String>) {
     say(said, store.audit("other".to_owned(), all).await.unwrap());
 }
 
+/// Of four that are there.
+async fn operations_are_listed_and_forgotten(store: &Store, key: &Key) {
+    // Page by page each comes once, the newest first, whether instants are the same or not.
+    let mut page = CursorInTime {
+        after: None,
+        limit: 3,
+    };
+    let mut listed = store.operations(key, page.clone()).await.unwrap();
+    let place = |row: &OperationRow| (row.created_at.clone(), row.id.clone());
+    page.after = listed.last().map(place);
+    listed.extend(store.operations(key, page).await.unwrap());
+    assert!(
+        listed.is_sorted_by(|one, next| {
+            (&next.created_at, &one.id) < (&one.created_at, &next.id)
+        })
+    );
+    let mut ids: Vec<&str> = listed.iter().map(|one| one.id.as_str()).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, ["five", "one", "three", "two"]);
+    // One that was over long ago is forgotten when another begins.
+    let begin = |id: &str| store.begin_operation(key, id.to_owned(), "cutover", "ann".to_owned());
+    for id in ["long", "old"] {
+        begin(id).await.unwrap();
+        let back = store.with(move |session, _| {
+            let sql = "UPDATE operations SET created_at = $2 WHERE id = $1";
+            session.execute(sql, params![id, "2020-01-01T00:00:00.000Z"])
+        });
+        back.await.unwrap();
+    }
+    let cancelled = store.cancel_operation("old".to_owned(), "by bob".to_owned());
+    cancelled.await.unwrap();
+    begin("new").await.unwrap();
+    let found = |id: &str| store.operation("default".to_owned(), id.to_owned());
+    assert_eq!(found("old").await.unwrap(), None);
+    assert!(found("long").await.unwrap().is_some(), "it goes on");
+}
+
 async fn operations(store: &Store, said: &mut Vec<String>) {
     let key = Key::new("default", "zebra");
     for id in ["one", "two", "three", "five"] {
@@ -264,10 +302,7 @@ async fn operations(store: &Store, said: &mut Vec<String>) {
     // One that is over stays as it ended.
     cancelled("one").await.unwrap();
     store.end_operations_left_behind().await.unwrap();
-    let listed = store.operations(&key).await.unwrap();
-    let mut ids: Vec<&str> = listed.iter().map(|one| one.id.as_str()).collect();
-    ids.sort_unstable();
-    say(said, ids);
+    operations_are_listed_and_forgotten(store, &key).await;
     for id in ["one", "two", "three", "four", "five"] {
         let found = store
             .operation("default".to_owned(), id.to_owned())
@@ -352,7 +387,22 @@ async fn access(store: &Store, said: &mut Vec<String>) {
             .collect::<Vec<_>>(),
     );
     for tenant in [None, Some("other".to_owned())] {
-        say(said, store.tokens(tenant.clone()).await.unwrap().len());
+        let mut page = CursorInTime {
+            after: None,
+            limit: 1,
+        };
+        let mut ids = Vec::new();
+        while let Some(row) = store
+            .tokens(tenant.clone(), page.clone())
+            .await
+            .unwrap()
+            .pop()
+        {
+            page.after = Some((row.created_at, row.id.clone()));
+            ids.push(row.id);
+        }
+        ids.sort_unstable();
+        say(said, ids);
         say(
             said,
             store.revoke_token(tenant, "a".to_owned()).await.unwrap(),
@@ -516,9 +566,9 @@ async fn deliveries(store: &Store, said: &mut Vec<String>) {
     say(said, waits);
     let away = || Error::transient(codes::NOTIFIER_UNKNOWN, "answered 503");
     for (id, attempted) in [
-        ("a", Attempted::Later(away(), 7)),
+        ("a", Attempted::Later(away().into(), 7)),
         ("a", Attempted::Delivered("answered 204".to_owned())),
-        ("b", Attempted::GivenUp(away())),
+        ("b", Attempted::GivenUp(away().into())),
     ] {
         let row = store.attempted(id.to_owned(), attempted).await.unwrap();
         say(said, shown(&row));
