@@ -16,7 +16,7 @@ use tidemark_core::{Error, ErrorKind, Result};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::api::guard::hash_of;
+use crate::api::auth::hash_of;
 use crate::store::{Desired, DesiredState, Key, Level, NewPipeline};
 use crate::supervisor::{Member, OWN_TENANT, Supervisor, open_definition};
 use crate::systems::{Definition, Place};

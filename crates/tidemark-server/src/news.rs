@@ -140,7 +140,7 @@ impl News {
         let receiver = self.sender.subscribe();
         let oldest = ring.items.front().map_or(ring.next, |item| item.id);
         let up_to = ring.next - 1;
-        let is_known = |last: u64| last + 1 >= oldest && last < ring.next;
+        let is_known = |last: u64| last < ring.next && last + 1 >= oldest;
         let missed = match last {
             Some(last) if is_known(last) => {
                 let newer = ring.items.iter().filter(|item| item.id > last);
@@ -184,7 +184,9 @@ mod tests {
             (vec![first + 1, first + 2], false)
         );
         assert!(news.subscribe(Some(first + 2)).missed.is_empty());
-        assert!(news.subscribe(Some(7)).is_reset, "of another server");
+        for other in [7, u64::MAX] {
+            assert!(news.subscribe(Some(other)).is_reset, "of another server");
+        }
         for number in 0..KEPT {
             news.say("a", "shop", Topic::Lag, &number.into());
         }

@@ -13,9 +13,10 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
-use crate::api::guard::{hash_of, new_id, new_token};
+use crate::api::auth::{hash_of, new_id, new_token};
 use crate::api::{
-    App, Auth, AuthMode, LimitsBody, RetentionBody, SettingsBody, StoreBody, metrics_router, router,
+    Answering, App, Auth, AuthMode, LimitsBody, RetentionBody, SettingsBody, StoreBody,
+    metrics_router, router,
 };
 use crate::connections;
 use crate::demo::{self, Demo};
@@ -193,6 +194,7 @@ impl Server {
             auth: Arc::new(auth),
             hosts,
             requests: Requests::default(),
+            answering: Answering::default(),
             demo,
             settings,
             looks: Semaphore::new(LOOKS_MAX),

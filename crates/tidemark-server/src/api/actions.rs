@@ -22,8 +22,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::App;
+use super::auth::{Caller, Role};
 use super::extract::{Json, Route, table_names};
-use super::guard::{Caller, Role};
 use super::pipelines::member;
 use super::problem::{Failure, Problem};
 use crate::store::{Done, Level, OperationRow};
@@ -352,7 +352,7 @@ pub(super) async fn begin(
     member: Arc<Member>,
     action: Action,
 ) -> Result<Response, Failure> {
-    let id = super::guard::new_id()?;
+    let id = super::auth::new_id()?;
     let word = action.word();
     let store = app.store.clone();
     store

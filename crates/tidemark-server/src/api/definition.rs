@@ -14,9 +14,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::App;
+use super::auth::{Caller, Role};
 use super::bodies::{etag, shown};
 use super::extract::{DefinitionText, Route};
-use super::guard::{Caller, Role};
 use super::merge::unmask;
 use super::pipelines::member;
 use super::problem::{Failure, Problem};

@@ -1,29 +1,27 @@
-//! Before and after every request: who asks, whether this server is meant, and what is written down.
+//! Before and after every request: whether this server is meant, whether who asks may ([`super::auth`]), what is
+//! answered again, and what is written down.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::collections::hash_map::Entry;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
-use axum::extract::{ConnectInfo, FromRequestParts, MatchedPath, Request, State};
-use axum::http::request::Parts;
+use axum::extract::{ConnectInfo, MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use ring::digest::{SHA256, digest};
-use ring::rand::SystemRandom;
-use serde::{Deserialize, Serialize};
 use tidemark_core::catalogue::codes;
 use tidemark_core::{Result, clock};
 use tokio::sync::oneshot;
 use tracing::Instrument as _;
-use utoipa::ToSchema;
 
 use super::App;
+use super::auth::{AuthMode, Caller, Role, Way, cookie, new_id, said, session};
 use super::problem::{ASKED, Asked, Failure, asked, request_id};
-use crate::store::{Answered, AuditRow, Store, TokenRow};
-use crate::supervisor::OWN_TENANT;
+use crate::store::{Answered, AuditRow};
 
 /// Bytes of a body.
 pub(crate) const BODY_MAX: usize = 1 << 20;
@@ -31,312 +29,12 @@ pub(crate) const BODY_MAX: usize = 1 << 20;
 pub(crate) const BODY_WITHIN: Duration = Duration::from_secs(20);
 /// How long an answer may take, its body's way included.
 pub(crate) const ANSWER_WITHIN: Duration = Duration::from_secs(30);
-/// Wrong tokens from one address, and within which time.
-const FAILURES_MAX: u32 = 20;
-const FAILURES_WITHIN: Duration = Duration::from_mins(1);
-/// Addresses that are remembered for it.
-const ADDRESSES_MAX: usize = 10_000;
 /// Characters of an `Idempotency-Key`.
 const KEY_CHARS_MAX: usize = 255;
 /// A page of another site cannot have it sent without asking first, which is never allowed.
 const PAGE: &str = "x-tidemark";
 /// Where a browser signs in and out.
 const SESSION: &str = "/api/v1/session";
-
-/// What a caller may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Looks.
-    Viewer,
-    /// Acts on pipelines.
-    Operator,
-    /// Defines pipelines, gives tokens out, reads the audit.
-    Admin,
-}
-
-impl Role {
-    pub(crate) fn word(self) -> &'static str {
-        match self {
-            Role::Viewer => "viewer",
-            Role::Operator => "operator",
-            Role::Admin => "admin",
-        }
-    }
-
-    fn of_word(word: &str) -> Option<Role> {
-        [Role::Viewer, Role::Operator, Role::Admin]
-            .into_iter()
-            .find(|role| role.word() == word)
-    }
-}
-
-/// Who asks.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub(crate) struct Caller {
-    /// The name of a token, or `local`.
-    pub(crate) name: String,
-    pub(crate) tenant: String,
-    pub(crate) role: Role,
-    /// By which the token is revoked; two may have one name.
-    #[serde(skip)]
-    pub(crate) token: Option<String>,
-}
-
-impl Caller {
-    /// Refuses whoever may not.
-    pub(crate) fn needs(&self, role: Role) -> Result<(), Failure> {
-        if self.role >= role {
-            return Ok(());
-        }
-        let text = format!(
-            "{} is a {}, this needs {}",
-            self.name,
-            self.role.word(),
-            role.word()
-        );
-        Err(Failure::new(codes::API_NOT_ALLOWED, text))
-    }
-
-    /// Whether it is whoever runs the server.
-    pub(crate) fn is_own(&self) -> bool {
-        self.tenant == OWN_TENANT
-    }
-}
-
-impl<S: Sync> FromRequestParts<S> for Caller {
-    type Rejection = Failure;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Caller, Failure> {
-        let caller = parts.extensions.get::<Caller>().cloned();
-        caller.ok_or_else(|| Failure::new(codes::API_NO_TOKEN, "nobody asks"))
-    }
-}
-
-/// Whether tokens are asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AuthMode {
-    /// Whoever reaches the server may do everything: for this machine alone.
-    Open,
-    /// Every request needs a token.
-    Token,
-}
-
-/// Tokens that count, and who guesses.
-pub(crate) struct Auth {
-    pub(crate) mode: AuthMode,
-    store: Store,
-    tokens: RwLock<Vec<(Vec<u8>, TokenRow)>>,
-    failures: Mutex<HashMap<IpAddr, (Instant, u32)>>,
-}
-
-impl Auth {
-    pub(crate) async fn new(mode: AuthMode, store: Store) -> Result<Auth> {
-        let tokens = store.tokens_that_count().await?;
-        Ok(Auth {
-            mode,
-            store,
-            tokens: RwLock::new(tokens),
-            failures: Mutex::default(),
-        })
-    }
-
-    /// Takes in what was given out or revoked.
-    pub(crate) async fn refresh(&self) -> Result<()> {
-        let tokens = self.store.tokens_that_count().await?;
-        *self.tokens.write().unwrap_or_else(PoisonError::into_inner) = tokens;
-        Ok(())
-    }
-
-    /// Whether anybody could come in as an administrator of the server itself.
-    pub(crate) fn has_admin(&self) -> bool {
-        let tokens = self.tokens.read().unwrap_or_else(PoisonError::into_inner);
-        let is_admin = |row: &TokenRow| row.role == "admin" && row.tenant == OWN_TENANT;
-        tokens.iter().any(|(_, row)| is_admin(row))
-    }
-
-    fn caller(
-        &self,
-        mode: AuthMode,
-        headers: &HeaderMap,
-        address: IpAddr,
-    ) -> Result<Caller, Failure> {
-        if mode == AuthMode::Open {
-            return Ok(Caller {
-                name: "local".to_owned(),
-                tenant: OWN_TENANT.to_owned(),
-                role: Role::Admin,
-                token: None,
-            });
-        }
-        self.refuse_guessing(address)?;
-        let said = said(headers);
-        let found = said.and_then(|(_, token)| self.find(token));
-        found.ok_or_else(|| {
-            if said.is_some() || headers.contains_key(header::AUTHORIZATION) {
-                self.guessed(address);
-            }
-            Failure::new(codes::API_NO_TOKEN, "this needs a valid token")
-        })
-    }
-
-    fn find(&self, token: &str) -> Option<Caller> {
-        let hash = hash_of(token);
-        let tokens = self.tokens.read().unwrap_or_else(PoisonError::into_inner);
-        // All of them are looked at, whichever it is.
-        let mut found = None;
-        for (known, row) in tokens.iter() {
-            if is_same(known, &hash) {
-                found = Some(row);
-            }
-        }
-        let now = clock::now();
-        let row = found.filter(|row| !is_over(row, &now))?;
-        Some(Caller {
-            name: row.name.clone(),
-            tenant: row.tenant.clone(),
-            role: Role::of_word(&row.role)?,
-            token: Some(row.id.clone()),
-        })
-    }
-
-    /// Whether somebody who came in once would still be let in.
-    pub(super) fn counts(&self, caller: &Caller) -> bool {
-        let Some(id) = &caller.token else {
-            return true;
-        };
-        let tokens = self.tokens.read().unwrap_or_else(PoisonError::into_inner);
-        let now = clock::now();
-        tokens
-            .iter()
-            .any(|(_, row)| row.id == *id && !is_over(row, &now))
-    }
-
-    /// A token that was revoked opens nothing from now on, whether the store can be read or not.
-    pub(super) fn revoked(&self, id: &str) {
-        let mut tokens = self.tokens.write().unwrap_or_else(PoisonError::into_inner);
-        tokens.retain(|(_, row)| row.id != id);
-    }
-
-    fn refuse_guessing(&self, address: IpAddr) -> Result<(), Failure> {
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((since, count)) = failures.get(&address).copied() else {
-            return Ok(());
-        };
-        let left = FAILURES_WITHIN.saturating_sub(since.elapsed());
-        if left.is_zero() {
-            failures.remove(&address);
-        } else if count >= FAILURES_MAX {
-            let text = format!("{count} wrong tokens came from {address}");
-            let failure = Failure::new(codes::API_TOO_MANY, text);
-            return Err(failure.retry_after(left.as_secs() + 1));
-        }
-        Ok(())
-    }
-
-    fn guessed(&self, address: IpAddr) {
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        if failures.len() >= ADDRESSES_MAX {
-            failures.retain(|_, (since, _)| since.elapsed() < FAILURES_WITHIN);
-        }
-        if failures.len() < ADDRESSES_MAX {
-            failures.entry(address).or_insert((Instant::now(), 0)).1 += 1;
-        }
-    }
-}
-
-/// Whether a token has expired by then, RFC 3339.
-fn is_over(row: &TokenRow, now: &str) -> bool {
-    row.expires_at.as_deref().is_some_and(|end| end <= now)
-}
-
-/// SHA-256 of a token: what is kept of it.
-pub(crate) fn hash_of(token: &str) -> Vec<u8> {
-    digest(&SHA256, token.as_bytes()).as_ref().to_vec()
-}
-
-/// A token that nobody can guess.
-pub(crate) fn new_token() -> Result<String> {
-    let mut bytes = [0; 32];
-    crate::store::fill(&SystemRandom::new(), &mut bytes)?;
-    Ok(format!("tm_{}", crate::store::hex(&bytes)))
-}
-
-/// A number that nobody can guess.
-pub(crate) fn new_id() -> Result<String> {
-    let mut bytes = [0; 16];
-    crate::store::fill(&SystemRandom::new(), &mut bytes)?;
-    Ok(crate::store::hex(&bytes))
-}
-
-/// Takes as long whether they differ early or late.
-fn is_same(a: &[u8], b: &[u8]) -> bool {
-    let differ = a.iter().zip(b).fold(0, |differ, (a, b)| differ | (a ^ b));
-    a.len() == b.len() && std::hint::black_box(differ) == 0
-}
-
-/// The token of a request. The name of a scheme is written in any case (RFC 9110, 11.1).
-pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, token) = value.split_once(' ')?;
-    scheme
-        .eq_ignore_ascii_case("bearer")
-        .then_some(token.trim())
-}
-
-/// How a token came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
-    /// Somebody put it into the request.
-    Header,
-    /// The browser added it, whoever made the request.
-    Cookie,
-}
-
-/// The token of a request, and how it came.
-fn said(headers: &HeaderMap) -> Option<(Way, &str)> {
-    let by_cookie = || session(headers).map(|token| (Way::Cookie, token));
-    bearer(headers)
-        .map(|token| (Way::Header, token))
-        .or_else(by_cookie)
-}
-
-/// The token of a browser that has signed in.
-fn session(headers: &HeaderMap) -> Option<&str> {
-    let name = cookie_name(headers);
-    let pairs = headers.get_all(header::COOKIE).iter();
-    let pairs = pairs
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(';'));
-    let mut values = pairs.filter_map(|pair| pair.trim().split_once('='));
-    values
-        .find(|(found, _)| *found == name)
-        .map(|(_, token)| token)
-}
-
-/// Browsers do not tell ports of one host apart, but two servers there are two.
-fn cookie_name(headers: &HeaderMap) -> String {
-    let host = headers
-        .get(header::HOST)
-        .and_then(|host| host.to_str().ok());
-    let port = host.and_then(|host| host.rsplit_once(':'));
-    let port = port.map_or("", |(_, port)| port);
-    let is_port = port.chars().all(|c| c.is_ascii_digit());
-    format!("tidemark_{}", if is_port { port } else { "" })
-}
-
-/// What makes a browser keep a token, or forget it. No script reads it, and no other site has it sent.
-pub(super) fn cookie(headers: &HeaderMap, token: Option<&str>) -> String {
-    let name = cookie_name(headers);
-    let origin = headers
-        .get(header::ORIGIN)
-        .and_then(|origin| origin.to_str().ok());
-    let is_secure = origin.is_some_and(|origin| origin.starts_with("https://"));
-    let secure = if is_secure { "; Secure" } else { "" };
-    let value = token.unwrap_or_default();
-    let end = if token.is_none() { "; Max-Age=0" } else { "" };
-    format!("{name}={value}; Path=/; HttpOnly; SameSite=Strict{secure}{end}")
-}
 
 /// Around everything: a number for the request, a time limit, and headers that every answer has.
 pub(super) async fn around(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
@@ -582,6 +280,53 @@ async fn once(app: &Arc<App>, caller: &Caller, request: Request, next: Next) -> 
     }
 }
 
+/// Requests with an `Idempotency-Key` that are being answered: whose, under which key, and what they say.
+#[derive(Default)]
+pub(crate) struct Answering(Mutex<HashMap<Keyed, Vec<u8>>>);
+
+/// Tenant, who asks, key.
+type Keyed = (String, String, String);
+
+impl Answering {
+    /// One more, until what is given is dropped.
+    fn begin(&self, id: &Keyed, said: &[u8]) -> Result<AnsweringOne<'_>, Failure> {
+        match self.lock().entry(id.clone()) {
+            Entry::Vacant(free) => {
+                free.insert(said.to_vec());
+            }
+            Entry::Occupied(taken) if taken.get() != said => return Err(reused()),
+            Entry::Occupied(_) => {
+                let text = "the same request is being answered";
+                return Err(Failure::new(codes::API_CONFLICT, text));
+            }
+        }
+        Ok(AnsweringOne {
+            all: self,
+            id: id.clone(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Keyed, Vec<u8>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct AnsweringOne<'a> {
+    all: &'a Answering,
+    id: Keyed,
+}
+
+impl Drop for AnsweringOne<'_> {
+    fn drop(&mut self) {
+        self.all.lock().remove(&self.id);
+    }
+}
+
+fn reused() -> Failure {
+    let text = "another request came with this Idempotency-Key";
+    Failure::new(codes::API_KEY_REUSED, text)
+}
+
 async fn keyed(
     app: &Arc<App>,
     caller: &Caller,
@@ -596,21 +341,16 @@ async fn keyed(
     let said = digest(&SHA256, &said).as_ref().to_vec();
     let who = caller.token.as_ref().unwrap_or(&caller.name);
     let id = (caller.tenant.clone(), who.clone(), key);
+    let _answering = app.answering.begin(&id, &said)?;
     let (tenant, who, key) = id.clone();
     match app
         .store
         .take_idempotency_key(tenant, who, key, said)
         .await?
     {
-        Answered::Never => {}
-        Answered::Other => {
-            let text = "another request came with this Idempotency-Key";
-            return Err(Failure::new(codes::API_KEY_REUSED, text));
-        }
-        Answered::Now => {
-            let text = "the same request is being answered";
-            return Err(Failure::new(codes::API_CONFLICT, text));
-        }
+        // Nobody else answers it here: of one who did the answer could not be kept.
+        Answered::Never | Answered::Now => {}
+        Answered::Other => return Err(reused()),
         Answered::So {
             status,
             location,
@@ -627,7 +367,10 @@ async fn keyed(
     let location = parts.headers.get(header::LOCATION);
     let location = location.and_then(|at| at.to_str().ok()).map(str::to_owned);
     let answer = is_kept.then(|| (parts.status.as_u16(), location, body.to_vec()));
-    app.store.answer_idempotency_key(id, answer).await?;
+    if let Err(err) = app.store.answer_idempotency_key(id, answer).await {
+        // What was asked for is done, or refused, all the same.
+        tracing::warn!(code = %err.code(), error = %err, "an answer is not kept for its Idempotency-Key");
+    }
     Ok(Response::from_parts(parts, Body::from(body)))
 }
 
@@ -659,62 +402,4 @@ pub(crate) async fn read(body: Body) -> Result<Bytes, Failure> {
         let text = format!("a body has at most {BODY_MAX} bytes, and comes whole");
         Failure::new(codes::API_TOO_LARGE, text)
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn roles_contain_each_other() {
-        let caller = |role| Caller {
-            name: "x".into(),
-            tenant: "t".into(),
-            role,
-            token: None,
-        };
-        assert!(caller(Role::Viewer).needs(Role::Operator).is_err());
-        assert!(caller(Role::Operator).needs(Role::Operator).is_ok());
-        assert!(caller(Role::Admin).needs(Role::Viewer).is_ok());
-    }
-
-    #[test]
-    fn s15_a_session_is_read_from_the_cookie_of_this_port_and_no_script_has_it() {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::HOST, HeaderValue::from_static("localhost:7070"));
-        let cookies = "a=b; tidemark_7071=tm_2; tidemark_7070=tm_1";
-        headers.insert(header::COOKIE, HeaderValue::from_static(cookies));
-        assert_eq!(said(&headers), Some((Way::Cookie, "tm_1")));
-        headers.insert(
-            header::AUTHORIZATION,
-            HeaderValue::from_static("Bearer tm_3"),
-        );
-        assert_eq!(said(&headers), Some((Way::Header, "tm_3")));
-        let kept = cookie(&headers, Some("tm_1"));
-        assert_eq!(
-            kept,
-            "tidemark_7070=tm_1; Path=/; HttpOnly; SameSite=Strict"
-        );
-        headers.insert(
-            header::ORIGIN,
-            HeaderValue::from_static("https://t.example"),
-        );
-        assert!(cookie(&headers, None).ends_with("; Secure; Max-Age=0"));
-    }
-
-    #[test]
-    fn s10_tokens_are_read_from_the_header_alone() {
-        let mut headers = HeaderMap::new();
-        assert_eq!(bearer(&headers), None);
-        for (value, expected) in [
-            ("Bearer tm_1", Some("tm_1")),
-            ("bearer  tm_1", Some("tm_1")),
-            ("Basic tm_1", None),
-            ("tm_1", None),
-        ] {
-            headers.insert(header::AUTHORIZATION, HeaderValue::from_static(value));
-            assert_eq!(bearer(&headers), expected, "{value}");
-        }
-        assert!(is_same(b"abc", b"abc") && !is_same(b"abc", b"abd") && !is_same(b"abc", b"ab"));
-    }
 }

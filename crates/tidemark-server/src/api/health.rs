@@ -15,8 +15,9 @@ use serde_json::{Value, json};
 use tidemark_core::status::Health;
 
 use super::App;
+use super::auth::{AuthMode, Caller};
 use super::extract::Params;
-use super::guard::{self, AuthMode};
+use super::guard;
 use super::problem::Failure;
 use crate::store::{DesiredState, Key};
 use crate::supervisor::{Member, OWN_TENANT};
@@ -92,7 +93,7 @@ async fn ready(State(app): State<Arc<App>>, Params(params): Params<ReadyParams>)
     (status, Answer(body)).into_response()
 }
 
-async fn metrics(State(app): State<Arc<App>>, caller: guard::Caller) -> Result<Response, Failure> {
+async fn metrics(State(app): State<Arc<App>>, caller: Caller) -> Result<Response, Failure> {
     // Whoever runs the server scrapes all of it, a tenant its own.
     let members = if caller.tenant == OWN_TENANT {
         app.supervisor.members()

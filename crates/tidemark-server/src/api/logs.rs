@@ -13,8 +13,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::App;
+use super::auth::{Caller, Role};
 use super::extract::{Json, Params, Route};
-use super::guard::{Caller, Role};
 use super::journal::level_of;
 use super::lists::{cut, next_page};
 use super::pipelines::{limit, member};

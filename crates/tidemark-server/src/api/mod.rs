@@ -1,6 +1,6 @@
 //! The API: routes, and the document that describes them, made from the same declarations.
 //!
-//! `guard` is before and after every request; the other modules have the routes by subject. A body of
+//! `guard` is before and after every request, and `auth` knows who asks; the other modules have the routes by subject. A body of
 //! an answer is a type of the API's own (`bodies`), an error a problem document (`problem`).
 
 use std::sync::Arc;
@@ -15,10 +15,11 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{InfoBuilder, OpenApi, OpenApiBuilder};
 use utoipa_axum::router::OpenApiRouter;
 
-pub use guard::{AuthMode, Role};
+pub use auth::{AuthMode, Role};
 
+pub(crate) use auth::Auth;
 pub(crate) use bodies::{Lag, PipelineBody, TableBody, lag_of, rows_quarantined};
-pub(crate) use guard::Auth;
+pub(crate) use guard::Answering;
 pub(crate) use settings::{LimitsBody, RetentionBody, SettingsBody, StoreBody};
 
 use crate::demo::Demo;
@@ -30,12 +31,13 @@ use problem::Failure;
 mod access;
 mod actions;
 mod alerts;
+pub(crate) mod auth;
 mod bodies;
 mod connections;
 mod definition;
 mod demo;
 mod extract;
-pub(crate) mod guard;
+mod guard;
 mod health;
 mod journal;
 mod lists;
@@ -66,6 +68,7 @@ pub(crate) struct App {
     /// Names under which the server is spoken to.
     pub(crate) hosts: Vec<String>,
     pub(crate) requests: Requests,
+    pub(crate) answering: Answering,
     /// What is around it, where it is the server of a demo.
     pub(crate) demo: Option<Arc<dyn Demo>>,
     /// What it runs with.

@@ -16,9 +16,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::App;
+use super::auth::{Caller, Role};
 use super::bodies::{Lag, PipelineBody, SlotBody, TableBody, lag_of, slot, table};
 use super::extract::{DefinitionText, Params, Route};
-use super::guard::{Caller, Role};
 use super::journal::instant;
 use super::pipelines::{member, rank};
 use super::problem::{Failure, Problem};

@@ -23,9 +23,10 @@ use utoipa_axum::routes;
 
 use super::App;
 use super::actions::begin;
+use super::auth::{Caller, Role};
 use super::bodies::{TableBody, table};
 use super::extract::{Json, Params, Route, table_name};
-use super::guard::{Caller, Role, write_down};
+use super::guard::write_down;
 use super::lists::{cut, next_page};
 use super::pipelines::{limit, member};
 use super::problem::{Failure, Problem};

@@ -10,8 +10,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::App;
+use super::auth::{Caller, Role};
 use super::extract::Route;
-use super::guard::{Caller, Role};
 use super::pipelines::member;
 use super::problem::{Failure, Problem};
 use crate::supervisor::open;

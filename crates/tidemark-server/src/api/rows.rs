@@ -28,8 +28,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::App;
+use super::auth::{Caller, Role};
 use super::extract::{Params, Route, table_name};
-use super::guard::{Caller, Role, write_down};
+use super::guard::write_down;
 use super::pipelines::member;
 use super::problem::{Failure, Problem};
 use super::quarantine::{KeptRowBody, body as kept_body, kept};

@@ -12,8 +12,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::App;
+use super::auth::{Caller, Role};
 use super::extract::{Params, Route};
-use super::guard::{Caller, Role};
 use super::pipelines::{limit, member};
 use super::problem::{Failure, Problem};
 use crate::schedules::{Known, Schedules, definition};

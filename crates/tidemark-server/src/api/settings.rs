@@ -12,8 +12,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::App;
+use super::auth::Caller;
 use super::extract::Params;
-use super::guard::{self, Caller};
+use super::guard;
 use super::journal::PageParams;
 use super::lists::{cut, next_page};
 use super::logs::of_the_server;

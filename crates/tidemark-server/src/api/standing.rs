@@ -15,8 +15,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::App;
+use super::auth::Caller;
 use super::extract::Route;
-use super::guard::Caller;
 use super::pipelines::member;
 use super::problem::{Failure, Problem};
 use crate::supervisor::{Member, View, open};

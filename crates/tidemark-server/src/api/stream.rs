@@ -19,8 +19,8 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::App;
+use super::auth::{Auth, Caller};
 use super::extract::Params;
-use super::guard::{Auth, Caller};
 use super::problem::{Failure, Problem};
 use crate::news::{Item, Subscription, Topic};
 

@@ -24,6 +24,12 @@ pub(super) async fn served(url: &str) -> Server {
     Server::start_with(&["--store", url], &[("TIDEMARK_STORE_KEY", KEY)]).await
 }
 
+/// A store that keeps no answer for an `Idempotency-Key`.
+const NO_ANSWERS: &str = "CREATE FUNCTION no_answers() RETURNS trigger LANGUAGE plpgsql AS \
+     'BEGIN RAISE EXCEPTION ''no''; END'; \
+     CREATE TRIGGER no_answers BEFORE UPDATE ON tidemark_server.idempotency \
+     FOR EACH ROW EXECUTE FUNCTION no_answers()";
+
 /// What is said while the store is away.
 async fn refused(server: &Server, request: Request) -> Option<Value> {
     let answer = server.send(request).await;
@@ -72,6 +78,34 @@ async fn a_store_in_a_database_may_be_away_while_pipelines_go_on() {
     })
     .await
     .unwrap();
+
+    // An answer that the store does not take is given all the same, and nobody who comes again with its key is told
+    // to wait for it.
+    let client = database.client_to(&name).await.unwrap();
+    client.batch_execute(NO_ANSWERS).await.unwrap();
+    let start = || {
+        let request = server.request("POST", "/pipelines/srv_shared/actions/start");
+        let request = request.header("idempotency-key", "again");
+        server.send(request.json(&json!({})))
+    };
+    let asked = [start().await, start().await];
+    client
+        .batch_execute("DROP TRIGGER no_answers ON tidemark_server.idempotency")
+        .await
+        .unwrap();
+    let asked = asked.into_iter().chain([start().await, start().await]);
+    let asked: Vec<_> = asked
+        .map(|answer| {
+            (
+                answer.status,
+                answer.header("idempotency-replayed").is_some(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        asked,
+        [(202, false), (202, false), (202, false), (202, true)]
+    );
 
     // Killed, its lease runs out; the next one goes on where it was.
     server.child.kill().await.unwrap();
