@@ -176,6 +176,22 @@ impl Remote {
         }
     }
 
+    /// All pages of a list: what stands under this name in each of them; what else is said as the last one says it.
+    pub(crate) async fn every_page(&self, route: &str, name: &str) -> Result<Value> {
+        let (mut all, mut more) = (Vec::new(), String::new());
+        loop {
+            let mut page = self.get(&format!("{route}?limit=500{more}")).await?;
+            if let Some(Value::Array(rows)) = page.get_mut(name).map(Value::take) {
+                all.extend(rows);
+            }
+            let Some(next) = page["next_cursor"].as_str() else {
+                page[name] = Value::Array(all);
+                return Ok(page);
+            };
+            more = format!("&cursor={}", encoded(next));
+        }
+    }
+
     /// A GET of JSON.
     pub(crate) async fn get(&self, route: &str) -> Result<Value> {
         let answered = self.ask(Method::GET, route, &[], None).await?;

@@ -13,10 +13,10 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::App;
+use super::auth::{Caller, Role, bearer, cookie, hash_of, new_id, new_token};
 use super::extract::{Json, Params, Route};
-use super::guard::{Caller, Role, bearer, cookie, hash_of, new_id, new_token};
 use super::journal::{PageParams, next, page};
-use super::lists::next_page;
+use super::lists::{cut, in_time, next_page, place_in_time};
 use super::problem::{Failure, Problem, severity};
 use crate::store::{AuditRow, NewToken, TokenRow};
 
@@ -55,19 +55,35 @@ async fn sign_out(_: Caller, headers: HeaderMap) -> Response {
     (StatusCode::NO_CONTENT, forgotten).into_response()
 }
 
-/// Tokens; the tokens themselves were shown once.
+/// A page of tokens, newest first; the tokens themselves were shown once.
 #[derive(Debug, Serialize, ToSchema)]
 struct TokenList {
     tokens: Vec<TokenRow>,
+    next_cursor: Option<String>,
+    /// The next page.
+    next: Option<String>,
 }
 
-#[utoipa::path(get, path = "/tokens", tag = "access",
-    responses((status = 200, body = TokenList), (status = 403, body = Problem)))]
-async fn tokens(State(app): State<Arc<App>>, caller: Caller) -> Result<Answer<TokenList>, Failure> {
+#[utoipa::path(get, path = "/tokens", tag = "access", params(PageParams),
+    responses((status = 200, body = TokenList), (status = 400, body = Problem), (status = 403, body = Problem)))]
+async fn tokens(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Params(params): Params<PageParams>,
+) -> Result<Answer<TokenList>, Failure> {
     caller.needs(Role::Admin)?;
+    let page = in_time(params.limit, params.cursor.as_deref())?;
+    let limit = page.limit - 1;
     let tenant = (!caller.is_own()).then_some(caller.tenant);
-    let tokens = app.store.tokens(tenant).await?;
-    Ok(Answer(TokenList { tokens }))
+    let mut tokens = app.store.tokens(tenant, page).await?;
+    let next_cursor = cut(&mut tokens, limit, |row| {
+        place_in_time(&row.created_at, &row.id)
+    });
+    Ok(Answer(TokenList {
+        next: next_page(next_cursor.as_deref()),
+        tokens,
+        next_cursor,
+    }))
 }
 
 /// A token that is wanted.

@@ -14,12 +14,14 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::App;
+use super::auth::Caller;
 use super::extract::{Json, Params, Route};
-use super::guard::Caller;
-use super::journal::{next, page};
-use super::lists::next_page;
+use super::journal::{PageParams, next, page};
+use super::lists::{cut, next_page, not_ours};
+use super::pipelines::limit;
 use super::problem::{Failure, Problem};
 use crate::store::{AlertRow, AlertState, DeliveryRow};
+use crate::supervisor::Member;
 use crate::{alerts, notify};
 
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
@@ -32,10 +34,15 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(deliveries))
 }
 
-/// Alerts that fire, those that matter most first.
+/// A page of alerts that fire, those that matter most first.
 #[derive(Debug, Serialize, ToSchema)]
 struct ActiveList {
     alerts: Vec<AlertBody>,
+    /// All that fire.
+    total: usize,
+    next_cursor: Option<String>,
+    /// The next page.
+    next: Option<String>,
 }
 
 /// An alert that fires.
@@ -64,14 +71,42 @@ struct AlertBody {
     text: String,
 }
 
-#[utoipa::path(get, path = "/alerts/active", tag = "alerts",
-    responses((status = 200, body = ActiveList)))]
-async fn active(State(app): State<Arc<App>>, caller: Caller) -> Answer<ActiveList> {
+#[utoipa::path(get, path = "/alerts/active", tag = "alerts", params(PageParams),
+    responses((status = 200, body = ActiveList), (status = 400, body = Problem)))]
+async fn active(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Params(params): Params<PageParams>,
+) -> Result<Answer<ActiveList>, Failure> {
+    let limit = limit(params.limit)?;
+    let after = params.cursor.as_deref().map(|cursor| {
+        let mut parts = cursor.splitn(3, '.');
+        let mut place = || {
+            let rank = parts.next()?.parse().ok()?;
+            let fired_us = parts.next()?.parse().ok()?;
+            Some((rank, fired_us, parts.next()?.to_owned()))
+        };
+        place().ok_or_else(not_ours)
+    });
+    let after: Option<(u8, i64, String)> = after.transpose()?;
     let all = &app.supervisor.shared.alerts;
-    let firing = all.firing(|key| key.tenant == caller.tenant);
-    Answer(ActiveList {
+    let mut firing = all.firing(|key| key.tenant == caller.tenant);
+    let total = firing.len();
+    firing.retain(|row| {
+        after
+            .as_ref()
+            .is_none_or(|after| alerts::place(row) > *after)
+    });
+    let next_cursor = cut(&mut firing, limit, |row| {
+        let (rank, fired_us, id) = alerts::place(row);
+        format!("{rank}.{fired_us}.{id}")
+    });
+    Ok(Answer(ActiveList {
+        next: next_page(next_cursor.as_deref()),
         alerts: firing.into_iter().map(body).collect(),
-    })
+        total,
+        next_cursor,
+    }))
 }
 
 fn body(row: AlertRow) -> AlertBody {
@@ -151,13 +186,16 @@ async fn snoozed(
         .ok_or_else(|| Failure::not_found("alert that fires"))
 }
 
-/// All rules, by pipeline. Rules stand in the pipelines' definitions.
+/// A page of rules, by pipeline and in the order of its definition, where they stand.
 #[derive(Debug, Serialize, ToSchema)]
 struct RuleList {
     rules: Vec<RuleBody>,
-    /// Pipelines whose definition could not be read since the server was started, so that their rules
+    /// All pipelines whose definition could not be read since the server was started, so that their rules
     /// are not known.
     unknown: Vec<String>,
+    next_cursor: Option<String>,
+    /// The next page.
+    next: Option<String>,
 }
 
 /// A rule.
@@ -180,37 +218,62 @@ struct RuleBody {
     unknown_notifiers: Vec<String>,
 }
 
-#[utoipa::path(get, path = "/alerts/rules", tag = "alerts",
-    responses((status = 200, body = RuleList)))]
-async fn rules(State(app): State<Arc<App>>, caller: Caller) -> Answer<RuleList> {
-    let all = &app.supervisor.shared.alerts;
-    let mut list = RuleList {
-        rules: Vec::new(),
-        unknown: Vec::new(),
-    };
+#[utoipa::path(get, path = "/alerts/rules", tag = "alerts", params(PageParams),
+    responses((status = 200, body = RuleList), (status = 400, body = Problem)))]
+async fn rules(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Params(params): Params<PageParams>,
+) -> Result<Answer<RuleList>, Failure> {
+    let limit = limit(params.limit)?;
+    let after = params.cursor.as_deref().map(|cursor| {
+        let parts = cursor.rsplit_once('.');
+        let place = parts.and_then(|(id, nth)| Some((id, nth.parse::<usize>().ok()?)));
+        place.ok_or_else(not_ours)
+    });
+    let after = after.transpose()?;
+    let (mut found, mut unknown) = (Vec::new(), Vec::new());
     for member in app.supervisor.members_of(&caller.tenant) {
         let Some(rules) = member.rules() else {
-            list.unknown.push(member.key.id.clone());
+            unknown.push(member.key.id.clone());
             continue;
         };
-        list.rules.extend(rules.iter().map(|rule| {
-            let known = all.is_known(&member.key, rule);
-            RuleBody {
-                pipeline_id: member.key.id.clone(),
-                rule: rule.id(),
-                severity: rule.severity.word(),
-                resolve_after: show_duration(rule.resolve_after),
-                state: match all.state(&member.key, rule) {
-                    None | Some(AlertState::Calm) if !known => "unknown",
-                    state => state.unwrap_or(AlertState::Calm).word(),
-                },
-                known,
-                notify: rule.notify.clone(),
-                unknown_notifiers: unknown_of(&app, &member.key.tenant, rule),
+        for (nth, rule) in rules.iter().enumerate() {
+            if after.is_none_or(|after| (member.key.id.as_str(), nth) > after) {
+                found.push((Arc::clone(&member), nth, rule.clone()));
             }
-        }));
+        }
     }
-    Answer(list)
+    let next_cursor = cut(&mut found, limit, |(member, nth, _)| {
+        format!("{}.{nth}", member.key.id)
+    });
+    let rules = found
+        .iter()
+        .map(|(member, _, rule)| rule_body(&app, member, rule));
+    Ok(Answer(RuleList {
+        next: next_page(next_cursor.as_deref()),
+        rules: rules.collect(),
+        unknown,
+        next_cursor,
+    }))
+}
+
+fn rule_body(app: &App, member: &Member, rule: &AlertRule) -> RuleBody {
+    let all = &app.supervisor.shared.alerts;
+    let known = all.is_known(&member.key, rule);
+    RuleBody {
+        pipeline_id: member.key.id.clone(),
+        rule: rule.id(),
+        severity: rule.severity.word(),
+        resolve_after: show_duration(rule.resolve_after),
+        state: match all.state(&member.key, rule) {
+            None | Some(AlertState::Calm) if !known => "unknown",
+            state => state.unwrap_or(AlertState::Calm).word(),
+        },
+        known,
+        notify: rule.notify.clone(),
+        unknown_notifiers: unknown_of(app, &member.key.tenant, rule),
+    }
 }
 
 fn unknown_of(app: &App, tenant: &str, rule: &AlertRule) -> Vec<String> {

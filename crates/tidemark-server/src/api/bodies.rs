@@ -1,9 +1,7 @@
 //! What goes out: types of the API's own, converted by hand, so that the engine's may change.
 
 use serde::Serialize;
-use tidemark_core::status::{
-    SlotStatus, Status, StatusError, TableStatus, TableStatusState, Verified,
-};
+use tidemark_core::status::{SlotStatus, Status, StatusError, TableStatus, Verified};
 use tidemark_core::{clock, config};
 use utoipa::ToSchema;
 
@@ -278,20 +276,6 @@ pub(crate) fn table(table: &TableStatus) -> TableBody {
         parked: table.parked,
         conflicts: table.conflicts,
         quarantined: table.quarantined,
-    }
-}
-
-/// Those that need a person first.
-pub(crate) fn urgency(state: TableStatusState) -> u8 {
-    match state {
-        TableStatusState::Quarantined => 0,
-        TableStatusState::Resyncing => 1,
-        TableStatusState::Loading => 2,
-        TableStatusState::Queued => 3,
-        TableStatusState::CatchingUp => 4,
-        TableStatusState::Paused => 5,
-        TableStatusState::Streaming => 6,
-        TableStatusState::Done | TableStatusState::Excluded => 7,
     }
 }
 

@@ -17,11 +17,13 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::App;
+use super::auth::{Caller, Role};
 use super::bodies::{SlotBody, slot};
 use super::extract::{Params, Route};
-use super::guard::{Caller, Role};
+use super::journal::PageParams;
+use super::lists::{cut, next_page, not_ours};
 use super::named::{self, NamedBody};
-use super::pipelines::member;
+use super::pipelines::{limit, member};
 use super::problem::{Failure, Problem};
 use crate::store::{DesiredState, Level};
 use crate::supervisor::{Member, open};
@@ -39,7 +41,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(adoption))
 }
 
-/// What pipelines are connected to.
+/// A page of what pipelines are connected to: first what has a name, then addresses.
 #[derive(Debug, Serialize, ToSchema)]
 struct ConnectionList {
     /// By address.
@@ -48,8 +50,45 @@ struct ConnectionList {
     named: Vec<NamedBody>,
     /// Why those of a file are not known, if so.
     problem: Option<String>,
-    /// Pipelines whose definition was not read yet: what they are connected to is not known.
+    /// All pipelines whose definition was not read yet: what they are connected to is not known.
     not_known: Vec<String>,
+    next_cursor: Option<String>,
+    /// The next page.
+    next: Option<String>,
+}
+
+/// Where something is in that list.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    /// By name, and where it is said.
+    Named((String, bool, String)),
+    /// By address.
+    At(String),
+}
+
+impl Place {
+    /// As a cursor, and back.
+    fn cursor(&self) -> String {
+        match self {
+            Place::Named((name, _, file)) => format!("n.{name}/{file}"),
+            Place::At(address) => format!("a.{address}"),
+        }
+    }
+
+    fn of(cursor: &str) -> Option<Place> {
+        if let Some(address) = cursor.strip_prefix("a.") {
+            return Some(Place::At(address.to_owned()));
+        }
+        let (name, file) = cursor.strip_prefix("n.")?.split_once('/')?;
+        let place = (name.to_owned(), file.is_empty(), file.to_owned());
+        Some(Place::Named(place))
+    }
+}
+
+/// Something of that list.
+enum Listed {
+    Named(named::Listed),
+    At(ConnectionBody),
 }
 
 /// An address, and who uses it.
@@ -63,9 +102,17 @@ struct ConnectionBody {
     target_of: Vec<String>,
 }
 
-#[utoipa::path(get, path = "/connections", tag = "monitoring",
-    responses((status = 200, body = ConnectionList)))]
-async fn connections(State(app): State<Arc<App>>, caller: Caller) -> Answer<ConnectionList> {
+#[utoipa::path(get, path = "/connections", tag = "monitoring", params(PageParams),
+    responses((status = 200, body = ConnectionList), (status = 400, body = Problem)))]
+async fn connections(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Params(params): Params<PageParams>,
+) -> Result<Answer<ConnectionList>, Failure> {
+    let limit = limit(params.limit)?;
+    let after = params.cursor.as_deref();
+    let after = after.map(|cursor| Place::of(cursor).ok_or_else(not_ours));
+    let after = after.transpose()?;
     let mut found: BTreeMap<String, ConnectionBody> = BTreeMap::new();
     let mut not_known = Vec::new();
     for member in app.supervisor.members_of(&caller.tenant) {
@@ -87,12 +134,28 @@ async fn connections(State(app): State<Arc<App>>, caller: Caller) -> Answer<Conn
         at.or_insert_with(|| empty(&target)).target_of.push(id);
     }
     let (named, problem) = named::all(&app, &caller).await;
-    Answer(ConnectionList {
-        named,
+    let named = named.into_iter();
+    let named = named.map(|one| (Place::Named(one.place()), Listed::Named(one)));
+    let found = found.into_iter();
+    let found = found.map(|(address, body)| (Place::At(address), Listed::At(body)));
+    let mut page: Vec<(Place, Listed)> = named.chain(found).collect();
+    page.retain(|(place, _)| after.as_ref().is_none_or(|after| place > after));
+    let next_cursor = cut(&mut page, limit, |(place, _)| place.cursor());
+    let mut list = ConnectionList {
+        connections: Vec::new(),
+        named: Vec::new(),
         problem,
-        connections: found.into_values().collect(),
         not_known,
-    })
+        next: next_page(next_cursor.as_deref()),
+        next_cursor,
+    };
+    for (_, one) in page {
+        match one {
+            Listed::Named(one) => list.named.push(named::told(&app, &caller, one).await),
+            Listed::At(body) => list.connections.push(body),
+        }
+    }
+    Ok(Answer(list))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]

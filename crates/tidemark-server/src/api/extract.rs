@@ -67,6 +67,27 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     }
 }
 
+/// What changes of something (RFC 7396), in which no object has a key twice. An empty body changes nothing.
+pub(crate) struct Patch(pub(crate) Value);
+
+impl<S: Send + Sync> FromRequest<S> for Patch {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, _: &S) -> Result<Patch, Failure> {
+        let kind = media_type(request.headers());
+        let body = read(request.into_body()).await?;
+        match kind.as_deref() {
+            _ if body.is_empty() => Ok(Patch(Value::Object(Map::new()))),
+            Some("application/merge-patch+json" | "application/json") => {
+                from_json::<Once>(&body).map(|Once(patch)| Patch(patch))
+            }
+            _ => Err(other_form(
+                "application/merge-patch+json or application/json",
+            )),
+        }
+    }
+}
+
 /// A pipeline's definition, as the text of a file.
 pub(crate) struct DefinitionText(pub(crate) String);
 

@@ -17,10 +17,10 @@ use tidemark_core::status::TABLE_STATES;
 
 use super::App;
 use super::actions::{ActBody, ask};
-use super::bodies::{TableBody, TableCount, counts, table, urgency};
+use super::auth::Caller;
+use super::bodies::{TableBody, TableCount, counts, table};
 use super::extract::{Json, Params, Route, known_word};
-use super::guard::Caller;
-use super::lists::{cut, next_page};
+use super::lists::{cut, next_page, not_ours};
 use super::pipelines::{limit, member};
 use super::problem::{Failure, Problem};
 use crate::store::{Cursor, EventRow, EventsWanted, Level, OperationRow, RunRow, VerificationRow};
@@ -78,7 +78,7 @@ async fn tables(
         let parts = cursor
             .split_once(':')
             .and_then(|(rank, name)| Some((rank.parse::<u8>().ok()?, name)));
-        parts.ok_or_else(|| Failure::new(codes::API_MALFORMED, "this is no cursor of ours"))
+        parts.ok_or_else(not_ours)
     });
     let after = after.transpose()?;
     let status = member(&app, &caller, &id)?.view().status;
@@ -92,12 +92,11 @@ async fn tables(
         let q = params.q.as_deref().unwrap_or_default();
         is_in && (table.source.contains(q) || table.target.contains(q))
     });
-    found.sort_by_key(|table| (urgency(table.state), table.source.as_str()));
-    found.retain(|table| {
-        after.is_none_or(|after| (urgency(table.state), table.source.as_str()) > after)
-    });
+    found.sort_by_key(|table| (table.urgency(), table.source.as_str()));
+    found
+        .retain(|table| after.is_none_or(|after| (table.urgency(), table.source.as_str()) > after));
     let next_cursor = cut(&mut found, limit, |table| {
-        format!("{}:{}", urgency(table.state), table.source)
+        format!("{}:{}", table.urgency(), table.source)
     });
     Ok(Answer(TableList {
         next: next_page(next_cursor.as_deref()),
@@ -177,7 +176,7 @@ pub(super) fn level_of(word: Option<&str>) -> Result<Option<Level>, Failure> {
 pub(super) fn page(wanted: Option<usize>, cursor: Option<&str>) -> Result<Cursor, Failure> {
     let before = cursor.map(|cursor| {
         let number = cursor.parse::<i64>();
-        number.map_err(|_| Failure::new(codes::API_MALFORMED, "this is no cursor of ours"))
+        number.map_err(|_| not_ours())
     });
     Ok(Cursor {
         before: before.transpose()?,

@@ -19,7 +19,9 @@ use tidemark_core::catalogue::codes;
 use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::{OpenApi, RefOr, Required, ResponseBuilder};
 
+use super::pipelines::limit;
 use super::problem::{Failure, asked};
+use crate::store::CursorInTime;
 
 /// Kept by whoever asked, and never used unasked.
 const KEPT: &str = "private, no-cache";
@@ -72,6 +74,32 @@ pub(super) fn cut<T, P>(found: &mut Vec<T>, limit: usize, place: impl Fn(&T) -> 
     let has_more = found.len() > limit;
     found.truncate(limit);
     found.last().filter(|_| has_more).map(place)
+}
+
+/// A page of a list that goes by time, and one row more, by which it is known whether there is another.
+pub(super) fn in_time(
+    wanted: Option<usize>,
+    cursor: Option<&str>,
+) -> Result<CursorInTime, Failure> {
+    let after = cursor.map(|cursor| {
+        let parts = cursor.split_once('_');
+        let after = parts.map(|(at, id)| (at.to_owned(), id.to_owned()));
+        after.ok_or_else(not_ours)
+    });
+    Ok(CursorInTime {
+        after: after.transpose()?,
+        limit: limit(wanted)? + 1,
+    })
+}
+
+/// The cursor of a row of such a list.
+pub(super) fn place_in_time(at: &str, id: &str) -> String {
+    format!("{at}_{id}")
+}
+
+/// A cursor that nobody was given.
+pub(super) fn not_ours() -> Failure {
+    Failure::new(codes::API_MALFORMED, "this is no cursor of ours")
 }
 
 /// The same request from there on, as a link.

@@ -90,7 +90,8 @@ pub(super) fn refuse_masks(text: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-fn tree(text: &str) -> Result<Value, Failure> {
+/// A definition as JSON has it.
+pub(super) fn tree(text: &str) -> Result<Value, Failure> {
     toml::from_str(text).map_err(|_| {
         // The parser's words may hold a piece of the text.
         Failure::new(codes::CONFIG_SYNTAX, "the definition is not TOML")

@@ -4,7 +4,7 @@
 //! Secrets go in and never come out. What pipelines use stays as long as they do; a change is taken over by
 //! those that run as a change of their own definition would be.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,9 +21,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::App;
+use super::auth::{Caller, Role};
 use super::bodies::shown;
 use super::extract::{Json, Params, Route, table_name, to_toml};
-use super::guard::{Caller, Role};
 use super::lists::{cut, next_page};
 use super::merge::{refuse_masks, unmask};
 use super::pipelines::{if_matches, limit, refuse_another_ground};
@@ -210,26 +210,56 @@ async fn opened(shared: &Shared, connection: Connection) -> Result<Arc<dyn Datab
     })?
 }
 
+/// One of the list of all, which knows what else is called so.
+pub(super) struct Listed {
+    found: Found,
+    /// The file that has one of this name too, and is asked first.
+    hidden_by: Option<PathBuf>,
+}
+
+impl Listed {
+    /// Where it is in the list, by name: those of files before one of the store.
+    pub(super) fn place(&self) -> (String, bool, String) {
+        match &self.found {
+            Found::File(found, file) => (found.name.clone(), false, file.display().to_string()),
+            Found::Store(row) => (row.key.id.clone(), true, String::new()),
+        }
+    }
+}
+
 /// Every connection that has a name, and why those of files are not known, if so.
-pub(super) async fn all(app: &App, caller: &Caller) -> (Vec<NamedBody>, Option<String>) {
+pub(super) async fn all(app: &App, caller: &Caller) -> (Vec<Listed>, Option<String>) {
     let (files, problem) = match of_files(app, caller).await {
         Ok(files) => (files, None),
         Err(err) => (Vec::new(), Some(format!("{}: {err}", err.code()))),
     };
-    let rows = app.supervisor.shared.endpoints.of(&caller.tenant);
-    let files = files
-        .into_iter()
-        .map(|(found, file)| Found::File(found, file));
-    let mut bodies: Vec<NamedBody> = Vec::new();
-    for found in files.chain(rows.into_iter().map(Found::Store)) {
-        let mut body = body(app, caller, found).await;
-        if let Some(first) = bodies.iter().find(|one| one.name == body.name) {
-            let file = first.file.as_deref().unwrap_or_default();
-            body.problem = Some(format!("{file} has one of this name too"));
-        }
-        bodies.push(body);
+    let mut first: BTreeMap<String, PathBuf> = BTreeMap::new();
+    let mut listed = Vec::new();
+    for (found, file) in files {
+        let known = first
+            .entry(found.name.clone())
+            .or_insert_with(|| file.clone());
+        listed.push(Listed {
+            hidden_by: (*known != file).then(|| known.clone()),
+            found: Found::File(found, file),
+        });
     }
-    (bodies, problem)
+    let rows = app.supervisor.shared.endpoints.of(&caller.tenant);
+    listed.extend(rows.into_iter().map(|row| Listed {
+        hidden_by: first.get(&row.key.id).cloned(),
+        found: Found::Store(row),
+    }));
+    listed.sort_by_cached_key(Listed::place);
+    (listed, problem)
+}
+
+/// One of them, as it is told.
+pub(super) async fn told(app: &App, caller: &Caller, listed: Listed) -> NamedBody {
+    let mut body = body(app, caller, listed.found).await;
+    if let Some(file) = listed.hidden_by {
+        body.problem = Some(format!("{} has one of this name too", file.display()));
+    }
+    body
 }
 
 async fn body(app: &App, caller: &Caller, found: Found) -> NamedBody {

@@ -14,8 +14,10 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::App;
-use super::extract::{Json, Route};
-use super::guard::{Caller, Role};
+use super::auth::{Caller, Role};
+use super::extract::{Json, Params, Route};
+use super::journal::PageParams;
+use super::lists::{cut, in_time, next_page, place_in_time};
 use super::pipelines::member;
 use super::problem::{Failure, Problem};
 use crate::store::OperationRow;
@@ -28,22 +30,37 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(confirm))
 }
 
-/// The last operations, newest first.
+/// A page of operations, newest first.
 #[derive(Debug, Serialize, ToSchema)]
 struct OperationList {
     operations: Vec<OperationRow>,
+    next_cursor: Option<String>,
+    /// The next page.
+    next: Option<String>,
 }
 
-#[utoipa::path(get, path = "/pipelines/{id}/operations", tag = "operations", params(("id" = String, Path)),
-    responses((status = 200, body = OperationList), (status = 404, body = Problem)))]
+#[utoipa::path(get, path = "/pipelines/{id}/operations", tag = "operations",
+    params(("id" = String, Path), PageParams),
+    responses((status = 200, body = OperationList), (status = 400, body = Problem),
+        (status = 404, body = Problem)))]
 async fn list(
     State(app): State<Arc<App>>,
     caller: Caller,
     Route(id): Route<String>,
+    Params(params): Params<PageParams>,
 ) -> Result<Answer<OperationList>, Failure> {
     let member = member(&app, &caller, &id)?;
-    let operations = app.store.operations(&member.key).await?;
-    Ok(Answer(OperationList { operations }))
+    let page = in_time(params.limit, params.cursor.as_deref())?;
+    let limit = page.limit - 1;
+    let mut operations = app.store.operations(&member.key, page).await?;
+    let next_cursor = cut(&mut operations, limit, |row| {
+        place_in_time(&row.created_at, &row.id)
+    });
+    Ok(Answer(OperationList {
+        next: next_page(next_cursor.as_deref()),
+        operations,
+        next_cursor,
+    }))
 }
 
 #[utoipa::path(get, path = "/operations/{id}", tag = "operations", params(("id" = String, Path)),

@@ -8,7 +8,6 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use tidemark_core::Error;
 use tidemark_core::catalogue::codes;
 use tidemark_core::config::changes;
@@ -19,11 +18,11 @@ use utoipa_axum::routes;
 
 use super::App;
 use super::actions::begin;
+use super::auth::{Caller, Role};
 use super::bodies::{PipelineBody, etag};
-use super::extract::{DefinitionText, Json, Params, Route, known_word, to_toml};
-use super::guard::{Caller, Role};
-use super::lists::{cut, next_page};
-use super::merge::{merge, refuse_masks, unmask};
+use super::extract::{DefinitionText, Params, Patch, Route, known_word, to_toml};
+use super::lists::{cut, next_page, not_ours};
+use super::merge::{merge, refuse_masks, tree, unmask};
 use super::problem::{Failure, Problem};
 use crate::store::{DesiredState, Key, Level, NewPipeline, OperationRow};
 use crate::supervisor::actions::{Action, Remains};
@@ -178,7 +177,7 @@ fn position(cursor: &str) -> Result<(u8, String), Failure> {
     let parts = cursor
         .split_once('.')
         .and_then(|(rank, id)| Some((rank.parse().ok()?, id.to_owned())));
-    parts.ok_or_else(|| Failure::new(codes::API_MALFORMED, "this is no cursor of ours"))
+    parts.ok_or_else(not_ours)
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -401,7 +400,8 @@ async fn put(
 
 #[utoipa::path(patch, path = "/pipelines/{id}", tag = "pipelines",
     params(("id" = String, Path), ("If-Match" = Option<String>, Header), ChangeParams),
-    request_body(content = Value, description = "What changes (RFC 7396); `null` removes"),
+    request_body(content((Value = "application/merge-patch+json"), (Value = "application/json")),
+        description = "What changes (RFC 7396); `null` removes"),
     responses((status = 200, body = PipelineBody), (status = 404, body = Problem),
         (status = 409, body = Problem), (status = 412, body = Problem), (status = 422, body = Problem),
         (status = 428, body = Problem), (status = 503, body = Problem)))]
@@ -411,13 +411,18 @@ async fn patch(
     Route(id): Route<String>,
     Params(params): Params<ChangeParams>,
     headers: HeaderMap,
-    Json(patch): Json<Value>,
+    Patch(patch): Patch,
 ) -> Result<Response, Failure> {
     caller.needs(Role::Admin)?;
     let member = member(&app, &caller, &id)?;
     let version = may_change(&member, &headers)?;
     let old = app.supervisor.shared.definition(&member.row()).await?;
-    let text = to_toml(&merge(&old.text, patch)?)?;
+    let merged = merge(&old.text, patch)?;
+    if !params.dry_run && merged == tree(&old.text)? {
+        // As with `put`; its text, with what a person wrote beside it, stays.
+        return Ok(answer(StatusCode::OK, &member, &[]));
+    }
+    let text = to_toml(&merged)?;
     change(&app, &caller, &member, version, text, params.dry_run).await
 }
 

@@ -13,9 +13,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::App;
-use super::bodies::{PipelineBody, lag_of, shown, table, urgency};
+use super::auth::Caller;
+use super::bodies::{PipelineBody, lag_of, shown, table};
 use super::extract::{Params, Route};
-use super::guard::Caller;
 use super::monitoring::step_for;
 use super::pipelines::member;
 use super::problem::{Failure, Problem};
@@ -78,7 +78,7 @@ async fn report(
     let (key, store, shared) = (&member.key, &app.store, &app.supervisor.shared);
     let view = member.view();
     let mut tables: Vec<_> = view.status.tables.iter().collect();
-    tables.sort_by_key(|table| (urgency(table.state), table.source.as_str()));
+    tables.sort_by_key(|table| (table.urgency(), table.source.as_str()));
     let definition = shared.definition(&member.row()).await.ok();
     let report = Report {
         pipeline: PipelineBody::of(&member, &view),

@@ -4,7 +4,7 @@ use serde::Serialize;
 use tidemark_core::{Result, clock};
 use utoipa::ToSchema;
 
-use super::{Failed, Row, Store, params};
+use super::{CursorInTime, Failed, Row, Store, params};
 
 /// How long an answer is kept for its `Idempotency-Key`.
 pub(crate) const ANSWERS_KEPT_DAYS: i64 = 1;
@@ -105,14 +105,21 @@ impl Store {
         .await
     }
 
-    /// Tokens of a tenant; of all of them without one.
-    pub(crate) async fn tokens(&self, tenant: Option<String>) -> Result<Vec<TokenRow>> {
+    /// Tokens of a tenant, newest first; of all of them without one.
+    pub(crate) async fn tokens(
+        &self,
+        tenant: Option<String>,
+        page: CursorInTime,
+    ) -> Result<Vec<TokenRow>> {
         self.with(move |store, _| {
             let sql = format!(
                 "SELECT {COLUMNS} FROM tokens WHERE ($1 IS NULL OR tenant = $1) \
-                 ORDER BY created_at DESC, id"
+                 AND ($2 IS NULL OR created_at < $2 OR created_at = $2 AND id > $3) \
+                 ORDER BY created_at DESC, id LIMIT $4"
             );
-            store.query(&sql, params![tenant], token)
+            let (at, id) = page.after.unzip();
+            let limit = i64::try_from(page.limit).unwrap_or(i64::MAX);
+            store.query(&sql, params![tenant, at, id, limit], token)
         })
         .await
     }

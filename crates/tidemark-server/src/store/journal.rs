@@ -112,6 +112,14 @@ pub(crate) struct Cursor {
     pub(crate) limit: usize,
 }
 
+/// The same of a list whose rows have no number: the newest first, those of one instant by their id.
+#[derive(Clone, Debug)]
+pub(crate) struct CursorInTime {
+    /// Only what comes after the one of this instant and id.
+    pub(crate) after: Option<(String, String)>,
+    pub(crate) limit: usize,
+}
+
 /// Which events.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct EventsWanted {

@@ -33,7 +33,8 @@ pub(crate) use connections::ConnectionRow;
 pub(crate) use deliveries::{Attempted, DELIVERIES_KEPT_DAYS, DeliveryRow, NewDelivery};
 pub(crate) use history::{HistoryRow, Sample, Step};
 pub(crate) use journal::{
-    AuditRow, Cursor, EVENTS_KEPT, Entry, EventRow, EventsWanted, Level, RUNS_KEPT, RunRow,
+    AuditRow, Cursor, CursorInTime, EVENTS_KEPT, Entry, EventRow, EventsWanted, Level, RUNS_KEPT,
+    RunRow,
 };
 pub(crate) use lease::Holder;
 pub(crate) use operations::{Done, OperationRow, VERIFICATIONS_KEPT, VerificationRow};

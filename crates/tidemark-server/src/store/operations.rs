@@ -5,12 +5,13 @@ use serde_json::Value;
 use tidemark_core::{Result, clock};
 use utoipa::ToSchema;
 
-use super::{Cursor, Failed, Key, Row, Store, params};
+use super::access::days_ago;
+use super::{Cursor, CursorInTime, Failed, Key, Row, Store, params};
 
 /// How many of a pipeline's verifications are kept.
 pub(crate) const VERIFICATIONS_KEPT: i64 = 500;
-/// How many of a pipeline's operations are told at once.
-const OPERATIONS_SHOWN: i64 = 50;
+/// How long operations are kept.
+const OPERATIONS_KEPT_DAYS: i64 = 30;
 
 /// An action that takes its time.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
@@ -94,7 +95,7 @@ pub(super) const COLUMNS: &str =
     "id, at, lsn, result, depth, rows, seconds, tables, position_type, whole";
 
 impl Store {
-    /// An operation begins.
+    /// An operation begins, and those that were over long ago are forgotten.
     pub(crate) async fn begin_operation(
         &self,
         key: &Key,
@@ -107,6 +108,8 @@ impl Store {
             let sql = "INSERT INTO operations (id, tenant, pipeline, kind, state, by, created_at) \
                  VALUES ($1, $2, $3, $4, 'running', $5, $6)";
             store.execute(sql, params![id, key.tenant, key.id, kind, by, clock::now()])?;
+            let sql = "DELETE FROM operations WHERE created_at < $1 AND state <> 'running'";
+            store.execute(sql, params![days_ago(OPERATIONS_KEPT_DAYS)])?;
             Ok(())
         })
         .await
@@ -156,18 +159,21 @@ impl Store {
         .await
     }
 
-    /// The last operations of a pipeline, newest first.
-    pub(crate) async fn operations(&self, key: &Key) -> Result<Vec<OperationRow>> {
+    /// Operations of a pipeline, newest first.
+    pub(crate) async fn operations(
+        &self,
+        key: &Key,
+        page: CursorInTime,
+    ) -> Result<Vec<OperationRow>> {
         let key = key.clone();
         self.with(move |store, _| {
             let sql = "SELECT id, pipeline, kind, state, by, created_at, ended_at, text, code \
                  FROM operations WHERE tenant = $1 AND pipeline = $2 \
-                 ORDER BY created_at DESC, id LIMIT $3";
-            store.query(
-                sql,
-                params![key.tenant, key.id, OPERATIONS_SHOWN],
-                operation,
-            )
+                 AND ($3 IS NULL OR created_at < $3 OR created_at = $3 AND id > $4) \
+                 ORDER BY created_at DESC, id LIMIT $5";
+            let (at, id) = page.after.unzip();
+            let limit = i64::try_from(page.limit).unwrap_or(i64::MAX);
+            store.query(sql, params![key.tenant, key.id, at, id, limit], operation)
         })
         .await
     }
@@ -180,8 +186,6 @@ impl Store {
                  refuse writes until: tidemark cutover ' || pipeline || ' --abort' \
                  ELSE 'the server ended before it was over' END WHERE state = 'running'";
             store.execute(sql, params![clock::now()])?;
-            let sql = "DELETE FROM operations WHERE created_at < $1";
-            store.execute(sql, params![super::access::days_ago(30)])?;
             Ok(())
         })
         .await

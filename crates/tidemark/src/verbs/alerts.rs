@@ -105,8 +105,8 @@ async fn list(invocation: &Invocation, server: &Remote, pipeline: Option<&str>) 
         rules: Vec<Rule>,
         unknown: Vec<String>,
     }
-    let firing: Firing = read(server, server.get("/alerts/active").await?)?;
-    let rules: Rules = read(server, server.get("/alerts/rules").await?)?;
+    let firing: Firing = read(server, server.every_page("/alerts/active", "alerts").await?)?;
+    let rules: Rules = read(server, server.every_page("/alerts/rules", "rules").await?)?;
     let is_meant = |id: &str| pipeline.is_none_or(|wanted| wanted == id);
     let (mut alerts, mut known) = (firing.alerts, rules.rules);
     alerts.retain(|alert| is_meant(&alert.pipeline_id));

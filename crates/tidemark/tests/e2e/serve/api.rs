@@ -402,6 +402,35 @@ async fn changes_need_to_know_what_they_change(server: &Server, stage: &Stage) {
     );
     // It goes on with the new definition.
     server.wait_for_state("srv_api", "streaming").await;
+    // Said again, as what a patch is (RFC 7396), nothing changes, and nothing that runs stops for it.
+    let tag = server.get(route).await["etag"].clone();
+    let runs = format!("{route}/runs");
+    let before = server.get(&runs).await;
+    for (kind, text, status) in [
+        ("application/merge-patch+json", patch.to_string(), 200),
+        ("application/json", patch.to_string(), 200),
+        ("application/json-patch+json", "[]".to_owned(), 415),
+        (
+            "application/json",
+            "{\"stream\":{},\"stream\":{}}".to_owned(),
+            400,
+        ),
+    ] {
+        let request = server.request("PATCH", route).header("if-match", "*");
+        let answer = server.send(request.body(kind, text)).await;
+        assert_eq!(answer.status, status, "{kind}: {}", answer.text());
+        let body = answer.json().unwrap();
+        match status {
+            200 => assert_eq!(body["etag"], tag, "{body}"),
+            415 => {
+                let told = body["detail"].as_str().unwrap();
+                let both = "application/merge-patch+json or application/json";
+                assert!(told.ends_with(both), "{told}");
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(server.get(&runs).await, before);
     stage
         .source
         .batch_execute("INSERT INTO orders VALUES (9002, 'x')")

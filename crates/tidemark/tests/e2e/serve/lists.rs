@@ -105,11 +105,18 @@ async fn pipelines_are_listed_by_their_tags_and_what_is_not_known_is_said() {
 async fn a_list_that_is_as_it_was_is_not_sent_again() {
     let server = Server::start(&[]).await;
     for name in ["a", "b", "c"] {
-        let answer = server.post("/pipelines", &nowhere(name, &[])).await;
+        let mut wanted = nowhere(name, &[]);
+        wanted["alert"] = json!([
+            { "when": "state", "is": ["stopped"], "severity": "notice" },
+            { "when": "state", "is": ["failed", "stopped"], "severity": "critical" },
+        ]);
+        let answer = server.post("/pipelines", &wanted).await;
         assert_eq!(answer.status, 201, "{}", answer.text());
+        let named = json!({ "name": name, "url": "postgres://a@127.0.0.1:1/x" });
+        assert_eq!(server.post("/connections", &named).await.status, 201);
+        let token = json!({ "name": name, "role": "viewer" });
+        assert_eq!(server.post("/tokens", &token).await.status, 201);
     }
-    let named = json!({ "name": "a", "url": "postgres://a@127.0.0.1:1/x" });
-    assert_eq!(server.post("/connections", &named).await.status, 201);
     let ask = |route: &str, tag: &str| {
         let request = server.request("GET", route);
         server.send(request.header("if-none-match", tag))
@@ -161,15 +168,54 @@ async fn a_list_that_is_as_it_was_is_not_sent_again() {
     let tag = one.header("etag").unwrap().to_owned();
     assert_eq!(ask("/pipelines/b", &tag).await.status, 200);
 
-    // Page by page everything comes once, by the link alone.
-    let mut seen = Vec::new();
-    let mut next = Some("/api/v1/audit?limit=2".to_owned());
-    while let Some(link) = next {
-        let page = server.get(link.strip_prefix("/api/v1").unwrap()).await;
-        let entries = page["entries"].as_array().unwrap();
-        seen.extend(entries.iter().map(|entry| entry["id"].as_i64().unwrap()));
-        next = page["next"].as_str().map(str::to_owned);
+    everything_comes_once(&server).await;
+}
+
+/// Page by page, by the link alone, in the order of one page.
+async fn everything_comes_once(server: &Server) {
+    for action in ["start", "stop", "stop"] {
+        for name in ["a", "b", "c"] {
+            let route = format!("/pipelines/{name}/actions/{action}");
+            let asked = server.post(&route, &json!({})).await;
+            assert_eq!(asked.status, 202, "{route}: {}", asked.text());
+        }
     }
-    assert_eq!(seen.len(), 5, "{seen:?}");
-    assert!(seen.is_sorted_by(|one, other| one > other), "{seen:?}");
+    let all_fire = wait_for(PATIENCE, "the alerts to fire", || async {
+        let active = server.get("/alerts/active").await;
+        Ok((active["total"] == 6).then_some(()))
+    });
+    all_fire.await.unwrap();
+    for (route, names, count) in [
+        ("/audit", &["entries"][..], 19),
+        ("/tokens", &["tokens"], 3),
+        ("/alerts/active", &["alerts"], 6),
+        ("/alerts/rules", &["rules"], 6),
+        ("/pipelines/a/operations", &["operations"], 3),
+        ("/connections", &["named", "connections"], 5),
+    ] {
+        let rows = |page: &Value| {
+            let lists = names.iter().map(|name| page[*name].as_array().unwrap());
+            let which = |row: &Value| {
+                let parts = ["id", "pipeline_id", "rule", "name", "address"];
+                parts.map(|part| row[part].to_string()).join(" ")
+            };
+            lists.flatten().map(which).collect::<Vec<_>>()
+        };
+        let whole = rows(&server.get(route).await);
+        assert_eq!(whole.len(), count, "{route}: {whole:?}");
+        let (mut seen, mut pages) = (Vec::new(), 0);
+        let mut next = Some(format!("/api/v1{route}?limit=2"));
+        while let Some(link) = next {
+            let page = server.get(link.strip_prefix("/api/v1").unwrap()).await;
+            let found = rows(&page);
+            assert!((1..=2).contains(&found.len()), "{link}: {page}");
+            seen.extend(found);
+            pages += 1;
+            next = page["next"].as_str().map(str::to_owned);
+        }
+        assert_eq!(seen, whole, "{route}");
+        assert_eq!(pages, count.div_ceil(2), "{route}");
+        let wrong = server.send(server.request("GET", &format!("{route}?cursor=x")));
+        assert_eq!(wrong.await.status, 400, "{route}");
+    }
 }
