@@ -114,10 +114,15 @@ pub(super) async fn drive(shared: Arc<Shared>, member: Arc<Member>) {
             }
             Ended::Err(err) if policy::verdict(&err) == Verdict::Again => {
                 let pause = policy::pause(attempt);
-                attempt += 1;
+                let is_told = policy::is_told(attempt);
+                attempt = attempt.saturating_add(1);
                 let seconds = pause.as_secs_f64();
                 let more = format!("; tries again in {seconds:.1} s");
-                note(&shared, &member, Level::Warn, "retry", &err, &more);
+                if is_told {
+                    note(&shared, &member, Level::Warn, "retry", &err, &more);
+                } else {
+                    member.measures().failed(&err);
+                }
                 member.rests(Rest::because("starting", &err, &more));
                 super::tell_state(&shared, &member);
                 tokio::select! {
@@ -556,7 +561,8 @@ fn heard(
                 async move { store.set_full_load_lsn(&key, text, begins).await }
             });
         }
-        PipelineEvent::Retry { error, .. } => {
+        // As with events: many pipelines of a side that stays away would fill the disk with it.
+        PipelineEvent::Retry { error, attempt, .. } if attempt.is_power_of_two() => {
             tracing::warn!(pipeline, tenant, code = %error.code(), error = %error, "tries again");
         }
         _ => {}

@@ -49,6 +49,11 @@ pub(super) fn pause(attempt: u32) -> Duration {
     doubled.min(PAUSE_MAX)
 }
 
+/// Whether it is written down that a run ended like so many before it: what stays so is said less and less often.
+pub(super) fn is_told(attempt: u32) -> bool {
+    attempt.saturating_add(1).is_power_of_two()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,5 +82,13 @@ mod tests {
         let pauses: Vec<Duration> = (0..20).map(pause).collect();
         assert!(pauses.is_sorted());
         assert_eq!((pauses[0], pauses[19]), (PAUSE_MIN, PAUSE_MAX));
+    }
+
+    #[test]
+    fn what_stays_so_for_a_day_is_told_a_dozen_times() {
+        let a_day = 0..24 * 3600 / u32::try_from(PAUSE_MAX.as_secs()).unwrap();
+        let told: Vec<u32> = a_day.filter(|attempt| is_told(*attempt)).collect();
+        assert_eq!(told[..3], [0, 1, 3]);
+        assert_eq!(told.len(), 12);
     }
 }
