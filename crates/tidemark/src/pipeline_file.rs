@@ -13,6 +13,8 @@ use tidemark_core::config::{
     self, Document, Input, Origin, Override, PipelineConfig, Problem, Problems, Reading,
 };
 use tidemark_core::pipeline::going_on::GoingOn;
+use tidemark_core::schema::TableName;
+use tidemark_core::selection::{Glob, Pattern};
 use tidemark_core::source::Source;
 use tidemark_core::target::Target;
 
@@ -209,6 +211,15 @@ pub(crate) fn shell_word(text: &str) -> String {
     }
 }
 
+/// A table as `--table` reads it, as one word of a shell: anything may be in its name.
+pub(crate) fn table_word(table: &TableName) -> String {
+    let pattern = Pattern {
+        schema: Glob::Name(table.schema.clone()),
+        table: Glob::Name(table.name.clone()),
+    };
+    shell_word(&pattern.to_string())
+}
+
 fn is_file(word: &str) -> bool {
     word.contains(['/', '.'])
 }
@@ -350,7 +361,9 @@ fn same_file(a: &Path, b: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::shell_word;
+    use tidemark_core::schema::TableName;
+
+    use super::{shell_word, table_word};
 
     #[test]
     fn words_can_be_pasted_into_a_shell() {
@@ -361,6 +374,13 @@ mod tests {
             ("", "''"),
         ] {
             assert_eq!(shell_word(text), word);
+        }
+        for (name, word) in [
+            ("orders", "public.orders"),
+            ("a.b", "'public.\"a.b\"'"),
+            ("x; y '$HOME", "'public.x; y '\\''$HOME'"),
+        ] {
+            assert_eq!(table_word(&TableName::new("public", name)), word);
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::output::numbers::counted;
 use crate::output::style::Tone;
 use crate::output::table::{Cell, Column, Table};
 use crate::output::{Answer, Outcome, put, wrap};
-use crate::pipeline_file::{Opened, Which};
+use crate::pipeline_file::{Opened, Which, shell_word, table_word};
 use crate::problem::Failure;
 use crate::remote::There;
 use crate::seen::Seen;
@@ -257,7 +257,7 @@ async fn show(invocation: &Invocation, rows: &Rows) -> Outcome {
         let first = row.first();
         let cause = first.cause.as_ref();
         let code = cause.map_or("", |cause| cause.code.as_str());
-        let (table, key) = (&first.table, row.key());
+        let (table, key) = (table_word(&first.table), row.key());
         let waiting = row.changes.len().saturating_sub(1);
         let head = format!(
             "{} {code}  {}  key {key}",
@@ -283,7 +283,10 @@ async fn show(invocation: &Invocation, rows: &Rows) -> Outcome {
         ));
         lines.push((
             "Or",
-            format!("give it up: tidemark quarantine drop {name} --table {table} --key {key}"),
+            format!(
+                "give it up: tidemark quarantine drop {name} --table {table} --key {}",
+                shell_word(&key)
+            ),
         ));
         for change in &row.changes {
             let cells: Vec<String> = change
@@ -394,8 +397,9 @@ async fn release(opened: &Opened, chosen: Chosen) -> Outcome {
         is_meant && chosen.key.is_none() && table.state == TableState::Quarantined
     });
     let notice = set_aside.next().map(|table| {
-        let (name, table) = (opened.word(), &table.source);
-        format!("{table} is set aside; it goes on when {name} runs: tidemark retry {name} --table {table}")
+        let (name, argument) = (opened.word(), table_word(&table.source));
+        let table = &table.source;
+        format!("{table} is set aside; it goes on when {name} runs: tidemark retry {name} --table {argument}")
     });
     let tables: Vec<Arc<TableMapping>> =
         tables.into_iter().filter(is_whole).map(Arc::new).collect();

@@ -29,7 +29,7 @@ use crate::output::style::Tone;
 use crate::output::table::{Cell, Column, Table};
 use crate::output::waiting::during;
 use crate::output::{Answer, Outcome, Verdict, put};
-use crate::pipeline_file::{Opened, Which};
+use crate::pipeline_file::{Opened, Which, table_word};
 use crate::problem::Failure;
 use crate::seen::Seen;
 use crate::verbs::control::{ANSWER_WITHIN, ask_within, no_table, parse_table};
@@ -201,20 +201,20 @@ pub(crate) async fn note_quarantined(
                 counted(table.different, "row")
             )
         };
-        let (word, name) = (opened.word(), table.source.to_string());
-        answer = note_kept(answer, &word, &name, rows.len() as u64, &which);
+        let word = opened.word();
+        answer = note_kept(answer, &word, &table.source, rows.len() as u64, &which);
     }
     Ok(answer)
 }
 
-fn note_kept(answer: Answer, name: &str, table: &str, rows: u64, which: &str) -> Answer {
+fn note_kept(answer: Answer, name: &str, table: &TableName, rows: u64, which: &str) -> Answer {
     if rows == 0 {
         return answer;
     }
-    let rows = counted(rows, "row");
+    let (rows, argument) = (counted(rows, "row"), table_word(table));
     answer.notice(format!(
         "{table}: {rows} in quarantine, {which}; a repair leaves the table as it is until they \
-         are in or dropped: tidemark quarantine show {name} --table {table}"
+         are in or dropped: tidemark quarantine show {name} --table {argument}"
     ))
 }
 

@@ -91,16 +91,11 @@ async fn verify(invocation: &Invocation, pipeline: &There, arguments: &VerifyArg
     let depth = arguments.depth();
     let mut answer = answer(invocation, &subject, &report, depth, took, &aside);
     for table in &status.tables {
-        let is_compared = |one: &TableReport| one.source.to_string() == table.source;
-        if report.tables.iter().any(is_compared) {
+        let is_it = |one: &&TableReport| one.source.to_string() == table.source;
+        if let Some(compared) = report.tables.iter().find(is_it) {
+            let (name, rows) = (&compared.source, table.quarantined);
             let which = "which may be all that differs";
-            answer = note_kept(
-                answer,
-                &pipeline.name,
-                &table.source,
-                table.quarantined,
-                which,
-            );
+            answer = note_kept(answer, &pipeline.name, name, rows, which);
         }
     }
     Ok(answer)
