@@ -1,9 +1,9 @@
 // Made by web/build.mjs of web/src.
 &[
     File {
-        name: "app-b164113cc1.js",
-        plain: include_bytes!("app-b164113cc1.js"),
-        packed: include_bytes!("app-b164113cc1.js.gz"),
+        name: "app-8f37170f94.js",
+        plain: include_bytes!("app-8f37170f94.js"),
+        packed: include_bytes!("app-8f37170f94.js.gz"),
     },
     File {
         name: "index.html",

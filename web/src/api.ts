@@ -71,6 +71,18 @@ export async function get<T>(path: string): Promise<T> {
   return (await ask("GET", path)).json();
 }
 
+/** All pages of a list, which may be several under these names; what else is said as the last one says it. */
+export async function everyPage<T extends object>(path: string, ...names: (keyof T)[]): Promise<T> {
+  type Page = T & { next_cursor: string | null };
+  let found = await get<Page>(`${path}?limit=500`);
+  while (found.next_cursor) {
+    const page = await get<Page>(`${path}?limit=500&cursor=${encodeURIComponent(found.next_cursor)}`);
+    for (const name of names) page[name] = [...(found[name] as unknown[]), ...(page[name] as unknown[])] as Page[keyof T];
+    found = page;
+  }
+  return found;
+}
+
 export async function post<T>(path: string, body: unknown = {}): Promise<T> {
   return (await ask("POST", path, { type: "application/json", text: JSON.stringify(body) })).json();
 }
@@ -104,6 +116,16 @@ export function quoted(table: string): string {
   const dot = table.indexOf(".");
   const part = (name: string) => (/^[A-Za-z0-9_$]+$/.test(name) ? name : `"${name.replaceAll('"', '""')}"`);
   return dot < 0 ? part(table) : `${part(table.slice(0, dot))}.${part(table.slice(dot + 1))}`;
+}
+
+/** One word for a shell, whatever is in it. */
+export function word(text: string): string {
+  return `'${text.replaceAll("'", "'\\''")}'`;
+}
+
+/** A table as a word for a shell. */
+export function tableWord(table: string): string {
+  return word(quoted(table));
 }
 
 function fresh(): string {

@@ -39,7 +39,7 @@ export default [
   tables.u03_a_table_in_quarantine_leaves_the_others_alone_and_comes_back,
   quarantine.u03_rows_in_quarantine_are_shown_with_what_each_action_does,
   connections.slots_are_shown_with_who_reads_them_and_orphans_told_from_others,
-  connections.connections_by_name_are_made_tested_and_deleted,
+  connections.connections_by_name_are_made_tested_changed_and_deleted,
   schedules.schedules_are_told_in_words_and_each_action_does_what_it_says,
   alerts.what_fires_is_told_with_its_rule_and_whether_it_was_sent,
   tables.u11_hostile_names_are_text_and_their_tables_obey,

@@ -110,6 +110,12 @@ export class Server {
     return read;
   }
 
+  /** Changes something, whatever it is by now. */
+  async put(path, body) {
+    const headers = { authorization: `Bearer ${await this.token()}`, "content-type": "application/json", "if-match": "*" };
+    return fetch(`${this.url}/api/v1${path}`, { method: "PUT", headers, body: JSON.stringify(body) });
+  }
+
   /** Deletes something, whatever it is by now. */
   async remove(path) {
     const headers = { authorization: `Bearer ${await this.token()}`, "if-match": "*" };

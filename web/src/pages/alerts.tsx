@@ -1,7 +1,7 @@
 // What fires, the rules by which it does, who is told, and whether they were.
 
 import { useState } from "preact/hooks";
-import { ask, get, may, post } from "../api";
+import { ask, everyPage, get, may, post } from "../api";
 import { bytes, grouped, moment, words } from "../format";
 import { lastEvent, link, now, overview } from "../live";
 import type { Alert, AlertRule, Delivery, Notifier } from "../shapes";
@@ -22,8 +22,8 @@ const OF: Record<string, string> = { alert: "an alert", alert_resolved: "the end
 
 async function everything(): Promise<All> {
   const [active, rules, notifiers, deliveries] = await Promise.all([
-    get<{ alerts: Alert[] }>("/alerts/active"),
-    get<{ rules: AlertRule[]; unknown: string[] }>("/alerts/rules"),
+    everyPage<{ alerts: Alert[] }>("/alerts/active", "alerts"),
+    everyPage<{ rules: AlertRule[]; unknown: string[] }>("/alerts/rules", "rules"),
     get<{ notifiers: Notifier[] }>("/notifiers"),
     get<{ deliveries: Delivery[] }>(`/alerts/deliveries?limit=${SHOWN}`),
   ]);

@@ -1,7 +1,7 @@
 // What pipelines are connected to, and the slots by which sources keep their log.
 
 import { useState } from "preact/hooks";
-import { get, may } from "../api";
+import { everyPage, get, may } from "../api";
 import { bytes, moment } from "../format";
 import { link, now } from "../live";
 import type { Slot } from "../shapes";
@@ -49,7 +49,7 @@ function Left({ slot }: { slot: Slot }) {
 
 export function Connections() {
   const tick = link.value === "gone" ? 0 : Math.floor(now.value / 5_000);
-  const asked = useAsked(() => Promise.all([get<Connections>("/connections"), get<{ slots: Measured[] }>("/slots")]), [tick]);
+  const asked = useAsked(() => Promise.all([everyPage<Connections>("/connections", "connections", "named"), get<{ slots: Measured[] }>("/slots")]), [tick]);
   const [looked, setLooked] = useState<string | null>(null);
   const heading = <h1 tabIndex={-1}>Connections</h1>;
   if (!asked.value) return <>{heading}{asked.problem ? <ProblemBox problem={asked.problem} /> : <p class="muted" aria-busy="true">Asking the server …</p>}</>;

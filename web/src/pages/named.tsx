@@ -10,6 +10,8 @@ export interface Named {
   name: string;
   address: string | null;
   user: string | null;
+  /** As they would be sent back: secrets are `***`. */
+  keys: Keys | null;
   used_by: string[];
   problem: string | null;
   file: string | null;
@@ -27,11 +29,14 @@ interface Tested {
   action: string | null;
 }
 
+type Keys = Record<string, string | number>;
+
 const pathOf = (one: Named) => `/connections/${encodeURIComponent(one.name)}`;
 
 export function ByName({ all, unread, reload }: { all: Named[]; unread: string | null; reload: () => void }) {
   const [tests, setTests] = useState<Record<string, Tested | "asked">>({});
   const [deleting, setDeleting] = useState<Named | null>(null);
+  const [changing, setChanging] = useState<Named | null>(null);
   const [problem, setProblem] = useState<unknown>(null);
   const test = async (one: Named) => {
     setTests((before) => ({ ...before, [one.name]: "asked" }));
@@ -79,6 +84,7 @@ export function ByName({ all, unread, reload }: { all: Named[]; unread: string |
                     <td>
                       <span class="row">
                         <button type="button" class="small" disabled={tests[one.name] === "asked"} onClick={() => test(one)}>Test<span class="hidden"> {one.name}</span></button>
+                        {may("admin") && one.keys && <button type="button" class="small" onClick={() => setChanging(one)}>Change<span class="hidden"> {one.name}</span> …</button>}
                         {may("admin") && one.file === null && <button type="button" class="small danger" disabled={one.used_by.length > 0} title={one.used_by.length > 0 ? "pipelines use it" : undefined} onClick={() => setDeleting(one)}>Delete<span class="hidden"> {one.name}</span> …</button>}
                       </span>
                     </td>
@@ -89,7 +95,13 @@ export function ByName({ all, unread, reload }: { all: Named[]; unread: string |
           </table>
         </div>
       )}
-      {may("admin") && <Add reload={reload} />}
+      {may("admin") && <ConnectionForm of={null} done={reload} />}
+      {changing && (
+        <Dialog title={`Change ${changing.name}`} onClose={() => setChanging(null)}>
+          {changing.used_by.length > 0 && <p>Pipelines that run with it stop in order and go on with it as it is then: {changing.used_by.join(", ")}.</p>}
+          <ConnectionForm of={changing} done={() => (setChanging(null), reload())} />
+        </Dialog>
+      )}
       {deleting && (
         <Dialog title="Delete a connection" onClose={() => setDeleting(null)}>
           <p>The connection <strong>{deleting.name}</strong> is forgotten, with its password. No pipeline uses it; nothing is done on the database.</p>
@@ -113,33 +125,48 @@ function Answer({ of }: { of: Tested | "asked" | undefined }) {
   );
 }
 
-function Add({ reload }: { reload: () => void }) {
+/** Where it is, said as a URL or in parts. */
+const PARTS = ["host", "port", "database", "user"];
+
+/** What a connection says: a new one, or one that is changed and keeps its name. */
+function ConnectionForm({ of, done }: { of: Named | null; done: () => void }) {
+  const before: Keys = of?.keys ?? { url: "" };
+  const where = "url" in before ? ["url"] : PARTS;
   const [name, setName] = useState("");
-  const [url, setUrl] = useState("");
+  const [said, setSaid] = useState<Keys>(before);
   const [password, setPassword] = useState("");
   const [problem, setProblem] = useState<unknown>(null);
-  const create = async (event: Event) => {
+  const others = Object.entries(before).filter(([key]) => ![...where, "password"].includes(key));
+  const send = async (event: Event) => {
     event.preventDefault();
+    // What is left empty is not said; a password that nobody types stays what it was.
+    const keys = Object.fromEntries(Object.entries(said).filter(([, value]) => value !== ""));
+    if (password) keys.password = password;
     try {
-      await post("/connections", password ? { name, url, password } : { name, url });
-      say(`✓ the connection ${name} is kept`, "ok");
+      if (of === null) await post("/connections", { name, ...keys });
+      else await ask("PUT", pathOf(of), { type: "application/json", text: JSON.stringify(keys) }, { "if-match": of.etag ?? "" });
+      say(`✓ the connection ${of?.name ?? name} is ${of ? "changed" : "kept"}`, "ok");
       setName("");
-      setUrl("");
+      setSaid(before);
       setPassword("");
       setProblem(null);
-      reload();
+      done();
     } catch (wrong) {
       setProblem(wrong);
     }
   };
+  const text = (key: string, typed: string) => setSaid({ ...said, [key]: key === "port" && typed !== "" ? Number(typed) : typed });
   return (
     <>
-      <form class="row" onSubmit={create}>
-        <label>Name<input name="connection" required pattern="[a-z0-9_\-]+" maxLength={40} autocomplete="off" value={name} onInput={(event) => setName(event.currentTarget.value)} /></label>
-        <label>URL<input name="url" required size={40} autocomplete="off" placeholder="postgres://user@host:5432/database" value={url} onInput={(event) => setUrl(event.currentTarget.value)} /></label>
-        <label>Password<input name="password" type="password" autocomplete="new-password" value={password} onInput={(event) => setPassword(event.currentTarget.value)} /></label>
-        <button type="submit" style={{ alignSelf: "end" }}>Add a connection</button>
+      <form class="row" onSubmit={send}>
+        {of === null && <label>Name<input name="connection" required pattern="[a-z0-9_\-]+" maxLength={40} autocomplete="off" value={name} onInput={(event) => setName(event.currentTarget.value)} /></label>}
+        {where.map((key) => (
+          <label key={key}>{key === "url" ? "URL" : key}<input name={key} required={key === "url"} size={key === "url" ? 40 : 16} inputMode={key === "port" ? "numeric" : "text"} pattern={key === "port" ? "[0-9]*" : undefined} autocomplete="off" placeholder={key === "url" ? "postgres://user@host:5432/database" : ""} value={said[key] ?? ""} onInput={(event) => text(key, event.currentTarget.value)} /></label>
+        ))}
+        <label>Password<input name="password" type="password" autocomplete="new-password" placeholder={before.password === undefined ? "" : before.password === "***" ? "unchanged" : String(before.password)} value={password} onInput={(event) => setPassword(event.currentTarget.value)} /></label>
+        <button type="submit" class={of ? "primary" : ""} style={{ alignSelf: "end" }}>{of ? "Change it" : "Add a connection"}</button>
       </form>
+      {others.length > 0 && <p class="muted small">As before: <code>{others.map(([key, value]) => `${key} = ${value}`).join(", ")}</code></p>}
       <ProblemBox problem={problem} />
     </>
   );

@@ -1,7 +1,7 @@
 // Tokens, the audit, this program, and how the pages look and listen.
 
 import { useState } from "preact/hooks";
-import { ask, caller, get, may, post, signOut } from "../api";
+import { ask, caller, everyPage, get, may, post, signOut } from "../api";
 import { moment } from "../format";
 import { keysOn, setKeys, setTheme, theme } from "../prefs";
 import type { Audit, Token } from "../shapes";
@@ -81,7 +81,7 @@ function LogLevel() {
 }
 
 function Tokens() {
-  const asked = useAsked(() => get<{ tokens: Token[] }>("/tokens"), []);
+  const asked = useAsked(() => everyPage<{ tokens: Token[] }>("/tokens", "tokens"), []);
   const [made, setMade] = useState<{ token: string; name: string } | null>(null);
   const [name, setName] = useState("");
   const [role, setRole] = useState("viewer");

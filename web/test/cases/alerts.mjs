@@ -108,12 +108,12 @@ export async function what_fires_is_told_with_its_rule_and_whether_it_was_sent({
   wire.close();
   await page.getByText("No pipeline has a rule").waitFor();
   // Not asked is not nothing.
-  await page.route("**/api/v1/alerts/active", (route) => route.abort());
+  await page.route("**/api/v1/alerts/active*", (route) => route.abort());
   await open("/alerts");
   await page.getByRole("alert").waitFor();
   assert.ok(!(await page.locator("main").innerText()).includes("Nothing fires"));
   await accessible("alerts that cannot be read");
-  await page.unroute("**/api/v1/alerts/active");
+  await page.unroute("**/api/v1/alerts/active*");
   // The page does so by itself too, by its clock.
   await page.getByRole("button", { name: "Ask again" }).click({ timeout: 2_000 }).catch(() => undefined);
   await page.getByRole("heading", { name: "Nothing fires" }).waitFor();

@@ -39,7 +39,7 @@ export async function slots_are_shown_with_who_reads_them_and_orphans_told_from_
   });
 }
 
-export async function connections_by_name_are_made_tested_and_deleted({ page, open, until, accessible, shot, databases, asViewer }) {
+export async function connections_by_name_are_made_tested_changed_and_deleted({ page, open, until, accessible, shot, databases, asViewer, server }) {
   await open("/connections");
   const add = async (name, url, password) => {
     await page.getByLabel("Name", { exact: true }).fill(name);
@@ -60,6 +60,28 @@ export async function connections_by_name_are_made_tested_and_deleted({ page, op
   await until("what the database says", async () => /✓ PostgreSQL \d+[\s\S]*wal_level logical/.test(await line("orders").innerText()));
   await line("nowhere").getByRole("button", { name: "Test nowhere" }).click();
   await until("why it does not answer", async () => /✗ TM1004[\s\S]*First:/.test(await line("nowhere").innerText()));
+  // Changed by the same form: a password that nobody types stays, one that stands in the URL as well.
+  await line("nowhere").getByRole("button", { name: "Change nowhere …" }).click();
+  const change = page.getByRole("dialog", { name: "Change nowhere" });
+  const url = change.getByLabel("URL", { exact: true });
+  assert.equal(await url.inputValue(), "postgres://a@127.0.0.1:1/x");
+  assert.equal(await change.getByLabel("Password", { exact: true }).inputValue(), "");
+  await accessible("a connection that is changed");
+  await url.fill("nonsense");
+  await change.getByRole("button", { name: "Change it" }).click();
+  await change.getByRole("alert").waitFor();
+  await url.fill("postgres://b@127.0.0.1:1/y");
+  await change.getByRole("button", { name: "Change it" }).click();
+  await change.waitFor({ state: "detached" });
+  await until("the other address", async () => /b@127\.0\.0\.1:1\/y/.test(await line("nowhere").innerText()));
+  const { keys } = await server.get("/connections/nowhere");
+  assert.deepEqual(keys, { url: "postgres://b@127.0.0.1:1/y", password: "***" });
+  // Somebody else was quicker.
+  await line("nowhere").getByRole("button", { name: "Change nowhere …" }).click();
+  await server.put("/connections/nowhere", { url: "postgres://c@127.0.0.1:1/y", password: "***" });
+  await change.getByRole("button", { name: "Change it" }).click();
+  await until("that it was changed meanwhile", async () => /TM8025/.test(await change.getByRole("alert").innerText()));
+  await page.keyboard.press("Escape");
   await accessible("connections by name");
   await shot("connections-named");
   await page.emulateMedia({ colorScheme: "dark" });
@@ -70,7 +92,7 @@ export async function connections_by_name_are_made_tested_and_deleted({ page, op
   await page.setViewportSize({ width: 1280, height: 800 });
   await asViewer("/connections", async (theirs, asked) => {
     await theirs.getByRole("region", { name: "connections by name" }).waitFor();
-    assert.equal(await theirs.getByRole("button", { name: /^(Test|Delete|Add)/ }).count(), 0);
+    assert.equal(await theirs.getByRole("button", { name: /^(Test|Change|Delete|Add)/ }).count(), 0);
     assert.equal((await asked("/connections/orders/test")).status, 403);
   });
   for (const name of ["orders", "nowhere"]) {
