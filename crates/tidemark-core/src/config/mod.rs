@@ -321,6 +321,8 @@ pub struct StreamConfig {
     pub batch_wait: Duration,
     /// How often an idle source gets a mark; `None` for never.
     pub heartbeat_interval: Option<Duration>,
+    /// How often the source's catalog is looked at for what no change announces.
+    pub catalog_interval: Duration,
     /// Where transactions larger than memory wait for their commit; `None` for the system's place
     /// for temporary files. Relative to the pipeline file.
     pub spool_dir: Option<String>,

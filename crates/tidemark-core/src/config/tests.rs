@@ -81,6 +81,7 @@ fn a_small_file_gets_the_defaults() {
         config.stream.heartbeat_interval,
         Some(Duration::from_secs(10))
     );
+    assert_eq!(config.stream.catalog_interval, Duration::from_secs(20));
     assert_eq!(config.verify.after_load, AfterLoad::Deep);
     assert!(!config.rules.is_same_database);
 }
@@ -148,6 +149,7 @@ fn every_key_reaches_the_engine() {
     assert_eq!(config.rules.masks.len(), 5);
     assert_eq!(config.load.max_source_rows_per_second, Some(1_000_000));
     assert_eq!(config.stream.heartbeat_interval, None);
+    assert_eq!(config.stream.catalog_interval, Duration::from_mins(5));
     assert_eq!(
         config.stream.spool_dir.as_deref(),
         Some("/var/spool/tidemark")

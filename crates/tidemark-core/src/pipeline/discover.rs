@@ -22,10 +22,7 @@ use crate::target::Occasion;
 
 use super::{Engine, task_died};
 
-/// How often the catalog is looked at.
-const INTERVAL: Duration = Duration::from_secs(20);
-
-/// How often where rows are refused.
+/// How often the catalog is looked at where rows are refused, at least.
 const REFUSED_INTERVAL: Duration = Duration::from_secs(2);
 
 /// What the source says of the selected tables.
@@ -46,6 +43,7 @@ pub(super) struct Look {
 
 /// Looks at the catalog beside the stream.
 pub(super) struct Discovery {
+    interval: Duration,
     task: JoinSet<Result<Look>>,
     due: Instant,
     /// When it was looked last.
@@ -76,10 +74,11 @@ pub(super) enum Found {
 }
 
 impl Discovery {
-    pub(super) fn new() -> Discovery {
+    pub(super) fn new(interval: Duration) -> Discovery {
         Discovery {
+            interval,
             task: JoinSet::new(),
-            due: Instant::now() + INTERVAL,
+            due: Instant::now() + interval,
             began: Instant::now(),
             said: Vec::new(),
             gone: Vec::new(),
@@ -113,7 +112,7 @@ impl Discovery {
             return;
         }
         self.began = Instant::now();
-        self.due = self.began + INTERVAL;
+        self.due = self.began + self.interval;
         let (engine, known) = (Arc::clone(engine), known());
         let compared = Arc::clone(&self.compared);
         let refused = std::mem::take(&mut self.refused);

@@ -49,7 +49,9 @@ pub struct Options {
     pub batch_wait: Duration,
     /// How often a mark is written into the source's log.
     pub heartbeat_interval: Duration,
-    /// How often the source's log is looked at, and new tables looked for.
+    /// How often the source's catalog is looked at for what no change announces.
+    pub catalog_interval: Duration,
+    /// How often the source's log is looked at.
     pub measure_interval: Duration,
     /// How much log the source may keep for us, in bytes; `None` for no limit.
     pub max_retained_bytes: Option<u64>,
@@ -82,6 +84,7 @@ impl Default for Options {
             batch_bytes_max: 16 << 20,
             batch_wait: Duration::ZERO,
             heartbeat_interval: Duration::from_secs(10),
+            catalog_interval: Duration::from_secs(20),
             measure_interval: Duration::from_secs(2),
             max_retained_bytes: None,
             on_max_retained: OnMaxRetained::Fail,

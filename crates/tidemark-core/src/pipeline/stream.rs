@@ -192,7 +192,7 @@ impl<'a> Stream<'a> {
             lasting,
             applier,
             resyncs: Resyncs::new(engine.options.parallel_tables),
-            discovery: Discovery::new(),
+            discovery: Discovery::new(engine.options.catalog_interval),
             block: None,
             processed: position,
             acknowledged: position,

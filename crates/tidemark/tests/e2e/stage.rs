@@ -86,6 +86,13 @@ impl Stage {
             None => (more, ""),
         };
         let (of_target, sections) = take_section(sections, "[target]\n");
+        let (of_stream, sections) = take_section(&sections, "[stream]\n");
+        // What no change announces is not waited for longer than need be.
+        let of_catalog = if of_stream.contains("catalog_interval") {
+            ""
+        } else {
+            "catalog_interval = \"3 s\"\n"
+        };
         let tables = if sections.contains("[tables]") {
             ""
         } else {
@@ -94,6 +101,7 @@ impl Stage {
         let text = format!(
             "version = 1\n\n[pipeline]\nname = \"{name}\"\n{mode}{of_pipeline}\n[source]\ntype = \"postgres\"\n\
              url = \"{source}\"\n\n[target]\ntype = \"postgres\"\nurl = \"{target}\"\n{of_target}\n{tables}\n\
+             [stream]\n{of_catalog}{of_stream}\n\
              {sections}\n",
             name = self.name,
             mode = if of_pipeline.contains("mode") {
