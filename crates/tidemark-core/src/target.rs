@@ -166,8 +166,13 @@ pub trait Target: Send + Sync {
     async fn swap(&self, mapping: &TableMapping) -> Result<()>;
 
     /// Sets sequences to these values. Called by a load at its end, and for a person while another
-    /// process runs the pipeline: it must not be refused to an older generation.
-    async fn set_sequences(&self, values: &[SequenceValue], tables: &[TableMapping]) -> Result<()>;
+    /// process runs the pipeline: it must not be refused to an older generation. Gives those that do not
+    /// take theirs, each as an error that names it (data); all others are set.
+    async fn set_sequences(
+        &self,
+        values: &[SequenceValue],
+        tables: &[TableMapping],
+    ) -> Result<Vec<Error>>;
 
     /// The one connection that applies changes.
     async fn applier(&self) -> Result<Box<dyn Applier>>;
@@ -180,6 +185,20 @@ pub trait Target: Send + Sync {
 
     /// Removes what the pipeline keeps in our schema. The copied tables stay.
     async fn forget(&self) -> Result<()>;
+}
+
+/// For whoever wants all sequences set: an error that names each that is not
+/// ([`Target::set_sequences`]).
+pub fn all_set(mut refused: Vec<Error>) -> Result<()> {
+    match refused.len() {
+        0 => Ok(()),
+        1 => Err(refused.remove(0)),
+        _ => {
+            let told: Vec<String> = refused.iter().map(Error::to_string).collect();
+            let first = refused.remove(0);
+            Err(Error::new(first.kind(), first.code(), told.join("; ")))
+        }
+    }
 }
 
 /// What may become of a type that the target has otherwise than the source.

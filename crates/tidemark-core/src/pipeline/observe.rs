@@ -285,6 +285,12 @@ impl Observer {
         });
     }
 
+    /// What went wrong and holds nothing up.
+    pub(crate) fn warn(&self, error: &Error) {
+        let (code, text) = (error.code(), error.to_string());
+        self.say(PipelineEvent::Warning { code, text });
+    }
+
     /// The end of a run by an error, which whoever runs it is given itself.
     pub(crate) fn failed(&self, error: &Error) {
         self.say(PipelineEvent::Failed(StatusError::of(error)));

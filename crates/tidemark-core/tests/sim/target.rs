@@ -323,8 +323,8 @@ impl Target for SimTarget {
         .await
     }
 
-    async fn set_sequences(&self, _: &[SequenceValue], _: &[TableMapping]) -> Result<()> {
-        Ok(())
+    async fn set_sequences(&self, _: &[SequenceValue], _: &[TableMapping]) -> Result<Vec<Error>> {
+        Ok(Vec::new())
     }
 
     async fn applier(&self) -> Result<Box<dyn Applier>> {

@@ -135,7 +135,11 @@ impl Target for PgTarget {
         self.swap(mapping).await
     }
 
-    async fn set_sequences(&self, values: &[SequenceValue], tables: &[TableMapping]) -> Result<()> {
+    async fn set_sequences(
+        &self,
+        values: &[SequenceValue],
+        tables: &[TableMapping],
+    ) -> Result<Vec<Error>> {
         self.set_sequences(values, tables).await
     }
 

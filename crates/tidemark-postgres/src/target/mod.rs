@@ -327,16 +327,17 @@ impl PgTarget {
         Ok(())
     }
 
-    /// Sets sequences to these values; no position depends on it, so whoever asks may.
+    /// Sets sequences to these values; no position depends on it, so whoever asks may. Gives those that
+    /// do not take theirs.
     pub async fn set_sequences(
         &self,
         values: &[SequenceValue],
         tables: &[TableMapping],
-    ) -> Result<()> {
+    ) -> Result<Vec<Error>> {
         let mut session = self.session().await?;
-        sequences::set(&mut session, values, tables).await?;
+        let refused = sequences::set(&mut session, values, tables).await?;
         session.keep();
-        Ok(())
+        Ok(refused)
     }
 
     /// A view of now.

@@ -3,28 +3,46 @@
 //! A sequence of the target is found by the column that it belongs to (owned or identity, the
 //! column by its target name), else by its own name. Those of columns that are not carried are left
 //! alone. A sequence that was made for a column and has no owner yet is given to it.
+//!
+//! One that does not take its value (it is of another type, has another maximum, or is another role's)
+//! keeps none of the others from theirs.
 
-use tidemark_core::Result;
+use tidemark_core::catalogue::codes;
 use tidemark_core::mapping::TableMapping;
 use tidemark_core::schema::TableName;
 use tidemark_core::source::SequenceValue;
+use tidemark_core::{Error, ErrorKind, Result};
 
 use super::catalog;
 use super::names::{Schemas, quoted};
 use crate::wire::{Connection, quote_ident};
 
+/// Gives those that do not take their value, each as an error that names it.
 pub(super) async fn set(
     connection: &mut Connection,
     values: &[SequenceValue],
     tables: &[TableMapping],
-) -> Result<()> {
+) -> Result<Vec<Error>> {
     let schemas = Schemas::of_tables(tables);
+    let mut refused = Vec::new();
     for value in values {
-        set_one(connection, value, tables, &schemas)
-            .await
-            .map_err(|error| error.context(format!("set sequence {}", value.name)))?;
+        match set_one(connection, value, tables, &schemas).await {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::Transient => {
+                return Err(error.context(format!("set sequence {}", value.name)));
+            }
+            Err(error) => refused.push(refusal(value, error)),
+        }
     }
-    Ok(())
+    Ok(refused)
+}
+
+fn refusal(value: &SequenceValue, error: Error) -> Error {
+    let text = format!(
+        "sequence {} of the target stays where it was, and not at {}",
+        value.name, value.last_value
+    );
+    Error::data(codes::SEQUENCE_REFUSED, text).caused_by(error)
 }
 
 async fn set_one(

@@ -319,11 +319,27 @@ async fn sequences_go_on_where_the_source_stands() {
         owner: Some((source("elsewhere"), "x".to_owned())),
         ..values[0].clone()
     });
+    // The first of them, which keeps none of the others back.
+    pair.database
+        .run("ALTER SEQUENCE dw.s_id_seq MAXVALUE 20")
+        .await;
+    let refused = pair.target.set_sequences(&values, &pair.mappings).await;
+    let refused = refused.unwrap();
+    assert_eq!(refused.len(), 1, "{refused:?}");
+    assert_eq!(refused[0].code(), codes::SEQUENCE_REFUSED);
+    let said = refused[0].to_string();
+    assert!(
+        said.contains("public.s_id_seq") && said.contains("20"),
+        "{said}"
+    );
+    let last_of_all = "SELECT last_value FROM dw.free_seq";
+    assert_eq!(pair.database.value(last_of_all).await, "30");
+    pair.database
+        .run("ALTER SEQUENCE dw.s_id_seq MAXVALUE 2000")
+        .await;
     for _ in 0..2 {
-        pair.target
-            .set_sequences(&values, &pair.mappings)
-            .await
-            .unwrap();
+        let set = pair.target.set_sequences(&values, &pair.mappings).await;
+        assert!(set.unwrap().is_empty());
     }
     let drawn = "INSERT INTO dw.s (n) VALUES (2) RETURNING key, id, d";
     let drawn = pair.database.value(drawn).await;

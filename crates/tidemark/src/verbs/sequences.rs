@@ -7,6 +7,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tidemark_core::source::SequenceValue;
+use tidemark_core::target::all_set;
 
 use crate::invocation::Invocation;
 use crate::output::numbers::grouped;
@@ -102,7 +103,7 @@ pub(crate) async fn of(opened: &Opened, sets: Sets) -> Result<Report, Failure> {
         .collect();
     let values = opened.source.sequences(&names).await?;
     if sets == Sets::Yes && !values.is_empty() {
-        opened.target.set_sequences(&values, &mappings).await?;
+        all_set(opened.target.set_sequences(&values, &mappings).await?)?;
     }
     Ok(Report {
         pipeline: opened.name().to_owned(),

@@ -140,6 +140,36 @@ async fn a_table_that_cannot_be_swapped_keeps_its_rows_and_is_named() {
     stage.assert_identical().await;
 }
 
+/// Whoever made the target's table made one of its sequences too small: it is named, and nothing else waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sequence_that_does_not_take_its_value_holds_nothing_up() {
+    let stage = Stage::new("modes_sequence").await;
+    stage
+        .source_sql(
+            "CREATE TABLE a (id serial PRIMARY KEY); CREATE TABLE b (id serial PRIMARY KEY); \
+             INSERT INTO a SELECT FROM generate_series(1, 300); \
+             INSERT INTO b SELECT FROM generate_series(1, 300)",
+        )
+        .await;
+    let small = "CREATE TABLE a (id serial PRIMARY KEY); ALTER SEQUENCE a_id_seq MAXVALUE 100";
+    stage.target_sql(small).await;
+    let ran = stage.run(&["run", "FILE", "--until", "verified"]).await;
+    let ran = ran.expect(0);
+    for words in ["TM4058", "public.a_id_seq", "1..100"] {
+        assert!(ran.stderr.contains(words), "{words} in {}", ran.stderr);
+    }
+    let last = "SELECT a.last_value || ' ' || b.last_value FROM a_id_seq a, b_id_seq b";
+    assert_eq!(text(&stage.target, last).await.unwrap(), "1 300");
+    let refused = stage.run(&["sequences", "FILE"]).await.expect(6);
+    assert!(refused.stderr.contains("TM4058"), "{}", refused.stderr);
+    stage
+        .target_sql("ALTER SEQUENCE a_id_seq MAXVALUE 1000")
+        .await;
+    stage.run(&["sequences", "FILE"]).await.expect(0);
+    assert_eq!(text(&stage.target, last).await.unwrap(), "300 300");
+    stage.clear().await;
+}
+
 /// Rows that refer to what the target has otherwise: their table is named, and not loaded again and again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_load_whose_rows_break_a_foreign_key_ends() {

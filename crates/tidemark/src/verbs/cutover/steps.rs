@@ -9,6 +9,7 @@ use tidemark_core::finding::Side;
 use tidemark_core::mapping::TableMapping;
 use tidemark_core::position::Position;
 use tidemark_core::status::{PipelineState, TableStatus, TableStatusState};
+use tidemark_core::target::all_set;
 use tidemark_core::verify::compare::{self, Depth};
 use tidemark_core::verify::standstill::Ask;
 
@@ -404,7 +405,7 @@ impl Cutover<'_> {
         let margin = self.wishes.sequence_margin;
         let ahead: Vec<_> = values.iter().map(|value| value.ahead(margin)).collect();
         if !ahead.is_empty() {
-            self.opened.target.set_sequences(&ahead, mappings).await?;
+            all_set(self.opened.target.set_sequences(&ahead, mappings).await?)?;
         }
         self.with_report(|report| report.sequences = Some(ahead.len()));
         let count = counted(ahead.len() as u64, "sequence");
