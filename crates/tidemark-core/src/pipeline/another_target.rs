@@ -9,8 +9,11 @@
 use crate::catalogue::codes;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::source::{LogState, Slot};
+use crate::finding::{Finding, Side};
+use crate::source::{LogState, Slot, Source};
+use crate::target::Target;
 
+use super::plan::{CdcStart, Mode};
 use super::{Engine, Run};
 
 impl Run {
@@ -33,14 +36,7 @@ impl Engine {
         checkpoint: Option<&Checkpoint>,
         log: &LogState,
     ) -> Result<Option<String>> {
-        if checkpoint.is_some() || log.slot.is_none() {
-            return Ok(None);
-        }
-        let Some(noted) = self.source.noted_target().await? else {
-            return Ok(None);
-        };
-        let this = self.target.identity().await?;
-        Ok((this.as_ref() != Some(&noted)).then_some(noted))
+        other(&*self.source, &*self.target, checkpoint, log).await
     }
 
     /// From here on the target has the checkpoint.
@@ -52,16 +48,55 @@ impl Engine {
     }
 }
 
+async fn other(
+    source: &dyn Source,
+    target: &dyn Target,
+    checkpoint: Option<&Checkpoint>,
+    log: &LogState,
+) -> Result<Option<String>> {
+    if checkpoint.is_some() || log.slot.is_none() {
+        return Ok(None);
+    }
+    let Some(noted) = source.noted_target().await? else {
+        return Ok(None);
+    };
+    let this = target.identity().await?;
+    Ok((this.as_ref() != Some(&noted)).then_some(noted))
+}
+
+/// What a start would be refused for, said before it. `None` too where a side does not answer, which its own
+/// check says.
+pub async fn finding(
+    source: &dyn Source,
+    target: &dyn Target,
+    mode: Mode,
+    start: CdcStart,
+) -> Option<Finding> {
+    let begins_where_told = mode == Mode::CdcOnly && matches!(start, CdcStart::At(_));
+    if !mode.streams() || begins_where_told {
+        return None;
+    }
+    let checkpoint = target.checkpoint().await.ok()?;
+    let log = source.log_state().await.ok()?;
+    let other = other(source, target, checkpoint.as_ref(), &log).await;
+    let refusal = refusal(log.slot.as_ref()?, &other.ok()??);
+    Some(Finding::of_error(Side::Target, &refusal))
+}
+
 /// Refuses to take for a leftover what another target needs.
 pub(super) fn refuse(slot: &Slot, log: &LogState) -> Result<()> {
-    let Some(other) = &log.other_target else {
-        return Ok(());
-    };
-    Err(Error::definite(
+    match &log.other_target {
+        Some(other) => Err(refusal(slot, other)),
+        None => Ok(()),
+    }
+}
+
+fn refusal(slot: &Slot, other: &str) -> Error {
+    Error::definite(
         codes::SLOT_OF_ANOTHER_TARGET,
         format!(
             "slot {} is kept for another target, {other}; this one has no checkpoint",
             slot.name
         ),
-    ))
+    )
 }

@@ -51,7 +51,7 @@ use retry::Backoff;
 use stop::{LINE_ENDS_WITHIN, StopAsked, StopClock};
 
 mod anew;
-mod another_target;
+pub mod another_target;
 mod apart;
 mod apply;
 mod assemble;

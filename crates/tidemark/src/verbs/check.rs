@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tidemark_core::Error;
 use tidemark_core::checkpoint::Checkpoint;
 use tidemark_core::finding::{Finding, Fix, FixKind, Side, Verdict, safe_fix};
+use tidemark_core::pipeline::another_target;
 use tidemark_core::pipeline::going_on::GoingOn;
 use tidemark_core::pipeline::plan;
 use tidemark_core::source::WillStream;
@@ -188,6 +189,8 @@ pub(crate) async fn look(opened: &Opened) -> Result<Checked, Failure> {
         opened.source.check(&tables, will_stream),
         opened.target.check(&tables),
     );
+    let (mode, start) = (opened.config.mode, opened.config.start);
+    let elsewhere = another_target::finding(&*opened.source, &*opened.target, mode, start).await;
     let mut findings = found(Side::Source, of_source);
     if let Some(err) = refusal(opened, begun.as_ref()).await {
         // What the slot alone says is judged by what the target has.
@@ -201,6 +204,7 @@ pub(crate) async fn look(opened: &Opened) -> Result<Checked, Failure> {
     let told = |(_, error)| Finding::of_error(Side::Source, &error);
     findings.extend(aside.into_iter().map(told));
     findings.extend(found(Side::Target, of_target));
+    findings.extend(elsewhere);
     match described {
         Err(err) if !mapped && !source_failed => Err(err.into()),
         _ => Ok(Checked {

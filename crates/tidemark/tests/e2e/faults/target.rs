@@ -267,6 +267,10 @@ async fn f46_f53_another_database_in_the_targets_place_costs_the_slot_nothing() 
     let ran = stage.run(&["run", "FILE"]).await.expect(6);
     let is_told = ran.stderr.contains("TM4056") && ran.stderr.contains(&here);
     assert!(is_told, "{}", ran.stderr);
+    let checked = stage.run(&["check", "FILE"]).await.expect(3);
+    assert!(checked.stdout.contains("TM4056"), "{}", checked.stdout);
+    let planned = stage.run(&["plan", "FILE"]).await.expect(0);
+    assert!(planned.stdout.contains("TM4056"), "{}", planned.stdout);
 
     let drop = format!("DROP DATABASE {here} WITH (FORCE)");
     admin.batch_execute(&drop).await.unwrap();
