@@ -69,6 +69,8 @@ pub struct TableSchema {
     pub types: Vec<TypeMembers>,
     /// What domains demand that its columns rest on.
     pub domains: Vec<DomainRule>,
+    /// Tables whose rows are values of its columns: they have to be there before it.
+    pub rests_on: Vec<TableName>,
     /// Statements (comment, storage parameters and the like) that the same engine replays after the
     /// table exists; `{name}` stands for the quoted target name.
     pub notes: Vec<String>,
@@ -94,6 +96,7 @@ impl TableSchema {
             attributes: Vec::new(),
             types: Vec::new(),
             domains: Vec::new(),
+            rests_on: Vec::new(),
             notes: Vec::new(),
         }
     }

@@ -252,7 +252,7 @@ impl Worker {
             Ok(active) => {
                 self.outline(&mapping, anew, &active.units);
                 self.queue.update(|inner| {
-                    inner.preparing -= 1;
+                    inner.prepared(mapping.source());
                     inner.active.push(active);
                 });
                 Ok(Done::Yes)
@@ -265,7 +265,7 @@ impl Worker {
                 // Whoever watches knows of it before it is told that it is set aside.
                 self.outline(&mapping, anew, &[]);
                 self.queue.update(|inner| {
-                    inner.preparing -= 1;
+                    inner.prepared(mapping.source());
                     inner.refused.push((mapping, err));
                 });
                 Ok(Done::Yes)

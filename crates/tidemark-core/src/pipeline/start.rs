@@ -4,6 +4,7 @@
 //! Until the target has the record nothing points at what was made, so that is the one moment when
 //! something could be left behind for nobody ([`Run::take_back`]).
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::catalogue::codes;
@@ -234,7 +235,18 @@ impl Run {
     /// `cdc_only`: tables that are missing are made, empty, with their keys. Only then is the start
     /// over, as a load is: whoever is killed before goes on with it.
     pub(super) async fn make_without_rows(&self, mappings: &[Arc<TableMapping>]) -> Result<()> {
-        for mapping in mappings {
+        let mut waiting: VecDeque<&Arc<TableMapping>> = mappings.iter().collect();
+        let mut put_off = 0;
+        while let Some(mapping) = waiting.pop_front() {
+            let mut needs = mapping.schema.rests_on.iter();
+            // Not for ever: some may need each other, of which the target says what is wrong.
+            let is_early = needs.any(|name| waiting.iter().any(|other| other.source() == name));
+            if is_early && put_off < waiting.len() {
+                put_off += 1;
+                waiting.push_back(mapping);
+                continue;
+            }
+            put_off = 0;
             let target = &self.engine.target;
             let prepared = target
                 .prepare(mapping, Existing::SkipLoaded, Place::InPlace, &[])

@@ -12,7 +12,7 @@ use tidemark_core::mapping::{TableMapping, TargetType};
 use tidemark_core::schema::TableName;
 use tidemark_core::source::RowFormat;
 use tidemark_core::target::{Existing, Place, Prepared};
-use tidemark_core::{Error, Result};
+use tidemark_core::{Error, ErrorKind, Result};
 
 use super::catalog::{self, Relation};
 use super::checkpoint::{self, Writer};
@@ -300,9 +300,16 @@ async fn create_table(connection: &mut Connection, table: &NewTable<'_>) -> Resu
         return Ok(());
     };
     tracing::debug!("make {} piece by piece: {error}", table.name);
-    connection
-        .run(&table.create(Extent::Bare).join("; "))
-        .await?;
+    let bare = table.create(Extent::Bare).join("; ");
+    connection.run(&bare).await.map_err(|error| {
+        if !finish::is_about_definition(&error) {
+            return error;
+        }
+        // Such as a type that is not carried: it is this table's affair.
+        error.with_kind(ErrorKind::Data).first_action(
+            "make on the target what the message names, as the source has it: tidemark plan lists it",
+        )
+    })?;
     for (column, statement) in table.extras() {
         if let Some(error) = attempt(connection, &statement).await? {
             tracing::warn!(

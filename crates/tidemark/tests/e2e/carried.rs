@@ -6,7 +6,8 @@ use tokio_postgres::Client;
 use crate::asks::text;
 use crate::stage::Stage;
 
-/// Types that rest on each other, made out of order of their names.
+/// Types that rest on each other, made out of order of their names; and a table, larger than the other, that
+/// has rows of the other.
 const TYPES: &str = r#"
     CREATE TYPE "Zustand" AS ENUM ('neu', 'alt', 'it''s', '');
     CREATE DOMAIN a_positive AS numeric(9,2) NOT NULL DEFAULT 1 CHECK (VALUE > 0) CHECK (VALUE < 1e6);
@@ -26,6 +27,10 @@ const TYPES: &str = r#"
       ROW(ROW('alt', NULL, NULL), ARRAY[ROW('', '{wxyz}', NULL)::z_part]),
       ROW('neu', NULL, NULL), '[08:00,09:30)', '{"[08:00,09:00)",NULL}',
       '{[08:00,09:00),[10:00,11:00)}', '["B c",a)', '{[a,b),[c,d)}');
+    CREATE TABLE z_base (id int PRIMARY KEY, v text); INSERT INTO z_base VALUES (1, 'x');
+    CREATE TABLE a_rows (id int PRIMARY KEY, one z_base, many z_base[]);
+    INSERT INTO a_rows SELECT i, ROW(i, repeat('x', 90))::z_base, ARRAY[ROW(i, 'a,b')::z_base, NULL]
+      FROM generate_series(1, 500) i;
 "#;
 
 /// Keys, indexes and constraints of all kinds.
@@ -132,7 +137,8 @@ async fn types_are_made_from_the_catalog_and_carry_changes() {
             "INSERT INTO typed SELECT id + 10, state, states, p, ps, c, cs, part, parts, whole, d, s, ss, \
                sm, w, wm FROM typed;
              UPDATE typed SET parts = parts || part, state = 'alt', d.state = 'alt' WHERE id = 1;
-             DELETE FROM typed WHERE id = 2",
+             DELETE FROM typed WHERE id = 2;
+             UPDATE a_rows SET one.v = 'y' WHERE id = 7; INSERT INTO a_rows VALUES (1000, ROW(1, NULL)::z_base)",
         )
         .await;
     stage.wait_until_identical().await;

@@ -10,6 +10,7 @@ use crate::checkpoint::Unit;
 use crate::error::Error;
 use crate::mapping::TableMapping;
 use crate::pipeline::Engine;
+use crate::schema::TableName;
 use crate::source::RowFormat;
 use crate::target::{Place, Replace};
 
@@ -66,7 +67,7 @@ pub(super) struct Queue {
 #[derive(Default)]
 pub(super) struct Inner {
     pending: VecDeque<LoadTable>,
-    pub(super) preparing: usize,
+    preparing: Vec<TableName>,
     pub(super) active: Vec<Active>,
     rows: u64,
     pub(super) bytes: u64,
@@ -201,17 +202,38 @@ impl Inner {
             .iter()
             .filter(|active| active.state == ActiveState::Copying)
             .count();
-        if under_way + self.preparing < tables_max {
-            let table = self.pending.pop_front()?;
-            self.preparing += 1;
+        if under_way + self.preparing.len() < tables_max {
+            let table = self.pending.remove(self.first_to_make()?)?;
+            self.preparing.push(table.mapping.source().clone());
             return Some(Job::Prepare(table));
         }
         None
     }
 
+    /// The first table whose columns need no other that is still to be made. Where all do, as some that
+    /// need each other, the first one: the target says what is wrong with it.
+    fn first_to_make(&self) -> Option<usize> {
+        let is_to_come = |name: &TableName| {
+            let mut pending = self.pending.iter().map(|table| table.mapping.source());
+            self.preparing.contains(name) || pending.any(|other| other == name)
+        };
+        let is_free = |table: &LoadTable| {
+            let own = table.mapping.source();
+            let mut needs = table.mapping.schema.rests_on.iter();
+            !needs.any(|name| name != own && is_to_come(name))
+        };
+        let first = || self.preparing.is_empty().then_some(0);
+        self.pending.iter().position(is_free).or_else(first)
+    }
+
+    /// A table is made, or refused.
+    pub(super) fn prepared(&mut self, table: &TableName) {
+        self.preparing.retain(|name| name != table);
+    }
+
     fn rows_are_in(&self) -> bool {
         let is_copied = |active: &Active| active.waiting.is_empty() && active.copying == 0;
-        self.pending.is_empty() && self.preparing == 0 && self.active.iter().all(is_copied)
+        self.pending.is_empty() && self.preparing.is_empty() && self.active.iter().all(is_copied)
     }
 
     fn is_done(&self) -> bool {
@@ -238,7 +260,7 @@ impl Inner {
 
     /// A table of which nothing was begun is the next again.
     pub(super) fn give_table_back(&mut self, table: LoadTable) {
-        self.preparing -= 1;
+        self.prepared(table.mapping.source());
         self.pending.push_front(table);
     }
 

@@ -34,7 +34,7 @@ const RULES: &str = "SELECT t.oid, format_type(t.oid, NULL), c.conname, \
     ORDER BY 1, 3 NULLS FIRST";
 
 impl Types {
-    /// Gives the tables the members of their types.
+    /// Gives the tables the members of their types, and the tables whose row types they have.
     pub(in super::super) async fn add_members(
         &self,
         connection: &mut Connection,
@@ -46,6 +46,9 @@ impl Types {
             let below = self.below(columns);
             let of = members.iter().filter(|known| below.contains(&known.id));
             table.types = of.cloned().collect();
+            let rows = below.iter().filter_map(|oid| self.by_oid.get(oid));
+            let rows = rows.filter(|found| found.relation_kind.is_some_and(|kind| kind != 'c'));
+            table.rests_on = rows.map(|found| found.name.clone()).collect();
         }
         Ok(())
     }
