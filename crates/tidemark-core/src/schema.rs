@@ -143,14 +143,14 @@ pub struct Member {
     pub name: String,
 }
 
-/// Something that a domain demands of its values.
+/// Something that a domain demands of its values, or its default.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct DomainRule {
     /// The domain in the source's own words.
     pub type_name: String,
-    /// The constraint's name; `None` where it is that they are not NULL.
+    /// The constraint's name; `None` where it is that they are not NULL, or the default.
     pub name: Option<String>,
-    /// `CHECK (…)`, or `NOT NULL`.
+    /// `CHECK (…)`, `NOT NULL`, or `DEFAULT …`.
     pub demand: String,
     /// Columns that rest on the domain.
     pub columns: Vec<String>,
@@ -361,6 +361,14 @@ pub struct SourceSchema {
     pub not_carried: Vec<NotCarried>,
     /// Tables that are not selected, for telling what a misspelt name may have meant.
     pub unselected: Vec<TableName>,
+}
+
+impl DomainRule {
+    /// The default, if it is that.
+    pub fn default(&self) -> Option<&str> {
+        let rest = self.demand.strip_prefix("DEFAULT ");
+        rest.filter(|_| self.name.is_none())
+    }
 }
 
 /// Something other than a table that the target needs, in the source's own words.

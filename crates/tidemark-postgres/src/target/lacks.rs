@@ -403,9 +403,9 @@ impl<'a> Pair<'a> {
                         let name = quote_ident(&self.free_in_domain(domain, name));
                         format!("ALTER DOMAIN {domain} ADD CONSTRAINT {name} {demand}")
                     }
-                    None => format!("ALTER DOMAIN {domain} SET NOT NULL"),
+                    None => format!("ALTER DOMAIN {domain} SET {demand}"),
                 };
-                let name = rule.name.as_deref().unwrap_or("NOT NULL");
+                let name = rule.name.as_deref().unwrap_or(demand);
                 (DOMAIN, format!("{name} of {domain}"), sql)
             }
         };

@@ -57,6 +57,8 @@ enum Kind {
     Domain,
     /// Values of such a domain are not to be NULL.
     DomainNotNull,
+    /// The default of such a domain: it refuses nothing, and goes with the source's all the same.
+    DomainDefault,
 }
 
 /// One table on both sides.
@@ -223,6 +225,12 @@ impl Constraint {
                     self.domain.as_deref().unwrap_or_default()
                 );
             }
+            Kind::DomainDefault => {
+                return format!(
+                    "the default of domain {} is another, or none",
+                    self.domain.as_deref().unwrap_or_default()
+                );
+            }
             Kind::UniqueIndex => "unique index",
             _ => "constraint",
         };
@@ -289,6 +297,7 @@ fn domain_rule(rule: &DomainRule) -> Constraint {
     Constraint {
         kind: match rule.name {
             Some(_) => Kind::Domain,
+            None if rule.default().is_some() => Kind::DomainDefault,
             None => Kind::DomainNotNull,
         },
         name: rule.name.clone().unwrap_or_default(),
@@ -363,6 +372,7 @@ async fn drop(
     let change = match constraint.kind {
         Kind::Domain => format!("ALTER DOMAIN {domain} DROP CONSTRAINT IF EXISTS {name}"),
         Kind::DomainNotNull => format!("ALTER DOMAIN {domain} DROP NOT NULL"),
+        Kind::DomainDefault => format!("ALTER DOMAIN {domain} DROP DEFAULT"),
         Kind::NotNull => format!("{alter} ALTER COLUMN {name} DROP NOT NULL"),
         Kind::UniqueIndex => {
             let index = quote_qualified(&table.schema, &constraint.name);

@@ -23,7 +23,7 @@ const MEMBERS: &str = "SELECT t.oid, n.nspname, t.typname, t.typtype, m.number, 
         AND a.attnum > 0 AND NOT a.attisdropped) AS m (number, name, place) \
     ORDER BY t.oid, m.place";
 
-/// `typnotnull` and the check constraints.
+/// `typnotnull`, the check constraints, and the default.
 const RULES: &str = "SELECT t.oid, format_type(t.oid, NULL), c.conname, \
         replace(pg_get_constraintdef(c.oid), ' NOT VALID', '') \
     FROM unnest($1::oid[]) AS wanted JOIN pg_type t ON t.oid = wanted AND t.typtype = 'd' \
@@ -31,7 +31,10 @@ const RULES: &str = "SELECT t.oid, format_type(t.oid, NULL), c.conname, \
     UNION ALL SELECT t.oid, format_type(t.oid, NULL), NULL, 'NOT NULL' \
     FROM unnest($1::oid[]) AS wanted JOIN pg_type t ON t.oid = wanted AND t.typtype = 'd' \
     WHERE t.typnotnull \
-    ORDER BY 1, 3 NULLS FIRST";
+    UNION ALL SELECT t.oid, format_type(t.oid, NULL), NULL, 'DEFAULT ' || pg_get_expr(t.typdefaultbin, 0) \
+    FROM unnest($1::oid[]) AS wanted JOIN pg_type t ON t.oid = wanted AND t.typtype = 'd' \
+    WHERE t.typdefaultbin IS NOT NULL \
+    ORDER BY 1, 3 NULLS FIRST, 4";
 
 impl Types {
     /// Gives the tables the members of their types, and the tables whose row types they have.

@@ -147,7 +147,7 @@ async fn f22_attributes_keep_their_values_and_take_none_of_others() {
 const DOMAINS: &str = "\
     CREATE DOMAIN small AS int CONSTRAINT small_max CHECK (VALUE < 100); \
     CREATE DOMAIN tiny AS small CONSTRAINT tiny_max CHECK (VALUE < 100) NOT NULL; \
-    CREATE DOMAIN listed AS int CONSTRAINT listed_max CHECK (VALUE < 100); \
+    CREATE DOMAIN listed AS int DEFAULT 5 CONSTRAINT listed_max CHECK (VALUE < 100); \
     CREATE TYPE span AS RANGE (subtype = int4); \
     CREATE TABLE held (id int PRIMARY KEY, s small, t tiny DEFAULT 1, ss listed[], r span); \
     CREATE TABLE good (id int PRIMARY KEY); \
@@ -165,7 +165,8 @@ async fn domains(name: &str, policy: &str) {
         .target_sql("ALTER DOMAIN small ADD CONSTRAINT own CHECK (VALUE <> 77)")
         .await;
     for looser in [
-        "ALTER DOMAIN tiny DROP NOT NULL; INSERT INTO held VALUES (31, 1, NULL)",
+        "ALTER DOMAIN listed DROP DEFAULT; ALTER DOMAIN tiny SET DEFAULT 3; \
+         ALTER DOMAIN tiny DROP NOT NULL; INSERT INTO held VALUES (31, 1, NULL)",
         "ALTER DOMAIN tiny DROP CONSTRAINT tiny_max; ALTER DOMAIN small DROP CONSTRAINT small_max; \
          ALTER DOMAIN small ADD CONSTRAINT small_max CHECK (VALUE < 1000) NOT VALID; \
          INSERT INTO held VALUES (32, 500, 600)",
@@ -186,9 +187,11 @@ async fn domains(name: &str, policy: &str) {
     stage.wait_for_table("public.held", "streaming").await;
     stage.wait_until_identical().await;
     let checked = stage.run(&["check", "FILE"]).await.expect(0);
-    for lacks in ["small_max", "tiny_min"] {
+    for lacks in ["small_max", "tiny_min", "SET DEFAULT 3"] {
         assert!(checked.stdout.contains(lacks), "{}", checked.stdout);
     }
+    let default = "SELECT coalesce(typdefault, 'none') FROM pg_type WHERE oid = 'listed'::regtype";
+    assert_eq!(text(&stage.target, default).await.unwrap(), "none");
     let fixes = stage.run(&["check", "FILE", "--fix-sql"]).await.expect(0);
     stage.target_sql(&fixes.stdout).await;
     let checked = stage.run(&["check", "FILE"]).await.expect(0);
