@@ -145,15 +145,16 @@ impl Stream<'_> {
         if !is_empty || still_parks {
             return;
         }
-        self.resyncs.over(route);
+        let reason = self.resyncs.over(route);
         self.skipped(route);
+        let entry = self.assembler.router.route(route);
         // Set aside meanwhile, for good.
-        if self.assembler.router.route(route).state == TableState::Unloaded {
+        if entry.state == TableState::Unloaded {
             return;
         }
-        let mapping = Arc::clone(&self.assembler.router.route(route).mapping);
+        let mapping = Arc::clone(&entry.mapping);
         self.assembler
-            .set_state(route, state_change(&mapping, TableState::Streaming, None));
+            .set_state(route, state_change(&mapping, TableState::Streaming, reason));
     }
 
     /// The log does not hold a row that moved out of the rows that were loaded anew: it is loaded with
@@ -226,6 +227,14 @@ impl Stream<'_> {
             } => {
                 let entry = self.assembler.router.route_mut(route);
                 entry.has_rows &= !is_begun;
+                if entry.has_rows && self.resyncs.goes_on(route, &error) {
+                    let table = entry.mapping.source();
+                    self.engine.observer.say(PipelineEvent::Warning {
+                        code: error.code(),
+                        text: format!("{table} goes on as it was: {error}"),
+                    });
+                    return Ok(());
+                }
                 let state = if entry.has_rows {
                     TableState::Quarantined
                 } else {
