@@ -372,11 +372,11 @@ impl<'a> Stream<'a> {
     /// `fail` a person looks first, and says `retry`.
     fn come_back(&mut self, route: usize, table: &StreamTable) {
         use OnSchemaChange::{Fail, StopTable};
-        let entry = self.assembler.router.route(route);
-        let is_back = entry.is_away
-            && entry.has_rows
-            && entry.state == TableState::Quarantined
-            && table.name == *entry.mapping.source();
+        let entry = self.assembler.router.route_mut(route);
+        let is_named = table.name == *entry.mapping.source();
+        entry.is_away &= !is_named || entry.state != TableState::Resyncing;
+        let is_kept = entry.state == TableState::Quarantined && entry.has_rows;
+        let is_back = entry.is_away && is_named && is_kept;
         let waits = matches!(self.engine.options.on_schema_change, Fail | StopTable);
         if !is_back || waits || self.resyncs.is_under_way(route) {
             return;

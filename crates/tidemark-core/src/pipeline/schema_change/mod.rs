@@ -261,12 +261,13 @@ fn kept_by(
     is_loading: IsLoading,
 ) -> Option<Projection> {
     let is_whole = match entry.state {
-        TableState::Streaming => true,
-        TableState::Quarantined => entry.is_away,
+        TableState::Streaming => is_loading == IsLoading::No,
+        TableState::Quarantined => entry.is_away && is_loading == IsLoading::No,
+        // Its rows are found under its own name, before the log has come to that or after it was so.
+        TableState::Resyncing => is_loading != IsLoading::SomeRows,
         _ => false,
     };
     let is_as_it_was = is_whole
-        && is_loading == IsLoading::No
         && table.id == entry.source_id
         && has_shape(&entry.shape, table)
         && engine.sets_aside(entry.mapping.source());
@@ -289,9 +290,13 @@ fn keep(
         return;
     }
     entry.is_away = true;
+    let is_kept_anyway = entry.state == TableState::Resyncing;
     let mapping = Arc::clone(&entry.mapping);
     let text = format!("it is called {} now: its changes are kept", table.name);
     say(engine, mapping.source(), text);
+    if is_kept_anyway {
+        return;
+    }
     let reason = Some(away::reason(&table.name));
     let change = state_change(&mapping, TableState::Quarantined, reason);
     assembler.set_state(route, change);

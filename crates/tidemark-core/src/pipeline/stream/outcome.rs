@@ -13,7 +13,7 @@ use crate::pipeline::assemble::Work;
 use crate::pipeline::observe::{Committed, PipelineEvent};
 use crate::pipeline::options::{OnConflict, Until};
 use crate::pipeline::resync::{Reloaded, Resynced, What};
-use crate::pipeline::state_change;
+use crate::pipeline::{away, state_change};
 
 use super::Stream;
 use super::conflicts::conflict_error;
@@ -152,9 +152,18 @@ impl Stream<'_> {
         if entry.state == TableState::Unloaded {
             return;
         }
+        let called = entry.announced.as_ref().map(|table| &table.name);
+        let is_loaded_away = entry.is_away && entry.state == TableState::Resyncing;
+        let away = called.filter(|name| is_loaded_away && *name != entry.mapping.source());
         let mapping = Arc::clone(&entry.mapping);
-        self.assembler
-            .set_state(route, state_change(&mapping, TableState::Streaming, reason));
+        let change = match away {
+            Some(name) => {
+                let reason = Some(away::reason(name));
+                state_change(&mapping, TableState::Quarantined, reason)
+            }
+            None => state_change(&mapping, TableState::Streaming, reason),
+        };
+        self.assembler.set_state(route, change);
     }
 
     /// The log does not hold a row that moved out of the rows that were loaded anew: it is loaded with

@@ -130,6 +130,36 @@ async fn columns_added_before_the_snapshot_keep_what_rows_were_given() {
     stage.clear().await;
 }
 
+/// The log has it under another name, and it is loaded under its own: what it has of then is in the rows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_goes_to_another_schema_and_back_before_it_is_read_ends_equal() {
+    let stage = Stage::new("schema_back_loading").await;
+    stage.write(
+        "[tables]\ninclude = [\"public.*\"]\n[verify]\nafter_load = \"off\"\n\
+         [load]\nparallel_tables = 1\n",
+    );
+    let tables = "CREATE SCHEMA aside; CREATE TABLE t (id int PRIMARY KEY, v text); \
+        INSERT INTO t SELECT i, 'v' FROM generate_series(1, 50) i";
+    stage.source_sql(BIG).await;
+    stage.source_sql(tables).await;
+    let run = stage.start(&SLOWLY);
+    wait_for_the_load(&stage).await;
+    // Emptied, so that it is read at a later snapshot, beside the stream.
+    let there_and_back = "ALTER TABLE t SET SCHEMA aside; INSERT INTO aside.t VALUES (60, 'aside'); \
+        TRUNCATE aside.t; INSERT INTO aside.t VALUES (61, 'aside'), (62, 'aside'); \
+        ALTER TABLE aside.t SET SCHEMA public; UPDATE t SET v = 'back' WHERE id = 61";
+    stage.source_sql(there_and_back).await;
+    stage.wait_for_state("streaming").await;
+    stage
+        .source_sql("INSERT INTO t VALUES (63, 'last'); DELETE FROM t WHERE id = 62")
+        .await;
+    let equal = stage.comparison().only("public", "t");
+    stage.wait_for_equal(equal).await;
+    stage.wait_for_table("public.t", "streaming").await;
+    assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
+    stage.clear().await;
+}
+
 /// A transaction with the snapshot reads whatever table has the name by now.
 #[tokio::test(flavor = "multi_thread")]
 async fn tables_that_exchange_their_names_after_the_snapshot_are_not_taken_for_each_other() {
