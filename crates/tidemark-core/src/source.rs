@@ -63,6 +63,15 @@ pub trait Source: Send + Sync {
     /// A snapshot of now, with a tidemark that tells what it has seen. Touches no slot.
     async fn snapshot(&self) -> Result<Box<dyn Snapshot>>;
 
+    /// The same for a table that is emptied or rewritten faster than a snapshot of it is read: until this
+    /// is dropped nobody does. It can be read once, by one reader. Whoever wants to change the table waits
+    /// for that, and everybody else behind them, so it is for small tables, and is given up by itself
+    /// after some seconds in which nothing is read. An error as that of a table that is rewritten where
+    /// somebody else has the table for long.
+    async fn snapshot_of(&self, _table: &TableName) -> Result<Box<dyn Snapshot>> {
+        self.snapshot().await
+    }
+
     /// A view of now, to look at some rows: nothing says which position it is at. Touches no slot.
     async fn view(&self) -> Result<Box<dyn View>>;
 

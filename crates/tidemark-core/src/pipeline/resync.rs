@@ -42,6 +42,7 @@ use crate::control::ResyncStrategy;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
 use crate::mapping::TableMapping;
+use crate::schema::TableName;
 use crate::source::Snapshot;
 use crate::status::Reconciled;
 use crate::target::{Existing, Place};
@@ -59,6 +60,13 @@ use super::{Engine, schema_change, task_died};
 
 /// How long a resync waits for a snapshot that has seen everything that was applied.
 const SNAPSHOT_WAIT_MAX: Duration = Duration::from_mins(5);
+
+/// How often a table is emptied or rewritten between snapshot and reading before nobody may, for as long
+/// as it takes.
+const REWRITTEN_MAX: u32 = 3;
+
+/// A larger table is read in the hope that nobody does.
+const ALONE_BYTES_MAX: u64 = 64 << 20;
 
 /// How often a table is read again whose types may have changed while it was read.
 const TYPES_TRIES_MAX: u32 = 3;
@@ -347,6 +355,7 @@ async fn reload(
             mapping: Arc::clone(&mapping),
             what: &what,
             applied: &applied,
+            is_alone: backoff.attempts() >= REWRITTEN_MAX,
         };
         match reload.once().await {
             // Changed between snapshot and reading: a newer snapshot will do.
@@ -427,6 +436,8 @@ struct Reload<'a> {
     mapping: Arc<TableMapping>,
     what: &'a What,
     applied: &'a [u32],
+    /// Whether the table changes too fast to be read while others may change it.
+    is_alone: bool,
 }
 
 /// What one attempt brought.
@@ -524,7 +535,8 @@ impl Reload<'_> {
             _ => engine.mapping_of_now(self.mapping.source()).await?.0,
         };
         must_stay_covered(&self.mapping, &mapping)?;
-        let snapshot = snapshot_after(engine, self.applied).await?;
+        let alone = self.reads_alone(&mapping).then(|| mapping.source());
+        let snapshot = snapshot_after(engine, self.applied, alone).await?;
         let tidemark = snapshot.tidemark().clone();
         if matches!(self.what, What::Reconcile) {
             return self.reconciled(&snapshot, mapping).await;
@@ -574,6 +586,13 @@ impl Reload<'_> {
         })
     }
 
+    /// Whether nobody may change the table until it is read: they would not wait long.
+    fn reads_alone(&self, mapping: &TableMapping) -> bool {
+        let is_small =
+            mapping.schema.bytes <= self.engine.chunk_bytes(mapping).min(ALONE_BYTES_MAX);
+        self.is_alone && is_small && !matches!(self.what, What::Reconcile)
+    }
+
     /// A table may be gone, or have another name, since the catalog was looked at: that is its own affair.
     async fn announce(&self) -> Result<()> {
         let table = self.mapping.source();
@@ -621,13 +640,21 @@ impl Reload<'_> {
     }
 }
 
-/// A snapshot that has seen everything that was applied; see the module's text.
-async fn snapshot_after(engine: &Engine, applied: &[u32]) -> Result<Arc<dyn Snapshot>> {
+/// A snapshot that has seen everything that was applied, see the module's text; where a table is named, of
+/// that one alone.
+async fn snapshot_after(
+    engine: &Engine,
+    applied: &[u32],
+    alone: Option<&TableName>,
+) -> Result<Arc<dyn Snapshot>> {
     let applied: HashSet<u32> = applied.iter().copied().collect();
     let deadline = Instant::now() + SNAPSHOT_WAIT_MAX;
     let mut wait = Duration::from_millis(20);
     loop {
-        let snapshot = engine.source.snapshot().await?;
+        let snapshot = match alone {
+            Some(table) => engine.source.snapshot_of(table).await?,
+            None => engine.source.snapshot().await?,
+        };
         let Seen::PgSnapshot(seen) = &snapshot.tidemark().seen else {
             return Ok(Arc::from(snapshot));
         };

@@ -89,6 +89,11 @@ impl Source for PgSource {
         ))
     }
 
+    async fn snapshot_of(&self, table: &TableName) -> Result<Box<dyn Snapshot>> {
+        let config = self.options.connect.clone();
+        Ok(Box::new(PgSnapshot::take_of(config, table).await?))
+    }
+
     async fn view(&self) -> Result<Box<dyn View>> {
         Ok(Box::new(snapshot::view(&self.options.connect).await?))
     }

@@ -11,6 +11,11 @@
 //! asks for the next could stand in the way of a transaction that has the second and wants the first,
 //! and the server, for which our sessions are strangers to each other, would never call it a deadlock.
 //!
+//! A table that is emptied again before each chunk of it can be read is another matter
+//! ([`PgSnapshot::take_of`]). There one session locks it first, then takes the snapshot, and reads it
+//! itself: a second session of ours would wait behind the next who wants to empty the table, and they for
+//! the first. So that nobody waits long for us the server ends that session where it does nothing for a while.
+//!
 //! # What the rows have seen
 //! [`tidemark_core::tidemark`] explains why this is told by transaction ids. `pg_current_snapshot()`
 //! of a transaction that adopted the snapshot names them. `after` is a position read *after* the
@@ -24,6 +29,7 @@
 //! loads from a standby work; a snapshot of our own is refused there.
 
 use std::any::Any;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -31,29 +37,36 @@ use tidemark_core::catalogue::codes;
 use tidemark_core::checkpoint::Chunk;
 use tidemark_core::mapping::TableMapping;
 use tidemark_core::position::{Lsn, Position};
+use tidemark_core::schema::TableName;
 use tidemark_core::source::{RowBlock, RowFormat, RowStream, Snapshot, SnapshotReader};
 use tidemark_core::tidemark::{PgSnapshot as SeenIds, Seen, Tidemark};
 use tidemark_core::verify::View;
 use tidemark_core::{Context as _, Error, Result};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::{chunks, select};
 use crate::config::ConnectConfig;
 use crate::error::server_error;
 use crate::shown;
 use crate::view::{self, PgView};
-use crate::wire::{Connection, CopyOut, Role, TransactionStatus, quote_literal};
+use crate::wire::{Connection, CopyOut, Role, TransactionStatus, quote_literal, quote_qualified};
 
 /// Settings of every session that reads rows: policies raise an error instead of hiding rows, blocks
 /// are read in order, and the parallelism is ours.
 const SETTINGS: &str = "SET row_security = off; SET synchronize_seqscans = off; \
     SET max_parallel_workers_per_gather = 0";
 
+const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+
 /// Before a session locks a table, and back to it. A transaction that keeps the locks of all that it has
 /// read also takes a place in the server's table of locks for each table and index, which thousands of
 /// tables exceed (`max_locks_per_transaction`).
 const SAVEPOINT: &str = "SAVEPOINT tidemark_table";
 const LET_GO: &str = "ROLLBACK TO SAVEPOINT tidemark_table";
+
+/// How long a table that somebody else has is waited for, and may be kept by us with nothing done.
+const ALONE: &str =
+    "SET LOCAL lock_timeout = '5s'; SET LOCAL idle_in_transaction_session_timeout = '10s'";
 
 /// A standby tells how far it has *replayed* a moment after a commit has become visible, so the
 /// commit record of a visible transaction may lie right behind that position (after a page's
@@ -65,7 +78,9 @@ pub struct PgSnapshot {
     instant: Arc<Instant>,
     tidemark: Tidemark,
     /// A session at the instant, for questions about it.
-    desk: Mutex<Connection>,
+    desk: Arc<Mutex<Connection>>,
+    /// Whether it is the only one, and reads the rows too.
+    is_alone: bool,
     /// What keeps the snapshot alive, where that is not the desk itself.
     _holder: Option<Box<dyn Any + Send + Sync>>,
 }
@@ -90,7 +105,8 @@ impl PgSnapshot {
         Ok(PgSnapshot {
             instant: Arc::new(instant),
             tidemark,
-            desk: Mutex::new(desk),
+            desk: Arc::new(Mutex::new(desk)),
+            is_alone: false,
             _holder: Some(holder),
         })
     }
@@ -98,10 +114,30 @@ impl PgSnapshot {
     /// A snapshot of now. Refused on a standby, see the module's text.
     pub async fn take(config: ConnectConfig) -> Result<PgSnapshot> {
         let mut desk = Connection::connect(&config, Role::Ordinary).await?;
-        desk.run(&format!(
-            "{SETTINGS}; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-        ))
-        .await?;
+        desk.run(&format!("{SETTINGS}; {BEGIN}")).await?;
+        PgSnapshot::at(config, desk, false).await
+    }
+
+    /// See [`tidemark_core::source::Source::snapshot_of`]. A lock takes no snapshot (PostgreSQL 15, `LOCK`),
+    /// and whoever had the table before has left the list of running transactions by then.
+    pub async fn take_of(config: ConnectConfig, table: &TableName) -> Result<PgSnapshot> {
+        let mut desk = Connection::connect(&config, Role::Ordinary).await?;
+        let name = quote_qualified(&table.schema, &table.name);
+        let lock = format!("LOCK TABLE {name} IN ACCESS SHARE MODE");
+        let sql = format!("{SETTINGS}; {BEGIN}; {ALONE}; {lock}");
+        desk.run(&sql)
+            .await
+            .map_err(|error| match error.sqlstate_code() {
+                Some("55P03") => {
+                    let message = format!("{table} is held by somebody else");
+                    Error::transient(codes::TABLE_REWRITTEN, message).caused_by(error)
+                }
+                _ => shown::described_anew(error, table),
+            })?;
+        PgSnapshot::at(config, desk, true).await
+    }
+
+    async fn at(config: ConnectConfig, mut desk: Connection, is_alone: bool) -> Result<PgSnapshot> {
         let set = desk
             .query("SELECT pg_is_in_recovery(), pg_export_snapshot()", &[])
             .await
@@ -120,7 +156,8 @@ impl PgSnapshot {
         Ok(PgSnapshot {
             instant: Arc::new(Instant { config, name }),
             tidemark,
-            desk: Mutex::new(desk),
+            desk: Arc::new(Mutex::new(desk)),
+            is_alone,
             _holder: None,
         })
     }
@@ -203,9 +240,17 @@ impl Snapshot for PgSnapshot {
     }
 
     async fn reader(&self) -> Result<Box<dyn SnapshotReader>> {
-        let connection = self.instant.session().await?;
+        if self.is_alone {
+            let desk = Arc::clone(&self.desk).try_lock_owned();
+            let desk = desk.map_err(|_| gone("it has one reader, which is at work"))?;
+            return Ok(Box::new(PgReader {
+                instant: None,
+                connection: Session::Desk(desk),
+            }));
+        }
+        let connection = Session::Own(Box::new(self.instant.session().await?));
         Ok(Box::new(PgReader {
-            instant: Arc::clone(&self.instant),
+            instant: Some(Arc::clone(&self.instant)),
             connection,
         }))
     }
@@ -229,8 +274,41 @@ pub(crate) async fn view(config: &ConnectConfig) -> Result<PgView> {
 
 /// One worker's connection.
 struct PgReader {
-    instant: Arc<Instant>,
-    connection: Connection,
+    /// `None` where no other session can take its place.
+    instant: Option<Arc<Instant>>,
+    connection: Session,
+}
+
+/// A session that reads.
+enum Session {
+    Own(Box<Connection>),
+    /// The one that has the table.
+    Desk(OwnedMutexGuard<Connection>),
+}
+
+impl Deref for Session {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        match self {
+            Session::Own(connection) => connection,
+            Session::Desk(desk) => desk,
+        }
+    }
+}
+
+impl DerefMut for Session {
+    fn deref_mut(&mut self) -> &mut Connection {
+        match self {
+            Session::Own(connection) => connection,
+            Session::Desk(desk) => desk,
+        }
+    }
+}
+
+fn gone(why: &str) -> Error {
+    let message = format!("the snapshot cannot be read any more: {why}");
+    Error::transient(codes::SNAPSHOT_GONE, message)
 }
 
 #[async_trait]
@@ -263,7 +341,7 @@ impl SnapshotReader for PgReader {
             .context(|| format!("read {}", mapping.source()))?;
         Ok(Box::new(PgRows {
             copy,
-            instant: Arc::clone(&self.instant),
+            instant: self.instant.clone(),
             table: mapping.source().to_string(),
             from_where,
             rows: 0,
@@ -279,11 +357,18 @@ impl PgReader {
     /// After a stream that was given up the connection is of no use; after an error its transaction
     /// is not. Either way the instant is adopted anew.
     async fn make_ready(&mut self, chunk: &Chunk) -> Result<()> {
-        if self.connection.ready_expected() > 0 {
-            self.connection = self.instant.session().await?;
-        } else if self.connection.transaction_status() != TransactionStatus::Open {
-            self.connection.run("ROLLBACK").await?;
-            self.instant.adopt(&mut self.connection).await?;
+        let is_adrift = self.connection.ready_expected() > 0;
+        let is_open = self.connection.transaction_status() == TransactionStatus::Open;
+        match &self.instant {
+            _ if is_open && !is_adrift => {}
+            Some(instant) if is_adrift => {
+                self.connection = Session::Own(Box::new(instant.session().await?));
+            }
+            Some(instant) => {
+                self.connection.run("ROLLBACK").await?;
+                instant.adopt(&mut self.connection).await?;
+            }
+            None => return Err(gone("what was read of it was given up")),
         }
         // A key range is read through its index: a scan of the whole table for every chunk would
         // read the table as many times as it has chunks.
@@ -301,7 +386,7 @@ impl PgReader {
 /// The rows of a chunk, as the server sends them.
 struct PgRows<'a> {
     copy: CopyOut<'a>,
-    instant: Arc<Instant>,
+    instant: Option<Arc<Instant>>,
     table: String,
     /// For asking where a row is that cannot be read.
     from_where: String,
@@ -361,7 +446,10 @@ impl PgRows<'_> {
             "SELECT ctid {} OFFSET {} LIMIT 1",
             self.from_where, self.rows
         );
-        let set = self.instant.session().await?.query(&sql, &[]).await?;
+        let Some(instant) = &self.instant else {
+            return Ok(None);
+        };
+        let set = instant.session().await?.query(&sql, &[]).await?;
         set.rows.first().map_or(Ok(None), |row| row.opt(0))
     }
 }

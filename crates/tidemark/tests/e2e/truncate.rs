@@ -131,6 +131,61 @@ async fn f24_truncates_during_a_killed_load_and_a_killed_stream_leave_both_sides
     stage.clear().await;
 }
 
+/// Fills a table anew all the time.
+#[derive(Clone, Copy)]
+struct Refilling;
+
+impl Workload for Refilling {
+    fn setup(&self) -> String {
+        "CREATE TABLE big (id int PRIMARY KEY, v text); CREATE TABLE small (id int PRIMARY KEY, n int);
+         INSERT INTO big SELECT i, repeat(md5(i::text), 30) FROM generate_series(1, 4000) i; ANALYZE;"
+            .to_owned()
+    }
+
+    fn transaction(&self, _writer: usize, random: &mut Random) -> Script {
+        let n = random.below(1_000_000);
+        let sql = format!(
+            "BEGIN; TRUNCATE small; INSERT INTO small SELECT i, {n} FROM generate_series(1, 20) i; COMMIT"
+        );
+        let ending = Ending::Commit;
+        Script { sql, ending }
+    }
+}
+
+/// It is never as a snapshot shows it when its turn comes to be read.
+#[tokio::test(flavor = "multi_thread")]
+async fn f24_a_table_that_is_emptied_all_the_time_is_loaded_meanwhile() {
+    let stage = Stage::new("truncate_always").await;
+    stage.write(
+        "[verify]\nafter_load = \"off\"\n[load]\nchunk_size = \"1 MB\"\nparallel_tables = 1\n\
+         max_source_rows_per_second = 1500\n",
+    );
+    let config = stage.source_config();
+    Traffic::set_up(&config, &Refilling).await.unwrap();
+    let run = stage.start(&["run", "FILE"]);
+    // As above: the slot is made before the first truncate.
+    stage
+        .wait_for_target(
+            "SELECT count(*) > 0 FROM tidemark.unit WHERE is_loaded",
+            "t",
+        )
+        .await;
+    let traffic = Traffic::start(&config, &Refilling, Pace::at(40.0, 503));
+    stage.wait_for_table("public.small", "streaming").await;
+    let log = stage.log();
+    assert!(log.contains("emptied or rewritten"), "{log}");
+    let before = traffic.report().committed;
+    wait_for(PATIENCE, "who empties it to go on", || async {
+        Ok((traffic.report().committed > before + 20).then_some(()))
+    })
+    .await
+    .unwrap();
+    traffic.stop().await.unwrap();
+    stage.wait_until_identical().await;
+    assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
+    stage.clear().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn f24_a_truncate_that_is_not_to_be_carried_out_sets_its_table_aside() {
     let stage = Stage::new("truncate_stop").await;
