@@ -160,7 +160,9 @@ fn clock_and_head() -> String {
 ///
 /// A prepared transaction has no session. Whoever commits it is busy with `COMMIT PREPARED` until it has become
 /// visible, in a session of the same database (PostgreSQL 15, `FinishPreparedTransaction`): without one that
-/// may be, it just lies there, as one does whose coordinator has forgotten it. A long text is cut off.
+/// may be, it just lies there, as one does whose coordinator has forgotten it. A long text is cut off. The worker
+/// of a subscription commits such transactions and says neither that it is busy nor with what
+/// (`apply_handle_commit_prepared`).
 const COMMITTING: &str = "ARRAY(SELECT l.transactionid FROM pg_locks l \
      WHERE l.locktype = 'transactionid' AND l.granted \
        AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = l.pid \
@@ -170,11 +172,12 @@ const COMMITTING: &str = "ARRAY(SELECT l.transactionid FROM pg_locks l \
                  SELECT FROM pg_stat_activity a WHERE a.datname = current_database() \
                    AND a.pid <> pg_backend_pid() \
                    AND a.backend_type NOT IN ('autovacuum worker', 'parallel worker') \
-                   AND coalesce(a.state, '') NOT LIKE 'idle%' \
-                   AND (coalesce(a.state, '') <> 'active' OR a.query ~* 'prepared' \
-                     OR a.query = '<insufficient privilege>' \
-                     OR octet_length(a.query) >= (SELECT setting::int - 1 FROM pg_settings \
-                                                  WHERE name = 'track_activity_query_size'))))))";
+                   AND (a.backend_type LIKE 'logical replication%' \
+                     OR coalesce(a.state, '') NOT LIKE 'idle%' \
+                       AND (coalesce(a.state, '') <> 'active' OR a.query ~* 'prepared' \
+                         OR a.query = '<insufficient privilege>' \
+                         OR octet_length(a.query) >= (SELECT setting::int - 1 FROM pg_settings \
+                                                      WHERE name = 'track_activity_query_size')))))))";
 
 pub(crate) async fn now(connection: &mut Connection) -> Result<Now> {
     let sql = format!(
