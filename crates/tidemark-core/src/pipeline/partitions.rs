@@ -4,11 +4,12 @@
 //! is emptied (`pgoutput_truncate`, PostgreSQL 15); and no log tells that a partition with rows in it is
 //! attached, detached or dropped. So the catalog is compared with what it was at the last look: which
 //! partitions there are, and since when each belongs to the table, for one may have gone and come again
-//! with other rows in between; and a partition that was emptied has new storage. It has that as well after `VACUUM FULL` or a rewrite, and
-//! after a TRUNCATE of the whole table, which the log does bring. So new storage is a doubt until
-//! the stream has passed the look, and is dropped if such a TRUNCATE came by. Of what is left only a
-//! comparison of the rows can tell. Where everything is to be followed both sides are compared and brought
-//! to be the same; else it is said, since rows that go with a partition may be wanted on the target.
+//! with other rows in between; and a partition that was emptied has new storage. It has that as well after
+//! `VACUUM FULL` or a rewrite, and after a TRUNCATE of the whole table, which the log does bring. So new
+//! storage is a doubt until the stream has passed the look, and is dropped if such a TRUNCATE came by. Of
+//! what is left only a comparison of the rows can tell. Where everything is to be followed both sides are
+//! compared and brought to be the same; else it is said, since rows that go with a partition may be wanted on
+//! the target.
 
 use crate::position::Position;
 use crate::schema::TableName;
