@@ -17,7 +17,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 const SILENT_MAX: Duration = Duration::from_mins(1);
 
 /// Returns once all of these tables stream again, with the rows that were loaded; with an error as soon as
-/// one is set aside, or goes on as it was because it is refused, or nobody runs the pipeline any more.
+/// one is set aside, or nobody runs the pipeline any more.
 pub async fn loaded_anew(
     target: &dyn Target,
     pipeline: &dyn Ask,
@@ -48,14 +48,6 @@ async fn look(
     let is_aside = |state| matches!(state, TableState::Quarantined | TableState::Unloaded);
     if let Some(aside) = ours.iter().find(|table| is_aside(table.state)) {
         return Err(refused(aside));
-    }
-    let as_it_was = ours.iter().find_map(|table| {
-        let reason = table.reason.as_ref()?;
-        (table.state == TableState::Streaming).then_some((&table.source, reason, reason.code?))
-    });
-    if let Some((table, reason, code)) = as_it_was {
-        let text = format!("{table} goes on as it was, with nothing changed: {reason}");
-        return Err(Error::data(code, text).table(table.to_string()));
     }
     let is_over = |table: &&TableCheckpoint| table.state != TableState::Resyncing;
     if ours.iter().all(is_over) {

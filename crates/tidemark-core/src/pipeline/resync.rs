@@ -23,11 +23,8 @@
 //! merely stays open is not waited for.
 //!
 //! A run that is killed meanwhile starts the resync again: the state says so.
-//!
-//! What somebody asked for and was refused before anything was touched leaves a table that streamed as it
-//! was: its parked changes are taken back, and the reason stands with it.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -156,10 +153,6 @@ impl What {
 /// The tables that are under way, by route.
 pub(super) struct Resyncs {
     stages: BTreeMap<usize, Stage>,
-    /// Those that streamed when somebody asked for them.
-    asked: BTreeSet<usize>,
-    /// Those that go on as they were, and why.
-    refused: BTreeMap<usize, Reason>,
     tasks: JoinSet<Result<Resynced>>,
     /// So many tables are loaded at once: each takes connections on both sides.
     places: Arc<Semaphore>,
@@ -205,8 +198,6 @@ impl Resyncs {
     pub(super) fn new(tables_max: usize) -> Resyncs {
         Resyncs {
             stages: BTreeMap::new(),
-            asked: BTreeSet::new(),
-            refused: BTreeMap::new(),
             tasks: JoinSet::new(),
             places: Arc::new(Semaphore::new(tables_max.max(1))),
         }
@@ -214,27 +205,10 @@ impl Resyncs {
 
     /// Never two loads of one table at once.
     pub(super) fn request(&mut self, route: usize, what: What) {
-        self.asked.remove(&route);
-        self.refused.remove(&route);
         match self.stages.get_mut(&route) {
             Some(Stage::Loading { then, .. }) => *then = Some(what),
             _ => drop(self.stages.insert(route, Stage::Requested(what))),
         }
-    }
-
-    /// What is requested of a table is what somebody asked for, who found it streaming.
-    pub(super) fn asked(&mut self, route: usize) {
-        self.asked.insert(route);
-    }
-
-    /// Whether a load that was refused, and touched nothing, leaves the table as it was. It goes on then.
-    pub(super) fn goes_on(&mut self, route: usize, why: &Error) -> bool {
-        let goes_on = self.asked.remove(&route);
-        if goes_on {
-            self.refused.insert(route, Reason::of(why));
-            self.take_back(route);
-        }
-        goes_on
     }
 
     /// Where a table's rows go that are being read just now, or will be.
@@ -325,10 +299,9 @@ impl Resyncs {
         Some(*route)
     }
 
-    /// Nothing is left to do for a table; gives why it goes on as it was, if so.
-    pub(super) fn over(&mut self, route: usize) -> Option<Reason> {
+    /// Nothing is left to do for a table.
+    pub(super) fn over(&mut self, route: usize) {
         self.stages.remove(&route);
-        self.refused.remove(&route)
     }
 }
 

@@ -145,7 +145,7 @@ impl Stream<'_> {
         if !is_empty || still_parks {
             return;
         }
-        let reason = self.resyncs.over(route);
+        self.resyncs.over(route);
         self.skipped(route);
         let entry = self.assembler.router.route(route);
         // Set aside meanwhile, for good.
@@ -161,7 +161,7 @@ impl Stream<'_> {
                 let reason = Some(away::reason(name));
                 state_change(&mapping, TableState::Quarantined, reason)
             }
-            None => state_change(&mapping, TableState::Streaming, reason),
+            None => state_change(&mapping, TableState::Streaming, None),
         };
         self.assembler.set_state(route, change);
     }
@@ -236,14 +236,6 @@ impl Stream<'_> {
             } => {
                 let entry = self.assembler.router.route_mut(route);
                 entry.has_rows &= !is_begun;
-                if entry.has_rows && self.resyncs.goes_on(route, &error) {
-                    let table = entry.mapping.source();
-                    self.engine.observer.say(PipelineEvent::Warning {
-                        code: error.code(),
-                        text: format!("{table} goes on as it was: {error}"),
-                    });
-                    return Ok(());
-                }
                 let state = if entry.has_rows {
                     TableState::Quarantined
                 } else {

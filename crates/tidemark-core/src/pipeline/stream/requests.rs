@@ -257,7 +257,7 @@ impl Stream<'_> {
         let routes = self.routes_or_all(tables)?;
         self.must_be_free(&routes)?;
         for route in &routes {
-            self.load_as_asked(*route, What::Table(strategy));
+            self.load_anew(*route, What::Table(strategy));
         }
         Ok(self.asked(
             &routes,
@@ -279,7 +279,7 @@ impl Stream<'_> {
             } else {
                 What::Table(ResyncStrategy::Truncate)
             };
-            self.load_as_asked(*route, what);
+            self.load_anew(*route, what);
         }
         Ok(self.asked(
             &routes,
@@ -288,16 +288,6 @@ impl Stream<'_> {
                 counted(routes.len(), "table")
             ),
         ))
-    }
-
-    /// Somebody wants it, and the table does not need it to go on.
-    fn load_as_asked(&mut self, route: usize, what: What) {
-        let entry = self.assembler.router.route(route);
-        let streams = entry.state == TableState::Streaming && entry.has_rows;
-        self.load_anew(route, what);
-        if streams {
-            self.resyncs.asked(route);
-        }
     }
 
     fn begin_repair(&mut self, table: &TableName, chunks: &[Chunk]) -> Result<Asked, String> {
