@@ -67,7 +67,8 @@ pub(super) async fn load_and_read_ahead(
 ) -> Result<LoadReport> {
     let (loaded, is_loaded) = watch::channel(false);
     let loading = async {
-        let mut report = load::load(engine, Arc::from(snapshot), tables, Place::InPlace).await?;
+        let report = load::load(engine, Arc::from(snapshot), tables, Place::InPlace).await;
+        let mut report = report.map_err(|ended| ended.error)?;
         swap_in(engine, &mut report).await?;
         loaded.send_replace(true);
         Ok(report)

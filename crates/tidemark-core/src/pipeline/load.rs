@@ -74,6 +74,13 @@ pub(crate) struct LoadReport {
     pub(crate) beside: Vec<Arc<TableMapping>>,
 }
 
+/// Why a load did not come to its end.
+pub(crate) struct Ended {
+    pub(crate) error: Error,
+    /// Whether a table was prepared by then: it may have been emptied.
+    pub(crate) is_begun: bool,
+}
+
 /// Loads tables at a snapshot and makes their keys and indexes. On return all units are recorded,
 /// except those of the refused tables.
 pub(crate) async fn load(
@@ -81,7 +88,7 @@ pub(crate) async fn load(
     snapshot: Arc<dyn Snapshot>,
     mut tables: Vec<LoadTable>,
     place: Place,
-) -> Result<LoadReport> {
+) -> Result<LoadReport, Ended> {
     tables.sort_by_key(|table| std::cmp::Reverse(table.mapping.schema.bytes));
     let workers = worker_count(engine, &tables);
     let queue = Arc::new(Queue::new(engine, tables, workers));
@@ -101,7 +108,10 @@ pub(crate) async fn load(
     drop(snapshot);
     // The first error ends the load: dropping the set aborts the other workers.
     while let Some(joined) = tasks.join_next().await {
-        joined.map_err(super::task_died)??;
+        if let Err(error) = joined.map_err(super::task_died).flatten() {
+            let is_begun = queue.update(|inner| !inner.active.is_empty());
+            return Err(Ended { error, is_begun });
+        }
     }
     Ok(queue.report())
 }

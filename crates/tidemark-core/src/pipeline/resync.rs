@@ -322,6 +322,8 @@ async fn reload(
     let mut of_older_types = 0;
     // What a comparison found that ends in copying the whole table.
     let mut reconciled: Option<Reconciled> = None;
+    // What one attempt has touched the next does not find as it was.
+    let mut is_touched = false;
     let outcome = loop {
         let reload = Reload {
             engine: &engine,
@@ -332,7 +334,8 @@ async fn reload(
         };
         match reload.once().await {
             // Changed between snapshot and reading: a newer snapshot will do.
-            Err(Failed { error, .. }) if error.code() == codes::TABLE_REWRITTEN => {
+            Err(Failed { error, is_begun }) if error.code() == codes::TABLE_REWRITTEN => {
+                is_touched |= is_begun;
                 let wait = backoff.next();
                 let attempt = backoff.attempts();
                 let error = error.context(doing.clone());
@@ -345,9 +348,10 @@ async fn reload(
                 tokio::time::sleep(wait).await;
             }
             // A label was renamed between the look at the types and the reading.
-            Err(Failed { error, .. })
+            Err(Failed { error, is_begun })
                 if of_older_types < TYPES_TRIES_MAX && reload.may_be_of_older_types(&error) =>
             {
+                is_touched |= is_begun;
                 of_older_types += 1;
                 tokio::time::sleep(backoff.next()).await;
             }
@@ -355,10 +359,13 @@ async fn reload(
             Err(Failed { error, .. })
                 if matches!(what, What::Reconcile) && reload.is_own(&error) =>
             {
+                // Some of them may be mended.
+                is_touched = true;
                 let why = format!("{}: {error}", error.code());
                 (what, reconciled) = (reload.whole(&why), Some(uncounted(&engine, why).await?));
             }
             Ok(Once::Whole { why, found }) => {
+                is_touched |= found.rows_moved > 0;
                 what = reload.whole(&why);
                 reconciled = Some(Reconciled {
                     whole: Some(why),
@@ -369,7 +376,7 @@ async fn reload(
                 let error = error.context(doing);
                 break Reloaded::Refused {
                     was: what,
-                    is_begun,
+                    is_begun: is_begun || is_touched,
                     error,
                 };
             }
@@ -459,6 +466,15 @@ impl From<Error> for Failed {
     }
 }
 
+impl From<load::Ended> for Failed {
+    fn from(ended: load::Ended) -> Failed {
+        Failed {
+            error: ended.error,
+            is_begun: ended.is_begun,
+        }
+    }
+}
+
 impl Reload<'_> {
     /// Whether an error is the table's own: the others go on, even where nothing but a person helps.
     fn stops_the_table(&self, error: &Error) -> bool {
@@ -533,9 +549,9 @@ impl Reload<'_> {
             anew: Some(self.what.reason()),
         };
         let loaded = load::load(engine, snapshot, vec![table], place).await;
-        let mut report = loaded.map_err(|error| Failed {
-            error,
-            is_begun: is_touched,
+        let mut report = loaded.map_err(|ended| Failed {
+            error: ended.error,
+            is_begun: is_touched || ended.is_begun,
         })?;
         failpoint::reached(failpoint::ROWS_LOADED);
         // A table that could not even be prepared is as it was.

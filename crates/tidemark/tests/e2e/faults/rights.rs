@@ -133,6 +133,7 @@ async fn f14_a_right_that_is_taken_away_from_the_stream_is_told_and_waited_for()
     .await
     .unwrap();
     a_right_on_one_table_sets_it_aside(&stage, name).await;
+    a_table_that_was_emptied_and_not_filled_is_not_taken_for_whole(&stage, name).await;
     assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
 
     // A start that lacks it ends, with the statement that mends it.
@@ -180,6 +181,26 @@ async fn a_right_on_one_table_sets_it_aside(stage: &Stage, name: &str) {
         stage.wait_for_table("public.small", "streaming").await;
         stage.wait_until_identical().await;
     }
+}
+
+/// The right to empty a table is another than that to fill it.
+async fn a_table_that_was_emptied_and_not_filled_is_not_taken_for_whole(stage: &Stage, name: &str) {
+    let table = ["--table", "public.small"];
+    let strategy = ["--strategy", "truncate", "--yes"];
+    let resync = [&["resync", "FILE"][..], &table, &strategy].concat();
+    let take = format!("REVOKE INSERT ON small FROM {name}_writer");
+    stage.target_sql(&take).await;
+    let ran = stage.run(&resync).await;
+    assert_ne!(ran.code, Some(0), "{}", ran.stdout);
+    stage.wait_for_table("public.small", "quarantined").await;
+    let give = format!("GRANT INSERT ON small TO {name}_writer");
+    stage.target_sql(&give).await;
+    let retry = [&["retry", "FILE"][..], &table].concat();
+    let ran = stage.run(&retry).await;
+    assert_ne!(ran.code, Some(0), "{}", ran.stdout);
+    stage.run(&resync).await.expect(0);
+    stage.wait_for_table("public.small", "streaming").await;
+    stage.wait_until_identical().await;
 }
 
 /// One piece after the other, and none at once.
