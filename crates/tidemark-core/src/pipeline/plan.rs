@@ -131,13 +131,18 @@ pub fn decide(
     }
 }
 
-/// Why no start can go on from the checkpoint, as far as that is certain: what may pass by itself is not.
+/// Why no start can go on from the checkpoint, as far as that is certain: what may pass by itself is not, nor
+/// whether a relay log has what the slot has no more, which is known once a run has opened it.
 pub fn refusal(mode: Mode, checkpoint: &Checkpoint, log: &LogState) -> Option<Error> {
     if !mode.streams() {
         return None;
     }
     let start = decide(mode, CdcStart::Now, Some(checkpoint), log);
-    start.err().filter(|err| err.kind() == ErrorKind::Definite)
+    let is_open = log.relayed.is_some();
+    let is_certain = |err: &Error| {
+        err.kind() == ErrorKind::Definite && (is_open || err.code() != codes::RELAY_LOST)
+    };
+    start.err().filter(is_certain)
 }
 
 fn without_checkpoint(

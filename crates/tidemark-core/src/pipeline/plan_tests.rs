@@ -165,6 +165,9 @@ fn a_slot_past_the_checkpoint_is_no_gap_where_the_relay_log_holds_what_is_betwee
         (Some(relayed("b2", None)), false),
         (None, false),
     ] {
+        let said_before = refusal(Mode::FullLoadAndCdc, &checkpoint, &state(here.clone()));
+        // Only a run opens it.
+        assert_eq!(said_before.is_some(), here.is_some() && !is_enough);
         let started = full(Some(&checkpoint), &state(here.clone()));
         match started {
             Ok(start) => {
