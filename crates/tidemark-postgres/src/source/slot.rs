@@ -156,7 +156,7 @@ fn clock_and_head() -> String {
 
 /// Whose id is locked, of this database, and not by a session that waits for its client's next statement:
 /// that one's commit is still to come. Looked at session by session, since a lock on an id names no
-/// database; of a session that is not known, or whose state is not shown, the worst is taken.
+/// database; of a session that is not known, or whose kind or state is not shown, the worst is taken.
 ///
 /// A prepared transaction has no session. Whoever commits it is busy with `COMMIT PREPARED` until it has become
 /// visible, in a session of the same database (PostgreSQL 15, `FinishPreparedTransaction`): without one that
@@ -171,7 +171,7 @@ const COMMITTING: &str = "ARRAY(SELECT l.transactionid FROM pg_locks l \
                AND (p.database <> current_database() OR NOT EXISTS ( \
                  SELECT FROM pg_stat_activity a WHERE a.datname = current_database() \
                    AND a.pid <> pg_backend_pid() \
-                   AND a.backend_type NOT IN ('autovacuum worker', 'parallel worker') \
+                   AND coalesce(a.backend_type, '') NOT IN ('autovacuum worker', 'parallel worker') \
                    AND (a.backend_type LIKE 'logical replication%' \
                      OR coalesce(a.state, '') NOT LIKE 'idle%' \
                        AND (coalesce(a.state, '') <> 'active' OR a.query ~* 'prepared' \
