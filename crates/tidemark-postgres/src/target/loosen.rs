@@ -42,7 +42,7 @@ struct Constraint {
 }
 
 /// In the order in which they are taken off: what points to a key before the key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Kind {
     ForeignKey,
@@ -91,11 +91,12 @@ pub(super) async fn loosen(
     }
     gone.sort_by_key(|(_, constraint)| constraint.kind);
     let mut loosened = Loosened::default();
-    let mut dropped: HashSet<(Option<String>, String)> = HashSet::new();
+    let mut dropped: HashSet<(Option<String>, Kind, String)> = HashSet::new();
     for (at, constraint) in gone {
         let mapping = pairs[at].mapping;
         // Several tables may rest on one domain.
-        let of_domain = (constraint.domain.clone(), constraint.name.clone());
+        let (domain, name) = (constraint.domain.clone(), constraint.name.clone());
+        let of_domain = (domain, constraint.kind, name);
         if constraint.domain.is_some() && !dropped.insert(of_domain) {
             continue;
         }
