@@ -23,7 +23,7 @@ use tidemark_core::status::{
     TableStatusState, Trend,
 };
 use tidemark_core::target::{Owner, Target};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 /// A report that is older than this says nothing about now.
 const REPORT_COUNTS_S: f64 = 10.0;
@@ -69,12 +69,15 @@ pub(crate) async fn look(
 }
 
 /// Who runs a pipeline. A run that has just reported, and has no lock, may have lost it with its session, as
-/// where the target restarts: it takes it again, and is waited for.
+/// where the target restarts: it takes it again, and is waited for, though not for longer than a report counts:
+/// one whose source is away reports on, and takes its lock when that is back.
 pub(crate) async fn owner(control: &mut dyn Control) -> Result<Option<Owner>> {
+    let began = Instant::now();
     loop {
         let owner = control.owner().await?;
         let reported = control.last_status().await?;
-        if owner.is_some() || !reported.is_some_and(|(status, age)| is_under_way(&status, age)) {
+        let may_come = reported.is_some_and(|(status, age)| is_under_way(&status, age));
+        if owner.is_some() || !may_come || began.elapsed().as_secs_f64() > REPORT_COUNTS_S {
             return Ok(owner);
         }
         sleep(LOOK_EVERY).await;
