@@ -137,12 +137,9 @@ pub fn refusal(mode: Mode, checkpoint: &Checkpoint, log: &LogState) -> Option<Er
     if !mode.streams() {
         return None;
     }
-    let start = decide(mode, CdcStart::Now, Some(checkpoint), log);
-    let is_open = log.relayed.is_some();
-    let is_certain = |err: &Error| {
-        err.kind() == ErrorKind::Definite && (is_open || err.code() != codes::RELAY_LOST)
-    };
-    start.err().filter(is_certain)
+    let err = decide(mode, CdcStart::Now, Some(checkpoint), log).err()?;
+    let is_unopened = err.code() == codes::RELAY_LOST && log.relayed.is_none();
+    (err.kind() == ErrorKind::Definite && !is_unopened).then_some(err)
 }
 
 fn without_checkpoint(
