@@ -12,7 +12,7 @@ use tidemark_core::schema::TableName;
 
 use super::caution::Caution;
 use super::session::{Session, Step};
-use super::table::{Kind, NEVER_HOOKS, NO_HOOKS, NO_HOOKS_PLAIN, TargetTable, firing};
+use super::table::{Kind, NO_HOOKS, NO_HOOKS_PLAIN, TargetTable, firing};
 use super::text::ListWriter;
 use crate::target::Triggers;
 
@@ -104,15 +104,13 @@ impl KnownTables {
             return Ok(());
         }
         let mut tables = self.unhooked.values();
-        let (question, params) = if tables.clone().all(|table| table.never_had_hooks()) {
-            (NEVER_HOOKS, 1)
-        } else if tables.any(|table| table.kind == Kind::Partitioned) {
-            (NO_HOOKS, 2)
+        let question = if tables.any(|table| table.kind == Kind::Partitioned) {
+            NO_HOOKS
         } else {
-            (NO_HOOKS_PLAIN, 2)
+            NO_HOOKS_PLAIN
         };
         let statement = session.own_statement(question)?;
-        let mut bind = session.bind(statement, params);
+        let mut bind = session.bind(statement, 2);
         bind.written(|out| {
             let mut names = ListWriter::begin(out, b',', false);
             for table in self.unhooked.values() {
@@ -120,9 +118,7 @@ impl KnownTables {
             }
             names.end();
         });
-        if params == 2 {
-            bind.value(Some(firing(self.triggers).as_bytes()));
-        }
+        bind.value(Some(firing(self.triggers).as_bytes()));
         bind.execute(Step::Hooks, 0)
     }
 

@@ -46,9 +46,7 @@ pub(super) struct TargetTable {
 /// Triggers before a row, and rules: what may leave the row out in silence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Hooks {
-    /// The table has no trigger and no rule, nor ever had one.
-    Never,
-    /// There are none of that kind, or they do not fire for us.
+    /// There are none, or they do not fire for us.
     KeepStill,
     /// Each row that is written has to be asked for.
     Fire,
@@ -128,24 +126,8 @@ macro_rules! has_hooks {
     };
 }
 
-/// Whether a table by itself may have triggers or rules (PostgreSQL 15, `pg_class`: "has (or once had)").
-macro_rules! is_hooked {
-    () => {
-        "(c.relkind = 'p' OR c.relhastriggers OR c.relhasrules)"
-    };
-}
-
-/// Fails with `division_by_zero` if one of the tables `$1`, none of which had any trigger or rule, has one now.
-/// Asked with every commit, and so by flags of one catalog alone: a third of the time of [`NO_HOOKS_PLAIN`].
-pub(super) const NEVER_HOOKS: &str = concat!(
-    "SELECT 1 / (NOT EXISTS (SELECT FROM pg_class c \
-     WHERE c.oid = ANY (ARRAY(SELECT to_regclass(n)::oid FROM unnest($1::text[]) n)) AND ",
-    is_hooked!(),
-    "))::int"
-);
-
-/// Fails with `division_by_zero` if one of the tables `$1`, of which none is partitioned, has hooks: half the
-/// time of [`NO_HOOKS`].
+/// Fails with `division_by_zero` if one of the tables `$1`, of which none is partitioned, has hooks. Asked with
+/// every commit: half the time of [`NO_HOOKS`].
 pub(super) const NO_HOOKS_PLAIN: &str = concat!(
     "SELECT 1 / (NOT ",
     has_hooks!(
@@ -195,8 +177,6 @@ SELECT c.relkind::text, row_security_active(c.oid),
         "IN (SELECT c.oid UNION ALL SELECT p.relid FROM pg_partition_tree(c.oid) p)",
         "= c.oid"
     ),
-    ", ",
-    is_hooked!(),
     r"
 FROM pg_class c
 LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -232,10 +212,10 @@ impl TargetTable {
         let kind = first.get_str(0)?;
         let is_plain = matches!(kind, "r" | "p");
         let rows = without_heirs(&name, kind);
-        let hooks = match (first.get_bool(13)?, first.get_bool(14)?) {
-            (true, _) => Hooks::Fire,
-            (false, true) => Hooks::KeepStill,
-            (false, false) => Hooks::Never,
+        let hooks = if first.get_bool(13)? {
+            Hooks::Fire
+        } else {
+            Hooks::KeepStill
         };
         let is_ordered =
             !is_plain || first.get_bool(1)? || first.get_bool(2)? || hooks == Hooks::Fire;
@@ -287,11 +267,6 @@ impl TargetTable {
     /// Whether something of the target may leave a row out in silence.
     pub(super) fn has_hooks(&self) -> bool {
         self.hooks == Hooks::Fire
-    }
-
-    /// Whether it had no trigger and no rule at all when it was described.
-    pub(super) fn never_had_hooks(&self) -> bool {
-        self.hooks == Hooks::Never
     }
 
     /// Whether keys that are equal are the same.
