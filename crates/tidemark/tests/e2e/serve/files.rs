@@ -106,7 +106,7 @@ async fn a_file_is_applied_once_and_what_changes_is_shown_before() {
     away.stage.write("[stream]\nbatch_rows = 7\n");
     let shown = away.run(&["diff", "FILE"]).await.expect(3).stdout;
     assert!(shown.contains(&format!("--- {name} on http://")), "{shown}");
-    assert!(shown.contains("\n+[stream]\n+batch_rows = 7"), "{shown}");
+    assert!(shown.contains("\n+batch_rows = 7"), "{shown}");
     let dry = away
         .run(&["apply", "FILE", "--dry-run"])
         .await

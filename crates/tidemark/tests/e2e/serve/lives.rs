@@ -129,7 +129,7 @@ async fn a_file_may_get_another_name_be_unreadable_for_a_while_or_keep_its_time(
     // Other rights say nothing else; another text does, whatever the time of the file.
     let about = std::fs::metadata(&new).unwrap();
     let text = std::fs::read_to_string(&new).unwrap();
-    let seven = format!("{text}\n[stream]\nbatch_rows = 7000\n");
+    let seven = text.replace("[stream]\n", "[stream]\nbatch_rows = 7000\n");
     let before = changes().await;
     std::fs::write(&new, &seven).unwrap();
     let is_changed = async |count: usize| {
