@@ -26,13 +26,16 @@ use crate::target::Origin;
 use crate::tidemark::low_half;
 
 use super::options::OnTruncate;
+use super::partitions::Written;
 use super::router::{Router, has_shape};
 
+mod named;
 mod rows;
 mod undecided;
 
 pub(crate) use rows::{Unseen, key_of, unseen_part};
 
+use named::Named;
 use rows::{Pushed, filtered, park_batch, push_change};
 use undecided::Fate;
 
@@ -122,6 +125,7 @@ pub(crate) struct Assembler {
     refused: Option<u32>,
     /// Tables that the log emptied since they were asked for, and where.
     truncates: Vec<(usize, Position)>,
+    partitions: Named,
 }
 
 struct Open {
@@ -150,6 +154,7 @@ impl Assembler {
             on_truncate,
             refused,
             truncates: Vec::new(),
+            partitions: Named::default(),
             router,
             work: Work::default(),
             has_parts: false,
@@ -165,6 +170,7 @@ impl Assembler {
 
     /// Takes one event in.
     pub(crate) fn take(&mut self, block: &Block, event: &Event, now: Instant) -> Result<Taken> {
+        self.note_partitions(event);
         match event {
             Event::Begin(begin) => {
                 self.begin(*begin, Fate::Committed, now);
@@ -491,6 +497,7 @@ impl Assembler {
         }
         if !open.is_contained {
             self.work.batch.transactions += 1;
+            self.partitions.ended(end);
             // What came before it was decided is late from its commit on.
             if self.has_parts || self.size().0 > 0 {
                 let oldest = &mut self.work.batch.oldest_commit_us;
@@ -519,6 +526,11 @@ impl Assembler {
     /// Tables that the log emptied since this was last asked, and where.
     pub(crate) fn take_truncates(&mut self) -> Vec<(usize, Position)> {
         std::mem::take(&mut self.truncates)
+    }
+
+    /// Partitions that rows came from since this was last asked, and where their transactions ended.
+    pub(crate) fn take_partitions(&mut self) -> Vec<(Written, Position)> {
+        self.partitions.take()
     }
 
     /// Whether changes of a table wait in the present work to be put aside.

@@ -18,11 +18,40 @@ use crate::source::Partition;
 /// What is known of the partitions of a run's tables.
 #[derive(Debug, Default)]
 pub(super) struct Partitions {
-    /// At the last look, and where the log ended then.
-    known: Option<(Vec<Partition>, Position)>,
+    /// At the last look.
+    known: Option<Known>,
     doubts: Vec<Doubt>,
     /// Whole tables that the log emptied, and where.
     truncates: Vec<(TableName, Position)>,
+    /// Partitions that rows came from, and where the transaction ended, until a look has told of them.
+    written: Vec<(Written, Position)>,
+    /// Those that looks have missed, until the stream has passed the look: by their numbers.
+    gone: Vec<(u32, Position)>,
+}
+
+/// A partition that the log has named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Written {
+    pub(super) root: TableName,
+    pub(super) name: TableName,
+    /// The source's number for it.
+    pub(super) id: u32,
+}
+
+/// What a look found.
+#[derive(Debug)]
+struct Known {
+    partitions: Vec<Partition>,
+    /// Where the log ended after the look before.
+    from: Option<Position>,
+    /// Where it ended after this one.
+    to: Position,
+}
+
+impl Known {
+    fn has(&self, id: u32) -> bool {
+        self.partitions.iter().any(|partition| partition.id == id)
+    }
 }
 
 /// A change that may have left the target behind.
@@ -51,23 +80,60 @@ impl Partitions {
         self.known.is_none()
     }
 
-    /// The catalog was looked at, and the log ended at `head` after that.
-    pub(super) fn looked(&mut self, now: Vec<Partition>, head: Position) {
-        if let Some((before, from)) = self.known.take() {
-            let doubt = |(partition, kind, seen, effect): Difference<'_>| Doubt {
-                root: partition.root.clone(),
-                kind,
-                seen: format!("{} of {} {seen}", partition.name, partition.root),
-                effect,
-                from,
-                to: head,
-            };
-            self.doubts
-                .extend(differences(&before, &now).into_iter().map(doubt));
-            let oldest = self.doubts.iter().map(|doubt| doubt.from).fold(head, min);
-            self.truncates.retain(|(_, at)| *at >= oldest);
+    /// The catalog was looked at, and the log ended at `to` after that.
+    pub(super) fn looked(&mut self, now: Vec<Partition>, to: Position) {
+        let from = self.known.as_ref().map(|before| before.to);
+        let before = self.known.replace(Known {
+            partitions: now,
+            from,
+            to,
+        });
+        let (Some(before), Some(now)) = (before, &self.known) else {
+            return;
+        };
+        let doubt = |(partition, kind, seen, effect): Difference<'_>| Doubt {
+            root: partition.root.clone(),
+            kind,
+            seen: format!("{} of {} {seen}", partition.name, partition.root),
+            effect,
+            from: before.to,
+            to,
+        };
+        let found = differences(&before.partitions, &now.partitions);
+        self.doubts.extend(found.into_iter().map(doubt));
+        let missed = before.partitions.iter().filter(|old| !now.has(old.id));
+        self.gone.extend(missed.map(|old| (old.id, to)));
+        let oldest = self.doubts.iter().map(|doubt| doubt.from).fold(to, min);
+        self.truncates.retain(|(_, at)| *at >= oldest);
+        for (partition, at) in std::mem::take(&mut self.written) {
+            self.written(partition, at);
         }
-        self.known = Some((now, head));
+    }
+
+    /// Rows of a partition came, in a transaction that ended at `at`. The stream may be behind looks.
+    pub(super) fn written(&mut self, partition: Written, at: Position) {
+        let Some(known) = &self.known else {
+            return;
+        };
+        let is_told =
+            known.has(partition.id) || self.gone.iter().any(|(id, _)| *id == partition.id);
+        if is_told {
+            return;
+        }
+        if known.from.is_none_or(|from| from < at) {
+            self.written.push((partition, at));
+            return;
+        }
+        let Written { root, name, id } = partition;
+        self.gone.push((id, known.to));
+        self.doubts.push(Doubt {
+            kind: Kind::Membership,
+            seen: format!("{name} of {root} was made, and detached or dropped again"),
+            effect: KEEPS_ITS_ROWS,
+            from: at,
+            to: known.to,
+            root,
+        });
     }
 
     /// The log emptied a whole table.
@@ -75,7 +141,7 @@ impl Partitions {
         if self
             .known
             .as_ref()
-            .is_some_and(|(now, _)| now.iter().any(|p| p.root == table))
+            .is_some_and(|known| known.partitions.iter().any(|p| p.root == table))
         {
             self.truncates.push((table, at));
         }
@@ -88,6 +154,8 @@ impl Partitions {
         position: Position,
         is_busy: impl Fn(&TableName) -> bool,
     ) -> Vec<Doubt> {
+        // No row of before comes any more.
+        self.gone.retain(|(_, to)| position < *to);
         let truncates = &self.truncates;
         let is_explained = |doubt: &Doubt| {
             doubt.kind == Kind::Storage
@@ -105,6 +173,9 @@ fn min(a: Position, b: Position) -> Position {
     if b < a { b } else { a }
 }
 
+/// What it means that a partition has gone.
+const KEEPS_ITS_ROWS: &str = "the target keeps the rows that it had";
+
 /// A partition, what was seen of it, and what it means.
 type Difference<'a> = (&'a Partition, Kind, &'static str, &'static str);
 
@@ -119,7 +190,7 @@ fn differences<'a>(before: &'a [Partition], now: &'a [Partition]) -> Vec<Differe
                 old,
                 Kind::Membership,
                 "was detached or dropped",
-                "the target keeps the rows that it had",
+                KEEPS_ITS_ROWS,
             )),
             Some(new) if new.since != old.since => found.push((
                 new,
@@ -127,26 +198,40 @@ fn differences<'a>(before: &'a [Partition], now: &'a [Partition]) -> Vec<Differe
                 "was detached and attached again",
                 "the target has not what was done to it meanwhile",
             )),
-            Some(new) if new.storage != old.storage => found.push((
-                new,
-                Kind::Storage,
-                "has new storage",
-                "if it was emptied by TRUNCATE (and not by VACUUM FULL or a rewrite made smaller) \
-                 the target keeps its rows",
-            )),
+            Some(new) if new.storage != old.storage => found.push(has_new_storage(new)),
             Some(_) => {}
         }
     }
     let is_known = |new: &Partition| before.iter().any(|p| p.id == new.id && p.root == new.root);
-    for new in now.iter().filter(|new| new.is_attached && !is_known(new)) {
-        found.push((
-            new,
-            Kind::Membership,
-            "was attached",
-            "the target does not have the rows that it brought",
-        ));
+    for new in now.iter().filter(|new| !is_known(new)) {
+        if new.is_attached {
+            found.push((
+                new,
+                Kind::Membership,
+                "was attached",
+                "the target does not have the rows that it brought",
+            ));
+        } else if has_lost_its_first_storage(new) && before.iter().any(|p| p.root == new.root) {
+            found.push(has_new_storage(new));
+        }
     }
     found
+}
+
+fn has_new_storage(partition: &Partition) -> Difference<'_> {
+    (
+        partition,
+        Kind::Storage,
+        "has new storage",
+        "if it was emptied by TRUNCATE, or unlogged for a while (and not by VACUUM FULL or a rewrite made \
+         smaller), the target has not the rows that it has",
+    )
+}
+
+/// Whether a table's rows are elsewhere than where they were first: its number is that of its first file
+/// (`heap_create`, PostgreSQL 15). One without files of its own has 0.
+fn has_lost_its_first_storage(partition: &Partition) -> bool {
+    partition.storage != 0 && partition.storage != partition.id
 }
 
 #[cfg(test)]
@@ -187,7 +272,7 @@ mod tests {
 
     #[test]
     fn what_stays_and_what_is_made_empty_raises_no_doubt() {
-        let mut same = looked(vec![partition(1, 10), partition(2, 20), partition(3, 30)]);
+        let mut same = looked(vec![partition(1, 10), partition(2, 20), partition(3, 3)]);
         assert_eq!(said_at(&mut same, 1000), [""; 0]);
     }
 
@@ -236,6 +321,65 @@ mod tests {
             let text = "public.m_1 of public.m was detached and attached again";
             assert_eq!(said, [text]);
         }
+    }
+
+    #[test]
+    fn a_partition_that_was_made_and_emptied_between_two_looks_is_said() {
+        let mut emptied = looked(vec![partition(1, 10), partition(2, 20), partition(3, 30)]);
+        let said = said_at(&mut emptied, 200);
+        assert_eq!(said, ["public.m_3 of public.m has new storage"]);
+        // One of a table that nobody knew may have been so for long.
+        let mut new = Partitions::default();
+        new.looked(Vec::new(), at(100));
+        new.looked(vec![partition(3, 30)], at(200));
+        assert_eq!(said_at(&mut new, 200), [""; 0]);
+    }
+
+    fn written(id: u32) -> Written {
+        let Partition { root, name, id, .. } = partition(id, id);
+        Written { root, name, id }
+    }
+
+    #[test]
+    fn a_partition_that_was_made_and_dropped_between_two_looks_is_said_once() {
+        let there = || vec![partition(1, 10), partition(2, 20)];
+        // The stream comes to its rows before the look, and after the next one.
+        let mut in_time = looked(there());
+        in_time.written(written(3), at(250));
+        in_time.looked(there(), at(300));
+        assert_eq!(
+            said_at(&mut in_time, 300),
+            [""; 0],
+            "it may not be seen yet"
+        );
+        in_time.looked(there(), at(400));
+        let mut late = looked(there());
+        late.looked(there(), at(300));
+        late.looked(there(), at(400));
+        late.written(written(3), at(250));
+        for mut partitions in [in_time, late] {
+            assert_eq!(said_at(&mut partitions, 399), [""; 0]);
+            partitions.written(written(3), at(260));
+            let text = "public.m_3 of public.m was made, and detached or dropped again";
+            assert_eq!(said_at(&mut partitions, 400), [text]);
+            partitions.looked(there(), at(500));
+            assert_eq!(said_at(&mut partitions, 500), [""; 0], "once");
+        }
+    }
+
+    #[test]
+    fn a_partition_that_is_written_to_is_no_doubt_if_a_look_tells_of_it() {
+        // It is there; it went and that is said; it is seen by the next look.
+        let mut known = looked(vec![partition(1, 10)]);
+        for (id, end) in [(1, 90), (2, 90), (3, 195)] {
+            known.written(written(id), at(end));
+        }
+        let said = said_at(&mut known, 200);
+        assert_eq!(said, ["public.m_2 of public.m was detached or dropped"]);
+        let now = || vec![partition(1, 10), partition(3, 3)];
+        known.looked(now(), at(300));
+        known.looked(now(), at(400));
+        assert_eq!(said_at(&mut known, 400), [""; 0]);
     }
 
     #[test]

@@ -163,6 +163,26 @@ async fn f24_partitions_that_change_as_a_whole_are_followed_by_apply() {
         stage.wait_for_equal(whole).await;
         stage.wait_for_table("public.sale", "streaming").await;
     }
+    // What no look at the catalog has seen, or not as it was.
+    for (round, ends) in ["DROP TABLE sale_7", "TRUNCATE sale_7"]
+        .into_iter()
+        .enumerate()
+    {
+        let at = 100 + round;
+        for sql in [
+            "CREATE TABLE sale_7 PARTITION OF sale FOR VALUES IN (7)",
+            "INSERT INTO sale SELECT i, 7, 'short' FROM generate_series(3000, 3010) i",
+            ends,
+            &format!("INSERT INTO other VALUES ({at})"),
+        ] {
+            stage.source_sql(sql).await;
+        }
+        let is_in = format!("SELECT count(*) FROM other WHERE id = {at}");
+        stage.wait_for_target(&is_in, "1").await;
+        let whole = stage.comparison().only("public", "sale");
+        stage.wait_for_equal(whole).await;
+        stage.wait_for_table("public.sale", "streaming").await;
+    }
     stage
         .source_sql("INSERT INTO sale VALUES (1002, 5, 'new')")
         .await;

@@ -73,6 +73,7 @@ impl Assembler {
         self.open = None;
         self.work = Work::default();
         self.has_parts = false;
+        self.partitions.withdraw();
         Ok(Taken::Withdrawn)
     }
 

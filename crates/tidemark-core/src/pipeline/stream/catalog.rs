@@ -115,6 +115,9 @@ impl Stream<'_> {
             let table = self.assembler.router.route(route).mapping.source().clone();
             self.lasting.partitions.truncated(table, at);
         }
+        for (partition, at) in self.assembler.take_partitions() {
+            self.lasting.partitions.written(partition, at);
+        }
         let (router, resyncs) = (&self.assembler.router, &self.resyncs);
         let is_busy = |root: &TableName| {
             let route = router.named(root);
