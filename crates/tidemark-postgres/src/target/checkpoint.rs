@@ -47,7 +47,7 @@ use serde::de::DeserializeOwned;
 use tidemark_core::catalogue::codes;
 use tidemark_core::checkpoint::{
     Checkpoint, CheckpointUpdate, Generation, LoadPhase, Reason, RelayHome, Release,
-    SourceIdentity, TableCheckpoint, Unit,
+    SourceIdentity, TableCheckpoint, TableState, Unit,
 };
 use tidemark_core::position::Position;
 use tidemark_core::schema::TableName;
@@ -494,6 +494,11 @@ fn word<T: Serialize>(value: &T) -> String {
 
 pub(super) fn from_word<T: DeserializeOwned>(word: &str) -> Result<T> {
     from_json(&json(&word))
+}
+
+/// As they stand in `table_state`.
+pub(super) fn state_and_reason(state: TableState, why: &Reason) -> (String, String) {
+    (word(&state), reason(why))
 }
 
 fn reason(reason: &Reason) -> String {

@@ -8,11 +8,12 @@
 use std::collections::BTreeMap;
 
 use tidemark_core::catalogue::codes;
+use tidemark_core::checkpoint::{Reason, TableState};
 use tidemark_core::mapping::TableMapping;
 use tidemark_core::schema::TableName;
 use tidemark_core::{Context, Error, Result};
 
-use super::owner;
+use super::{checkpoint, owner};
 use crate::wire::{Connection, quote_literal};
 
 /// What nobody else may claim meanwhile. One number for all pipelines, which no pipeline's lock has but
@@ -66,6 +67,41 @@ pub(super) async fn claim(
     }
 }
 
+/// What other pipelines have recorded of these tables does not hold any more. In the transaction that records
+/// that this one begins with them.
+pub(super) async fn displace(
+    connection: &mut Connection,
+    pipeline: &str,
+    tables: &[&TableName],
+) -> Result<()> {
+    if tables.is_empty() {
+        return Ok(());
+    }
+    let why =
+        format!("pipeline {pipeline} has loaded the table since, and may have changed its rows");
+    let (state, why) = checkpoint::state_and_reason(
+        TableState::Unloaded,
+        &Reason::coded(codes::TARGET_TAKEN_OVER, why),
+    );
+    let sql = format!(
+        "UPDATE tidemark.table_state SET state = $2, reason = $3 \
+         WHERE pipeline <> $1 AND state <> $2 AND (target_schema, target_name) IN (VALUES {})",
+        values(tables)
+    );
+    let params = [pipeline, &state, &why].map(Some);
+    connection.query(&sql, &params).await?;
+    Ok(())
+}
+
+/// A list of names for `IN`. Of values and not of pairs: see `check/tables.rs`.
+fn values(tables: &[&TableName]) -> String {
+    let pairs = tables.iter().map(|table| {
+        let (schema, name) = (&table.schema, &table.name);
+        format!("({}, {})", quote_literal(schema), quote_literal(name))
+    });
+    pairs.collect::<Vec<_>>().join(", ")
+}
+
 /// Whether the pipeline has recorded this table: then it was claimed, at the latest when the pipeline was
 /// taken over.
 pub(super) async fn is_recorded(
@@ -92,18 +128,10 @@ pub(super) async fn shared(
     if tables.is_empty() {
         return Ok(Vec::new());
     }
-    let names: Vec<String> = tables
-        .iter()
-        .map(|table| {
-            let (schema, name) = (&table.schema, &table.name);
-            format!("({}, {})", quote_literal(schema), quote_literal(name))
-        })
-        .collect();
-    // A list of values and not of pairs: see `check/tables.rs`.
     let sql = format!(
         "SELECT pipeline, target_schema, target_name FROM tidemark.table_state \
          WHERE pipeline <> $1 AND (target_schema, target_name) IN (VALUES {}) ORDER BY 1, 2, 3",
-        names.join(", ")
+        values(tables)
     );
     let answer = connection.query(&sql, &[Some(pipeline)]).await?;
     let mut others: BTreeMap<String, Vec<TableName>> = BTreeMap::new();

@@ -205,6 +205,7 @@ impl PgTarget {
         let mut session = self.session().await?;
         session.run("BEGIN").await?;
         claim::claim(&mut session, &self.pipeline, &tables).await?;
+        claim::displace(&mut session, &self.pipeline, &tables).await?;
         checkpoint::commit_open(&mut session, &self.writer().start(start))
             .await
             .context(|| "record the start on the target")?;

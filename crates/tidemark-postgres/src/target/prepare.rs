@@ -90,6 +90,7 @@ impl Preparation<'_> {
                 .await
                 .map_err(|error| error.table(self.mapping.source().to_string()))?;
         }
+        claim::displace(connection, pipeline, &[&self.mapping.target]).await?;
         let mut writes = vec![self.writer.new_table(&self.table())];
         writes.extend(self.writer.units(self.mapping.source(), &units));
         writes.push(self.writer.advance(None));

@@ -161,6 +161,19 @@ async fn b30_a_table_that_another_pipeline_writes_is_refused() {
     stage.source_sql("INSERT INTO heap VALUES (3)").await;
     stage.wait_until_identical().await;
     assert_eq!(run.terminate().await, Some(0));
+
+    // What the one would go on with the other has brought already.
+    let run = stage.start(&["run", "FILE"]);
+    stage.wait_for_table("public.heap", "quarantined").await;
+    let reason = stage.table("public.heap").await["reason"].clone();
+    assert!(reason.as_str().unwrap().contains("TM4068"), "{reason}");
+    stage.wait_until_identical().await;
+    let resync = ["resync", "FILE", "--yes"];
+    stage.run(&resync).await.expect(0);
+    stage.source_sql("INSERT INTO heap VALUES (4)").await;
+    stage.wait_until_identical().await;
+    stage.wait_for_table("public.heap", "streaming").await;
+    assert_eq!(run.terminate().await, Some(0));
     stage
         .run(&["slots", "drop", other, "--yes"])
         .await
