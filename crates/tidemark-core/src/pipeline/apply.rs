@@ -21,7 +21,7 @@ use crate::quarantine::{Chosen, Kept, Released};
 use crate::schema::TableName;
 use crate::target::{Applied, Applier, Origin};
 
-use super::assemble::{Unseen, Work, key_of, unseen_part};
+use super::assemble::{Unseen, Work, new_key, old_key, unseen_part};
 use super::router::Router;
 
 mod aside;
@@ -324,15 +324,15 @@ fn unseen_of(
             Item::Change(change) => {
                 // Of the shape that the table had when the change was put aside.
                 let mapping = &batch.tables()[change.table];
-                let key = |row| key_of(&batch, mapping, row);
-                let old = || change.old.map(|old| key(old.row()));
-                let way = router.way(index, old, || change.new.map(key));
+                let old = || old_key(&batch, mapping, change);
+                let new = || new_key(&batch, mapping, change);
+                let way = router.way(index, old, new);
                 match unseen_part(&batch, *change, way) {
                     Unseen::Part(change) => kept.push(Item::Change(change)),
                     Unseen::Nothing => {}
                     Unseen::NotInLog => {
                         let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
-                        let key = change.new.map(key).unwrap_or_default();
+                        let key = new().unwrap_or_default();
                         return Err(NotInLog::Row(key.into_iter().map(text).collect()));
                     }
                 }

@@ -33,7 +33,7 @@ mod named;
 mod rows;
 mod undecided;
 
-pub(crate) use rows::{Unseen, key_of, unseen_part};
+pub(crate) use rows::{Unseen, new_key, old_key, unseen_part};
 
 use named::Named;
 use rows::{Pushed, filtered, park_batch, push_change};

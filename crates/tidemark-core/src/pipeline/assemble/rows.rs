@@ -5,7 +5,7 @@ use crate::batch::{Batch, Change, Item};
 use crate::catalogue::codes;
 use crate::compact::is_partial;
 use crate::error::{Error, Result};
-use crate::event::{Block, OldRow, Op, Row, RowChange};
+use crate::event::{Block, CellKind, OldRow, Op, Row, RowChange};
 use crate::mapping::{Carry, Projection, TableMapping, Unchanged};
 use crate::pipeline::router::{Router, Way};
 use crate::target::Origin;
@@ -98,8 +98,9 @@ pub(super) fn push_change(
     let way = if route.state.is_parked() {
         Way::UNSEEN
     } else {
-        let key = |row: Row| key_of(batch, &route.mapping, row);
-        router.way(index, || old.map(|old| key(old.row())), || new.map(key))
+        let (batch, mapping) = (&*batch, &route.mapping);
+        let old = || old_key(batch, mapping, &full);
+        router.way(index, old, || new_key(batch, mapping, &full))
     };
     match unseen_part(batch, full, way) {
         Unseen::Part(change) => {
@@ -149,12 +150,60 @@ pub(crate) fn unseen_part(batch: &Batch, change: Change, way: Way) -> Unseen {
     }
 }
 
-/// The text of the mapping's key columns.
-pub(crate) fn key_of<'a>(batch: &'a Batch, mapping: &TableMapping, row: Row) -> Vec<&'a [u8]> {
-    let cells = batch.row(row);
-    mapping
-        .key
-        .iter()
-        .map(|at| batch.value(cells[*at]))
-        .collect()
+/// The text of the mapping's key columns in the old row, where the log has one.
+pub(crate) fn old_key<'a>(
+    batch: &'a Batch,
+    mapping: &TableMapping,
+    change: &Change,
+) -> Option<Vec<&'a [u8]>> {
+    let cells = batch.row(change.old?.row());
+    let key = mapping.key.iter();
+    Some(key.map(|at| batch.value(cells[*at])).collect())
+}
+
+/// The same in the new row. A large value that stays as it was stands in the old row alone.
+pub(crate) fn new_key<'a>(
+    batch: &'a Batch,
+    mapping: &TableMapping,
+    change: &Change,
+) -> Option<Vec<&'a [u8]>> {
+    let cells = batch.row(change.new?);
+    let old = change.old.map(|old| batch.row(old.row()));
+    let value = |at: &usize| {
+        let cell = cells[*at];
+        let before = old.filter(|_| cell.kind == CellKind::Unchanged);
+        batch.value(before.map_or(cell, |old| old[*at]))
+    };
+    Some(mapping.key.iter().map(value).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mapping::{Rules, fixture};
+
+    #[test]
+    fn a_large_value_of_the_key_that_stays_is_that_of_the_old_row() {
+        let columns = [("id", "text"), ("body", "text")];
+        let mapping = Rules::default().map_table(&fixture::table("public.t", &columns));
+        let mapping = mapping.unwrap();
+        let mut batch = Batch::default();
+        let begin = batch.begin_row();
+        batch.push_cell(CellKind::Text, b"large");
+        batch.push_cell(CellKind::Null, b"");
+        let old = batch.end_row(begin);
+        let begin = batch.begin_row();
+        batch.push_cell(CellKind::Unchanged, b"");
+        batch.push_cell(CellKind::Text, b"new");
+        let new = batch.end_row(begin);
+        let change = Change {
+            table: 0,
+            op: Op::Update,
+            old: Some(OldRow::Key(old)),
+            new: Some(new),
+        };
+        let key = Some(vec![&b"large"[..]]);
+        assert_eq!(old_key(&batch, &mapping, &change), key);
+        assert_eq!(new_key(&batch, &mapping, &change), key);
+    }
 }
