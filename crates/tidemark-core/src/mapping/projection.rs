@@ -126,6 +126,21 @@ impl Projection {
         &self.mapping
     }
 
+    /// Whether the old row, where the log has one, has the mapping's key. Of a partition the log has the
+    /// columns by which that one tells rows, and calls them those of the partitioned table (PostgreSQL 15,
+    /// `logicalrep_write_delete`); a column of a key is never NULL itself.
+    pub fn tells_row(&self, block: &Block, change: &RowChange) -> bool {
+        let Some(old) = change.old else {
+            return true;
+        };
+        let cells = block.row(old.row());
+        let is_told = |at: &usize| {
+            let cell = cells.get(self.columns[*at]);
+            cell.is_none_or(|cell| cell.kind != CellKind::Null)
+        };
+        self.mapping.key.iter().all(is_told)
+    }
+
     /// What becomes of a change.
     pub fn carry(&self, block: &Block, change: &RowChange) -> Carry {
         if self.mapping.filter.is_none() {

@@ -26,7 +26,6 @@ use crate::target::Origin;
 use crate::tidemark::low_half;
 
 use super::options::OnTruncate;
-use super::partitions::Written;
 use super::router::{Router, has_shape};
 
 mod named;
@@ -87,6 +86,9 @@ pub(crate) enum Taken {
         routes: Vec<usize>,
         reload: Vec<usize>,
     },
+    /// The log does not hold all of a change, so it can neither be applied nor kept: only loading the table
+    /// anew brings it.
+    NotKept { route: usize, why: Error },
     /// A heartbeat of ours came by.
     Heartbeat { written_at_us: i64 },
     /// What was handed out of the open transaction is to be undone.
@@ -372,8 +374,10 @@ impl Assembler {
                 _ => Ok(Taken::Yes),
             };
         };
-        let Some(change) = filtered(projection, block, change)? else {
-            return Ok(Taken::Yes);
+        let change = match filtered(projection, block, change) {
+            Ok(Some(change)) => change,
+            Ok(None) => return Ok(Taken::Yes),
+            Err(why) => return Ok(self.not_kept(index, why)),
         };
         let batch = if route.state.is_parked() {
             let origin = Origin {
@@ -526,11 +530,6 @@ impl Assembler {
     /// Tables that the log emptied since this was last asked, and where.
     pub(crate) fn take_truncates(&mut self) -> Vec<(usize, Position)> {
         std::mem::take(&mut self.truncates)
-    }
-
-    /// Partitions that rows came from since this was last asked, and where their transactions ended.
-    pub(crate) fn take_partitions(&mut self) -> Vec<(Written, Position)> {
-        self.partitions.take()
     }
 
     /// Whether changes of a table wait in the present work to be put aside.

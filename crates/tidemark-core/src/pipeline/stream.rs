@@ -306,6 +306,7 @@ impl<'a> Stream<'a> {
                     *next -= 1;
                     self.reshape(route, &table).await?;
                 }
+                Taken::NotKept { route, why } => self.set_aside(route, why)?,
                 Taken::Withdrawn => {
                     self.counts.clear();
                     self.applier.give(Task::Undo);

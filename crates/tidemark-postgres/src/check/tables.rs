@@ -42,6 +42,8 @@ struct Relation {
     identity: char,
     /// Whether old rows can be told apart by it.
     has_identity: bool,
+    /// Whether the log has of its old rows what the partitioned table that it belongs to tells rows by.
+    has_roots_key: bool,
     /// Whole rows are logged, and have a generated column, which is not published.
     has_unpublished_identity: bool,
     /// A unique index over columns without NULLs.
@@ -54,9 +56,26 @@ struct Relation {
     is_owned: bool,
 }
 
+/// The columns of the index by which the log tells the rows of a table, of `pg_class` row `$c`.
+macro_rules! identity_columns {
+    ($c:literal) => {
+        concat!(
+            "SELECT a.attname FROM pg_index i, generate_series(0, i.indnkeyatts - 1) n, pg_attribute a \
+             WHERE i.indrelid = ",
+            $c,
+            ".oid AND a.attrelid = i.indrelid AND a.attnum = i.indkey[n] AND i.indisvalid \
+             AND CASE ",
+            $c,
+            ".relreplident WHEN 'd' THEN i.indisprimary AND i.indimmediate \
+             WHEN 'i' THEN i.indisreplident ELSE false END"
+        )
+    };
+}
+
 /// A deferrable key is no identity (`RelationGetIndexList`). The roots are `$1`. An identity with a generated
 /// column that is not published is refused from PostgreSQL 18 on (`CheckCmdReplicaIdentity`).
-const QUERY: &str = "WITH RECURSIVE part (root, oid) AS ( \
+const QUERY: &str = concat!(
+    "WITH RECURSIVE part (root, oid) AS ( \
       SELECT w, w FROM unnest($1::oid[]) AS w \
       UNION ALL SELECT p.root, i.inhrelid FROM part p JOIN pg_inherits i ON i.inhparent = p.oid \
                 JOIN pg_class c ON c.oid = i.inhrelid AND c.relispartition) \
@@ -74,6 +93,11 @@ const QUERY: &str = "WITH RECURSIVE part (root, oid) AS ( \
                                    AND i.indisprimary AND i.indisvalid AND i.indimmediate) \
              ELSE EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisreplident \
                           AND i.indisvalid) END AS has_identity, \
+           c.relreplident = 'f' OR NOT EXISTS (",
+    identity_columns!("r"),
+    " EXCEPT ",
+    identity_columns!("c"),
+    ") AS has_roots_key, \
            c.relreplident = 'f' AND current_setting('server_version_num')::int >= 180000 \
              AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 \
                          AND NOT a.attisdropped AND a.attgenerated <> '') \
@@ -92,8 +116,9 @@ const QUERY: &str = "WITH RECURSIVE part (root, oid) AS ( \
                    AND NOT a.attisdropped AND a.attgenerated = '') \
              AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary) \
              AS has_id, pg_has_role(c.relowner, 'USAGE') AS is_owned \
-    FROM part JOIN pg_class c ON c.oid = part.oid JOIN pg_namespace n ON n.oid = c.relnamespace \
-    ORDER BY 4";
+    FROM part JOIN pg_class c ON c.oid = part.oid JOIN pg_class r ON r.oid = part.root \
+    JOIN pg_namespace n ON n.oid = c.relnamespace ORDER BY 4"
+);
 
 fn relation(row: &Row) -> Result<Relation> {
     let flag = |name: &str| row.get_bool(row.index(name)?);
@@ -109,6 +134,7 @@ fn relation(row: &Row) -> Result<Relation> {
         hides_rows: flag("hides_rows")?,
         identity: row.get(row.index("identity")?)?,
         has_identity: flag("has_identity")?,
+        has_roots_key: flag("has_roots_key")?,
         has_unpublished_identity: flag("has_unpublished_identity")?,
         candidate: row.opt(row.index("candidate")?)?,
         has_primary_key: flag("has_primary_key")?,
@@ -543,7 +569,7 @@ fn identity_unpublished(report: &mut Report, relation: &Relation) {
 
 /// Whole rows asked of a partitioned table must be asked of each partition, too. The log calls old rows
 /// whole by what the partitioned table says, and has of them what the partition says: that is enough where
-/// rows are found by the primary key alone.
+/// rows are found by the primary key alone. So it is with a key: a partition must have the columns of it.
 fn is_odd_part(
     report: &mut Report,
     check: &SourceCheck<'_>,
@@ -551,6 +577,22 @@ fn is_odd_part(
     relations: &[Relation],
 ) -> bool {
     let root = relations.iter().find(|root| root.oid == relation.root);
+    if let Some(root) = root.filter(|_| !relation.has_roots_key) {
+        report.fail(
+            codes::IDENTITY_NOTHING,
+            format!(
+                "{} tells rows by columns that its partition {} does not log",
+                root.name, relation.name
+            ),
+            "ALTER TABLE … REPLICA IDENTITY on a partitioned table does not reach its partitions, nor the \
+             other way round. Deletes of the partition's rows, and updates of their key, would not find them.",
+            [Fix::sql(format!(
+                "ALTER TABLE {} REPLICA IDENTITY FULL",
+                relation.name
+            ))],
+        );
+        return true;
+    }
     let Some(root) = root.filter(|root| root.identity == 'f' && relation.identity != 'f') else {
         return false;
     };

@@ -238,12 +238,18 @@ async fn rows_that_wander_into_a_filter_and_out_of_it_come_and_go() {
     stage.clear().await;
 }
 
-/// A row that comes in with a large value that the log left out cannot be made up.
+/// A row that comes in with a large value that the log left out cannot be made up, and one that is told by such
+/// a value may be in or out.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_cannot_be_made_up_sets_its_table_aside() {
     let stage = Stage::new("map_toast").await;
-    stage.write("[[table]]\nsource = \"public.docs\"\nwhere = \"status = 'open'\"\n");
+    stage.write(
+        "[[table]]\nsource = \"public.docs\"\nwhere = \"status = 'open'\"\n\
+         [[table]]\nsource = \"public.notes\"\nwhere = \"body <> ''\"\n",
+    );
     let tables = "CREATE TABLE docs (id int PRIMARY KEY, status text, body text);
+        CREATE TABLE notes (id int PRIMARY KEY, n int, body text); ALTER TABLE notes ALTER body SET STORAGE EXTERNAL;
+        INSERT INTO notes SELECT i, i, repeat(md5(i::text), 300) FROM generate_series(1, 5) i;
         ALTER TABLE docs ALTER body SET STORAGE EXTERNAL; CREATE TABLE other (id int PRIMARY KEY);
         INSERT INTO docs SELECT i, (ARRAY['open', 'shut'])[1 + i % 2], repeat(md5(i::text), 300)
           FROM generate_series(1, 20) i;";
@@ -267,6 +273,13 @@ async fn a_row_that_cannot_be_made_up_sets_its_table_aside() {
     let reason = stage.table("public.docs").await["reason"].clone();
     assert!(reason.as_str().unwrap().contains("TM"), "{reason}");
     stage
+        .source_sql("UPDATE notes SET n = 0 WHERE id < 3")
+        .await;
+    stage.wait_for_table("public.notes", "quarantined").await;
+    stage
+        .source_sql("UPDATE notes SET n = 1 WHERE id < 3")
+        .await;
+    stage
         .source_sql("INSERT INTO other VALUES (1); UPDATE docs SET status = 'shut' WHERE id = 6")
         .await;
     stage
@@ -275,12 +288,16 @@ async fn a_row_that_cannot_be_made_up_sets_its_table_aside() {
 
     // The way out: whole rows in the log, and the table anew.
     stage
-        .source_sql("ALTER TABLE docs REPLICA IDENTITY FULL")
+        .source_sql(
+            "ALTER TABLE docs REPLICA IDENTITY FULL; ALTER TABLE notes REPLICA IDENTITY FULL",
+        )
         .await;
-    let resync = ["resync", "FILE", "--table", "public.docs", "--yes"];
-    stage.run(&resync).await.expect(0);
+    for table in ["public.docs", "public.notes"] {
+        let resync = ["resync", "FILE", "--table", table, "--yes"];
+        stage.run(&resync).await.expect(0);
+    }
     stage
-        .source_sql("UPDATE docs SET status = 'open' WHERE id IN (7, 9)")
+        .source_sql("UPDATE docs SET status = 'open' WHERE id IN (7, 9); UPDATE notes SET n = 2 WHERE id = 1")
         .await;
     stage.wait_for_equal(open()).await;
     stage.verify_identical().await;

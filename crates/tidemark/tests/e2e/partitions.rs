@@ -239,3 +239,51 @@ async fn a_partition_that_is_locked_on_the_source_keeps_no_other_table_waiting()
     holder.batch_execute("ROLLBACK").await.unwrap();
     stage.clear().await;
 }
+
+/// By what a partition says old rows are told in the log: where that is not what the table's rows are found by,
+/// deletes would find nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn f23_a_partition_with_another_replica_identity_is_told_of_and_set_aside() {
+    let stage = Stage::new("partitions_identity").await;
+    stage
+        .source_sql(
+            "CREATE TABLE part (id int PRIMARY KEY, other int NOT NULL) PARTITION BY HASH (id);
+             CREATE TABLE part_0 PARTITION OF part FOR VALUES WITH (MODULUS 1, REMAINDER 0);
+             CREATE UNIQUE INDEX by_other ON part_0 (other); CREATE TABLE plain (id int PRIMARY KEY);
+             INSERT INTO part SELECT i, i FROM generate_series(1, 20) i",
+        )
+        .await;
+    let run = stage.start_streaming().await;
+    stage
+        .source_sql("ALTER TABLE part_0 REPLICA IDENTITY USING INDEX by_other")
+        .await;
+    stage
+        .source_sql("DELETE FROM part WHERE id = 3; INSERT INTO plain VALUES (1)")
+        .await;
+    stage.wait_for_table("public.part", "quarantined").await;
+    let reason = stage.table("public.part").await["reason"].clone();
+    assert!(reason.as_str().unwrap().contains("TM2070"), "{reason}");
+    let plain = || stage.comparison().only("public", "plain");
+    stage.wait_for_equal(plain()).await;
+    // Again, and others go on.
+    stage
+        .source_sql("DELETE FROM part WHERE id = 4; INSERT INTO plain VALUES (2)")
+        .await;
+    stage.wait_for_equal(plain()).await;
+    let checked = stage.run(&["check", "FILE", "-v"]).await;
+    let said = "public.part tells rows by columns that its partition public.part_0 does not log";
+    assert!(checked.stdout.contains(said), "{}", checked.stdout);
+
+    stage
+        .source_sql("ALTER TABLE part_0 REPLICA IDENTITY FULL")
+        .await;
+    let resync = ["resync", "FILE", "--table", "public.part", "--yes"];
+    stage.run(&resync).await.expect(0);
+    stage
+        .source_sql("DELETE FROM part WHERE id = 5; UPDATE part SET id = 1000 WHERE id = 6")
+        .await;
+    stage.wait_until_identical().await;
+    stage.wait_for_table("public.part", "streaming").await;
+    assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
+    stage.clear().await;
+}

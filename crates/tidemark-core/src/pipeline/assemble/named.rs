@@ -32,15 +32,21 @@ impl Named {
         self.last = None;
         self.open.clear();
     }
-
-    pub(super) fn take(&mut self) -> Vec<(Written, Position)> {
-        std::mem::take(&mut self.ended)
-    }
 }
 
 impl Assembler {
+    /// Partitions that rows came from since this was last asked, and where their transactions ended.
+    pub(in crate::pipeline) fn take_partitions(&mut self) -> Vec<(Written, Position)> {
+        std::mem::take(&mut self.partitions.ended)
+    }
+
     /// Takes note of a partition as soon as a row of it comes.
     pub(super) fn note_partitions(&mut self, event: &Event) {
+        // Of most events there is nothing to note.
+        let may_tell = matches!(event, Event::Table(_) | Event::Begin(_));
+        if !may_tell && self.partitions.last.is_none() {
+            return;
+        }
         let last = self.partitions.last.take();
         match (event, last) {
             (Event::Table(table), Some((id, root, None))) if !self.is_partitioned(table) => {

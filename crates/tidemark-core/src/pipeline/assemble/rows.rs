@@ -3,6 +3,7 @@
 
 use crate::batch::{Batch, Change, Item};
 use crate::catalogue::codes;
+use crate::checkpoint::TableState;
 use crate::compact::is_partial;
 use crate::error::{Error, Result};
 use crate::event::{Block, CellKind, OldRow, Op, Row, RowChange};
@@ -10,10 +11,11 @@ use crate::mapping::{Carry, Projection, TableMapping, Unchanged};
 use crate::pipeline::router::{Router, Way};
 use crate::target::Origin;
 
-use super::Park;
+use super::{Assembler, Park, Taken};
 
 /// A change as the row filter lets it through: an update that brings a row in is an insert, one that
-/// takes it out is a delete. `None`: the row is outside, before and after.
+/// takes it out is a delete. `None`: the row is outside, before and after. An error if the log does not hold
+/// what it takes to know that, or which row it is.
 pub(super) fn filtered(
     projection: &Projection,
     block: &Block,
@@ -24,6 +26,16 @@ pub(super) fn filtered(
         old: None,
         ..*change
     };
+    let source = || projection.mapping().source().to_string();
+    if !projection.tells_row(block, change) {
+        return Err(Error::data(
+            codes::CHANGE_INCOMPLETE,
+            "the log tells an old row by other columns than the table: its partition has another replica \
+             identity",
+        )
+        .first_action("ALTER TABLE … REPLICA IDENTITY FULL, of the partition")
+        .table(source()));
+    }
     // Where the log has no old row, its key is that of the new one.
     let old = change.old.or(change.new.map(OldRow::Key));
     let delete = RowChange {
@@ -39,14 +51,28 @@ pub(super) fn filtered(
         Carry::Insert => Some(insert),
         Carry::Delete | Carry::DeleteIfThere => Some(delete),
         Carry::Undecided => {
-            let table = projection.mapping().source().to_string();
             return Err(Error::data(
                 codes::FILTER_UNDECIDABLE,
                 "an update left a large value out that the row filter or the new row needs",
             )
-            .table(table));
+            .table(source()));
         }
     })
+}
+
+impl Assembler {
+    /// See [`Taken::NotKept`]. A table that waits to be loaded anew needs no change of before.
+    pub(super) fn not_kept(&mut self, route: usize, why: Error) -> Taken {
+        if self.undecided().is_some() {
+            self.refuse_undecided();
+            return Taken::Yes;
+        }
+        let is_needed = self.router.route(route).state != TableState::Unloaded;
+        if is_needed && !self.is_past(route) {
+            return Taken::NotKept { route, why };
+        }
+        Taken::Yes
+    }
 }
 
 pub(super) fn park_batch(parks: &mut Vec<Park>, route: usize, origin: Origin) -> &mut Batch {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::catalogue::codes;
 use crate::checkpoint::{Reason, TableState};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::schema::{TableName, TableSchema};
 
 use super::Stream;
@@ -46,6 +46,20 @@ impl Stream<'_> {
             let change = state_change(&mapping, TableState::Unloaded, Some(reason));
             self.assembler.set_state(route, change);
         }
+        Ok(())
+    }
+
+    /// A table of which a change is missing waits to be loaded anew; the others go on, if they may.
+    pub(super) fn set_aside(&mut self, route: usize, why: Error) -> Result<()> {
+        let entry = self.assembler.router.route_mut(route);
+        if !self.engine.sets_aside(entry.mapping.source()) {
+            return Err(why);
+        }
+        (entry.has_rows, entry.is_away) = (false, false);
+        let mapping = Arc::clone(&entry.mapping);
+        let reason = Some(Reason::of(&why));
+        let change = state_change(&mapping, TableState::Unloaded, reason);
+        self.assembler.set_state(route, change);
         Ok(())
     }
 
