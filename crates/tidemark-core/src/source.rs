@@ -173,6 +173,20 @@ pub struct Partition {
     /// Since when it, and what it stands below, belong to the table: another text when one of them was
     /// attached again.
     pub since: String,
+    /// What the log has of its old rows, which goes by its own replica identity.
+    pub logged: Logged,
+}
+
+/// What the log has of a partition's old rows, beside what its table's replica identity says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Logged {
+    /// All of that; or the source lets nobody update or delete them.
+    #[default]
+    Enough,
+    /// The columns of the table's key, where its replica identity says whole rows.
+    KeyAlone,
+    /// Other columns than those of the table's key.
+    Otherwise,
 }
 
 /// For which part of the log [`Source::unannounced`] asks.

@@ -238,6 +238,7 @@ fn has_lost_its_first_storage(partition: &Partition) -> bool {
 mod tests {
     use super::*;
     use crate::position::Lsn;
+    use crate::source::Logged;
 
     fn at(lsn: u64) -> Position {
         Position::PgLsn(Lsn(lsn))
@@ -255,6 +256,7 @@ mod tests {
             storage,
             is_attached: false,
             since: "700".to_owned(),
+            logged: Logged::Enough,
         }
     }
 

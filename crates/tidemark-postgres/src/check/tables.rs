@@ -16,7 +16,7 @@ use tidemark_core::{Error, Result};
 use super::SourceCheck;
 use super::log::Owns;
 use super::server::Facts;
-use crate::schema::Oids;
+use crate::schema::{Oids, identity_columns};
 use crate::target::lookup_key;
 use crate::wire::{Connection, Row};
 
@@ -56,22 +56,6 @@ struct Relation {
     is_owned: bool,
 }
 
-/// The columns of the index by which the log tells the rows of a table, of `pg_class` row `$c`.
-macro_rules! identity_columns {
-    ($c:literal) => {
-        concat!(
-            "SELECT a.attname FROM pg_index i, generate_series(0, i.indnkeyatts - 1) n, pg_attribute a \
-             WHERE i.indrelid = ",
-            $c,
-            ".oid AND a.attrelid = i.indrelid AND a.attnum = i.indkey[n] AND i.indisvalid \
-             AND CASE ",
-            $c,
-            ".relreplident WHEN 'd' THEN i.indisprimary AND i.indimmediate \
-             WHEN 'i' THEN i.indisreplident ELSE false END"
-        )
-    };
-}
-
 /// A deferrable key is no identity (`RelationGetIndexList`). The roots are `$1`. An identity with a generated
 /// column that is not published is refused from PostgreSQL 18 on (`CheckCmdReplicaIdentity`).
 const QUERY: &str = concat!(
@@ -94,9 +78,9 @@ const QUERY: &str = concat!(
              ELSE EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisreplident \
                           AND i.indisvalid) END AS has_identity, \
            c.relreplident = 'f' OR NOT EXISTS (",
-    identity_columns!("r"),
+    identity_columns!("r", "r.relreplident"),
     " EXCEPT ",
-    identity_columns!("c"),
+    identity_columns!("c", "c.relreplident"),
     ") AS has_roots_key, \
            c.relreplident = 'f' AND current_setting('server_version_num')::int >= 180000 \
              AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 \
@@ -589,6 +573,22 @@ fn is_odd_part(
             [Fix::sql(format!(
                 "ALTER TABLE {} REPLICA IDENTITY FULL",
                 relation.name
+            ))],
+        );
+        return true;
+    }
+    if let Some(root) = root.filter(|root| !root.has_identity) {
+        report.warn(
+            codes::IDENTITY_NOTHING,
+            format!(
+                "{} has no replica identity, its partition {} has one",
+                root.name, relation.name
+            ),
+            "Inserts replicate. The first update or delete of the partition stops the table: the log does not \
+             say which of the table's rows it is.",
+            [Fix::sql(format!(
+                "ALTER TABLE {} REPLICA IDENTITY FULL; ALTER TABLE {} REPLICA IDENTITY FULL",
+                root.name, relation.name
             ))],
         );
         return true;

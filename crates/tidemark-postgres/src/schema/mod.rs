@@ -31,6 +31,23 @@ mod retype;
 mod sequences;
 mod types;
 
+/// The columns by which the log tells the rows of a table, as SQL: of the row `$c` of `pg_class`, whose replica
+/// identity is `$identity`. A deferrable key is none (`RelationGetIndexList`, PostgreSQL 15).
+macro_rules! identity_columns {
+    ($c:literal, $identity:literal) => {
+        concat!(
+            "SELECT a.attname FROM pg_index i, generate_series(0, i.indnkeyatts - 1) n, pg_attribute a \
+             WHERE i.indrelid = ",
+            $c,
+            ".oid AND a.attrelid = i.indrelid AND a.attnum = i.indkey[n] AND i.indisvalid AND CASE ",
+            $identity,
+            " WHEN 'd' THEN i.indisprimary AND i.indimmediate WHEN 'i' THEN i.indisreplident \
+             ELSE false END"
+        )
+    };
+}
+pub(crate) use identity_columns;
+
 pub use columns::shape_of;
 pub use retype::retyped;
 pub use types::{builtin, is_order_safe};

@@ -536,7 +536,10 @@ async fn identities_that_are_of_no_use_are_named() {
          ALTER TABLE r1 REPLICA IDENTITY USING INDEX r1_id_n_key;
          CREATE TABLE s (id int PRIMARY KEY, n int NOT NULL, UNIQUE (id, n)) PARTITION BY HASH (id);
          CREATE TABLE s0 PARTITION OF s FOR VALUES WITH (MODULUS 1, REMAINDER 0);
-         ALTER TABLE s0 REPLICA IDENTITY USING INDEX s0_id_n_key;",
+         ALTER TABLE s0 REPLICA IDENTITY USING INDEX s0_id_n_key;
+         CREATE TABLE u (id int, n int) PARTITION BY HASH (id);
+         CREATE TABLE u0 PARTITION OF u FOR VALUES WITH (MODULUS 1, REMAINDER 0);
+         ALTER TABLE u0 ADD PRIMARY KEY (id);",
     )
     .await;
     let found = of(&subject.check().await, codes::IDENTITY_NOTHING);
@@ -568,6 +571,10 @@ async fn identities_that_are_of_no_use_are_named() {
             (
                 "public.r tells rows by columns that its partition public.r0 does not log",
                 Verdict::Failed
+            ),
+            (
+                "public.u has no replica identity, its partition public.u0 has one",
+                Verdict::Warning
             ),
         ]
     );

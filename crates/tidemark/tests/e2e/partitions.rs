@@ -284,6 +284,11 @@ async fn f23_a_partition_with_another_replica_identity_is_told_of_and_set_aside(
         .await;
     stage.wait_until_identical().await;
     stage.wait_for_table("public.part", "streaming").await;
+    // Before a row comes that would not be found.
+    stage
+        .source_sql("ALTER TABLE part_0 REPLICA IDENTITY USING INDEX by_other")
+        .await;
+    stage.wait_for_table("public.part", "quarantined").await;
     assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
     stage.clear().await;
 }

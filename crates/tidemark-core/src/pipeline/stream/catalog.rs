@@ -7,6 +7,7 @@ use crate::catalogue::codes;
 use crate::checkpoint::{Reason, TableState};
 use crate::error::{Error, Result};
 use crate::schema::{TableName, TableSchema};
+use crate::source::{Logged, Partition};
 
 use super::Stream;
 use super::idle::Looked;
@@ -24,6 +25,7 @@ impl Stream<'_> {
         if let Ok(look) = look {
             self.release_followed(&look.followed);
             self.set_unlogged_aside(&look.unlogged)?;
+            self.set_untold_aside(look.partitions.as_deref().unwrap_or_default())?;
             self.compare(look);
         }
         Ok(())
@@ -45,6 +47,32 @@ impl Stream<'_> {
             self.assembler.router.route_mut(route).has_rows = false;
             let change = state_change(&mapping, TableState::Unloaded, Some(reason));
             self.assembler.set_state(route, change);
+        }
+        Ok(())
+    }
+
+    /// Tables that have got a partition of which the log has not what their rows are found by.
+    fn set_untold_aside(&mut self, partitions: &[Partition]) -> Result<()> {
+        for Partition {
+            root, name, logged, ..
+        } in partitions
+        {
+            let Some(route) = self.assembler.router.named(root) else {
+                continue;
+            };
+            let entry = self.assembler.router.route(route);
+            let mapping = &entry.mapping;
+            let is_enough = match logged {
+                Logged::Enough => true,
+                Logged::KeyAlone => !mapping.key.is_empty() && mapping.filter.is_none(),
+                Logged::Otherwise => false,
+            };
+            if is_enough || entry.state == TableState::Unloaded {
+                continue;
+            }
+            let why = format!("the log tells rows of {name} by other columns than those of {root}");
+            let why = Error::data(codes::CHANGE_INCOMPLETE, why).table(root.to_string());
+            self.set_aside(route, why)?;
         }
         Ok(())
     }
