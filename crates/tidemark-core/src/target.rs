@@ -233,16 +233,19 @@ pub struct Loosened {
     pub held: Vec<TableName>,
 }
 
-/// An index or a constraint that the source has and a table of the target lacks.
+/// An index, a constraint or a default that the source has and a table of the target lacks; or what the
+/// source does not have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lacking {
     /// The table, on the target.
     pub table: TableName,
     /// `index`, `foreign key`, …
     pub kind: &'static str,
-    /// Its name on the source; of a not-null constraint the column's on the target.
+    /// Its name on the source; of what belongs to a column the column's on the target.
     pub name: String,
-    /// Makes it on the target; several statements are parted by `;`.
+    /// Whether it is the target that has it, and the source does not.
+    pub is_surplus: bool,
+    /// Makes the target as the source is; several statements are parted by `;`.
     pub sql: String,
 }
 

@@ -29,6 +29,18 @@ const QUERY: &str = "WITH mine AS (SELECT c.oid, c.relname, c.relnamespace, c.re
      nsp AS (SELECT oid, quote_ident(nspname) AS name, nspacl, nspowner FROM pg_namespace \
              WHERE nspname IN ({schemas})), \
      extension AS (SELECT classid, objid FROM pg_depend WHERE deptype = 'e'), \
+     other AS (SELECT c.oid, c.relkind, c.relowner, c.relacl, \
+              quote_ident(n.nspname) || '.' || quote_ident(c.relname) AS name \
+         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+         WHERE c.relkind IN ('v', 'm') AND n.oid IN (SELECT oid FROM nsp) AND NOT EXISTS (SELECT FROM extension x \
+                 WHERE x.classid = 'pg_class'::regclass AND x.objid = c.oid) \
+            OR c.relkind = 'S' AND c.oid IN ( \
+                 SELECT d.objid FROM pg_depend d JOIN mine ON mine.oid = d.refobjid \
+                 WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass \
+                   AND d.deptype = 'a' \
+                 UNION SELECT d.refobjid FROM pg_depend d JOIN pg_attrdef f ON f.oid = d.objid \
+                 JOIN mine ON mine.oid = f.adrelid \
+                 WHERE d.classid = 'pg_attrdef'::regclass AND d.refclassid = 'pg_class'::regclass)), \
      found(place, kind, name, sql, position) AS ( \
        SELECT 1, CASE p.prokind WHEN 'p' THEN 'procedure' ELSE 'function' END, \
               nsp.name || '.' || quote_ident(p.proname), rtrim(pg_get_functiondef(p.oid), E'\\n'), p.oid \
@@ -92,7 +104,15 @@ const QUERY: &str = "WITH mine AS (SELECT c.oid, c.relname, c.relnamespace, c.re
               || ' TO ' || CASE a.grantee WHEN 0 THEN 'PUBLIC' \
                            ELSE quote_ident(pg_get_userbyid(a.grantee)) END, mine.oid \
          FROM mine JOIN pg_attribute c ON c.attrelid = mine.oid AND c.attacl IS NOT NULL, \
-              aclexplode(c.attacl) a WHERE a.grantee <> mine.relowner) \
+              aclexplode(c.attacl) a WHERE a.grantee <> mine.relowner \
+     UNION ALL \
+       SELECT 11, 'grant', other.name, 'GRANT ' || string_agg(a.privilege_type, ', ') || ' ON ' \
+              || CASE other.relkind WHEN 'S' THEN 'SEQUENCE ' ELSE '' END || other.name || ' TO ' \
+              || a.grantee_name, min(other.oid::int8)::oid \
+         FROM other, LATERAL (SELECT x.privilege_type, CASE x.grantee WHEN 0 THEN 'PUBLIC' \
+                              ELSE quote_ident(pg_get_userbyid(x.grantee)) END AS grantee_name \
+                              FROM aclexplode(other.relacl) x WHERE x.grantee <> other.relowner) a \
+         GROUP BY other.name, other.relkind, a.grantee_name) \
      SELECT kind, name, sql FROM found ORDER BY place, position, name, sql";
 
 /// What has a definition among what the carried tables leave behind.

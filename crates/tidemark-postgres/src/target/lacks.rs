@@ -1,4 +1,5 @@
-//! Indexes and constraints that the source has by now and a loaded table lacks.
+//! Indexes and constraints that the source has by now and a loaded table lacks, and what fills its columns
+//! ([`fills`]).
 //!
 //! Columns and tables are followed; an index or a constraint that comes later is not: it may take hours to
 //! make, and refuse rows that are on their way. So a person is told, with the statement that makes it.
@@ -28,6 +29,9 @@ use super::names::{Schemas, quoted};
 use super::{catalog, create, wording};
 use crate::schema::describe_these;
 use crate::wire::{Connection, Row, quote_ident};
+use fills::Filled;
+
+mod fills;
 
 pub(super) const PRIMARY_KEY: &str = "primary key";
 
@@ -166,6 +170,7 @@ enum Item<'a> {
     Index(IndexKind, Box<Wanted>),
     /// Of this column.
     NotNull(&'a str),
+    Filled(Filled),
     Check(&'a Check),
     ForeignKey(ForeignKey),
     /// In the target's words.
@@ -198,6 +203,7 @@ impl<'a> Pair<'a> {
                 items.push(Item::NotNull(name));
             }
         }
+        items.extend(self.filled().map(Item::Filled));
         items.extend(self.checks(is_current).map(Item::Check));
         items.extend(self.foreign_keys(is_current).map(Item::ForeignKey));
         items.extend(self.domain_rules().map(Item::Domain));
@@ -218,6 +224,20 @@ impl<'a> Pair<'a> {
 
     fn has_column(&self, name: &str) -> bool {
         has_column(self.have, name)
+    }
+
+    /// Columns that both have.
+    fn filled(&self) -> impl Iterator<Item = Filled> {
+        self.mapping.columns.iter().flat_map(move |column| {
+            let mut have = self.have.columns.iter();
+            let at = have.position(|found| found.name == column.target);
+            let differing = |at: usize| {
+                let is_bound = self.have.primary_key.contains(&at);
+                let found = &self.have.columns[at];
+                fills::differing(self.mapping, column, found, is_bound, self.moved)
+            };
+            at.map(differing).unwrap_or_default()
+        })
     }
 
     fn say_the_same(&self, source: &str, target: &str) -> bool {
@@ -374,8 +394,9 @@ impl<'a> Pair<'a> {
             Item::NotNull(column) => {
                 let name = quote_ident(column);
                 let sql = format!("ALTER TABLE {table} ALTER COLUMN {name} SET NOT NULL");
-                ("not-null constraint", (*column).to_owned(), sql)
+                (fills::NOT_NULL, (*column).to_owned(), sql)
             }
+            Item::Filled(filled) => (filled.kind, filled.column.clone(), filled.sql(&table)),
             Item::Check(check) => {
                 let free = quote_ident(&self.free_constraint(&check.name));
                 let definition = self.definition(check);
@@ -413,6 +434,7 @@ impl<'a> Pair<'a> {
             table: self.have.name.clone(),
             kind,
             name,
+            is_surplus: matches!(item, Item::Filled(filled) if filled.is_surplus),
             sql,
         }
     }

@@ -7,7 +7,7 @@ use tidemark_core::catalogue::codes;
 use tidemark_core::finding::{Fix, Report};
 use tidemark_core::mapping::TableMapping;
 use tidemark_core::schema::{Index, IndexKind, TableName, TableSchema};
-use tidemark_core::target::Existing;
+use tidemark_core::target::{Existing, Lacking};
 
 use super::Triggers;
 use crate::schema::describe_one;
@@ -159,28 +159,27 @@ impl Tables<'_> {
             lacks,
         } in lacking
         {
-            let named = lacks.iter().map(|it| format!("{} {}", it.kind, it.name));
-            let named = named_at_most(named.collect(), ", ");
+            let differs = differs(&have.name, lacks);
             let statements: Vec<&str> = lacks.iter().map(|it| it.sql.as_str()).collect();
-            let (code, name) = (codes::TARGET_LACKS, &have.name);
+            let code = codes::TARGET_LACKS;
             if *is_loaded_here {
                 report.warn(
                     code,
-                    format!("{name} lacks what the source has by now: {named}"),
+                    differs,
                     &code.entry().effect,
                     [Fix::sql(statements.join(";\n"))],
                 );
             } else {
                 report.note(
                     code,
-                    format!("{name} lacks what the source has: {named}"),
+                    differs,
                     "The pipeline found the table with its rows, so this may be on purpose. \
-                     tidemark cutover --dry-run shows the statements that make it.",
+                     tidemark cutover --dry-run shows the statements that make both alike.",
                 );
             }
         }
         if !compared.is_empty() && compared.iter().all(|table| table.lacks.is_empty()) {
-            let found = "loaded tables have the source's indexes and constraints";
+            let found = "loaded tables have the source's indexes, constraints and defaults";
             report.pass(codes::TARGET_LACKS, found);
         }
         let by_table = compared.into_iter().map(|it| (it.have.name.clone(), it));
@@ -292,6 +291,19 @@ impl Tables<'_> {
         ));
         fixes
     }
+}
+
+/// What a table lacks, and what it has beyond.
+fn differs(name: &TableName, lacks: &[Lacking]) -> String {
+    let named = |is_surplus: bool| {
+        let of = lacks.iter().filter(|it| it.is_surplus == is_surplus);
+        let named: Vec<String> = of.map(|it| format!("{} {}", it.kind, it.name)).collect();
+        (!named.is_empty()).then(|| named_at_most(named, ", "))
+    };
+    let lacking = named(false).map(|named| format!("lacks what the source has by now: {named}"));
+    let surplus = named(true).map(|named| format!("has what the source does not have: {named}"));
+    let both: Vec<String> = lacking.into_iter().chain(surplus).collect();
+    format!("{name} {}", both.join("; it "))
 }
 
 /// One sentence of names.

@@ -309,11 +309,18 @@ impl Cutover<'_> {
                 note: None,
                 sql: Some(left.sql),
             }));
-            report.left.extend(lacks.into_iter().map(|lacking| Left {
-                kind: lacking.kind.to_owned(),
-                name: format!("{} on {}", lacking.name, lacking.table),
-                note: Some("the target lacks it".to_owned()),
-                sql: Some(lacking.sql),
+            report.left.extend(lacks.into_iter().map(|lacking| {
+                let note = if lacking.is_surplus {
+                    "the target alone has it"
+                } else {
+                    "the target lacks it"
+                };
+                Left {
+                    kind: lacking.kind.to_owned(),
+                    name: format!("{} on {}", lacking.name, lacking.table),
+                    note: Some(note.to_owned()),
+                    sql: Some(lacking.sql),
+                }
             }));
             report.left.len()
         });

@@ -25,7 +25,7 @@ const SHOP: &str = "CREATE TABLE orders (id bigserial PRIMARY KEY, what text);
     CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS
         'BEGIN NEW.what := coalesce(NEW.what, ''none''); RETURN NEW; END';
     CREATE TRIGGER touches BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION touch();
-    GRANT SELECT ON orders TO PUBLIC";
+    GRANT SELECT ON orders TO PUBLIC; GRANT USAGE ON SEQUENCE orders_id_seq TO PUBLIC";
 
 /// A shop with customers.
 pub(crate) async fn shop(stage: &Stage, seed: u64) -> Traffic {
