@@ -281,7 +281,9 @@ impl Assembler {
         due: Due,
     ) -> Result<()> {
         let entry = self.router.route(route);
-        let is_alike = entry.mapping.carries_alike(mapping);
+        let renames_type =
+            |change: &SchemaChange| matches!(change, SchemaChange::RenameType { .. });
+        let is_alike = entry.mapping.carries_alike(mapping) && !changes.iter().any(renames_type);
         let carried_by = Arc::clone(if is_alike { &entry.mapping } else { mapping });
         let projection = Projection::new(&carried_by, table);
         let projection = projection.map_err(|why| mismatch(mapping, &why))?;

@@ -44,6 +44,7 @@ mod known;
 mod parked;
 mod payload;
 mod refusal;
+mod renamed;
 mod rows;
 mod session;
 mod sets;

@@ -144,6 +144,119 @@ async fn f22_attributes_keep_their_values_and_take_none_of_others() {
     stage.clear().await;
 }
 
+/// A type is the same one under any name: its tables go on, and it has its name on the target too, at its
+/// place in the log, whichever of its tables the log speaks of first.
+#[tokio::test(flavor = "multi_thread")]
+async fn f22_a_type_that_is_called_otherwise_is_followed() {
+    let stage = staged("schema_typed_renamed", "apply").await;
+    let run = stage.start_streaming().await;
+    let renamed = "CREATE SCHEMA other; ALTER TYPE mood RENAME TO temper; ALTER TYPE part RENAME TO piece; \
+        ALTER TYPE piece SET SCHEMA other; ALTER DOMAIN feeling RENAME TO sense; \
+        INSERT INTO felt VALUES (101, 'sad'); \
+        ALTER TABLE moods ADD n int; INSERT INTO moods VALUES (101, '{glad}', 1); \
+        INSERT INTO felt VALUES (102, 'fine'); UPDATE felt SET m = 'glad' WHERE id < 5";
+    stage.source_sql(renamed).await;
+    stage.wait_until_identical().await;
+    let type_of = |table: &str| {
+        format!(
+            "SELECT atttypid::regtype FROM pg_attribute WHERE attrelid = '{table}'::regclass AND attnum = 2"
+        )
+    };
+    let found = text(&stage.target, &type_of("felt")).await;
+    assert_eq!(found.unwrap(), "temper");
+    assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
+    // What happens to them while nobody runs the pipeline is found by the next run: here to the labels, too.
+    // A type that nothing rests on any more is in nobody's way.
+    stage
+        .target_sql("CREATE SCHEMA IF NOT EXISTS other; CREATE TYPE other.lump AS (x int)")
+        .await;
+    stage
+        .source_sql(
+            "ALTER TYPE temper RENAME TO mood; ALTER TYPE mood RENAME VALUE 'sad' TO 'blue'; \
+             ALTER TYPE mood ADD VALUE 'calm'; ALTER TYPE other.piece RENAME TO lump; \
+             UPDATE parted SET p.a = 'new' WHERE id < 5",
+        )
+        .await;
+    let run = stage.start_streaming().await;
+    stage
+        .source_sql(
+            "INSERT INTO felt VALUES (103, 'blue'); INSERT INTO moods VALUES (102, '{calm}')",
+        )
+        .await;
+    stage.wait_until_identical().await;
+    stage.wait_for_target(&type_of("felt"), "mood").await;
+    stage.wait_for_target(&type_of("moods"), "sense[]").await;
+    stage
+        .wait_for_target(&type_of("parted"), "other.lump")
+        .await;
+    stage.wait_for_target(STATES, "streaming").await;
+    let log = stage.log();
+    assert!(
+        log.contains("type public.mood renamed to public.temper"),
+        "{log}"
+    );
+    assert!(!log.contains("loaded anew"), "{log}");
+    // By the mapping of now.
+    let anew = "--table public.parted --strategy truncate --yes";
+    let anew: Vec<&str> = ["resync", "FILE"]
+        .into_iter()
+        .chain(anew.split(' '))
+        .collect();
+    stage.run(&anew).await.expect(0);
+    stage.wait_until_identical().await;
+    assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
+    stage.clear().await;
+}
+
+/// By their names each of two types is the other: no table goes on with the labels of another type.
+#[tokio::test(flavor = "multi_thread")]
+async fn f22_types_that_take_each_others_names_stop_their_tables() {
+    let stage = Stage::new("schema_typed_names").await;
+    stage
+        .source_sql(
+            "CREATE TYPE one AS ENUM ('a', 'b'); CREATE TYPE other AS ENUM ('x', 'y'); \
+             CREATE TABLE ones (id int PRIMARY KEY, v one); CREATE TABLE others (id int PRIMARY KEY, v other); \
+             CREATE TABLE kept (id int PRIMARY KEY, v one); INSERT INTO kept VALUES (1, 'a'), (2, 'b'); \
+             INSERT INTO ones VALUES (1, 'a'), (2, 'b'); INSERT INTO others VALUES (1, 'x'), (2, 'y')",
+        )
+        .await;
+    stage.write("[target]\non_schema_change = \"apply\"\n[verify]\nafter_load = \"off\"\n");
+    let run = stage.start_streaming().await;
+    // A new one takes the name of one that a table keeps.
+    stage
+        .source_sql(
+            "BEGIN; ALTER TYPE one RENAME TO former; CREATE TYPE one AS ENUM ('c', 'd'); \
+             ALTER TABLE ones ALTER v TYPE one USING CASE v WHEN 'a' THEN 'c' ELSE 'd' END::one; COMMIT; \
+             INSERT INTO ones VALUES (3, 'c')",
+        )
+        .await;
+    stage.wait_until_identical().await;
+    stage.wait_for_target(STATES, "streaming").await;
+    let type_of = "SELECT atttypid::regtype FROM pg_attribute \
+                   WHERE attrelid = 'kept'::regclass AND attname = 'v'";
+    stage.wait_for_target(type_of, "former").await;
+    stage.wait_until_identical().await;
+    stage
+        .source_sql(
+            "BEGIN; ALTER TYPE one RENAME TO third; ALTER TYPE other RENAME TO one; \
+             ALTER TYPE third RENAME TO other; COMMIT; INSERT INTO ones VALUES (4, 'd')",
+        )
+        .await;
+    for table in ["public.ones", "public.others"] {
+        stage.wait_for_table(table, "quarantined").await;
+        let reason = stage.table(table).await["reason"].to_string();
+        assert!(reason.contains("TM4032"), "{reason}");
+    }
+    for table in ["public.ones", "public.others"] {
+        let anew = ["resync", "FILE", "--table", table, "--yes"];
+        stage.run(&anew).await.expect(0);
+        stage.wait_for_table(table, "streaming").await;
+    }
+    stage.wait_until_identical().await;
+    assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
+    stage.clear().await;
+}
+
 const DOMAINS: &str = "\
     CREATE DOMAIN small AS int CONSTRAINT small_max CHECK (VALUE < 100); \
     CREATE DOMAIN tiny AS small CONSTRAINT tiny_max CHECK (VALUE < 100) NOT NULL; \
