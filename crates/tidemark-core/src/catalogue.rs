@@ -12,6 +12,7 @@ use std::sync::LazyLock;
 
 use serde::Deserialize;
 
+pub mod placeholders;
 #[cfg(test)]
 mod reference;
 

@@ -10,6 +10,7 @@
 
 use std::fmt;
 
+use crate::catalogue::placeholders::named;
 use crate::catalogue::{Code, codes};
 use crate::config::Problems;
 
@@ -161,12 +162,23 @@ impl Error {
         &self.inner.message
     }
 
-    /// The first action given for this very case, else the catalogue's.
+    /// The first action given for this very case, else the catalogue's, for the table if one is known.
     pub fn action(&self) -> String {
         match &self.inner.first_action {
             Some(action) => action.clone(),
-            None => self.inner.code.entry().first_action.clone(),
+            None => named(
+                &self.inner.code.entry().first_action,
+                None,
+                self.table_name(),
+            ),
         }
+    }
+
+    /// The same error, for the pipeline that a command line names so.
+    #[must_use]
+    pub fn of_pipeline(self, word: &str) -> Error {
+        let action = named(&self.action(), Some(word), None);
+        self.first_action(action)
     }
 
     /// Whether something lacks that whoever took it away may give back: a right of the role, the database

@@ -122,10 +122,14 @@ async fn invoke(talk: Talk, everywhere: Everywhere, verb: Verb) -> Outcome {
             },
         }
     };
-    tokio::select! {
+    let outcome = tokio::select! {
         outcome = work => outcome,
         failure = cut_off => Err(failure),
-    }
+    };
+    outcome.map_err(|failure| match invocation.talk.about.get() {
+        Some(word) => failure.of_pipeline(word),
+        None => failure,
+    })
 }
 
 impl Invocation {

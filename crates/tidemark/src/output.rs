@@ -6,7 +6,7 @@
 //! `{"schema":"tidemark/v1","command":…,"ok":…,"data":…,"notices":[…],"error":null|problem}`.
 
 use std::io::IsTerminal;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde::Serialize;
 use serde_json::Value;
@@ -179,6 +179,8 @@ pub(crate) struct Talk {
     pub(crate) consent: Consent,
     /// Where it all goes.
     pub(crate) screen: Arc<Screen>,
+    /// The pipeline that is spoken of, as a command line names it, once that is known.
+    pub(crate) about: Arc<OnceLock<String>>,
 }
 
 /// What flags and environment say about talking.
@@ -221,6 +223,7 @@ impl Talk {
                 _ => Consent::Unavailable,
             },
             screen: Arc::new(screen),
+            about: Arc::default(),
         }
     }
 

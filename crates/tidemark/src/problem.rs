@@ -52,6 +52,14 @@ impl Failure {
         Failure::Signalled(name.exit(), "interrupted; nothing was changed".to_owned())
     }
 
+    /// The same, with this pipeline's name in what to do first.
+    pub(crate) fn of_pipeline(self, word: &str) -> Failure {
+        match self {
+            Failure::Error(err) => Failure::Error(err.of_pipeline(word)),
+            other => other,
+        }
+    }
+
     /// Its catalogue code.
     pub(crate) fn code(&self) -> Option<Code> {
         match self {

@@ -24,7 +24,9 @@ impl Seen {
         match Remote::of(invocation)? {
             // A file is here, whatever server is asked by default.
             Some(server) if server.is_asked_for() || !which.is_file(invocation) => {
-                there(&server, which).map(Seen::There)
+                let there = there(&server, which)?;
+                invocation.talk.about.get_or_init(|| there.name.clone());
+                Ok(Seen::There(there))
             }
             _ => Ok(Seen::Here(Box::new(Opened::open(invocation, which)?))),
         }

@@ -316,13 +316,29 @@ fn refused(
 }
 
 fn password(config: &ConnectConfig) -> Result<&str> {
-    match &config.password {
-        Some(password) => Ok(password.expose()),
-        None => Err(auth_error(
-            config.side,
-            "the server asks for a password and none is given",
-        )),
+    if let Some(password) = &config.password {
+        return Ok(password.expose());
     }
+    let refused = auth_error(
+        config.side,
+        "the server asks for a password and none is given",
+    );
+    Err(match how_to_give_one(config.side) {
+        Some(how) => refused.first_action(how),
+        None => refused,
+    })
+}
+
+fn how_to_give_one(side: Side) -> Option<String> {
+    let variable = match side {
+        Side::Source => "SOURCE_PASSWORD",
+        Side::Target => "TARGET_PASSWORD",
+        Side::Store => return None,
+    };
+    Some(format!(
+        "give one: password = \"${{env:{variable}}}\" under [{side}] of the pipeline file, with that variable \
+         set (or ${{file:…}}), or user:password@ in {side}.url"
+    ))
 }
 
 fn auth_error(side: Side, what: &str) -> Error {

@@ -192,6 +192,8 @@ async fn every_way_of_login_works_and_a_wrong_password_is_definite() {
                 .await
                 .unwrap_err();
             assert_eq!(error.code(), codes::SOURCE_AUTHENTICATION, "{error}");
+            let how = "password = \"${env:SOURCE_PASSWORD}\" under [source]";
+            assert!(error.action().contains(how), "{}", error.action());
         }
     }
 }

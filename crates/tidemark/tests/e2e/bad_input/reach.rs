@@ -64,16 +64,22 @@ async fn f16_s05_a_login_that_is_refused_ends_the_start() {
     let nobody = |url: &str| url.replace("postgres:right@", "nobody:hunter2@");
     let none = |url: &str| url.replace(":right@", "@");
     let no_database = |url: &str| format!("{url}_x");
-    for (source, target, code, exit) in [
-        (wrong(&source), target.clone(), "TM1005", 4),
-        (source.clone(), wrong(&target), "TM2005", 4),
-        (nobody(&source), target.clone(), "TM1005", 4),
-        (source.clone(), none(&target), "TM2005", 4),
-        (no_database(&source), target.clone(), "TM1006", 5),
-        (source.clone(), no_database(&target), "TM2006", 5),
+    for (source, target, code, exit, word) in [
+        (wrong(&source), target.clone(), "TM1005", 4, "check"),
+        (source.clone(), wrong(&target), "TM2005", 4, "check"),
+        (nobody(&source), target.clone(), "TM1005", 4, "check"),
+        (
+            source.clone(),
+            none(&target),
+            "TM2005",
+            4,
+            "password = \"${env:TARGET_PASSWORD}\" under [target]",
+        ),
+        (no_database(&source), target.clone(), "TM1006", 5, "check"),
+        (source.clone(), no_database(&target), "TM2006", 5, "check"),
     ] {
         stage.write_between(&source, &target, "");
-        let words = &["check"];
+        let words = &[word];
         assert_refused(&stage, Refusal { code, exit, words }).await;
         let said = stage.run(&super::RUN).await;
         assert!(!said.stderr.contains("hunter2"), "{}", said.stderr);
