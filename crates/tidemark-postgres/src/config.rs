@@ -15,7 +15,10 @@ use tidemark_core::catalogue::codes;
 use tidemark_core::config::{Reach, Secret};
 use tidemark_core::{Error, Result};
 
+mod renewal;
 mod url;
+
+pub use renewal::Renewal;
 
 #[cfg(test)]
 mod tests;
@@ -173,6 +176,8 @@ pub struct ConnectConfig {
     pub session_attrs: SessionAttrs,
     /// Which addresses its hosts may have.
     pub reach: Reach,
+    /// Where a password is looked up again that is refused.
+    pub renewal: Option<Renewal>,
 }
 
 impl ConnectConfig {

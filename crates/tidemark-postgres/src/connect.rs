@@ -49,8 +49,31 @@ enum Encryption {
 }
 
 impl Connection {
-    /// Opens a session.
+    /// Opens a session. A password that is refused is looked up again ([`Renewal`]), and one that is another by
+    /// now tried, once.
     pub async fn connect(config: &ConnectConfig, role: Role) -> Result<Connection> {
+        let Some(renewal) = &config.renewal else {
+            return Connection::connect_with(config, role).await;
+        };
+        let mut config = config.clone();
+        config.password = renewal.newer().or(config.password.take());
+        let refused = match Connection::connect_with(&config, role).await {
+            Err(error) if is_refused_login(&error) => error,
+            opened => return opened,
+        };
+        let Some(password) = renewal.after(config.password.as_ref()) else {
+            return Err(refused);
+        };
+        config.set_password(password.clone());
+        let connection = Connection::connect_with(&config, role).await?;
+        if renewal.lets_in(password) {
+            let side = config.side;
+            tracing::info!(%side, "the {side} has another password, which was looked up again");
+        }
+        Ok(connection)
+    }
+
+    async fn connect_with(config: &ConnectConfig, role: Role) -> Result<Connection> {
         let mut first_failure = None;
         let mut fallback = None;
         for (index, host) in config.hosts.iter().enumerate() {
@@ -85,6 +108,10 @@ impl Connection {
             )
         }))
     }
+}
+
+fn is_refused_login(error: &Error) -> bool {
+    [codes::SOURCE_AUTHENTICATION, codes::TARGET_AUTHENTICATION].contains(&error.code())
 }
 
 enum Fit {

@@ -22,7 +22,7 @@ use crate::demo::mark::Mark;
 use crate::invocation::Invocation;
 use crate::problem::Failure;
 use crate::surroundings::Around;
-use crate::systems;
+use crate::systems::{self, ReadAgain};
 
 /// Where pipelines are kept, beside the working directory itself.
 const DIRECTORY: &str = "pipelines.d";
@@ -77,8 +77,13 @@ impl Opened {
     /// The pipeline that the arguments name. Connects to nothing yet.
     pub(crate) fn open(invocation: &Invocation, which: &Which) -> Result<Opened, Failure> {
         let file = which.file(invocation)?;
-        let reading = which.read(&file)?;
-        Opened::of(file, reading.config)
+        let config = which.read(&file)?.config;
+        let (which, again) = (which.clone(), file.clone());
+        let again = move || Some(which.read(&again).ok()?.config);
+        let opened = Opened::renewed(file, config, Some(&(Arc::new(again) as ReadAgain)))?;
+        // The first that is named is the one that the verb is about.
+        invocation.talk.about.get_or_init(|| opened.word());
+        Ok(opened)
     }
 
     /// The pipeline of a file.
@@ -97,7 +102,19 @@ impl Opened {
 
     /// A pipeline that was read already.
     pub(crate) fn of(file: PathBuf, config: PipelineConfig) -> Result<Opened, Failure> {
-        let sides = (systems::source(&config, &file), systems::target(&config));
+        Opened::renewed(file, config, None)
+    }
+
+    /// One whose passwords may be given anew while it runs.
+    pub(crate) fn renewed(
+        file: PathBuf,
+        config: PipelineConfig,
+        again: Option<&ReadAgain>,
+    ) -> Result<Opened, Failure> {
+        let sides = (
+            systems::source(&config, &file, again),
+            systems::target(&config, again),
+        );
         let (source, target) = match sides {
             (Ok(source), Ok(target)) => (source, target),
             // What is wrong with either is told at once.

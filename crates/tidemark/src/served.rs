@@ -22,13 +22,13 @@ use tidemark_server::systems::{
 use crate::pipeline_file::{CONNECTIONS, Opened, text};
 use crate::problem::Failure;
 use crate::surroundings::Around;
-use crate::systems;
+use crate::systems::{self, ReadAgain};
 use crate::verbs::cutover::{self, Company, Home, Hook, Stopped};
 use crate::verbs::run::options;
 use crate::verbs::{check, plan, reconcile, sequences, status};
 
 /// See the module's text.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Served {
     /// Where databases may be that a definition names which came through the API.
     reach: Reach,
@@ -59,7 +59,9 @@ const DEFINITION: &str = "definition.toml";
 impl Systems for Served {
     fn open(&self, definition: &Definition) -> Result<served::Opened> {
         let (file, config) = self.read(definition)?;
-        let opened = Opened::of(file, config).map_err(into_error)?;
+        let (served, again) = (self.clone(), definition.clone());
+        let again: ReadAgain = Arc::new(move || Some(served.read(&again).ok()?.1));
+        let opened = Opened::renewed(file, config, Some(&again)).map_err(into_error)?;
         let address = |side| systems::address(&opened.config, side).map_err(into_error);
         let ((source_address, _), (target_address, _)) =
             (address(Side::Source)?, address(Side::Target)?);

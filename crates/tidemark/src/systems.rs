@@ -17,7 +17,7 @@ use tidemark_core::source::{Slot, Source};
 use tidemark_core::target::{Existing, Target};
 use tidemark_core::{Context, Error, Result};
 use tidemark_postgres::browse;
-use tidemark_postgres::config::ConnectConfig;
+use tidemark_postgres::config::{ConnectConfig, Renewal};
 use tidemark_postgres::cutover::objects::LeftBehind;
 use tidemark_postgres::cutover::{fence, objects};
 use tidemark_postgres::source::{PgSource, PgSourceOptions, RelayOptions};
@@ -34,9 +34,16 @@ pub(crate) use tidemark_postgres::cutover::silence::{Seen, Silence};
 /// How long a look into a database may take, with connecting to it.
 const LOOK_WITHIN: Duration = Duration::from_secs(10);
 
+/// Reads a pipeline again, as it is defined by now, its secrets included; `None` where it cannot be read.
+pub(crate) type ReadAgain = Arc<dyn Fn() -> Option<PipelineConfig> + Send + Sync>;
+
 /// The source of a pipeline. Connects to nothing yet.
-pub(crate) fn source(config: &PipelineConfig, file: &Path) -> Result<Arc<dyn Source>, Failure> {
-    let connect = connect_config(config, Side::Source)?;
+pub(crate) fn source(
+    config: &PipelineConfig,
+    file: &Path,
+    again: Option<&ReadAgain>,
+) -> Result<Arc<dyn Source>, Failure> {
+    let connect = lasting(config, Side::Source, again)?;
     match config.source.endpoint.system {
         System::Postgres => {
             let postgres = &config.source.postgres;
@@ -69,8 +76,11 @@ fn beside(file: &Path, path: &str) -> PathBuf {
 }
 
 /// The target of a pipeline. Connects to nothing yet.
-pub(crate) fn target(config: &PipelineConfig) -> Result<Arc<dyn Target>, Failure> {
-    let connect = connect_config(config, Side::Target)?;
+pub(crate) fn target(
+    config: &PipelineConfig,
+    again: Option<&ReadAgain>,
+) -> Result<Arc<dyn Target>, Failure> {
+    let connect = lasting(config, Side::Target, again)?;
     match config.target.endpoint.system {
         System::Postgres => {
             let existing = if config.mode.loads() {
@@ -313,6 +323,25 @@ fn page(part: &Part) -> browse::Part {
         after: part.after.clone(),
         limit: part.limit,
     }
+}
+
+/// How to connect to a side for as long as a run lasts: a password that is refused by then is read again.
+fn lasting(
+    config: &PipelineConfig,
+    side: Side,
+    again: Option<&ReadAgain>,
+) -> Result<ConnectConfig, Failure> {
+    let mut connect = connect_config(config, side)?;
+    let (address, user) = (connect.address(), connect.user.clone());
+    connect.renewal = again.cloned().map(|again| {
+        Renewal::new(move || {
+            let now = connect_config(&again()?, side).ok()?;
+            // What belongs to another database or role is for the next run.
+            let is_same = now.address() == address && now.user == user;
+            now.password.filter(|_| is_same)
+        })
+    });
+    Ok(connect)
 }
 
 /// How to connect to a side; what is wrong with the URL is shown where it was written.

@@ -363,5 +363,6 @@ fn assemble(parts: Parts, side: Side) -> Result<ConnectConfig, String> {
         connect_timeout: parts.connect_timeout.unwrap_or(DEFAULT_CONNECT_TIMEOUT),
         session_attrs: parts.session_attrs.unwrap_or(SessionAttrs::Any),
         reach: Reach::default(),
+        renewal: None,
     })
 }

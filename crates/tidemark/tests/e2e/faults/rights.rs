@@ -423,6 +423,78 @@ async fn f16_a_login_that_is_refused_under_a_run_ends_it_without_a_storm() {
     let rows = text(&stage.target, "SELECT count(*) FROM t").await.unwrap();
     assert_eq!(rows, "7");
     assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
+    is_rotated_under_load(&stage, server).await;
+}
+
+async fn count(client: &tokio_postgres::Client) -> u64 {
+    let rows = text(client, "SELECT count(*) FROM t").await.unwrap();
+    rows.parse().unwrap()
+}
+
+async fn write_until(client: tokio_postgres::Client, mut over: tokio::sync::oneshot::Receiver<()>) {
+    while over.try_recv().is_err() {
+        let insert = "INSERT INTO t DEFAULT VALUES";
+        client.batch_execute(insert).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+}
+
+/// The new password is where the file says it is by the time at which the old one is refused: the run goes on
+/// with it, on both sides, whoever asks: reader of the slot, applier, control session.
+async fn is_rotated_under_load(stage: &Stage, server: &PostgresServer) {
+    let kept = |role: &str| stage.directory().join(format!("{role}.pw"));
+    let url = |role, database: &str| server.url_with(role, None, database);
+    let (source, target) = (&stage.source_name, &stage.target_name);
+    stage.write_between(&url("reader", source), &url("writer", target), "");
+    let mut file = std::fs::read_to_string(stage.file()).unwrap();
+    for (section, role) in [("source", "reader"), ("target", "writer")] {
+        std::fs::write(kept(role), "right\n").unwrap();
+        let section = format!("[{section}]\n");
+        let with = format!("{section}password = \"${{file:{role}.pw}}\"\n");
+        assert!(file.contains(&section), "{file}");
+        file = file.replacen(&section, &with, 1);
+    }
+    std::fs::write(stage.file(), file).unwrap();
+    let mut run = stage.start_streaming().await;
+    let before = [refused(server, "reader"), refused(server, "writer")];
+    let (is_over, over) = tokio::sync::oneshot::channel();
+    let writer = tokio::spawn(write_until(stage.on_source().await, over));
+    for (roles, password) in [
+        (&["reader"][..], "zweites"),
+        (&["writer"], "zweites"),
+        (&["reader", "writer"], "drittes"),
+    ] {
+        for role in roles {
+            std::fs::write(kept(role), password).unwrap();
+            alter(server, role, &format!("PASSWORD '{password}'")).await;
+            let end = format!(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = '{role}'"
+            );
+            server.execute(&end).await.unwrap();
+        }
+        let source = stage.on_source().await;
+        let written: u64 = count(&source).await;
+        wait_for(PATIENCE, "the run to go on", || async {
+            Ok((count(&stage.target).await >= written).then_some(()))
+        })
+        .await
+        .unwrap_or_else(|err| panic!("{err:#}\n{}", stage.log()));
+    }
+    is_over.send(()).unwrap();
+    writer.await.unwrap();
+    stage.wait_until_identical().await;
+    assert!(run.is_running(), "{}", stage.log());
+    for (role, before) in ["reader", "writer"].into_iter().zip(before) {
+        let asked = refused(server, role) - before;
+        assert!((2..=2 * SESSIONS).contains(&asked), "{role}: {asked} times");
+    }
+    // Who looks from outside is let in by what the file says now as well.
+    let status = ["status", "FILE", "--require", "streaming"];
+    stage.run(&status).await.expect(0);
+    for secret in ["zweites", "drittes"] {
+        assert!(!stage.log().contains(secret), "a password is told");
+    }
+    assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
 }
 
 async fn alter(server: &PostgresServer, role: &str, what: &str) {
