@@ -1,9 +1,9 @@
 // Made by web/build.mjs of web/src.
 &[
     File {
-        name: "app-8f37170f94.js",
-        plain: include_bytes!("app-8f37170f94.js"),
-        packed: include_bytes!("app-8f37170f94.js.gz"),
+        name: "app-3e6b5506f2.js",
+        plain: include_bytes!("app-3e6b5506f2.js"),
+        packed: include_bytes!("app-3e6b5506f2.js.gz"),
     },
     File {
         name: "index.html",

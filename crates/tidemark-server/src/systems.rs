@@ -232,6 +232,8 @@ pub struct CutoverWishes {
     pub silence: Duration,
     /// How long writers may take to stop, and the pipeline to drain.
     pub patience: Duration,
+    /// How long writers may stand still, at most.
+    pub max_downtime: Duration,
     /// The target's sequences are set so many values ahead.
     pub sequence_margin: u32,
     /// Whoever wants it stops the writers with this command, where they are; the server asks for that.

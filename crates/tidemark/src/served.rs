@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
@@ -14,6 +15,7 @@ use tidemark_core::pipeline::options::Until;
 use tidemark_core::schema::TableName;
 use tidemark_core::source::Slot;
 use tidemark_core::standing::Standing;
+use tidemark_core::verify::progress::Progress;
 use tidemark_core::{Context, Error, Result};
 use tidemark_server::systems::{
     self as served, Connection, CutoverWishes, Database, Definition, Place, Reconciling, Systems,
@@ -23,9 +25,9 @@ use crate::pipeline_file::{CONNECTIONS, Opened, text};
 use crate::problem::Failure;
 use crate::surroundings::Around;
 use crate::systems::{self, ReadAgain};
-use crate::verbs::cutover::{self, Company, Home, Hook, Stopped};
+use crate::verbs::cutover::{self, Company, Comparing, Home, Hook, Stopped};
 use crate::verbs::run::options;
-use crate::verbs::{check, plan, reconcile, sequences, status};
+use crate::verbs::{check, plan, reconcile, sequences, status, verify};
 
 /// See the module's text.
 #[derive(Clone, Debug, Default)]
@@ -241,15 +243,23 @@ impl Systems for Served {
     }
 }
 
+/// How often it is told how far a comparison is.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+
+/// What was done of a cutover so far.
+fn under_way(report: &cutover::Report) -> Value {
+    let mut so_far = report.data(None);
+    so_far["result"] = json!("under_way");
+    so_far
+}
+
 /// The server, as the verb has the person at the command line.
 struct Asker<'a>(&'a dyn served::Company);
 
 #[async_trait]
 impl Company for Asker<'_> {
     async fn hears(&self, _: &str, report: &cutover::Report) {
-        let mut so_far = report.data(None);
-        so_far["result"] = json!("under_way");
-        self.0.hears(so_far).await;
+        self.0.hears(under_way(report)).await;
     }
 
     async fn agrees(&self, effect: String) -> Result<(), Failure> {
@@ -258,6 +268,33 @@ impl Company for Asker<'_> {
 
     async fn runs(&self, hook: Hook, command: &str) -> Result<(), Failure> {
         Ok(self.0.runs(hook, command).await?)
+    }
+
+    async fn waits<'a>(
+        &self,
+        mut comparing: Comparing<'a>,
+        progress: &Progress,
+        so_far: &cutover::Report,
+    ) {
+        let mut told = String::new();
+        let mut tick = tokio::time::interval(TELL_EVERY);
+        loop {
+            tokio::select! {
+                () = &mut comparing => return,
+                _ = tick.tick() => {}
+            }
+            let how_far = verify::how_far(progress);
+            if how_far != told {
+                let mut so_far = under_way(so_far);
+                so_far["comparing"] = json!(how_far);
+                // The comparison goes on meanwhile.
+                tokio::select! {
+                    () = &mut comparing => return,
+                    () = self.0.hears(so_far) => {}
+                }
+                told = how_far;
+            }
+        }
     }
 
     async fn stops(&self) -> Result<Stopped, Failure> {
@@ -356,6 +393,7 @@ fn wishes(asked: &CutoverWishes) -> cutover::Wishes {
         fence: asked.fence,
         silence: asked.silence,
         patience: asked.patience,
+        max_downtime: asked.max_downtime,
         sequence_margin: asked.sequence_margin,
     }
 }

@@ -22,7 +22,7 @@ use tidemark_postgres::cutover::objects::LeftBehind;
 use tidemark_postgres::cutover::{fence, objects};
 use tidemark_postgres::source::{PgSource, PgSourceOptions, RelayOptions};
 use tidemark_postgres::target::{Origin, PgTarget, origin};
-use tidemark_postgres::wire::{Connection, Role};
+use tidemark_postgres::wire::{Connection, Role, quote_ident, quote_literal};
 use tidemark_server::systems::{
     ColumnFound, Database, DatabaseAbout, Part, SchemaFound, TableFound,
 };
@@ -154,6 +154,16 @@ pub(crate) async fn drop_slot(config: &PipelineConfig, name: &str) -> Result<(),
         .context(|| format!("drop slot {name}"))?;
     connection.close().await;
     Ok(())
+}
+
+/// The statements that remove what a pipeline has on its source, for a person to run there.
+pub(crate) fn removal_of_log(config: &PipelineConfig) -> String {
+    let postgres = &config.source.postgres;
+    format!(
+        "SELECT pg_drop_replication_slot({}); DROP PUBLICATION IF EXISTS {}",
+        quote_literal(&postgres.slot),
+        quote_ident(&postgres.publication)
+    )
 }
 
 /// Whether the role of a side may mark what it applies there.

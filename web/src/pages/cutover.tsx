@@ -17,6 +17,7 @@ interface Report {
   undone: string[];
   left_behind: { kind: string; name: string; note: string | null; sql: string | null }[];
   asks?: string | null;
+  comparing?: string | null;
 }
 
 type Told = Operation & { data: Report | null };
@@ -116,10 +117,11 @@ export function CutoverDialog({ one, onClose }: { one: Pipeline; onClose: () => 
 }
 
 function Steps({ report }: { report: Report }) {
+  const isUnderWay = report.result === "under_way";
   return (
     <ol class="steps" aria-label="steps">
       {report.steps.map((step) => (
-        <li key={step.name}><span class={step.done ? "ok" : "error"}>{step.done ? "✓" : "✗"}</span> {step.name}{step.text && <span class="muted"> {step.text}</span>}{step.seconds !== null && report.result !== "rehearsed" && <span class="muted"> ({seconds(step.seconds)})</span>}</li>
+        <li key={step.name}><span class={step.done ? "ok" : isUnderWay ? "muted" : "error"}>{step.done ? "✓" : isUnderWay ? "…" : "✗"}</span> {step.name}{step.text && <span class="muted"> {step.text}</span>}{!step.done && report.comparing && <span class="muted"> {report.comparing}</span>}{step.seconds !== null && report.result !== "rehearsed" && <span class="muted"> ({seconds(step.seconds)})</span>}</li>
       ))}
     </ol>
   );

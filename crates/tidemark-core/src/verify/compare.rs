@@ -32,6 +32,7 @@ use crate::source::{Snapshot, Source};
 use crate::target::Target;
 
 use super::difference::{Difference, differences};
+use super::progress::Progress;
 use super::standstill::{Ask, Standstill, standstill};
 use super::{Digest, View};
 
@@ -75,6 +76,8 @@ pub struct Request {
     pub differences_max: usize,
     /// By which the pipeline knows who holds it.
     pub hold: HoldId,
+    /// Counts along.
+    pub progress: Arc<Progress>,
 }
 
 /// What a verification found.
@@ -167,6 +170,11 @@ impl TableReport {
         }
     }
 
+    /// Whether it was not compared only because it was emptied or rewritten meanwhile, each time.
+    pub fn has_moved(&self) -> bool {
+        self.outcome == Outcome::NotCompared(MOVED.into())
+    }
+
     fn not_compared(&mut self, err: &Error) {
         let why = if err.code() == codes::TABLE_REWRITTEN {
             MOVED.to_owned()
@@ -196,10 +204,11 @@ pub async fn verify(
     pipeline: &dyn Ask,
     request: &Request,
 ) -> Result<Report> {
+    request.progress.begin(request.tables.len());
     let mut report = at_a_standstill(source, target, pipeline, request).await?;
     for _ in 1..ROUNDS_MAX {
-        let is_moved = |table: &TableReport| table.outcome == Outcome::NotCompared(MOVED.into());
-        let moved: Vec<TableReport> = report.tables.extract_if(.., |t| is_moved(t)).collect();
+        let moved = report.tables.extract_if(.., |table| table.has_moved());
+        let moved: Vec<TableReport> = moved.collect();
         if moved.is_empty() {
             break;
         }
@@ -245,6 +254,7 @@ pub async fn verify_still(
     let target_view = target.view().await?;
     let views = (snapshot.view().await?, target_view);
     let position = snapshot.tidemark().after;
+    request.progress.begin(request.tables.len());
     let mut report = compare(snapshot.as_ref(), position, views, request, |_| None).await?;
     report.sort();
     Ok(report)
@@ -285,6 +295,7 @@ pub(crate) async fn compare_range(
         target,
         mapping,
         differences_max,
+        progress: &Progress::default(),
     };
     let ranges = std::slice::from_ref(range);
     sides.table(ranges, Depth::Deep, first, &mut report).await?;
@@ -304,6 +315,7 @@ async fn compare(
         if let Some(why) = why_not(mapping) {
             report.outcome = Outcome::NotCompared(why);
             tables.push(report);
+            request.progress.table_done();
             continue;
         }
         let mut sides = Sides {
@@ -311,6 +323,7 @@ async fn compare(
             target: target.as_mut(),
             mapping,
             differences_max: request.differences_max,
+            progress: &request.progress,
         };
         let compared = async {
             let ranges = ranges(snapshot, mapping, request.depth).await?;
@@ -326,6 +339,10 @@ async fn compare(
             }
             // Only this table cannot be read.
             Err(err) => report.not_compared(&err),
+        }
+        // One that moved is looked at again.
+        if !report.has_moved() {
+            request.progress.table_done();
         }
         tables.push(report);
     }
@@ -392,6 +409,7 @@ struct Sides<'a> {
     target: &'a mut dyn View,
     mapping: &'a TableMapping,
     differences_max: usize,
+    progress: &'a Progress,
 }
 
 impl Sides<'_> {
@@ -426,6 +444,7 @@ impl Sides<'_> {
                 }
             };
             let [on_source, on_target] = rows;
+            self.progress.range_done(on_source.max(on_target));
             report.source_rows += on_source;
             report.target_rows += on_target;
             let mut outcome = Outcome::Identical;

@@ -80,6 +80,8 @@ struct CutoverBody {
     silence_seconds: f64,
     /// How long writers may take to stop, and the pipeline to drain, up to a day.
     patience_seconds: f64,
+    /// How long writers may stand still before it is given up, up to a day.
+    max_downtime_seconds: f64,
     /// The target's sequences are set so many values ahead of the source's.
     sequence_margin: u32,
     /// Whoever asks stops the writers with this command, on their own machine: the operation asks for that
@@ -98,6 +100,7 @@ impl Default for CutoverBody {
             fence: false,
             silence_seconds: 3.0,
             patience_seconds: 60.0,
+            max_downtime_seconds: 3_600.0,
             sequence_margin: 1_000,
             stop_writers: None,
             start_writers: None,
@@ -119,6 +122,7 @@ impl CutoverBody {
             fence: self.fence,
             silence: time(self.silence_seconds, Duration::from_hours(1))?,
             patience: time(self.patience_seconds, Duration::from_hours(24))?,
+            max_downtime: time(self.max_downtime_seconds, Duration::from_hours(24))?,
             sequence_margin: self.sequence_margin,
             stop_writers: self.stop_writers,
             start_writers: self.start_writers,

@@ -263,6 +263,7 @@ impl Supervisor {
             depth,
             differences_max: 10_000,
             hold: HoldId::random(),
+            progress: Arc::default(),
         };
         let (source, target) = (opened.source.as_ref(), opened.target.as_ref());
         let began = Instant::now();

@@ -56,6 +56,7 @@ pub(crate) async fn verify(
             depth,
             differences_max: DIFFERENCES_MAX,
             hold: HoldId::random(),
+            progress: Arc::default(),
         };
         let (source, target) = (opened.source.as_ref(), opened.target.as_ref());
         match compare::verify(source, target, &alive.commander, &request).await {

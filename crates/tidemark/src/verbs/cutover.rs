@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -15,21 +15,23 @@ use tidemark_core::catalogue::{Code, codes};
 use tidemark_core::control::{Command, HoldId};
 use tidemark_core::finding::Side;
 use tidemark_core::pipeline::options::Until;
+use tidemark_core::verify::progress::Progress;
 use tidemark_core::verify::standstill::Ask;
 use tidemark_core::{Context, Error};
 
 use crate::invocation::Invocation;
 use crate::output::numbers::parse_duration;
-use crate::output::waiting::during;
+use crate::output::waiting::told;
 use crate::output::{Answer, Outcome};
 use crate::pipeline_file::{Opened, Which};
 use crate::problem::Failure;
 use crate::seen::Seen;
 use crate::verbs::run::{self, Running};
-use crate::verbs::verify::{COMPARING, Elsewhere};
+use crate::verbs::verify::{Elsewhere, how_far};
 use crate::{standing, systems};
 
 mod back;
+mod compared;
 mod report;
 mod steps;
 mod there;
@@ -98,6 +100,9 @@ pub(crate) struct Wishes {
     /// How long writers may take to stop, and the pipeline to drain
     #[arg(long, value_name = "TIME", default_value = "1m", value_parser = parse_duration)]
     pub(crate) patience: Duration,
+    /// Give up, and let writers write again, where they would stand still for longer
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_duration)]
+    pub(crate) max_downtime: Duration,
     /// Set the target's sequences so many values ahead of the source's
     #[arg(long, value_name = "VALUES", default_value_t = 1_000)]
     pub(crate) sequence_margin: u32,
@@ -118,10 +123,8 @@ pub(crate) trait Company: Send + Sync {
     /// Has a command of whoever wants this run, where they are.
     async fn runs(&self, hook: Hook, command: &str) -> Result<(), Failure>;
 
-    /// Both sides are being compared.
-    async fn waits<'a>(&self, comparing: Comparing<'a>) {
-        comparing.await;
-    }
+    /// Both sides are being compared; what was done before, and how far this is by now.
+    async fn waits<'a>(&self, comparing: Comparing<'a>, progress: &Progress, so_far: &Report);
 
     /// Stops the pipeline in order, where that is for it to do.
     async fn stops(&self) -> Result<Stopped, Failure> {
@@ -162,8 +165,8 @@ impl Company for Person<'_> {
         writers::run(command, self.name).await
     }
 
-    async fn waits<'a>(&self, comparing: Comparing<'a>) {
-        during(&self.invocation.talk, COMPARING, comparing).await;
+    async fn waits<'a>(&self, comparing: Comparing<'a>, progress: &Progress, _: &Report) {
+        told(&self.invocation.talk, || how_far(progress), comparing).await;
     }
 
     async fn gives_up(&self) -> Failure {
@@ -356,6 +359,8 @@ struct Cutover<'a> {
     /// Whether this process runs the pipeline.
     runs_here: bool,
     hold: HoldId,
+    /// Of the comparison that is under way, or was the last.
+    progress: Arc<Progress>,
     undo: Mutex<Undo<'a>>,
     report: Mutex<Report>,
 }
@@ -419,6 +424,7 @@ impl<'a> Cutover<'a> {
             home,
             runs_here: false,
             hold: HoldId::random(),
+            progress: Arc::default(),
             undo: Mutex::default(),
             report: Mutex::new(Report::new(opened.name(), is_rehearsal)),
         })
@@ -426,7 +432,8 @@ impl<'a> Cutover<'a> {
 
     /// What it has come to, after everything was taken back if it came to nothing.
     async fn end(&self, done: Result<(), Failure>) -> Ended {
-        let failure = done.err();
+        let word = self.opened.word();
+        let failure = done.err().map(|failure| failure.of_pipeline(&word));
         if failure.is_some() {
             let undone = self.take_back().await;
             self.with_report(|report| report.undone = undone);
@@ -468,10 +475,7 @@ impl<'a> Cutover<'a> {
             said.push(if back_gone {
                 "the way back is removed again".to_owned()
             } else {
-                format!(
-                    "slot and publication of {} may still be on the target",
-                    back.name()
-                )
+                back.left()
             });
         }
         let word = self.opened.word();

@@ -20,6 +20,7 @@ use tidemark_core::verify::compare::{
     self, Depth, Outcome as Compared, Report, Request, TableReport,
 };
 use tidemark_core::verify::difference::{self, Difference};
+use tidemark_core::verify::progress::Progress;
 use tidemark_core::verify::repair;
 use tidemark_core::verify::standstill::Ask;
 
@@ -27,7 +28,7 @@ use crate::invocation::Invocation;
 use crate::output::numbers::{counted, duration, grouped};
 use crate::output::style::Tone;
 use crate::output::table::{Cell, Column, Table};
-use crate::output::waiting::during;
+use crate::output::waiting::{during, told};
 use crate::output::{Answer, Outcome, Verdict, put};
 use crate::pipeline_file::{Opened, Which, table_word};
 use crate::problem::Failure;
@@ -73,7 +74,7 @@ const HOLD_WITHIN: Duration = Duration::from_mins(10);
 /// How long a pipeline that is held may take to hear that it need not be.
 const RELEASE_WITHIN: Duration = Duration::from_secs(5);
 /// What takes the time.
-pub(crate) const COMPARING: &str = "comparing both sides";
+const COMPARING: &str = "comparing both sides";
 const REPAIRING: &str = "copying anew what differs";
 
 /// A pipeline that runs elsewhere, spoken to by way of the target.
@@ -239,6 +240,7 @@ pub(crate) async fn request(
         depth,
         differences_max: DIFFERENCES_MAX,
         hold: HoldId::random(),
+        progress: Arc::default(),
     })
 }
 
@@ -248,7 +250,19 @@ pub(crate) async fn compare(
     opened: &Opened,
     request: &Request,
 ) -> Result<Report, Failure> {
-    during(&invocation.talk, COMPARING, sides(opened, request)).await
+    let so_far = || how_far(&request.progress);
+    told(&invocation.talk, so_far, sides(opened, request)).await
+}
+
+/// What takes the time, and how far it is.
+pub(crate) fn how_far(progress: &Progress) -> String {
+    let (done, tables) = progress.tables();
+    if tables == 0 {
+        // The pipeline is not where both sides can be read.
+        return COMPARING.to_owned();
+    }
+    let (tables, rows) = (counted(tables, "table"), counted(progress.rows(), "row"));
+    format!("{COMPARING}: {done} of {tables}, {rows}")
 }
 
 /// The same without a word.

@@ -137,16 +137,20 @@ async fn compared(
     let mapping = mapping();
     let (mut source, mut target) = (Rows::of(source), Rows::of(target));
     let mut report = TableReport::new(&mapping, Position::PgLsn(Lsn(1)));
+    let progress = Progress::default();
     let mut sides = Sides {
         source: &mut source,
         target: &mut target,
         mapping: &mapping,
         differences_max,
+        progress: &progress,
     };
     let ranges = ranges(5);
     let table = sides.table(&ranges, Depth::Deep, First::Digest, &mut report);
     table.await.unwrap();
     assert_eq!(source.asked, target.asked);
+    let compared = report.source_rows.max(report.target_rows);
+    assert!(progress.rows() >= compared, "{progress:?}");
     (report, source.asked)
 }
 

@@ -107,13 +107,14 @@ impl Home for Beside {
     }
 
     async fn keep(&self, text: String) -> Result<String, Failure> {
-        let written = std::fs::OpenOptions::new()
+        let made = std::fs::OpenOptions::new()
             .write(true)
             .create_new(true)
-            .open(&self.file)
-            .and_then(|mut file| file.write_all(text.as_bytes()));
+            .open(&self.file);
+        // From here on it is ours, be it half written.
+        self.is_written.store(made.is_ok(), Ordering::Relaxed);
+        let written = made.and_then(|mut file| file.write_all(text.as_bytes()));
         written.map_err(|err| self.failed("write", &err))?;
-        self.is_written.store(true, Ordering::Relaxed);
         Ok(self.file.display().to_string())
     }
 
@@ -133,17 +134,25 @@ pub(super) struct Back<'a> {
     source: Arc<dyn Source>,
     tables: Vec<TableName>,
     draft: Table,
+    /// The statements that remove what it has on the target.
+    removal: String,
 }
 
 impl Back<'_> {
-    pub(super) fn name(&self) -> &str {
-        &self.pipeline
+    /// What may be there of it still, and how that is removed.
+    pub(super) fn left(&self) -> String {
+        format!(
+            "slot and publication of {} may still be on the target: {}",
+            self.pipeline, self.removal
+        )
     }
 
-    /// Removes what was made of it.
+    /// Removes what was made of it. Where it is kept comes first: what is left there refuses the next cutover,
+    /// while the target may take its time, or not answer at all.
     pub(super) async fn take_back(&self) -> Result<(), Failure> {
+        let removed = self.home.remove().await;
         self.source.take_back().await?;
-        self.home.remove().await
+        removed
     }
 }
 
@@ -160,6 +169,16 @@ impl<'a> Cutover<'a> {
         }
         let opened = home.open(written(&draft, None))?;
         self.is_turned_round(&opened)?;
+        let removal = systems::removal_of_log(&opened.config);
+        let slot = &opened.config.source.postgres.slot;
+        let mut slots = systems::slots(&opened.config).await?.into_iter();
+        if slots.any(|found| found.name == *slot) {
+            // Told before anybody is stopped, since none can be made in its place.
+            let text = format!("slot {slot} is on the target already");
+            let action = format!("if nobody reads it any more, on the target: {removal}");
+            let err = Error::definite(codes::CUTOVER_NO_WAY_BACK, text);
+            return Err(err.first_action(action).into());
+        }
         let checked = verbs::check::look(&opened).await?;
         let failed: Vec<String> = checked
             .findings
@@ -181,6 +200,7 @@ impl<'a> Cutover<'a> {
                 .map(|mapping| mapping.target.clone())
                 .collect(),
             draft,
+            removal,
         };
         let text = format!("{} could run", back.pipeline);
         Ok((back, text))

@@ -112,6 +112,12 @@ impl Report {
         self.lines(self.steps.len().saturating_sub(1)).concat()
     }
 
+    /// The step that is not done yet.
+    pub(super) fn under_way(&self) -> Option<&str> {
+        let last = self.steps.last().filter(|step| step.done.is_none());
+        last.map(|step| step.name.as_str())
+    }
+
     /// Whether a step of this name is done.
     pub(super) fn is_done(&self, name: &str) -> bool {
         let mut steps = self.steps.iter();

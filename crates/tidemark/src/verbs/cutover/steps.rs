@@ -10,9 +10,10 @@ use tidemark_core::mapping::TableMapping;
 use tidemark_core::position::Position;
 use tidemark_core::status::{PipelineState, TableStatus, TableStatusState};
 use tidemark_core::target::all_set;
-use tidemark_core::verify::compare::{self, Depth};
 use tidemark_core::verify::standstill::Ask;
 
+use super::back::Back;
+use super::compared::Weight;
 use super::report::Left;
 use super::{Cutover, Stopped};
 use crate::output::numbers::{bytes, counted, duration, parse_rfc3339};
@@ -33,7 +34,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const HOLD_SECONDS: u32 = 2;
 const HOLD_EVERY: Duration = Duration::from_millis(50);
 
-impl Cutover<'_> {
+impl<'a> Cutover<'a> {
     /// From a pipeline that streams to a target that may be written to.
     pub(super) async fn switch(&self) -> Result<(), Failure> {
         let mappings = self.mappings().await?;
@@ -56,15 +57,35 @@ impl Cutover<'_> {
             self.company.agrees(effect.to_owned()).await?;
         }
         let stopped_at = Instant::now();
+        let limit = self.wishes.max_downtime;
+        let proof = Box::pin(self.while_nobody_writes(back, &mappings));
+        let proven = tokio::time::timeout(limit, proof).await;
+        let position = proven.unwrap_or_else(|_| Err(self.too_long(limit).into()))?;
+        self.with_report(|report| {
+            report.position = Some(position);
+            report.downtime = Some(stopped_at.elapsed());
+        });
+        // From here on the target may be written to: nothing is taken back any more.
+        self.undo().is_past = true;
+        self.step("switched", self.stop_pipeline()).await
+    }
+
+    /// From stopping the writers to the proof that the target has everything; up to where.
+    async fn while_nobody_writes(
+        &self,
+        back: Option<Back<'a>>,
+        mappings: &[TableMapping],
+    ) -> Result<Position, Failure> {
         let writers = async { Ok(((), self.stop_writers().await?)) };
         self.step("writers", writers).await?;
         let silent = self.in_time(self.silent());
         let (mut watch, end) = self.step("silence", silent).await?;
         let drained = self.in_time(self.drained(end));
         self.step("drained", drained).await?;
-        let sequences = self.in_time(self.sequences(&mappings));
+        let sequences = self.in_time(self.sequences(mappings));
         self.step("sequences", sequences).await?;
-        self.step("compared", self.compared()).await?;
+        // How long that takes the rows tell: `--max-downtime` is its end.
+        self.step("compared", self.compared(Weight::Proof)).await?;
         if let Some(back) = back {
             let made = self.in_time(self.make_back(back));
             self.step("way back made", made).await?;
@@ -79,15 +100,27 @@ impl Cutover<'_> {
                 format!("nothing was written up to {}", seen.position),
             ))
         };
-        let position = self.step("still silent", self.in_time(still)).await?;
-        drop(watch);
-        self.with_report(|report| {
-            report.position = Some(position);
-            report.downtime = Some(stopped_at.elapsed());
-        });
-        // From here on the target may be written to: nothing is taken back any more.
-        self.undo().is_past = true;
-        self.step("switched", self.stop_pipeline()).await
+        self.step("still silent", self.in_time(still)).await
+    }
+
+    /// Writers have stood still for as long as they may.
+    fn too_long(&self, limit: Duration) -> Error {
+        let step = self.with_report(|report| report.under_way().map(str::to_owned));
+        let step = step.unwrap_or_else(|| "the next step".to_owned());
+        let how_far = match step.as_str() {
+            "compared" => format!(" ({})", verify::how_far(&self.progress)),
+            _ => String::new(),
+        };
+        let text = format!(
+            "writers have stood still for {}, as long as --max-downtime lets them, and `{step}` is not \
+             done{how_far}",
+            duration(limit)
+        );
+        let word = self.opened.word();
+        not_ready(text).first_action(format!(
+            "see how long a comparison takes: tidemark verify {word}; then begin again with a longer \
+             --max-downtime"
+        ))
     }
 
     /// A step for which writers stand still. Each has its own limits; a server that takes a question and never
@@ -101,7 +134,8 @@ impl Cutover<'_> {
         done.unwrap_or_else(|_| {
             let limit = duration(limit);
             let text = format!("a server has not answered within {limit}");
-            let answers = "see that both servers answer: tidemark check NAME";
+            let word = self.opened.word();
+            let answers = format!("see that both servers answer: tidemark check {word}");
             Err(not_ready(text).first_action(answers).into())
         })
     }
@@ -259,44 +293,8 @@ impl Cutover<'_> {
     async fn verified(&self) -> Result<((), String), Failure> {
         match self.recently_verified().await? {
             Some(text) => Ok(((), text)),
-            None => self.compared().await,
+            None => self.compared(Weight::Impression).await,
         }
-    }
-
-    /// Every value of both sides.
-    async fn compared(&self) -> Result<((), String), Failure> {
-        self.undo().held = true;
-        let request = compare::Request {
-            hold: self.hold,
-            ..verify::request(self.opened, &[], Depth::Deep).await?
-        };
-        let mut compared = None;
-        let comparing = async { compared = Some(verify::sides(self.opened, &request).await) };
-        self.company.waits(Box::pin(comparing)).await;
-        let died = || Error::definite(codes::INTERNAL, "the comparison died");
-        let report = compared.ok_or_else(died)??;
-        self.undo().held = false;
-        if report.is_identical() {
-            let rows = counted(report.rows(), "row");
-            self.with_report(|said| said.rows = Some(report.rows()));
-            return Ok(((), format!("{rows} identical at {}", report.position)));
-        }
-        let differ = report
-            .tables
-            .iter()
-            .filter(|table| table.outcome != compare::Outcome::Identical)
-            .map(|table| table.source.to_string());
-        let differ: Vec<String> = differ.collect();
-        Err(Error::definite(
-            codes::CUTOVER_DIFFERENT,
-            format!(
-                "{} at {}: {}",
-                report.word(),
-                report.position,
-                differ.join(", ")
-            ),
-        )
-        .into())
     }
 
     async fn left_behind(&self, mappings: &[TableMapping]) -> Result<((), String), Failure> {

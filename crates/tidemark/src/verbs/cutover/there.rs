@@ -1,6 +1,8 @@
 //! A cutover by a server. The server asks back where others would notice what comes next, and takes
 //! everything back when nobody agrees, or whoever asked goes away.
 
+use std::time::{Duration, Instant};
+
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -33,6 +35,7 @@ pub(super) async fn run(
         "fence": wishes.fence,
         "silence_seconds": wishes.silence.as_secs_f64(),
         "patience_seconds": wishes.patience.as_secs_f64(),
+        "max_downtime_seconds": wishes.max_downtime.as_secs_f64(),
         "sequence_margin": wishes.sequence_margin,
         "stop_writers": wishes.stop_writers,
         "start_writers": wishes.start_writers,
@@ -85,7 +88,12 @@ struct Asks {
     asks: Option<String>,
     /// Which of our commands is to be run.
     runs: Option<Hook>,
+    /// How far a comparison is, while there is one.
+    comparing: Option<String>,
 }
+
+/// How often that is said.
+const TELL_EVERY: Duration = Duration::from_secs(30);
 
 /// Follows a cutover.
 struct Following<'a> {
@@ -95,6 +103,8 @@ struct Following<'a> {
     operation: &'a str,
     /// How many steps were said.
     said: usize,
+    /// When something was said last.
+    said_at: Instant,
     /// What was answered last: the server may still show that.
     answered: Option<String>,
     /// Nothing is agreed to any more; all there is to do is to start the writers again.
@@ -114,6 +124,7 @@ impl<'a> Following<'a> {
             wishes,
             operation,
             said: 0,
+            said_at: Instant::now(),
             answered: None,
             gives_up: false,
         }
@@ -132,6 +143,13 @@ impl<'a> Following<'a> {
                 for line in report.lines(self.said) {
                     self.invocation.talk.say(&line);
                     self.said += 1;
+                    self.said_at = Instant::now();
+                }
+                if let Some(how_far) = &asks.comparing
+                    && self.said_at.elapsed() >= TELL_EVERY
+                {
+                    self.invocation.talk.say(&format!("  {how_far}"));
+                    self.said_at = Instant::now();
                 }
                 if is_over {
                     return Ok(());

@@ -38,7 +38,8 @@ impl Cutover<'_> {
 
     async fn fence(&self) -> Result<String, Failure> {
         let config = &self.opened.config;
-        let fence = if systems::is_fenced(config, Side::Source).await? {
+        let is_fenced = systems::is_fenced(config, Side::Source);
+        let fence = if self.in_time(is_fenced).await? {
             Fence::Found
         } else {
             Fence::Ours

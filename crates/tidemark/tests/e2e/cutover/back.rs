@@ -6,6 +6,7 @@ use tidemark_lab::server::PostgresServer;
 use tidemark_lab::traffic::{Pace, Traffic};
 use tidemark_lab::wait_for;
 
+use super::given_up::Going;
 use super::handed_over::stage_clear;
 use super::{BANK, shop, step};
 use crate::asks::text;
@@ -188,9 +189,56 @@ async fn a_way_back_that_is_given_up_leaves_nothing() {
     assert_eq!(text(&stage.target, slots).await.unwrap(), "0");
     assert_eq!(text(&stage.target, publications).await.unwrap(), "0");
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "theirs\n");
+    std::fs::remove_file(&file).unwrap();
+    is_taken_back_where_the_target_keeps_it(&stage, &file).await;
     stage.assert_equal().await;
     assert_eq!(run.terminate().await, Some(0));
     stage_clear(&stage).await;
+}
+
+/// What was made on the target cannot be removed: the file goes all the same, so that the next cutover can
+/// make one, and what is left is told before anybody is stopped again.
+async fn is_taken_back_where_the_target_keeps_it(stage: &Stage, file: &std::path::Path) {
+    let (back, server) = (file.to_str().unwrap(), stage.target_server);
+    let keeper = "CREATE FUNCTION keeps() RETURNS event_trigger LANGUAGE plpgsql AS
+            'BEGIN RAISE ''not now''; END';
+        CREATE EVENT TRIGGER keeps ON ddl_command_start WHEN TAG IN ('DROP PUBLICATION')
+            EXECUTE FUNCTION keeps()";
+    stage.target_sql(keeper).await;
+    // Publishing the table waits for this, comparing and applying do not.
+    let other = server.client_to(&stage.target_name).await.unwrap();
+    let lock = "BEGIN; LOCK TABLE orders IN SHARE UPDATE EXCLUSIVE MODE";
+    other.batch_execute(lock).await.unwrap();
+    let page = stage.directory().join("page.md");
+    let arguments = ["--silence", "200ms", "--reverse", back, "--report"];
+    let going = Going::start(stage, &[&arguments[..], &[page.to_str().unwrap()]].concat());
+    going.wait_for(" compared ").await;
+    let late = "INSERT INTO orders (what) VALUES ('after the proof')";
+    stage.source_sql(late).await;
+    other.batch_execute("COMMIT").await.unwrap();
+    let (code, said) = going.ended().await;
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.contains(" way back made "), "{said}");
+    let page = std::fs::read_to_string(page).unwrap();
+    let left = "may still be on the target: SELECT pg_drop_replication_slot('tidemark_cutover_noback_back')";
+    assert!(page.contains(left), "{page}");
+    assert!(!file.exists(), "it would refuse the next one");
+
+    let drop = "DROP EVENT TRIGGER keeps; DROP FUNCTION keeps;
+        DROP PUBLICATION tidemark_cutover_noback_back";
+    stage.target_sql(drop).await;
+    let rehearsal = ["--dry-run", "--reverse", back];
+    stage.cutover(&rehearsal).await.expect(0);
+    let slot =
+        "SELECT pg_create_logical_replication_slot('tidemark_cutover_noback_back', 'pgoutput')";
+    stage.target_sql(slot).await;
+    let error = stage.cutover(&rehearsal).await.expect(6).json()["error"].clone();
+    assert_eq!(error["code"], "TM6075", "{error}");
+    assert!(
+        error.to_string().contains("pg_drop_replication_slot"),
+        "{error}"
+    );
+    drop_slot(&stage.target, "cutover_noback_back").await;
 }
 
 /// A table without a key takes updates on the source, which logs whole rows. The target does not, and once

@@ -8,16 +8,17 @@ use tokio::process::{Child, Command};
 
 use super::handed_over::stage_clear;
 use super::{shop, step};
+use crate::asks::text;
 use crate::stage::{PATIENCE, Ran, Running, Stage};
 
 /// A cutover under way, as a person would start it.
-struct Going {
+pub(super) struct Going {
     child: Child,
     log: std::path::PathBuf,
 }
 
 impl Going {
-    fn start(stage: &Stage, more: &[&str]) -> Going {
+    pub(super) fn start(stage: &Stage, more: &[&str]) -> Going {
         let mut arguments = vec!["cutover", "FILE", "--yes"];
         arguments.extend(more);
         let log = stage.directory().join("cutover.log");
@@ -44,7 +45,7 @@ impl Going {
     }
 
     /// Waits until a step is done.
-    async fn wait_for(&self, step: &str) {
+    pub(super) async fn wait_for(&self, step: &str) {
         wait_for(PATIENCE, &format!("step {step}"), || async {
             Ok(self.said().contains(step).then_some(()))
         })
@@ -59,7 +60,7 @@ impl Going {
     }
 
     /// Waits for its end; its exit code and what it said.
-    async fn ended(mut self) -> (Option<i32>, String) {
+    pub(super) async fn ended(mut self) -> (Option<i32>, String) {
         let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
         let code = ended.expect("it ends").unwrap().code();
         (code, self.said())
@@ -159,6 +160,9 @@ async fn f56_interrupted_at_any_step_the_source_takes_writes_and_the_pipeline_st
     run.signal(Signal::CONT);
     goes_on(&stage, &mut run).await;
 
+    stands_still_no_longer_than_it_may(&stage).await;
+    goes_on(&stage, &mut run).await;
+
     // By a time limit, which on a busy machine may be over before there is a fence.
     let ran = stage
         .cutover(&["--fence", "--silence", "10m", "--timeout", "10s"])
@@ -174,6 +178,40 @@ async fn f56_interrupted_at_any_step_the_source_takes_writes_and_the_pipeline_st
     goes_on(&stage, &mut run).await;
     assert_eq!(run.terminate().await, Some(0));
     stage_clear(&stage).await;
+}
+
+/// The proof takes longer than writers may stand still: both sides are read at one position, which waits for a
+/// transaction elsewhere on the source's server.
+async fn stands_still_no_longer_than_it_may(stage: &Stage) {
+    let page = stage.directory().join("page.md");
+    let page = page.to_str().unwrap();
+    let bound = ["--fence", "--silence", "2s", "--max-downtime", "10s"];
+    let going = Going::start(stage, &[&bound[..], &["--report", page]].concat());
+    going.wait_for(" writers ").await;
+    // What watches silence waits for such a transaction as well, until it can begin.
+    let watches = "SELECT count(*) > 0 FROM pg_replication_slots WHERE temporary \
+                   AND database = current_database() AND confirmed_flush_lsn IS NOT NULL";
+    wait_for(PATIENCE, "silence to be watched", || async {
+        let source = stage.on_source().await;
+        Ok((text(&source, watches).await? == "t").then_some(()))
+    })
+    .await
+    .unwrap_or_else(|err| panic!("{err:#}\n{}", going.said()));
+    let server = stage.source_server;
+    let elsewhere = server.client_to("postgres").await.unwrap();
+    let open = "BEGIN; SELECT pg_current_xact_id()";
+    elsewhere.batch_execute(open).await.unwrap();
+    let (code, said) = going.ended().await;
+    assert_eq!(code, Some(3), "{said}");
+    let page = std::fs::read_to_string(page).unwrap();
+    for words in [
+        "`compared` is not done (comparing both sides: 0 of ",
+        "the source takes writes again",
+        "the pipeline streams on",
+    ] {
+        assert!(page.contains(words), "{words} in {page}");
+    }
+    elsewhere.batch_execute("ROLLBACK").await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -249,6 +287,9 @@ async fn a_target_that_differs_is_not_handed_over() {
     stage.run(&["pause", "FILE"]).await.expect(0);
     let paused = stage.cutover(&[]).await.expect(3);
     assert_eq!(paused.json()["data"]["reason"]["code"], "TM6070");
+    let what_to_do = paused.json()["notices"].to_string();
+    let command = "tidemark tables cutover_differs tells";
+    assert!(what_to_do.contains(command), "{what_to_do}");
     assert!(!paused.stdout.contains("streams on"), "{}", paused.stdout);
     stage.run(&["resume", "FILE"]).await.expect(0);
 
