@@ -22,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::event::{Begin, Block, Event, RowChange, StreamTable, Truncate};
 use crate::mapping::{Mismatch, Projection, TableMapping};
 use crate::position::Position;
+use crate::schema::TableName;
 use crate::target::Origin;
 use crate::tidemark::low_half;
 
@@ -51,6 +52,8 @@ pub(crate) struct Work {
     pub(crate) received_at: Option<Instant>,
     /// Changes by route, for the counters.
     pub(crate) counts: Vec<(usize, u64)>,
+    /// What is said once it is committed, of tables that have another shape then.
+    pub(crate) reshaped: Vec<(TableName, String)>,
 }
 
 /// Changes of one table and transaction that are put aside.
@@ -120,6 +123,8 @@ pub(crate) struct Assembler {
     /// State changes that the next commit records.
     states: Vec<TableStateChange>,
     shapes: Vec<(usize, KnownShape)>,
+    /// What is said once that commit is in.
+    reshaped: Vec<(TableName, String)>,
     /// Ids of transactions that were assembled lately, for telling whether a snapshot has seen them.
     recent: VecDeque<u32>,
     committing: Vec<u32>,
@@ -165,6 +170,7 @@ impl Assembler {
             end: None,
             states: Vec::new(),
             shapes: Vec::new(),
+            reshaped: Vec::new(),
             recent: VecDeque::new(),
             committing: committing.iter().copied().map(low_half).collect(),
         }
@@ -320,6 +326,11 @@ impl Assembler {
             self.note_open();
         }
         Ok(())
+    }
+
+    /// Has it said, once the present transaction is committed, that the target has a table's new shape.
+    pub(crate) fn say_reshaped(&mut self, table: &TableName, text: String) {
+        self.reshaped.push((table.clone(), text));
     }
 
     /// Where a table's changes of the present transaction go.
@@ -609,6 +620,7 @@ impl Assembler {
                 .push(self.router.route(route).mapping.source().clone());
         }
         work.end = Some(update);
+        work.reshaped = std::mem::take(&mut self.reshaped);
         work
     }
 

@@ -161,9 +161,12 @@ pub(super) async fn reshape(
                 assembler.skip(route, table);
                 return Ok(Reshaped::Done);
             }
-            if is_changed {
-                let text = format!("{text}: done on the target too");
+            if is_changed && assembler.router.route(route).state.is_parked() {
+                let text = format!("{text}: kept among its changes, for when they are applied");
                 say(engine, &table.name, text);
+            } else if is_changed {
+                let text = format!("{text}: done on the target too");
+                assembler.say_reshaped(&table.name, text);
             }
             let known = &assembler.router.route(route).shape;
             let mut words = loosened(known, &mapping, &now, policy);

@@ -96,6 +96,10 @@ impl Stream<'_> {
                     .map(|park| (table(park.route), park.batch.len() as u64))
                     .collect(),
             }));
+        for (table, text) in work.reshaped {
+            let changed = PipelineEvent::SchemaChanged { table, text };
+            self.engine.observer.say(changed);
+        }
         for change in update.states {
             failpoint::reached(failpoint::STATE_COMMITTED);
             if let Some(route) = self.assembler.router.named(&change.table) {

@@ -1,6 +1,6 @@
 //! What the source demands of rows no more, the target takes too; what only the target demands stays.
 
-use crate::asks::text;
+use crate::asks::{Locked, text};
 use crate::stage::Stage;
 
 const STATES: &str = "SELECT string_agg(DISTINCT state, ',') FROM tidemark.table_state";
@@ -121,7 +121,7 @@ async fn f22_f44_a_reader_of_the_target_holds_up_no_other_table() {
     let stage = Stage::new("schema_looser_read").await;
     stage.source_sql(TABLES).await;
     stage.write("[verify]\nafter_load = \"off\"\n");
-    let run = stage.start_streaming().await;
+    let mut run = stage.start_streaming().await;
     stage.wait_until_identical().await;
     let reader = stage.target_server.client_to(&stage.target_name).await;
     let reader = reader.unwrap();
@@ -145,6 +145,17 @@ async fn f22_f44_a_reader_of_the_target_holds_up_no_other_table() {
     reader.batch_execute("COMMIT").await.unwrap();
     let there = "SELECT count(*) FROM pg_constraint WHERE conname = 'held_c'";
     stage.wait_for_target(there, "0").await;
+
+    // Nothing is said to be done before it is.
+    let held = Locked::table(&stage, "keyed IN ACCESS SHARE MODE").await;
+    let added = "ALTER TABLE keyed ADD more int; UPDATE keyed SET more = 1 WHERE id = 100";
+    stage.source_sql(added).await;
+    held.wait_for_waiter().await;
+    let done = "column more added: done on the target too";
+    assert!(!stage.log().contains(done), "{}", stage.log());
+    held.release().await;
+    stage.wait_until_identical().await;
+    run.wait_for_log(done).await;
     assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
     stage.clear().await;
 }
