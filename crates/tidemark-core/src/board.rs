@@ -21,7 +21,7 @@ use crate::status::{
 };
 
 use forecast::Forecast;
-use tables::Tables;
+use tables::{Row, Tables};
 
 mod forecast;
 mod tables;
@@ -172,17 +172,14 @@ impl Board {
                 self.looked.at_target = true;
             }
             PipelineEvent::Table(outline) => self.tables.outline(outline),
-            PipelineEvent::LoadProgress { table, rows, bytes } => self.tables.row(table, |row| {
-                row.is_copying = true;
-                row.status.rows_loaded += rows;
-                row.status.bytes_loaded += bytes;
-            }),
-            PipelineEvent::LoadTakenBack { table, rows, bytes } => self.tables.row(table, |row| {
-                row.status.rows_loaded = row.status.rows_loaded.saturating_sub(*rows);
-                row.status.bytes_loaded = row.status.bytes_loaded.saturating_sub(*bytes);
-            }),
+            PipelineEvent::LoadProgress { table, rows, bytes } => {
+                self.tables.row(table, |row| row.copied(*rows, *bytes));
+            }
+            PipelineEvent::LoadTakenBack { table, rows, bytes } => {
+                self.tables.row(table, |row| row.taken_back(*rows, *bytes));
+            }
             PipelineEvent::UnitLoaded { table, .. } => {
-                self.tables.row(table, |row| row.status.chunks_loaded += 1);
+                self.tables.row(table, Row::unit_loaded);
                 self.status.error = None;
             }
             PipelineEvent::TableFinished { table } => self.tables.row(table, |row| {
@@ -190,8 +187,7 @@ impl Board {
                 row.status.rows_estimated = Some(row.status.rows_loaded);
             }),
             PipelineEvent::Reconciled { table, found } => {
-                self.tables
-                    .row(table, |row| row.status.reconciled = Some(found.clone()));
+                self.tables.row(table, |row| row.reconciled(found));
             }
             PipelineEvent::TableState {
                 table,

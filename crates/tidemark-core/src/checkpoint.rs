@@ -288,7 +288,8 @@ pub struct Unit {
     pub tidemark: Option<Tidemark>,
     /// Whether its rows are in the target.
     pub is_loaded: bool,
-    /// How many rows were copied.
+    /// How many rows were copied. Where they took the place of others (a repair) all units of the table together
+    /// have what its load had brought.
     pub rows: u64,
 }
 

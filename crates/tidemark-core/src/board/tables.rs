@@ -9,7 +9,7 @@ use crate::checkpoint::{Reason, TableState};
 use crate::pipeline::observe::TableOutline;
 use crate::quarantine::Kept;
 use crate::schema::TableName;
-use crate::status::{TableStatus, TableStatusState};
+use crate::status::{Reconciled, TableStatus, TableStatusState};
 
 /// See the module's text.
 #[derive(Debug, Default)]
@@ -26,6 +26,16 @@ pub(super) struct Row {
     pub(super) is_catching_up: bool,
     pub(super) is_copying: bool,
     is_left_out: bool,
+    extent: Extent,
+}
+
+/// Which rows are copied, while some are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extent {
+    /// All of them.
+    Whole,
+    /// Some, among the others.
+    Part,
 }
 
 impl Tables {
@@ -77,6 +87,11 @@ impl Tables {
             is_catching_up: false,
             is_copying: false,
             is_left_out: outline.is_left_out,
+            extent: if outline.is_part {
+                Extent::Part
+            } else {
+                Extent::Whole
+            },
         };
         let place = self.places.get(&outline.source).copied();
         let Some(known) = place.and_then(|place| self.rows.get_mut(place)) else {
@@ -88,21 +103,25 @@ impl Tables {
         // Met again after a reconnect: what this run copied stays.
         let is_as_it_was =
             is_whole && known.state == outline.state && before.chunks == outline.units;
+        let loaded = if is_as_it_was || outline.is_part {
+            before
+        } else {
+            &row.status
+        };
+        let chunks = if outline.is_part { before } else { &row.status };
         known.status = TableStatus {
-            rows_loaded: if is_as_it_was {
-                before.rows_loaded
-            } else {
-                outline.rows_loaded
-            },
-            bytes_loaded: if is_as_it_was { before.bytes_loaded } else { 0 },
+            rows_loaded: loaded.rows_loaded,
+            bytes_loaded: loaded.bytes_loaded,
+            chunks_loaded: chunks.chunks_loaded,
+            chunks: chunks.chunks,
             changes: before.changes,
             parked: before.parked,
             conflicts: before.conflicts,
             reconciled: before.reconciled.clone(),
             quarantined: before.quarantined,
-            ..row.status
+            ..row.status.clone()
         };
-        known.is_left_out = row.is_left_out;
+        (known.is_left_out, known.extent) = (row.is_left_out, row.extent);
         if !is_as_it_was {
             (known.state, known.is_catching_up, known.is_copying) = (row.state, false, false);
         }
@@ -123,6 +142,37 @@ impl Row {
         self.is_catching_up = state == TableState::Streaming;
         self.is_left_out = false;
         self.status.reason = reason.map(ToString::to_string);
+    }
+
+    /// Rows are being copied; of what a load brings they count.
+    pub(super) fn copied(&mut self, rows: u64, bytes: u64) {
+        self.is_copying = true;
+        if self.extent == Extent::Whole {
+            self.status.rows_loaded += rows;
+            self.status.bytes_loaded += bytes;
+        }
+    }
+
+    pub(super) fn taken_back(&mut self, rows: u64, bytes: u64) {
+        if self.extent == Extent::Whole {
+            let status = &mut self.status;
+            status.rows_loaded = status.rows_loaded.saturating_sub(rows);
+            status.bytes_loaded = status.bytes_loaded.saturating_sub(bytes);
+        }
+    }
+
+    pub(super) fn unit_loaded(&mut self) {
+        if self.extent == Extent::Whole {
+            self.status.chunks_loaded += 1;
+        }
+    }
+
+    /// Where rows were moved one by one, all of them are what a load brings.
+    pub(super) fn reconciled(&mut self, found: &Reconciled) {
+        if found.whole.is_none() {
+            self.status.rows_loaded = found.source_rows;
+        }
+        self.status.reconciled = Some(found.clone());
     }
 
     /// What is set aside has a reason of its own.

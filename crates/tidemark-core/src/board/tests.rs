@@ -40,6 +40,7 @@ fn recorded(tables: &[(&str, TableState)], quarantined: &[(&str, u64)]) -> Pipel
         state: *state,
         reason: None,
         is_left_out: false,
+        is_part: false,
         rows_estimated: Some(7),
         units: 1,
         units_loaded: 1,
@@ -465,6 +466,7 @@ async fn a_table_that_is_copied_anew_is_counted_anew() {
             state,
             reason: None,
             is_left_out: false,
+            is_part: false,
             rows_estimated: Some(7),
             units: 1,
             units_loaded: 0,
@@ -485,6 +487,48 @@ async fn a_table_that_is_copied_anew_is_counted_anew() {
         board.take(&progress(), Instant::now());
         let table = board.status(Instant::now()).tables.remove(0);
         assert_eq!((table.state, table.rows_loaded), (word, 5));
+    }
+}
+
+/// What a repair copies is no load: the table has the rows that its load has brought.
+#[tokio::test(start_paused = true)]
+async fn rows_that_are_mended_among_others_leave_what_was_loaded() {
+    let mut board = streaming();
+    let loaded = recorded(&[("a", TableState::Streaming)], &[]);
+    board.take(&loaded, Instant::now());
+    let table = || TableName::new("public", "a");
+    let outline = PipelineEvent::Table(TableOutline {
+        source: table(),
+        target: table(),
+        state: TableState::Resyncing,
+        reason: Some(Reason::plain("repair")),
+        is_left_out: false,
+        is_part: true,
+        rows_estimated: Some(9),
+        units: 2,
+        units_loaded: 0,
+        rows_loaded: 0,
+    });
+    let progress = PipelineEvent::LoadProgress {
+        table: table(),
+        rows: 2,
+        bytes: 20,
+    };
+    let unit = PipelineEvent::UnitLoaded {
+        table: table(),
+        unit: 0,
+    };
+    let finished = PipelineEvent::TableFinished { table: table() };
+    let back = PipelineEvent::TableState {
+        table: table(),
+        state: TableState::Streaming,
+        reason: None,
+    };
+    for event in [outline, progress, unit, finished, back] {
+        board.take(&event, Instant::now());
+        let table = board.status(Instant::now()).tables.remove(0);
+        let told = (table.rows_loaded, table.chunks_loaded, table.chunks);
+        assert_eq!(told, (7, 1, 1), "{event:?}");
     }
 }
 
@@ -561,6 +605,7 @@ async fn tables_that_need_a_person_come_first() {
                 state: TableState::Streaming,
                 reason: None,
                 is_left_out: false,
+                is_part: false,
                 rows_estimated: Some(7),
                 units: 1,
                 units_loaded: 1,

@@ -237,6 +237,7 @@ fn tables_to_load(
             existing,
             recorded,
             ranges: None,
+            rows_before: 0,
             anew: None,
         });
     }

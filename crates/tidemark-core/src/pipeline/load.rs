@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use crate::catalogue::codes;
-use crate::checkpoint::{Chunk, Reason, TableState, Unit};
+use crate::checkpoint::{Chunk, Unit};
 use crate::error::{Context, Error, ErrorKind, Result};
 use crate::failpoint;
 use crate::mapping::TableMapping;
@@ -35,7 +35,7 @@ use crate::source::{RowBlock, RowStream, Snapshot, SnapshotReader};
 use crate::target::{Existing, LoadUnit, LoadedPart, Loader, Place, Replace};
 
 use super::Engine;
-use super::observe::{PipelineEvent, TableOutline};
+use super::observe::PipelineEvent;
 use super::retry::Backoff;
 use super::throttle::Throttle;
 
@@ -56,6 +56,8 @@ pub(crate) struct LoadTable {
     pub(crate) recorded: Vec<Unit>,
     /// For a repair: only these ranges, replaced.
     pub(crate) ranges: Option<Vec<Chunk>>,
+    /// The rows that its load had brought by then: that stays what is recorded of the table.
+    pub(crate) rows_before: u64,
     /// Why it is loaded anew; `None`: for the first time.
     pub(crate) anew: Option<&'static str>,
 }
@@ -256,11 +258,12 @@ impl Worker {
 
     async fn prepare(&mut self, table: LoadTable) -> Result<Done> {
         let (mapping, anew) = (Arc::clone(&table.mapping), table.anew);
+        let (observer, is_part) = (self.engine.observer.clone(), table.ranges.is_some());
         let prepared = self.prepare_table(table.clone()).await;
         let name = mapping.source().to_string();
         match prepared {
             Ok(active) => {
-                self.outline(&mapping, anew, &active.units);
+                observer.outline(&mapping, anew, &active.units, is_part);
                 self.queue.update(|inner| {
                     inner.prepared(mapping.source());
                     inner.active.push(active);
@@ -273,7 +276,7 @@ impl Worker {
             }
             Err(err) if self.stops_the_table(&mapping, &err) => {
                 // Whoever watches knows of it before it is told that it is set aside.
-                self.outline(&mapping, anew, &[]);
+                observer.outline(&mapping, anew, &[], is_part);
                 self.queue.update(|inner| {
                     inner.prepared(mapping.source());
                     inner.refused.push((mapping, err));
@@ -288,7 +291,10 @@ impl Worker {
         let mapping = table.mapping;
         let (existing, units, replace) = match (table.ranges, resumable(&mapping, &table.recorded))
         {
-            (Some(ranges), _) => (Existing::Resume, units_of(ranges), Replace::Range),
+            (Some(ranges), _) => {
+                let units = units_among(ranges, table.rows_before);
+                (Existing::Resume, units, Replace::Range)
+            }
             (None, Some(units)) => (Existing::Resume, units, Replace::Nothing),
             (None, None) => {
                 let goal = self.engine.chunk_bytes(&mapping);
@@ -334,21 +340,6 @@ impl Worker {
         })
     }
 
-    fn outline(&self, mapping: &TableMapping, anew: Option<&str>, units: &[Unit]) {
-        let loaded = units.iter().filter(|unit| unit.is_loaded);
-        self.engine.observer.say(PipelineEvent::Table(TableOutline {
-            source: mapping.source().clone(),
-            target: mapping.target.clone(),
-            state: anew.map_or(TableState::Loading, |_| TableState::Resyncing),
-            reason: anew.map(Reason::plain),
-            is_left_out: false,
-            rows_estimated: mapping.schema.rows,
-            units: u32::try_from(units.len()).unwrap_or(u32::MAX),
-            units_loaded: u32::try_from(loaded.clone().count()).unwrap_or(u32::MAX),
-            rows_loaded: loaded.map(|unit| unit.rows).sum(),
-        }));
-    }
-
     async fn copy(&mut self, table: usize, mut unit: Unit, way: Way) -> Result<Done> {
         let mapping = self
             .queue
@@ -367,13 +358,16 @@ impl Worker {
             Ok(part) => {
                 failpoint::reached(failpoint::UNIT_COMMITTED);
                 unit.is_loaded = true;
-                unit.rows = part.rows;
+                if way.replace == Replace::Nothing {
+                    unit.rows = part.rows;
+                }
                 unit.tidemark = Some(self.snapshot().tidemark().clone());
                 self.engine.observer.say(PipelineEvent::UnitLoaded {
                     table: mapping.source().clone(),
                     unit: unit.number,
                 });
                 self.queue.update(|inner| {
+                    inner.rows += part.rows;
                     inner.bytes += part.bytes;
                     inner.copied(table, unit);
                 });
@@ -592,6 +586,15 @@ fn units_of(chunks: Vec<Chunk>) -> Vec<Unit> {
             rows: 0,
         })
         .collect()
+}
+
+/// The same for rows among others: together they have as many as all of them had.
+fn units_among(chunks: Vec<Chunk>, rows: u64) -> Vec<Unit> {
+    let mut units = units_of(chunks);
+    if let Some(first) = units.first_mut() {
+        first.rows = rows;
+    }
+    units
 }
 
 /// Rows that pass no faster than the source may be read.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use crate::checkpoint::{Checkpoint, Reason, TableCheckpoint, TableState};
+use crate::checkpoint::{Checkpoint, Reason, TableCheckpoint, TableState, Unit};
 use crate::error::Error;
 use crate::finding::Finding;
 use crate::mapping::TableMapping;
@@ -201,6 +201,8 @@ pub struct TableOutline {
     pub reason: Option<Reason>,
     /// Whether this run is known not to follow it.
     pub is_left_out: bool,
+    /// Whether some of its rows are copied anew, among the others: what its load has brought stays.
+    pub is_part: bool,
     /// Rows to copy, estimated.
     pub rows_estimated: Option<u64>,
     /// Units in all.
@@ -254,6 +256,30 @@ impl Observer {
         self.say(PipelineEvent::State { state, reason, by });
     }
 
+    /// A table of which rows are about to be loaded: for the first time, or `anew`, and why; all of them, or
+    /// a part.
+    pub(crate) fn outline(
+        &self,
+        mapping: &TableMapping,
+        anew: Option<&str>,
+        units: &[Unit],
+        is_part: bool,
+    ) {
+        let loaded = units.iter().filter(|unit| unit.is_loaded);
+        self.say(PipelineEvent::Table(TableOutline {
+            source: mapping.source().clone(),
+            target: mapping.target.clone(),
+            state: anew.map_or(TableState::Loading, |_| TableState::Resyncing),
+            reason: anew.map(Reason::plain),
+            is_left_out: false,
+            is_part,
+            rows_estimated: mapping.schema.rows,
+            units: u32::try_from(units.len()).unwrap_or(u32::MAX),
+            units_loaded: u32::try_from(loaded.clone().count()).unwrap_or(u32::MAX),
+            rows_loaded: loaded.map(|unit| unit.rows).sum(),
+        }));
+    }
+
     /// What the target has, with the sizes that the source estimates.
     pub(crate) fn recorded(
         &self,
@@ -273,6 +299,7 @@ impl Observer {
                 state: table.state,
                 reason: table.reason.clone(),
                 is_left_out: away::is_left_behind(table),
+                is_part: false,
                 rows_estimated: estimates.get(&table.source).copied().flatten(),
                 units: u32::try_from(table.units.len()).unwrap_or(u32::MAX),
                 units_loaded: u32::try_from(loaded.clone().count()).unwrap_or(u32::MAX),

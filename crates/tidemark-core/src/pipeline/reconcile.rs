@@ -309,6 +309,8 @@ impl Moves {
             existing: Existing::Resume,
             recorded: Vec::new(),
             ranges: Some(chunks),
+            // How many there are is recorded once all of them are compared.
+            rows_before: 0,
             anew: Some(What::Reconcile.reason()),
         };
         let snapshot = Arc::clone(snapshot);

@@ -550,6 +550,10 @@ impl Reload<'_> {
             mapping: Arc::clone(&mapping),
             existing,
             recorded: Vec::new(),
+            rows_before: match &ranges {
+                Some(_) => self.rows_loaded().await?,
+                None => 0,
+            },
             ranges,
             anew: Some(self.what.reason()),
         };
@@ -578,6 +582,15 @@ impl Reload<'_> {
             rows,
             bytes,
         })
+    }
+
+    /// The rows that the table's load has brought, as far as that is recorded.
+    async fn rows_loaded(&self) -> Result<u64> {
+        let recorded = self.engine.target.checkpoint().await?;
+        let mut tables = recorded.iter().flat_map(|recorded| &recorded.tables);
+        let table = tables.find(|table| table.source == *self.mapping.source());
+        let units = table.into_iter().flat_map(|table| &table.units);
+        Ok(units.map(|unit| unit.rows).sum())
     }
 
     /// Whether nobody may change the table until it is read: they would not wait long.

@@ -103,7 +103,11 @@ impl PgLoader {
         let loaded = Unit {
             tidemark: Some(unit.tidemark.clone()),
             is_loaded: true,
-            rows: written,
+            // Rows that take the place of others are no more of them.
+            rows: match unit.replace {
+                Replace::Nothing => written,
+                Replace::Range => unit.unit.rows,
+            },
             ..unit.unit.clone()
         };
         let writes = [

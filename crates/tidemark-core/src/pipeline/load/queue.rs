@@ -69,7 +69,7 @@ pub(super) struct Inner {
     pending: VecDeque<LoadTable>,
     preparing: Vec<TableName>,
     pub(super) active: Vec<Active>,
-    rows: u64,
+    pub(super) rows: u64,
     pub(super) bytes: u64,
     pub(super) refused: Vec<(Arc<TableMapping>, Error)>,
     pub(super) workers: usize,
@@ -242,7 +242,6 @@ impl Inner {
     }
 
     pub(super) fn copied(&mut self, table: usize, unit: Unit) {
-        self.rows += unit.rows;
         let active = &mut self.active[table];
         active.copying -= 1;
         if let Some(slot) = active

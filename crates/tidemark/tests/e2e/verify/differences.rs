@@ -41,10 +41,15 @@ async fn one_flipped_value_among_many_rows_is_found_and_mended_alone() {
     let mended = stage.verify(&["--repair", "--yes"]).await.expect(0);
     assert_eq!(mended.json()["data"]["result"], "identical");
     stage.assert_identical().await;
+    // What was mended is no load: told by the run, and later by what is recorded.
+    let loaded = stage.table("public.many").await["rows_loaded"].clone();
+    assert_eq!(loaded, 500_000);
     let moved = "SELECT string_agg(id::text, ',') FROM many JOIN aside.before b USING (id) \
                  WHERE (many.ctid, many.xmin::text) IS DISTINCT FROM (b.place, b.written)";
     stage.wait_for_target(moved, "321987").await;
     assert_eq!(run.terminate().await, Some(0));
+    let recorded = "SELECT sum(rows) FROM tidemark.unit WHERE pipeline = 'verify_flip'";
+    stage.wait_for_target(recorded, "500000").await;
     stage.clear().await;
 }
 
