@@ -238,9 +238,13 @@ impl Control for PgControl {
         }))
     }
 
+    /// Where one of its processes dies the server ends all sessions and recovers, and the time of its start stays
+    /// what it was. But statistics do not outlive that: they begin anew (PostgreSQL 15, 28.2, and
+    /// `pgstat_discard_stats`). Whoever else has reset them makes nobody wait for long.
     async fn up_for(&mut self) -> Result<Option<f64>> {
-        let sql =
-            "SELECT extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())::float8";
+        let sql = "SELECT extract(epoch FROM clock_timestamp() \
+                   - greatest(pg_postmaster_start_time(), stats_reset))::float8 \
+                   FROM pg_stat_bgwriter";
         let found = self.connection.query(sql, &[]).await?;
         Ok(Some(found.one()?.get(0)?))
     }

@@ -210,6 +210,26 @@ async fn f43_a_table_of_the_target_that_was_made_unlogged_is_loaded_anew_after_a
     stage.target_server.restart().await.unwrap();
     let status = stage.status().await;
     assert_ne!(status["state"], "stopped", "{status}");
+    // Nor where one process of the server dies, and all sessions with it.
+    stage.connect_again().await;
+    stage.wait_for_state("streaming").await;
+    let dying = stage.target_server.client().await.unwrap();
+    let pid = text(&dying, "SELECT pg_backend_pid()").await.unwrap();
+    let pid = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    wait_for(PATIENCE, "its sessions to end", || async {
+        Ok(text(&stage.target, "SELECT 1").await.is_err().then_some(()))
+    })
+    .await
+    .unwrap();
+    wait_for(PATIENCE, "the target to be back", || async {
+        let back = stage.target_server.client_to(&stage.target_name).await;
+        Ok(back.is_ok().then_some(()))
+    })
+    .await
+    .unwrap();
+    let status = stage.status().await;
+    assert_ne!(status["state"], "stopped", "{status}");
     stage.target_server.restart().await.unwrap();
     let told = stage.run(&["stop", "FILE"]).await.expect(0).stdout;
     assert!(!told.contains("nowhere"), "{told}");
