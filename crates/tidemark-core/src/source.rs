@@ -41,6 +41,11 @@ pub trait Source: Send + Sync {
         self.log_state().await
     }
 
+    /// Who runs the transaction of this id, in words; `None` where it has ended, or the source does not tell.
+    async fn who_runs(&self, _xid: u32) -> Result<Option<String>> {
+        Ok(None)
+    }
+
     /// Makes the source announce these tables in its log (PostgreSQL: the publication). May be
     /// repeated; tables that are already announced stay. On return every transaction that is not in
     /// a snapshot taken from now on will be announced whole: transactions that were running when the

@@ -79,6 +79,7 @@ mod stop;
 mod stream;
 mod throttle;
 mod unlogged;
+mod visible;
 mod went_back;
 
 /// How long a run that was told to stop waits for the target to say how far it has come.

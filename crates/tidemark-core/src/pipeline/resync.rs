@@ -24,13 +24,11 @@
 //!
 //! A run that is killed meanwhile starts the resync again: the state says so.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use crate::catalogue::codes;
@@ -39,11 +37,10 @@ use crate::control::ResyncStrategy;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint;
 use crate::mapping::TableMapping;
-use crate::schema::TableName;
 use crate::source::Snapshot;
 use crate::status::Reconciled;
 use crate::target::{Existing, Place};
-use crate::tidemark::{Seen, Tidemark};
+use crate::tidemark::Tidemark;
 
 use super::assemble::Assembler;
 use super::full_load::over_another_shape;
@@ -53,10 +50,8 @@ use super::observe::PipelineEvent;
 use super::reconcile::{self, Compared};
 use super::refused::{NOT_OF_ITS_TYPE, no_table};
 use super::retry::Backoff;
+use super::visible::snapshot_after;
 use super::{Engine, schema_change, task_died};
-
-/// How long a resync waits for a snapshot that has seen everything that was applied.
-const SNAPSHOT_WAIT_MAX: Duration = Duration::from_mins(5);
 
 /// How often a table is emptied or rewritten between snapshot and reading before nobody may, for as long
 /// as it takes.
@@ -529,8 +524,8 @@ impl Reload<'_> {
             _ => engine.mapping_of_now(self.mapping.source()).await?.0,
         };
         must_stay_covered(&self.mapping, &mapping)?;
-        let alone = self.reads_alone(&mapping).then(|| mapping.source());
-        let snapshot = snapshot_after(engine, self.applied, alone).await?;
+        let (name, alone) = (mapping.source(), self.reads_alone(&mapping));
+        let snapshot = snapshot_after(engine, self.applied, name, alone).await?;
         let tidemark = snapshot.tidemark().clone();
         if matches!(self.what, What::Reconcile) {
             return self.reconciled(&snapshot, mapping).await;
@@ -644,41 +639,5 @@ impl Reload<'_> {
             }
             Compared::Whole { why, found } => Once::Whole { why, found },
         })
-    }
-}
-
-/// A snapshot that has seen everything that was applied, see the module's text; where a table is named, of
-/// that one alone.
-async fn snapshot_after(
-    engine: &Engine,
-    applied: &[u32],
-    alone: Option<&TableName>,
-) -> Result<Arc<dyn Snapshot>> {
-    let applied: HashSet<u32> = applied.iter().copied().collect();
-    let deadline = Instant::now() + SNAPSHOT_WAIT_MAX;
-    let mut wait = Duration::from_millis(20);
-    loop {
-        let snapshot = match alone {
-            Some(table) => engine.source.snapshot_of(table).await?,
-            None => engine.source.snapshot().await?,
-        };
-        let Seen::PgSnapshot(seen) = &snapshot.tidemark().seen else {
-            return Ok(Arc::from(snapshot));
-        };
-        // Not `xip` alone: of a transaction that is not visible yet the id may also be at or above
-        // `xmax`, which is one past the highest that has ended.
-        let unseen = applied.iter().copied().find(|xid| !seen.sees(*xid));
-        let Some(xid) = unseen else {
-            return Ok(Arc::from(snapshot));
-        };
-        if Instant::now() >= deadline {
-            return Err(Error::data(
-                codes::SNAPSHOT_BEHIND,
-                format!("transaction {xid} may be applied already, and the source still runs it"),
-            ));
-        }
-        drop(snapshot);
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(Duration::from_secs(1));
     }
 }

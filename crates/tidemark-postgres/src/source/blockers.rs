@@ -48,6 +48,17 @@ pub(crate) async fn of_session(connection: &mut Connection, pid: u32) -> Result<
     read(&set)
 }
 
+/// Who runs this transaction, if it has not ended: it holds the lock on its own id.
+pub(crate) async fn of_transaction(connection: &mut Connection, xid: u32) -> Result<Vec<Blocker>> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM pg_locks l {JOINS} \
+         WHERE l.locktype = 'transactionid' AND l.granted AND l.mode = 'ExclusiveLock' \
+           AND l.transactionid = $1::xid"
+    );
+    let set = connection.query(&sql, &[Some(&xid.to_string())]).await?;
+    read(&set)
+}
+
 /// Who has written to any of these tables (or their partitions) and not ended yet: holds a lock that
 /// only writers take (PostgreSQL 15, table 13.2).
 pub(crate) async fn writers(connection: &mut Connection, oids: &[u32]) -> Result<Vec<Blocker>> {

@@ -17,7 +17,7 @@ use tidemark_core::source::{
 use tidemark_core::verify::View;
 use tokio::sync::watch;
 
-use super::{PgSnapshot, PgSource, snapshot};
+use super::{PgSnapshot, PgSource, blockers, snapshot};
 use crate::check::SourceCheck;
 use crate::schema;
 use crate::target::feeds;
@@ -61,6 +61,13 @@ impl Source for PgSource {
 
     async fn watch_log(&self) -> Result<LogState> {
         self.watch_log().await
+    }
+
+    async fn who_runs(&self, xid: u32) -> Result<Option<String>> {
+        let mut session = self.sessions.borrow(&self.options.connect).await?;
+        let found = blockers::of_transaction(&mut session, xid).await?;
+        session.give_back();
+        Ok((!found.is_empty()).then(|| blockers::list(&found)))
     }
 
     async fn announce(&self, tables: &[TableName]) -> Result<()> {

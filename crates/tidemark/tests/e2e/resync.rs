@@ -480,5 +480,33 @@ async fn a_transaction_that_stays_open_holds_no_resync_up() {
     stage.source_sql("DELETE FROM t WHERE id = 50").await;
     stage.wait_until_identical().await;
     assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
+    is_told_whom_a_resync_waits_for(&stage, client).await;
     stage.clear().await;
+}
+
+/// One that is at work while a run begins may be applied for all this run knows: it is waited for, by name.
+async fn is_told_whom_a_resync_waits_for(stage: &Stage, busy: tokio_postgres::Client) {
+    let pid = text(&busy, "SELECT pg_backend_pid()").await.unwrap();
+    let work = "BEGIN; INSERT INTO t VALUES (2000); SELECT pg_sleep(600)";
+    let work = tokio::spawn(async move { busy.batch_execute(work).await });
+    let sleeps = format!("SELECT wait_event FROM pg_stat_activity WHERE pid = {pid}");
+    wait_for(PATIENCE, "it to be at work", || async {
+        let event = text(&stage.source, &sleeps).await?;
+        Ok((event == "PgSleep").then_some(()))
+    })
+    .await
+    .unwrap();
+    let mut run = stage.start_streaming().await;
+    stage.target_sql("DELETE FROM t WHERE id <= 20").await;
+    let again = ["resync", "FILE", "--table", "public.t", "--yes"];
+    let (resynced, ()) = tokio::join!(stage.run(&again), async {
+        let told = format!("has ended on the source: pid {pid} (");
+        run.wait_for_log(&told).await;
+        let end = format!("SELECT pg_cancel_backend({pid})");
+        stage.source_sql(&end).await;
+    });
+    resynced.expect(0);
+    assert!(work.await.unwrap().is_err(), "it was cancelled");
+    stage.wait_until_identical().await;
+    assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
 }
