@@ -13,7 +13,8 @@ use tidemark_core::Result;
 use tidemark_core::checkpoint::{Checkpoint, LoadPhase, TableCheckpoint, TableState, Unit};
 use tidemark_core::clock;
 use tidemark_core::control::Control;
-use tidemark_core::pipeline::plan::{self, Mode};
+use tidemark_core::pipeline::going_on;
+use tidemark_core::pipeline::plan::Mode;
 use tidemark_core::quarantine::{Kept, count};
 use tidemark_core::schema::TableName;
 use tidemark_core::source::{LogState, Source};
@@ -337,7 +338,7 @@ fn settle_state(status: &mut Status, life: &Life, age: Option<f64>) {
 
 /// That no run can go on from the checkpoint is known before anybody tries.
 fn take_refusal(status: &mut Status, mode: Mode, checkpoint: &Checkpoint, log: &LogState) {
-    if let Some(err) = plan::refusal(mode, checkpoint, log) {
+    if let Some(err) = going_on::refusal(mode, checkpoint, log) {
         status.error = Some(StatusError::of(&err));
         status.health = Health::Error;
     }

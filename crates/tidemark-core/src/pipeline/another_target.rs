@@ -64,21 +64,20 @@ async fn other(
     Ok((this.as_ref() != Some(&noted)).then_some(noted))
 }
 
-/// What a start would be refused for, said before it. `None` too where a side does not answer, which its own
-/// check says.
+/// What a start would be refused for, said before it, by what the sides have answered. `None` too where one does
+/// not answer any more, which its own check says.
 pub async fn finding(
     source: &dyn Source,
     target: &dyn Target,
-    mode: Mode,
-    start: CdcStart,
+    (mode, start): (Mode, CdcStart),
+    checkpoint: Option<&Checkpoint>,
+    log: &LogState,
 ) -> Option<Finding> {
     let begins_where_told = mode == Mode::CdcOnly && matches!(start, CdcStart::At(_));
     if !mode.streams() || begins_where_told {
         return None;
     }
-    let checkpoint = target.checkpoint().await.ok()?;
-    let log = source.log_state().await.ok()?;
-    let other = other(source, target, checkpoint.as_ref(), &log).await;
+    let other = other(source, target, checkpoint, log).await;
     let refusal = refusal(log.slot.as_ref()?, &other.ok()??);
     Some(Finding::of_error(Side::Target, &refusal))
 }

@@ -14,7 +14,9 @@ use crate::checkpoint::{Checkpoint, KnownShape, Reason, TableCheckpoint, TableSt
 use crate::error::{Error, ErrorKind, Result};
 use crate::mapping::{Rules, TableMapping};
 use crate::schema::{ReplicaIdentity, SourceSchema, TableName, TableSchema};
+use crate::source::LogState;
 
+use super::plan::{self, CdcStart, Mode};
 use super::schema_change::{as_known, with_known};
 use super::{Engine, Run, state_change};
 
@@ -45,6 +47,17 @@ impl GoingOn {
         let aside = self.aside.into_iter().map(|(mapping, _)| mapping);
         self.mappings.into_iter().chain(aside).collect()
     }
+}
+
+/// Why no start can go on from the checkpoint, as far as that is certain: what may pass by itself is not, nor
+/// whether a relay log has what the slot has no more, which is known once a run has opened it.
+pub fn refusal(mode: Mode, checkpoint: &Checkpoint, log: &LogState) -> Option<Error> {
+    if !mode.streams() {
+        return None;
+    }
+    let err = plan::decide(mode, CdcStart::Now, Some(checkpoint), log).err()?;
+    let is_unopened = err.code() == codes::RELAY_LOST && log.relayed.is_none();
+    (err.kind() == ErrorKind::Definite && !is_unopened).then_some(err)
 }
 
 /// `recorded` are the tables that the pipeline has. One that is new since and cannot be carried is left

@@ -22,7 +22,7 @@
 
 use crate::catalogue::{Code, codes};
 use crate::checkpoint::{Checkpoint, LoadPhase, SourceIdentity};
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::position::Position;
 use crate::source::{LogState, Slot};
 
@@ -129,17 +129,6 @@ pub fn decide(
             with_both(checkpoint, slot, log)
         }
     }
-}
-
-/// Why no start can go on from the checkpoint, as far as that is certain: what may pass by itself is not, nor
-/// whether a relay log has what the slot has no more, which is known once a run has opened it.
-pub fn refusal(mode: Mode, checkpoint: &Checkpoint, log: &LogState) -> Option<Error> {
-    if !mode.streams() {
-        return None;
-    }
-    let err = decide(mode, CdcStart::Now, Some(checkpoint), log).err()?;
-    let is_unopened = err.code() == codes::RELAY_LOST && log.relayed.is_none();
-    (err.kind() == ErrorKind::Definite && !is_unopened).then_some(err)
 }
 
 fn without_checkpoint(

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::checkpoint::{RelayHome, Release};
+use crate::pipeline::going_on::refusal;
 use crate::position::Lsn;
 use crate::source::{Holder, Relayed};
 

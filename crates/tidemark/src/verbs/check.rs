@@ -5,12 +5,9 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tidemark_core::Error;
-use tidemark_core::checkpoint::Checkpoint;
 use tidemark_core::finding::{Finding, Fix, FixKind, Side, Verdict, safe_fix};
 use tidemark_core::pipeline::another_target;
-use tidemark_core::pipeline::going_on::GoingOn;
-use tidemark_core::pipeline::plan;
+use tidemark_core::pipeline::going_on::{self, GoingOn};
 use tidemark_core::source::WillStream;
 
 use crate::invocation::Invocation;
@@ -48,6 +45,8 @@ impl CheckArgs {
 /// What a check found, and where it looked.
 pub(crate) struct Checked {
     pub(crate) findings: Vec<Finding>,
+    /// Whether no start could go on from the checkpoint.
+    pub(crate) is_refused: bool,
     pub(crate) took: Duration,
 }
 
@@ -131,7 +130,7 @@ async fn ask(seen: &Seen) -> Result<Report, Failure> {
 
 /// Looks, and has all that is said of it.
 pub(crate) async fn report(opened: &Opened) -> Result<Report, Failure> {
-    let Checked { findings, took } = look(opened).await?;
+    let Checked { findings, took, .. } = look(opened).await?;
     let looked = |side| -> Result<Looked, Failure> {
         let (address, user) = systems::address(&opened.config, side)?;
         Ok(Looked { address, user })
@@ -174,8 +173,10 @@ pub(crate) async fn look(opened: &Opened) -> Result<Checked, Failure> {
     };
     // Without the catalog the source's check says why; what is about tables waits until it answers.
     let described = opened.source.describe(rules.selection()).await;
-    // Why the target does not answer is told by its check.
-    let begun = opened.target.checkpoint().await.ok().flatten();
+    // Why a side does not answer is told by its check.
+    let recorded = opened.target.checkpoint().await.ok();
+    let log = opened.source.log_state().await.ok();
+    let begun = recorded.clone().flatten();
     let begun = begun.filter(|_| opened.config.mode.streams());
     let (going_on, mapped) = match &described {
         Ok(schema) => (GoingOn::of(rules, schema, begun.as_ref())?, true),
@@ -190,12 +191,21 @@ pub(crate) async fn look(opened: &Opened) -> Result<Checked, Failure> {
         opened.target.check(&tables),
     );
     let (mode, start) = (opened.config.mode, opened.config.start);
-    let elsewhere = another_target::finding(&*opened.source, &*opened.target, mode, start).await;
+    let elsewhere = match (&recorded, &log) {
+        (Some(recorded), Some(log)) => {
+            let (source, target) = (&*opened.source, &*opened.target);
+            let of = (mode, start);
+            another_target::finding(source, target, of, recorded.as_ref(), log).await
+        }
+        _ => None,
+    };
     let mut findings = found(Side::Source, of_source);
-    if let Some(err) = refusal(opened, begun.as_ref()).await {
+    let both = begun.as_ref().zip(log.as_ref());
+    let refusal = both.and_then(|(begun, log)| going_on::refusal(mode, begun, log));
+    if let Some(err) = &refusal {
         // What the slot alone says is judged by what the target has.
         findings.retain(|finding| finding.code != err.code());
-        findings.push(Finding::of_error(Side::Source, &err));
+        findings.push(Finding::of_error(Side::Source, err));
     }
     findings.extend(machine::of_memory(opened.config.memory));
     let source_failed = findings
@@ -209,15 +219,10 @@ pub(crate) async fn look(opened: &Opened) -> Result<Checked, Failure> {
         Err(err) if !mapped && !source_failed => Err(err.into()),
         _ => Ok(Checked {
             findings,
+            is_refused: refusal.is_some(),
             took: began.elapsed(),
         }),
     }
-}
-
-/// Why no start could go on from the checkpoint. That the source does not answer is told by its check.
-pub(crate) async fn refusal(opened: &Opened, begun: Option<&Checkpoint>) -> Option<Error> {
-    let log = opened.source.log_state().await.ok()?;
-    plan::refusal(opened.config.mode, begun?, &log)
 }
 
 /// A side that cannot be asked is itself a finding: a person sees what is wrong with the other too.

@@ -87,17 +87,16 @@ pub(crate) async fn of(opened: &Opened) -> Result<Plan, Failure> {
     let checkpoint = opened.target.checkpoint().await?;
     let begun = checkpoint.as_ref().filter(|_| config.mode.streams());
     let mappings = GoingOn::of(&config.rules, &schema, begun)?.mappings;
-    let findings = check::look(opened).await?.findings;
+    let checked = check::look(opened).await?;
     let tables: Vec<PlannedTable> = mappings.iter().map(planned).collect();
     let estimate = estimate(opened, &tables).await?;
-    let is_refused = check::refusal(opened, checkpoint.as_ref()).await.is_some();
-    let goes_on = checkpoint.filter(|_| !is_refused);
+    let goes_on = checkpoint.filter(|_| !checked.is_refused);
     Ok(Plan {
         pipeline: config.name.clone(),
         mode: config.mode.name().to_owned(),
         checkpoint: goes_on.map(|checkpoint| json!(checkpoint.position)),
         tables,
-        findings: findings.into_iter().filter_map(Found::of).collect(),
+        findings: checked.findings.into_iter().filter_map(Found::of).collect(),
         creates: creates(opened, &schema, &mappings),
         not_carried: schema.not_carried,
         estimate: config.mode.loads().then_some(estimate),
