@@ -13,10 +13,9 @@ use tidemark_core::config::{
     self, Document, Input, Origin, Override, PipelineConfig, Problem, Problems, Reading,
 };
 use tidemark_core::pipeline::going_on::GoingOn;
-use tidemark_core::schema::TableName;
-use tidemark_core::selection::{Glob, Pattern};
 use tidemark_core::source::Source;
 use tidemark_core::target::Target;
+use tidemark_core::words::shell_word;
 
 use crate::demo::mark::Mark;
 use crate::invocation::Invocation;
@@ -218,25 +217,6 @@ impl Which {
     }
 }
 
-/// A word as a shell reads it.
-pub(crate) fn shell_word(text: &str) -> String {
-    let is_plain = |c: char| c.is_alphanumeric() || "/._-+,:@%=".contains(c);
-    if !text.is_empty() && text.chars().all(is_plain) {
-        text.to_owned()
-    } else {
-        format!("'{}'", text.replace('\'', "'\\''"))
-    }
-}
-
-/// A table as `--table` reads it, as one word of a shell: anything may be in its name.
-pub(crate) fn table_word(table: &TableName) -> String {
-    let pattern = Pattern {
-        schema: Glob::Name(table.schema.clone()),
-        table: Glob::Name(table.name.clone()),
-    };
-    shell_word(&pattern.to_string())
-}
-
 fn is_file(word: &str) -> bool {
     word.contains(['/', '.'])
 }
@@ -373,31 +353,5 @@ fn same_file(a: &Path, b: &Path) -> bool {
     match (a.canonicalize(), b.canonicalize()) {
         (Ok(a), Ok(b)) => a == b,
         _ => false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use tidemark_core::schema::TableName;
-
-    use super::{shell_word, table_word};
-
-    #[test]
-    fn words_can_be_pasted_into_a_shell() {
-        for (text, word) in [
-            ("/etc/shop-1.toml", "/etc/shop-1.toml"),
-            ("my shop.toml", "'my shop.toml'"),
-            ("it's $HOME", "'it'\\''s $HOME'"),
-            ("", "''"),
-        ] {
-            assert_eq!(shell_word(text), word);
-        }
-        for (name, word) in [
-            ("orders", "public.orders"),
-            ("a.b", "'public.\"a.b\"'"),
-            ("x; y '$HOME", "'public.x; y '\\''$HOME'"),
-        ] {
-            assert_eq!(table_word(&TableName::new("public", name)), word);
-        }
     }
 }

@@ -11,6 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::schema::TableName;
 use crate::target::Target;
 use crate::verify::standstill::Ask;
+use crate::words::table_word;
 
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// For how long a target need not answer.
@@ -72,7 +73,30 @@ fn refused(aside: &TableCheckpoint) -> Error {
         return err;
     }
     err.first_action(format!(
-        "have it go on with the rows that it has: tidemark retry NAME --table {table}; or mend what the \
-         message names and ask again, with the other --strategy where that helps"
+        "have it go on with the rows that it has: tidemark retry NAME --table {}; or mend what the \
+         message names and ask again, with the other --strategy where that helps",
+        table_word(table)
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_to_be_typed_can_be_pasted_into_a_shell() {
+        let table = TableName::new("a.b", "it's; x");
+        let aside = TableCheckpoint {
+            source: table.clone(),
+            target: table,
+            source_id: 1,
+            state: TableState::Quarantined,
+            reason: None,
+            units: Vec::new(),
+            shape: None,
+        };
+        let typed = "tidemark retry NAME --table '\"a.b\".it'\\''s; x';";
+        let action = refused(&aside).action();
+        assert!(action.contains(typed), "{action}");
+    }
 }

@@ -16,11 +16,12 @@ use tidemark_core::catalogue::codes;
 use tidemark_core::config::{self, Document, Input, PipelineConfig, Surroundings};
 use tidemark_core::finding::{Finding, Verdict};
 use tidemark_core::selection::Glob;
+use tidemark_core::words::shell_word;
 
 use crate::invocation::Invocation;
 use crate::output::numbers::{bytes, counted};
 use crate::output::{Answer, Outcome};
-use crate::pipeline_file::{Opened, shell_word};
+use crate::pipeline_file::Opened;
 use crate::problem::Failure;
 use crate::verbs::check;
 

@@ -13,13 +13,14 @@ use tidemark_core::control::Command;
 use tidemark_core::mapping::TableMapping;
 use tidemark_core::quarantine::{Chosen, KeptChange, KeptRow, Key, discarded, rows_of};
 use tidemark_core::schema::TableName;
+use tidemark_core::words::{shell_word, table_word};
 
 use crate::invocation::Invocation;
 use crate::output::numbers::counted;
 use crate::output::style::Tone;
 use crate::output::table::{Cell, Column, Table};
 use crate::output::{Answer, Outcome, put, wrap};
-use crate::pipeline_file::{Opened, Which, shell_word, table_word};
+use crate::pipeline_file::{Opened, Which};
 use crate::problem::Failure;
 use crate::remote::There;
 use crate::seen::Seen;

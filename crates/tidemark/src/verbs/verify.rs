@@ -23,6 +23,7 @@ use tidemark_core::verify::difference::{self, Difference};
 use tidemark_core::verify::progress::Progress;
 use tidemark_core::verify::repair;
 use tidemark_core::verify::standstill::Ask;
+use tidemark_core::words::table_word;
 
 use crate::invocation::Invocation;
 use crate::output::numbers::{counted, duration, grouped};
@@ -30,7 +31,7 @@ use crate::output::style::Tone;
 use crate::output::table::{Cell, Column, Table};
 use crate::output::waiting::{during, told};
 use crate::output::{Answer, Outcome, Verdict, put};
-use crate::pipeline_file::{Opened, Which, table_word};
+use crate::pipeline_file::{Opened, Which};
 use crate::problem::Failure;
 use crate::seen::Seen;
 use crate::verbs::control::{ANSWER_WITHIN, ask_within, no_table, parse_table};
