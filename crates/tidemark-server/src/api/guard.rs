@@ -21,7 +21,7 @@ use tracing::Instrument as _;
 use super::App;
 use super::auth::{AuthMode, Caller, Role, Way, cookie, new_id, said, session};
 use super::problem::{ASKED, Asked, Failure, asked, request_id};
-use crate::store::{Answered, AuditRow};
+use crate::store::{Answered, AuditRow, KeptAnswer};
 
 /// Bytes of a body.
 pub(crate) const BODY_MAX: usize = 1 << 20;
@@ -351,11 +351,7 @@ async fn keyed(
         // Nobody else answers it here: of one who did the answer could not be kept.
         Answered::Never | Answered::Now => {}
         Answered::Other => return Err(reused()),
-        Answered::So {
-            status,
-            location,
-            body,
-        } => return Ok(again(status, location, body)),
+        Answered::So(answer) => return Ok(again(answer)),
     }
     let response = next.run(Request::from_parts(parts, Body::from(body))).await;
     let (parts, body) = response.into_parts();
@@ -363,10 +359,19 @@ async fn keyed(
     let body = axum::body::to_bytes(body, usize::MAX).await;
     let body = body.map_err(|err| Failure::new(codes::INTERNAL, err.to_string()))?;
     // What may succeed later is not an answer for ever, and what is too large to be kept changed nothing.
-    let is_kept = !parts.status.is_server_error() && body.len() <= BODY_MAX;
-    let location = parts.headers.get(header::LOCATION);
-    let location = location.and_then(|at| at.to_str().ok()).map(str::to_owned);
-    let answer = is_kept.then(|| (parts.status.as_u16(), location, body.to_vec()));
+    let is_for_now =
+        parts.status.is_server_error() || parts.status == StatusCode::TOO_MANY_REQUESTS;
+    let is_kept = !is_for_now && body.len() <= BODY_MAX;
+    let said = |name: HeaderName| {
+        let value = parts.headers.get(name)?.to_str().ok()?;
+        Some(value.to_owned())
+    };
+    let answer = is_kept.then(|| KeptAnswer {
+        status: parts.status.as_u16(),
+        location: said(header::LOCATION),
+        etag: said(header::ETAG),
+        body: body.to_vec(),
+    });
     if let Err(err) = app.store.answer_idempotency_key(id, answer).await {
         // What was asked for is done, or refused, all the same.
         tracing::warn!(code = %err.code(), error = %err, "an answer is not kept for its Idempotency-Key");
@@ -374,18 +379,23 @@ async fn keyed(
     Ok(Response::from_parts(parts, Body::from(body)))
 }
 
-fn again(status: u16, location: Option<String>, body: Vec<u8>) -> Response {
-    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
+fn again(answer: KeptAnswer) -> Response {
+    let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
     let kind = if status.is_success() {
         "application/json"
     } else {
         "application/problem+json"
     };
-    let mut response = (status, [(header::CONTENT_TYPE, kind)], body).into_response();
+    let mut response = (status, [(header::CONTENT_TYPE, kind)], answer.body).into_response();
     let headers = response.headers_mut();
     headers.insert("idempotency-replayed", HeaderValue::from_static("true"));
-    if let Some(location) = location.and_then(|at| HeaderValue::from_str(&at).ok()) {
-        headers.insert(header::LOCATION, location);
+    for (name, said) in [
+        (header::LOCATION, answer.location),
+        (header::ETAG, answer.etag),
+    ] {
+        if let Some(value) = said.and_then(|said| HeaderValue::from_str(&said).ok()) {
+            headers.insert(name, value);
+        }
     }
     response
 }

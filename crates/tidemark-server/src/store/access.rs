@@ -53,11 +53,16 @@ pub(crate) enum Answered {
     /// The same request came and is being answered.
     Now,
     /// The same request was answered.
-    So {
-        status: u16,
-        location: Option<String>,
-        body: Vec<u8>,
-    },
+    So(KeptAnswer),
+}
+
+/// An answer that is given again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct KeptAnswer {
+    pub(crate) status: u16,
+    pub(crate) location: Option<String>,
+    pub(crate) etag: Option<String>,
+    pub(crate) body: Vec<u8>,
 }
 
 /// To what an answer is bound that is sealed: a token may be in it.
@@ -150,8 +155,8 @@ impl Store {
             if store.execute(sql, params![tenant, who, key, request, clock::now()])? > 0 {
                 return Ok(Answered::Never);
             }
-            let sql = "SELECT request, status, location, body FROM idempotency WHERE tenant = $1 \
-                 AND who = $2 AND key = $3";
+            let sql = "SELECT request, status, location, etag, body FROM idempotency \
+                 WHERE tenant = $1 AND who = $2 AND key = $3";
             store.one(sql, params![tenant, who, key], |row| {
                 let known: Vec<u8> = row.get(0)?;
                 let status: Option<u16> = row.get(1)?;
@@ -159,13 +164,14 @@ impl Store {
                     _ if known != request => Answered::Other,
                     None => Answered::Now,
                     Some(status) => {
-                        let body: Vec<u8> = row.get(3)?;
-                        Answered::So {
+                        let body: Vec<u8> = row.get(4)?;
+                        Answered::So(KeptAnswer {
                             status,
                             location: row.get(2)?,
+                            etag: row.get(3)?,
                             // Versions before this one have not sealed it.
                             body: seal.open(&body, &bound(&key)).unwrap_or(body),
-                        }
+                        })
                     }
                 })
             })
@@ -177,14 +183,15 @@ impl Store {
     pub(crate) async fn answer_idempotency_key(
         &self,
         (tenant, who, key): (String, String, String),
-        answer: Option<(u16, Option<String>, Vec<u8>)>,
+        answer: Option<KeptAnswer>,
     ) -> Result<()> {
         self.with(move |store, seal| {
-            if let Some((status, location, body)) = answer {
-                let body = seal.seal(&body, &bound(&key))?;
-                let sql = "UPDATE idempotency SET status = $4, location = $5, body = $6 \
+            if let Some(answer) = answer {
+                let body = seal.seal(&answer.body, &bound(&key))?;
+                let (status, location, etag) = (answer.status, answer.location, answer.etag);
+                let sql = "UPDATE idempotency SET status = $4, location = $5, etag = $6, body = $7 \
                      WHERE tenant = $1 AND who = $2 AND key = $3";
-                store.execute(sql, params![tenant, who, key, status, location, body])?;
+                store.execute(sql, params![tenant, who, key, status, location, etag, body])?;
             } else {
                 let sql = "DELETE FROM idempotency WHERE tenant = $1 AND who = $2 AND key = $3";
                 store.execute(sql, params![tenant, who, key])?;

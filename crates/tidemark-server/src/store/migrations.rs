@@ -84,6 +84,7 @@ pub(super) const ALL: &[&str] = &[
         tenant TEXT NOT NULL, name TEXT NOT NULL, keys BLOB NOT NULL, created_at TEXT NOT NULL,
         created_by TEXT NOT NULL, updated_at TEXT NOT NULL, version INTEGER NOT NULL,
         PRIMARY KEY (tenant, name)) STRICT;",
+    "ALTER TABLE idempotency ADD COLUMN etag TEXT;",
 ];
 
 /// The steps that a store of a version has not been through yet; `None` if it is up to date.

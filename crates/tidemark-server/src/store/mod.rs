@@ -26,7 +26,7 @@ use tokio::time::{Instant, timeout_at};
 use postgres::{ANSWER_WITHIN, Postgres};
 use sqlite::Sqlite;
 
-pub(crate) use access::{ANSWERS_KEPT_DAYS, Answered, NewToken, TokenRow};
+pub(crate) use access::{ANSWERS_KEPT_DAYS, Answered, KeptAnswer, NewToken, TokenRow};
 pub(crate) use alerts::{AlertMove, AlertRow, AlertState, Snooze};
 pub(crate) use compared::Compared;
 pub(crate) use connections::ConnectionRow;

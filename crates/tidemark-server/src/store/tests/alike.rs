@@ -418,8 +418,14 @@ async fn access(store: &Store, said: &mut Vec<String>) {
             .unwrap()
     };
     say(said, (take(1).await, take(1).await, take(2).await));
-    let answer = Some((201, Some("/x".to_owned()), vec![0, 255]));
-    store.answer_idempotency_key(key(), answer).await.unwrap();
+    let answer = KeptAnswer {
+        status: 201,
+        location: Some("/x".to_owned()),
+        etag: Some("\"7\"".to_owned()),
+        body: vec![0, 255],
+    };
+    let kept = store.answer_idempotency_key(key(), Some(answer)).await;
+    kept.unwrap();
     store.free_idempotency_keys().await.unwrap();
     say(said, take(1).await);
     store.answer_idempotency_key(key(), None).await.unwrap();

@@ -39,6 +39,8 @@ async fn a_pipeline_is_defined_run_changed_and_asked_about() {
     assert_eq!(first.json().unwrap()["state"], "draft");
     let again = server.send(create()).await;
     assert_eq!((again.status, &again.body), (201, &first.body));
+    assert!(first.header("etag").is_some());
+    assert_eq!(again.header("etag"), first.header("etag"));
     assert_eq!(again.header("idempotency-replayed"), Some("true"));
     let other = server
         .request("POST", "/tokens")
@@ -524,7 +526,7 @@ async fn a_reader_of_news_goes_on_where_it_was() {
     stage.clear().await;
 }
 
-async fn news(server: &Server, last: Option<&str>) -> tokio::net::TcpStream {
+pub(super) async fn news(server: &Server, last: Option<&str>) -> tokio::net::TcpStream {
     let request = server.request("GET", "/events/stream?topics=state,events,ops");
     let request = match last {
         Some(last) => request.header("last-event-id", last),
@@ -533,7 +535,7 @@ async fn news(server: &Server, last: Option<&str>) -> tokio::net::TcpStream {
     request.open(&server.address).await.unwrap()
 }
 
-async fn read_until(stream: &mut tokio::net::TcpStream, text: &str) -> String {
+pub(super) async fn read_until(stream: &mut tokio::net::TcpStream, text: &str) -> String {
     let mut all = Vec::new();
     let read = async {
         let mut buffer = [0; 4096];
