@@ -16,7 +16,7 @@ use super::App;
 use super::auth::{Caller, Role, bearer, cookie, hash_of, new_id, new_token};
 use super::extract::{Json, Params, Route};
 use super::journal::{PageParams, next, page};
-use super::lists::{cut, in_time, next_page, place_in_time};
+use super::lists::{end_in_time, in_time, next_page};
 use super::problem::{Failure, Problem, severity};
 use crate::store::{AuditRow, NewToken, TokenRow};
 
@@ -73,16 +73,16 @@ async fn tokens(
 ) -> Result<Answer<TokenList>, Failure> {
     caller.needs(Role::Admin)?;
     let page = in_time(params.limit, params.cursor.as_deref())?;
-    let limit = page.limit - 1;
+    let limit = page.limit;
     let tenant = (!caller.is_own()).then_some(caller.tenant);
     let mut tokens = app.store.tokens(tenant, page).await?;
-    let next_cursor = cut(&mut tokens, limit, |row| {
-        place_in_time(&row.created_at, &row.id)
+    let (next_cursor, next) = end_in_time(&mut tokens, limit, |row| {
+        (row.created_at.as_str(), row.id.as_str())
     });
     Ok(Answer(TokenList {
-        next: next_page(next_cursor.as_deref()),
         tokens,
         next_cursor,
+        next,
     }))
 }
 

@@ -92,9 +92,19 @@ pub(super) fn in_time(
     })
 }
 
-/// The cursor of a row of such a list.
-pub(super) fn place_in_time(at: &str, id: &str) -> String {
-    format!("{at}_{id}")
+/// Ends such a page; gives the cursor of the next one, and the link to it. `asked`: the limit of
+/// [`in_time`]; `place`: when a row was, and its id.
+pub(super) fn end_in_time<T>(
+    found: &mut Vec<T>,
+    asked: usize,
+    place: impl Fn(&T) -> (&str, &str),
+) -> (Option<String>, Option<String>) {
+    let next_cursor = cut(found, asked - 1, |row| {
+        let (at, id) = place(row);
+        format!("{at}_{id}")
+    });
+    let next = next_page(next_cursor.as_deref());
+    (next_cursor, next)
 }
 
 /// A cursor that nobody was given.

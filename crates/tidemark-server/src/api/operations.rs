@@ -17,7 +17,7 @@ use super::App;
 use super::auth::{Caller, Role};
 use super::extract::{Json, Params, Route};
 use super::journal::PageParams;
-use super::lists::{cut, in_time, next_page, place_in_time};
+use super::lists::{end_in_time, in_time};
 use super::pipelines::member;
 use super::problem::{Failure, Problem};
 use crate::store::OperationRow;
@@ -51,15 +51,15 @@ async fn list(
 ) -> Result<Answer<OperationList>, Failure> {
     let member = member(&app, &caller, &id)?;
     let page = in_time(params.limit, params.cursor.as_deref())?;
-    let limit = page.limit - 1;
+    let limit = page.limit;
     let mut operations = app.store.operations(&member.key, page).await?;
-    let next_cursor = cut(&mut operations, limit, |row| {
-        place_in_time(&row.created_at, &row.id)
+    let (next_cursor, next) = end_in_time(&mut operations, limit, |row| {
+        (row.created_at.as_str(), row.id.as_str())
     });
     Ok(Answer(OperationList {
-        next: next_page(next_cursor.as_deref()),
         operations,
         next_cursor,
+        next,
     }))
 }
 
