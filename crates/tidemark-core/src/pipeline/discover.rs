@@ -48,8 +48,9 @@ pub(super) struct Discovery {
     due: Instant,
     /// When it was looked last.
     began: Instant,
-    /// What was said already.
-    said: Vec<TableName>,
+    /// What the last look has found, and what was said of it. Nothing of tables of which all is as it
+    /// should be: they come and go for as long as the run lasts.
+    said: HashMap<TableName, String>,
     /// What was gone at the last look.
     gone: Vec<TableName>,
     /// What tables demanded of their rows when both sides were compared last, as a hash.
@@ -80,7 +81,7 @@ impl Discovery {
             task: JoinSet::new(),
             due: Instant::now() + interval,
             began: Instant::now(),
-            said: Vec::new(),
+            said: HashMap::new(),
             gone: Vec::new(),
             compared: Arc::default(),
             refused: BTreeSet::new(),
@@ -155,21 +156,21 @@ impl Discovery {
         !self.task.is_empty()
     }
 
-    /// Notes what is gone now; gives what was gone before and is back, of which there is news again.
-    pub(super) fn back(&mut self, gone: Vec<TableName>) -> Vec<TableName> {
+    /// Notes all that a look has found, and what of it is gone; gives what was gone before and is back.
+    pub(super) fn looked(
+        &mut self,
+        said: HashMap<TableName, String>,
+        gone: Vec<TableName>,
+    ) -> Vec<TableName> {
+        self.said = said;
         let mut back = std::mem::replace(&mut self.gone, gone);
         back.retain(|table| !self.gone.contains(table));
-        self.said.retain(|table| !back.contains(table));
         back
     }
 
-    /// Whether this is said for the first time.
-    pub(super) fn is_news(&mut self, table: &TableName) -> bool {
-        let is_news = !self.said.contains(table);
-        if is_news {
-            self.said.push(table.clone());
-        }
-        is_news
+    /// Whether the look before has not found this of the table.
+    pub(super) fn is_news(&self, table: &TableName, text: &str) -> bool {
+        self.said.get(table).is_none_or(|said| said != text)
     }
 }
 
@@ -263,6 +264,29 @@ mod tests {
             identity: ReplicaIdentity::Full,
             ..TableSchema::bare(TableName::new("public", name), id)
         }
+    }
+
+    #[test]
+    fn what_a_look_finds_is_said_once_and_again_when_it_is_so_again() {
+        let mut discovery = Discovery::new(Duration::from_secs(20));
+        let name = |n: u32| TableName::new("public", format!("tmp_{n}"));
+        let (new, gone) = ("is new", "is gone");
+        for n in 0..1_000 {
+            // It is made, found, and dropped before the next look.
+            assert!(discovery.is_news(&name(n), new));
+            let said = HashMap::from([(name(n), new.to_owned())]);
+            assert!(discovery.looked(said, Vec::new()).is_empty(), "{n}");
+        }
+        assert_eq!(discovery.said.len(), 1, "what is no more is forgotten");
+        let table = name(999);
+        assert!(!discovery.is_news(&table, new));
+        assert!(discovery.is_news(&table, gone), "whatever was said before");
+        let said = HashMap::from([(table.clone(), gone.to_owned())]);
+        assert!(discovery.looked(said, vec![table.clone()]).is_empty());
+        assert!(!discovery.is_news(&table, gone));
+        let back = discovery.looked(HashMap::new(), Vec::new());
+        assert_eq!(back, [name(999)]);
+        assert!(discovery.is_news(&table, gone), "when it goes again");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What a look at the catalog means for the stream: tables that are new, made anew, or gone.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::catalogue::codes;
@@ -101,7 +101,7 @@ impl Stream<'_> {
         let known: Vec<(TableName, u32)> = routes
             .map(|(_, r)| (r.mapping.source().clone(), r.source_id))
             .collect();
-        let mut gone = Vec::new();
+        let (mut said, mut gone) = (HashMap::new(), Vec::new());
         for found in discover::compare(&look, &known) {
             let (table, text) = match found {
                 // It is not new to the pipeline, whatever the policy for those that are.
@@ -123,20 +123,23 @@ impl Stream<'_> {
                 }
                 Found::Gone(table) => {
                     gone.push(table.clone());
-                    if self.discovery.is_news(&table) {
-                        let text = "is gone on the source; the target keeps it";
-                        self.left_out(table, Some(text.to_owned()));
+                    let text = "is gone on the source; the target keeps it".to_owned();
+                    if self.discovery.is_news(&table, &text) {
+                        self.left_out(table.clone(), Some(text.clone()));
                     }
+                    said.insert(table, text);
                     continue;
                 }
             };
-            if self.discovery.is_news(&table) {
-                self.engine
-                    .observer
-                    .say(PipelineEvent::NewTable { table, text });
+            if self.discovery.is_news(&table, &text) {
+                self.engine.observer.say(PipelineEvent::NewTable {
+                    table: table.clone(),
+                    text: text.clone(),
+                });
             }
+            said.insert(table, text);
         }
-        for table in self.discovery.back(gone) {
+        for table in self.discovery.looked(said, gone) {
             self.left_out(table, None);
         }
         self.looked = Some(Looked {

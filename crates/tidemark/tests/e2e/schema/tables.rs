@@ -115,6 +115,9 @@ async fn f19_f20_a_new_table_comes_by_policy_and_one_made_again_in_any_case() {
             stage.source_sql("INSERT INTO fresh VALUES (3)").await;
             stage.wait_until_identical().await;
             stage.wait_for_table("public.fresh", "streaming").await;
+            // It goes in the run that it came in.
+            stage.source_sql("DROP TABLE fresh").await;
+            stage.wait_for_table("public.fresh", "excluded").await;
         }
         assert_eq!(run.terminate().await, Some(0));
     }
