@@ -219,6 +219,9 @@ impl Router {
     /// Makes the log's number for a table known: a re-created table has another one, a renamed table
     /// the same, until another table takes its name.
     pub(crate) fn bind(&mut self, table: &Arc<StreamTable>) -> Option<usize> {
+        // One that had this name was dropped, or is described under another before its next change
+        // (PostgreSQL 15, Logical Replication Protocol Message Flow).
+        self.described.retain(|_, known| known.name != table.name);
         self.described.insert(table.id, Arc::clone(table));
         let index = self.named(&table.name).or_else(|| self.find(table.id))?;
         if self.find(table.id) != Some(index) {
@@ -517,4 +520,31 @@ fn holds(mapping: &TableMapping, chunk: &Chunk, key: &[&[u8]]) -> bool {
 /// Order of two values in their text form, for the classes whose order is the same everywhere.
 fn is_below(class: ValueClass, value: &[u8], bound: &[u8]) -> bool {
     crate::filter::compare(class, value, bound).is_some_and(std::cmp::Ordering::is_lt)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::position::Lsn;
+    use crate::schema::ReplicaIdentity;
+
+    #[test]
+    fn tables_that_are_made_and_dropped_all_day_under_one_name_are_one_description() {
+        let mut router = Router::new(&[], &[], Position::PgLsn(Lsn(1)));
+        let table = |id, name: &str| {
+            Arc::new(StreamTable {
+                id,
+                name: TableName::new("public", name),
+                columns: Vec::new(),
+                identity: ReplicaIdentity::Nothing,
+            })
+        };
+        router.bind(&table(1, "other"));
+        for id in 2..1_000 {
+            assert_eq!(router.bind(&table(id, "tmp")), None);
+        }
+        let mut ids: Vec<u32> = router.described.keys().copied().collect();
+        ids.sort_unstable();
+        assert_eq!(ids, [1, 999]);
+    }
 }
