@@ -3,7 +3,7 @@
 //! Status, metrics and alerts ask for it every second. So a server has it in memory, brings it up to date
 //! with each comparison, and reads it out of the store once, when it begins.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tidemark_core::position::Position;
 use tidemark_core::status::Verified;
@@ -52,6 +52,12 @@ impl Compared {
     /// Takes a comparison in, which is later than those that it knows.
     pub(crate) fn take(&mut self, row: &VerificationRow) {
         let mut different = 0;
+        if row.whole {
+            // What the pipeline has no more is nothing that differs.
+            let tables = row.tables.as_array().into_iter().flatten();
+            let named: BTreeSet<&str> = tables.filter_map(|one| one["source"].as_str()).collect();
+            self.tables.retain(|name, _| named.contains(name.as_str()));
+        }
         for table in row.tables.as_array().into_iter().flatten() {
             let word = |name: &str| table[name].as_str().unwrap_or_default();
             different += table["different"].as_u64().unwrap_or_default();
@@ -162,9 +168,14 @@ mod tests {
             ("b", true, "2026-01-01T00:00:00.000Z"),
         ];
         assert_eq!(different, expected);
-        let whole = compared.whole.unwrap();
+        let whole = compared.whole.clone().unwrap();
         assert_eq!(whole.verified.at, "2026-01-01T00:00:00.000Z");
         assert_eq!(whole.different, 3);
         assert_eq!(clock::rfc3339(whole.at_us), whole.verified.at);
+        // A table that is not the pipeline's any more differs no more.
+        let left = [("a", "not_compared", 0)];
+        compared.take(&row("2026-01-04T00:00:00.000Z", true, &left));
+        assert_eq!(compared.tables.keys().collect::<Vec<_>>(), ["a"]);
+        assert!(compared.is_different());
     }
 }
