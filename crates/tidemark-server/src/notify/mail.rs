@@ -68,7 +68,7 @@ impl Sending<'_> {
         let since = letter.since_us.map(clock::rfc3339);
         let pipeline = letter.pipeline.as_deref();
         let page = pages.zip(pipeline);
-        let page = page.map(|(pages, pipeline)| format!("{pages}/pipelines/{pipeline}"));
+        let page = page.map(|(pages, pipeline)| format!("{pages}/p/{pipeline}"));
         let known = [
             ("Pipeline", pipeline),
             ("Rule", letter.rule.as_deref()),

@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tidemark_lab::http::Request;
 use tidemark_lab::mailbox::{Mail, Mailbox, Security};
 use tidemark_lab::wait::wait_for;
 
@@ -104,10 +105,12 @@ async fn r24_a_mail_that_is_not_taken_at_first_comes_again_and_is_known_again() 
     for line in [
         "Pipeline: srv_mail",
         "Severity: critical",
-        "Page: https://tidemark.example/pipelines/srv_mail",
+        "Page: https://tidemark.example/p/srv_mail",
     ] {
         assert!(lines.contains(&line), "{lines:?}");
     }
+    let page = server.send(Request::new("GET", "/p/srv_mail")).await;
+    assert_eq!(page.status, 200, "{}", page.text());
 
     act(&server, "srv_mail", "start").await;
     let log = settled(&server, 2).await;
