@@ -200,7 +200,12 @@ async fn trace(
     let keys = [key];
     let rows = asked.look(&app, &member, Which::Keys(&keys), ROWS).await?;
     let mut quarantine = kept(&app, &member).await?;
-    quarantine.retain(|row| row.first().table == asked.table && row.keys.contains(&keys[0]));
+    // One value may be written in several ways; what is kept has it as the server writes it.
+    let found = rows.rows.iter().map(|row| &row.key);
+    let meant: Vec<&Vec<String>> = keys.iter().chain(found).collect();
+    quarantine.retain(|row| {
+        row.first().table == asked.table && row.keys.iter().any(|key| meant.contains(&key))
+    });
     let compared = compared(&app, &member, &asked.table).await?;
     asked.write_down(&app, &caller, address, "trace").await?;
     Ok(Answer(TraceBody {

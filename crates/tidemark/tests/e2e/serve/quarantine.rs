@@ -91,6 +91,12 @@ async fn rows_in_quarantine_are_shown_retried_and_dropped_by_who_may() {
         (&json!(other), &Value::Null)
     );
 
+    // However whoever asks writes the key.
+    let traced = server
+        .get(&format!("{base}/trace?table=public.moods&key=012"))
+        .await;
+    assert_eq!(traced["quarantine"][0]["number"], other, "{traced}");
+
     viewers_are_told_less(&mut server, moved, viewer).await;
     values_and_effects_are_shown(&server, moved).await;
     rows(&server, "srv_kept", 2).await;

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use tidemark_lab::wait::wait_for;
 
 use super::access::{guarded, token};
+use super::names::in_path;
 use super::{Server, definition};
 use crate::stage::{PATIENCE, Stage};
 
@@ -14,7 +15,11 @@ const TABLES: &str = "CREATE TABLE people (id int PRIMARY KEY, mail text, note t
     INSERT INTO parts VALUES ('x, y', 1, decode(repeat('ab', 3000), 'hex'));
     CREATE TABLE marks (v text);
     INSERT INTO marks VALUES ('one'), ('one');
-    ALTER TABLE marks REPLICA IDENTITY FULL;";
+    ALTER TABLE marks REPLICA IDENTITY FULL;
+    CREATE TYPE pair AS (a int, b text);
+    CREATE TABLE odd (b bytea, t timestamptz, n numeric, j jsonb, c pair, PRIMARY KEY (b, t, n, j, c));
+    INSERT INTO odd VALUES ('\\x00ff27', '2026-10-25 00:30:00.5+00', 'NaN', '[\"a\", {\"b\": \"''\"}]', '(1,\"x \\\\ \"\"y\"\"\")'),
+        ('', 'infinity', '-Infinity', 'null', '(,)'), ('a', '0044-03-15 12:00:00+00 BC', 1.50, '\"\"', '(0,\"\")');";
 
 fn wanted(stage: &Stage) -> Value {
     let mut wanted = definition(stage);
@@ -160,6 +165,19 @@ async fn tables_without_a_plain_key_are_shown(server: &Server, base: &str) {
     let rows = found["rows"].as_array().unwrap();
     assert_eq!(rows.len(), 4, "two of each side: {found}");
     assert!(rows.iter().all(|row| row["verdict"] == "unpaired"));
+    // A row is found by the key that is shown of it, whatever its types are.
+    let found = server
+        .get(&format!("{base}/preview?table=public.odd"))
+        .await;
+    let rows = found["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 3, "{found}");
+    for row in rows {
+        assert_eq!(row["verdict"], "same", "{found}");
+        let key = in_path(&row["key"].to_string());
+        let route = format!("{base}/trace?table=public.odd&key={key}");
+        let traced = server.get(&route).await;
+        assert_eq!(traced["rows"], json!([row]), "{traced}");
+    }
 }
 
 #[tokio::test]
