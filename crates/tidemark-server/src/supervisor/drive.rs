@@ -157,8 +157,8 @@ pub(super) async fn drive(shared: Arc<Shared>, member: Arc<Member>) {
     }
 }
 
-/// Rests, looking at it from outside now and then, until something else is wanted, or until a login is right
-/// for which it failed. `true`: the server ends.
+/// Rests, looking at it from outside now and then, until something else is wanted, or until a login is right,
+/// or a secret there, for which it failed. `true`: the server ends.
 async fn rest_until_told(
     shared: &Arc<Shared>,
     member: &Arc<Member>,
@@ -183,10 +183,13 @@ async fn rest_until_told(
         let is_settled = || is_draft || is_over && member.is_known();
         let is_login = |code: &str| policy::is_refused_login(code);
         let waits_for_login = failed.is_some_and(|err| is_login(&err.code().to_string()));
+        let lacks_secret = failed.is_some_and(|err| err.code() == codes::CONFIG_SECRET);
         let began = Instant::now();
         let mut pause = LOOK_EVERY;
         while !is_settled() {
             pause = match look(shared, member).await {
+                // It could be read this time, and nobody was asked without it.
+                Ok(_) if lacks_secret => return,
                 // What logs in now may be another way than what was refused.
                 Ok(None) if waits_for_login && began.elapsed() >= LOOK_SELDOM => return,
                 Ok(Some(code)) if is_login(&code) => LOOK_SELDOM,

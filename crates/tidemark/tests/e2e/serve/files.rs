@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tidemark_lab::wait::wait_for;
 
 use super::access::guarded;
-use super::{Server, fill};
+use super::{Server, definition, fill};
 use crate::pages;
 use crate::stage::{PATIENCE, Ran, Stage};
 
@@ -395,5 +395,39 @@ async fn files_reach_a_server_as_the_page_says() {
     server.wait_for_state("page_files", "streaming").await;
     stage.wait_until_identical().await;
     server.terminate().await;
+    stage.clear().await;
+}
+
+/// A secret in a file of its own, which goes and comes: what runs has it, what begins says what it lacks.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_that_is_gone_stops_nothing_that_runs_and_one_that_is_back_is_taken() {
+    let name = "srv_secret_gone";
+    let stage = Stage::new(name).await;
+    fill(&stage).await;
+    let mut server = Server::start(&[]).await;
+    let secret = server.pipelines().join("source.pw");
+    std::fs::write(&secret, "any\n").unwrap();
+    let mut wanted = definition(&stage);
+    wanted["source"]["password"] = json!("${file:source.pw}");
+    let file = server.pipelines().join("srv_secret_gone.toml");
+    std::fs::write(file, toml::to_string(&wanted).unwrap()).unwrap();
+    server.wait_for_state(name, "streaming").await;
+
+    std::fs::remove_file(&secret).unwrap();
+    stage
+        .source_sql("INSERT INTO orders VALUES (5000, 'meanwhile')")
+        .await;
+    stage.wait_until_identical().await;
+    let still = server.get("/pipelines/srv_secret_gone").await;
+    assert_eq!(still["state"], "streaming", "{still}");
+
+    assert_eq!(server.terminate().await, Some(0), "{}", server.log());
+    server.restart().await;
+    let failed = server.wait_for_state(name, "failed").await;
+    assert_eq!(failed["error"]["code"], "TM7007", "{failed}");
+    assert!(failed.to_string().contains("source.pw"), "{failed}");
+    std::fs::write(&secret, "any\n").unwrap();
+    server.wait_for_state(name, "streaming").await;
+    assert_eq!(server.terminate().await, Some(0), "{}", server.log());
     stage.clear().await;
 }
