@@ -8,6 +8,7 @@ use tidemark_lab::proxy::Proxy;
 use tidemark_lab::server::PostgresServer;
 use tidemark_lab::wait::wait_for;
 
+use super::api::{news, read_until};
 use super::{Server, definition, fill};
 use crate::faults::own_server;
 use crate::stage::{PATIENCE, Stage};
@@ -227,9 +228,16 @@ async fn whoever_stands_by_takes_over_from_a_server_that_is_killed_or_frozen() {
     assert_eq!(sent.header("location"), Some(place.as_str()));
     writers.busy(20).await;
 
+    let mut reader = news(&first, None).await;
+    let heard = read_until(&mut reader, "\n\n").await;
+    let last = heard.lines().find_map(|line| line.strip_prefix("id: "));
     let killed = Instant::now();
     first.child.kill().await.unwrap();
     takes_over(&second, "srv_standby", killed, &writers).await;
+    // Whoever heard the one before is told to look at everything anew.
+    let mut reader = news(&second, Some(last.unwrap())).await;
+    read_until(&mut reader, "event: reset").await;
+    drop(reader);
     first.restart().await;
     let ready = first.send(Request::new("GET", "/readyz?verbose=1")).await;
     assert_eq!(ready.json().unwrap()["role"], "standby");
