@@ -43,6 +43,8 @@ export const tables = signal<Record<string, Told>>({});
 export const lastEvent = signal<Event | null>(null);
 /** Grows whenever an action begins or ends. */
 export const operations = signal(0);
+/** Grows whenever something was not heard. */
+export const resets = signal(0);
 /** Messages of the stream, for tests. */
 export const messages = signal(0);
 
@@ -247,7 +249,7 @@ function take(part: string) {
   const said = JSON.parse(data);
   switch (kind) {
     case "reset":
-      // Something was not heard.
+      resets.value += 1;
       tables.value = {};
       operations.value += 1;
       refreshSoon();

@@ -3,7 +3,7 @@
 import { useEffect, useState } from "preact/hooks";
 import { get } from "../api";
 import { clock, day, words } from "../format";
-import { lastEvent, link } from "../live";
+import { lastEvent, link, resets } from "../live";
 import { parameter, put } from "../router";
 import type { Event, Pipeline } from "../shapes";
 import { Code, HealthMark, ProblemBox } from "../ui";
@@ -42,7 +42,7 @@ export function Events({ one }: { one: Pipeline }) {
       setProblem(wrong);
     }
   };
-  useEffect(() => void load(null), [one.id, level, link.value === "live"]);
+  useEffect(() => void load(null), [one.id, level, link.value === "live", resets.value]);
   const fresh = lastEvent.value;
   useEffect(() => {
     if (!fresh || fresh.pipeline !== one.id || (level && fresh.level !== level)) return;
