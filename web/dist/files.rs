@@ -1,9 +1,9 @@
 // Made by web/build.mjs of web/src.
 &[
     File {
-        name: "app-3e6b5506f2.js",
-        plain: include_bytes!("app-3e6b5506f2.js"),
-        packed: include_bytes!("app-3e6b5506f2.js.gz"),
+        name: "app-71379bef9f.js",
+        plain: include_bytes!("app-71379bef9f.js"),
+        packed: include_bytes!("app-71379bef9f.js.gz"),
     },
     File {
         name: "index.html",

@@ -111,21 +111,9 @@ export function may(role: "operator" | "admin"): boolean {
   return order.indexOf(caller.value?.role ?? "viewer") >= order.indexOf(role);
 }
 
-/** A table as a pipeline file names it: what is not plain is quoted. */
-export function quoted(table: string): string {
-  const dot = table.indexOf(".");
-  const part = (name: string) => (/^[A-Za-z0-9_$]+$/.test(name) ? name : `"${name.replaceAll('"', '""')}"`);
-  return dot < 0 ? part(table) : `${part(table.slice(0, dot))}.${part(table.slice(dot + 1))}`;
-}
-
 /** One word for a shell, whatever is in it. */
 export function word(text: string): string {
   return `'${text.replaceAll("'", "'\\''")}'`;
-}
-
-/** A table as a word for a shell. */
-export function tableWord(table: string): string {
-  return word(quoted(table));
 }
 
 function fresh(): string {

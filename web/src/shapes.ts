@@ -95,6 +95,7 @@ export interface Lag {
 }
 
 export interface Table {
+  /** As a pipeline file names it, and the API is asked for it. */
   source: string;
   target: string;
   state: string;

@@ -9,6 +9,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::selection::quoted;
+
 /// A table's name in its database, unquoted.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TableName {
@@ -26,11 +28,18 @@ impl TableName {
             name: name.into(),
         }
     }
+
+    /// Both parts with a dot between, whatever is in them: as queries of a catalog put them together, and as
+    /// names are hashed. Two tables may have one.
+    pub fn unquoted(&self) -> String {
+        format!("{}.{}", self.schema, self.name)
+    }
 }
 
+/// As a pipeline file names it, so that no two tables have one text, and what is shown can be asked for.
 impl fmt::Display for TableName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.schema, self.name)
+        write!(f, "{}.{}", quoted(&self.schema), quoted(&self.name))
     }
 }
 

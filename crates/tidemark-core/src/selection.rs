@@ -3,6 +3,7 @@
 //! Either part may hold `*` (any run of characters) and `?` (one character); matching minds case. A
 //! part in double quotes is taken as it stands, dots and stars included.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use crate::schema::TableName;
@@ -38,10 +39,7 @@ impl Selection {
     /// One table.
     pub fn of(name: &TableName) -> Selection {
         Selection {
-            include: vec![Pattern {
-                schema: Glob::Name(name.schema.clone()),
-                table: Glob::Name(name.name.clone()),
-            }],
+            include: vec![Pattern::of(name)],
             exclude: Vec::new(),
         }
     }
@@ -60,6 +58,14 @@ impl Selection {
 }
 
 impl Pattern {
+    /// For this very table.
+    pub fn of(name: &TableName) -> Pattern {
+        Pattern {
+            schema: Glob::Name(name.schema.clone()),
+            table: Glob::Name(name.name.clone()),
+        }
+    }
+
     /// Reads `schema.table`; the error says what is wrong.
     pub fn parse(text: &str) -> Result<Pattern, String> {
         let parts = split(text)?;
@@ -112,11 +118,18 @@ impl fmt::Display for Pattern {
 impl fmt::Display for Glob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Glob::Name(name) if name.contains(['.', '*', '?', '"']) => {
-                write!(f, "\"{}\"", name.replace('"', "\"\""))
-            }
-            Glob::Name(text) | Glob::Wild(text) => f.write_str(text),
+            Glob::Name(name) => f.write_str(&quoted(name)),
+            Glob::Wild(text) => f.write_str(text),
         }
+    }
+}
+
+/// A name as a part of a pattern, in double quotes where it would mean something else without.
+pub(crate) fn quoted(name: &str) -> Cow<'_, str> {
+    if name.contains(['.', '*', '?', '"']) || name.trim().is_empty() {
+        Cow::Owned(format!("\"{}\"", name.replace('"', "\"\"")))
+    } else {
+        Cow::Borrowed(name)
     }
 }
 
@@ -136,7 +149,13 @@ pub(crate) fn split(text: &str) -> Result<Vec<Glob>, String> {
             }
             (Glob::plain(part), after)
         };
-        if matches!(&part, Glob::Name(name) if name.trim().is_empty()) {
+        // A name of blanks alone is one, in quotes.
+        let is_empty = match &part {
+            Glob::Name(name) if rest.starts_with('"') => name.is_empty(),
+            Glob::Name(name) => name.trim().is_empty(),
+            Glob::Wild(_) => false,
+        };
+        if is_empty {
             return Err("a part of the name is empty".to_owned());
         }
         parts.push(part);
@@ -247,6 +266,8 @@ mod tests {
             ("a.b.c", "double quotes"),
             ("", "empty"),
             ("public.", "empty"),
+            ("public. ", "empty"),
+            ("public.\"\"", "empty"),
             (".orders", "empty"),
             ("\"public.orders", "not closed"),
             ("pub\"lic\".orders", "whole part"),
@@ -254,6 +275,24 @@ mod tests {
         ] {
             let message = Pattern::parse(text).unwrap_err();
             assert!(message.contains(why), "{text}: {message}");
+        }
+    }
+
+    #[test]
+    fn a_table_is_shown_as_a_pattern_names_it() {
+        for (schema, name, shown) in [
+            ("public", "orders", "public.orders"),
+            ("Sales 2", "a/b %s 🦀", "Sales 2.a/b %s 🦀"),
+            ("a.b", "c.d", "\"a.b\".\"c.d\""),
+            ("a", "b.c.d", "a.\"b.c.d\""),
+            ("public", "q\"uote", "public.\"q\"\"uote\""),
+            ("public", "tmp_*", "public.\"tmp_*\""),
+            ("public", " ", "public.\" \""),
+        ] {
+            let table = TableName::new(schema, name);
+            assert_eq!(table.to_string(), shown);
+            let read = Pattern::parse(shown).unwrap();
+            assert_eq!((read.exact(), Pattern::of(&table)), (Some(table), read));
         }
     }
 

@@ -9,6 +9,7 @@
 use std::io;
 
 use tidemark_core::catalogue::{Code, codes};
+use tidemark_core::schema::TableName;
 use tidemark_core::{Error, ErrorKind, Result};
 
 use crate::config::Side;
@@ -170,7 +171,9 @@ pub fn classify(side: Side, error: ServerError) -> Error {
     let code = pick(side, source, target);
     // Out of rows the source speaks of its own tables; the target's may have other names.
     let table = match (side, &error.schema, &error.table) {
-        (Side::Source, Some(schema), Some(table)) => Some(format!("{schema}.{table}")),
+        (Side::Source, Some(schema), Some(table)) => {
+            Some(TableName::new(schema, table).to_string())
+        }
         _ => None,
     };
     let mut out = Error::new(kind, code, format!("{side}: {sentence}"))

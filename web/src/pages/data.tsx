@@ -1,7 +1,7 @@
 // Rows of a table on both sides, side by side: the first ones, or the one with a key. Masked, and written down.
 
 import { useEffect, useState } from "preact/hooks";
-import { caller, get, may, quoted } from "../api";
+import { caller, get, may } from "../api";
 import { bytes, clock, grouped, moment } from "../format";
 import { parameter, put } from "../router";
 import type { Pipeline, Table } from "../shapes";
@@ -53,8 +53,8 @@ function Look({ one }: { one: Pipeline }) {
   const names = (tables.value?.tables ?? []).map((one) => one.source).sort();
   const chosen = table ?? names[0] ?? null;
   const route = chosen === null ? null : key === null
-    ? `${pathOf(one.id)}/preview?table=${encodeURIComponent(quoted(chosen))}`
-    : `${pathOf(one.id)}/trace?table=${encodeURIComponent(quoted(chosen))}&key=${encodeURIComponent(key)}`;
+    ? `${pathOf(one.id)}/preview?table=${encodeURIComponent(chosen)}`
+    : `${pathOf(one.id)}/trace?table=${encodeURIComponent(chosen)}&key=${encodeURIComponent(key)}`;
   const [found, setFound] = useState<Rows | null>(null);
   const [problem, setProblem] = useState<unknown>(null);
   const [isAsking, setAsking] = useState(false);

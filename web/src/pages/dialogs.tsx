@@ -1,7 +1,7 @@
 // What asks before it changes something: with objects, rows, and who will notice.
 
 import { useEffect, useState } from "preact/hooks";
-import { ask, get, post, quoted, tableWord } from "../api";
+import { ask, get, post, word } from "../api";
 import { bytes, grouped } from "../format";
 import { go } from "../router";
 import type { Operation, Pipeline, Table } from "../shapes";
@@ -35,7 +35,7 @@ export function ResyncDialog({ one, table, onClose }: { one: Pipeline; table: st
     if (chosen === null) return;
     let isCurrent = true;
     setEffect(null);
-    post<Effect>(`${path}/actions/resync`, { tables: [quoted(chosen)], strategy, dry_run: true }).then(
+    post<Effect>(`${path}/actions/resync`, { tables: [chosen], strategy, dry_run: true }).then(
       (found) => isCurrent && (setEffect(found), setProblem(null)),
       (wrong) => isCurrent && setProblem(wrong),
     );
@@ -47,7 +47,7 @@ export function ResyncDialog({ one, table, onClose }: { one: Pipeline; table: st
   const start = (event: Event) => {
     event.preventDefault();
     if (chosen === null || typed !== chosen) return;
-    void act(`resync ${chosen}`, () => post<Operation>(`${path}/actions/resync`, { tables: [quoted(chosen)], strategy }));
+    void act(`resync ${chosen}`, () => post<Operation>(`${path}/actions/resync`, { tables: [chosen], strategy }));
     onClose();
   };
   const target = effect?.tables[0];
@@ -81,7 +81,7 @@ export function ResyncDialog({ one, table, onClose }: { one: Pipeline; table: st
               <label class="inline"><input type="radio" name="strategy" checked={strategy === "swap"} onChange={() => setStrategy("swap")} />swap: load beside the old table, then rename</label>
               <label class="inline"><input type="radio" name="strategy" checked={strategy === "truncate"} onChange={() => setStrategy("truncate")} />truncate: empty it first</label>
             </fieldset>
-            <Copyable label="command" text={`tidemark resync ${one.id} --table ${tableWord(chosen)}${strategy === "truncate" ? " --strategy truncate" : ""}`} />
+            <Copyable label="command" text={`tidemark resync ${one.id} --table ${word(chosen)}${strategy === "truncate" ? " --strategy truncate" : ""}`} />
             <TypedName name={chosen} typed={typed} onType={setTyped} />
           </>
         )}

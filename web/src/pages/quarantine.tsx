@@ -1,7 +1,7 @@
 // What could not be applied: rows and tables, why, and what can be done about each.
 
 import { useEffect, useState } from "preact/hooks";
-import { get, may, post, quoted, tableWord, word } from "../api";
+import { get, may, post, word } from "../api";
 import { grouped, moment } from "../format";
 import { link, now, overview } from "../live";
 import { parameter, put } from "../router";
@@ -60,7 +60,7 @@ interface Wanted {
 /** The tab of a pipeline. */
 export function QuarantineTab({ one }: { one: Pipeline }) {
   const table = parameter("table");
-  const query = table ? `?table=${encodeURIComponent(quoted(table))}` : "";
+  const query = table ? `?table=${encodeURIComponent(table)}` : "";
   const [more, setMore] = useState<KeptRow[]>([]);
   const [cursor, setCursor] = useState<number | null>(null);
   const [shown, setShown] = useState<number | null>(null);
@@ -87,10 +87,10 @@ export function QuarantineTab({ one }: { one: Pipeline }) {
     }
   };
   const isNothing = rows.length === 0 && value.tables.length === 0;
-  const flag = table ? ` --table ${tableWord(table)}` : "";
+  const flag = table ? ` --table ${word(table)}` : "";
   const ofAll = (verb: string, title: string, command: string, isFinal: boolean): Wanted => ({
     title, verb, command, isFinal, button: isFinal ? "Drop" : "Retry",
-    path: table ? `${pathOf(one.id)}/tables/${encodeURIComponent(quoted(table))}/actions/${verb}` : `${pathOf(one.id)}/actions/${verb}`,
+    path: table ? `${pathOf(one.id)}/tables/${encodeURIComponent(table)}/actions/${verb}` : `${pathOf(one.id)}/actions/${verb}`,
   });
   return (
     <>
@@ -134,8 +134,8 @@ export function QuarantineTab({ one }: { one: Pipeline }) {
 
 function Aside({ one, tables, want }: { one: Pipeline; tables: Table[]; want: (wanted: Wanted) => void }) {
   const of = (table: Table, verb: string, title: string, button: string, command: string): Wanted => ({
-    title, verb, button, command: `${command} --table ${tableWord(table.source)}`, isFinal: false,
-    path: `${pathOf(one.id)}/tables/${encodeURIComponent(quoted(table.source))}/actions/${verb}`,
+    title, verb, button, command: `${command} --table ${word(table.source)}`, isFinal: false,
+    path: `${pathOf(one.id)}/tables/${encodeURIComponent(table.source)}/actions/${verb}`,
   });
   return (
     <div class="scroll" tabIndex={0} role="region" aria-label="tables that are set aside">
@@ -169,7 +169,7 @@ function Row({ one, row, show, want }: { one: Pipeline; row: KeptRow; show: () =
   const who = `${row.table} key ${key}`;
   const of = (verb: string, title: string, button: string, command: string, isFinal: boolean): Wanted => ({
     title, verb, button, isFinal, path: `${pathOf(one.id)}/quarantine/${row.number}/actions/${verb}`,
-    command: `${command} ${one.id} --table ${tableWord(row.table)} --key ${word(JSON.stringify(row.keys?.at(-1) ?? []))}`,
+    command: `${command} ${one.id} --table ${word(row.table)} --key ${word(JSON.stringify(row.keys?.at(-1) ?? []))}`,
   });
   return (
     <tr data-number={row.number}>

@@ -3,7 +3,7 @@
 
 import type { ComponentChildren } from "preact";
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
-import { get, may, post, quoted } from "../api";
+import { get, may, post } from "../api";
 import { bytes, grouped, seconds, short, words } from "../format";
 import { link, now, tables as told } from "../live";
 import { parameter, put } from "../router";
@@ -19,6 +19,9 @@ const URGENCY = ["quarantined", "resyncing", "loading", "queued", "catching_up",
 
 const urgency = new Map(URGENCY.map((state, rank) => [state, rank]));
 const rank = (state: string) => urgency.get(state) ?? -1;
+
+/** As somebody looks for it who does not think of quotes. */
+const sought = (text: string) => text.toLowerCase().replaceAll('"', "");
 
 /** What is known so far, and how many there are. */
 interface Found {
@@ -61,14 +64,14 @@ export function Tables({ one }: { one: Pipeline }) {
   const found = isWhole ? null : (asked.value ?? (first?.id === one.id ? first.found : null));
   const isPart = found !== null && found !== asked.value;
   const state = parameter("state");
-  const wanted = (parameter("q") ?? "").toLowerCase();
+  const wanted = sought(parameter("q") ?? "");
   const base = useMemo(() => (found ? new Map(found.tables.map((table) => [table.source, table])) : NONE), [found]);
   const known = news?.known ?? NONE;
   const of = (name: string) => known.get(name) ?? base.get(name)!;
   // Their order is made anew only when a table comes, goes or is in another state.
   const { shown, counts, total } = useMemo(() => {
     const tables = [...new Map([...base, ...known]).values()];
-    const some = tables.filter((table) => (state === null || table.state === state) && (wanted === "" || `${table.source} ${table.target}`.toLowerCase().includes(wanted)));
+    const some = tables.filter((table) => (state === null || table.state === state) && (wanted === "" || sought(`${table.source} ${table.target}`).includes(wanted)));
     some.sort((a, b) => rank(a.state) - rank(b.state) || (a.source < b.source ? -1 : 1));
     const counts = new Map<string, number>();
     for (const table of tables) counts.set(table.state, (counts.get(table.state) ?? 0) + 1);
@@ -139,7 +142,7 @@ function Row({ id, table, number, isRunning, isOld, onResync }: { id: string; ta
   const of = estimated === null ? "; how many there are is unknown" : ` of about ${grouped(estimated)}`;
   const ask = (action: string, body: unknown = {}) =>
     act(`${action} ${table.source}`, () =>
-      post<Operation>(`/pipelines/${encodeURIComponent(id)}/tables/${encodeURIComponent(quoted(table.source))}/actions/${action}`, body));
+      post<Operation>(`/pipelines/${encodeURIComponent(id)}/tables/${encodeURIComponent(table.source)}/actions/${action}`, body));
   return (
     <tr aria-rowindex={number}>
       <td class="name"><span><bdi>{table.source}</bdi>{table.target !== table.source && <span class="muted"> → <bdi>{table.target}</bdi></span>}

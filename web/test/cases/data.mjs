@@ -4,11 +4,11 @@ import { inTheDark, row } from "./look.mjs";
 
 export async function rows_of_both_sides_are_seen_side_by_side({ page, open, until, accessible, shot, server, databases, asViewer }) {
   const { source, target } = databases;
-  await databases.sql(source, "CREATE SCHEMA folk; CREATE TABLE folk.people (id int PRIMARY KEY, name text, mail text, born date); INSERT INTO folk.people SELECT i, 'person ' || i, 'p' || i || '@secret.example', date '1970-01-01' + i FROM generate_series(1, 30) i");
+  await databases.sql(source, "CREATE SCHEMA \"a.b\"; CREATE TABLE \"a.b\".\"c.d/'%2F🦀\" (id int PRIMARY KEY, v text); INSERT INTO \"a.b\".\"c.d/'%2F🦀\" VALUES (1, 'the odd one'); CREATE SCHEMA folk; CREATE TABLE folk.people (id int PRIMARY KEY, name text, mail text, born date); INSERT INTO folk.people SELECT i, 'person ' || i, 'p' || i || '@secret.example', date '1970-01-01' + i FROM generate_series(1, 30) i");
   const side = (url) => ({ type: "postgres", url });
   await server.post("/pipelines?start=true", {
     version: 1, pipeline: { name: "folk", mode: "full_load_and_cdc" }, source: side(source), target: side(target),
-    tables: { include: ["folk.*"] }, verify: { after_load: "off" }, mask: [{ columns: ["folk.people.mail"], with: "partial" }],
+    tables: { include: ["folk.*", '"a.b".*'] }, verify: { after_load: "off" }, mask: [{ columns: ["folk.people.mail"], with: "partial" }],
   });
   await until("folk to stream", async () => (await server.get("/pipelines/folk")).state === "streaming");
   await databases.sql(target, "UPDATE folk.people SET name = 'somebody else' WHERE id = 2; DELETE FROM folk.people WHERE id = 4; UPDATE folk.people SET mail = 'clear@secret.example', born = NULL WHERE id = 5; INSERT INTO folk.people VALUES (0, 'nobody', NULL, NULL)");
@@ -48,6 +48,15 @@ export async function rows_of_both_sides_are_seen_side_by_side({ page, open, unt
   await page.getByRole("form", { name: "trace a row" }).getByRole("textbox").fill("x");
   await page.keyboard.press("Enter");
   await page.getByRole("alert").filter({ hasText: "does not fit" }).waitFor();
+
+  // A table is found by the name that it is shown under, whatever is in it.
+  const odd = `"a.b"."c.d/'%2F🦀"`;
+  await open("/p/folk");
+  await row(page, odd).getByRole("link", { name: /^rows of/ }).click();
+  await rows.getByText("the odd one").waitFor();
+  await open("/p/folk");
+  await row(page, odd).getByRole("button", { name: /^pause/ }).click();
+  await until("it to be paused", async () => (await row(page, odd).innerText()).includes("paused"));
 
   await asViewer("/p/folk/data", async (theirs) => {
     await theirs.getByText("shown to operators and administrators").waitFor();

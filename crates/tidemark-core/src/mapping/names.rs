@@ -60,7 +60,7 @@ fn not_found(rules: &Rules, schema: &SourceSchema, pattern: &Pattern) -> Problem
     if let Some(left) = schema
         .not_carried
         .iter()
-        .find(|left| left.name == name.to_string())
+        .find(|left| left.name == name.unquoted())
     {
         let article = if left.kind.starts_with(['a', 'e', 'i', 'o', 'u']) {
             "an"

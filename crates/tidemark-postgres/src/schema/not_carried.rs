@@ -173,7 +173,7 @@ pub(super) async fn read(
         let mut of_kind = objects.iter().filter(|object| object.kind == kind);
         of_kind.any(|object| match kind {
             ObjectKind::Extension => object.name.name == name,
-            _ => object.name.to_string() == name,
+            _ => object.name.unquoted() == name,
         })
     };
     for (word, kind) in [

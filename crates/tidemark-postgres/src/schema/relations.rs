@@ -142,7 +142,7 @@ fn obstacle(relation: &Relation, children: &HashMap<u32, Vec<&Relation>>) -> Opt
     let not = |kind: &str, note: &str| {
         Some(NotCarried {
             kind: kind.to_owned(),
-            name: relation.name.to_string(),
+            name: relation.name.unquoted(),
             note: note.to_owned(),
         })
     };

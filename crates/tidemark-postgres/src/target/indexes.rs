@@ -161,13 +161,13 @@ pub(super) fn is_same(a: &Index, b: &Index) -> bool {
 pub(super) fn name_beside(table: &TableName, index: &str) -> String {
     format!(
         "tidemark_beside_{}",
-        short_hash(&format!("{table} {index}"))
+        short_hash(&format!("{} {index}", table.unquoted()))
     )
 }
 
 /// The name to take where another relation of the schema has the index's own.
 pub(super) fn other_name(table: &TableName, index: &str) -> String {
-    let hash = short_hash(&table.to_string());
+    let hash = short_hash(&table.unquoted());
     let mut end = index.len().min(63 - 1 - hash.len());
     while !index.is_char_boundary(end) {
         end -= 1;

@@ -32,7 +32,7 @@ pub(super) fn table_at(mapping: &TableMapping, place: Place) -> TableName {
 pub(super) fn beside(table: &TableName) -> TableName {
     TableName::new(
         table.schema.clone(),
-        format!("tidemark_beside_{}", short_hash(&table.to_string())),
+        format!("tidemark_beside_{}", short_hash(&table.unquoted())),
     )
 }
 

@@ -225,7 +225,8 @@ pub(crate) fn table_name(text: &str) -> Result<TableName, Failure> {
     pattern.ok_or_else(|| {
         Failure::new(
             codes::API_MALFORMED,
-            "a table is named as schema.table, without * and ?",
+            "a table is named as schema.table, without * and ?; a part that holds a dot goes in \
+             double quotes",
         )
     })
 }

@@ -43,7 +43,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
 struct TablesParams {
     /// Only those in this state.
     state: Option<String>,
-    /// Only those whose name on either side holds this.
+    /// Only those whose name on either side holds this, double quotes aside.
     q: Option<String>,
     /// At most so many, 1 to 500.
     #[param(minimum = 1, maximum = 500)]
@@ -84,13 +84,15 @@ async fn tables(
     let status = member(&app, &caller, &id)?.view().status;
     let counts = counts(&status);
     let mut found: Vec<_> = status.tables.iter().collect();
+    let unquoted = |text: &str| text.replace('"', "");
+    let q = params.q.as_deref().map(unquoted).unwrap_or_default();
+    let holds = |name: &str| unquoted(name).contains(&q);
     found.retain(|table| {
         let is_in = params
             .state
             .as_ref()
             .is_none_or(|state| *state == word_of(&table.state));
-        let q = params.q.as_deref().unwrap_or_default();
-        is_in && (table.source.contains(q) || table.target.contains(q))
+        is_in && (holds(&table.source) || holds(&table.target))
     });
     found.sort_by_key(|table| (table.urgency(), table.source.as_str()));
     found

@@ -18,7 +18,6 @@ use tidemark_core::config::name_of_way_back;
 use tidemark_core::finding::{Finding, Side, Verdict};
 use tidemark_core::mapping::TableMapping;
 use tidemark_core::schema::{ColumnDefault, ReplicaIdentity, SourceSchema, TableName};
-use tidemark_core::selection::Glob;
 use tidemark_core::source::{Keep, Source};
 use toml::{Table, Value};
 
@@ -249,7 +248,10 @@ impl<'a> Cutover<'a> {
                 target.insert("url".into(), url.into());
             }
         }
-        let include: Vec<Value> = mappings.iter().map(|m| pattern(&m.target).into()).collect();
+        let include: Vec<Value> = mappings
+            .iter()
+            .map(|m| m.target.to_string().into())
+            .collect();
         let mut draft = Table::new();
         draft.insert("version".into(), Value::Integer(1));
         draft.insert(
@@ -342,18 +344,12 @@ fn turned_round(mapping: &TableMapping) -> Result<Option<Value>, Failure> {
         return Ok(None);
     }
     let mut exception = Table::new();
-    exception.insert("source".into(), pattern(&mapping.target).into());
-    exception.insert("target".into(), pattern(source).into());
+    exception.insert("source".into(), mapping.target.to_string().into());
+    exception.insert("target".into(), source.to_string().into());
     if !rename.is_empty() {
         exception.insert("rename".into(), Value::Table(rename));
     }
     Ok(Some(Value::Table(exception)))
-}
-
-/// A table's name as a pattern that fits it alone.
-fn pattern(name: &TableName) -> String {
-    let part = |text: &str| Glob::Name(text.to_owned()).to_string();
-    format!("{}.{}", part(&name.schema), part(&name.name))
 }
 
 fn written(draft: &Table, position: Option<&str>) -> String {

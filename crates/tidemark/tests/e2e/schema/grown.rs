@@ -150,7 +150,7 @@ async fn a_table_whose_names_have_dots_is_set_aside_alone() {
     stage
         .wait_for_target("SELECT count(*) FROM good", "1")
         .await;
-    stage.wait_for_table("a.b.c.d", "quarantined").await;
+    stage.wait_for_table(r#""a.b"."c.d""#, "quarantined").await;
     assert_eq!(run.terminate().await, Some(0));
     stage.clear().await;
 }

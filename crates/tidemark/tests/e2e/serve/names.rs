@@ -10,7 +10,7 @@ use crate::stage::Stage;
 
 /// A table, a column, a publication and a schema of this name drop the canary where they are not quoted.
 const EVIL: &str = "x\"; DROP TABLE public.canary; --";
-const EVIL_TOO: &str = "y'); DROP TABLE public.canary; --$1 %s `id`";
+const EVIL_TOO: &str = "y'); DROP TABLE public.canary; --$1 %2F/ `id`\u{1f4a5}";
 const VALUE: &str = "Robert'); DROP TABLE public.canary; -- \\. \\N \\' \u{1f4a5}";
 
 fn quoted(name: &str) -> String {
@@ -85,7 +85,7 @@ async fn assert_canaries_live(stage: &Stage) {
 }
 
 /// Percent-encodes everything.
-fn in_path(text: &str) -> String {
+pub(super) fn in_path(text: &str) -> String {
     let parts: Vec<String> = text.bytes().map(|byte| format!("%{byte:02X}")).collect();
     parts.concat()
 }
@@ -147,7 +147,16 @@ async fn s01_s02_names_and_values_through_the_api_are_names_and_values() {
     server.wait_for_state("srv_names_api", "streaming").await;
     change(&stage).await;
     stage.wait_for_equal(comparison(&stage)).await;
-    let name = format!("{}.{}", quoted(EVIL), quoted(EVIL_TOO));
+    // As the API calls it, so it is asked for.
+    let all = server.get("/pipelines/srv_names_api/tables").await;
+    let mut names = all["tables"].as_array().unwrap().iter();
+    let name = names
+        .find_map(|one| one["source"].as_str().filter(|name| name.contains("%2F/")))
+        .unwrap_or_else(|| panic!("{all}"))
+        .to_owned();
+    assert_eq!(name, format!("{}.{}", quoted(EVIL), quoted(EVIL_TOO)));
+    let route = format!("/pipelines/srv_names_api/preview?table={}", in_path(&name));
+    assert_eq!(server.get(&route).await["table"], name.as_str());
     for action in ["pause", "resume", "resync", "verify"] {
         let route = format!(
             "/pipelines/srv_names_api/tables/{}/actions/{action}",
