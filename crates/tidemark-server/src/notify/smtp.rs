@@ -375,7 +375,7 @@ mod tests {
         assert_eq!(lines.len(), 9, "{lines:?}");
         let first = "! shop has public.\"a\\r\\nBcc: eve@evil.example\\r\\n.\\r\\nFirst: rm\\u{202e}\" ✓ = x";
         assert_eq!(lines[0], first);
-        assert!(lines[6].starts_with("Page: https://t.example/pipelines/shopa\\r\\n"));
+        assert!(lines[6].starts_with("Page: https://t.example/p/shopa\\r\\n"));
     }
 
     #[tokio::test]
