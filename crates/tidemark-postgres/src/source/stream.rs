@@ -199,6 +199,7 @@ pub(super) async fn open_wire(
             silence_timeout: options.silence_timeout,
             queue_bytes_max: options.queue_bytes_max,
             held_bytes_max: options.held_bytes_max,
+            ..ReplicationOptions::default()
         },
     );
     match started.await {

@@ -49,6 +49,9 @@ pub struct ReplicationOptions {
     /// Large messages that somebody still holds, taken or not, have at most so many bytes, but always
     /// one message. Must be more than is held before anything is let go of.
     pub held_bytes_max: usize,
+    /// The first messages of a small transaction wait so long for the rest of it: each handing over wakes
+    /// somebody, who can do nothing before the commit.
+    pub rest_wait: Duration,
 }
 
 impl Default for ReplicationOptions {
@@ -59,6 +62,7 @@ impl Default for ReplicationOptions {
             silence_timeout: Duration::from_mins(1),
             queue_bytes_max: 8 << 20,
             held_bytes_max: 128 << 20,
+            rest_wait: Duration::from_millis(1),
         }
     }
 }

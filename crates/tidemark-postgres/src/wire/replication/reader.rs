@@ -7,7 +7,7 @@
 //! the kernel, but no safe crate offers it.
 //!
 //! What "much" means is for `pace` to say. Below it the thread waits on the socket and hands over
-//! each message as it comes.
+//! what has come, once that is not the beginning of a transaction alone, whose end follows at once.
 //!
 //! One wait is for everything: socket, bell (acknowledged, room in the queue, stop), and the next
 //! deadline (status update, silence).
@@ -45,6 +45,10 @@ const BUFFER_BYTES: usize = 256 * 1024;
 
 /// How much larger than what is in it a buffer becomes at once.
 const GROWTH: usize = 16;
+
+/// What waits for the rest of its transaction holds at most so many bytes: the rest of a large one may be
+/// far away.
+const REST_BYTES: usize = 16 * 1024;
 
 /// Between two status updates that are sent only because more was acknowledged.
 const ACKNOWLEDGE_PAUSE: Duration = Duration::from_millis(100);
@@ -101,6 +105,7 @@ pub(super) fn spawn(
         buffer,
         filled: early.len(),
         scanned: 0,
+        open_since: None,
         drained: false,
         pace: Pace::new(naps, now),
         gulp: 0,
@@ -184,6 +189,9 @@ struct Reader {
     filled: usize,
     /// Bytes of those that are whole CopyData frames.
     scanned: usize,
+    /// Since when the last of those has been the beginning or a change of a transaction whose end has not
+    /// come.
+    open_since: Option<Instant>,
     /// The last read took all that was there.
     drained: bool,
     pace: Pace,
@@ -216,7 +224,9 @@ impl Reader {
                 _ => {}
             }
             self.scan()?;
-            self.deliver();
+            if !self.waits_for_the_rest() {
+                self.deliver();
+            }
             self.send_status_if_due()?;
             if self.queue_is_full() {
                 // The server may talk, we do not listen: its silence counts from when we do again.
@@ -310,8 +320,18 @@ impl Reader {
             let body = &ahead[HEADER_LEN..header.len];
             if header.tag == b'd' {
                 match wal::parse(body) {
-                    Some(WalMessage::Data { start, end, .. }) => {
+                    Some(WalMessage::Data {
+                        start,
+                        end,
+                        payload,
+                        ..
+                    }) => {
                         received = received.max(start).max(end);
+                        if is_before_the_commit(payload) {
+                            self.open_since.get_or_insert_with(Instant::now);
+                        } else {
+                            self.open_since = None;
+                        }
                     }
                     Some(WalMessage::Keepalive {
                         end,
@@ -320,6 +340,7 @@ impl Reader {
                     }) => {
                         received = received.max(end);
                         self.reply_due |= reply_requested;
+                        self.open_since = None;
                     }
                     None => return Err(error::protocol(side, "unknown replication message")),
                 }
@@ -351,8 +372,17 @@ impl Reader {
         Ok(())
     }
 
+    /// Whether what has come is too little to be handed over.
+    fn waits_for_the_rest(&self) -> bool {
+        let is_calm = self.drained && self.pace.nap().is_none();
+        let is_small = self.scanned <= REST_BYTES;
+        let wait = self.options.rest_wait;
+        is_calm && is_small && self.open_since.is_some_and(|since| since.elapsed() < wait)
+    }
+
     /// Hands over the frames that are whole.
     fn deliver(&mut self) {
+        self.open_since = None;
         if self.scanned == 0 {
             return;
         }
@@ -468,6 +498,9 @@ impl Reader {
         if self.acknowledged() > self.told {
             deadline = deadline.min(self.status_at + ACKNOWLEDGE_PAUSE);
         }
+        if let Some(since) = self.open_since {
+            deadline = deadline.min(since + self.options.rest_wait);
+        }
         let patience = self.options.silence_timeout / if self.asked { 1 } else { 2 };
         deadline.min(self.heard_at + patience)
     }
@@ -540,6 +573,15 @@ impl Reader {
             }
         }
     }
+}
+
+/// Whether a message of pgoutput is the beginning of a transaction, a change of it, or what a change is told
+/// with (PostgreSQL 15, 55.9: Begin, Origin, Relation, Type, Insert, Update, Delete, Truncate).
+fn is_before_the_commit(message: &[u8]) -> bool {
+    matches!(
+        message.first(),
+        Some(b'B' | b'O' | b'R' | b'Y' | b'I' | b'U' | b'D' | b'T')
+    )
 }
 
 /// A warning that changes are left out, as an error. Since PostgreSQL 18 the server warns so, with

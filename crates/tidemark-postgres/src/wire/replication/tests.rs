@@ -88,6 +88,30 @@ async fn messages_are_handed_over_at_once_and_acknowledged_soon() {
 }
 
 #[tokio::test]
+async fn a_small_transaction_is_handed_over_as_one() {
+    let (mut reader, mut server) = stream(ReplicationOptions {
+        rest_wait: Duration::from_secs(5),
+        ..ReplicationOptions::default()
+    });
+    for (at, message) in [(1, b"B"), (2, b"I"), (3, b"C")] {
+        server.write_all(&data(at, message)).unwrap();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let block = reader.next_block().await.unwrap().unwrap();
+    assert_eq!(block.messages().count(), 3);
+}
+
+#[tokio::test]
+async fn a_transaction_whose_end_does_not_come_is_handed_over_as_it_is() {
+    let (mut reader, mut server) = stream(ReplicationOptions::default());
+    let start = Instant::now();
+    server.write_all(&data(1, b"B")).unwrap();
+    let block = reader.next_block().await.unwrap().unwrap();
+    assert_eq!(block.messages().count(), 1);
+    assert!(start.elapsed() < Duration::from_secs(2));
+}
+
+#[tokio::test]
 async fn a_silent_server_is_asked_and_then_given_up() {
     let (mut reader, mut server) = stream(ReplicationOptions {
         silence_timeout: Duration::from_millis(400),
