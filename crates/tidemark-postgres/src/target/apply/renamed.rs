@@ -60,9 +60,6 @@ impl Work<'_> {
             let mut anew = vec![format!("DROP TYPE {}", quoted(&new))];
             anew.extend(statements.iter().cloned());
             if self.tried(&anew, step).await?.is_none() {
-                tracing::warn!(
-                    "type {new} of the target, on which nothing rested, gave {there} its name"
-                );
                 refused = None;
             }
         }
