@@ -15,7 +15,6 @@ use bytes::Bytes;
 
 use crate::event::{Cell, CellKind, OldRow, Op, Row};
 use crate::mapping::TableMapping;
-use crate::schema::TableName;
 use crate::target::Origin;
 
 /// From this size on a value stays in bytes of its own.
@@ -114,13 +113,6 @@ pub enum SchemaChange {
         name: String,
         /// The new type in the source's words.
         type_name: String,
-    },
-    /// A type that columns rest on has another name. Both are the source's: where types lie the target knows.
-    RenameType {
-        /// Before.
-        from: TableName,
-        /// After.
-        to: TableName,
     },
 }
 

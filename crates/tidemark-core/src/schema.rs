@@ -74,15 +74,12 @@ pub struct TableSchema {
     /// All columns that there ever were, dropped and generated ones included; empty where the source does
     /// not tell.
     pub attributes: Vec<Attribute>,
-    /// Types that its columns rest on and that users have made.
+    /// Types that its columns rest on and that have members with names.
     pub types: Vec<TypeMembers>,
     /// What domains demand that its columns rest on.
     pub domains: Vec<DomainRule>,
     /// Tables whose rows are values of its columns: they have to be there before it.
     pub rests_on: Vec<TableName>,
-    /// Types that its columns rest on and that rest on rows of tables themselves: those of
-    /// [`SourceSchema::objects`] that are made right before it, when these are there.
-    pub late_types: Vec<SchemaObject>,
     /// Statements (comment, storage parameters and the like) that the same engine replays after the
     /// table exists; `{name}` stands for the quoted target name.
     pub notes: Vec<String>,
@@ -109,7 +106,6 @@ impl TableSchema {
             types: Vec::new(),
             domains: Vec::new(),
             rests_on: Vec::new(),
-            late_types: Vec::new(),
             notes: Vec::new(),
         }
     }
@@ -124,8 +120,7 @@ pub struct Attribute {
     pub version: u32,
 }
 
-/// A type that users have made, and its members: its values name them, or hold one for each. A domain or a
-/// range has none.
+/// A type whose values name its members, or hold one value for each.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TypeMembers {
     /// The source's own number for it.
@@ -397,10 +392,6 @@ pub struct SchemaObject {
     pub definition: String,
     /// For a sequence: the column that owns it.
     pub owner: Option<(TableName, String)>,
-    /// For a type that users have made: the source's own number for it.
-    pub id: Option<u32>,
-    /// For a type: whether it rests on the rows of a table, which has to be there first.
-    pub is_late: bool,
 }
 
 /// Kinds of [`SchemaObject`].

@@ -287,9 +287,7 @@ impl Assembler {
         due: Due,
     ) -> Result<()> {
         let entry = self.router.route(route);
-        let renames_type =
-            |change: &SchemaChange| matches!(change, SchemaChange::RenameType { .. });
-        let is_alike = entry.mapping.carries_alike(mapping) && !changes.iter().any(renames_type);
+        let is_alike = entry.mapping.carries_alike(mapping);
         let carried_by = Arc::clone(if is_alike { &entry.mapping } else { mapping });
         let projection = Projection::new(&carried_by, table);
         let projection = projection.map_err(|why| mismatch(mapping, &why))?;

@@ -62,7 +62,7 @@ impl Run {
     /// Whether the target lacked something of this that it has now, so that the row may well be taken. A
     /// side that does not answer has the next attempt say so.
     pub(super) async fn follows_what_it_rests_on(&mut self, err: &Error) -> bool {
-        if !self.engine.follows_additions() || err.code() == codes::SCHEMA_CHANGE_REFUSED {
+        if !self.engine.follows_additions() {
             return false;
         }
         let table = match self.table_of(err).await {

@@ -328,11 +328,8 @@ async fn reload(
             is_alone: backoff.attempts() >= REWRITTEN_MAX,
         };
         match reload.once().await {
-            // Changed between snapshot and reading: a newer snapshot will do. Or a type that it needs has the
-            // name of one that other tables have still to give up.
-            Err(Failed { error, is_begun })
-                if [codes::TABLE_REWRITTEN, codes::TYPE_NAME_HELD].contains(&error.code()) =>
-            {
+            // Changed between snapshot and reading: a newer snapshot will do.
+            Err(Failed { error, is_begun }) if error.code() == codes::TABLE_REWRITTEN => {
                 is_touched |= is_begun;
                 let wait = backoff.next();
                 let attempt = backoff.attempts();
@@ -481,9 +478,7 @@ impl Reload<'_> {
 
     /// Whether a value was refused that may be one by what its type is called by now.
     fn may_be_of_older_types(&self, error: &Error) -> bool {
-        let mut types = self.mapping.schema.types.iter();
-        let has_members = types.any(|known| !known.members.is_empty());
-        error.sqlstate_code() == Some(NOT_OF_ITS_TYPE) && has_members
+        error.sqlstate_code() == Some(NOT_OF_ITS_TYPE) && !self.mapping.schema.types.is_empty()
     }
 
     fn is_own(&self, error: &Error) -> bool {

@@ -102,7 +102,6 @@ async fn read(connection: &mut Connection, selection: &Selection) -> Result<Sour
     let mut objects = objects::extensions(connection, &oids, &types).await?;
     objects.extend(objects::collations(connection, &oids, &types).await?);
     let (made, unmade) = types.definitions(connection).await?;
-    types.add_late_types(&made, &mut tables);
     objects.extend(made);
     not_carried.extend(unmade);
     objects.extend(sequences::definitions(connection, &oids, &tables).await?);
@@ -155,12 +154,6 @@ pub(crate) async fn describe_these(
     indexes::read(connection, &oids, &mut tables).await?;
     constraints::read(connection, &oids, &mut tables).await?;
     Ok(tables.into_values().collect())
-}
-
-/// The types that users have made and the columns of a table rest on.
-pub(crate) async fn types_below(connection: &mut Connection, table: u32) -> Result<Vec<TableName>> {
-    let types = types::read(connection, &Oids::of([table])).await?;
-    Ok(types.names_of_users())
 }
 
 /// How a type is made, `None` for one that comes with a table, an extension or the server.

@@ -52,8 +52,6 @@ pub(super) async fn extensions(
             definition: format!("CREATE EXTENSION IF NOT EXISTS {extension}{in_schema} CASCADE"),
             name,
             owner: None,
-            id: None,
-            is_late: false,
         });
     }
     Ok(objects)
@@ -106,8 +104,6 @@ pub(super) async fn collations(
             name: table_name(row, 0, 1)?,
             definition: row.get(2)?,
             owner: None,
-            id: None,
-            is_late: false,
         });
     }
     Ok(objects)

@@ -55,8 +55,6 @@ pub(super) async fn definitions(
             name: table_name(row, 0, 1)?,
             definition: format!("CREATE SEQUENCE {{name}} AS {type_name} {options}"),
             owner,
-            id: None,
-            is_late: false,
         });
     }
     Ok(objects)

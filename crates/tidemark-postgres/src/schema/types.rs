@@ -231,8 +231,7 @@ impl Types {
         let mut objects = Vec::new();
         for oid in self.in_order() {
             if let Some(object) = made.remove(&oid) {
-                let is_late = self.rests_on_rows([oid]);
-                objects.push(SchemaObject { is_late, ..object });
+                objects.push(object);
             }
         }
         let mut not_carried: Vec<NotCarried> =

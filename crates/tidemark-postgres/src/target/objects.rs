@@ -3,11 +3,9 @@
 //! What is there already must be what the source has: an enumeration with other labels would refuse
 //! values later, or sort them otherwise. One that only lacks labels gets them, at their places, and a
 //! composite type the attributes that it lacks behind its own: that is how types grow on a source that is
-//! followed ([`alterations`] has what else may become of them there). One that goes by another name there is
-//! given its name. One that rests on the rows of a table is made when that table is there ([`make_late`]).
-//!
-//! Definitions are compared as the servers print them, after names that go by another name on the target have
-//! been replaced. Where schemas lie is told in [`super::names`].
+//! followed ([`alterations`] has what else may become of them there). Definitions are compared as the
+//! servers print them, after names that go by another name on the target have been replaced. Where schemas
+//! lie is told in [`super::names`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,14 +13,14 @@ use tidemark_core::catalogue::codes;
 use tidemark_core::mapping::TableMapping;
 use tidemark_core::schema::{ObjectKind, SchemaObject, SourceSchema, TableName};
 use tidemark_core::target::TypeChanges;
-use tidemark_core::{Context, Error, ErrorKind, Result};
+use tidemark_core::{Context, Error, Result};
 
 use super::names::{Schemas, quoted};
-use super::prepare::{attempt, make_schema};
+use super::prepare::make_schema;
 use super::{catalog, finish, wording};
 use crate::error::server_error;
 use crate::schema::type_definition;
-use crate::wire::{Connection, quote_ident, quote_literal};
+use crate::wire::{Connection, quote_literal};
 
 mod alterations;
 
@@ -32,7 +30,6 @@ const MULTIRANGE: &str = "multirange_type_name = ";
 /// What is known where an object is made.
 struct Making<'a> {
     pipeline: &'a str,
-    schemas: &'a Schemas,
     /// Names that are others on the target.
     moved: BTreeMap<TableName, TableName>,
     changes: TypeChanges,
@@ -99,14 +96,9 @@ async fn make(
     for name in names {
         make_schema(connection, &name).await?;
     }
-    let mut moved = moved(&schema.objects, &schemas);
-    let rows = tables.iter().flat_map(|table| &table.schema.rests_on);
-    let places = rows.map(|name| (name.clone(), schemas.target(name)));
-    moved.extend(places.filter(|(source, target)| source != target));
     let making = Making {
         pipeline,
-        schemas: &schemas,
-        moved,
+        moved: moved(&schema.objects, &schemas),
         changes,
     };
     let mut is_extended = false;
@@ -234,18 +226,8 @@ impl Making<'_> {
                 }
             }
             _ => {
-                let mut found = type_oid(connection, name).await?;
-                let mut is_renamed = false;
-                if found.is_none() && self.rename(connection, object, name).await? {
-                    (found, is_renamed) = (type_oid(connection, name).await?, true);
-                }
-                if let Some(oid) = found {
-                    let there = (name, oid);
-                    let followed = self.follow(connection, object, there, &definition).await?;
-                    return Ok(followed || is_renamed);
-                }
-                if object.is_late {
-                    return Ok(false);
+                if let Some(oid) = type_oid(connection, name).await? {
+                    return self.follow(connection, name, oid, &definition).await;
                 }
             }
         }
@@ -254,60 +236,12 @@ impl Making<'_> {
         Ok(false)
     }
 
-    /// Gives a type its name that is there under the one by which tables of the pipeline knew it; whether
-    /// there was one. A role that does not own it makes another.
-    async fn rename(
-        &self,
-        connection: &mut Connection,
-        object: &SchemaObject,
-        name: &TableName,
-    ) -> Result<bool> {
-        let Some(id) = object.id.filter(|_| self.changes >= TypeChanges::Renames) else {
-            return Ok(false);
-        };
-        let params = [Some(self.pipeline), Some(&*id.to_string())];
-        let known = connection.query(KNOWN_AS, &params).await?;
-        for row in &known.rows {
-            let source = TableName::new(row.get_str(0)?, row.get_str(1)?);
-            let was = self.schemas.target(&source);
-            if was == *name || type_oid(connection, &was).await?.is_none() {
-                continue;
-            }
-            let statements = renaming(connection, &was, name).await?.join("; ");
-            return match attempt(connection, &statements).await? {
-                None => Ok(true),
-                Some(error) => {
-                    tracing::warn!(
-                        "type {was} of the target keeps its name, and {name} is made: {error}"
-                    );
-                    Ok(false)
-                }
-            };
-        }
-        Ok(false)
-    }
-
-    /// Whether tables that stream know another type of the source by the name of this one.
-    async fn is_anothers(
-        &self,
-        connection: &mut Connection,
-        object: &SchemaObject,
-    ) -> Result<bool> {
-        let Some(id) = object.id.map(|id| id.to_string()) else {
-            return Ok(false);
-        };
-        let name = &object.name;
-        let params = [self.pipeline, &name.schema, &name.name, &id].map(Some);
-        let found = connection.query(KNOWN_OTHERWISE, &params).await?;
-        found.one()?.get_bool(0)
-    }
-
     /// Makes a type that is there the source's; whether it was another.
     async fn follow(
         &self,
         connection: &mut Connection,
-        object: &SchemaObject,
-        (name, oid): (&TableName, u32),
+        name: &TableName,
+        oid: u32,
         wanted: &str,
     ) -> Result<bool> {
         let found = type_definition(connection, name, oid).await?;
@@ -326,90 +260,11 @@ impl Making<'_> {
         {
             return compare(name, wanted, &found).map(|()| false);
         }
-        if !alteration.statements.is_empty() && self.is_anothers(connection, object).await? {
-            let text = format!("type {name} of the target is still that of other tables");
-            return Err(Error::data(codes::TYPE_NAME_HELD, text));
-        }
         for statement in &alteration.statements {
             connection.run(statement).await?;
         }
         Ok(!alteration.statements.is_empty())
     }
-}
-
-/// Makes the types of a table that rest on rows of others, which are there by now, where they are missing. In
-/// the caller's transaction, one at a time: several tables may need the same.
-pub(super) async fn make_late(
-    connection: &mut Connection,
-    mapping: &TableMapping,
-    schemas: &Schemas,
-) -> Result<()> {
-    let late = &mapping.schema.late_types;
-    if late.is_empty() {
-        return Ok(());
-    }
-    connection
-        .query(
-            "SELECT pg_advisory_xact_lock(hashtext('tidemark late types'))",
-            &[],
-        )
-        .await?;
-    for object in late {
-        let name = schemas.target(&object.name);
-        if type_oid(connection, &name).await?.is_some() {
-            continue;
-        }
-        make_schema(connection, &name.schema).await?;
-        let definition = object.definition.as_str();
-        let moved = catalog::moved(connection, schemas, [definition]).await?;
-        let sql = wording::replace(definition, &moved).replacen("{name}", &quoted(&name), 1);
-        let made = connection.run(&sql).await.map_err(|error| {
-            if !finish::is_about_definition(&error) {
-                return error;
-            }
-            // Such as a table that is not carried: it is an affair of those that need the type.
-            error
-                .with_kind(ErrorKind::Data)
-                .first_action(finish::MAKE_WHAT_IS_NAMED)
-        });
-        made.context(|| format!("make {} {name}", kind_name(object.kind)))?;
-    }
-    Ok(())
-}
-
-/// Names under which tables of a pipeline know a type of the source.
-const KNOWN_AS: &str = "SELECT DISTINCT t -> 'name' ->> 'schema', t -> 'name' ->> 'name' \
-    FROM tidemark.table_state s, jsonb_array_elements(s.shape -> 'types') t \
-    WHERE s.pipeline = $1 AND t ->> 'id' = $2";
-
-/// Whether tables of a pipeline that stream know a type of this name, and another than this one.
-const KNOWN_OTHERWISE: &str = "SELECT EXISTS (SELECT \
-    FROM tidemark.table_state s, jsonb_array_elements(s.shape -> 'types') t \
-    WHERE s.pipeline = $1 AND s.state = 'streaming' AND t -> 'name' ->> 'schema' = $2 \
-      AND t -> 'name' ->> 'name' = $3 AND t ->> 'id' <> $4)";
-
-/// Statements that give a type another name, and another schema, which is made where it is missing.
-pub(super) async fn renaming(
-    connection: &mut Connection,
-    from: &TableName,
-    to: &TableName,
-) -> Result<Vec<String>> {
-    let mut statements = Vec::new();
-    if from.schema != to.schema {
-        let there = "SELECT FROM pg_namespace WHERE nspname = $1";
-        let found = connection.query(there, &[Some(&to.schema)]).await?;
-        let schema = quote_ident(&to.schema);
-        if found.rows.is_empty() {
-            statements.push(format!("CREATE SCHEMA {schema}"));
-        }
-        statements.push(format!("ALTER TYPE {} SET SCHEMA {schema}", quoted(from)));
-    }
-    if from.name != to.name {
-        let moved = TableName::new(to.schema.clone(), from.name.clone());
-        let name = quote_ident(&to.name);
-        statements.push(format!("ALTER TYPE {} RENAME TO {name}", quoted(&moved)));
-    }
-    Ok(statements)
 }
 
 async fn type_oid(connection: &mut Connection, name: &TableName) -> Result<Option<u32>> {

@@ -10,9 +10,7 @@ use std::collections::BTreeSet;
 
 use crate::checkpoint::{KnownColumn, KnownShape};
 use crate::event::StreamTable;
-use crate::schema::{
-    Attribute, Member, MemberKind, ReplicaIdentity, TableName, TableSchema, TypeMembers,
-};
+use crate::schema::{Attribute, Member, MemberKind, ReplicaIdentity, TableSchema, TypeMembers};
 use crate::source::{ColumnType, Fill, Retyped, StreamedShape};
 
 /// What happened to one column. `column` is a position in the announced columns.
@@ -51,11 +49,6 @@ pub(super) enum ColumnChange {
     TypeChanged {
         name: String,
         members: MembersNow,
-    },
-    /// Not a column: such a type has another name. What rows hold is the same.
-    TypeRenamed {
-        from: TableName,
-        to: TableName,
     },
 }
 
@@ -248,23 +241,15 @@ fn generated(known: &KnownShape, now: &StreamedShape) -> Option<ColumnChange> {
 
 /// What became of types that were known. One that was made anew is another type of its columns.
 fn types(known: &KnownShape, now: &StreamedShape) -> Vec<ColumnChange> {
-    let mut changes = Vec::new();
-    for old in known.types.iter().filter(|_| !now.is_ahead) {
-        let Some(new) = now.types.iter().find(|new| new.id == old.id) else {
-            continue;
-        };
-        if new.name != old.name {
-            changes.push(ColumnChange::TypeRenamed {
-                from: old.name.clone(),
-                to: new.name.clone(),
-            });
-        }
-        changes.extend(members(old, new).map(|members| ColumnChange::TypeChanged {
+    let known = known.types.iter().filter(|_| !now.is_ahead);
+    let changes = known.filter_map(|old| {
+        let new = now.types.iter().find(|new| new.id == old.id)?;
+        Some(ColumnChange::TypeChanged {
             name: new.name.to_string(),
-            members,
-        }));
-    }
-    changes
+            members: members(old, new)?,
+        })
+    });
+    changes.collect()
 }
 
 fn members(old: &TypeMembers, new: &TypeMembers) -> Option<MembersNow> {

@@ -99,7 +99,6 @@ pub(super) fn reshaped(
                 }
             }
             ColumnChange::Dropped { name } => remove_column(&mut schema, name),
-            ColumnChange::TypeRenamed { .. } => name_types(&mut schema, now),
             ColumnChange::Rewritten { .. }
             | ColumnChange::GeneratedAdded
             | ColumnChange::GeneratedAnew
@@ -119,16 +118,6 @@ pub(super) fn reshaped(
     }
     schema.identity = identity(&schema, table)?;
     Some(schema)
-}
-
-/// Types are called as the catalog has them.
-fn name_types(schema: &mut TableSchema, now: &StreamedShape) {
-    for found in now.columns.iter().map(|found| &found.column) {
-        let is_it = |c: &&mut Column| c.name == found.name && c.type_id == found.type_id;
-        if let Some(column) = schema.columns.iter_mut().find(is_it) {
-            column.type_name.clone_from(&found.type_name);
-        }
-    }
 }
 
 /// What stayed is as the log announces it, whatever the catalog has by now. A number that it does not

@@ -396,12 +396,7 @@ fn decide(policy: OnSchemaChange, compared: &Compared, mapping: &TableMapping) -
     if changes.is_empty() {
         return Decision::Follow;
     }
-    let renames_type = |change: &ColumnChange| matches!(change, ColumnChange::TypeRenamed { .. });
     match policy {
-        // No row is another by that.
-        OnSchemaChange::StopTable | OnSchemaChange::Fail if changes.iter().all(renames_type) => {
-            Decision::Leave
-        }
         OnSchemaChange::StopTable => Decision::Aside("target.on_schema_change stops it"),
         OnSchemaChange::Fail => Decision::Fail,
         OnSchemaChange::Ignore if changes.iter().all(leaves_values) => Decision::Leave,
@@ -445,9 +440,7 @@ fn is_in_the_log(compared: &Compared) -> bool {
             | ColumnChange::GeneratedAdded
             | ColumnChange::GeneratedAnew => false,
             ColumnChange::Dropped { name } => !renames(name),
-            ColumnChange::Renamed { .. }
-            | ColumnChange::Rekeyed
-            | ColumnChange::TypeRenamed { .. } => true,
+            ColumnChange::Renamed { .. } | ColumnChange::Rekeyed => true,
             ColumnChange::TypeChanged { members, .. } => members.is_followed(),
         })
 }
@@ -459,8 +452,7 @@ fn adds(change: &ColumnChange) -> bool {
         | ColumnChange::Dropped { .. }
         | ColumnChange::GeneratedAdded
         | ColumnChange::GeneratedAnew
-        | ColumnChange::Rekeyed
-        | ColumnChange::TypeRenamed { .. } => true,
+        | ColumnChange::Rekeyed => true,
         ColumnChange::Retyped { values, .. } => *values != Retyped::Changed,
         ColumnChange::TypeChanged { members, .. } => {
             use MembersNow::{AttributesGone, AttributesOther};
@@ -479,8 +471,7 @@ fn leaves_values(change: &ColumnChange) -> bool {
         | ColumnChange::Dropped { .. }
         | ColumnChange::Renamed { .. }
         | ColumnChange::GeneratedAdded
-        | ColumnChange::Rekeyed
-        | ColumnChange::TypeRenamed { .. } => true,
+        | ColumnChange::Rekeyed => true,
         ColumnChange::Retyped { values, .. } => *values == Retyped::Kept,
         ColumnChange::TypeChanged { members, .. } => *members == MembersNow::AttributesRenamed,
         ColumnChange::Replaced { .. }
@@ -557,7 +548,6 @@ fn describe(changes: &[ColumnChange], table: &StreamTable) -> String {
             ColumnChange::GeneratedAdded => "a generated column added".to_owned(),
             ColumnChange::GeneratedAnew => "a generated column made anew".to_owned(),
             ColumnChange::Rekeyed => "another primary key, or none".to_owned(),
-            ColumnChange::TypeRenamed { from, to } => format!("type {from} renamed to {to}"),
             ColumnChange::TypeChanged { name, members } => match members {
                 MembersNow::LabelsRenamed => format!("labels of {name} renamed"),
                 MembersNow::AttributesRenamed => format!("attributes of {name} renamed"),

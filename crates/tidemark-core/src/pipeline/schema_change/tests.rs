@@ -511,44 +511,6 @@ fn members_of_types_are_told_by_their_numbers() {
 }
 
 #[test]
-fn a_type_of_another_name_is_told_by_its_number() {
-    let (table, mut now) = announced(&before());
-    let mut known = KnownShape::of(&mapping(&before()));
-    let mood = members(MemberKind::Labels, &[(1, "a"), (2, "b")]);
-    let temper = TypeMembers {
-        name: TableName::new("moods", "temper"),
-        ..members(MemberKind::Labels, &[(1, "a"), (2, "x"), (3, "c")])
-    };
-    known.types = vec![mood.clone()];
-    now.types = vec![temper.clone()];
-    let found = compare(&retyped, &known, &table, &now);
-    let renamed = ColumnChange::TypeRenamed {
-        from: mood.name,
-        to: temper.name,
-    };
-    let changed = ColumnChange::TypeChanged {
-        name: "moods.temper".to_owned(),
-        members: MembersNow::LabelsRenamed,
-    };
-    assert_eq!(found.changes, [renamed, changed]);
-    let mapping = mapping(&before());
-    for policy in [OnSchemaChange::Apply, OnSchemaChange::ApplyAdditive] {
-        assert_eq!(decide(policy, &found, &mapping), Follow);
-    }
-    let alone = Compared {
-        changes: found.changes[..1].to_vec(),
-        ..found
-    };
-    for policy in [
-        OnSchemaChange::StopTable,
-        OnSchemaChange::Fail,
-        OnSchemaChange::Ignore,
-    ] {
-        assert_eq!(decide(policy, &alone, &mapping), Leave);
-    }
-}
-
-#[test]
 fn what_became_of_members_is_decided_by_policy() {
     use MembersNow::{
         AttributesGone, AttributesOther, AttributesRenamed, LabelsOther, LabelsRenamed,

@@ -47,10 +47,6 @@ pub(super) fn in_target_words(
             | ColumnChange::GeneratedAnew
             | ColumnChange::Rekeyed
             | ColumnChange::TypeChanged { .. } => None,
-            ColumnChange::TypeRenamed { from, to } => Some(SchemaChange::RenameType {
-                from: from.clone(),
-                to: to.clone(),
-            }),
         });
     }
     words

@@ -11,8 +11,7 @@ use crate::error::{Context, ErrorKind, Result};
 use crate::event::{StreamColumn, StreamTable};
 use crate::position::Position;
 use crate::schema::{
-    Column, ColumnDefault, ObjectKind, ReplicaIdentity, SchemaObject, SourceSchema, TableName,
-    TableSchema,
+    Column, ColumnDefault, ObjectKind, ReplicaIdentity, SchemaObject, SourceSchema, TableSchema,
 };
 
 use super::Stream;
@@ -70,11 +69,8 @@ impl Stream<'_> {
     async fn follow_types(&mut self, schema: &SourceSchema) -> Result<()> {
         let changes = |kind| matches!(kind, ObjectKind::Enum | ObjectKind::Composite);
         let objects = schema.objects.iter();
-        let is_other = |object: &&SchemaObject| {
-            // One that has another name gets it at its place among the changes of its tables.
-            let is_renamed = || self.is_called_otherwise(schema, &object.name);
-            changes(object.kind) && !self.types.contains(object) && !is_renamed()
-        };
+        let is_other =
+            |object: &&SchemaObject| changes(object.kind) && !self.types.contains(object);
         let objects: Vec<SchemaObject> = objects.filter(is_other).cloned().collect();
         if objects.is_empty() || !self.engine.follows_types() {
             return Ok(());
@@ -94,22 +90,6 @@ impl Stream<'_> {
         self.types.retain(is_older);
         self.types.extend(schema.objects);
         Ok(())
-    }
-}
-
-impl Stream<'_> {
-    /// Whether a table that streams knows a type under another name than it has now, or another type under
-    /// this name.
-    fn is_called_otherwise(&self, schema: &SourceSchema, name: &TableName) -> bool {
-        let mut now = schema.tables.iter().flat_map(|table| &table.types);
-        let Some(now) = now.find(|now| now.name == *name) else {
-            return false;
-        };
-        let routes = self.assembler.router.routes();
-        let mut known = routes
-            .filter(|(_, entry)| !entry.state.is_parked())
-            .flat_map(|(_, entry)| &entry.shape.types);
-        known.any(|known| (known.id == now.id) != (known.name == now.name))
     }
 }
 

@@ -26,16 +26,13 @@ pub(super) async fn read(
         let sql = format!("{query} {OF_NO_EXTENSION}");
         let set = connection.query(&sql, &[Some(oids.param())]).await?;
         for row in &set.rows {
-            let oid = row.get(0)?;
             let object = SchemaObject {
                 kind,
                 name: table_name(row, 1, 2)?,
                 definition: row.get(3)?,
                 owner: None,
-                id: Some(oid),
-                is_late: false,
             };
-            made.insert(oid, object);
+            made.insert(row.get(0)?, object);
         }
     }
     Ok(made)

@@ -3,24 +3,24 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tidemark_core::Result;
-use tidemark_core::schema::{DomainRule, Member, MemberKind, SchemaObject, TableName, TypeMembers};
+use tidemark_core::schema::{DomainRule, Member, MemberKind, TypeMembers};
 
 use super::super::{Oids, Tables, table_name};
 use super::Types;
 use crate::wire::Connection;
 
 /// A label's oid and an attribute's number stay with it when it is renamed. Row types of tables follow
-/// their tables. Domains and ranges have no members; they are here for their names.
+/// their tables.
 const MEMBERS: &str = "SELECT t.oid, n.nspname, t.typname, t.typtype, m.number, m.name \
     FROM unnest($1::oid[]) AS wanted JOIN pg_type t ON t.oid = wanted \
     JOIN pg_namespace n ON n.oid = t.typnamespace \
-    LEFT JOIN pg_class c ON t.typtype = 'c' AND c.oid = t.typrelid \
-    LEFT JOIN LATERAL ( \
+    CROSS JOIN LATERAL ( \
       SELECT e.oid::int8, e.enumlabel, e.enumsortorder FROM pg_enum e \
       WHERE t.typtype = 'e' AND e.enumtypid = t.oid \
-      UNION ALL SELECT a.attnum, a.attname, a.attnum FROM pg_attribute a \
-      WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS m (number, name, place) ON true \
-    WHERE t.typtype <> 'c' OR c.relkind = 'c' \
+      UNION ALL SELECT a.attnum, a.attname, a.attnum \
+      FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid \
+      WHERE t.typtype = 'c' AND c.oid = t.typrelid AND c.relkind = 'c' \
+        AND a.attnum > 0 AND NOT a.attisdropped) AS m (number, name, place) \
     ORDER BY t.oid, m.place";
 
 /// `typnotnull`, the check constraints, and the default.
@@ -49,17 +49,19 @@ impl Types {
             let below = self.below(columns);
             let of = members.iter().filter(|known| below.contains(&known.id));
             table.types = of.cloned().collect();
-            table.rests_on = self.rows_below(&below);
+            let rows = below.iter().filter_map(|oid| self.by_oid.get(oid));
+            let rows = rows.filter(|found| found.relation_kind.is_some_and(|kind| kind != 'c'));
+            table.rests_on = rows.map(|found| found.name.clone()).collect();
         }
         Ok(())
     }
 
-    /// The members of all that users have made.
+    /// The members of all that have some.
     pub(in super::super) async fn members(
         &self,
         connection: &mut Connection,
     ) -> Result<Vec<TypeMembers>> {
-        let oids = self.made_by_users(&['e', 'c', 'd', 'r']);
+        let oids = self.made_by_users(&['e', 'c']);
         if oids.is_empty() {
             return Ok(Vec::new());
         }
@@ -79,9 +81,11 @@ impl Types {
                     members: Vec::new(),
                 });
             }
-            if let (Some(known), Some(number)) = (types.last_mut(), row.opt(4)?) {
-                let name = row.get(5)?;
-                known.members.push(Member { number, name });
+            if let Some(known) = types.last_mut() {
+                known.members.push(Member {
+                    number: row.get(4)?,
+                    name: row.get(5)?,
+                });
             }
         }
         Ok(types)
@@ -129,14 +133,6 @@ impl Types {
         Ok(())
     }
 
-    /// The names of those, without row types of tables.
-    pub(in super::super) fn names_of_users(&self) -> Vec<TableName> {
-        let made = self.made_by_users(&['e', 'c', 'd', 'r']);
-        let found = made.iter().filter_map(|oid| self.by_oid.get(oid));
-        let found = found.filter(|it| it.relation_kind.is_none_or(|kind| kind == 'c'));
-        found.map(|it| it.name.clone()).collect()
-    }
-
     /// Those of these kinds that no extension and no server has brought.
     fn made_by_users(&self, kinds: &[char]) -> Vec<u32> {
         let types = self.by_oid.iter().filter(|(_, found)| {
@@ -144,32 +140,6 @@ impl Types {
             kinds.contains(&found.kind) && is_ours && found.name.schema != "information_schema"
         });
         types.map(|(oid, _)| *oid).collect()
-    }
-
-    /// Whether values of these types have rows of tables in them.
-    pub(in super::super) fn rests_on_rows(&self, types: impl IntoIterator<Item = u32>) -> bool {
-        !self.rows_below(&self.below(types)).is_empty()
-    }
-
-    /// The tables whose rows are among these types.
-    fn rows_below(&self, below: &BTreeSet<u32>) -> Vec<TableName> {
-        let rows = below.iter().filter_map(|oid| self.by_oid.get(oid));
-        let rows = rows.filter(|found| found.relation_kind.is_some_and(|kind| kind != 'c'));
-        rows.map(|found| found.name.clone()).collect()
-    }
-
-    /// Gives the tables the types that are made right before them.
-    pub(in super::super) fn add_late_types(&self, objects: &[SchemaObject], tables: &mut Tables) {
-        let late: Vec<&SchemaObject> = objects.iter().filter(|object| object.is_late).collect();
-        if late.is_empty() {
-            return;
-        }
-        for table in tables.values_mut() {
-            let below = self.below(table.columns.iter().map(|column| column.type_id));
-            let is_below = |it: &&&SchemaObject| it.id.is_some_and(|id| below.contains(&id));
-            let of = late.iter().filter(is_below);
-            table.late_types = of.map(|object| (*object).clone()).collect();
-        }
     }
 
     /// These types and all that they rest on.

@@ -11,7 +11,7 @@ use tidemark_core::{Error, Result, failpoint};
 use super::session::Step;
 use super::stretch::{Ended, Work, narrow};
 use crate::target::{reshape, without_heirs};
-use crate::wire::{ServerError, quote_ident, quote_literal, quote_qualified};
+use crate::wire::{quote_ident, quote_literal, quote_qualified};
 
 /// Name, type, whether it is of the primary key, so that it cannot be NULL, and what the table is; and
 /// whether the target computes it.
@@ -77,20 +77,14 @@ impl Work<'_> {
                     return Ok(ended);
                 }
             }
-            match change {
-                SchemaChange::AddColumn {
-                    name,
-                    default: Some(default),
-                    ..
-                } => {
-                    self.set_default(mapping, name, default, step(table, item))
-                        .await?;
-                }
-                SchemaChange::RenameType { from, to } => {
-                    self.rename_type(mapping, from, to, step(table, item))
-                        .await?;
-                }
-                _ => {}
+            if let SchemaChange::AddColumn {
+                name,
+                default: Some(default),
+                ..
+            } = change
+            {
+                self.set_default(mapping, name, default, step(table, item))
+                    .await?;
             }
         }
         failpoint::reached(failpoint::RESHAPED);
@@ -204,7 +198,6 @@ impl Work<'_> {
                     ))]
                 }
             },
-            SchemaChange::RenameType { .. } => vec![],
         })
     }
 
@@ -222,36 +215,22 @@ impl Work<'_> {
             name_of(mapping),
             quote_ident(column)
         );
-        if let Some(said) = self.tried(&[sql], step).await? {
-            tracing::warn!(
-                table = %mapping.target,
-                column,
-                sqlstate = said.sqlstate,
-                "the target does not take the default of an added column; it stays without"
-            );
-        }
-        Ok(())
-    }
-
-    /// Runs statements of which nothing stays if one is refused; gives what the server says then.
-    pub(super) async fn tried(
-        &mut self,
-        sql: &[String],
-        step: Step,
-    ) -> Result<Option<Box<ServerError>>> {
-        self.session.run("SAVEPOINT tidemark_try", Step::Own)?;
-        let mut refused = None;
-        for sql in sql {
-            if let Ended::Refused(_, said) = self.alone(sql, step).await? {
-                self.session
-                    .run("ROLLBACK TO SAVEPOINT tidemark_try", Step::Own)?;
-                refused = Some(said);
-                break;
-            }
-        }
+        self.session.run("SAVEPOINT tidemark_default", Step::Own)?;
+        let Ended::Refused(_, said) = self.alone(&sql, step).await? else {
+            self.session
+                .run("RELEASE SAVEPOINT tidemark_default", Step::Own)?;
+            return Ok(());
+        };
+        tracing::warn!(
+            table = %mapping.target,
+            column,
+            sqlstate = said.sqlstate,
+            "the target does not take the default of an added column; it stays without"
+        );
         self.session
-            .run("RELEASE SAVEPOINT tidemark_try", Step::Own)?;
-        Ok(refused)
+            .run("ROLLBACK TO SAVEPOINT tidemark_default", Step::Own)?;
+        self.session
+            .run("RELEASE SAVEPOINT tidemark_default", Step::Own)
     }
 
     /// Runs one statement and waits for it.

@@ -137,11 +137,6 @@ impl KnownTables {
         self.drop_where(session, |table| table.mapping.target == *target)
     }
 
-    /// The same of all tables.
-    pub(super) fn forget_all(&mut self, session: &mut Session) -> Result<()> {
-        self.drop_where(session, |_| true)
-    }
-
     /// Notes how a stretch went for a table.
     pub(super) fn note(&mut self, target: &TableName, went: Went) {
         match (self.cautions.get_mut(target), went) {

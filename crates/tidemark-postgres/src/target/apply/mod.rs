@@ -44,7 +44,6 @@ mod known;
 mod parked;
 mod payload;
 mod refusal;
-mod renamed;
 mod rows;
 mod session;
 mod sets;

@@ -26,7 +26,7 @@ use tidemark_core::batch::{Batch, Change, Item, LARGE_BYTES, SchemaChange};
 use tidemark_core::catalogue::codes;
 use tidemark_core::event::{CellKind, OldRow, Op, Row};
 use tidemark_core::mapping::{ColumnMapping, TableMapping, TargetType};
-use tidemark_core::schema::{Column, ReplicaIdentity, TableName, TableSchema};
+use tidemark_core::schema::{Column, ReplicaIdentity, TableSchema};
 use tidemark_core::{Error, Result};
 
 const VERSION: u8 = 1;
@@ -171,13 +171,6 @@ fn put_schema_change(out: &mut Vec<u8>, change: &SchemaChange) {
             out.put_u8(b'T');
             put_text(out, name);
             put_text(out, type_name);
-        }
-        SchemaChange::RenameType { from, to } => {
-            out.put_u8(b'Y');
-            for name in [from, to] {
-                put_text(out, &name.schema);
-                put_text(out, &name.name);
-            }
         }
     }
 }
@@ -379,10 +372,6 @@ impl<'a> Reader<'a> {
             b'T' => SchemaChange::AlterType {
                 name: self.text()?,
                 type_name: self.text()?,
-            },
-            b'Y' => SchemaChange::RenameType {
-                from: TableName::new(self.text()?, self.text()?),
-                to: TableName::new(self.text()?, self.text()?),
             },
             _ => return None,
         })

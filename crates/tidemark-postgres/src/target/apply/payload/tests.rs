@@ -100,10 +100,6 @@ fn sample() -> Batch {
             SchemaChange::DropNotNull {
                 name: name("remark"),
             },
-            SchemaChange::RenameType {
-                from: TableName::new("shop", "mood"),
-                to: TableName::new("shop", "temper"),
-            },
             SchemaChange::AlterType {
                 name: name("remark"),
                 type_name: name("varchar"),
