@@ -14,6 +14,7 @@ use crate::position::Position;
 use crate::schema::{
     Attribute, Column, ColumnDefault, TableName, TableSchema, TypeMembers, ValueClass,
 };
+use crate::source::Partition;
 use crate::tidemark::Tidemark;
 
 /// Which run owns the pipeline. Raised by whoever starts it; the target refuses commits of older ones.
@@ -348,6 +349,21 @@ pub struct CheckpointUpdate {
     pub passed: Vec<TableName>,
     /// Tables that are now known to be like this.
     pub shapes: Vec<(TableName, KnownShape)>,
+    /// Partitions of tables, nothing of which is in doubt.
+    pub partitions: Vec<(TableName, Vec<Partition>)>,
+    /// Partitioned tables that these transactions of the source emptied as a whole.
+    pub emptied: Vec<(TableName, u32)>,
+}
+
+/// What is recorded of a table's partitions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownPartitions {
+    /// On the source.
+    pub table: TableName,
+    /// As they were when nothing of them was in doubt; `None` where that was not recorded yet.
+    pub partitions: Option<Vec<Partition>>,
+    /// The last transaction that emptied all of them, and whose changes are in.
+    pub emptied_by: Option<u32>,
 }
 
 /// A table's new state.

@@ -56,8 +56,9 @@ pub trait Source: Send + Sync {
     /// it keeps for this pipeline. Changes nothing. Where it cannot be told, a table counts as one.
     async fn unannounced(&self, tables: &[TableName], within: Within) -> Result<Vec<TableName>>;
 
-    /// The partitions of the tables that have some.
-    async fn partitions(&self, tables: &[TableName]) -> Result<Vec<Partition>>;
+    /// Those of the tables that are partitioned, with their partitions, all at one instant. Waits for nobody
+    /// who alters one of them.
+    async fn partitions(&self, tables: &[TableName]) -> Result<Vec<(TableName, Vec<Partition>)>>;
 
     /// Makes the source keep its log from a position on, and gives a snapshot of exactly that
     /// position: the log after it holds exactly what the snapshot has not seen.
@@ -162,17 +163,17 @@ pub trait Source: Send + Sync {
     async fn release(&self) -> Result<Vec<String>>;
 }
 
-/// A partition that holds rows of a table.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A partition that holds rows of a table, under whose name changes are announced.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Partition {
-    /// The table whose rows it holds, under whose name changes are announced.
-    pub root: TableName,
     /// Its own name.
     pub name: TableName,
     /// The source's number for it.
     pub id: u32,
     /// Where its rows are: another number when all of them were removed or written anew at once.
     pub storage: u32,
+    /// The transaction, by its id in the log, that wrote last what the catalog has of it; its storage with that.
+    pub written_by: u32,
     /// Whether it was a table of its own before.
     pub is_attached: bool,
     /// Since when it, and what it stands below, belong to the table: another text when one of them was
@@ -183,7 +184,8 @@ pub struct Partition {
 }
 
 /// What the log has of a partition's old rows, beside what its table's replica identity says.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Logged {
     /// All of that; or the source lets nobody update or delete them.
     #[default]

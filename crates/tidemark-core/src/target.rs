@@ -10,8 +10,8 @@ use async_trait::async_trait;
 
 use crate::batch::{Batch, SchemaChange};
 use crate::checkpoint::{
-    Checkpoint, CheckpointUpdate, Generation, LoadPhase, RelayHome, Release, SourceIdentity,
-    TableCheckpoint, Unit,
+    Checkpoint, CheckpointUpdate, Generation, KnownPartitions, LoadPhase, RelayHome, Release,
+    SourceIdentity, TableCheckpoint, Unit,
 };
 use crate::control::Control;
 use crate::error::{Error, Result};
@@ -50,6 +50,12 @@ pub trait Target: Send + Sync {
     /// What the target has; `None` if the pipeline never started. Changes nothing: a target
     /// without our schema answers `None`.
     async fn checkpoint(&self) -> Result<Option<Checkpoint>>;
+
+    /// What is recorded of the partitions of each table that the pipeline has, partitioned or not. After
+    /// [`Target::acquire`]. Changes nothing.
+    async fn partitions(&self) -> Result<Vec<KnownPartitions>> {
+        Ok(Vec::new())
+    }
 
     /// Takes the pipeline over: makes or migrates our schema, takes the owner's lock for as long as
     /// this `Target` lives, raises the generation. Refused (definite) while another owner is alive,

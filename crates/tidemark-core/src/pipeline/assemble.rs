@@ -23,6 +23,7 @@ use crate::event::{Begin, Block, Event, RowChange, StreamTable, Truncate};
 use crate::mapping::{Mismatch, Projection, TableMapping};
 use crate::position::Position;
 use crate::schema::TableName;
+use crate::source::Partition;
 use crate::target::Origin;
 use crate::tidemark::low_half;
 
@@ -130,9 +131,13 @@ pub(crate) struct Assembler {
     committing: Vec<u32>,
     on_truncate: OnTruncate,
     refused: Option<u32>,
-    /// Tables that the log emptied since they were asked for, and where.
-    truncates: Vec<(usize, Position)>,
-    partitions: Named,
+    named: Named,
+    /// What is recorded of partitions with the next commit.
+    partitions: Vec<(TableName, Vec<Partition>)>,
+    /// Partitioned tables that the log emptied since they were asked for, and by which transaction.
+    emptied: Vec<(usize, u32)>,
+    /// The same since work was last handed out whole.
+    emptied_since_commit: Vec<(usize, u32)>,
 }
 
 struct Open {
@@ -160,8 +165,10 @@ impl Assembler {
         Assembler {
             on_truncate,
             refused,
-            truncates: Vec::new(),
-            partitions: Named::default(),
+            named: Named::default(),
+            partitions: Vec::new(),
+            emptied: Vec::new(),
+            emptied_since_commit: Vec::new(),
             router,
             work: Work::default(),
             has_parts: false,
@@ -440,9 +447,13 @@ impl Assembler {
                 continue;
             };
             let open = self.open.as_ref().expect("checked above");
-            self.truncates.push((index, open.begin.commit));
+            let xid = open.begin.xid;
             let route = self.router.route(index);
             let mapping = Arc::clone(&route.mapping);
+            if mapping.schema.is_partitioned {
+                self.emptied.push((index, xid));
+                self.emptied_since_commit.push((index, xid));
+            }
             let is_parked = route.state.is_parked();
             match self.router.truncate_seen(index) {
                 Some(true) if !is_parked => continue,
@@ -512,7 +523,7 @@ impl Assembler {
         }
         if !open.is_contained {
             self.work.batch.transactions += 1;
-            self.partitions.ended(end);
+            self.named.ended(end);
             // What came before it was decided is late from its commit on.
             if self.has_parts || self.size().0 > 0 {
                 let oldest = &mut self.work.batch.oldest_commit_us;
@@ -538,9 +549,14 @@ impl Assembler {
         self.states.push(change);
     }
 
-    /// Tables that the log emptied since this was last asked, and where.
-    pub(crate) fn take_truncates(&mut self) -> Vec<(usize, Position)> {
-        std::mem::take(&mut self.truncates)
+    /// Partitioned tables that the log emptied since this was last asked, and by which transaction.
+    pub(crate) fn take_emptied(&mut self) -> Vec<(usize, u32)> {
+        std::mem::take(&mut self.emptied)
+    }
+
+    /// Partitions are recorded with the next commit.
+    pub(crate) fn keep_partitions(&mut self, settled: Vec<(TableName, Vec<Partition>)>) {
+        self.partitions.extend(settled);
     }
 
     /// Whether changes of a table wait in the present work to be put aside.
@@ -576,7 +592,9 @@ impl Assembler {
     /// Whether there is anything that a commit would bring to the target, besides the position. Changes
     /// that were handed out in parts are brought by their transaction's end, which has none itself.
     pub(crate) fn has_changes(&self) -> bool {
-        self.has_parts || self.size().0 > 0 || !self.states.is_empty() || !self.shapes.is_empty()
+        let is_to_record =
+            !self.states.is_empty() || !self.shapes.is_empty() || !self.partitions.is_empty();
+        self.has_parts || self.size().0 > 0 || is_to_record
     }
 
     /// Everything before this is in the target once the work handed out so far is.
@@ -603,8 +621,13 @@ impl Assembler {
         let mut update = CheckpointUpdate {
             position: self.end.take(),
             states: std::mem::take(&mut self.states),
+            partitions: std::mem::take(&mut self.partitions),
             ..CheckpointUpdate::default()
         };
+        for (route, xid) in self.emptied_since_commit.drain(..) {
+            let table = self.router.route(route).mapping.source().clone();
+            update.emptied.push((table, xid));
+        }
         if let Some(position) = update.position {
             self.applied = position;
         }

@@ -31,8 +31,8 @@ pub(super) struct Look {
     pub(super) schema: SourceSchema,
     /// Tables of the pipeline whose changes are not announced.
     pub(super) unannounced: Vec<TableName>,
-    /// Their partitions, where they were looked at.
-    pub(super) partitions: Option<Vec<Partition>>,
+    /// Which of them, and of those that may become some, have which partitions.
+    pub(super) partitions: Vec<(TableName, Vec<Partition>)>,
     /// Where the log ended after all that was looked at.
     pub(super) head: Position,
     /// Tables for which the target has just followed what they rest on.
@@ -122,13 +122,17 @@ impl Discovery {
             let schema = engine.source.describe(engine.rules.selection()).await?;
             let followed = follow(&engine, &schema, &compared, &refused).await?;
             let unannounced = engine.source.unannounced(&known, Within::Now).await?;
-            let partitions = engine.source.partitions(&known).await?;
+            // Of tables that are new as well: what changes after this is in no look before their load.
+            let mut tables: BTreeSet<TableName> = known.into_iter().collect();
+            tables.extend(schema.tables.iter().map(|table| table.name.clone()));
+            let tables: Vec<TableName> = tables.into_iter().collect();
+            let partitions = engine.source.partitions(&tables).await?;
             let head = engine.source.head().await?;
             let unlogged = engine.target.unlogged().await?;
             Ok(Look {
                 schema,
                 unannounced,
-                partitions: Some(partitions),
+                partitions,
                 head,
                 followed,
                 unlogged,
@@ -305,7 +309,7 @@ mod tests {
             },
             // What is made anew is announced with its load.
             unannounced: vec![name("again"), name("silent"), name("gone")],
-            partitions: None,
+            partitions: Vec::new(),
             head: Position::PgLsn(crate::position::Lsn(1)),
             followed: Vec::new(),
             unlogged: HashSet::new(),

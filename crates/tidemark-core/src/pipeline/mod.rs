@@ -403,6 +403,9 @@ impl Run {
             if let Interrupted::Asked(asked) = loaded.await? {
                 return Ok(Interrupted::Asked(asked));
             }
+            if let Some(now) = self.look_at_partitions(&mappings).await? {
+                self.lasting.partitions.looked(now.partitions, now.head);
+            }
         }
         let outcome = if self.engine.options.mode.streams() {
             mappings.extend(aside);
@@ -440,7 +443,7 @@ impl Run {
         self.note_unlogged().await?;
         self.record_states().await?;
         self.reconcile(&mappings).await?;
-        self.look_at_partitions(&mappings).await?;
+        let partitions = self.look_at_partitions(&mappings).await?;
         let checkpoint = engine.target.checkpoint().await?;
         if let Some(found) = &checkpoint {
             let (load_position, position) = (found.load_position, found.position);
@@ -468,6 +471,7 @@ impl Run {
         let snapshot = self
             .begin(&start, before, &schema, &mappings, log.identity)
             .await?;
+        self.take_up_partitions(partitions).await?;
         if snapshot.is_some() {
             let changes = start::type_changes(&engine, &start);
             self.prepare_objects(&schema, &mappings, changes).await?;
@@ -490,18 +494,6 @@ impl Run {
             snapshot,
             begun,
         })
-    }
-
-    /// Before anything is read: what changes from here on is noticed.
-    async fn look_at_partitions(&mut self, mappings: &[Arc<TableMapping>]) -> Result<()> {
-        let engine = &self.engine;
-        if engine.options.mode.streams() && self.lasting.partitions.is_unknown() {
-            let names: Vec<_> = mappings.iter().map(|m| m.source().clone()).collect();
-            let found = engine.source.partitions(&names).await?;
-            let head = engine.source.head().await?;
-            self.lasting.partitions.looked(found, head);
-        }
-        Ok(())
     }
 
     /// A full load alone is done once its rows are in; whether it still has a checkpoint is asked.

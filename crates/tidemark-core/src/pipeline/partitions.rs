@@ -6,23 +6,50 @@
 //! partitions there are, and since when each belongs to the table, for one may have gone and come again
 //! with other rows in between; and a partition that was emptied has new storage. It has that as well after
 //! `VACUUM FULL` or a rewrite, and after a TRUNCATE of the whole table, which the log does bring. So new
-//! storage is a doubt until the stream has passed the look, and is dropped if such a TRUNCATE came by. Of
-//! what is left only a comparison of the rows can tell. Where everything is to be followed both sides are
-//! compared and brought to be the same; else it is said, since rows that go with a partition may be wanted on
-//! the target.
+//! storage is a doubt until the stream has passed the look, and is dropped if the transaction that gave it
+//! is one that emptied the whole table, or one that a load of the table has seen. Of what is left only a
+//! comparison of the rows can tell. Where everything is to be followed both sides are compared and brought
+//! to be the same; else it is said, since rows that go with a partition may be wanted on the target.
+//!
+//! A run that is killed, or does not run for a while, must not forget what it was in doubt of. So the last
+//! look of which nothing is in doubt is kept in the target, table by table, and each attempt begins with
+//! it: what is other by then is in doubt (again). It is recorded in the commit that records what is done
+//! about the doubt, and before the first row is loaded. That a TRUNCATE of the whole table is in, which no
+//! later run reads, is recorded in its own commit.
 
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use crate::checkpoint::{CheckpointUpdate, KnownPartitions};
+use crate::error::{Context, Result};
+use crate::mapping::TableMapping;
 use crate::position::Position;
 use crate::schema::TableName;
 use crate::source::Partition;
+use crate::tidemark::{PgSnapshot, Seen, Tidemark};
+
+use super::Run;
+
+/// Of a table that is emptied all the time so many transactions are kept in mind: more than come between
+/// two looks. One that is forgotten costs a comparison.
+const EMPTIED_MAX: usize = 1_000;
 
 /// What is known of the partitions of a run's tables.
 #[derive(Debug, Default)]
 pub(super) struct Partitions {
-    /// At the last look.
-    known: Option<Known>,
+    /// At the last look at a table that is partitioned.
+    known: BTreeMap<TableName, Vec<Partition>>,
+    /// What the target has a record of, or will have with the next commit.
+    recorded: BTreeMap<TableName, Option<Vec<Partition>>>,
+    /// Tables whose last look is not the recorded one.
+    unrecorded: BTreeSet<TableName>,
     doubts: Vec<Doubt>,
-    /// Whole tables that the log emptied, and where.
-    truncates: Vec<(TableName, Position)>,
+    /// Transactions that emptied a whole table, as the log told.
+    emptied: BTreeMap<TableName, VecDeque<u32>>,
+    /// What loads of whole tables have seen that came to their end since the last look.
+    loaded: BTreeMap<TableName, PgSnapshot>,
+    /// Where the log ended after the last look, and after the one before.
+    looks: Option<(Option<Position>, Position)>,
     /// Partitions that rows came from, and where the transaction ended, until a look has told of them.
     written: Vec<(Written, Position)>,
     /// Those that looks have missed, until the stream has passed the look: by their numbers.
@@ -40,18 +67,10 @@ pub(super) struct Written {
 
 /// What a look found.
 #[derive(Debug)]
-struct Known {
-    partitions: Vec<Partition>,
-    /// Where the log ended after the look before.
-    from: Option<Position>,
-    /// Where it ended after this one.
-    to: Position,
-}
-
-impl Known {
-    fn has(&self, id: u32) -> bool {
-        self.partitions.iter().any(|partition| partition.id == id)
-    }
+pub(super) struct PartitionsNow {
+    pub(super) partitions: Vec<(TableName, Vec<Partition>)>,
+    /// The log ended here after that.
+    pub(super) head: Position,
 }
 
 /// A change that may have left the target behind.
@@ -63,48 +82,79 @@ pub(super) struct Doubt {
     pub(super) seen: String,
     /// What it means for the target's rows as long as nobody compares them.
     pub(super) effect: &'static str,
-    /// Between these ends of the log.
-    from: Position,
+    /// It was done before this end of the log.
     to: Position,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    Storage,
+    /// New storage, which came by this transaction, or by one before it that nobody has seen.
+    Storage {
+        written_by: u32,
+    },
     Membership,
 }
 
+impl Kind {
+    /// Whether a snapshot has seen it for sure. Of ids from its `xmin` on that is not told: one may be that of a
+    /// subtransaction, which a snapshot does not list (`pg_current_snapshot()`) while its transaction runs.
+    fn is_seen_by(self, load: &PgSnapshot) -> bool {
+        match self {
+            Kind::Storage { written_by } => load.widen(written_by) < load.xmin,
+            Kind::Membership => false,
+        }
+    }
+}
+
 impl Partitions {
-    /// Whether nobody has looked yet.
-    pub(super) fn is_unknown(&self) -> bool {
-        self.known.is_none()
+    /// Goes on from what the target has: a doubt that was not settled by a commit comes again.
+    fn take_up(&mut self, recorded: Vec<KnownPartitions>) {
+        self.recorded.clear();
+        self.unrecorded.clear();
+        for found in recorded {
+            if let Some(partitions) = &found.partitions {
+                self.doubts.retain(|doubt| doubt.root != found.table);
+                self.known.insert(found.table.clone(), partitions.clone());
+            }
+            if let Some(xid) = found.emptied_by {
+                self.emptied(found.table.clone(), xid);
+            }
+            self.recorded.insert(found.table, found.partitions);
+        }
     }
 
-    /// The catalog was looked at, and the log ended at `to` after that.
-    pub(super) fn looked(&mut self, now: Vec<Partition>, to: Position) {
-        let from = self.known.as_ref().map(|before| before.to);
-        let before = self.known.replace(Known {
-            partitions: now,
-            from,
-            to,
-        });
-        let (Some(before), Some(now)) = (before, &self.known) else {
-            return;
-        };
-        let doubt = |(partition, kind, seen, effect): Difference<'_>| Doubt {
-            root: partition.root.clone(),
-            kind,
-            seen: format!("{} of {} {seen}", partition.name, partition.root),
-            effect,
-            from: before.to,
-            to,
-        };
-        let found = differences(&before.partitions, &now.partitions);
-        self.doubts.extend(found.into_iter().map(doubt));
-        let missed = before.partitions.iter().filter(|old| !now.has(old.id));
-        self.gone.extend(missed.map(|old| (old.id, to)));
-        let oldest = self.doubts.iter().map(|doubt| doubt.from).fold(to, min);
-        self.truncates.retain(|(_, at)| *at >= oldest);
+    /// The catalog was looked at, and the log ended at `head` after that. A table that is called otherwise
+    /// just then is not among `now`, and is compared with what it was when it is back.
+    pub(super) fn looked(&mut self, now: Vec<(TableName, Vec<Partition>)>, head: Position) {
+        let before = self.looks.map(|(_, last)| last);
+        self.looks = Some((before, head));
+        for (root, now) in now {
+            let before = self.known.get(&root);
+            let ids: BTreeSet<u32> = now.iter().map(|new| new.id).collect();
+            let missed = before.into_iter().flatten().map(|old| old.id);
+            let missed = missed.filter(|id| !ids.contains(id));
+            self.gone.extend(missed.map(|id| (id, head)));
+            let load = self.loaded.get(&root);
+            for (partition, kind, seen, effect) in differences(before.unwrap_or(&now), &now) {
+                if load.is_some_and(|load| kind.is_seen_by(load)) {
+                    continue;
+                }
+                self.doubts.push(Doubt {
+                    root: root.clone(),
+                    kind,
+                    seen: format!("{} of {root} {seen}", partition.name),
+                    effect,
+                    to: head,
+                });
+            }
+            let recorded = self.recorded.get(&root).and_then(Option::as_ref);
+            if recorded != Some(&now) {
+                self.unrecorded.insert(root.clone());
+            }
+            self.known.insert(root, now);
+        }
+        // Ids of transactions can be compared for a while only.
+        self.loaded.clear();
         for (partition, at) in std::mem::take(&mut self.written) {
             self.written(partition, at);
         }
@@ -112,39 +162,55 @@ impl Partitions {
 
     /// Rows of a partition came, in a transaction that ended at `at`. The stream may be behind looks.
     pub(super) fn written(&mut self, partition: Written, at: Position) {
-        let Some(known) = &self.known else {
+        let Some((from, to)) = self.looks else {
             return;
         };
-        let is_told =
-            known.has(partition.id) || self.gone.iter().any(|(id, _)| *id == partition.id);
+        let known = self.known.get(&partition.root);
+        let mut known = known.into_iter().flatten();
+        let is_told = known.any(|known| known.id == partition.id)
+            || self.gone.iter().any(|(id, _)| *id == partition.id);
         if is_told {
             return;
         }
-        if known.from.is_none_or(|from| from < at) {
+        if from.is_none_or(|from| from < at) {
             self.written.push((partition, at));
             return;
         }
         let Written { root, name, id } = partition;
-        self.gone.push((id, known.to));
+        self.gone.push((id, to));
         self.doubts.push(Doubt {
             kind: Kind::Membership,
             seen: format!("{name} of {root} was made, and detached or dropped again"),
             effect: KEEPS_ITS_ROWS,
-            from: at,
-            to: known.to,
+            to,
             root,
         });
     }
 
     /// The log emptied a whole table.
-    pub(super) fn truncated(&mut self, table: TableName, at: Position) {
-        if self
-            .known
-            .as_ref()
-            .is_some_and(|known| known.partitions.iter().any(|p| p.root == table))
-        {
-            self.truncates.push((table, at));
+    pub(super) fn emptied(&mut self, table: TableName, xid: u32) {
+        let emptied = self.emptied.entry(table).or_default();
+        if emptied.len() == EMPTIED_MAX {
+            emptied.pop_front();
         }
+        emptied.push_back(xid);
+    }
+
+    /// A table is new to the pipeline: the target gets a record of it.
+    pub(super) fn comes(&mut self, table: TableName) {
+        self.unrecorded.insert(table.clone());
+        self.recorded.entry(table).or_default();
+    }
+
+    /// All rows of a table were loaded, or compared, as a snapshot has seen them: storage that this has seen
+    /// is in no doubt.
+    pub(super) fn loaded(&mut self, table: &TableName, tidemark: &Tidemark) {
+        let Seen::PgSnapshot(load) = &tidemark.seen else {
+            return;
+        };
+        let is_seen = |doubt: &Doubt| doubt.root == *table && doubt.kind.is_seen_by(load);
+        self.doubts.retain(|doubt| !is_seen(doubt));
+        self.loaded.insert(table.clone(), load.clone());
     }
 
     /// What is to be looked into once everything before `position` was taken in, but for tables that are
@@ -156,21 +222,75 @@ impl Partitions {
     ) -> Vec<Doubt> {
         // No row of before comes any more.
         self.gone.retain(|(_, to)| position < *to);
-        let truncates = &self.truncates;
-        let is_explained = |doubt: &Doubt| {
-            doubt.kind == Kind::Storage
-                && truncates
-                    .iter()
-                    .any(|(table, at)| *table == doubt.root && (doubt.from..=doubt.to).contains(at))
+        let emptied = &self.emptied;
+        let is_explained = |doubt: &Doubt| match doubt.kind {
+            Kind::Storage { written_by } => emptied
+                .get(&doubt.root)
+                .is_some_and(|emptied| emptied.contains(&written_by)),
+            Kind::Membership => false,
         };
         let is_due = |doubt: &mut Doubt| doubt.to <= position && !is_busy(&doubt.root);
         let due = self.doubts.extract_if(.., is_due);
         due.filter(|doubt| !is_explained(doubt)).collect()
     }
+
+    /// What is to be recorded: of tables of which the target has a record, and nothing is in doubt.
+    pub(super) fn take_settled(&mut self) -> Vec<(TableName, Vec<Partition>)> {
+        let (known, recorded, doubts) = (&self.known, &mut self.recorded, &self.doubts);
+        let is_settled = |table: &TableName| {
+            let is_there = known.contains_key(table) && recorded.contains_key(table);
+            is_there && doubts.iter().all(|doubt| doubt.root != *table)
+        };
+        let settled = self.unrecorded.extract_if(.., is_settled);
+        let settled: Vec<TableName> = settled.collect();
+        let settled = settled.into_iter().map(|table| {
+            let partitions = known[&table].clone();
+            recorded.insert(table.clone(), Some(partitions.clone()));
+            (table, partitions)
+        });
+        settled.collect()
+    }
 }
 
-fn min(a: Position, b: Position) -> Position {
-    if b < a { b } else { a }
+impl Run {
+    /// Before rows are read, since what changes from then on is to be noticed, and after that; `None` where
+    /// nothing is streamed.
+    pub(super) async fn look_at_partitions(
+        &self,
+        mappings: &[Arc<TableMapping>],
+    ) -> Result<Option<PartitionsNow>> {
+        let engine = &self.engine;
+        if !engine.options.mode.streams() {
+            return Ok(None);
+        }
+        let names: Vec<_> = mappings.iter().map(|m| m.source().clone()).collect();
+        let partitions = engine.source.partitions(&names).await?;
+        let head = engine.source.head().await?;
+        Ok(Some(PartitionsNow { partitions, head }))
+    }
+
+    /// Goes on from what the target has, and records what is new there. `now` is from before any row of this
+    /// attempt was read. Durable on return.
+    pub(super) async fn take_up_partitions(&mut self, now: Option<PartitionsNow>) -> Result<()> {
+        let Some(PartitionsNow { partitions, head }) = now else {
+            return Ok(());
+        };
+        let target = &self.engine.target;
+        let known = &mut self.lasting.partitions;
+        known.take_up(target.partitions().await?);
+        known.looked(partitions, head);
+        let update = CheckpointUpdate {
+            partitions: known.take_settled(),
+            ..CheckpointUpdate::default()
+        };
+        if update.partitions.is_empty() {
+            return Ok(());
+        }
+        let mut applier = target.applier().await?;
+        applier.begin().await?;
+        applier.commit(&update).await?;
+        applier.flush().await.context(|| "record partitions")
+    }
 }
 
 /// What it means that a partition has gone.
@@ -181,11 +301,9 @@ type Difference<'a> = (&'a Partition, Kind, &'static str, &'static str);
 
 fn differences<'a>(before: &'a [Partition], now: &'a [Partition]) -> Vec<Difference<'a>> {
     let mut found = Vec::new();
+    let after: BTreeMap<u32, &Partition> = now.iter().map(|new| (new.id, new)).collect();
     for old in before {
-        match now
-            .iter()
-            .find(|new| new.id == old.id && new.root == old.root)
-        {
+        match after.get(&old.id).copied() {
             None => found.push((
                 old,
                 Kind::Membership,
@@ -202,7 +320,8 @@ fn differences<'a>(before: &'a [Partition], now: &'a [Partition]) -> Vec<Differe
             Some(_) => {}
         }
     }
-    let is_known = |new: &Partition| before.iter().any(|p| p.id == new.id && p.root == new.root);
+    let known: BTreeSet<u32> = before.iter().map(|old| old.id).collect();
+    let is_known = |new: &Partition| known.contains(&new.id);
     for new in now.iter().filter(|new| !is_known(new)) {
         if new.is_attached {
             found.push((
@@ -211,7 +330,7 @@ fn differences<'a>(before: &'a [Partition], now: &'a [Partition]) -> Vec<Differe
                 "was attached",
                 "the target does not have the rows that it brought",
             ));
-        } else if has_lost_its_first_storage(new) && before.iter().any(|p| p.root == new.root) {
+        } else if has_lost_its_first_storage(new) {
             found.push(has_new_storage(new));
         }
     }
@@ -221,7 +340,9 @@ fn differences<'a>(before: &'a [Partition], now: &'a [Partition]) -> Vec<Differe
 fn has_new_storage(partition: &Partition) -> Difference<'_> {
     (
         partition,
-        Kind::Storage,
+        Kind::Storage {
+            written_by: partition.written_by,
+        },
         "has new storage",
         "if it was emptied by TRUNCATE, or unlogged for a while (and not by VACUUM FULL or a rewrite made \
          smaller), the target has not the rows that it has",
@@ -235,159 +356,4 @@ fn has_lost_its_first_storage(partition: &Partition) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::position::Lsn;
-    use crate::source::Logged;
-
-    fn at(lsn: u64) -> Position {
-        Position::PgLsn(Lsn(lsn))
-    }
-
-    fn root() -> TableName {
-        TableName::new("public", "m")
-    }
-
-    fn partition(id: u32, storage: u32) -> Partition {
-        Partition {
-            root: root(),
-            name: TableName::new("public", format!("m_{id}")),
-            id,
-            storage,
-            is_attached: false,
-            since: "700".to_owned(),
-            logged: Logged::Enough,
-        }
-    }
-
-    fn said_at(partitions: &mut Partitions, position: u64) -> Vec<String> {
-        let due = partitions.due_at(at(position), |_| false);
-        due.into_iter().map(|doubt| doubt.seen).collect()
-    }
-
-    fn looked(now: Vec<Partition>) -> Partitions {
-        let mut partitions = Partitions::default();
-        partitions.looked(vec![partition(1, 10), partition(2, 20)], at(100));
-        partitions.looked(now, at(200));
-        partitions
-    }
-
-    #[test]
-    fn what_stays_and_what_is_made_empty_raises_no_doubt() {
-        let mut same = looked(vec![partition(1, 10), partition(2, 20), partition(3, 3)]);
-        assert_eq!(said_at(&mut same, 1000), [""; 0]);
-    }
-
-    #[test]
-    fn new_storage_is_said_once_the_stream_has_passed_the_look() {
-        let mut emptied = looked(vec![partition(1, 11), partition(2, 20)]);
-        assert_eq!(said_at(&mut emptied, 199), [""; 0]);
-        let said = said_at(&mut emptied, 200);
-        assert_eq!(said.len(), 1);
-        assert!(
-            said[0].starts_with("public.m_1 of public.m has new storage"),
-            "{said:?}"
-        );
-        assert_eq!(said_at(&mut emptied, 300), [""; 0], "once");
-    }
-
-    #[test]
-    fn a_truncate_of_the_whole_table_explains_new_storage_of_its_time_alone() {
-        for (truncated, lines) in [(150, 0), (90, 2), (250, 2)] {
-            let mut emptied = looked(vec![partition(1, 11), partition(2, 21)]);
-            emptied.truncated(root(), at(truncated));
-            assert_eq!(said_at(&mut emptied, 200).len(), lines, "{truncated}");
-        }
-    }
-
-    #[test]
-    fn partitions_that_come_with_rows_or_go_are_said() {
-        let mut attached = partition(3, 30);
-        attached.is_attached = true;
-        let mut moved = looked(vec![partition(2, 20), attached]);
-        moved.truncated(root(), at(150));
-        let said = said_at(&mut moved, 200);
-        assert_eq!(said.len(), 2, "{said:?}");
-        assert!(said[0].contains("m_1 of public.m was detached"), "{said:?}");
-        assert!(said[1].contains("m_3 of public.m was attached"), "{said:?}");
-    }
-
-    #[test]
-    fn a_partition_that_went_and_came_again_is_said_whatever_its_storage() {
-        for storage in [10, 11] {
-            let mut again = partition(1, storage);
-            (again.since, again.is_attached) = ("712".to_owned(), true);
-            let mut moved = looked(vec![again, partition(2, 20)]);
-            moved.truncated(root(), at(150));
-            let said = said_at(&mut moved, 200);
-            let text = "public.m_1 of public.m was detached and attached again";
-            assert_eq!(said, [text]);
-        }
-    }
-
-    #[test]
-    fn a_partition_that_was_made_and_emptied_between_two_looks_is_said() {
-        let mut emptied = looked(vec![partition(1, 10), partition(2, 20), partition(3, 30)]);
-        let said = said_at(&mut emptied, 200);
-        assert_eq!(said, ["public.m_3 of public.m has new storage"]);
-        // One of a table that nobody knew may have been so for long.
-        let mut new = Partitions::default();
-        new.looked(Vec::new(), at(100));
-        new.looked(vec![partition(3, 30)], at(200));
-        assert_eq!(said_at(&mut new, 200), [""; 0]);
-    }
-
-    fn written(id: u32) -> Written {
-        let Partition { root, name, id, .. } = partition(id, id);
-        Written { root, name, id }
-    }
-
-    #[test]
-    fn a_partition_that_was_made_and_dropped_between_two_looks_is_said_once() {
-        let there = || vec![partition(1, 10), partition(2, 20)];
-        // The stream comes to its rows before the look, and after the next one.
-        let mut in_time = looked(there());
-        in_time.written(written(3), at(250));
-        in_time.looked(there(), at(300));
-        assert_eq!(
-            said_at(&mut in_time, 300),
-            [""; 0],
-            "it may not be seen yet"
-        );
-        in_time.looked(there(), at(400));
-        let mut late = looked(there());
-        late.looked(there(), at(300));
-        late.looked(there(), at(400));
-        late.written(written(3), at(250));
-        for mut partitions in [in_time, late] {
-            assert_eq!(said_at(&mut partitions, 399), [""; 0]);
-            partitions.written(written(3), at(260));
-            let text = "public.m_3 of public.m was made, and detached or dropped again";
-            assert_eq!(said_at(&mut partitions, 400), [text]);
-            partitions.looked(there(), at(500));
-            assert_eq!(said_at(&mut partitions, 500), [""; 0], "once");
-        }
-    }
-
-    #[test]
-    fn a_partition_that_is_written_to_is_no_doubt_if_a_look_tells_of_it() {
-        // It is there; it went and that is said; it is seen by the next look.
-        let mut known = looked(vec![partition(1, 10)]);
-        for (id, end) in [(1, 90), (2, 90), (3, 195)] {
-            known.written(written(id), at(end));
-        }
-        let said = said_at(&mut known, 200);
-        assert_eq!(said, ["public.m_2 of public.m was detached or dropped"]);
-        let now = || vec![partition(1, 10), partition(3, 3)];
-        known.looked(now(), at(300));
-        known.looked(now(), at(400));
-        assert_eq!(said_at(&mut known, 400), [""; 0]);
-    }
-
-    #[test]
-    fn a_doubt_of_a_table_that_is_busy_waits() {
-        let mut emptied = looked(vec![partition(1, 11), partition(2, 20)]);
-        assert_eq!(emptied.due_at(at(200), |table| *table == root()), []);
-        assert_eq!(said_at(&mut emptied, 200).len(), 1);
-    }
-}
+mod tests;

@@ -222,7 +222,7 @@ impl<'a> Stream<'a> {
         let look = Look {
             schema: schema.clone(),
             unannounced: unannounced.await?,
-            partitions: None,
+            partitions: Vec::new(),
             head: log.head,
             followed: Vec::new(),
             unlogged: HashSet::new(),
@@ -565,6 +565,8 @@ impl<'a> Stream<'a> {
         let Some(end) = self.end_at.filter(|end| *end <= self.processed) else {
             return;
         };
+        // Before it is seen whether anything is loaded anew.
+        self.look_into_partitions();
         let is_due = |looked: &Looked| looked.head <= end;
         if !self.resyncs.is_running() && !self.looked.as_ref().is_some_and(is_due) {
             self.begin_stop();

@@ -85,7 +85,7 @@ impl Source for SimSource {
         Ok(Vec::new())
     }
 
-    async fn partitions(&self, _: &[TableName]) -> Result<Vec<Partition>> {
+    async fn partitions(&self, _: &[TableName]) -> Result<Vec<(TableName, Vec<Partition>)>> {
         self.0.call("partitions").await?;
         Ok(Vec::new())
     }

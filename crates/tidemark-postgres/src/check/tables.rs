@@ -239,8 +239,9 @@ fn partitioned(report: &mut Report, relations: &[Relation]) {
         codes::PARTITIONS_UNANNOUNCED,
         format!("partitioned: {}", named(roots.iter().copied())),
         "TRUNCATE of a single partition, and attaching, detaching or dropping one that has rows, is not \
-         in the log: the target stays as it was, until tidemark verify --repair. What is done while a \
-         pipeline runs is noticed: it is said, or mended where target.on_schema_change is \"apply\".",
+         in the log: the target stays as it was, until tidemark verify --repair. A pipeline notices it \
+         within 20 s, or with its next start: it is said, or mended where target.on_schema_change is \
+         \"apply\".",
     );
 }
 

@@ -78,7 +78,7 @@ impl Source for PgSource {
         self.unannounced(tables, within).await
     }
 
-    async fn partitions(&self, tables: &[TableName]) -> Result<Vec<Partition>> {
+    async fn partitions(&self, tables: &[TableName]) -> Result<Vec<(TableName, Vec<Partition>)>> {
         self.partitions(tables).await
     }
 

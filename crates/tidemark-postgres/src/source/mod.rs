@@ -370,7 +370,10 @@ impl PgSource {
     }
 
     /// See the trait.
-    pub async fn partitions(&self, tables: &[TableName]) -> Result<Vec<Partition>> {
+    pub async fn partitions(
+        &self,
+        tables: &[TableName],
+    ) -> Result<Vec<(TableName, Vec<Partition>)>> {
         let mut session = self.sessions.borrow(&self.options.connect).await?;
         let found = partitions::read(&mut session, tables).await?;
         session.give_back();

@@ -6,7 +6,7 @@
 //! | table | holds |
 //! |--|--|
 //! | `checkpoint` | a row per pipeline: generation, owner, source identity, position, phase of the load, why the slot was released, where the relay log is |
-//! | `table_state` | a row per table: names, state, known shape, constraints that both sides had ([`super::loosen`]) |
+//! | `table_state` | a row per table: names, state, known shape, constraints that both sides had ([`super::loosen`]), partitions of which nothing was in doubt |
 //! | `unit` | a row per unit of loaded rows: chunk, tidemark, whether it is in |
 //! | `parked` | changes put aside, in order (written by the applier) |
 //! | `quarantine` | rows that could not be applied, and what waits behind them (written by the applier) |
@@ -46,8 +46,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tidemark_core::catalogue::codes;
 use tidemark_core::checkpoint::{
-    Checkpoint, CheckpointUpdate, Generation, LoadPhase, Reason, RelayHome, Release,
-    SourceIdentity, TableCheckpoint, TableState, Unit,
+    Checkpoint, CheckpointUpdate, Generation, KnownPartitions, LoadPhase, Reason, RelayHome,
+    Release, SourceIdentity, TableCheckpoint, TableState, Unit,
 };
 use tidemark_core::position::Position;
 use tidemark_core::schema::TableName;
@@ -75,6 +75,12 @@ const SET_STATE: &str = "INSERT INTO tidemark.table_state \
      state = excluded.state, reason = excluded.reason";
 
 const SET_SHAPE: &str = "UPDATE tidemark.table_state SET shape = $4::jsonb \
+     WHERE pipeline = $1 AND source_schema = $2 AND source_name = $3";
+
+const SET_PARTITIONS: &str = "UPDATE tidemark.table_state SET partitions = $4::jsonb \
+     WHERE pipeline = $1 AND source_schema = $2 AND source_name = $3";
+
+const SET_EMPTIED: &str = "UPDATE tidemark.table_state SET emptied_by = $4::int8 \
      WHERE pipeline = $1 AND source_schema = $2 AND source_name = $3";
 
 const SET_CONSTRAINTS: &str = "UPDATE tidemark.table_state SET constraints = $4::jsonb \
@@ -186,6 +192,20 @@ impl Writer {
             writes.push(Write::new(
                 SET_SHAPE,
                 [pipeline, schema, name, Some(json(shape))],
+            ));
+        }
+        for (table, partitions) in &update.partitions {
+            let [pipeline, schema, name] = self.table(table);
+            writes.push(Write::new(
+                SET_PARTITIONS,
+                [pipeline, schema, name, Some(json(partitions))],
+            ));
+        }
+        for (table, xid) in &update.emptied {
+            let [pipeline, schema, name] = self.table(table);
+            writes.push(Write::new(
+                SET_EMPTIED,
+                [pipeline, schema, name, Some(xid.to_string())],
             ));
         }
         // The first parameters of each; what is of one table stays in its order.
@@ -433,6 +453,27 @@ pub(super) async fn read(
     let mut checkpoint = read_head(head)?;
     checkpoint.tables = read_tables(tables, units)?;
     Ok(Some(checkpoint))
+}
+
+/// What is recorded of the partitions of each table, by a schema of our version.
+pub(super) async fn partitions(
+    connection: &mut Connection,
+    pipeline: &str,
+) -> Result<Vec<KnownPartitions>> {
+    let sql = format!(
+        "SELECT source_schema, source_name, partitions, emptied_by FROM tidemark.table_state \
+         WHERE pipeline = {}",
+        quote_literal(pipeline)
+    );
+    let set = connection.query(&sql, &[]).await?;
+    let found = set.rows.iter().map(|row| {
+        Ok(KnownPartitions {
+            table: TableName::new(row.get_str(0)?, row.get_str(1)?),
+            partitions: row.opt_str(2)?.map(from_json).transpose()?,
+            emptied_by: row.opt(3)?,
+        })
+    });
+    found.collect()
 }
 
 fn read_head(row: &Row) -> Result<Checkpoint> {

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use async_trait::async_trait;
 use tidemark_core::batch::SchemaChange;
 use tidemark_core::checkpoint::{
-    Checkpoint, Generation, LoadPhase, RelayHome, Release, SourceIdentity, Unit,
+    Checkpoint, Generation, KnownPartitions, LoadPhase, RelayHome, Release, SourceIdentity, Unit,
 };
 use tidemark_core::control::Control;
 use tidemark_core::finding::Finding;
@@ -41,6 +41,10 @@ impl Target for PgTarget {
 
     async fn checkpoint(&self) -> Result<Option<Checkpoint>> {
         self.checkpoint().await
+    }
+
+    async fn partitions(&self) -> Result<Vec<KnownPartitions>> {
+        self.partitions().await
     }
 
     async fn acquire(&self, owner: &Owner) -> Result<Generation> {

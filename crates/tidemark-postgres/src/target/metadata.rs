@@ -115,6 +115,8 @@ const MIGRATIONS: &[&str] = &[
     "ALTER TABLE tidemark.checkpoint ADD COLUMN relay jsonb;",
     // 6: constraints that both sides had when they were last compared.
     "ALTER TABLE tidemark.table_state ADD COLUMN constraints jsonb;",
+    // 7: partitions of which nothing was in doubt, and by which transaction they were all emptied.
+    "ALTER TABLE tidemark.table_state ADD COLUMN partitions jsonb, ADD COLUMN emptied_by int8;",
 ];
 
 /// The version since which the relay log's place is recorded.

@@ -17,7 +17,9 @@ use std::time::Duration;
 
 use tidemark_core::batch::SchemaChange;
 use tidemark_core::catalogue::codes;
-use tidemark_core::checkpoint::{Checkpoint, Generation, LoadPhase, RelayHome, Release, Unit};
+use tidemark_core::checkpoint::{
+    Checkpoint, Generation, KnownPartitions, LoadPhase, RelayHome, Release, Unit,
+};
 use tidemark_core::control::Control;
 use tidemark_core::mapping::TableMapping;
 use tidemark_core::schema::{SourceSchema, TableName};
@@ -159,6 +161,14 @@ impl PgTarget {
     pub async fn checkpoint(&self) -> Result<Option<Checkpoint>> {
         let mut session = self.session().await?;
         let found = checkpoint::read(&mut session, &self.pipeline).await?;
+        session.keep();
+        Ok(found)
+    }
+
+    /// What is recorded of the partitions of each table.
+    pub async fn partitions(&self) -> Result<Vec<KnownPartitions>> {
+        let mut session = self.session().await?;
+        let found = checkpoint::partitions(&mut session, &self.pipeline).await?;
         session.keep();
         Ok(found)
     }

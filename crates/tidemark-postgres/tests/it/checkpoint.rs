@@ -4,8 +4,12 @@ use std::time::Duration;
 
 use tidemark_core::ErrorKind;
 use tidemark_core::catalogue::codes;
-use tidemark_core::checkpoint::{Chunk, KnownColumn, KnownShape, LoadPhase, Reason, Unit};
+use tidemark_core::checkpoint::{
+    CheckpointUpdate, Chunk, KnownColumn, KnownShape, LoadPhase, Reason, Unit,
+};
 use tidemark_core::schema::{Attribute, Member, MemberKind, TableName, TypeMembers, ValueClass};
+use tidemark_core::source::{Logged, Partition};
+use tidemark_core::target::Applier;
 use tidemark_core::tidemark::{PgSnapshot, Seen, Tidemark};
 use tidemark_lab::{Proxy, wait_for};
 
@@ -70,6 +74,30 @@ async fn what_a_start_records_is_read_back() {
     tables.sort_by(|a, b| a.source.cmp(&b.source));
     assert_eq!(found.tables, tables);
     assert_eq!(database.target("other").checkpoint().await.unwrap(), None);
+
+    let partition = Partition {
+        name: TableName::new("it's", "\"ä\\"),
+        id: 3_000_000_000,
+        storage: 3_000_000_001,
+        written_by: 3_000_000_002,
+        is_attached: true,
+        since: "7:8".to_owned(),
+        logged: Logged::KeyAlone,
+    };
+    let mut applier = target.applier().await.unwrap();
+    applier.begin().await.unwrap();
+    let update = CheckpointUpdate {
+        partitions: vec![(tables[1].source.clone(), vec![partition.clone()])],
+        emptied: vec![(tables[1].source.clone(), 3_000_000_003)],
+        ..CheckpointUpdate::default()
+    };
+    applier.commit(&update).await.unwrap();
+    let found = other.partitions().await.unwrap();
+    let of = |name: &TableName| found.iter().find(|found| found.table == *name).unwrap();
+    let known = of(&tables[1].source);
+    assert_eq!(known.partitions, Some(vec![partition]));
+    assert_eq!(known.emptied_by, Some(3_000_000_003));
+    assert_eq!(of(&tables[0].source).partitions, None);
 
     target.set_phase(LoadPhase::Finishing).await.unwrap();
     let found = other.checkpoint().await.unwrap().unwrap();
@@ -230,7 +258,8 @@ async fn f61_an_older_schema_is_migrated_and_a_newer_one_refused() {
         .run(
             "DROP TABLE tidemark.command, tidemark.status, tidemark.quarantine;
              ALTER TABLE tidemark.checkpoint DROP COLUMN release, DROP COLUMN relay;
-             ALTER TABLE tidemark.table_state DROP COLUMN constraints;
+             ALTER TABLE tidemark.table_state DROP COLUMN constraints, DROP COLUMN partitions,
+               DROP COLUMN emptied_by;
              UPDATE tidemark.version SET version = 1",
         )
         .await;
@@ -250,8 +279,11 @@ async fn f61_an_older_schema_is_migrated_and_a_newer_one_refused() {
     .unwrap();
     assert_eq!(
         database.value("SELECT version FROM tidemark.version").await,
-        "6"
+        "7"
     );
+    let found = target.partitions().await.unwrap();
+    assert_eq!(found.len(), 1);
+    assert_eq!((&found[0].partitions, found[0].emptied_by), (&None, None));
     assert_eq!(
         database
             .value("SELECT count(*) FROM tidemark.command")

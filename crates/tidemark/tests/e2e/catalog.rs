@@ -4,6 +4,7 @@
 
 use tidemark_lab::wait_for;
 
+use crate::asks::text;
 use crate::stage::{PATIENCE, Stage};
 
 const TABLES: &str = "CREATE TABLE notes (id int PRIMARY KEY, v text);
@@ -132,6 +133,17 @@ async fn partitions_that_change_as_a_whole_are_told_of_and_repaired_by_verify() 
     let sale = stage.comparison().only("public", "sale");
     stage.wait_for_equal(sale).await;
     assert_eq!(run.terminate().await, Some(0));
+    // While none runs.
+    stage.source_sql("TRUNCATE sale_2").await;
+    let said = "public.sale_2 of public.sale has new storage";
+    for is_news in [true, false] {
+        let log = stage.catch_up().await.stderr;
+        assert_eq!(log.contains(said), is_news, "{log}");
+        assert!(
+            !log.contains("sale_1 of") && !log.contains("whole_0 of"),
+            "{log}"
+        );
+    }
     stage.clear().await;
 }
 
@@ -190,5 +202,69 @@ async fn f24_partitions_that_change_as_a_whole_are_followed_by_apply() {
     stage.wait_for_equal(whole).await;
     stage.run(&["verify", "FILE"]).await.expect(0);
     assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
+    stage.clear().await;
+}
+
+/// Nobody has looked between the change and the end of the run, or no run was there.
+#[tokio::test(flavor = "multi_thread")]
+async fn f24_partitions_that_change_while_nobody_looks_are_followed_by_the_next_run() {
+    let stage = Stage::new("catalog_partitions_unseen").await;
+    let tables =
+        "CREATE TABLE sale (id int, part int, PRIMARY KEY (id, part)) PARTITION BY LIST (part);
+        CREATE TABLE sale_1 PARTITION OF sale FOR VALUES IN (1);
+        CREATE TABLE sale_2 PARTITION OF sale FOR VALUES IN (2);
+        CREATE TABLE sale_3 PARTITION OF sale FOR VALUES IN (3);
+        CREATE TABLE sale_5 (id int NOT NULL, part int NOT NULL, PRIMARY KEY (id, part));
+        CREATE TABLE whole (id int PRIMARY KEY) PARTITION BY HASH (id);
+        CREATE TABLE whole_0 PARTITION OF whole FOR VALUES WITH (MODULUS 1, REMAINDER 0);
+        INSERT INTO sale SELECT i, 1 + i % 3 FROM generate_series(1, 300) i;
+        INSERT INTO sale_5 SELECT i, 5 FROM generate_series(1, 20) i;
+        INSERT INTO whole SELECT generate_series(1, 50);";
+    stage.source_sql(tables).await;
+    stage.write(
+        "[tables]\ninclude = [\"public.sale\", \"public.whole\"]\n\
+         [target]\non_schema_change = \"apply\"\n[stream]\ncatalog_interval = \"1 h\"\n\
+         [verify]\nafter_load = \"off\"\n",
+    );
+    let equal = || stage.comparison().only("public", "sale");
+    let run = stage.start_streaming().await;
+    for sql in [
+        "TRUNCATE sale_1",
+        "ALTER TABLE sale DETACH PARTITION sale_3",
+        // What comes by the log, and is in when the run is killed.
+        "TRUNCATE whole",
+        "INSERT INTO whole VALUES (7)",
+    ] {
+        stage.source_sql(sql).await;
+    }
+    let in_it = "SELECT count(*) FROM whole";
+    stage.wait_for_target(in_it, "1").await;
+    run.kill9().await;
+    let log = stage.catch_up().await.stderr;
+    stage.wait_for_equal(equal()).await;
+    for said in ["sale_1 of public.sale has new", "sale_3 of public.sale was"] {
+        assert!(log.contains(said), "{said} in {log}");
+    }
+    assert!(!log.contains("whole_0 of"), "{log}");
+
+    let stopped = "TRUNCATE sale_2; INSERT INTO sale VALUES (1001, 2); \
+        ALTER TABLE sale ATTACH PARTITION sale_5 FOR VALUES IN (5)";
+    stage.source_sql(stopped).await;
+    // Killed once more, when what is to be done about it is recorded.
+    let run = stage.start(&["run", "FILE"]);
+    let state = "SELECT count(*) FROM tidemark.table_state WHERE source_name = 'sale' \
+                 AND reason = 'reconcile' AND partitions::text LIKE '%sale_5%'";
+    let ended = wait_for(PATIENCE, "the table to be set aside", || async {
+        let is_aside = text(&stage.target, state).await? == "1";
+        let rows = "SELECT count(*) FROM sale WHERE part = 5";
+        let is_over = text(&stage.target, rows).await? == "20";
+        Ok((is_aside || is_over).then_some(()))
+    });
+    ended.await.unwrap();
+    run.kill9().await;
+    stage.catch_up().await;
+    stage.wait_for_equal(equal().only("public", "whole")).await;
+    let log = stage.catch_up().await.stderr;
+    assert!(!log.contains(" of public.sale "), "nothing is left: {log}");
     stage.clear().await;
 }

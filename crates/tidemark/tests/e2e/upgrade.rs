@@ -12,7 +12,7 @@ const BANK: Bank = Bank { accounts: 100 };
 /// What the first version kept.
 const OLDER: &str = "BEGIN; DROP TABLE tidemark.command, tidemark.status, tidemark.quarantine;
     ALTER TABLE tidemark.checkpoint DROP COLUMN release, DROP COLUMN relay;
-    ALTER TABLE tidemark.table_state DROP COLUMN constraints;
+    ALTER TABLE tidemark.table_state DROP COLUMN constraints, DROP COLUMN partitions, DROP COLUMN emptied_by;
     UPDATE tidemark.version SET version = 1; COMMIT";
 
 const VERSION: &str = "SELECT version FROM tidemark.version";

@@ -37,17 +37,17 @@ impl Named {
 impl Assembler {
     /// Partitions that rows came from since this was last asked, and where their transactions ended.
     pub(in crate::pipeline) fn take_partitions(&mut self) -> Vec<(Written, Position)> {
-        std::mem::take(&mut self.partitions.ended)
+        std::mem::take(&mut self.named.ended)
     }
 
     /// Takes note of a partition as soon as a row of it comes.
     pub(super) fn note_partitions(&mut self, event: &Event) {
         // Of most events there is nothing to note.
         let may_tell = matches!(event, Event::Table(_) | Event::Begin(_));
-        if !may_tell && self.partitions.last.is_none() {
+        if !may_tell && self.named.last.is_none() {
             return;
         }
-        let last = self.partitions.last.take();
+        let last = self.named.last.take();
         match (event, last) {
             (Event::Table(table), Some((id, root, None))) if !self.is_partitioned(table) => {
                 let partition = Written {
@@ -55,17 +55,17 @@ impl Assembler {
                     name: table.name.clone(),
                     id: table.id,
                 };
-                self.partitions.last = Some((id, root, Some(partition)));
+                self.named.last = Some((id, root, Some(partition)));
             }
             (Event::Table(table), _) if self.is_partitioned(table) => {
-                self.partitions.last = Some((table.id, table.name.clone(), None));
+                self.named.last = Some((table.id, table.name.clone(), None));
             }
             (Event::Change(change), Some((id, _, Some(partition))))
                 if change.table == id && !self.is_contained() =>
             {
-                self.partitions.open.push(partition);
+                self.named.open.push(partition);
             }
-            (Event::Begin(_), _) => self.partitions.open.clear(),
+            (Event::Begin(_), _) => self.named.open.clear(),
             _ => {}
         }
     }

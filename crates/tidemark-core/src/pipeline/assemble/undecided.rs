@@ -73,7 +73,7 @@ impl Assembler {
         self.open = None;
         self.work = Work::default();
         self.has_parts = false;
-        self.partitions.withdraw();
+        self.named.withdraw();
         Ok(Taken::Withdrawn)
     }
 

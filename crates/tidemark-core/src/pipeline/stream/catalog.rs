@@ -25,7 +25,7 @@ impl Stream<'_> {
         if let Ok(look) = look {
             self.release_followed(&look.followed);
             self.set_unlogged_aside(&look.unlogged)?;
-            self.set_untold_aside(look.partitions.as_deref().unwrap_or_default())?;
+            self.set_untold_aside(&look.partitions)?;
             self.compare(look);
         }
         Ok(())
@@ -52,11 +52,11 @@ impl Stream<'_> {
     }
 
     /// Tables that have got a partition of which the log has not what their rows are found by.
-    fn set_untold_aside(&mut self, partitions: &[Partition]) -> Result<()> {
-        for Partition {
-            root, name, logged, ..
-        } in partitions
-        {
+    fn set_untold_aside(&mut self, tables: &[(TableName, Vec<Partition>)]) -> Result<()> {
+        let partitions = tables
+            .iter()
+            .flat_map(|(root, partitions)| partitions.iter().map(move |it| (root, it)));
+        for (root, Partition { name, logged, .. }) in partitions {
             let Some(route) = self.assembler.router.named(root) else {
                 continue;
             };
@@ -94,9 +94,8 @@ impl Stream<'_> {
     /// What the catalog has that the pipeline does not, or has otherwise.
     pub(super) fn compare(&mut self, look: Look) {
         let mut look = look;
-        if let Some(partitions) = look.partitions.take() {
-            self.lasting.partitions.looked(partitions, look.head);
-        }
+        let partitions = std::mem::take(&mut look.partitions);
+        self.lasting.partitions.looked(partitions, look.head);
         let routes = self.assembler.router.routes();
         let known: Vec<(TableName, u32)> = routes
             .map(|(_, r)| (r.mapping.source().clone(), r.source_id))
@@ -156,9 +155,9 @@ impl Stream<'_> {
 
     /// Partitions that may have changed in a way that the log does not tell.
     pub(super) fn look_into_partitions(&mut self) {
-        for (route, at) in self.assembler.take_truncates() {
+        for (route, xid) in self.assembler.take_emptied() {
             let table = self.assembler.router.route(route).mapping.source().clone();
-            self.lasting.partitions.truncated(table, at);
+            self.lasting.partitions.emptied(table, xid);
         }
         for (partition, at) in self.assembler.take_partitions() {
             self.lasting.partitions.written(partition, at);
@@ -187,6 +186,9 @@ impl Stream<'_> {
             };
             self.engine.observer.say(event);
         }
+        // In the commit that records what is to be done about what was in doubt.
+        let settled = self.lasting.partitions.take_settled();
+        self.assembler.keep_partitions(settled);
     }
 
     /// Has a table compared and brought to the source where all that happens to it is to be followed.
@@ -252,6 +254,7 @@ impl Stream<'_> {
             return Err(format!("cannot be carried: {}", shared.into_error()));
         }
         self.goes_on_as(&mapping);
+        self.lasting.partitions.comes(mapping.source().clone());
         let router = &mut self.assembler.router;
         Ok(router.add(&mapping, TableState::Resyncing, None))
     }

@@ -227,6 +227,9 @@ impl Stream<'_> {
                     self.assembler.keep_shape(route);
                 }
                 self.discard_older(mapping.source());
+                if !is_part {
+                    self.lasting.partitions.loaded(mapping.source(), &tidemark);
+                }
                 self.resyncs.take_back(route);
             }
             // Some rows can stand in the way of others where a second key is unique.

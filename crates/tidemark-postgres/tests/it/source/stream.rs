@@ -13,6 +13,7 @@ on_majors! {
     unchanged_large_value_is_neither_null_nor_a_value
     truncate_is_told_with_its_options
     partitions_are_told_under_their_root
+    what_became_of_a_partition_is_told_by_the_catalog
     shape_changes_are_told_before_the_rows_that_need_them
     heartbeats_and_other_messages_do_not_stall_the_stream
     idle_source_moves_on_and_lets_its_log_go
@@ -166,6 +167,57 @@ async fn partitions_are_told_under_their_root(server: &PostgresServer) {
             "insert p 15,a",
         ]
     );
+}
+
+async fn what_became_of_a_partition_is_told_by_the_catalog(server: &PostgresServer) {
+    let schema = "CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id);
+        CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10);
+        CREATE TABLE p2 (id int PRIMARY KEY) PARTITION BY RANGE (id);
+        CREATE TABLE p2_all PARTITION OF p2 DEFAULT;
+        CREATE TABLE p3 PARTITION OF p FOR VALUES FROM (20) TO (30) PARTITION BY RANGE (id);
+        CREATE TABLE bare (id int) PARTITION BY RANGE (id); CREATE TABLE plain (id int);
+        INSERT INTO p2 VALUES (11)";
+    let mut fixture = Fixture::new(server, schema).await;
+    let attach = "ALTER TABLE p ATTACH PARTITION p2 FOR VALUES FROM (10) TO (20)";
+    fixture.run(attach).await;
+    let source = fixture.source();
+    let wanted = names(&["p", "bare", "plain", "absent"]);
+    // Whoever has one of them for itself keeps nobody waiting.
+    let mut holder = fixture.session().await;
+    let hold = "BEGIN; LOCK TABLE public.p1 IN ACCESS EXCLUSIVE MODE";
+    run_alone(&mut holder, hold).await;
+    let found = source.partitions(&wanted).await.unwrap();
+    run_alone(&mut holder, "COMMIT").await;
+    let [(bare, of_bare), (p, before)] = &found[..] else {
+        panic!("{found:?}");
+    };
+    assert_eq!([bare.name.as_str(), p.name.as_str()], ["bare", "p"]);
+    let told = |at: usize| (before[at].name.name.as_str(), before[at].is_attached);
+    assert_eq!((told(0), told(1)), (("p1", false), ("p2_all", true)));
+    assert!(of_bare.is_empty() && before.len() == 2, "{found:?}");
+
+    run_alone(&mut fixture.sql, "BEGIN; TRUNCATE public.p").await;
+    let xid = fixture.ask("SELECT pg_current_xact_id()::xid").await;
+    let xid: u32 = xid.unwrap().parse().unwrap();
+    run_alone(&mut fixture.sql, "COMMIT").await;
+    fixture.run("INSERT INTO p VALUES (1); ANALYZE p").await;
+    let found = source.partitions(&wanted).await.unwrap();
+    let after = &found[1].1;
+    for (was, is) in before.iter().zip(after) {
+        assert_ne!(was.storage, is.storage, "{is:?}");
+        assert_eq!((is.written_by, &is.since), (xid, &was.since));
+    }
+    for statement in [
+        "VACUUM FULL public.p1",
+        "VACUUM FREEZE public.p2_all",
+        "VACUUM FREEZE pg_class",
+    ] {
+        run_alone(&mut fixture.sql, statement).await;
+    }
+    let found = source.partitions(&wanted).await.unwrap();
+    assert_ne!(found[1].1[0].storage, after[0].storage);
+    assert_ne!(found[1].1[0].written_by, xid);
+    assert_eq!(found[1].1[1], after[1]);
 }
 
 async fn shape_changes_are_told_before_the_rows_that_need_them(server: &PostgresServer) {

@@ -201,6 +201,7 @@ async fn f21_a_table_to_which_nobody_writes_is_followed_too() {
     let ran = stage.catch_up().await;
     stage.assert_identical().await;
     let log = ran.stderr;
+    // Of the partitioned one it is the first thing or the second that is noticed, besides its new storage.
     let is_told = log.contains("values of column v written anew");
     assert!(is_told && !log.contains("public.moved"), "{log}");
     stage.clear().await;
