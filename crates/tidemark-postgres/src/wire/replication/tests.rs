@@ -95,7 +95,9 @@ async fn a_small_transaction_is_handed_over_as_one() {
     });
     for (at, message) in [(1, b"B"), (2, b"I"), (3, b"C")] {
         server.write_all(&data(at, message)).unwrap();
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        while reader.received() < Lsn(at) {
+            tokio::task::yield_now().await;
+        }
     }
     let block = reader.next_block().await.unwrap().unwrap();
     assert_eq!(block.messages().count(), 3);
