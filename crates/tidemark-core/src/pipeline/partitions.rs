@@ -86,6 +86,22 @@ pub(super) struct Doubt {
     to: Position,
 }
 
+impl Doubt {
+    fn of(
+        root: &TableName,
+        (partition, kind, seen, effect): Difference<'_>,
+        to: Position,
+    ) -> Doubt {
+        Doubt {
+            root: root.clone(),
+            kind,
+            seen: format!("{} of {root} {seen}", partition.name),
+            effect,
+            to,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     /// New storage, which came by this transaction, or by one before it that nobody has seen.
@@ -107,17 +123,27 @@ impl Kind {
 }
 
 impl Partitions {
-    /// Goes on from what the target has: a doubt that was not settled by a commit comes again.
+    /// Goes on from what the target has: a doubt that was not settled by a commit comes again, and what this run
+    /// has seen since is not forgotten, for the target has no record of it while anything is in doubt.
     fn take_up(&mut self, recorded: Vec<KnownPartitions>) {
         self.recorded.clear();
         self.unrecorded.clear();
         for found in recorded {
-            if let Some(partitions) = &found.partitions {
-                self.doubts.retain(|doubt| doubt.root != found.table);
-                self.known.insert(found.table.clone(), partitions.clone());
-            }
             if let Some(xid) = found.emptied_by {
                 self.emptied(found.table.clone(), xid);
+            }
+            if let Some(partitions) = &found.partitions {
+                if let (Some(known), Some((_, to))) = (self.known.get(&found.table), self.looks) {
+                    for difference in differences(partitions, known) {
+                        let doubt = Doubt::of(&found.table, difference, to);
+                        let is_same = |it: &Doubt| (it.kind, &it.seen) == (doubt.kind, &doubt.seen);
+                        if !self.doubts.iter().any(is_same) {
+                            self.doubts.push(doubt);
+                        }
+                    }
+                } else {
+                    self.known.insert(found.table.clone(), partitions.clone());
+                }
             }
             self.recorded.insert(found.table, found.partitions);
         }
@@ -135,17 +161,11 @@ impl Partitions {
             let missed = missed.filter(|id| !ids.contains(id));
             self.gone.extend(missed.map(|id| (id, head)));
             let load = self.loaded.get(&root);
-            for (partition, kind, seen, effect) in differences(before.unwrap_or(&now), &now) {
-                if load.is_some_and(|load| kind.is_seen_by(load)) {
-                    continue;
+            for difference in differences(before.unwrap_or(&now), &now) {
+                let doubt = Doubt::of(&root, difference, head);
+                if load.is_none_or(|load| !doubt.kind.is_seen_by(load)) {
+                    self.doubts.push(doubt);
                 }
-                self.doubts.push(Doubt {
-                    root: root.clone(),
-                    kind,
-                    seen: format!("{} of {root} {seen}", partition.name),
-                    effect,
-                    to: head,
-                });
             }
             let recorded = self.recorded.get(&root).and_then(Option::as_ref);
             if recorded != Some(&now) {

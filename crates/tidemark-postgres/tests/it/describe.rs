@@ -113,7 +113,7 @@ async fn tables_of_every_kind_are_told_apart() {
     assert_eq!(
         names,
         [
-            "Odd \"Schema\".Tab.le",
+            "\"Odd \"\"Schema\"\"\".\"Tab.le\"",
             "public.base",
             "public.child",
             "public.deferred",

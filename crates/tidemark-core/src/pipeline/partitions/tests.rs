@@ -145,6 +145,35 @@ fn what_changed_while_nobody_looked_is_in_doubt_until_it_is_recorded() {
 }
 
 #[test]
+fn an_attempt_that_is_cut_off_forgets_nothing_that_it_has_seen() {
+    let recorded = || KnownPartitions {
+        table: root(),
+        partitions: Some(before()),
+        emptied_by: None,
+    };
+    let there = || vec![(root(), before())];
+    // One came, and goes while nobody looks; of another only the log tells.
+    let mut attached = partition(3, 30);
+    attached.is_attached = true;
+    let mut run = looked([before(), vec![attached]].concat());
+    run.take_up(vec![recorded()]);
+    run.looked(there(), at(300));
+    let said = said_at(&mut run, 300);
+    assert!(
+        said.iter()
+            .any(|text| text.contains("m_3 of public.m was detached")),
+        "{said:?}"
+    );
+    let mut run = looked(before());
+    run.looked(there(), at(300));
+    run.looked(there(), at(400));
+    run.written(written(4), at(250));
+    run.take_up(vec![recorded()]);
+    run.looked(there(), at(500));
+    assert_eq!(said_at(&mut run, 500).len(), 1);
+}
+
+#[test]
 fn a_truncate_that_an_earlier_run_carried_out_explains_what_it_did() {
     let mut run = Partitions::default();
     run.take_up(vec![KnownPartitions {

@@ -163,9 +163,14 @@ impl Stream<'_> {
             self.lasting.partitions.written(partition, at);
         }
         let (router, resyncs) = (&self.assembler.router, &self.resyncs);
+        let is_followed = self.engine.options.on_schema_change == OnSchemaChange::Apply;
         let is_busy = |root: &TableName| {
             let route = router.named(root);
-            route.is_some_and(|route| resyncs.is_under_way(route))
+            route.is_some_and(|route| {
+                // It is compared once it goes on.
+                let is_halted = router.route(route).state == TableState::Paused;
+                resyncs.is_under_way(route) || is_followed && is_halted
+            })
         };
         let assembled = self.assembler.assembled();
         let due = self.lasting.partitions.due_at(assembled, is_busy);

@@ -189,8 +189,7 @@ struct Reader {
     filled: usize,
     /// Bytes of those that are whole CopyData frames.
     scanned: usize,
-    /// Since when the last of those has been the beginning or a change of a transaction whose end has not
-    /// come.
+    /// Since when those are nothing but the beginning and changes of a transaction whose end has not come.
     open_since: Option<Instant>,
     /// The last read took all that was there.
     drained: bool,
@@ -327,10 +326,10 @@ impl Reader {
                         ..
                     }) => {
                         received = received.max(start).max(end);
-                        if is_before_the_commit(payload) {
-                            self.open_since.get_or_insert_with(Instant::now);
-                        } else {
+                        if !is_before_the_commit(payload) {
                             self.open_since = None;
+                        } else if self.scanned == 0 {
+                            self.open_since = Some(Instant::now());
                         }
                     }
                     Some(WalMessage::Keepalive {

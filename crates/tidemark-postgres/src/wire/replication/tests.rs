@@ -101,6 +101,13 @@ async fn a_small_transaction_is_handed_over_as_one() {
     }
     let block = reader.next_block().await.unwrap().unwrap();
     assert_eq!(block.messages().count(), 3);
+    // One that is over does not wait for the next one.
+    let two = [data(4, b"B"), data(5, b"C"), data(6, b"B")].concat();
+    server.write_all(&two).unwrap();
+    let start = Instant::now();
+    let block = reader.next_block().await.unwrap().unwrap();
+    assert!(block.messages().count() >= 2);
+    assert!(start.elapsed() < Duration::from_secs(4));
 }
 
 #[tokio::test]

@@ -38,7 +38,7 @@ async fn values_of_owned_and_used_sequences_are_told(server: &PostgresServer) {
     assert_eq!(
         told,
         [
-            "public.B \\ \"x\"_id_seq of public.B \\ \"x\".id 1 not called",
+            "public.\"B \\ \"\"x\"\"_id_seq\" of public.\"B \\ \"\"x\"\"\".id 1 not called",
             "public.a_id_seq of public.a.id 2 called",
             "public.shared 5 called",
         ]
