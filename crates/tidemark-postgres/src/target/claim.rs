@@ -68,8 +68,7 @@ pub(super) async fn claim(
 }
 
 /// What other pipelines have recorded of these tables does not hold any more. In the transaction that records
-/// that this one begins with them. A run of another one that has lost its lock, and so seems to be over, may
-/// still write: it is fenced off like one whose pipeline was taken over.
+/// that this one begins with them.
 pub(super) async fn displace(
     connection: &mut Connection,
     pipeline: &str,
@@ -85,12 +84,8 @@ pub(super) async fn displace(
         &Reason::coded(codes::TARGET_TAKEN_OVER, why),
     );
     let sql = format!(
-        "WITH displaced AS ( \
-           UPDATE tidemark.table_state SET state = $2, reason = $3 \
-           WHERE pipeline <> $1 AND state <> $2 AND (target_schema, target_name) IN (VALUES {}) \
-           RETURNING pipeline) \
-         UPDATE tidemark.checkpoint SET generation = generation + 1, written_by = generation + 1 \
-         WHERE pipeline IN (SELECT pipeline FROM displaced)",
+        "UPDATE tidemark.table_state SET state = $2, reason = $3 \
+         WHERE pipeline <> $1 AND state <> $2 AND (target_schema, target_name) IN (VALUES {})",
         values(tables)
     );
     let params = [pipeline, &state, &why].map(Some);
