@@ -164,6 +164,7 @@ async fn b30_a_table_that_another_pipeline_writes_is_refused() {
 
     // What the one would go on with the other has brought already.
     let run = stage.start(&["run", "FILE"]);
+    stage.wait_for_state("streaming").await;
     stage.wait_for_table("public.heap", "quarantined").await;
     let reason = stage.table("public.heap").await["reason"].clone();
     assert!(reason.as_str().unwrap().contains("TM4068"), "{reason}");
