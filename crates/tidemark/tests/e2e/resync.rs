@@ -393,7 +393,7 @@ async fn a_table_that_cannot_be_loaded_anew_goes_on_as_it_was() {
         for words in [
             "TM2048",
             "public.t is set aside",
-            "tidemark retry NAME --table public.t",
+            "tidemark retry resync_hangs --table public.t",
         ] {
             assert!(said.contains(words), "{words} in {said}");
         }
