@@ -45,10 +45,11 @@ async fn f03_k09_cuts_at_any_byte_cost_nothing() {
     rig.something_new_arrives().await;
     let log = rig.stage.log();
     assert!(retries(&rig.stage) > 3, "{log}");
-    // One line for each attempt, and none of them a cry for help.
+    // One line for each attempt, and none of them a cry for help; a cut may hit the session with the lock alone.
     let count = |words: &str| log.lines().filter(|line| line.contains(words)).count();
     assert_eq!(count("\"level\":\"error\""), 0, "{log}");
-    let warnings = count("\"level\":\"warn\"") - count("\"msg\":\"check: ");
+    let others = count("\"msg\":\"check: ") + count("the lock is taken again");
+    let warnings = count("\"level\":\"warn\"") - others;
     assert_eq!(warnings, count("; tries again in "), "{log}");
     rig.ends_well(run).await;
 }
