@@ -1,5 +1,7 @@
 //! Commits: a light transaction in one flight, an open one at its end, and the wait for the disk.
 
+use std::time::Instant;
+
 use tidemark_core::batch::Batch;
 use tidemark_core::catalogue::codes;
 use tidemark_core::checkpoint::CheckpointUpdate;
@@ -137,9 +139,10 @@ impl PgApplier {
         self.session.finish().await
     }
 
-    /// Asks how far the log is, right behind the commit and in the same flight.
+    /// Asks how far the log is, right behind the commit and in the same flight, where that is due.
     fn queue_log_question(&mut self, update: &CheckpointUpdate) -> Result<()> {
-        if self.is_synchronous || update.position.is_none() {
+        let is_needless = self.is_synchronous || update.position.is_none();
+        if is_needless || !self.durability.must_ask(Instant::now()) {
             return Ok(());
         }
         let statement = self.session.own_statement(LOG)?;
@@ -152,18 +155,19 @@ impl PgApplier {
         let Some(position) = update.position else {
             return;
         };
+        self.durability.committed(position);
         if self.is_synchronous {
-            self.durability.committed(position, Lsn::default());
             return self.durability.flushed_all();
         }
         let answer = outcome.rows.last().and_then(|row| {
             let lsn = |i| std::str::from_utf8(row.cell(i)??).ok()?.parse::<Lsn>().ok();
             Some((lsn(0)?, lsn(1)?))
         });
-        // Without an answer nothing says when it is durable, until a flush does.
-        let (end, flushed) = answer.unwrap_or((Lsn(u64::MAX), Lsn::default()));
-        self.durability.committed(position, end);
-        self.durability.flushed(flushed);
+        // Without an answer nothing says when it is durable, until a later one or a flush does.
+        if let Some((end, flushed)) = answer {
+            self.durability.placed(end);
+            self.durability.flushed(flushed);
+        }
     }
 
     /// A commit that waits for the disk, and for no standby, after which everything before it is there
