@@ -119,8 +119,10 @@ INSERT INTO lineitem SELECT o, 1 + (o * 7 + l) % {parts}, 1 + (o * 3 + l) % {sup
     )
 }
 
+/// As many rows as take about as long as the tables of [`TPCH`]: a copy of two seconds would measure how a
+/// run starts.
 fn wide(settings: &Settings) -> String {
-    let rows = settings.scaled(1_000_000);
+    let rows = settings.scaled(4_000_000);
     format!(
         "INSERT INTO wide SELECT i, i % 30000, i * 7 % 2000000000, i * 1000003, i / 7.0, i / 3.0::float8,
   price(i, 9999999), i % 3 = 0, 'CODE' || i % 1000, words(i, 5, 40), words(i * 3, 20, 160),

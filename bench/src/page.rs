@@ -222,7 +222,7 @@ const METHOD: &str = "
 | Work | |
 |--|--|
 | load | Tables like TPC-H's at scale 1: 8 tables, 8.66 million rows, their types and text lengths; primary keys included. |
-| wide | One table of 16 columns of mixed types, a million rows. |
+| wide | One table of 16 columns of mixed types, four million rows. |
 | values | 5,000 values of 100,000 bytes that cannot be compressed. |
 | inserts | A backlog of a million transactions of one insert each. |
 | updates | The same of one update each, over a million rows, by key. |
