@@ -1,9 +1,9 @@
 // Made by web/build.mjs of web/src.
 &[
     File {
-        name: "app-71379bef9f.js",
-        plain: include_bytes!("app-71379bef9f.js"),
-        packed: include_bytes!("app-71379bef9f.js.gz"),
+        name: "app-55c90bc868.js",
+        plain: include_bytes!("app-55c90bc868.js"),
+        packed: include_bytes!("app-55c90bc868.js.gz"),
     },
     File {
         name: "index.html",
@@ -11,9 +11,9 @@
         packed: include_bytes!("index.html.gz"),
     },
     File {
-        name: "style-b7ed1b6c03.css",
-        plain: include_bytes!("style-b7ed1b6c03.css"),
-        packed: include_bytes!("style-b7ed1b6c03.css.gz"),
+        name: "style-08c3614959.css",
+        plain: include_bytes!("style-08c3614959.css"),
+        packed: include_bytes!("style-08c3614959.css.gz"),
     },
     File {
         name: "theme-39b689f84e.js",

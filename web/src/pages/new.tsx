@@ -1,7 +1,7 @@
 // A new pipeline: from two connection strings or a file; checked while it is mended; then its plan; then started.
 
 import { useEffect, useState } from "preact/hooks";
-import { ask, caller, may, postToml } from "../api";
+import { ask, caller, may, postToml, Problem } from "../api";
 import { bytes, grouped, seconds } from "../format";
 import { refresh } from "../live";
 import { go, parameter, put } from "../router";
@@ -10,6 +10,8 @@ import { Copyable, GlyphOf, ProblemBox, say, Unknown } from "../ui";
 
 /** How long after an answer the checks are asked again, while something fails. */
 const AGAIN_MS = 3_000;
+/** A login is refused: whoever asks again and again is locked out. */
+const REFUSED = ["TM1005", "TM2005"];
 
 interface Fields {
   name: string;
@@ -20,6 +22,8 @@ interface Fields {
 }
 
 const text = (value: string) => JSON.stringify(value);
+/** Errors name the side themselves. */
+const found = ({ side, found }: { side: string; found: string }) => (found.startsWith(`${side}: `) ? found : `${side}: ${found}`);
 const URL_SHAPE = "postgres://user:password@host/database";
 
 /** The pipeline file that fields stand for. */
@@ -45,7 +49,7 @@ function Begin() {
   const isFile = parameter("from") === "file";
   const [fields, setFields] = useState<Fields>({ name: "", source: "", target: "", tables: "public.*", mode: "full_load_and_cdc" });
   const [file, setFile] = useState("");
-  const [checking, setChecking] = useState<string | null>(null);
+  const [checking, setChecking] = useState<{ definition: string; count: number } | null>(null);
   const definition = isFile ? file : toml(fields);
   const set = (name: keyof Fields) => (event: Event) => setFields({ ...fields, [name]: (event.currentTarget as HTMLInputElement).value });
   return (
@@ -56,7 +60,7 @@ function Begin() {
         <button type="button" aria-pressed={!isFile} onClick={() => put("from", null)}>Two connection strings</button>
         <button type="button" aria-pressed={isFile} onClick={() => { if (file === "" && fields.name) setFile(toml(fields)); put("from", "file"); }}>A pipeline file</button>
       </div>
-      <form class="stack" onSubmit={(event) => { event.preventDefault(); setChecking(definition); }}>
+      <form class="stack" onSubmit={(event) => { event.preventDefault(); setChecking({ definition, count: (checking?.count ?? 0) + 1 }); }}>
         {isFile ? (
           <label>Pipeline file (TOML)<textarea name="file" rows={18} spellcheck={false} required value={file} onInput={(event) => setFile(event.currentTarget.value)} /></label>
         ) : (
@@ -78,9 +82,9 @@ function Begin() {
             </div>
           </div>
         )}
-        <div class="row"><button type="submit" class="primary">{checking === null ? "Check" : checking === definition ? "Check again" : "Check what I changed"}</button></div>
+        <div class="row"><button type="submit" class="primary">{checking === null ? "Check" : checking.definition === definition ? "Check again" : "Check what I changed"}</button></div>
       </form>
-      {checking !== null && <Checks key={checking} definition={checking} isChanged={checking !== definition} />}
+      {checking !== null && <Checks key={checking.count} definition={checking.definition} isChanged={checking.definition !== definition} />}
     </>
   );
 }
@@ -91,6 +95,7 @@ function Checks({ definition, isChanged }: { definition: string; isChanged: bool
   const [problem, setProblem] = useState<unknown>(null);
   const [startProblem, setStartProblem] = useState<unknown>(null);
   const [isStarting, setStarting] = useState(false);
+  const [isRefused, setRefused] = useState(false);
   const [at, setAt] = useState<number | null>(null);
 
   useEffect(() => {
@@ -98,17 +103,21 @@ function Checks({ definition, isChanged }: { definition: string; isChanged: bool
     let timer: number | undefined;
     const look = async () => {
       let isGood = false;
+      let isNoLogin = false;
       try {
         const found = await postToml<Checked>("/checks", definition);
         if (!isCurrent) return;
         setChecked(found);
         setProblem(null);
         isGood = found.ok;
+        isNoLogin = found.findings.some((one) => one.verdict === "failed" && REFUSED.includes(one.code));
       } catch (wrong) {
         if (!isCurrent) return;
         setProblem(wrong);
         setChecked(null);
+        isNoLogin = wrong instanceof Problem && REFUSED.includes(wrong.code);
       }
+      setRefused(isNoLogin);
       setAt(Date.now());
       if (isGood) {
         try {
@@ -120,7 +129,7 @@ function Checks({ definition, isChanged }: { definition: string; isChanged: bool
       } else {
         setPlan(null);
         // Whoever mends it elsewhere sees it here by itself.
-        timer = window.setTimeout(look, AGAIN_MS);
+        if (!isNoLogin) timer = window.setTimeout(look, AGAIN_MS);
       }
     };
     void look();
@@ -153,21 +162,21 @@ function Checks({ definition, isChanged }: { definition: string; isChanged: bool
         <h2 id="checks">Checks</h2>
         {!checked && !problem && <p class="muted" aria-busy="true">Looking at both databases …</p>}
         <ProblemBox problem={problem} />
-        {at !== null && (problem !== null || checked?.ok === false) && <p class="muted small">Checked again every few seconds: what you mend is seen here by itself.</p>}
+        {at !== null && (problem !== null || checked?.ok === false) && <p class="muted small">{isRefused ? "Not checked again by itself: whoever is refused again and again may be locked out. Check again when it is mended." : "Checked again every few seconds: what you mend is seen here by itself."}</p>}
         {checked && (
           <>
             <p role="status">{checked.failed === 0 ? <strong class="ok">✓ nothing stands in the way</strong> : <strong class="error">✗ {checked.failed} {checked.failed === 1 ? "check fails" : "checks fail"}</strong>}{checked.warnings > 0 && <span class="warning"> · ! {checked.warnings} {checked.warnings === 1 ? "warning" : "warnings"}</span>}</p>
             <ul class="findings">
               {failing.map((one) => (
                 <li key={one.code + one.found}>
-                  <p><GlyphOf verdict={one.verdict} /> <a href={`/codes/${one.code}`}>{one.code}</a> {one.side}: {one.found}</p>
+                  <p><GlyphOf verdict={one.verdict} /> <a href={`/codes/${one.code}`}>{one.code}</a> {found(one)}</p>
                   <p class="muted">{one.why}</p>
                   {one.fixes.map((fix) => fix.kind === "text" ? <p key={fix.text}>{fix.text}</p> : <Copyable key={fix.text} text={fix.text} label={`SQL for ${one.code}`} />)}
                 </li>
               ))}
             </ul>
             {sql !== "" && failing.length > 1 && <details><summary>All SQL in one</summary><Copyable text={sql} label="all SQL" /></details>}
-            {rest.length > 0 && <details><summary>{rest.length} passed</summary><ul class="findings">{rest.map((one) => <li key={one.code + one.found}><p><GlyphOf verdict={one.verdict} /> {one.code} {one.side}: {one.found}</p></li>)}</ul></details>}
+            {rest.length > 0 && <details><summary>{rest.length} passed</summary><ul class="findings">{rest.map((one) => <li key={one.code + one.found}><p><GlyphOf verdict={one.verdict} /> {one.code} {found(one)}</p></li>)}</ul></details>}
           </>
         )}
       </section>

@@ -13,7 +13,7 @@ export async function u02_faults_are_mended_by_the_sql_shown_and_seen_by_themsel
     ${HOSTILE.map((name) => `CREATE TABLE ${ident(name)} (id int PRIMARY KEY, v text); INSERT INTO ${ident(name)} VALUES (1, 'a');`).join("\n")}
     ANALYZE;`);
   // Who connects may neither replicate there nor make anything here.
-  await databases.sql(admin, "CREATE ROLE copier LOGIN PASSWORD 'copier'");
+  await databases.sql(admin, "CREATE ROLE copier NOLOGIN PASSWORD 'copier'");
   await databases.sql(source, "GRANT USAGE, CREATE ON SCHEMA public TO copier; GRANT SELECT ON ALL TABLES IN SCHEMA public TO copier");
   const as = (url) => {
     const made = new URL(url);
@@ -27,6 +27,11 @@ export async function u02_faults_are_mended_by_the_sql_shown_and_seen_by_themsel
   await page.getByLabel("Source").fill(as(proxy.url));
   await page.getByLabel("Target").fill(as(target));
   await page.getByRole("button", { name: "Check", exact: true }).click();
+  // Whoever is refused again and again is locked out.
+  await page.getByText("Not checked again by itself").waitFor();
+  await databases.sql(admin, "ALTER ROLE copier LOGIN");
+  await page.getByRole("button", { name: "Check again" }).click();
+  await page.getByText("Checked again every few seconds").waitFor();
   await page.getByText(/checks? fails?/).waitFor();
   await accessible("checks that fail");
   await shot("new-checks");

@@ -8,7 +8,7 @@ export async function a_token_is_asked_for_and_a_wrong_one_refused({ page, open,
   await accessible("sign in");
   await page.getByLabel("Token").fill("tm_wrong");
   await page.getByRole("button", { name: "Sign in" }).click();
-  await page.getByRole("alert").waitFor();
+  await page.getByRole("alert").getByText("mistyped, has expired, or was taken back").waitFor();
   await shot("sign-in-refused");
   await page.getByLabel("Token").fill(await server.token());
   await page.getByRole("button", { name: "Sign in" }).click();
