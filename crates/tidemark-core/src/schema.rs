@@ -80,6 +80,9 @@ pub struct TableSchema {
     pub domains: Vec<DomainRule>,
     /// Tables whose rows are values of its columns: they have to be there before it.
     pub rests_on: Vec<TableName>,
+    /// Those of the types that its columns rest on which have rows of those tables in them, each after what it
+    /// rests on: they are made right before it.
+    pub late_types: Vec<SchemaObject>,
     /// Statements (comment, storage parameters and the like) that the same engine replays after the
     /// table exists; `{name}` stands for the quoted target name.
     pub notes: Vec<String>,
@@ -106,6 +109,7 @@ impl TableSchema {
             types: Vec::new(),
             domains: Vec::new(),
             rests_on: Vec::new(),
+            late_types: Vec::new(),
             notes: Vec::new(),
         }
     }

@@ -102,7 +102,8 @@ async fn read(connection: &mut Connection, selection: &Selection) -> Result<Sour
     let mut objects = objects::extensions(connection, &oids, &types).await?;
     objects.extend(objects::collations(connection, &oids, &types).await?);
     let (made, unmade) = types.definitions(connection).await?;
-    objects.extend(made);
+    types.add_late_types(&made, &mut tables);
+    objects.extend(made.into_iter().map(|(_, object)| object));
     not_carried.extend(unmade);
     objects.extend(sequences::definitions(connection, &oids, &tables).await?);
     not_carried.extend(not_carried::read(connection, &oids, &tables, &objects).await?);
@@ -164,7 +165,8 @@ pub(crate) async fn type_definition(
 ) -> Result<Option<SchemaObject>> {
     let types = types::of(connection, &[oid]).await?;
     let (made, _) = types.definitions(connection).await?;
-    Ok(made.into_iter().find(|object| object.name == *name))
+    let mut made = made.into_iter().map(|(_, object)| object);
+    Ok(made.find(|object| object.name == *name))
 }
 
 /// A table of which nothing but its place is known yet.

@@ -222,22 +222,23 @@ impl Types {
         Oids::of(self.by_oid.keys().copied())
     }
 
-    /// What must be made for the tables, each after what it rests on, and what cannot be.
+    /// What must be made for the tables, by its number and each after what it rests on, and what cannot be.
     pub(super) async fn definitions(
         &self,
         connection: &mut Connection,
-    ) -> Result<(Vec<SchemaObject>, Vec<NotCarried>)> {
+    ) -> Result<(Vec<(u32, SchemaObject)>, Vec<NotCarried>)> {
         let mut made = definitions::read(connection, &self.oids()).await?;
         let mut objects = Vec::new();
         for oid in self.in_order() {
             if let Some(object) = made.remove(&oid) {
-                objects.push(object);
+                objects.push((oid, object));
             }
         }
         let mut not_carried: Vec<NotCarried> =
             self.by_oid.values().filter_map(Type::obstacle).collect();
         let odd_ranges = objects
             .iter()
+            .map(|(_, object)| object)
             .filter(|object| object.kind == ObjectKind::Range)
             .filter(|object| object.definition.contains(definitions::CANONICAL_LOST));
         not_carried.extend(odd_ranges.map(|object| {
@@ -248,7 +249,7 @@ impl Types {
                     .to_owned(),
             }
         }));
-        objects.retain(|object| !object.definition.contains(definitions::CANONICAL_LOST));
+        objects.retain(|(_, object)| !object.definition.contains(definitions::CANONICAL_LOST));
         Ok((objects, not_carried))
     }
 

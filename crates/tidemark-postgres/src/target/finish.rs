@@ -27,6 +27,10 @@ use crate::wire::{Connection, quote_ident};
 const MORE_MEMORY: &str = "SELECT set_config('maintenance_work_mem', greatest(\
      pg_size_bytes(current_setting('maintenance_work_mem')), 268435456)::text || 'B', false)";
 
+/// What to do where a definition refers to something that is not there.
+pub(super) const MAKE_WHAT_IS_NAMED: &str =
+    "make on the target what the message names, as the source has it: tidemark plan lists it";
+
 /// One table that is to be finished.
 #[derive(Debug)]
 struct Finish<'a> {

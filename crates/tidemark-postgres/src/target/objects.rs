@@ -6,6 +6,8 @@
 //! followed ([`alterations`] has what else may become of them there). Definitions are compared as the
 //! servers print them, after names that go by another name on the target have been replaced. Where schemas
 //! lie is told in [`super::names`].
+//!
+//! A type that has rows of a table in it is made when that table is there ([`make_late`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +15,7 @@ use tidemark_core::catalogue::codes;
 use tidemark_core::mapping::TableMapping;
 use tidemark_core::schema::{ObjectKind, SchemaObject, SourceSchema, TableName};
 use tidemark_core::target::TypeChanges;
-use tidemark_core::{Context, Error, Result};
+use tidemark_core::{Context, Error, ErrorKind, Result};
 
 use super::names::{Schemas, quoted};
 use super::prepare::make_schema;
@@ -32,6 +34,8 @@ struct Making<'a> {
     pipeline: &'a str,
     /// Names that are others on the target.
     moved: BTreeMap<TableName, TableName>,
+    /// Types that are not made yet where they are missing.
+    late: BTreeSet<&'a TableName>,
     changes: TypeChanges,
 }
 
@@ -96,9 +100,15 @@ async fn make(
     for name in names {
         make_schema(connection, &name).await?;
     }
+    let mut moved = moved(&schema.objects, &schemas);
+    let rows = tables.iter().flat_map(|table| &table.schema.rests_on);
+    let places = rows.map(|name| (name.clone(), schemas.target(name)));
+    moved.extend(places.filter(|(source, target)| source != target));
+    let late = tables.iter().flat_map(|table| &table.schema.late_types);
     let making = Making {
         pipeline,
-        moved: moved(&schema.objects, &schemas),
+        moved,
+        late: late.map(|object| &object.name).collect(),
         changes,
     };
     let mut is_extended = false;
@@ -229,6 +239,9 @@ impl Making<'_> {
                 if let Some(oid) = type_oid(connection, name).await? {
                     return self.follow(connection, name, oid, &definition).await;
                 }
+                if self.late.contains(&object.name) {
+                    return Ok(false);
+                }
             }
         }
         let sql = definition.replacen("{name}", &quoted(name), 1);
@@ -265,6 +278,45 @@ impl Making<'_> {
         }
         Ok(!alteration.statements.is_empty())
     }
+}
+
+/// Serialises whoever makes such types (an arbitrary number).
+const LATE_TYPES_LOCK: i64 = 0x7469_6465_6c61_7465;
+
+/// Makes the types of a table that have rows of others in them, which are there by now, where they are
+/// missing. In the caller's transaction, one after the other: several tables may need the same.
+pub(super) async fn make_late(
+    connection: &mut Connection,
+    mapping: &TableMapping,
+    schemas: &Schemas,
+) -> Result<()> {
+    let late = &mapping.schema.late_types;
+    if late.is_empty() {
+        return Ok(());
+    }
+    let lock = format!("SELECT pg_advisory_xact_lock({LATE_TYPES_LOCK})");
+    connection.run(&lock).await?;
+    for object in late {
+        let name = schemas.target(&object.name);
+        if type_oid(connection, &name).await?.is_some() {
+            continue;
+        }
+        make_schema(connection, &name.schema).await?;
+        let definition = object.definition.as_str();
+        let moved = catalog::moved(connection, schemas, [definition]).await?;
+        let sql = wording::replace(definition, &moved).replacen("{name}", &quoted(&name), 1);
+        let made = connection.run(&sql).await.map_err(|error| {
+            if !finish::is_about_definition(&error) {
+                return error;
+            }
+            // Such as a table that is not carried: it is an affair of those that need the type.
+            error
+                .with_kind(ErrorKind::Data)
+                .first_action(finish::MAKE_WHAT_IS_NAMED)
+        });
+        made.context(|| format!("make {} {name}", kind_name(object.kind)))?;
+    }
+    Ok(())
 }
 
 async fn type_oid(connection: &mut Connection, name: &TableName) -> Result<Option<u32>> {

@@ -19,7 +19,7 @@ use super::checkpoint::{self, Writer};
 use super::create::{self, Extent, NewTable};
 use super::fit::{self, TypeNumbers};
 use super::names::{quoted, table_at};
-use super::{Triggers, claim, existing, finish, names::Schemas, swap};
+use super::{Triggers, claim, existing, finish, names::Schemas, objects, swap};
 use crate::schema::{FIRST_USER_OID, describe_one};
 use crate::wire::{Connection, quote_ident};
 
@@ -210,6 +210,7 @@ impl Preparation<'_> {
     async fn make(&self, connection: &mut Connection, name: &TableName) -> Result<Ready> {
         make_schema(connection, &name.schema).await?;
         let schemas = self.schemas(connection).await?;
+        objects::make_late(connection, self.mapping, &schemas).await?;
         let moved = catalog::moved(connection, &schemas, create::texts(self.mapping)).await?;
         let table = NewTable {
             mapping: self.mapping,
@@ -307,9 +308,9 @@ async fn create_table(connection: &mut Connection, table: &NewTable<'_>) -> Resu
             return error;
         }
         // Such as a type that is not carried: it is this table's affair.
-        error.with_kind(ErrorKind::Data).first_action(
-            "make on the target what the message names, as the source has it: tidemark plan lists it",
-        )
+        error
+            .with_kind(ErrorKind::Data)
+            .first_action(finish::MAKE_WHAT_IS_NAMED)
     })?;
     for (column, statement) in table.extras() {
         if let Some(error) = attempt(connection, &statement).await? {

@@ -455,6 +455,29 @@ async fn a_domain_that_needs_a_function_waits_for_it() {
     stage.clear().await;
 }
 
+/// A type may hold rows of a table, which has to be there before it.
+#[tokio::test(flavor = "multi_thread")]
+async fn types_over_rows_of_a_table_are_made_behind_it() {
+    let stage = Stage::new("carried_rows").await;
+    stage
+        .source_sql(
+            "CREATE TABLE zoned (id int PRIMARY KEY, n text); CREATE TYPE holder AS (z zoned, k int);
+             CREATE DOMAIN held AS holder CHECK ((VALUE).k > 0); CREATE DOMAIN rowed AS zoned;
+             CREATE TABLE a (id int PRIMARY KEY, hs held[], r rowed); CREATE TABLE b (id int PRIMARY KEY, h holder);
+             INSERT INTO zoned VALUES (1, 'x'); INSERT INTO b VALUES (1, ROW(ROW(1, 'x'), 2));
+             INSERT INTO a VALUES (1, ARRAY[ROW(ROW(1, 'x'), 2)::holder::held], ROW(3, 'y')::zoned)",
+        )
+        .await;
+    stage.write("[target]\nschema = \"dw\"\n");
+    let run = ["run", "FILE", "--until", "verified"];
+    stage.run(&run).await.expect(0);
+    stage
+        .source_sql("INSERT INTO a SELECT 2, hs, r FROM a; UPDATE b SET h.k = 5")
+        .await;
+    stage.run(&run).await.expect(0);
+    stage.clear().await;
+}
+
 /// Each finds nothing and makes the same; whoever is later looks again.
 #[tokio::test(flavor = "multi_thread")]
 async fn pipelines_that_start_at_once_share_schemas_and_types() {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tidemark_core::Result;
-use tidemark_core::schema::{DomainRule, Member, MemberKind, TypeMembers};
+use tidemark_core::schema::{DomainRule, Member, MemberKind, SchemaObject, TableName, TypeMembers};
 
 use super::super::{Oids, Tables, table_name};
 use super::Types;
@@ -49,9 +49,7 @@ impl Types {
             let below = self.below(columns);
             let of = members.iter().filter(|known| below.contains(&known.id));
             table.types = of.cloned().collect();
-            let rows = below.iter().filter_map(|oid| self.by_oid.get(oid));
-            let rows = rows.filter(|found| found.relation_kind.is_some_and(|kind| kind != 'c'));
-            table.rests_on = rows.map(|found| found.name.clone()).collect();
+            table.rests_on = self.rows_below(&below);
         }
         Ok(())
     }
@@ -140,6 +138,28 @@ impl Types {
             kinds.contains(&found.kind) && is_ours && found.name.schema != "information_schema"
         });
         types.map(|(oid, _)| *oid).collect()
+    }
+
+    /// The tables whose rows are among these types.
+    fn rows_below(&self, below: &BTreeSet<u32>) -> Vec<TableName> {
+        let rows = below.iter().filter_map(|oid| self.by_oid.get(oid));
+        let rows = rows.filter(|found| found.relation_kind.is_some_and(|kind| kind != 'c'));
+        rows.map(|found| found.name.clone()).collect()
+    }
+
+    /// Gives the tables those of the types that have rows of other tables in them.
+    pub(in super::super) fn add_late_types(
+        &self,
+        objects: &[(u32, SchemaObject)],
+        tables: &mut Tables,
+    ) {
+        let is_late = |oid: u32| !self.rows_below(&self.below([oid])).is_empty();
+        let late: Vec<_> = objects.iter().filter(|(oid, _)| is_late(*oid)).collect();
+        for table in tables.values_mut().filter(|_| !late.is_empty()) {
+            let below = self.below(table.columns.iter().map(|column| column.type_id));
+            let of = late.iter().filter(|(oid, _)| below.contains(oid));
+            table.late_types = of.map(|(_, object)| object.clone()).collect();
+        }
     }
 
     /// These types and all that they rest on.
