@@ -128,11 +128,16 @@ fn default(row: &Row) -> Result<ColumnDefault> {
 /// See [`tidemark_core::source::Source::shape_of`]. A column that has another type by now is told
 /// from the type that the log says, with its number; one that has gone, or whose type has, with 0.
 pub async fn shape_of(connection: &mut Connection, table: &StreamTable) -> Result<StreamedShape> {
-    let announced: Vec<u32> = table.columns.iter().map(|column| column.type_id).collect();
-    let types = super::types::of(connection, &announced).await?;
     let sql = query(connection.server_version());
     let oids = Oids::of([table.id]);
     let set = connection.query(&sql, &[Some(oids.param())]).await?;
+    let mut type_ids: Vec<u32> = table.columns.iter().map(|column| column.type_id).collect();
+    for row in &set.rows {
+        if !row.get_str(cell::GENERATED)?.is_empty() {
+            type_ids.push(row.get(cell::TYPE)?);
+        }
+    }
+    let types = super::types::of(connection, &type_ids).await?;
     let mut columns = Vec::with_capacity(table.columns.len());
     let mut are_as_announced = 0;
     for announced in &table.columns {

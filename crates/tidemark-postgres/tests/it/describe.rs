@@ -534,6 +534,32 @@ async fn an_added_column_tells_what_old_rows_hold() {
     );
 }
 
+/// The log does not announce them, and what becomes of their types is told all the same.
+#[tokio::test]
+async fn types_of_generated_columns_are_those_of_the_table() {
+    let source = database(
+        "CREATE TYPE mood AS ENUM ('a', 'b');
+         CREATE TABLE t (id int PRIMARY KEY, m mood GENERATED ALWAYS AS ('a'::mood) STORED)",
+    )
+    .await;
+    let schema = source.describe(&["public.*"]).await;
+    let table = StreamTable {
+        id: schema.tables[0].id,
+        name: TableName::new("public", "t"),
+        columns: vec![StreamColumn {
+            name: "id".to_owned(),
+            type_id: 23,
+            type_modifier: -1,
+        }],
+        identity: ReplicaIdentity::Key(vec![0]),
+    };
+    let mut connection = source.connect().await;
+    let shape = shape_of(&mut connection, &table).await.unwrap();
+    assert_eq!(shape.types.len(), 1);
+    assert_eq!(shape.types, schema.tables[0].types);
+    assert!(!shape.is_ahead);
+}
+
 /// A partitioned table keeps no value for old rows, and its default may be another by now, or none.
 #[tokio::test]
 async fn what_old_rows_of_partitions_have_is_told_by_these() {
