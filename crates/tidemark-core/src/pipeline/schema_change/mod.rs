@@ -44,6 +44,10 @@ mod words;
 pub(super) use in_place::moves;
 pub(super) use known::{as_known, with_known};
 
+/// What is said of a name that another table of the source has by now.
+pub(super) const IS_ANOTHER: &str =
+    "is another table on the source by now, made again or called so since: it is loaded anew";
+
 /// Whether the table is being loaded just now, at a snapshot that nobody knows here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum IsLoading {
@@ -132,8 +136,7 @@ pub(super) async fn reshape(
         }
     };
     if table.id != old.schema.id {
-        let text = "was dropped and made again on the source: it is loaded anew";
-        say(engine, &table.name, text.to_owned());
+        say(engine, &table.name, IS_ANOTHER.to_owned());
         assembler.adopt(route, table, &mapping)?;
         assembler.router.route_mut(route).source_id = table.id;
         return Ok(Reshaped::Recreated);

@@ -17,6 +17,7 @@ use crate::pipeline::observe::PipelineEvent;
 use crate::pipeline::options::{NewTables, OnSchemaChange};
 use crate::pipeline::partitions::Doubt;
 use crate::pipeline::resync::What;
+use crate::pipeline::schema_change::IS_ANOTHER;
 use crate::pipeline::state_change;
 
 impl Stream<'_> {
@@ -292,7 +293,7 @@ impl Stream<'_> {
         };
         self.assembler.router.replace(route, &mapping);
         self.load_anew(route, What::Recreated);
-        "was dropped and made again on the source: it is loaded anew".to_owned()
+        IS_ANOTHER.to_owned()
     }
 
     /// What changed in the table since it was taken off is not in the log, and nobody knows since when.
