@@ -19,7 +19,7 @@ use crate::finding::Finding;
 use crate::mapping::TableMapping;
 use crate::position::Position;
 use crate::quarantine::{Cause, Chosen, Kept, Released};
-use crate::schema::{SourceSchema, TableName};
+use crate::schema::{SourceSchema, TableName, TypeMembers};
 use crate::source::{RowFormat, RowStream, SequenceValue};
 use crate::tidemark::Tidemark;
 use crate::verify::View;
@@ -94,14 +94,21 @@ pub trait Target: Send + Sync {
     /// of an earlier start, parked changes included, is gone. Durable on return.
     async fn start_load(&self, start: &LoadStart) -> Result<()>;
 
+    /// By which types rows of tables are there, as this pipeline and others of the same source have recorded
+    /// it. After [`Target::start_load`]. Changes nothing.
+    async fn known_types(&self) -> Result<Vec<KnownTypes>> {
+        Ok(Vec::new())
+    }
+
     /// Makes types and sequences that the tables need, where they are missing; an enumeration or
-    /// composite type that is there becomes what the source's is, as far as `changes` says. Gives whether
-    /// one did. May be repeated.
+    /// composite type that is there becomes what the source's is, as far as `changes` says and `histories`
+    /// allow. Gives whether one did. May be repeated.
     async fn prepare_objects(
         &self,
         schema: &SourceSchema,
         tables: &[TableMapping],
         changes: TypeChanges,
+        histories: &[TypeHistory],
     ) -> Result<bool>;
 
     /// Gives a table that is about to be loaded anew where it is the columns that its rows will have, and
@@ -219,6 +226,35 @@ pub enum TypeChanges {
     Renames,
     /// Attributes that the source has no more go.
     All,
+}
+
+/// The types by which a table's rows are on the target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownTypes {
+    /// On the source.
+    pub table: TableName,
+    /// On the target.
+    pub target: TableName,
+    /// As they were when they were last followed; each by the name that the target has for it.
+    pub types: Vec<TypeMembers>,
+}
+
+/// What was recorded of a type, and of others that had its name. Names pass from one type to another; which
+/// one is meant is told by the source's number alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TypeHistory {
+    /// The type's name on the source.
+    pub name: TableName,
+    /// Tables that are known to rest on it under another name, by their names on the source and the target;
+    /// none where some are known to do so under this one. As long as the target has it under that name, one of
+    /// this name there is not it.
+    pub known_otherwise_by: Vec<(TableName, TableName)>,
+    /// Tables that are known to rest on another type under this name, and that one has another name on the
+    /// source by now. Somebody may have given it that on the target.
+    pub held_by: Vec<(TableName, TableName)>,
+    /// What its members were called when they were last followed, in their order, and are called now. Several
+    /// where tables know several; none of labels that are all called as they were.
+    pub members: Vec<Vec<(String, Option<String>)>>,
 }
 
 /// Why the constraints of both sides are compared.

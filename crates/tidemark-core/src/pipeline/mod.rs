@@ -78,6 +78,7 @@ mod start;
 mod stop;
 mod stream;
 mod throttle;
+mod typed;
 mod unlogged;
 mod visible;
 mod went_back;

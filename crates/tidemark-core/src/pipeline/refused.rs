@@ -143,39 +143,6 @@ impl Engine {
         self.options.create_tables && self.follows_additions()
     }
 
-    /// Has these types follow, and says so of a table for each that has one; of which tables they are.
-    pub(super) async fn make_types_alike(&self, schema: &SourceSchema) -> Result<Vec<TableName>> {
-        let tables = self.carried(schema);
-        let mut followed = Vec::new();
-        for object in &schema.objects {
-            let one = SourceSchema {
-                objects: vec![object.clone()],
-                ..SourceSchema::default()
-            };
-            let target = &self.target;
-            let changes = self.type_changes();
-            if !target.prepare_objects(&one, &tables, changes).await? {
-                continue;
-            }
-            let has_type = |table: &&TableMapping| {
-                let mut columns = table.schema.columns.iter();
-                columns.any(|column| column.type_name.contains(&object.name.name))
-            };
-            let of = tables.iter().filter(has_type);
-            let of: Vec<TableName> = of.map(|table| table.source().clone()).collect();
-            if let Some(table) = of.first().cloned() {
-                let text = format!(
-                    "type {} is not as it was: done on the target too",
-                    object.name
-                );
-                self.observer
-                    .say(PipelineEvent::SchemaChanged { table, text });
-            }
-            followed.extend(of);
-        }
-        Ok(followed)
-    }
-
     /// Has the types of a table follow the source's; whether there was something to follow.
     pub(super) async fn follow_types(&self, table: &TableName) -> Result<bool> {
         if !self.follows_types() {
@@ -247,7 +214,7 @@ impl Engine {
         if self.options.create_tables {
             let tables = std::slice::from_ref(mapping.as_ref());
             let changes = self.type_changes();
-            let made = self.target.prepare_objects(&schema, tables, changes).await;
+            let made = self.prepare_objects(&schema, tables, changes).await;
             have_followed = made.map_err(|err| match err.kind() {
                 ErrorKind::Transient => err,
                 _ => err.with_kind(ErrorKind::Data).table(name.to_string()),

@@ -342,7 +342,8 @@ async fn reload(
                 engine.observer.say(retry);
                 tokio::time::sleep(wait).await;
             }
-            // A label was renamed between the look at the types and the reading.
+            // A label was renamed between the look at the types and the reading; or another table has still to
+            // give up the name of a type, which the source is about to have it do.
             Err(Failed { error, is_begun })
                 if of_older_types < TYPES_TRIES_MAX && reload.may_be_of_older_types(&error) =>
             {
@@ -478,7 +479,9 @@ impl Reload<'_> {
 
     /// Whether a value was refused that may be one by what its type is called by now.
     fn may_be_of_older_types(&self, error: &Error) -> bool {
-        error.sqlstate_code() == Some(NOT_OF_ITS_TYPE) && !self.mapping.schema.types.is_empty()
+        error.code() == codes::TYPE_NAME_HELD
+            || (error.sqlstate_code() == Some(NOT_OF_ITS_TYPE)
+                && !self.mapping.schema.types.is_empty())
     }
 
     fn is_own(&self, error: &Error) -> bool {

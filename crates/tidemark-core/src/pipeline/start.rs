@@ -226,8 +226,8 @@ impl Run {
             return Ok(());
         }
         let tables: Vec<TableMapping> = mappings.iter().map(|m| m.as_ref().clone()).collect();
-        let target = &self.engine.target;
-        target.prepare_objects(schema, &tables, changes).await?;
+        let prepared = self.engine.prepare_objects(schema, &tables, changes);
+        prepared.await?;
         failpoint::reached(failpoint::OBJECTS_MADE);
         Ok(())
     }

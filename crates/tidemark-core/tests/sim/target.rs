@@ -21,7 +21,7 @@ use tidemark_core::schema::{SourceSchema, TableName};
 use tidemark_core::source::{RowFormat, SequenceValue};
 use tidemark_core::target::{
     Applied, Applier, Existing, LoadStart, Loader, Origin, Owner, Parked, Place, Prepared, Target,
-    TypeChanges,
+    TypeChanges, TypeHistory,
 };
 use tidemark_core::verify::View;
 
@@ -231,6 +231,7 @@ impl Target for SimTarget {
         _: &SourceSchema,
         _: &[TableMapping],
         _: TypeChanges,
+        _: &[TypeHistory],
     ) -> Result<bool> {
         self.world.call("prepare objects").await?;
         Ok(false)

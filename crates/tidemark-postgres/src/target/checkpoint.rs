@@ -51,7 +51,7 @@ use tidemark_core::checkpoint::{
 };
 use tidemark_core::position::Position;
 use tidemark_core::schema::TableName;
-use tidemark_core::target::LoadStart;
+use tidemark_core::target::{KnownTypes, LoadStart};
 use tidemark_core::{Error, ErrorKind, Result};
 
 use super::ascii::{self, Within};
@@ -474,6 +474,27 @@ pub(super) async fn partitions(
         })
     });
     found.collect()
+}
+
+/// By which types rows of tables are there that have some, as pipelines of the same source have recorded it.
+pub(super) async fn known_types(
+    connection: &mut Connection,
+    pipeline: &str,
+) -> Result<Vec<KnownTypes>> {
+    let sql = "SELECT t.source_schema, t.source_name, t.target_schema, t.target_name, t.shape -> 'types' \
+         FROM tidemark.checkpoint own JOIN tidemark.checkpoint c \
+              ON c.system = own.system AND c.database = own.database \
+         JOIN tidemark.table_state t ON t.pipeline = c.pipeline \
+         WHERE own.pipeline = $1 AND t.shape ? 'types' ORDER BY 1, 2, 3, 4";
+    let set = connection.query(sql, &[Some(pipeline)]).await?;
+    let known = set.rows.iter().map(|row| {
+        Ok(KnownTypes {
+            table: TableName::new(row.get_str(0)?, row.get_str(1)?),
+            target: TableName::new(row.get_str(2)?, row.get_str(3)?),
+            types: from_json(row.get_str(4)?)?,
+        })
+    });
+    known.collect()
 }
 
 fn read_head(row: &Row) -> Result<Checkpoint> {

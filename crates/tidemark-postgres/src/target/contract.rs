@@ -13,8 +13,8 @@ use tidemark_core::mapping::TableMapping;
 use tidemark_core::schema::{SourceSchema, TableName};
 use tidemark_core::source::SequenceValue;
 use tidemark_core::target::{
-    Applier, Existing, Lacking, LoadStart, Loader, Loosened, Occasion, Owner, Place, Prepared,
-    Target, TypeChanges,
+    Applier, Existing, KnownTypes, Lacking, LoadStart, Loader, Loosened, Occasion, Owner, Place,
+    Prepared, Target, TypeChanges, TypeHistory,
 };
 use tidemark_core::verify::View;
 use tidemark_core::{Error, Result};
@@ -76,8 +76,14 @@ impl Target for PgTarget {
         schema: &SourceSchema,
         tables: &[TableMapping],
         changes: TypeChanges,
+        histories: &[TypeHistory],
     ) -> Result<bool> {
-        self.prepare_objects(schema, tables, changes).await
+        self.prepare_objects(schema, tables, changes, histories)
+            .await
+    }
+
+    async fn known_types(&self) -> Result<Vec<KnownTypes>> {
+        self.known_types().await
     }
 
     async fn reshape(&self, mapping: &TableMapping, changes: &[SchemaChange]) -> Result<bool> {

@@ -25,7 +25,8 @@ use tidemark_core::mapping::TableMapping;
 use tidemark_core::schema::{SourceSchema, TableName};
 use tidemark_core::source::SequenceValue;
 use tidemark_core::target::{
-    Existing, Lacking, LoadStart, Loader, Loosened, Occasion, Owner, Place, Prepared, TypeChanges,
+    Existing, KnownTypes, Lacking, LoadStart, Loader, Loosened, Occasion, Owner, Place, Prepared,
+    TypeChanges, TypeHistory,
 };
 use tidemark_core::{Context, Error, Result, failpoint};
 use tokio::time::Instant;
@@ -233,18 +234,30 @@ impl PgTarget {
         Ok(())
     }
 
+    /// By which types rows of tables are there.
+    pub async fn known_types(&self) -> Result<Vec<KnownTypes>> {
+        let mut session = self.session().await?;
+        let known = checkpoint::known_types(&mut session, &self.pipeline).await?;
+        session.keep();
+        Ok(known)
+    }
+
     /// Makes types and sequences that the tables need; whether a type got what it lacked.
     pub async fn prepare_objects(
         &self,
         schema: &SourceSchema,
         tables: &[TableMapping],
         changes: TypeChanges,
+        histories: &[TypeHistory],
     ) -> Result<bool> {
         let mut session = self.session().await?;
-        let pipeline = &self.pipeline;
-        let is_extended =
-            objects::make_beside_others(&mut session, pipeline, schema, tables, changes);
-        let is_extended = is_extended.await?;
+        let types = objects::Types {
+            pipeline: &self.pipeline,
+            changes,
+            histories,
+        };
+        let made = objects::make_beside_others(&mut session, schema, tables, &types);
+        let is_extended = made.await?;
         session.keep();
         Ok(is_extended)
     }

@@ -7,6 +7,9 @@
 //! servers print them, after names that go by another name on the target have been replaced. Where schemas
 //! lie is told in [`super::names`].
 //!
+//! A type is found by its name, which may have been another one's ([`TypeHistory`]): such a type gets at most
+//! what it lacks, and not even that while tables rest on it that know it as that other one.
+//!
 //! A type that has rows of a table in it is made when that table is there ([`make_late`]).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tidemark_core::catalogue::codes;
 use tidemark_core::mapping::TableMapping;
 use tidemark_core::schema::{ObjectKind, SchemaObject, SourceSchema, TableName};
-use tidemark_core::target::TypeChanges;
+use tidemark_core::target::{TypeChanges, TypeHistory};
 use tidemark_core::{Context, Error, ErrorKind, Result};
 
 use super::names::{Schemas, quoted};
@@ -29,14 +32,20 @@ mod alterations;
 /// What a range type's definition says before the name of its multirange type.
 const MULTIRANGE: &str = "multirange_type_name = ";
 
+/// What may become of types that are there.
+pub(super) struct Types<'a> {
+    pub(super) pipeline: &'a str,
+    pub(super) changes: TypeChanges,
+    pub(super) histories: &'a [TypeHistory],
+}
+
 /// What is known where an object is made.
 struct Making<'a> {
-    pipeline: &'a str,
+    types: &'a Types<'a>,
     /// Names that are others on the target.
     moved: BTreeMap<TableName, TableName>,
     /// Types that are not made yet where they are missing.
     late: BTreeSet<&'a TableName>,
-    changes: TypeChanges,
 }
 
 /// How often somebody else may be found to make the same, who is sooner.
@@ -47,14 +56,13 @@ const OTHERS_MAX: u32 = 20;
 /// wait while one waits for a reader of its table.
 pub(super) async fn make_beside_others(
     connection: &mut Connection,
-    pipeline: &str,
     schema: &SourceSchema,
     tables: &[TableMapping],
-    changes: TypeChanges,
+    types: &Types<'_>,
 ) -> Result<bool> {
     let mut others = 0;
     loop {
-        match make(connection, pipeline, schema, tables, changes).await {
+        match make(connection, schema, tables, types).await {
             Err(error) if others < OTHERS_MAX && is_made_by_another(&error) => {
                 others += 1;
                 connection.run("ROLLBACK").await?;
@@ -80,10 +88,9 @@ fn is_made_by_another(error: &Error) -> bool {
 /// In one transaction. Gives whether a type that was there has followed.
 async fn make(
     connection: &mut Connection,
-    pipeline: &str,
     schema: &SourceSchema,
     tables: &[TableMapping],
-    changes: TypeChanges,
+    types: &Types<'_>,
 ) -> Result<bool> {
     let schemas = Schemas::of_tables(tables);
     connection.run("BEGIN").await?;
@@ -106,10 +113,9 @@ async fn make(
     moved.extend(places.filter(|(source, target)| source != target));
     let late = tables.iter().flat_map(|table| &table.schema.late_types);
     let making = Making {
-        pipeline,
+        types,
         moved,
         late: late.map(|object| &object.name).collect(),
-        changes,
     };
     let mut is_extended = false;
     for object in &schema.objects {
@@ -237,7 +243,9 @@ impl Making<'_> {
             }
             _ => {
                 if let Some(oid) = type_oid(connection, name).await? {
-                    return self.follow(connection, name, oid, &definition).await;
+                    let there = (name, oid);
+                    let history = self.history(object);
+                    return self.follow(connection, there, &definition, history).await;
                 }
                 if self.late.contains(&object.name) {
                     return Ok(false);
@@ -249,21 +257,52 @@ impl Making<'_> {
         Ok(false)
     }
 
+    fn history(&self, object: &SchemaObject) -> Option<&TypeHistory> {
+        let mut histories = self.types.histories.iter();
+        histories.find(|history| history.name == object.name)
+    }
+
     /// Makes a type that is there the source's; whether it was another.
     async fn follow(
         &self,
         connection: &mut Connection,
-        name: &TableName,
-        oid: u32,
+        (name, oid): (&TableName, u32),
         wanted: &str,
+        history: Option<&TypeHistory>,
     ) -> Result<bool> {
         let found = type_definition(connection, name, oid).await?;
         let found = found.ok_or_else(|| taken(name))?.definition;
-        let alteration = alterations::between(name, wanted, &found, self.changes);
+        let (held_by, known_otherwise_by, members) = match history {
+            Some(known) => (
+                &known.held_by[..],
+                &known.known_otherwise_by[..],
+                &known.members[..],
+            ),
+            None => (&[][..], &[][..], &[][..]),
+        };
+        let held_by = resting(connection, oid, held_by).await?;
+        let is_another = !known_otherwise_by.is_empty()
+            && resting(connection, oid, known_otherwise_by)
+                .await?
+                .is_none();
+        let changes = if is_another {
+            TypeChanges::Additions
+        } else {
+            self.types.changes
+        };
+        let wanted = &alterations::with_kept_types(wanted, &found, members);
+        let alteration = alterations::of_known_labels(name, wanted, &found, (members, changes))
+            .or_else(|| alterations::between(name, wanted, &found, changes));
+        if let Some(table) = held_by {
+            return match alteration {
+                Some(alteration) if alteration.statements.is_empty() => Ok(false),
+                _ => Err(held(name, &table)),
+            };
+        }
         let Some(alteration) = alteration else {
             return compare(name, wanted, &found).map(|()| false);
         };
-        let params = [Some(&*oid.to_string()), Some(self.pipeline)];
+        let params = [Some(&*oid.to_string()), Some(self.types.pipeline)];
         if alteration.is_exchange
             && connection
                 .query(USED_ELSEWHERE, &params)
@@ -279,6 +318,44 @@ impl Making<'_> {
         Ok(!alteration.statements.is_empty())
     }
 }
+
+/// The first of these tables, by its name on the source, whose columns rest on this type of the target.
+async fn resting(
+    connection: &mut Connection,
+    oid: u32,
+    tables: &[(TableName, TableName)],
+) -> Result<Option<TableName>> {
+    let oid = oid.to_string();
+    for (source, target) in tables {
+        let params = [&oid, &target.schema, &target.name].map(|text| Some(text.as_str()));
+        let rests = connection.query(RESTS_ON, &params).await?;
+        if rests.one()?.get_bool(0)? {
+            return Ok(Some(source.clone()));
+        }
+    }
+    Ok(None)
+}
+
+fn held(name: &TableName, table: &TableName) -> Error {
+    let text = format!(
+        "type {name} of the target is another than the source's of this name: table {table} rests on it, whose \
+         type has another name on the source by now"
+    );
+    Error::definite(codes::TYPE_NAME_HELD, text)
+}
+
+/// Whether a table has columns that rest on a type in whatever way.
+const RESTS_ON: &str = "WITH RECURSIVE resting (oid) AS ( \
+      SELECT $1::oid UNION SELECT t.oid FROM resting r JOIN pg_type t \
+        ON t.typelem = r.oid OR t.typtype = 'd' AND t.typbasetype = r.oid \
+        OR t.typtype = 'r' AND EXISTS (SELECT FROM pg_range g \
+           WHERE g.rngtypid = t.oid AND g.rngsubtype = r.oid) \
+        OR t.typtype = 'c' AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = t.typrelid \
+           AND a.atttypid = r.oid AND NOT a.attisdropped)) \
+    SELECT EXISTS (SELECT FROM resting r \
+      JOIN pg_attribute a ON a.atttypid = r.oid AND a.attnum > 0 AND NOT a.attisdropped \
+      JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
+      WHERE n.nspname = $2 AND c.relname = $3)";
 
 /// Serialises whoever makes such types (an arbitrary number).
 const LATE_TYPES_LOCK: i64 = 0x7469_6465_6c61_7465;

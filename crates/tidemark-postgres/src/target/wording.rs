@@ -104,6 +104,11 @@ pub(super) fn first_name(sql: &str) -> Option<&str> {
     sql.get(..len)
 }
 
+/// Whether a piece of a definition begins with this name, however it is written.
+pub(super) fn begins_with(sql: &str, name: &str) -> bool {
+    identifier(sql).is_some_and(|(_, found)| found == name)
+}
+
 /// The content of the string literals in a definition.
 pub(super) fn literals(sql: &str) -> Vec<String> {
     let mut literals = Vec::new();

@@ -198,7 +198,7 @@ async fn what_masks_and_left_out_columns_forbid_is_left_out() {
     };
     let pair = Pair::new(script, rules).await;
     pair.target
-        .prepare_objects(&pair.schema, &pair.mappings, TypeChanges::Additions)
+        .prepare_objects(&pair.schema, &pair.mappings, TypeChanges::Additions, &[])
         .await
         .unwrap();
     pair.prepare("p", Existing::LoadIfEmpty).await.unwrap();

@@ -79,7 +79,7 @@ async fn tables_look_as_they_do_on_the_source() {
     assert_eq!(again.format, RowFormat::PgCopyText, "composites carry oids");
     assert!(again.loaded_units.is_empty());
     pair.target
-        .prepare_objects(&pair.schema, &pair.mappings, TypeChanges::Additions)
+        .prepare_objects(&pair.schema, &pair.mappings, TypeChanges::Additions, &[])
         .await
         .expect("what is there stays");
     pair.copy(mapping, Place::InPlace, again.format)
@@ -239,7 +239,7 @@ async fn an_existing_type_must_be_the_same() {
         pair.database.run(there).await;
         let refusal = pair
             .target
-            .prepare_objects(&pair.schema, &pair.mappings, TypeChanges::Additions)
+            .prepare_objects(&pair.schema, &pair.mappings, TypeChanges::Additions, &[])
             .await;
         let refusal = refusal.unwrap_err();
         assert_eq!(refusal.code(), code, "{refusal}");
@@ -271,7 +271,7 @@ async fn an_existing_enumeration_gets_the_labels_that_it_lacks() {
         for lacked in [there.matches(',').count() < 4, false] {
             let made = pair
                 .target
-                .prepare_objects(&pair.schema, &pair.mappings, TypeChanges::Additions)
+                .prepare_objects(&pair.schema, &pair.mappings, TypeChanges::Additions, &[])
                 .await;
             assert_eq!(made.unwrap(), lacked, "{there}");
         }
@@ -298,7 +298,7 @@ async fn an_existing_composite_type_gets_the_attributes_that_it_lacks() {
         for lacked in [true, false] {
             let made = pair
                 .target
-                .prepare_objects(&pair.schema, &pair.mappings, TypeChanges::Additions)
+                .prepare_objects(&pair.schema, &pair.mappings, TypeChanges::Additions, &[])
                 .await;
             assert_eq!(made.unwrap(), lacked, "{there}");
         }
@@ -319,7 +319,7 @@ async fn an_extension_is_made_or_its_lack_is_told() {
         .await;
     let refusal = pair
         .target
-        .prepare_objects(&pair.schema, &pair.mappings, TypeChanges::Additions)
+        .prepare_objects(&pair.schema, &pair.mappings, TypeChanges::Additions, &[])
         .await;
     let refusal = refusal.unwrap_err();
     assert_eq!(refusal.code(), codes::TARGET_NO_EXTENSION);
@@ -335,7 +335,7 @@ async fn an_extension_is_made_or_its_lack_is_told() {
     }
     let refusal = pair
         .target
-        .prepare_objects(&pair.schema, &pair.mappings, TypeChanges::Additions)
+        .prepare_objects(&pair.schema, &pair.mappings, TypeChanges::Additions, &[])
         .await;
     assert_eq!(refusal.unwrap_err().code(), codes::TARGET_NO_EXTENSION);
 }
@@ -460,7 +460,7 @@ async fn what_hangs_on_a_table_is_named_or_set_aside() {
             .run("INSERT INTO parent VALUES (1); INSERT INTO child (parent) VALUES (1)")
             .await;
         pair.target
-            .prepare_objects(&pair.schema, &pair.mappings, TypeChanges::Additions)
+            .prepare_objects(&pair.schema, &pair.mappings, TypeChanges::Additions, &[])
             .await
             .unwrap();
         pair.prepare("parent", existing).await.unwrap();

@@ -164,7 +164,7 @@ impl Pair {
     /// Everything in, but for foreign keys.
     pub(crate) async fn load_all(&self) {
         self.target
-            .prepare_objects(&self.schema, &self.mappings, TypeChanges::Additions)
+            .prepare_objects(&self.schema, &self.mappings, TypeChanges::Additions, &[])
             .await
             .unwrap();
         for mapping in &self.mappings {

@@ -63,6 +63,9 @@ pub(super) enum MembersNow {
     AttributesRenamed,
     /// Attributes have gone, and none has come: no row of before is taken for one of now.
     AttributesGone,
+    /// Labels have other names, and so has the type: the target's has its old one, and is not changed under
+    /// it. A load makes another.
+    LabelsElsewhere,
     /// A name went from one label to another, or an attribute came in the place of another: a row's text
     /// may be of before or of now.
     LabelsOther,
@@ -73,7 +76,19 @@ pub(super) enum MembersNow {
 impl MembersNow {
     /// Whether rows are right once the type is the source's.
     pub(super) fn is_followed(self) -> bool {
-        !matches!(self, MembersNow::LabelsOther | MembersNow::AttributesOther)
+        use MembersNow::{AttributesOther, LabelsElsewhere, LabelsOther};
+        !matches!(self, LabelsElsewhere | LabelsOther | AttributesOther)
+    }
+
+    /// The same of a type that has another name as well.
+    fn elsewhere(self) -> MembersNow {
+        match self {
+            MembersNow::LabelsRenamed => MembersNow::LabelsElsewhere,
+            MembersNow::AttributesRenamed | MembersNow::AttributesGone => {
+                MembersNow::AttributesOther
+            }
+            other => other,
+        }
     }
 }
 
@@ -244,9 +259,14 @@ fn types(known: &KnownShape, now: &StreamedShape) -> Vec<ColumnChange> {
     let known = known.types.iter().filter(|_| !now.is_ahead);
     let changes = known.filter_map(|old| {
         let new = now.types.iter().find(|new| new.id == old.id)?;
+        let members = members(old, new)?;
         Some(ColumnChange::TypeChanged {
             name: new.name.to_string(),
-            members: members(old, new)?,
+            members: if new.name == old.name {
+                members
+            } else {
+                members.elsewhere()
+            },
         })
     });
     changes.collect()

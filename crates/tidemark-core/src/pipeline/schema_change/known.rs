@@ -3,6 +3,7 @@
 
 use crate::checkpoint::{KnownColumn, KnownShape};
 use crate::event::StreamTable;
+use crate::pipeline::typed::keep_names;
 use crate::schema::{Column, ColumnDefault, Index, ReplicaIdentity, TableSchema, ValueClass};
 use crate::source::StreamedShape;
 
@@ -118,6 +119,16 @@ pub(super) fn reshaped(
     }
     schema.identity = identity(&schema, table)?;
     Some(schema)
+}
+
+/// Types are as they were known where the catalog is of another place of the log; and in any case called as
+/// the target has them.
+pub(super) fn keep_known(schema: &mut TableSchema, known: &KnownShape, now: &StreamedShape) {
+    if now.is_ahead {
+        schema.types.clone_from(&known.types);
+    } else {
+        keep_names(&mut schema.types, &known.types);
+    }
 }
 
 /// What stayed is as the log announces it, whatever the catalog has by now. A number that it does not

@@ -33,7 +33,7 @@ use super::router::{Route, has_shape};
 use super::{Engine, away, reconcile, state_change};
 
 use compare::{ColumnChange, Compared, MembersNow, compare, is_rekeyed};
-use known::reshaped;
+use known::{keep_known, reshaped};
 use words::{are_carried_otherwise, columns_that_go, in_target_words, loosened};
 
 mod compare;
@@ -121,10 +121,9 @@ pub(super) async fn reshape(
     let decision = decided(engine, &compared, &old, is_loading);
     let carried = carried(&decision, &compared.changes);
     let mut schema = reshaped(&old.schema, table, &now, &carried);
-    if let Some(schema) = schema.as_mut().filter(|_| now.is_ahead) {
+    if let Some(schema) = &mut schema {
         // The mapping may be of before.
-        let known = &assembler.router.route(route).shape;
-        schema.types.clone_from(&known.types);
+        keep_known(schema, &assembler.router.route(route).shape, &now);
     }
     let mapping = match mapped(engine, &old, schema) {
         Ok(mapping) => mapping,
@@ -178,6 +177,8 @@ pub(super) async fn reshape(
             Ok(Reshaped::Done)
         }
         Decision::Follow | Decision::LoadAnew => {
+            // While it is recorded what labels were called. What cannot follow the load finds.
+            drop(types_follow(engine, &table.name, &carried).await?);
             let text = format!("{text}: the table is loaded anew");
             say(engine, &table.name, text);
             let Anew {
@@ -553,6 +554,9 @@ fn describe(changes: &[ColumnChange], table: &StreamTable) -> String {
             ColumnChange::Rekeyed => "another primary key, or none".to_owned(),
             ColumnChange::TypeChanged { name, members } => match members {
                 MembersNow::LabelsRenamed => format!("labels of {name} renamed"),
+                MembersNow::LabelsElsewhere => {
+                    format!("labels of {name} renamed, which has another name as well")
+                }
                 MembersNow::AttributesRenamed => format!("attributes of {name} renamed"),
                 MembersNow::AttributesGone => format!("attributes of {name} dropped"),
                 MembersNow::LabelsOther => {

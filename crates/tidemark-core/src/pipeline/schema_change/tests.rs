@@ -501,6 +501,15 @@ fn members_of_types_are_told_by_their_numbers() {
         };
         let expected: Vec<ColumnChange> = expected.map(change).into_iter().collect();
         assert_eq!(found, expected, "{kind:?} {after:?}");
+        // It has another name, under which the target does not have it.
+        now.types[0].name = TableName::new("public", "temper");
+        let elsewhere = compare(&retyped, &known, &table, &now).changes;
+        let is_followed = |change: &ColumnChange| match change {
+            ColumnChange::TypeChanged { members, .. } => members.is_followed(),
+            _ => false,
+        };
+        assert_eq!(elsewhere.len(), expected.len(), "{kind:?} {after:?}");
+        assert!(!elsewhere.iter().any(is_followed), "{kind:?} {after:?}");
         // Of another place of the log, or another type.
         now.is_ahead = true;
         assert_eq!(compare(&retyped, &known, &table, &now).changes, []);
@@ -513,7 +522,8 @@ fn members_of_types_are_told_by_their_numbers() {
 #[test]
 fn what_became_of_members_is_decided_by_policy() {
     use MembersNow::{
-        AttributesGone, AttributesOther, AttributesRenamed, LabelsOther, LabelsRenamed,
+        AttributesGone, AttributesOther, AttributesRenamed, LabelsElsewhere, LabelsOther,
+        LabelsRenamed,
     };
     let mapping = mapping(&before());
     let written =
@@ -521,6 +531,7 @@ fn what_became_of_members_is_decided_by_policy() {
     let only_adds = Decision::Aside("target.on_schema_change allows only what adds");
     for (members, apply, additive, ignore) in [
         (LabelsRenamed, Follow, Follow, &written),
+        (LabelsElsewhere, LoadAnew, LoadAnew, &written),
         (LabelsOther, LoadAnew, LoadAnew, &written),
         (AttributesRenamed, Follow, Follow, &Leave),
         (AttributesGone, Follow, only_adds.clone(), &written),

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::checkpoint::{KnownShape, TableState};
 use crate::error::{Context, ErrorKind, Result};
 use crate::event::{StreamColumn, StreamTable};
+use crate::pipeline::typed::keep_names;
 use crate::position::Position;
 use crate::schema::{
     Column, ColumnDefault, ObjectKind, ReplicaIdentity, SchemaObject, SourceSchema, TableSchema,
@@ -93,9 +94,11 @@ impl Stream<'_> {
     }
 }
 
-/// Whether a table is as it was known. How its columns are counted was not always recorded.
+/// Whether a table is as it was known, but for the names of its types. How its columns are counted was not
+/// always recorded.
 fn is_known(known: &KnownShape, schema: &TableSchema) -> bool {
     let mut found = KnownShape::of_table(schema);
+    keep_names(&mut found.types, &known.types);
     if known.attributes.is_empty() {
         found.attributes.clear();
     }

@@ -6,13 +6,16 @@
 //! places and their names are all that ever changes. So it is with attributes of the same types. Where their
 //! numbers differ nobody can tell which became which. A label that the source has no more does no harm: such
 //! a type was made anew there, and its tables written anew. Where all that both have stands in another order,
-//! they have exchanged their names.
+//! they have exchanged their names. Where it is known what labels were called, nothing is guessed
+//! ([`of_known_labels`]).
 //!
 //! This makes the types alike and says nothing of rows: by its text alone a label that was renamed cannot
 //! always be told from one that came. Which tables are to be loaded anew is told by what was known of their
 //! types' members (`pipeline::schema_change` of the core).
 //!
 //! What a domain demands is another matter: [`super::super::loosen`] and [`super::super::lacks`].
+
+use std::collections::BTreeSet;
 
 use tidemark_core::schema::TableName;
 use tidemark_core::target::TypeChanges;
@@ -131,6 +134,16 @@ fn of_labels(wanted: &[String], found: &[String], changes: TypeChanges) -> Optio
         }
     }
     let mut statements = renames;
+    statements.extend(additions(wanted, &named));
+    Some(Alteration {
+        statements,
+        is_exchange: false,
+    })
+}
+
+/// Adds the labels that are missing, each behind the one before it.
+fn additions(wanted: &[String], named: &[String]) -> Vec<String> {
+    let mut statements = Vec::new();
     let mut before: Option<&String> = None;
     for label in wanted {
         if !named.contains(label) {
@@ -143,9 +156,120 @@ fn of_labels(wanted: &[String], found: &[String], changes: TypeChanges) -> Optio
         }
         before = Some(label);
     }
+    statements
+}
+
+/// What members were called when they were last followed, in their order, and are called now.
+type Called = Vec<(String, Option<String>)>;
+
+/// The definition of a composite type of the source in which attributes that it has kept are of the types
+/// that the target has them of. A source lets no attribute that rows have be of another type; but the type may
+/// be called otherwise there.
+pub(super) fn with_kept_types(wanted: &str, found: &str, known: &[Called]) -> String {
+    let (Some(new), Some(old)) = (attributes(wanted), attributes(found)) else {
+        return wanted.to_owned();
+    };
+    let list: Vec<String> = new
+        .into_iter()
+        .map(|attribute| with_kept_type(attribute, &old, known))
+        .collect();
+    let begin = wanted.find("} AS (").and_then(|at| wanted.get(..at));
+    begin.map_or_else(
+        || wanted.to_owned(),
+        |begin| format!("{begin}}} AS ({})", list.join(", ")),
+    )
+}
+
+fn with_kept_type(attribute: &str, found: &[&str], known: &[Called]) -> String {
+    let is_it = |after: &Option<String>| {
+        after
+            .as_ref()
+            .is_some_and(|it| wording::begins_with(attribute, it))
+    };
+    let was = |called: &Called| called.iter().find(|(_, after)| is_it(after)).cloned();
+    // What only some have had may be another one in the place of theirs.
+    let before: Option<Vec<_>> = known.iter().map(was).collect();
+    let mut names = before.iter().flatten().map(|(before, _)| before);
+    let there = names.find_map(|name| {
+        let mut found = found.iter();
+        found.find(|it| wording::begins_with(it, name))
+    });
+    let there = there.or_else(|| {
+        let own = |it: &&&str| wording::first_name(it) == wording::first_name(attribute);
+        found
+            .iter()
+            .find(own)
+            .filter(|_| before.is_some() && !known.is_empty())
+    });
+    let kept = there.and_then(|there| {
+        let name = wording::first_name(attribute)?;
+        let type_name = there.get(wording::first_name(there)?.len()..)?;
+        Some(format!("{name}{type_name}"))
+    });
+    kept.unwrap_or_else(|| attribute.to_owned())
+}
+
+/// What makes an enumeration the source's where it is known what its labels were called: each keeps its rows. `None` where the
+/// labels that are there are others than any that are known, or have what is to be a name.
+pub(super) fn of_known_labels(
+    name: &TableName,
+    wanted: &str,
+    found: &str,
+    (known, changes): (&[Called], TypeChanges),
+) -> Option<Alteration> {
+    let (wanted, found) = (labels(wanted)?, labels(found)?);
+    if changes < TypeChanges::Renames {
+        return None;
+    }
+    let mut alteration = known
+        .iter()
+        .find_map(|called| renamed(&wanted, &found, called))?;
+    let name = quoted(name);
+    for statement in &mut alteration.statements {
+        *statement = format!("ALTER TYPE {name} {statement}");
+    }
+    Some(alteration)
+}
+
+fn renamed(wanted: &[String], found: &[String], called: &Called) -> Option<Alteration> {
+    // Labels keep their places: the same names in another order are of another time.
+    let mut there = found.iter();
+    if !called
+        .iter()
+        .all(|(before, _)| there.any(|label| label == before))
+    {
+        return None;
+    }
+    let after = |label: &String| {
+        let mut called = called.iter();
+        let known = called.find(|(before, _)| before == label);
+        let after = known.and_then(|(_, after)| after.clone());
+        after.unwrap_or_else(|| label.clone())
+    };
+    let named: Vec<String> = found.iter().map(after).collect();
+    let distinct: BTreeSet<&String> = named.iter().collect();
+    if distinct.len() < named.len() {
+        return None;
+    }
+    let rename = |from: &str, to: &str| {
+        let (from, to) = (quote_literal(from), quote_literal(to));
+        format!("RENAME VALUE {from} TO {to}")
+    };
+    let pairs = found.iter().map(String::as_str);
+    let pairs = pairs.zip(named.iter().map(String::as_str));
+    let others = pairs.filter(|(from, to)| from != to);
+    let is_exchange = others
+        .clone()
+        .any(|(from, to)| wanted.iter().any(|it| it == from) || found.iter().any(|it| it == to));
+    let mut statements = if is_exchange {
+        exchanged(&others, rename)
+    } else {
+        others.map(|(from, to)| rename(from, to)).collect()
+    };
+    statements.extend(additions(wanted, &named));
     Some(Alteration {
         statements,
-        is_exchange: false,
+        is_exchange,
     })
 }
 
@@ -318,6 +442,91 @@ mod tests {
             });
             assert_eq!(told.as_deref(), expected, "{wanted} of {found}");
         }
+    }
+
+    #[test]
+    fn labels_of_which_is_known_what_they_were_called_keep_their_rows() {
+        let called = |text: &str| -> Called {
+            let pairs = text.split_whitespace().map(|pair| {
+                let (before, after) = pair.split_once('=').unwrap_or((pair, pair));
+                let after = (!after.is_empty()).then(|| after.to_owned());
+                (before.to_owned(), after)
+            });
+            pairs.collect()
+        };
+        for (wanted, found, known, expected) in [
+            ("a x c", "a b c", "a b=x c", Some("b=x")),
+            // One passes its name on, which by their texts looks like an exchange.
+            (
+                "s f a",
+                "a f g",
+                "a=s f g=a",
+                Some("a=tidemark_1;g=tidemark_2;tidemark_1=s;tidemark_2=a"),
+            ),
+            // A new one takes it.
+            (
+                "a f w g",
+                "a f g",
+                "a f=w g",
+                Some("f=tidemark_1;tidemark_1=w;+f >a"),
+            ),
+            // All the other way round, and back: it is done already.
+            ("b a", "b a", "a=b b=a", None),
+            // What is gone stays; what is there of it stands in the way.
+            ("x c", "a b c", "a=x b= c", Some("a=x")),
+            ("b c", "a b c", "a=b b= c", None),
+            // Of another time.
+            ("a x", "a b", "a c=x", None),
+        ] {
+            let told = renamed(&list(wanted), &list(found), &called(known)).map(|alteration| {
+                let short = |statement: &String| {
+                    statement
+                        .replace("RENAME VALUE ", "")
+                        .replace(" TO ", "=")
+                        .replace("ADD VALUE ", "+")
+                        .replace("AFTER ", ">")
+                        .replace('\'', "")
+                };
+                let statements = alteration.statements.iter();
+                statements.map(short).collect::<Vec<_>>().join(";")
+            });
+            assert_eq!(told.as_deref(), expected, "{wanted} of {found}");
+        }
+    }
+
+    #[test]
+    fn attributes_that_are_kept_stay_of_the_type_that_they_have() {
+        let whole = |list: &str| format!("CREATE TYPE {{name}} AS ({list})");
+        let called = |pairs: &[(&str, &str)]| -> Called {
+            let pairs = pairs.iter();
+            let own =
+                pairs.map(|(before, after)| ((*before).to_owned(), Some((*after).to_owned())));
+            own.collect()
+        };
+        let same = called(&[("a", "a"), ("B b", "B b")]);
+        let renamed = called(&[("a", "x"), ("B b", "B b")]);
+        let anew = called(&[("B b", "B b")]);
+        let (wanted, found) = (r#"a s.temper, "B b" integer"#, r#"a s.mood, "B b" integer"#);
+        for (wanted, found, known, expected) in [
+            (wanted, found, vec![same.clone()], found),
+            (wanted, found, Vec::new(), wanted),
+            // Another one in the place of the former, or for all that one table knows.
+            (wanted, found, vec![anew.clone()], wanted),
+            (wanted, found, vec![same.clone(), anew], wanted),
+            (
+                r#"x s.temper, "B b" integer, c text"#,
+                found,
+                vec![renamed.clone()],
+                r#"x s.mood, "B b" integer, c text"#,
+            ),
+            // It has its new name already.
+            ("x s.temper", "x s.mood", vec![renamed], "x s.mood"),
+        ] {
+            let kept = with_kept_types(&whole(wanted), &whole(found), &known);
+            assert_eq!(kept, whole(expected), "{wanted} of {found}");
+        }
+        let of_enum = "CREATE TYPE {name} AS ENUM ('a')";
+        assert_eq!(with_kept_types(of_enum, &whole(found), &[same]), of_enum);
     }
 
     #[test]

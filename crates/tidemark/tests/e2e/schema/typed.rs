@@ -78,6 +78,99 @@ async fn f22_labels_that_take_over_names_give_no_row_another_label() {
     exchanged("schema_typed_additive", "apply_additive").await;
 }
 
+const NAMED: &str = "\
+    CREATE TYPE one AS ENUM ('a', 'b', 'c'); \
+    CREATE TYPE two AS ENUM ('x', 'y', 'z'); \
+    CREATE TYPE three AS ENUM ('p', 'q'); \
+    CREATE TYPE four AS ENUM ('k'); CREATE TYPE pair AS (f four, n int); \
+    CREATE TABLE pairs (id int PRIMARY KEY, p pair); INSERT INTO pairs VALUES (1, '(k,1)'); \
+    CREATE TABLE ones (id int PRIMARY KEY, v one); \
+    CREATE TABLE twos (id int PRIMARY KEY, v two[]); \
+    CREATE TABLE threes (id int PRIMARY KEY, v three); \
+    INSERT INTO ones SELECT i, (enum_range(NULL::one))[1 + i % 3] FROM generate_series(1, 30) i; \
+    INSERT INTO twos SELECT i, ARRAY[(enum_range(NULL::two))[1 + i % 3]] FROM generate_series(1, 30) i; \
+    INSERT INTO threes SELECT i, 'p' FROM generate_series(1, 30) i";
+
+const NAMES: &str = "BEGIN; ALTER TYPE one RENAME TO between; ALTER TYPE two RENAME TO one; \
+    ALTER TYPE between RENAME TO two; COMMIT";
+
+/// A type is told by its number: one that has the name of another by now is not taken for that one.
+#[tokio::test(flavor = "multi_thread")]
+async fn f22_types_that_exchange_their_names_give_no_row_another_label() {
+    let stage = Stage::new("schema_typed_names").await;
+    stage.source_sql(NAMED).await;
+    stage.write(
+        "[target]\non_schema_change = \"apply\"\n[tables]\ninclude = [\"public.*\"]\nnew_tables = \"add\"\n\
+         [verify]\nafter_load = \"off\"\n",
+    );
+    let run = stage.start_streaming().await;
+    stage.wait_until_identical().await;
+    assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
+    // A table that comes with a look tells that there was one. First while nobody runs the pipeline.
+    let looked = async |round: &str| {
+        let make = format!("CREATE TABLE {round} (id int PRIMARY KEY)");
+        stage.source_sql(&make).await;
+        let streams = format!(
+            "SELECT count(*) FROM tidemark.table_state WHERE source_name = '{round}' AND state = 'streaming'"
+        );
+        stage.wait_for_target(&streams, "1").await;
+    };
+    stage.source_sql(NAMES).await;
+    let run = stage.start_streaming().await;
+    looked("first").await;
+    let more = "INSERT INTO ones VALUES (101, 'a'); INSERT INTO twos VALUES (101, '{x}')";
+    stage.source_sql(more).await;
+    stage.wait_until_identical().await;
+    // There and back.
+    stage.source_sql(NAMES).await;
+    looked("second").await;
+    stage
+        .source_sql(
+            "ALTER TYPE one RENAME VALUE 'b' TO 'bb'; ALTER TYPE three RENAME TO tres; \
+             ALTER TYPE four RENAME TO quattro; INSERT INTO pairs VALUES (2, '(k,2)')",
+        )
+        .await;
+    looked("third").await;
+    stage.wait_until_identical().await;
+    stage.source_sql(NAMES).await;
+    looked("fourth").await;
+    stage.wait_until_identical().await;
+    stage.wait_for_target(STATES, "streaming").await;
+    // One that is called otherwise is made anew with other labels, where its name is free.
+    stage
+        .source_sql(
+            "ALTER TYPE tres RENAME VALUE 'p' TO 'pp'; INSERT INTO threes VALUES (101, 'pp')",
+        )
+        .await;
+    stage.wait_until_identical().await;
+    stage.wait_for_target(STATES, "streaming").await;
+    stage
+        .source_sql("ALTER TYPE two RENAME VALUE 'a' TO 'aa'; INSERT INTO twos VALUES (102, '{y}')")
+        .await;
+    stage.wait_for_table("public.ones", "quarantined").await;
+    let reason = stage.table("public.ones").await["reason"].to_string();
+    assert!(reason.contains("TM1054"), "{reason}");
+    let labels = "SELECT string_agg(DISTINCT v::text, ',' ORDER BY v::text) FROM ones";
+    assert_eq!(text(&stage.target, labels).await.unwrap(), "a,bb,c");
+    let others = "SELECT v::text FROM twos WHERE id = 102";
+    stage.wait_for_target(others, "{y}").await;
+    // As it is said what to do.
+    stage.target_sql(NAMES).await;
+    let resync = ["resync", "FILE", "--table", "public.ones", "--yes"];
+    stage.run(&resync).await.expect(0);
+    stage.wait_for_table("public.ones", "streaming").await;
+    stage.wait_until_identical().await;
+    stage
+        .source_sql(
+            "ALTER TYPE one RENAME VALUE 'x' TO 'xx'; INSERT INTO twos VALUES (103, '{xx}')",
+        )
+        .await;
+    stage.wait_until_identical().await;
+    stage.wait_for_target(STATES, "streaming").await;
+    assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
+    stage.clear().await;
+}
+
 /// Where nothing is to be followed the rows are not passed off as the source's.
 async fn set_aside(name: &str, policy: &str) {
     let stage = staged(name, policy).await;
