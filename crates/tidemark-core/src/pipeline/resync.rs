@@ -314,7 +314,7 @@ async fn reload(
         engine.target.set_phase(LoadPhase::Finishing).await?;
     }
     let mut backoff = Backoff::new(&engine.options);
-    let mut of_older_types = 0;
+    let (mut rewritten, mut of_older_types) = (0, 0);
     // What a comparison found that ends in copying the whole table.
     let mut reconciled: Option<Reconciled> = None;
     // What one attempt has touched the next does not find as it was.
@@ -325,12 +325,13 @@ async fn reload(
             mapping: Arc::clone(&mapping),
             what: &what,
             applied: &applied,
-            is_alone: backoff.attempts() >= REWRITTEN_MAX,
+            is_alone: rewritten >= REWRITTEN_MAX,
         };
         match reload.once().await {
             // Changed between snapshot and reading: a newer snapshot will do.
             Err(Failed { error, is_begun }) if error.code() == codes::TABLE_REWRITTEN => {
                 is_touched |= is_begun;
+                rewritten += 1;
                 let wait = backoff.next();
                 let attempt = backoff.attempts();
                 let error = error.context(doing.clone());
@@ -341,6 +342,12 @@ async fn reload(
                 };
                 engine.observer.say(retry);
                 tokio::time::sleep(wait).await;
+            }
+            // Somebody wrote to it before it was published, and has not committed yet. The others stream on.
+            Err(Failed { error, .. }) if error.code() == codes::SLOT_WAITS => {
+                let (code, text) = (error.code(), error.context(doing.clone()).to_string());
+                engine.observer.say(PipelineEvent::Warning { code, text });
+                tokio::time::sleep(backoff.next()).await;
             }
             // A label was renamed between the look at the types and the reading; or another table has still to
             // give up the name of a type, which the source is about to have it do.

@@ -65,6 +65,25 @@ async fn f18_a_table_that_was_taken_out_of_the_publication_is_loaded_anew() {
         .await;
     stage.wait_until_identical().await;
     assert_eq!(run.terminate().await, Some(0));
+
+    // Who wrote to it before it is published again, and does not commit, keeps nobody but this table waiting.
+    stage.write("[source.postgres]\nslot_creation_timeout = \"1s\"\n");
+    let open = stage.source_server.client_to(&stage.source_name).await;
+    let open = open.unwrap();
+    let begin = "BEGIN; INSERT INTO notes VALUES (700, 'open')";
+    open.batch_execute(begin).await.unwrap();
+    stage.source_sql(out).await;
+    let mut run = stage.start(&["run", "FILE"]);
+    run.wait_for_log("before they were published").await;
+    stage
+        .source_sql("INSERT INTO lines VALUES ('meanwhile')")
+        .await;
+    let lines = stage.comparison().only("public", "lines");
+    stage.wait_for_equal(lines).await;
+    open.batch_execute("COMMIT").await.unwrap();
+    stage.wait_until_identical().await;
+    stage.wait_for_table("public.notes", "streaming").await;
+    assert_eq!(run.terminate().await, Some(0));
     stage.catch_up().await;
     stage.assert_identical().await;
     stage.clear().await;
