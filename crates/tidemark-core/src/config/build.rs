@@ -170,7 +170,6 @@ fn stream(settings: &Settings) -> Option<StreamConfig> {
     Some(StreamConfig {
         batch_rows_max: size("stream.batch_rows")?,
         batch_bytes_max: size("stream.batch_bytes")?,
-        batch_wait: settings.time("stream.batch_wait")?,
         heartbeat_interval: (heartbeat > Duration::ZERO).then_some(heartbeat),
         catalog_interval: settings.time("stream.catalog_interval")?,
         spool_dir: settings.text("stream.spool_dir").map(|path| path.value),

@@ -132,7 +132,7 @@ pub(crate) const LATER_VALUES: &[(&str, &str, &str)] = &[
     (
         "source.postgres.slot_ahead",
         "fail",
-        "this version stops and names the way out: tidemark resync",
+        "this version stops and names the way out: tidemark reconcile",
     ),
     (
         "verify.max_rows_per_second",
@@ -389,7 +389,7 @@ fn engine_keys() -> Vec<Key> {
         key("load.max_source_rows_per_second", rows_per_second.clone(), "Rows read from the source in a second, all workers together; 0 for no limit.").or("0"),
         key("stream.batch_rows", Kind::Count { min: 1, max: 1_000_000 }, "A batch is closed at so many changes.").or("5_000"),
         key("stream.batch_bytes", Kind::Bytes { min: 64 * KB, max: GB }, "Or at so many bytes.").or("\"16 MB\""),
-        key("stream.batch_wait", Kind::Time { min: Duration::ZERO, max: seconds(60) }, "Or after so long, while the source sends more. Under light load every transaction is applied at once.").or("\"200 ms\""),
+        key("stream.batch_wait", Kind::Time { min: Duration::ZERO, max: seconds(60) }, "Has no effect, and may stay in files that have it: a batch goes to the target as soon as that is free, and waits for nothing else.").or("\"200 ms\""),
         key("stream.heartbeat_interval", Kind::Time { min: Duration::ZERO, max: seconds(3_600) }, "How often an idle source gets a mark in its log, so that the slot moves and latency is measured; 0 for never.").or("\"10 s\""),
         key("stream.catalog_interval", Kind::Time { min: seconds(1), max: seconds(3_600) }, "How often the source's catalog is looked at for what no change announces: tables that are new, gone or made anew, partitions, labels of types, constraints that are gone.").or("\"20 s\""),
         key("stream.spool_dir", Kind::Text, "Where transactions larger than memory wait for their commit; the system's place for temporary files if not given."),

@@ -317,8 +317,6 @@ pub struct StreamConfig {
     pub batch_rows_max: usize,
     /// Or at so many bytes.
     pub batch_bytes_max: usize,
-    /// Or after so long, while the source sends more.
-    pub batch_wait: Duration,
     /// How often an idle source gets a mark; `None` for never.
     pub heartbeat_interval: Option<Duration>,
     /// How often the source's catalog is looked at for what no change announces.

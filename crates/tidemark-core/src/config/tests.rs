@@ -76,7 +76,6 @@ fn a_small_file_gets_the_defaults() {
     assert_eq!(config.load.chunk_bytes, 64_000_000);
     assert_eq!(config.load.max_source_rows_per_second, None);
     assert_eq!(config.stream.batch_rows_max, 5_000);
-    assert_eq!(config.stream.batch_wait, Duration::from_millis(200));
     assert_eq!(
         config.stream.heartbeat_interval,
         Some(Duration::from_secs(10))
@@ -554,7 +553,6 @@ fn flags_go_before_variables_and_variables_before_the_file() {
         format!("{SMALL}[stream]\nbatch_rows = 50\nbatch_wait = \"2s\"\nbatch_bytes = \"1 MB\"\n");
     let reading = reading(&file, None, &overrides).unwrap();
     assert_eq!(reading.config.stream.batch_rows_max, 90);
-    assert_eq!(reading.config.stream.batch_wait, Duration::from_secs(1));
     assert_eq!(reading.config.rules.selection.exclude.len(), 2);
     let shown = |path: &str| {
         let entry = reading

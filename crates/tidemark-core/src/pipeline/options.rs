@@ -45,8 +45,6 @@ pub struct Options {
     pub batch_rows_max: usize,
     /// … or at this many bytes.
     pub batch_bytes_max: usize,
-    /// How long a batch may wait for more before it is given to an idle target. Zero: not at all.
-    pub batch_wait: Duration,
     /// How often a mark is written into the source's log.
     pub heartbeat_interval: Duration,
     /// How often the source's catalog is looked at for what no change announces.
@@ -82,7 +80,6 @@ impl Default for Options {
             source_rows_per_second_max: None,
             batch_rows_max: 20_000,
             batch_bytes_max: 16 << 20,
-            batch_wait: Duration::ZERO,
             heartbeat_interval: Duration::from_secs(10),
             catalog_interval: Duration::from_secs(20),
             measure_interval: Duration::from_secs(2),

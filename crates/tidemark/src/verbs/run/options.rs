@@ -54,7 +54,6 @@ pub(crate) fn of(config: &PipelineConfig, until: Until) -> Options {
         },
         batch_rows_max: stream.batch_rows_max,
         batch_bytes_max: stream.batch_bytes_max.min(config.memory.batch_bytes()),
-        batch_wait: stream.batch_wait,
         heartbeat_interval: stream.heartbeat_interval.unwrap_or(NEVER),
         catalog_interval: stream.catalog_interval,
         ..Options::default()
