@@ -27,7 +27,7 @@ const CHAPTERS: [(u16, &str); 8] = [
     (2, "Target"),
     (3, "Load"),
     (4, "Stream and slot"),
-    (6, "Verification"),
+    (6, "Verification and cutover"),
     (7, "Pipeline file and command line"),
     (8, "Server"),
     (9, "Internal"),
