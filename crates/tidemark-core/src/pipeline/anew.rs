@@ -34,7 +34,7 @@ use crate::target::Place;
 
 use super::full_load::swap_in;
 use super::load::{self, LoadReport, LoadTable};
-use super::observe::PipelineEvent;
+use super::observe::{PipelineEvent, Step};
 use super::plan::{self, Start};
 use super::{Engine, Run};
 
@@ -130,7 +130,7 @@ impl Run {
         let engine = Arc::clone(&self.engine);
         if let Some(slot) = leftover {
             let text = format!("removes {slot}, which cannot be decoded");
-            engine.step(3, "prepare", text);
+            engine.step(Step::Prepare, text);
             engine.source.release_slot().await?;
         }
         self.open(mappings, &not_resumable(checkpoint)).await

@@ -14,7 +14,7 @@ use crate::source::WillStream;
 use crate::words::counted;
 
 use super::Run;
-use super::observe::PipelineEvent;
+use super::observe::{PipelineEvent, Step};
 
 impl Run {
     /// Looks for what stands in the way, once a run.
@@ -43,8 +43,7 @@ impl Run {
         let (failed, warnings) = (count(Verdict::Failed), count(Verdict::Warning));
         let passed = findings.len() - failed - warnings;
         self.engine.step(
-            1,
-            "check",
+            Step::Check,
             format!(
                 "{passed} passed, {}, {failed} failed; {}",
                 counted(warnings, "warning"),

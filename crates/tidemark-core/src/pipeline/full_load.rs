@@ -17,11 +17,14 @@ use crate::target::Existing;
 use crate::words::counted;
 
 use super::load::{LoadReport, LoadTable};
-use super::observe::PipelineEvent;
+use super::observe::{PipelineEvent, Step};
 use super::resync::What;
 use super::{Engine, Interrupted, Request, Run, anew, commands, state_change};
 
 impl Run {
+    /// Loads the tables that are not in yet, and records that they are. Foreign keys and sequences follow at
+    /// once where all rows were read at one instant; otherwise the stream makes them when it has passed
+    /// the last tidemark.
     pub(super) async fn load(
         &mut self,
         snapshot: Box<dyn Snapshot>,
@@ -42,7 +45,7 @@ impl Run {
         engine
             .observer
             .state(PipelineState::Loading, By::Engine, None);
-        engine.step(4, "load", describe_load(&tables, snapshot.as_ref()));
+        engine.step(Step::Load, describe_load(&tables, snapshot.as_ref()));
 
         let began = tokio::time::Instant::now();
         let loading = anew::load_and_read_ahead(&engine, snapshot, tables, checkpoint.position);
@@ -51,7 +54,8 @@ impl Run {
             asked = commands::interrupted(requests, self.lasting.is_paused) => return Ok(Interrupted::Asked(asked)),
         };
         let (rows, took) = (report.rows, began.elapsed());
-        self.record_loaded(&checkpoint, report).await?;
+        debug_assert_eq!(checkpoint.phase, LoadPhase::Loading);
+        self.record_loaded(report).await?;
         failpoint::reached(failpoint::TABLES_RECORDED);
         engine.target.set_phase(LoadPhase::Finishing).await?;
         failpoint::reached(failpoint::FINISHING_RECORDED);
@@ -87,7 +91,7 @@ impl Run {
 
     /// Records that tables are in, or why they are not. What was rewritten while it was loaded is loaded
     /// anew beside the stream; where there is none, by the next attempt.
-    async fn record_loaded(&mut self, checkpoint: &Checkpoint, report: LoadReport) -> Result<()> {
+    async fn record_loaded(&mut self, report: LoadReport) -> Result<()> {
         let LoadReport { mut refused, .. } = report;
         let is_rewritten = |err: &Error| err.code() == codes::TABLE_REWRITTEN;
         let state = if self.engine.options.mode.streams() {
@@ -123,8 +127,6 @@ impl Run {
         for (mapping, state, reason) in refused_states.chain(loaded) {
             self.states.push(state_change(mapping, state, reason));
         }
-        // Tables of an earlier start whose state was not recorded any more.
-        debug_assert!(checkpoint.phase == LoadPhase::Loading);
         self.record_states().await
     }
 }

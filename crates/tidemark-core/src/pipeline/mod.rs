@@ -43,7 +43,7 @@ pub use commands::{Commander, Request};
 use anew::begun;
 use commands::Interruption;
 use going_on::GoingOn;
-use observe::{Observer, PipelineEvent};
+use observe::{Observer, PipelineEvent, Step};
 use options::{Options, Reconcile};
 use partitions::Partitions;
 use plan::Start;
@@ -143,14 +143,9 @@ impl Engine {
         self.rules.row_error_policy(table) != OnRowError::StopPipeline
     }
 
-    fn step(&self, number: u8, name: &'static str, text: impl Into<String>) {
+    fn step(&self, step: Step, text: impl Into<String>) {
         let text = text.into();
-        self.observer.say(PipelineEvent::Step {
-            number,
-            count: 5,
-            name,
-            text,
-        });
+        self.observer.say(PipelineEvent::Step { step, text });
     }
 }
 
@@ -460,7 +455,7 @@ impl Run {
             log.other_target = engine.other_target(checkpoint.as_ref(), &log).await?;
         }
         let start = self.decide(checkpoint.as_ref(), &log).await?;
-        engine.step(2, "plan", start::describe(&start, checkpoint.as_ref()));
+        engine.step(Step::Plan, start::describe(&start, checkpoint.as_ref()));
         // From here on positions of the new timeline are recorded, which the old one never had.
         let timeline = log.identity.timeline;
         let was = checkpoint.as_ref().map(|found| found.identity.timeline);

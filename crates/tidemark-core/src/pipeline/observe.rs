@@ -5,6 +5,7 @@
 //! units, commits and state changes, never by rows. [`crate::board::Board`] folds it to a status.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,17 +24,52 @@ use crate::target::Applied;
 
 use super::away;
 
+/// The steps of a start, in their order. Shown as `2/5 plan`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Looks for what stands in the way.
+    Check,
+    /// Decides what the start means.
+    Plan,
+    /// Makes what the copy rests on.
+    Prepare,
+    /// Copies rows.
+    Load,
+    /// Follows the log.
+    Stream,
+}
+
+impl Step {
+    /// From 1.
+    pub fn number(self) -> usize {
+        self as usize + 1
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Step::Check => "check",
+            Step::Plan => "plan",
+            Step::Prepare => "prepare",
+            Step::Load => "load",
+            Step::Stream => "stream",
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (number, last, name) = (self.number(), Step::Stream.number(), self.name());
+        write!(f, "{number}/{last} {name}")
+    }
+}
+
 /// Everything that the engine says. Closed on purpose.
 #[derive(Debug)]
 pub enum PipelineEvent {
-    /// A start goes through numbered steps, so that a log alone tells what happened.
+    /// A start goes through the same steps, so that a log alone tells what happened.
     Step {
-        /// From 1.
-        number: u8,
-        /// How many there are.
-        count: u8,
-        /// `check`, `plan`, `prepare`, `load`, `stream`.
-        name: &'static str,
+        /// Which one.
+        step: Step,
         /// What it found or does, in a short sentence.
         text: String,
     },

@@ -38,7 +38,7 @@ use crate::verify::compare::{self, Depth, First, Outcome, TableReport};
 use crate::verify::difference::{DifferenceKind, Mend, mend};
 
 use super::load::{self, LoadTable};
-use super::observe::PipelineEvent;
+use super::observe::{PipelineEvent, Step};
 use super::options::Reconcile;
 use super::resync::{Failed, What};
 use super::start::table_checkpoint;
@@ -92,7 +92,7 @@ impl Run {
         failpoint::reached(failpoint::RECONCILE_RECORDED);
         if let Some(slot) = &log.slot {
             let text = format!("removes {}, whose log does not go on from there", slot.name);
-            engine.step(3, "prepare", text);
+            engine.step(Step::Prepare, text);
             engine.source.release().await?;
         }
         failpoint::reached(failpoint::RECONCILE_RELEASED);
@@ -104,7 +104,7 @@ impl Run {
         // Each table is compared at a snapshot of its own.
         drop(snapshot);
         let text = format!("the source keeps its log from {position} on; rows are compared");
-        engine.step(3, "prepare", text);
+        engine.step(Step::Prepare, text);
         let tables = mappings
             .iter()
             .zip(states)

@@ -19,7 +19,7 @@ use crate::schema::SourceSchema;
 use crate::source::{Keep, Snapshot, Within};
 use crate::target::{Existing, LoadStart, Place, TypeChanges};
 
-use super::observe::PipelineEvent;
+use super::observe::{PipelineEvent, Step};
 use super::plan::Start;
 use super::stop::RUN_ENDS_WITHIN;
 use super::{Engine, Run};
@@ -40,7 +40,7 @@ impl Run {
             Start::First { leftover } => {
                 if let Some(slot) = leftover {
                     let text = format!("removes {slot}, left over by a killed start");
-                    engine.step(3, "prepare", text);
+                    engine.step(Step::Prepare, text);
                     engine.source.release().await?;
                     failpoint::reached(failpoint::LEFTOVER_REMOVED);
                 }
@@ -83,11 +83,8 @@ impl Run {
         let identity = engine.source.log_state().await?.identity;
         let (position, snapshot) = engine.source.open_log(Keep::ForPipeline).await?;
         failpoint::reached(failpoint::SNAPSHOT_OPENED);
-        engine.step(
-            3,
-            "prepare",
-            format!("the source keeps its log from {position} on"),
-        );
+        let text = format!("the source keeps its log from {position} on");
+        engine.step(Step::Prepare, text);
         self.record_start(position, mappings, begun, identity)
             .await?;
         Ok(snapshot)
@@ -107,7 +104,7 @@ impl Run {
         } else {
             "loads at one snapshot; nothing is made on the source"
         };
-        self.engine.step(3, "prepare", text);
+        self.engine.step(Step::Prepare, text);
         self.record_start(position, mappings, &[], identity).await?;
         Ok(snapshot)
     }
@@ -166,11 +163,8 @@ impl Run {
             )
             .table(table.to_string()));
         }
-        self.engine.step(
-            3,
-            "prepare",
-            format!("starts at {position}, which the slot still has"),
-        );
+        let text = format!("starts at {position}, which the slot still has");
+        self.engine.step(Step::Prepare, text);
         self.record_start(position, mappings, &[], identity).await?;
         self.prepare_objects(schema, mappings, TypeChanges::Additions)
             .await?;

@@ -38,7 +38,7 @@ use super::apply::{ApplierHandle, Task};
 use super::assemble::{Assembler, Taken, Work};
 use super::discover::{Discovery, Look};
 use super::full_load::finish_load;
-use super::observe::PipelineEvent;
+use super::observe::{PipelineEvent, Step};
 use super::options::{OnSchemaChange, Until};
 use super::reconcile;
 use super::resync::{Resyncs, What};
@@ -177,7 +177,7 @@ impl<'a> Stream<'a> {
             Until::CaughtUp => Some(engine.source.head().await?),
             Until::Position(position) => Some(position),
         };
-        engine.step(5, "stream", format!("follows the log from {position}"));
+        engine.step(Step::Stream, format!("follows the log from {position}"));
         let mut stream = Stream {
             engine,
             mappings,

@@ -174,16 +174,9 @@ where
 fn entry(key: &Key, event: &PipelineEvent) -> Option<Entry> {
     let plain = |level, kind, text: String| Entry::plain(key, level, kind, text);
     Some(match event {
-        PipelineEvent::Step {
-            number,
-            count,
-            name,
-            text,
-        } => plain(
-            Level::Info,
-            "step",
-            format!("step {number}/{count} {name}: {text}"),
-        ),
+        PipelineEvent::Step { step, text } => {
+            plain(Level::Info, "step", format!("step {step}: {text}"))
+        }
         PipelineEvent::State { state, reason, by } => {
             of_pipeline(plain, *state, reason.as_deref(), *by)
         }

@@ -116,17 +116,8 @@ impl Reporter {
     fn log(&mut self, event: PipelineEvent) {
         let pipeline = self.pipeline.as_str();
         match event {
-            PipelineEvent::Step {
-                number,
-                count,
-                name,
-                text,
-            } => {
-                tracing::info!(
-                    pipeline,
-                    step = number,
-                    "step {number}/{count} {name}: {text}"
-                );
+            PipelineEvent::Step { step, text } => {
+                tracing::info!(pipeline, step = step.number(), "step {step}: {text}");
             }
             PipelineEvent::State { state, reason, by } => self.log_state(state, reason, by),
             PipelineEvent::Checked(findings) => self.log_findings(&findings),
