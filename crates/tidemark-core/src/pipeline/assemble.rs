@@ -282,9 +282,9 @@ impl Assembler {
         self.reshape(route, table, mapping, Vec::new(), Due::InOrder)
     }
 
-    /// The same, and the table's shape changes on the target too, at this place of the log: among its
-    /// changes, wherever these go, unless it is due at once. Even where nothing is to be done there, what is carried in the one
-    /// way must not be mixed with what is carried in the other.
+    /// The same, and the table's shape changes on the target too: at this place among the table's changes,
+    /// or at once, as `due` says. An empty list of changes is noted as well, since rows that are carried in
+    /// one way must not be put together with rows that are carried in another.
     pub(crate) fn reshape(
         &mut self,
         route: usize,
@@ -314,20 +314,14 @@ impl Assembler {
         }
         if !is_alike || !changes.is_empty() {
             let is_resyncing = self.router.route(route).state == TableState::Resyncing;
-            let (now, then) = match due {
+            let (at_once, in_order) = match due {
                 Due::AtOnce if is_resyncing => (changes, Vec::new()),
                 _ => (Vec::new(), changes),
             };
-            if !now.is_empty() {
-                let batch = &mut self.work.batch;
-                let table = batch.table(&carried_by);
-                let changes = now;
-                batch.push(Item::Schema { table, changes });
+            if !at_once.is_empty() {
+                push_schema(&mut self.work.batch, &carried_by, at_once);
             }
-            let batch = self.batch_of(route);
-            let table = batch.table(&carried_by);
-            let changes = then;
-            batch.push(Item::Schema { table, changes });
+            push_schema(self.batch_of(route), &carried_by, in_order);
             self.note_open();
         }
         Ok(())
@@ -429,9 +423,10 @@ impl Assembler {
     }
 
     fn truncate(&mut self, truncate: &Truncate) -> Result<Taken> {
-        if self.open.is_none() {
+        let Some(open) = &self.open else {
             return Err(protocol("a truncate outside a transaction"));
-        }
+        };
+        let xid = open.begin.xid;
         if self.undecided().is_some() {
             self.refuse_undecided();
         }
@@ -446,8 +441,6 @@ impl Assembler {
             let Some(index) = self.router.find(*id) else {
                 continue;
             };
-            let open = self.open.as_ref().expect("checked above");
-            let xid = open.begin.xid;
             let route = self.router.route(index);
             let mapping = Arc::clone(&route.mapping);
             if mapping.schema.is_partitioned {
@@ -472,12 +465,7 @@ impl Assembler {
                 OnTruncate::Apply | OnTruncate::StopTable => {}
             }
             if is_parked {
-                let open = self.open.as_ref().expect("checked above");
-                let origin = Origin {
-                    xid: open.begin.xid,
-                    commit: open.begin.commit,
-                };
-                let batch = park_batch(&mut self.work.parks, index, origin);
+                let batch = self.batch_of(index);
                 let tables = vec![batch.table(&mapping)];
                 batch.push(Item::Truncate {
                     tables,
@@ -650,6 +638,11 @@ impl Assembler {
         self.has_parts = true;
         std::mem::take(&mut self.work)
     }
+}
+
+fn push_schema(batch: &mut Batch, mapping: &Arc<TableMapping>, changes: Vec<SchemaChange>) {
+    let table = batch.table(mapping);
+    batch.push(Item::Schema { table, changes });
 }
 
 fn mismatch(mapping: &TableMapping, why: &Mismatch) -> Error {
