@@ -65,6 +65,12 @@ impl Stage {
         self.run(&until).await.expect(0)
     }
 
+    /// Copies a table anew and waits until it is in.
+    pub(crate) async fn resync(&self, table: &str) -> Ran {
+        let resync = ["resync", "FILE", "--table", table, "--yes"];
+        self.run(&resync).await.expect(0)
+    }
+
     /// Waits until both sides are equal under this comparison.
     pub(crate) async fn wait_for_equal(&self, comparison: Comparison<'_>) {
         if let Err(err) = comparison.wait_until_identical(PATIENCE).await {
@@ -103,6 +109,13 @@ impl Stage {
     pub(crate) async fn head(&self) -> String {
         let head = "SELECT pg_current_wal_insert_lsn()";
         text(&self.source, head).await.unwrap()
+    }
+
+    /// What there is to be read of the log that a source's slots keep; on a server of the test's own.
+    pub(crate) async fn retained(&self) -> u64 {
+        let sql = "SELECT coalesce(max(pg_current_wal_lsn() - restart_lsn), 0)::bigint \
+                   FROM pg_replication_slots";
+        text(&self.source, sql).await.unwrap().parse().unwrap()
     }
 
     /// A position as a number; the server does the reading.

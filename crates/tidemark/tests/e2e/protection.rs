@@ -33,13 +33,6 @@ async fn streaming(stage: &Stage, policy: &str) -> Running {
     stage.start_streaming().await
 }
 
-/// What is there to be read of the pipeline's log on the source.
-async fn retained(stage: &Stage) -> u64 {
-    let sql = "SELECT coalesce(max(pg_current_wal_lsn() - restart_lsn), 0)::bigint \
-               FROM pg_replication_slots";
-    text(&stage.source, sql).await.unwrap().parse().unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn c8_a_slot_above_its_budget_is_released_on_purpose_and_the_gap_is_never_crossed() {
     let shared = PostgresServer::shared().await.unwrap();
@@ -60,7 +53,7 @@ async fn c8_a_slot_above_its_budget_is_released_on_purpose_and_the_gap_is_never_
         assert!(stage.log().contains(word), "{word} in\n{}", stage.log());
     }
     assert!(stage.slots().await.is_empty(), "the source keeps its log");
-    assert_eq!(retained(&stage).await, 0);
+    assert_eq!(stage.retained().await, 0);
     locked.release().await;
 
     let rows = text(&stage.target, "SELECT count(*) FROM notes")
@@ -117,7 +110,7 @@ async fn c8_by_default_the_run_ends_above_its_budget_and_nothing_is_lost() {
     locked.release().await;
 
     // What it begins with is above the budget, and it is what makes it less.
-    assert!(retained(&stage).await > 48_000_000);
+    assert!(stage.retained().await > 48_000_000);
     stage.catch_up().await;
     stage.assert_identical().await;
     stage.clear().await;
@@ -233,8 +226,7 @@ async fn f31_f32_lag_names_what_keeps_the_log_and_how_much_it_may() {
     // Nobody is about to commit it: what is loaded anew does not wait for it, whenever the run began.
     assert_eq!(run.terminate().await, Some(0));
     let run = stage.start_streaming().await;
-    let resync = ["resync", "FILE", "--table", "public.notes", "--yes"];
-    stage.run(&resync).await.expect(0);
+    stage.resync("public.notes").await;
     stage.source_sql("ROLLBACK PREPARED 'left alone'").await;
     stage.wait_until_identical().await;
     assert_eq!(run.terminate().await, Some(0));

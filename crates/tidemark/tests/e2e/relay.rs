@@ -41,17 +41,11 @@ async fn streaming(stage: &Stage, config: &str) -> Running {
     stage.start_streaming().await
 }
 
-async fn retained(stage: &Stage) -> u64 {
-    let sql = "SELECT coalesce(max(pg_current_wal_lsn() - restart_lsn), 0)::bigint \
-               FROM pg_replication_slots";
-    text(&stage.source, sql).await.unwrap().parse().unwrap()
-}
-
 /// Waits until the source has given free what is acknowledged.
 async fn little_is_retained(stage: &Stage) {
     wait_for(PATIENCE, "the slot to give log free", || async {
         stage.source_sql("CHECKPOINT").await;
-        Ok((retained(stage).await < BUDGET_BYTES / 4).then_some(()))
+        Ok((stage.retained().await < BUDGET_BYTES / 4).then_some(()))
     })
     .await
     .unwrap_or_else(|err| panic!("{err:#}\n{}", stage.log()));
@@ -66,7 +60,7 @@ async fn work(stage: &Stage, rounds: u32) -> u64 {
         // A slot gives log free at records that a checkpoint writes.
         let kept = wait_for(PATIENCE, "the slot to give log free", || async {
             stage.source_sql("CHECKPOINT").await;
-            let kept = retained(stage).await;
+            let kept = stage.retained().await;
             anyhow::ensure!(kept < BUDGET_BYTES * 3 / 4, "{kept} in round {round}");
             Ok(Some(kept))
         })

@@ -419,8 +419,7 @@ async fn an_index_of_the_target_alone_does_not_keep_the_rows_of_the_source_out()
     stage.target_sql(by_hand).await;
     stage.source_sql("INSERT INTO t VALUES (3, 'c', 'a')").await;
     stage.wait_for_table("public.t", "quarantined").await;
-    let resync = ["resync", "FILE", "--table", "public.t", "--yes"];
-    stage.run(&resync).await.expect(0);
+    stage.resync("public.t").await;
     stage.wait_until_identical().await;
     stage.wait_for_table("public.t", "streaming").await;
     assert!(stage.log().contains("index contradicted is not carried"));

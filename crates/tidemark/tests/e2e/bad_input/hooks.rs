@@ -175,8 +175,7 @@ async fn a_trigger_that_leaves_rows_of_the_load_out_is_named() {
 
     stage.target_sql("DROP TRIGGER leave_out ON t").await;
     let run = stage.start_streaming().await;
-    let resync = ["resync", "FILE", "--table", "public.t", "--yes"];
-    stage.run(&resync).await.expect(0);
+    stage.resync("public.t").await;
     stage.wait_until_identical().await;
     assert_eq!(run.terminate().await, Some(0));
     stage.clear().await;

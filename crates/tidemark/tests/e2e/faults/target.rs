@@ -36,8 +36,7 @@ async fn f47_a_foreign_row_in_the_way_is_told_by_its_constraint() {
     let reason = stage.table("public.t").await["reason"].to_string();
     assert!(reason.contains("t_seat_key"), "{reason}");
     the_other_goes_on(&stage, 2).await;
-    let resync = ["resync", "FILE", "--table", "public.t", "--yes"];
-    stage.run(&resync).await.expect(0);
+    stage.resync("public.t").await;
     stage.wait_until_identical().await;
     assert_eq!(run.terminate().await, Some(0));
     stage.clear().await;
@@ -172,8 +171,7 @@ async fn f54_a_table_of_the_target_that_is_dropped_stops_nobody_else() {
     let reason = stage.table("public.t").await["reason"].to_string();
     assert!(reason.contains("public.t"), "{reason}");
     the_other_goes_on(&stage, 2).await;
-    let resync = ["resync", "FILE", "--table", "public.t", "--yes"];
-    stage.run(&resync).await.expect(0);
+    stage.resync("public.t").await;
     stage.wait_until_identical().await;
     assert_eq!(run.terminate().await, Some(0));
     stage.clear().await;
@@ -202,8 +200,7 @@ async fn f43_a_table_of_the_target_that_was_made_unlogged_is_loaded_anew_after_a
     stage.target_sql("ALTER TABLE t SET LOGGED").await;
     let ran = stage.run(&["retry", "FILE", "--table", "public.t"]).await;
     assert!(ran.stderr.contains("resync"), "{}", ran.stderr);
-    let resync = ["resync", "FILE", "--table", "public.t", "--yes"];
-    stage.run(&resync).await.expect(0);
+    stage.resync("public.t").await;
     stage.wait_until_identical().await;
 
     // Its lock went with its session: it is not taken for one that has ended.

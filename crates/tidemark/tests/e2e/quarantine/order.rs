@@ -97,8 +97,7 @@ async fn a_truncate_and_a_resync_discard_what_they_have_overtaken() {
     assert!(said.contains("which is all that differs"), "{said}");
     assert_eq!(stage.kept().await.len(), 1, "it waits as before");
     stage.target_sql(MENDED).await;
-    let resync = ["resync", "FILE", "--table", "public.t", "--yes"];
-    stage.run(&resync).await.expect(0);
+    stage.resync("public.t").await;
     stage.wait_for_kept(0).await;
     stage.wait_until_identical().await;
     assert_eq!(run.terminate().await, Some(0));
