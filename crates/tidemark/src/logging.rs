@@ -1,8 +1,9 @@
 //! Logs on stderr: lines for a person on a terminal, in local time; JSON lines everywhere else.
 //!
 //! JSON fields are `ts, level, msg` and, where an event or a span around it has them, `code, tenant, pipeline,
-//! table, lsn, batch, op_id, request_id, error{…}` and others with the unit in their name. A line that repeats the one before it is counted
-//! and said once. Values of cells and secrets never get here: the engine does not log them.
+//! table, lsn, batch, op_id, request_id, error{…}` and others with the unit in their name. A line that repeats
+//! the one before it is counted and said once. Values of cells and secrets never get here: the engine does
+//! not log them.
 
 use std::fmt::{self, Debug};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

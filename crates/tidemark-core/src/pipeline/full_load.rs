@@ -174,8 +174,8 @@ pub(super) async fn finish_load(engine: &Engine, mappings: &[Arc<TableMapping>])
     Ok(())
 }
 
-/// Tables that are in. One that was set aside has no rows to which those of others could point: what rests on
-/// it is made when it is loaded anew.
+/// Tables that are not set aside. Foreign keys to one that is are made when it has been loaded anew: until
+/// then it lacks rows that others point to.
 fn not_set_aside(
     checkpoint: &Checkpoint,
     mappings: &[Arc<TableMapping>],

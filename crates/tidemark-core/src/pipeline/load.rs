@@ -56,7 +56,7 @@ pub(crate) struct LoadTable {
     pub(crate) recorded: Vec<Unit>,
     /// For a repair: only these ranges, replaced.
     pub(crate) ranges: Option<Vec<Chunk>>,
-    /// The rows that its load had brought by then: that stays what is recorded of the table.
+    /// For a repair: the rows that the table's load had brought, which is still what is recorded of it.
     pub(crate) rows_before: u64,
     /// Why it is loaded anew; `None`: for the first time.
     pub(crate) anew: Option<&'static str>,
@@ -226,7 +226,7 @@ impl Worker {
                 wait,
                 attempt: *tries_alone,
             });
-        } else if self.queue.is_first_without_room() {
+        } else if self.queue.note_lack_of_room() {
             self.engine.observer.say(PipelineEvent::Warning {
                 code: err.code(),
                 text: format!(
@@ -350,7 +350,7 @@ impl Worker {
                     .update(|inner| inner.give_unit_back(table, unit.number));
                 return Ok(Done::NoRoom(err));
             }
-            // Whatever else there is the copy meets again.
+            // The copy connects again, and deals with any other error.
             _ => {}
         }
         let what = || format!("load unit {} of {}", unit.number, mapping.source());
@@ -588,7 +588,8 @@ fn units_of(chunks: Vec<Chunk>) -> Vec<Unit> {
         .collect()
 }
 
-/// The same for rows among others: together they have as many as all of them had.
+/// The same for some rows of a table. The first unit stands for all rows that the table's load has brought,
+/// so that their number stays what it was.
 fn units_among(chunks: Vec<Chunk>, rows: u64) -> Vec<Unit> {
     let mut units = units_of(chunks);
     if let Some(first) = units.first_mut() {

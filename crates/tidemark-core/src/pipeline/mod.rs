@@ -101,7 +101,7 @@ struct Run {
     is_checked: bool,
     /// What is still to be recorded as to be reconciled.
     reconcile: Reconcile,
-    /// Something may have been made on the source that nothing in the target points at yet.
+    /// The target has no record yet of what this run has made on the source.
     is_unrecorded: bool,
     lasting: Lasting,
     stop: StopClock,
@@ -234,7 +234,7 @@ impl Pipeline {
         let observer = run.engine.observer.clone();
         let mut running = std::pin::pin!(run.until_the_end(requests));
         std::future::poll_fn(|context| {
-            // A defect of ours is told like any other end; of what it was in nothing is looked at again.
+            // A panic is told like any other end. Nothing that it has left half done is looked at again.
             let polled = catch_unwind(AssertUnwindSafe(|| running.as_mut().poll(context)));
             polled.unwrap_or_else(|panic| {
                 let err = panicked(panic.as_ref());

@@ -10,7 +10,8 @@ use crate::target::Existing;
 use super::Engine;
 use super::plan::{CdcStart, Mode};
 
-/// Everything about a run that is not source, target or mapping.
+/// Everything about a run that is not source, target or mapping. Its default is for what no pipeline file says,
+/// and for tests; what a file says by default is in [`crate::config`].
 #[derive(Clone, Debug)]
 pub struct Options {
     /// What the pipeline does.

@@ -17,8 +17,8 @@
 //! | at P | confirmed > P, and this machine keeps the log between | resume at P |
 //! | at P | confirmed > P | changes are missing: refuse, offer the way out |
 //! | at P, loading, its slot given up | any | remove what is there, load anew with another |
-//! | at P | missing, released on purpose, lost, of another source | the same, with the cause |
-//! | at P | any, on a timeline that began before P, its log once ended before P | the same: the source lacks what the target has |
+//! | at P | missing, released on purpose, lost, of another source | changes are missing: refuse, with the cause and the way out |
+//! | at P | any, but the source has left P's timeline before P, or its log once ended before P | the source lacks what the target has: refuse, offer the way out |
 
 use crate::catalogue::{Code, codes};
 use crate::checkpoint::{Checkpoint, LoadPhase, SourceIdentity};

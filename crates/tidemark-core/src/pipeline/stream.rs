@@ -295,7 +295,8 @@ impl<'a> Stream<'a> {
                 Taken::Heartbeat { written_at_us } => {
                     self.heartbeat = Some((written_at_us, self.assembler.assembled()));
                 }
-                // Its rows are not yet what the source ever had: they may as well go.
+                // Until its ranges have caught up with each other the table is no state of the source anyway, so
+                // it is emptied and loaded in its place.
                 Taken::Reload { routes } => self.load_all_anew(&routes),
                 Taken::Kept { routes, reload } => {
                     self.say_kept(&routes);

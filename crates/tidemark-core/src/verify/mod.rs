@@ -3,7 +3,8 @@
 //! [`View`] is what either side is asked: one instant of it, digested or row by row. [`compare`]
 //! holds the algorithm, down to the keys that differ ([`difference`]); [`standstill`] brings both sides to
 //! the position, [`repair`] has the pipeline copy anew what differs, and [`again`] tells when a comparison
-//! that failed is begun anew; [`progress`] says how far one is. [`look`] shows a few rows of both sides to a person, as they are now.
+//! that failed is begun anew; [`progress`] says how far one is. Apart from all that, [`look`] shows a
+//! person a few rows of both sides, as they are now.
 
 pub mod again;
 pub mod compare;

@@ -14,9 +14,9 @@ use crate::wire::{Connection, Role, ServerError, Stream};
 
 /// Values that decide how text looks and is read, what may fail, and when the server gives up: the same
 /// on every server, whatever its roles and databases have. Serializable transactions fail for reasons of
-/// their own when many write at once. JIT compiles what asks the catalog for seconds, to run it for
-/// milliseconds: a recursive query is thought to bring thousands of rows. `idle_session_timeout` came with PostgreSQL 14,
-/// `transaction_timeout` with 17.
+/// their own when many write at once. JIT spends seconds on questions to the catalog that run for
+/// milliseconds, since the planner expects thousands of rows of a recursive query. `idle_session_timeout`
+/// came with PostgreSQL 14, `transaction_timeout` with 17.
 const SETTINGS: &str = "SET client_encoding = 'UTF8'; SET DateStyle = 'ISO'; \
      SET IntervalStyle = 'postgres'; SET TimeZone = 'UTC'; SET extra_float_digits = 3; \
      SET bytea_output = 'hex'; SET lc_monetary = 'C'; SET array_nulls = on; \

@@ -1,13 +1,14 @@
 //! Constraints that go on the source: the target would refuse rows for them that the source takes.
 //!
 //! No log tells of them, so both catalogs are compared. A constraint that the target has and the source
-//! lacks may have gone on the source, or was added on the target by a person, which must stay. Only the
-//! first kind was once seen on both sides. So whenever both are compared, what both have is recorded with
-//! the table, and what of that the source lacks the next time is taken off the target.
+//! lacks has gone on the source, or a person has added it on the target; that one must stay. Only the
+//! first kind was once seen on both sides. So each comparison records with the table what both sides have,
+//! and what the source lacks of that the next time is taken off the target.
 //!
-//! They are the same if they demand the same, whatever their names: in the target's words
-//! ([`Constraint::definition`]), but for expressions, which name columns as the source does. Where the target still has other columns than the source, whose log is read later, the
-//! words differ without the constraint being another; there a constraint of the same name counts as it.
+//! Two constraints are the same if they demand the same, whatever their names. What they demand is compared
+//! in the target's words ([`Constraint::definition`]), except that expressions name columns as the source
+//! does. While the target still has other columns than the source, since the stream has not come that far,
+//! the words of one constraint may differ; then one of the same name counts as the same.
 
 use std::collections::{BTreeMap, HashSet};
 

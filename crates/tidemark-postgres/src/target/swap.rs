@@ -7,9 +7,9 @@
 //! replica identity, foreign keys to other tables. Indexes and constraints get their names back.
 //!
 //! What points at the old table from outside (views, foreign keys of tables that the pipeline does
-//! not copy, functions) or lives on it and cannot go over in a safe way (triggers, policies, rules, publications, statistics
-//! objects, further columns) makes a swap impossible. That is found out before anything is copied,
-//! and again under the lock. The way out is to empty the table in its place.
+//! not copy, functions) makes a swap impossible, and so does what lives on it and cannot go over in a
+//! safe way (triggers, policies, rules, publications, statistics objects, further columns). That is found
+//! out before anything is copied, and again under the lock. The way out is to empty the table in its place.
 //!
 //! A reader that took its snapshot before the new rows were committed and reads the table after
 //! the swap finds it empty, as after TRUNCATE (PostgreSQL 15, 13.6); that takes a transaction of

@@ -64,7 +64,8 @@ fn is_lost(member: &Member) -> bool {
     is_away || matches!(view.state.as_str(), "checking" | "starting" | "failed")
 }
 
-/// The store is open and answers, and what looks after pipelines turns. Who asks may be nobody, so no pipeline is named.
+/// Whether the store is open and answers, and the tasks that look after pipelines turn. Whoever asks needs no
+/// token, so no pipeline is named.
 async fn ready(State(app): State<Arc<App>>, Params(params): Params<ReadyParams>) -> Response {
     let store = app.store.keeps().await;
     let is_strict = params.pipelines.as_deref() == Some("strict");

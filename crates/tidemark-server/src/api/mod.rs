@@ -1,7 +1,8 @@
 //! The API: routes, and the document that describes them, made from the same declarations.
 //!
-//! `guard` is before and after every request, and `auth` knows who asks; the other modules have the routes by subject. A body of
-//! an answer is a type of the API's own (`bodies`), an error a problem document (`problem`).
+//! `guard` is before and after every request, and `auth` knows who asks; the other modules have the routes
+//! by subject. The body of an answer is a type of the API's own (`bodies`), an error is a problem document
+//! (`problem`).
 
 use std::sync::Arc;
 

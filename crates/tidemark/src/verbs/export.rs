@@ -1,5 +1,5 @@
-//! `export`: definitions of a server as pipeline files, or reports of its pipelines. Secrets come as `***`; a file with them, applied to
-//! the same server, leaves them as they are there.
+//! `export`: definitions of a server as pipeline files, or reports of its pipelines. A secret comes as `***`;
+//! where a file with that is applied to the same server, the server keeps the secret that it has.
 
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt;

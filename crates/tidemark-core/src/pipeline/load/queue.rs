@@ -73,8 +73,9 @@ pub(super) struct Inner {
     pub(super) bytes: u64,
     pub(super) refused: Vec<(Arc<TableMapping>, Error)>,
     pub(super) workers: usize,
-    /// Workers that wait because a server takes no more connections, and whether there were any before.
+    /// Workers that wait because a server takes no more connections.
     pub(super) without_room: usize,
+    /// Whether there was ever one.
     has_lacked_room: bool,
 }
 
@@ -128,8 +129,8 @@ impl Queue {
         self.until(Inner::is_done).await;
     }
 
-    /// Whether nobody has asked yet.
-    pub(super) fn is_first_without_room(&self) -> bool {
+    /// A worker lacks room. Whether it is the first one.
+    pub(super) fn note_lack_of_room(&self) -> bool {
         !std::mem::replace(&mut self.lock().has_lacked_room, true)
     }
 

@@ -106,7 +106,7 @@ impl Stream<'_> {
                 self.resyncs.recorded(route, self.engine, &self.assembler);
             }
             self.answer_recorded(&change.table, change.state);
-            // One that had passed its load before it was set aside has nothing to catch up with.
+            // A table that had passed its load before it was set aside is through at once.
             let is_through = change.state == TableState::Streaming
                 && self.assembler.router.has_passed(&change.table);
             let table = change.table.clone();
@@ -170,8 +170,8 @@ impl Stream<'_> {
         self.assembler.set_state(route, change);
     }
 
-    /// The log does not hold a row that moved out of the rows that were loaded anew: it is loaded with
-    /// them. Where that does not help the table is.
+    /// Some rows are loaded anew, and one of them has moved to a key outside of them; the log does not hold
+    /// all of it. So it is loaded with them, by its new key; where no key is known, the whole table is.
     fn on_not_in_log(&mut self, missing: NotInLog) {
         let Some(route) = self.resyncs.drained() else {
             return;

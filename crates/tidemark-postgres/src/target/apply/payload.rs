@@ -209,9 +209,9 @@ fn put_optional(out: &mut Vec<u8>, text: Option<&str>) {
     }
 }
 
-/// Reads a batch back, and the kind of position that it came with; large values stay in `bytes`. `now` is the table's mapping at
-/// present; `share` gives the one mapping for each that is equal, so that the applier knows the
-/// table again.
+/// Reads a batch back, and the kind of position that it came with; large values stay in `bytes`. `now`
+/// is the table's mapping at present. `share` gives the same mapping for all that are equal, so that the
+/// applier knows the table again.
 pub(super) fn decode(
     bytes: &Bytes,
     now: &TableMapping,
