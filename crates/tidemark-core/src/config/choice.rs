@@ -75,9 +75,9 @@ choices! {
 
     /// What to do when the source keeps more log for the pipeline than it may.
     OnMaxRetained {
-        /// Stop, and keep the slot.
+        /// Stop, and keep the slot: nothing is lost.
         Fail = "fail",
-        /// Remove the slot: the source's disk comes first.
+        /// Remove the slot: the source's disk comes first, and the copy has a gap.
         ReleaseSlot = "release_slot",
     }
 
@@ -92,15 +92,16 @@ choices! {
 
     /// What to do when a table's shape changes on the source.
     OnSchemaChange {
-        /// Apply everything: rename, drop and retype columns too.
+        /// Add, rename, widen and drop columns on the target as on the source.
         Apply = "apply",
-        /// Apply what only adds; stop the table at anything else.
+        /// Add columns and widen types; keep dropped columns (NULL from then on, where they may be);
+        /// stop the table at anything else.
         ApplyAdditive = "apply_additive",
         /// Stop the table.
         StopTable = "stop_table",
-        /// Go on with the columns that both sides have.
+        /// Go on with the columns that both sides have: new ones are not carried.
         Ignore = "ignore",
-        /// End the pipeline.
+        /// End the pipeline before anything is applied in the new shape.
         Fail = "fail",
     }
 

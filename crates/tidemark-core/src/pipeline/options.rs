@@ -10,6 +10,10 @@ use crate::target::Existing;
 use super::Engine;
 use super::plan::{CdcStart, Mode};
 
+pub use crate::config::choice::{
+    NewTables, OnConflict, OnMaxRetained, OnSchemaChange, OnTruncate,
+};
+
 /// Everything about a run that is not source, target or mapping. Its default is for what no pipeline file says,
 /// and for tests; what a file says by default is in [`crate::config`].
 #[derive(Clone, Debug)]
@@ -73,7 +77,7 @@ impl Default for Options {
             create_tables: true,
             on_schema_change: OnSchemaChange::ApplyAdditive,
             new_tables: NewTables::Notify,
-            on_conflict: OnConflict::Apply,
+            on_conflict: OnConflict::Count,
             on_truncate: OnTruncate::Apply,
             parallel_tables: 2,
             parallel_chunks: 2,
@@ -121,62 +125,4 @@ pub enum Until {
     CaughtUp,
     /// When everything that committed before the position is in the target.
     Position(Position),
-}
-
-/// What becomes of a table's changed shape.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnSchemaChange {
-    /// Add, rename, widen and drop columns on the target as on the source.
-    Apply,
-    /// Add columns and widen types; keep dropped columns (NULL from then on, where they may be);
-    /// stop the table on anything else.
-    ApplyAdditive,
-    /// Leave the target as it is: new columns are not carried.
-    Ignore,
-    /// Set the table aside until a person decides.
-    StopTable,
-    /// End the pipeline before anything is applied in the new shape.
-    Fail,
-}
-
-/// What becomes of a table that appears and matches the patterns.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NewTables {
-    /// Say so.
-    Notify,
-    /// Load it and follow it.
-    Add,
-    /// Nothing.
-    Ignore,
-}
-
-/// What becomes of a change that meets another row than the log implies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnConflict {
-    /// The source wins; counted, shown, and a warning.
-    Warn,
-    /// The source wins; counted and shown.
-    Apply,
-    /// The pipeline stops.
-    Fail,
-}
-
-/// What is done when the source keeps more log for us than it may.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnMaxRetained {
-    /// The pipeline stops; the slot stays, and nothing is lost.
-    Fail,
-    /// The slot is released: the source's disk comes first, the copy has a gap.
-    ReleaseSlot,
-}
-
-/// What becomes of a table when the source empties it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnTruncate {
-    /// It is emptied on the target too.
-    Apply,
-    /// It is set aside.
-    StopTable,
-    /// The target keeps its rows.
-    Ignore,
 }
