@@ -240,7 +240,7 @@ impl Batch {
     }
 
     /// Lets `write` append one value to the batch's own bytes: for what is made on the way.
-    pub fn push_cell_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+    pub(crate) fn push_cell_with(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         let start = self.arena_start();
         write(&mut self.arena);
         let value = self.arena.get(start as usize..).unwrap_or_default();
@@ -268,14 +268,14 @@ impl Batch {
     }
 
     /// What is pushed from here on comes from this transaction; `None`: it is not decided.
-    pub fn begin_transaction(&mut self, origin: Option<Origin>) {
+    pub(crate) fn begin_transaction(&mut self, origin: Option<Origin>) {
         if self.origins.last().map(|(_, last)| *last) != Some(origin) {
             self.origins.push((self.items.len(), origin));
         }
     }
 
     /// All that is in it comes from this transaction.
-    pub fn come_from(&mut self, origin: Origin) {
+    pub(crate) fn come_from(&mut self, origin: Origin) {
         self.origins = vec![(0, Some(origin))];
     }
 

@@ -86,7 +86,7 @@ impl TableMapping {
 
     /// Whether rows that are carried by the one look like those of the other: what can differ is what
     /// the catalog says beside the columns.
-    pub fn carries_alike(&self, other: &TableMapping) -> bool {
+    pub(crate) fn carries_alike(&self, other: &TableMapping) -> bool {
         let columns = |mapping: &TableMapping| -> Vec<_> {
             let columns = mapping.schema.columns.iter();
             columns
@@ -107,7 +107,7 @@ impl TableMapping {
 
     /// A column of which the file kept values from the target, by a mask or by leaving it out, and which
     /// is called otherwise by now, so that the file says nothing of it any more: its old name and its new.
-    pub fn uncovered<'a>(&'a self, now: &'a TableMapping) -> Option<(&'a str, &'a str)> {
+    pub(crate) fn uncovered<'a>(&'a self, now: &'a TableMapping) -> Option<(&'a str, &'a str)> {
         let hides = |mapping: &TableMapping, at: usize| {
             let is_generated = matches!(
                 mapping.schema.columns[at].default,

@@ -205,7 +205,7 @@ impl Status {
 
 impl Status {
     /// Whether more has happened since an earlier one than that logs grew and time passed.
-    pub fn has_news_after(&self, earlier: &Status) -> bool {
+    pub(crate) fn has_news_after(&self, earlier: &Status) -> bool {
         self.news() != earlier.news()
     }
 

@@ -59,7 +59,7 @@ impl Document {
     }
 
     /// Line and column of a byte, both from 1; columns count characters.
-    pub fn line_and_column(&self, at: usize) -> (usize, usize) {
+    pub(crate) fn line_and_column(&self, at: usize) -> (usize, usize) {
         let before = self.text.get(..at).unwrap_or(&self.text);
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
         let line = before.matches('\n').count() + 1;
@@ -366,7 +366,7 @@ impl Problems {
     }
 
     /// The value if there were no problems, else the problems in the order of the text.
-    pub fn into_result<T>(self, value: T) -> Result<T, Problems> {
+    pub(crate) fn into_result<T>(self, value: T) -> Result<T, Problems> {
         if self.is_empty() {
             Ok(value)
         } else {

@@ -279,7 +279,7 @@ impl Filter {
     /// A value as a literal of a column, in the form that the server prints: what a fixed value of
     /// the column may be. The error says what is needed instead. Values of types that filters cannot
     /// compare are taken as they stand.
-    pub fn column_value(column: &SchemaColumn, text: &str) -> Result<String, String> {
+    pub(crate) fn column_value(column: &SchemaColumn, text: &str) -> Result<String, String> {
         literal::column_value(column, text)
     }
 

@@ -150,7 +150,7 @@ impl Rules {
     }
 
     /// What becomes of a row of this table that the target refuses.
-    pub fn row_error_policy(&self, table: &TableName) -> OnRowError {
+    pub(crate) fn row_error_policy(&self, table: &TableName) -> OnRowError {
         let rule = self.rule_for(table).ok().flatten();
         rule.and_then(|rule| rule.on_row_error)
             .unwrap_or(self.on_row_error)

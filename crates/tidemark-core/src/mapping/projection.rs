@@ -129,7 +129,7 @@ impl Projection {
     /// Whether the old row, where the log has one, has the mapping's key. Of a partition the log has the
     /// columns by which that one tells rows, and calls them those of the partitioned table (PostgreSQL 15,
     /// `logicalrep_write_delete`); a column of a key is never NULL itself.
-    pub fn tells_row(&self, block: &Block, change: &RowChange) -> bool {
+    pub(crate) fn tells_row(&self, block: &Block, change: &RowChange) -> bool {
         let Some(old) = change.old else {
             return true;
         };
@@ -174,7 +174,7 @@ impl Projection {
 
     /// Copies the new row of a change into a batch, masked, in the mapping's order. `None` where the
     /// change has none.
-    pub fn copy_new(
+    pub(crate) fn copy_new(
         &self,
         block: &Block,
         change: &RowChange,
@@ -195,7 +195,7 @@ impl Projection {
 
     /// Copies the old row of a change into a batch, masked, in the mapping's order. Of a key, only
     /// the mapping's key columns are set, the others are NULL.
-    pub fn copy_old(&self, block: &Block, change: &RowChange, batch: &mut Batch) -> Option<OldRow> {
+    pub(crate) fn copy_old(&self, block: &Block, change: &RowChange, batch: &mut Batch) -> Option<OldRow> {
         let old = change.old?;
         let cells = block.row(old.row());
         let begin = batch.begin_row();

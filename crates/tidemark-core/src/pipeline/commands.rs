@@ -40,7 +40,7 @@ impl Commander {
     }
 
     /// Whether the pipeline has not ended.
-    pub fn is_heard(&self) -> bool {
+    pub(crate) fn is_heard(&self) -> bool {
         !self.sender.is_closed()
     }
 }
