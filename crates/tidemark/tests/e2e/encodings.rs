@@ -88,6 +88,19 @@ async fn sql_ascii_sets_aside_a_table_whose_load_is_not_utf8() {
             .unwrap(),
         "0"
     );
+
+    // What TM3002 says to do first.
+    let mend = "convert_from(convert(convert_to(col, 'SQL_ASCII'), 'LATIN1', 'UTF8'), 'UTF8')";
+    let said = stage.run(&["explain", "TM3002", "--json"]).await.expect(0);
+    assert!(said.stdout.contains(mend), "{}", said.stdout);
+    let mend = mend.replace("col", "t");
+    stage
+        .source_sql(&format!("UPDATE bad SET t = {mend} WHERE id = 2"))
+        .await;
+    stage.resync("public.bad").await;
+    stage.wait_until_identical().await;
+    let mended = "SELECT t FROM bad WHERE id = 2";
+    assert_eq!(text(&stage.target, mended).await.unwrap(), "ä");
     run.terminate().await;
 }
 
