@@ -195,7 +195,12 @@ impl Projection {
 
     /// Copies the old row of a change into a batch, masked, in the mapping's order. Of a key, only
     /// the mapping's key columns are set, the others are NULL.
-    pub(crate) fn copy_old(&self, block: &Block, change: &RowChange, batch: &mut Batch) -> Option<OldRow> {
+    pub(crate) fn copy_old(
+        &self,
+        block: &Block,
+        change: &RowChange,
+        batch: &mut Batch,
+    ) -> Option<OldRow> {
         let old = change.old?;
         let cells = block.row(old.row());
         let begin = batch.begin_row();

@@ -10,9 +10,7 @@ use crate::target::Existing;
 use super::Engine;
 use super::plan::{CdcStart, Mode};
 
-pub use crate::config::choice::{
-    NewTables, OnConflict, OnMaxRetained, OnSchemaChange, OnTruncate,
-};
+pub use crate::config::choice::{NewTables, OnConflict, OnMaxRetained, OnSchemaChange, OnTruncate};
 
 /// Everything about a run that is not source, target or mapping. Its default is for what no pipeline file says,
 /// and for tests; what a file says by default is in [`crate::config`].
