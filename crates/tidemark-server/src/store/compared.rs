@@ -6,6 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tidemark_core::position::Position;
+use tidemark_core::schema::TableName;
+use tidemark_core::selection::Pattern;
 use tidemark_core::status::Verified;
 use tidemark_core::{Result, clock};
 
@@ -55,8 +57,9 @@ impl Compared {
         if row.whole {
             // What the pipeline has no more is nothing that differs.
             let tables = row.tables.as_array().into_iter().flatten();
-            let named: BTreeSet<&str> = tables.filter_map(|one| one["source"].as_str()).collect();
-            self.tables.retain(|name, _| named.contains(name.as_str()));
+            let named = tables.filter_map(|one| one["source"].as_str());
+            let named: BTreeSet<String> = named.map(as_written_now).collect();
+            self.tables.retain(|name, _| named.contains(name));
         }
         for table in row.tables.as_array().into_iter().flatten() {
             let word = |name: &str| table[name].as_str().unwrap_or_default();
@@ -68,7 +71,11 @@ impl Compared {
                     at: row.at.clone(),
                     lsn: row.lsn.clone(),
                 };
-                self.tables.insert(word("source").to_owned(), found);
+                let name = as_written_now(word("source"));
+                if let Some(table) = table_of(&name) {
+                    self.tables.remove(&table.unquoted());
+                }
+                self.tables.insert(name, found);
             }
         }
         if !row.whole {
@@ -89,6 +96,22 @@ impl Compared {
             });
         }
     }
+}
+
+/// A table as its name is written now. Records of before have both parts as they are, with a dot between: with
+/// one dot it is plain which table that is, and with more it is found out when the table is compared again.
+fn as_written_now(text: &str) -> String {
+    let is_now = table_of(text).is_some_and(|table| table.to_string() == text);
+    match text.split_once('.') {
+        Some((schema, name)) if !is_now && !name.contains('.') => {
+            TableName::new(schema, name).to_string()
+        }
+        _ => text.to_owned(),
+    }
+}
+
+fn table_of(text: &str) -> Option<TableName> {
+    Pattern::parse(text).ok()?.exact()
 }
 
 impl Store {
@@ -177,5 +200,29 @@ mod tests {
         compared.take(&row("2026-01-04T00:00:00.000Z", true, &left));
         assert_eq!(compared.tables.keys().collect::<Vec<_>>(), ["a"]);
         assert!(compared.is_different());
+    }
+
+    #[test]
+    fn what_was_recorded_under_a_name_as_it_was_written_once_is_of_the_same_table() {
+        let mut compared = Compared::default();
+        let at = "2026-01-01T00:00:00.000Z";
+        let before = ["public.plain", "public.st*r", "public.say \"x\"", "a.b.c"];
+        let before = before.map(|name| (name, "different", 1));
+        compared.take(&row(at, true, &before));
+        let names: Vec<&str> = compared.tables.keys().map(String::as_str).collect();
+        let written = [
+            "a.b.c",
+            "public.\"say \"\"x\"\"\"",
+            "public.\"st*r\"",
+            "public.plain",
+        ];
+        assert_eq!(names, written);
+        // Each of them is compared by itself, and is identical.
+        for name in ["\"a.b\".c", written[1], written[2], written[3]] {
+            assert!(compared.is_different(), "before {name}");
+            compared.take(&row(at, false, &[(name, "identical", 0)]));
+        }
+        assert!(!compared.is_different(), "{:?}", compared.tables);
+        assert_eq!(compared.tables.len(), 4);
     }
 }
