@@ -160,7 +160,11 @@ impl Supervisor {
         let member = Arc::new(Member::new(row, compared));
         lock(&self.members).insert(member.key.clone(), Arc::clone(&member));
         let life = drive::drive(Arc::clone(&self.shared), Arc::clone(&member));
-        lock(&self.lives).spawn(life.instrument(logs::span_of(&member.key)));
+        let mut lives = lock(&self.lives);
+        // Of a pipeline that was removed nothing stays.
+        while lives.try_join_next().is_some() {}
+        lives.spawn(life.instrument(logs::span_of(&member.key)));
+        drop(lives);
         member
     }
 
