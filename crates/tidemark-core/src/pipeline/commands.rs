@@ -81,6 +81,8 @@ pub(super) enum Interruption {
     Pause,
     /// Of a pipeline that was paused before it lost a side.
     Resume,
+    /// Of nobody: the stream ended in order to begin anew.
+    Again,
 }
 
 /// Answers requests while a pipeline connects or loads; returns when told to stop, to pause, or to go

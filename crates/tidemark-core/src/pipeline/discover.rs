@@ -240,17 +240,21 @@ fn locked<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Compares the catalog with the tables of the pipeline (name and the source's number).
 pub(super) fn compare(look: &Look, known: &[(TableName, u32)]) -> Vec<Found> {
     let mut found = Vec::new();
+    let tables = look.schema.tables.iter();
+    let there: HashSet<&TableName> = tables.map(|table| &table.name).collect();
+    let ids: HashMap<&TableName, u32> = known.iter().map(|(name, id)| (name, *id)).collect();
+    let unannounced: HashSet<&TableName> = look.unannounced.iter().collect();
     for (name, _) in known {
-        if !look.schema.tables.iter().any(|table| table.name == *name) {
+        if !there.contains(name) {
             found.push(Found::Gone(name.clone()));
         }
     }
     for table in &look.schema.tables {
-        match known.iter().find(|(name, _)| *name == table.name) {
+        match ids.get(&table.name) {
             None => found.push(Found::New(table.clone())),
-            Some((_, id)) if *id != table.id => found.push(Found::Recreated(table.clone())),
-            Some((name, _)) if look.unannounced.contains(name) => {
-                found.push(Found::Unannounced(name.clone()));
+            Some(id) if *id != table.id => found.push(Found::Recreated(table.clone())),
+            Some(_) if unannounced.contains(&table.name) => {
+                found.push(Found::Unannounced(table.name.clone()));
             }
             Some(_) => {}
         }

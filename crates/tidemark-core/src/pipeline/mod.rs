@@ -344,6 +344,7 @@ impl Run {
                 self.lasting.is_paused = false;
                 return None;
             }
+            Interruption::Again => return None,
             Interruption::Pause => {}
         }
         self.engine
@@ -403,14 +404,13 @@ impl Run {
                 self.lasting.partitions.looked(now.partitions, now.head);
             }
         }
-        let outcome = if self.engine.options.mode.streams() {
+        if self.engine.options.mode.streams() {
             mappings.extend(aside);
             let lasting = &mut self.lasting;
-            stream::stream(&self.engine, &schema, &mappings, requests, lasting).await?
+            stream::stream(&self.engine, &schema, &mappings, requests, lasting).await
         } else {
-            self.complete().await?
-        };
-        Ok(Interrupted::Done(outcome))
+            Ok(Interrupted::Done(self.complete().await?))
+        }
     }
 
     /// From connecting to where rows and changes can be read. May be given up at any point.

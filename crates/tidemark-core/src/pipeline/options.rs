@@ -52,6 +52,9 @@ pub struct Options {
     pub heartbeat_interval: Duration,
     /// How often the source's catalog is looked at for what no change announces.
     pub catalog_interval: Duration,
+    /// After so many tables have come and gone on the source a run begins anew without them: of each it keeps
+    /// some KiB, and the target's session its statements.
+    pub gone_tables_max: usize,
     /// How often the source's log is looked at.
     pub measure_interval: Duration,
     /// How much log the source may keep for us, in bytes; `None` for no limit.
@@ -85,6 +88,7 @@ impl Default for Options {
             batch_bytes_max: 16 << 20,
             heartbeat_interval: Duration::from_secs(10),
             catalog_interval: Duration::from_secs(20),
+            gone_tables_max: 1_000,
             measure_interval: Duration::from_secs(2),
             max_retained_bytes: None,
             on_max_retained: OnMaxRetained::Fail,

@@ -20,10 +20,14 @@ use super::away;
 /// All tables of the pipeline.
 pub(crate) struct Router {
     routes: Vec<Route>,
+    /// Routes by the names of their tables on the source, which they keep.
+    by_name: HashMap<TableName, usize>,
     /// A route has one number at a time: that of the table which the log means by its name.
     by_id: HashMap<u32, usize>,
     /// What the log has described so far, tables included that nobody carries (yet).
     described: HashMap<u32, Arc<StreamTable>>,
+    /// Which of these has a name.
+    described_by_name: HashMap<TableName, u32>,
     marks: Vec<Mark>,
 }
 
@@ -91,17 +95,11 @@ impl Router {
         tables: &[TableCheckpoint],
         applied: Position,
     ) -> Router {
-        let mut router = Router {
-            routes: Vec::new(),
-            by_id: HashMap::new(),
-            described: HashMap::new(),
-            marks: Vec::new(),
-        };
+        let mut router = Router::empty();
+        let recorded: HashMap<&TableName, &TableCheckpoint> =
+            tables.iter().map(|table| (&table.source, table)).collect();
         for mapping in mappings {
-            let known = tables
-                .iter()
-                .find(|table| table.source == *mapping.source());
-            if let Some(table) = known {
+            if let Some(table) = recorded.get(mapping.source()) {
                 let index = router.add(mapping, table.state, table.shape.clone());
                 router.routes[index].source_id = table.source_id;
                 router.routes[index].is_away = away::is_told(table);
@@ -113,6 +111,17 @@ impl Router {
         router
     }
 
+    fn empty() -> Router {
+        Router {
+            routes: Vec::new(),
+            by_name: HashMap::new(),
+            by_id: HashMap::new(),
+            described: HashMap::new(),
+            described_by_name: HashMap::new(),
+            marks: Vec::new(),
+        }
+    }
+
     /// Adds a table; gives its index.
     pub(crate) fn add(
         &mut self,
@@ -121,6 +130,7 @@ impl Router {
         shape: Option<KnownShape>,
     ) -> usize {
         let index = self.routes.len();
+        self.by_name.insert(mapping.source().clone(), index);
         self.routes.push(Route {
             mapping: Arc::clone(mapping),
             source_id: mapping.schema.id,
@@ -221,8 +231,17 @@ impl Router {
     pub(crate) fn bind(&mut self, table: &Arc<StreamTable>) -> Option<usize> {
         // One that had this name was dropped, or is described under another before its next change
         // (PostgreSQL 15, Logical Replication Protocol Message Flow).
-        self.described.retain(|_, known| known.name != table.name);
-        self.described.insert(table.id, Arc::clone(table));
+        let name = table.name.clone();
+        match self.described_by_name.insert(name, table.id) {
+            Some(before) if before != table.id => drop(self.described.remove(&before)),
+            _ => {}
+        }
+        match self.described.insert(table.id, Arc::clone(table)) {
+            Some(before) if before.name != table.name => {
+                self.described_by_name.remove(&before.name);
+            }
+            _ => {}
+        }
         let index = self.named(&table.name).or_else(|| self.find(table.id))?;
         if self.find(table.id) != Some(index) {
             self.by_id.retain(|_, at| *at != index);
@@ -238,9 +257,7 @@ impl Router {
     }
 
     pub(crate) fn named(&self, name: &TableName) -> Option<usize> {
-        self.routes
-            .iter()
-            .position(|route| route.mapping.source() == name)
+        self.by_name.get(name).copied()
     }
 
     pub(crate) fn route(&self, index: usize) -> &Route {
@@ -302,12 +319,7 @@ impl Router {
     /// A router that knows one table and its tidemarks, for changes that are taken back elsewhere.
     pub(crate) fn for_draining(&self, index: usize) -> Router {
         let route = &self.routes[index];
-        let mut router = Router {
-            routes: Vec::new(),
-            by_id: HashMap::new(),
-            described: HashMap::new(),
-            marks: Vec::new(),
-        };
+        let mut router = Router::empty();
         router.add(&route.mapping, TableState::Streaming, None);
         router.marks = self
             .marks
@@ -365,9 +377,8 @@ impl Router {
 
     /// Whether the stream has passed all that a table's load has seen.
     pub(crate) fn has_passed(&self, source: &TableName) -> bool {
-        self.routes
-            .iter()
-            .any(|route| route.mapping.source() == source && matches!(route.seen, SeenBy::Nobody))
+        let route = self.named(source).map(|index| &self.routes[index]);
+        route.is_some_and(|route| matches!(route.seen, SeenBy::Nobody))
     }
 
     /// Drops what the stream has passed once everything before `position` is applied; gives the
@@ -543,8 +554,24 @@ mod tests {
         for id in 2..1_000 {
             assert_eq!(router.bind(&table(id, "tmp")), None);
         }
-        let mut ids: Vec<u32> = router.described.keys().copied().collect();
-        ids.sort_unstable();
-        assert_eq!(ids, [1, 999]);
+        let described = |router: &Router| {
+            let mut ids: Vec<u32> = router.described.keys().copied().collect();
+            ids.sort_unstable();
+            let names = &router.described_by_name;
+            assert_eq!(names.len(), ids.len());
+            assert!(
+                names
+                    .iter()
+                    .all(|(name, id)| router.described[id].name == *name)
+            );
+            ids
+        };
+        assert_eq!(described(&router), [1, 999]);
+        // The other table is called so now, and gets its name back.
+        router.bind(&table(1, "tmp"));
+        assert_eq!(described(&router), [1]);
+        router.bind(&table(1_000, "other"));
+        router.bind(&table(1, "other"));
+        assert_eq!(described(&router), [1]);
     }
 }

@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::catalogue::codes;
-use crate::checkpoint::{Checkpoint, LoadPhase, Reason, TableState};
+use crate::checkpoint::{Checkpoint, LoadPhase, Reason, TableCheckpoint, TableState};
 use crate::control::ResyncStrategy::{self, Truncate};
 use crate::error::{Context, Error, Result};
 use crate::event::{Block, Event, StreamTable};
@@ -36,6 +36,7 @@ use crate::target::Place;
 
 use super::apply::{ApplierHandle, Task};
 use super::assemble::{Assembler, Taken, Work};
+use super::commands::Interruption;
 use super::discover::{Discovery, Look};
 use super::full_load::finish_load;
 use super::observe::{PipelineEvent, Step};
@@ -45,7 +46,7 @@ use super::resync::{Resyncs, What};
 use super::router::Router;
 use super::schema_change::{self, IsLoading, Reshaped};
 use super::stop::STOP_GRACE;
-use super::{Engine, Lasting, Outcome, Request, state_change};
+use super::{Engine, Interrupted, Lasting, Outcome, Request, state_change};
 
 mod aside;
 mod catalog;
@@ -82,26 +83,27 @@ pub(super) async fn stream(
     mappings: &[Arc<TableMapping>],
     requests: &mut mpsc::Receiver<Request>,
     lasting: &mut Lasting,
-) -> Result<Outcome> {
+) -> Result<Interrupted<Outcome>> {
     let mut run = Stream::open(engine, schema, mappings, lasting).await?;
     let ended = run.run(requests).await;
     let ended = run.judge(ended);
     let position = run.processed;
-    let by = match run.lasting.stops.as_slice() {
-        [] => By::Engine,
-        _ => By::User,
-    };
+    let is_asked = !run.lasting.stops.is_empty();
+    let begins_anew = run.begins_anew && !is_asked;
     if ended.is_ok() {
         failpoint::reached(failpoint::STREAM_DONE);
     }
     run.close().await;
     failpoint::reached(failpoint::STREAM_CLOSED);
     ended?;
-    Ok(Outcome {
+    if begins_anew {
+        return Ok(Interrupted::Asked(Interruption::Again));
+    }
+    Ok(Interrupted::Done(Outcome {
         state: PipelineState::Stopped,
-        by,
+        by: if is_asked { By::User } else { By::Engine },
         position: Some(position),
-    })
+    }))
 }
 
 struct Stream<'a> {
@@ -125,6 +127,12 @@ struct Stream<'a> {
     state: PipelineState,
     /// Set when the run is to end: what is not in the target by then is left for the next run.
     stop_by: Option<Instant>,
+    /// It ends for the next one, which does not follow what is gone.
+    begins_anew: bool,
+    /// How many tables it began with; those that came since are behind them.
+    tables_at_begin: usize,
+    /// How many of those that came since were gone at the last look.
+    gone_again: usize,
     holds: Vec<Hold>,
     /// Requests that are answered once the states that they ask for are recorded.
     unrecorded: Vec<Unrecorded>,
@@ -200,6 +208,9 @@ impl<'a> Stream<'a> {
             phase: checkpoint.phase,
             state: PipelineState::Starting,
             stop_by: None,
+            begins_anew: false,
+            tables_at_begin: 0,
+            gone_again: 0,
             holds: Vec::new(),
             unrecorded: Vec::new(),
             idle_since: Instant::now(),
@@ -218,6 +229,7 @@ impl<'a> Stream<'a> {
         stream.begin_recorded_resyncs(&checkpoint);
         stream.skip_again();
         let tables = stream.assembler.router.names();
+        stream.tables_at_begin = tables.len();
         let unannounced = engine.source.unannounced(&tables, Within::Now);
         let look = Look {
             schema: schema.clone(),
@@ -240,6 +252,7 @@ impl<'a> Stream<'a> {
             self.take_block().await?;
             self.follow_idle().await?;
             self.look_at_end();
+            self.look_at_gone();
             self.give_work();
             self.say_unapplied();
             self.answer_holds();
@@ -632,9 +645,11 @@ fn as_last_known(
     mappings: &[Arc<TableMapping>],
     checkpoint: &Checkpoint,
 ) -> Result<Vec<Arc<TableMapping>>> {
+    let tables = checkpoint.tables.iter();
+    let recorded: HashMap<&TableName, &TableCheckpoint> =
+        tables.map(|table| (&table.source, table)).collect();
     let known = |mapping: &TableMapping| {
-        let mut tables = checkpoint.tables.iter();
-        let table = tables.find(|table| table.source == *mapping.source())?;
+        let table = *recorded.get(mapping.source())?;
         Some((table, table.shape.as_ref()?))
     };
     let last_known = |mapping: &Arc<TableMapping>| {

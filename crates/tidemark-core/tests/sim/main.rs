@@ -16,6 +16,7 @@
 mod change;
 mod door;
 mod history;
+mod outgrown;
 mod rng;
 mod source;
 mod target;

@@ -40,7 +40,7 @@ impl Source for SimSource {
     async fn describe(&self, _: &Selection) -> Result<SourceSchema> {
         self.0.call("describe").await?;
         Ok(SourceSchema {
-            tables: (0..TABLES.len()).map(schema).collect(),
+            tables: (0..self.0.lock().tables).map(schema).collect(),
             ..Default::default()
         })
     }

@@ -600,11 +600,20 @@ impl State {
             checkpoint.position = position;
         }
         for change in &update.states {
-            let known = checkpoint
-                .tables
-                .iter_mut()
-                .find(|t| t.source == change.table);
-            let table = known.expect("tables of the history are known");
+            let tables = &mut checkpoint.tables;
+            let known = tables.iter_mut().find(|t| t.source == change.table);
+            let Some(table) = known else {
+                tables.push(TableCheckpoint {
+                    source: change.table.clone(),
+                    target: change.target.clone(),
+                    source_id: change.source_id,
+                    state: change.state,
+                    reason: change.reason.clone(),
+                    units: Vec::new(),
+                    shape: None,
+                });
+                continue;
+            };
             table.state = change.state;
             table.reason.clone_from(&change.reason);
         }

@@ -60,6 +60,8 @@ pub(crate) struct World {
     pub(crate) kills_left: u32,
     /// The target takes every row again.
     pub(crate) is_mended: bool,
+    /// So many tables are in the catalog, the first ones.
+    pub(crate) tables: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -96,6 +98,7 @@ impl Shared {
             next_value: 0,
             kills_left,
             is_mended: false,
+            tables: TABLES.len(),
         };
         for _ in 0..30 {
             world.step();

@@ -101,7 +101,7 @@ impl Stream<'_> {
         let known: Vec<(TableName, u32)> = routes
             .map(|(_, r)| (r.mapping.source().clone(), r.source_id))
             .collect();
-        let (mut said, mut gone) = (HashMap::new(), Vec::new());
+        let (mut said, mut gone, mut gone_again) = (HashMap::new(), Vec::new(), 0);
         for found in discover::compare(&look, &known) {
             let (table, text) = match found {
                 // It is not new to the pipeline, whatever the policy for those that are.
@@ -122,6 +122,8 @@ impl Stream<'_> {
                     (table, text)
                 }
                 Found::Gone(table) => {
+                    let route = self.assembler.router.named(&table);
+                    gone_again += usize::from(route >= Some(self.tables_at_begin));
                     gone.push(table.clone());
                     let text = "is gone on the source; the target keeps it".to_owned();
                     if self.discovery.is_news(&table, &text) {
@@ -139,6 +141,7 @@ impl Stream<'_> {
             }
             said.insert(table, text);
         }
+        self.gone_again = gone_again;
         for table in self.discovery.looked(said, gone) {
             self.left_out(table, None);
         }
@@ -209,6 +212,32 @@ impl Stream<'_> {
             self.load_anew(route, What::Reconcile);
         }
         is_followed && (is_streaming || is_under_way)
+    }
+
+    /// Ends the stream for the next one where very many tables have come and gone, and all that the log had of
+    /// them is in. One that is called otherwise for a while would not be found again by the next one.
+    pub(super) fn look_at_gone(&mut self) {
+        let gone = self.gone_again;
+        let is_due = gone >= self.engine.options.gone_tables_max
+            && self.looked.is_none()
+            && self.end_at.is_none();
+        let is_free = !self.is_stopping()
+            && !self.lasting.is_paused
+            && self.holds.is_empty()
+            && self.unrecorded.is_empty()
+            && !self.resyncs.is_running()
+            && self.assembler.is_at_boundary();
+        // Asked of every table, so last.
+        let router = &self.assembler.router;
+        let keeps = || router.is_catching_up() || router.routes().any(|(_, it)| it.is_away);
+        if is_due && is_free && !keeps() {
+            tracing::info!(
+                pipeline = %self.engine.name,
+                "{gone} tables have come and gone on the source: begins anew without them"
+            );
+            self.begins_anew = true;
+            self.begin_stop();
+        }
     }
 
     /// A table that is named in full is wanted; one that a pattern happens to match, by policy.
