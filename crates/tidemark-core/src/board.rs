@@ -462,6 +462,7 @@ impl Board {
 
     /// Something is wrong, since whatever was wrong before is.
     fn wrong(&mut self, error: StatusError) {
+        let error = error.of_pipeline(&self.status.pipeline);
         self.latency = None;
         let known = self.status.error.take();
         self.status.error = Some(StatusError {

@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::catalogue::placeholders::named;
 use crate::clock;
 use crate::error::Error;
 use crate::position::Position;
@@ -446,6 +447,13 @@ impl StatusError {
             action: error.action(),
             since: clock::now(),
         }
+    }
+
+    /// The same, with the pipeline's name in the commands of what to do first.
+    #[must_use]
+    pub fn of_pipeline(mut self, name: &str) -> StatusError {
+        self.action = named(&self.action, Some(name), None);
+        self
     }
 }
 

@@ -291,7 +291,8 @@ fn take_log(status: &mut Status, log: &Result<LogState>, age: f64) {
             status.confirmed_lsn = None;
             status.slot = None;
             status.unknown_reason = Some(err.code().to_string());
-            status.error.get_or_insert_with(|| StatusError::of(err));
+            let error = || StatusError::of(err).of_pipeline(&status.pipeline);
+            status.error.get_or_insert_with(error);
             return;
         }
     };
@@ -339,7 +340,7 @@ fn settle_state(status: &mut Status, life: &Life, age: Option<f64>) {
 /// That no run can go on from the checkpoint is known before anybody tries.
 fn take_refusal(status: &mut Status, mode: Mode, checkpoint: &Checkpoint, log: &LogState) {
     if let Some(err) = going_on::refusal(mode, checkpoint, log) {
-        status.error = Some(StatusError::of(&err));
+        status.error = Some(StatusError::of(&err).of_pipeline(&status.pipeline));
         status.health = Health::Error;
     }
 }

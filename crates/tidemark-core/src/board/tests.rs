@@ -89,7 +89,7 @@ async fn nothing_measured_is_unknown_not_zero() {
 #[tokio::test(start_paused = true)]
 async fn what_failed_has_its_code_from_the_first_moment() {
     let mut board = streaming();
-    let error = Error::definite(codes::INTERNAL, "a task died");
+    let error = Error::data(codes::TARGET_VALUE, "too long").table("public.two words");
     board.take(
         &PipelineEvent::Failed(StatusError::of(&error)),
         Instant::now(),
@@ -97,11 +97,12 @@ async fn what_failed_has_its_code_from_the_first_moment() {
     let status = board.status(Instant::now());
     assert_eq!(status.state, PipelineState::Failed);
     assert_eq!(status.health, Health::Error);
-    assert_eq!(status.reason.as_deref(), Some("a task died"));
-    assert_eq!(
-        status.error.map(|error| error.code),
-        Some("TM9001".to_owned())
-    );
+    assert_eq!(status.reason.as_deref(), Some(error.to_string().as_str()));
+    let told = status.error.unwrap();
+    assert_eq!(told.code, error.code().to_string());
+    // What to type can be typed as it stands.
+    let command = "tidemark resync shop --table 'public.two words'";
+    assert!(told.action.contains(command), "{}", told.action);
 }
 
 #[tokio::test(start_paused = true)]

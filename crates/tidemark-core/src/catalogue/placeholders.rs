@@ -1,35 +1,34 @@
 //! Names in the place of `NAME` and `TABLE`, which stand for them in the commands of an entry.
 
+use crate::words::shell_word;
+
 /// A first action with what is known of the case: how the pipeline is named on a command line, and the table
-/// of the source. Only commands have placeholders; what is not known stays as it is.
+/// of the source, as it prints itself. Only commands have placeholders; what is not known stays as it is, and
+/// so does a name that was put in before.
 pub fn named(action: &str, pipeline: Option<&str>, table: Option<&str>) -> String {
-    // Where it has to be quoted, whoever types it knows better.
-    let table = table.filter(|table| is_plain(table));
-    let mut is_command = false;
+    let table = table.map(shell_word);
+    let (mut is_command, mut is_quoted) = (false, false);
     let words = action.split(' ').map(|word| {
         let bare = word.trim_end_matches([';', ',', '.', ':', ')']);
         let end = word.strip_prefix(bare).unwrap_or_default();
+        let was_quoted = is_quoted;
+        // In a quoted word `'\''` is a quote of its own.
+        let quotes = word.replace("'\\''", "").matches('\'').count();
+        is_quoted = is_command && (was_quoted ^ (quotes % 2 == 1));
+        if was_quoted {
+            return word.to_owned();
+        }
         is_command |= bare.trim_start_matches('(') == "tidemark";
         let known = match bare {
             "NAME" => pipeline,
-            "TABLE" => table,
+            "TABLE" => table.as_deref(),
             _ => None,
         };
         let known = known.filter(|_| is_command);
-        is_command &= end.is_empty();
+        is_command &= end.is_empty() || is_quoted;
         known.map_or_else(|| word.to_owned(), |known| format!("{known}{end}"))
     });
     words.collect::<Vec<_>>().join(" ")
-}
-
-/// `schema.table` as a shell and `--table` read it without quotes.
-fn is_plain(table: &str) -> bool {
-    let part = |part: &str| {
-        !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
-    };
-    table
-        .split_once('.')
-        .is_some_and(|(schema, name)| part(schema) && part(name))
 }
 
 #[cfg(test)]
@@ -57,15 +56,19 @@ mod tests {
         }
         let action = "tidemark resync NAME --table TABLE";
         assert_eq!(named(action, None, None), action);
-        for odd in [
-            "public.two words",
-            "public.\"T\"",
-            "a.b.c",
-            "public.x;y",
-            "t",
+        for (odd, word) in [
+            ("public.two words", "'public.two words'"),
+            ("public.\"a.b\"", "'public.\"a.b\"'"),
+            ("public.x; NAME, y", "'public.x; NAME, y'"),
+            ("public.it's NAME 'x", "'public.it'\\''s NAME '\\''x'"),
         ] {
             let said = named(action, Some("shop"), Some(odd));
-            assert_eq!(said, "tidemark resync shop --table TABLE", "{odd}");
+            assert_eq!(said, format!("tidemark resync shop --table {word}"));
+            let again = "tidemark verify --table TABLE NAME";
+            let said = named(again, None, Some(odd));
+            assert_eq!(said, format!("tidemark verify --table {word} NAME"));
+            let said = named(&said, Some("shop"), Some("other"));
+            assert_eq!(said, format!("tidemark verify --table {word} shop"));
         }
     }
 }

@@ -4,6 +4,7 @@ use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use tidemark_core::catalogue::placeholders::named;
 use tidemark_core::catalogue::{Code, Severity, codes};
 use tidemark_core::config::Problems;
 use tidemark_core::{Error, ErrorKind};
@@ -197,8 +198,8 @@ impl Problem {
                 code: problem.code.to_string(),
                 detail: problem.detail(),
             });
-        let action = err.action();
         let Asked { id, path, .. } = asked();
+        let action = named(&err.action(), pipeline_of(&path), None);
         Problem {
             r#type: format!("/problems/{}", err.code()),
             title: entry.title.clone(),
@@ -219,6 +220,12 @@ impl Problem {
             request_id: id,
         }
     }
+}
+
+/// The pipeline that a request is about, by its path. Its name needs no escapes.
+fn pipeline_of(path: &str) -> Option<&str> {
+    let name = path.strip_prefix("/api/v1/pipelines/")?.split('/').next()?;
+    (!name.is_empty()).then_some(name)
 }
 
 /// The word of a severity.

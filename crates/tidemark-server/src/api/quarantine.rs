@@ -12,7 +12,8 @@ use axum::extract::{ConnectInfo, State};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tidemark_core::catalogue::codes;
+use tidemark_core::catalogue::placeholders::named;
+use tidemark_core::catalogue::{Code, codes};
 use tidemark_core::quarantine::{Cause, Chosen, KeptChange, KeptRow, rows_of};
 use tidemark_core::schema::TableName;
 use tidemark_core::status::TableStatusState;
@@ -150,7 +151,7 @@ pub(super) fn body(row: &KeptRow, sees_rows: bool) -> KeptRowBody {
     }
 }
 
-fn full(row: &KeptRow) -> KeptRowFull {
+fn full(pipeline: &str, row: &KeptRow) -> KeptRowFull {
     let change = |change: &KeptChange| KeptChangeBody {
         number: change.number,
         keys: change.keys.clone(),
@@ -161,11 +162,14 @@ fn full(row: &KeptRow) -> KeptRowFull {
         cause: change.cause.as_ref().map(|why| cause(why, true)),
         row: change.row.clone(),
     };
-    let why = row.first().cause.as_ref();
-    let code = why.and_then(|why| tidemark_core::catalogue::Code::parse(&why.code));
+    let first = row.first();
+    let why = first.cause.as_ref();
+    let code = why.and_then(|why| Code::parse(&why.code));
+    let table = first.table.to_string();
+    let action = code.map(|code| named(&code.entry().first_action, Some(pipeline), Some(&table)));
     KeptRowFull {
         row: body(row, true),
-        first_action: code.map(|code| code.entry().first_action.clone()),
+        first_action: action,
         kept: row.changes.iter().map(change).collect(),
     }
 }
@@ -231,7 +235,7 @@ async fn show(
     // Nobody looks at values unseen.
     let object = format!("/api/v1/pipelines/{id}/quarantine/{number}");
     write_down(&app, &caller, address, "GET", object, "200".to_owned()).await?;
-    Ok(Answer(full(&row)))
+    Ok(Answer(full(&id, &row)))
 }
 
 async fn row(app: &App, member: &Member, number: i64) -> Result<KeptRow, Failure> {

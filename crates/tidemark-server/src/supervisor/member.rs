@@ -327,8 +327,8 @@ impl Member {
         status.verified = known.max_by(|one, other| one.at.cmp(&other.at));
         status.since.clone_from(&rest.since);
         status.reason.clone_from(&rest.reason);
-        if rest.error.is_some() {
-            status.error.clone_from(&rest.error);
+        if let Some(error) = rest.error.clone() {
+            status.error = Some(error.of_pipeline(&self.key.id));
         }
         let is_set_aside = |state| state == TableStatusState::Quarantined;
         let is_lost = status

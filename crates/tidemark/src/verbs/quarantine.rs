@@ -7,6 +7,7 @@ use std::sync::Arc;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use tidemark_core::Error;
+use tidemark_core::catalogue::placeholders::named;
 use tidemark_core::catalogue::{Code, codes};
 use tidemark_core::checkpoint::{CheckpointUpdate, TableState};
 use tidemark_core::control::Command;
@@ -274,7 +275,9 @@ async fn show(invocation: &Invocation, rows: &Rows) -> Outcome {
                 counted(waiting as u64, "change")
             ),
         ));
-        let action = Code::parse(code).map(|code| code.entry().first_action.clone());
+        let of_table = first.table.to_string();
+        let action = Code::parse(code)
+            .map(|code| named(&code.entry().first_action, Some(&name), Some(&of_table)));
         lines.push((
             "Do first",
             format!(

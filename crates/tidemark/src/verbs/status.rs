@@ -2,7 +2,6 @@
 
 use clap::Args;
 use serde_json::{Value, json};
-use tidemark_core::catalogue::placeholders::named;
 use tidemark_core::status::{Health, STATES, Status, TableStatusState};
 
 use crate::invocation::Invocation;
@@ -277,8 +276,7 @@ fn text(standing: &Standing, invocation: &Invocation) -> String {
     }
     if let Some(error) = &status.error {
         line("error", format!("{}  {}", error.code, error.message));
-        let action = named(&error.action, Some(&status.pipeline), None);
-        line("do first", action);
+        line("do first", error.action.clone());
     }
     if let Some(age) = standing.report_age_seconds {
         line("reported", format!("{} ago", seconds(age)));
