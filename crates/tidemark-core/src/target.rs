@@ -70,7 +70,8 @@ pub trait Target: Send + Sync {
 
     /// Keeps the owner's lock while this is polled: one that is lost with its session is taken again, and
     /// the generation stays. After [`Target::acquire`], and not while that runs. Gives why the lock is not
-    /// to be had any more, as that somebody else has it (definite); without an end where it cannot be lost.
+    /// to be had any more, as that somebody else has it, or has taken the pipeline or one of its tables over
+    /// meanwhile (definite); without an end where it cannot be lost.
     /// Cancel-safe. Commits of a run that was taken over fail in any case; without the lock others would
     /// take a run that goes on for one that does not.
     async fn keep_lock(&self, _owner: &Owner) -> Error {
@@ -78,7 +79,8 @@ pub trait Target: Send + Sync {
     }
 
     /// After [`Target::acquire`]: refuses (definite) while another pipeline, which somebody runs, has recorded
-    /// one of these tables of the target as its own. [`Target::start_load`] and [`Target::prepare`] look again
+    /// one of these tables of the target as its own. Where nobody seems to run it, a run of it that is there all
+    /// the same commits nothing from then on. [`Target::start_load`] and [`Target::prepare`] look again
     /// as they record tables, so that of two which come at the same moment one is refused.
     async fn claim(&self, _tables: &[&TableName]) -> Result<()> {
         Ok(())

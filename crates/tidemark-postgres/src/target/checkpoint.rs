@@ -29,7 +29,8 @@
 //! `written_by = generation`. So in a zombie's transaction that statement fails, what follows is
 //! refused, and its `COMMIT`, which was sent without waiting, becomes a rollback. The statement
 //! takes the row's lock until the end of the transaction; taking over waits for it, so a commit is
-//! either before the new generation (and seen by the new run) or refused.
+//! either before the new generation (and seen by the new run) or refused. Another pipeline that begins
+//! with a table of this one does the same to a run that has no lock ([`super::claim`]).
 //!
 //! ```text
 //!   old run      BEGIN  rows…  ADVANCE(7) ✗ 23514   COMMIT → ROLLBACK
@@ -415,9 +416,18 @@ pub(crate) fn explain(error: Error) -> Error {
         return error
             .with_kind(ErrorKind::Definite)
             .with_code(codes::TARGET_FENCED)
-            .context("another run took the pipeline over, or it was removed");
+            .context(FENCED);
     }
     error
+}
+
+/// Why a run does not write any more.
+const FENCED: &str = "another run took the pipeline over, another pipeline took one of its tables over, \
+                      or it was removed";
+
+/// What the fence would say to whoever has not written yet.
+pub(super) fn fenced() -> Error {
+    Error::definite(codes::TARGET_FENCED, FENCED)
 }
 
 /// Reads everything at one instant; `None` where the pipeline never started.

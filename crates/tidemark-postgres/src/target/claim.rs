@@ -4,12 +4,21 @@
 //! others once what it records of them is committed. Whoever claims holds one lock for all pipelines of
 //! the database until then: otherwise two that start at the same moment would each look before the
 //! other has recorded anything, and both would find themselves alone.
+//!
+//! A lock says nothing for sure: a run that has lost the session with its own seems to be over, goes on
+//! writing, and takes its lock again ([`owner`]). So whoever is found with one of the tables and without its
+//! lock is fenced off like one that was taken over ([`checkpoint`]), and whoever takes a lock again looks whether it
+//! was. Who takes it again just then either is seen here, or waits there for what was written here:
+//!
+//! ```text
+//!   claim        looks for the lock   generation + 1   looks for the lock   …   COMMIT
+//!   take again                                                 takes the lock   generation FOR SHARE
+//! ```
 
 use std::collections::BTreeMap;
 
 use tidemark_core::catalogue::codes;
 use tidemark_core::checkpoint::{Reason, TableState};
-use tidemark_core::mapping::TableMapping;
 use tidemark_core::schema::TableName;
 use tidemark_core::{Context, Error, Result};
 
@@ -44,8 +53,8 @@ impl Shared {
     }
 }
 
-/// Refuses where a pipeline that runs has one of the tables. In an open transaction, which is to record
-/// them: until it ends nobody else claims any.
+/// Refuses where a pipeline that runs has one of the tables, and fences off those that seem not to. In an open
+/// transaction, which is to record the tables: until it ends nobody else claims any.
 pub(super) async fn claim(
     connection: &mut Connection,
     pipeline: &str,
@@ -57,14 +66,32 @@ pub(super) async fn claim(
         .run(&format!("SELECT pg_advisory_xact_lock({key})"))
         .await
         .context(|| "claim the tables on the target")?;
-    let shared = shared(connection, pipeline, tables).await?;
-    match shared.iter().find(|shared| shared.is_running) {
-        None => Ok(()),
-        Some(other) => {
+    for other in shared(connection, pipeline, tables).await? {
+        if !other.is_running {
+            fence_off(connection, &other.pipeline).await?;
+        }
+        if other.is_running || is_running(connection, &other.pipeline).await? {
             let error = Error::definite(codes::TARGET_SHARED, other.found());
-            Err(error.first_action(other.way_out()))
+            return Err(error.first_action(other.way_out()));
         }
     }
+    Ok(())
+}
+
+/// What a run of this pipeline has not committed by now is refused, should there be one. Waits for a commit of
+/// it that is under way.
+async fn fence_off(connection: &mut Connection, pipeline: &str) -> Result<()> {
+    let sql = "UPDATE tidemark.checkpoint SET generation = generation + 1, \
+               written_by = generation + 1 WHERE pipeline = $1";
+    connection
+        .query(sql, &[Some(pipeline)])
+        .await
+        .context(|| format!("fence off pipeline {pipeline}"))?;
+    Ok(())
+}
+
+async fn is_running(connection: &mut Connection, pipeline: &str) -> Result<bool> {
+    Ok(owner::holder(connection, pipeline).await?.is_some())
 }
 
 /// What other pipelines have recorded of these tables does not hold any more. In the transaction that records
@@ -102,23 +129,6 @@ fn values(tables: &[&TableName]) -> String {
     pairs.collect::<Vec<_>>().join(", ")
 }
 
-/// Whether the pipeline has recorded this table: then it was claimed, at the latest when the pipeline was
-/// taken over.
-pub(super) async fn is_recorded(
-    connection: &mut Connection,
-    pipeline: &str,
-    mapping: &TableMapping,
-) -> Result<bool> {
-    let (source, target) = (mapping.source(), &mapping.target);
-    let sql = "SELECT FROM tidemark.table_state WHERE pipeline = $1 AND source_schema = $2 \
-               AND source_name = $3 AND target_schema = $4 AND target_name = $5";
-    let names = [&source.schema, &source.name, &target.schema, &target.name];
-    let mut params = vec![Some(pipeline)];
-    params.extend(names.map(|name| Some(name.as_str())));
-    let answer = connection.query(sql, &params).await?;
-    Ok(!answer.rows.is_empty())
-}
-
 /// Other pipelines that have recorded any of the tables.
 pub(super) async fn shared(
     connection: &mut Connection,
@@ -146,7 +156,7 @@ pub(super) async fn shared(
             [first, ..] => format!("{} tables, {first} among them", tables.len()),
             [] => continue,
         };
-        let is_running = owner::holder(connection, &pipeline).await?.is_some();
+        let is_running = is_running(connection, &pipeline).await?;
         found.push(Shared {
             pipeline,
             what,

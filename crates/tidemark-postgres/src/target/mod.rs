@@ -94,6 +94,8 @@ pub struct PgTarget {
     ended_another: Arc<AtomicBool>,
     lock: tokio::sync::Mutex<owner::Lock>,
     idle: Arc<Mutex<Vec<IdleSession>>>,
+    /// Tables that were claimed since the pipeline was taken over.
+    claimed: Mutex<HashSet<TableName>>,
     /// The role may not keep triggers still.
     triggers_fire: AtomicBool,
     existing: Existing,
@@ -130,6 +132,7 @@ impl PgTarget {
             ended_another: Arc::default(),
             lock: tokio::sync::Mutex::default(),
             idle: Arc::default(),
+            claimed: Mutex::default(),
             triggers_fire: AtomicBool::new(false),
             existing: Existing::default(),
             origin: Origin::default(),
@@ -192,6 +195,7 @@ impl PgTarget {
     pub async fn acquire(&self, owner: &Owner) -> Result<Generation> {
         let mut lock = self.lock.lock().await;
         let generation = lock.acquire(&self.config, &self.pipeline, owner).await?;
+        self.claimed().clear();
         self.generation.store(generation.0, Ordering::Release);
         self.ended_another
             .store(lock.has_ended_another, Ordering::Release);
@@ -221,16 +225,19 @@ impl PgTarget {
             .await
             .context(|| "record the start on the target")?;
         session.keep();
+        self.claimed().extend(tables.into_iter().cloned());
         Ok(())
     }
 
-    /// Refuses where another pipeline that runs has one of the tables.
+    /// Refuses where another pipeline that runs has one of the tables; one that has and seems not to run is
+    /// fenced off.
     pub async fn claim(&self, tables: &[&TableName]) -> Result<()> {
         let mut session = self.session().await?;
         session.run("BEGIN").await?;
         claim::claim(&mut session, &self.pipeline, tables).await?;
         session.run("COMMIT").await?;
         session.keep();
+        self.claimed().extend(tables.iter().copied().cloned());
         Ok(())
     }
 
@@ -271,6 +278,7 @@ impl PgTarget {
         units: &[Unit],
     ) -> Result<Prepared> {
         let mut session = self.session().await?;
+        let is_claimed = self.claimed().contains(&mapping.target);
         let preparation = Preparation {
             mapping,
             existing,
@@ -278,9 +286,11 @@ impl PgTarget {
             units,
             writer: self.writer(),
             triggers: self.keep_triggers_still(&mut session).await?,
+            is_claimed,
         };
         let prepared = preparation.run(&mut session).await?;
         session.keep();
+        self.claimed().insert(mapping.target.clone());
         Ok(prepared)
     }
 
@@ -503,6 +513,10 @@ impl PgTarget {
     fn idle(&self) -> MutexGuard<'_, Vec<IdleSession>> {
         lock(&self.idle)
     }
+
+    fn claimed(&self) -> MutexGuard<'_, HashSet<TableName>> {
+        lock(&self.claimed)
+    }
 }
 
 /// A session that waits for the next call.
@@ -512,9 +526,9 @@ struct IdleSession {
     since: Instant,
 }
 
-fn lock(idle: &Mutex<Vec<IdleSession>>) -> MutexGuard<'_, Vec<IdleSession>> {
-    // Sessions are pushed and popped whole, so a panic elsewhere leaves nothing half done.
-    idle.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is in it comes and goes whole, so a panic elsewhere leaves nothing half done.
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Ends sessions that nobody had a use for.

@@ -15,7 +15,7 @@ use tidemark_core::target::{Lease, Owner};
 use tidemark_core::{Context, Error, ErrorKind, Result, failpoint};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::metadata;
+use super::{checkpoint, metadata};
 use crate::config::ConnectConfig;
 use crate::wire::{Connection, Role};
 
@@ -45,8 +45,8 @@ pub(super) struct Lock {
     /// The server process of the connection that held the lock last. The server may not have
     /// noticed its end when we come back.
     former_pid: Option<u32>,
-    /// Whether the pipeline has been ours in this run already.
-    was_held: bool,
+    /// The generation that the pipeline has been ours with in this run.
+    generation: Option<Generation>,
     /// Whether the lock of an earlier lease was ended in this run.
     pub(super) has_ended_another: bool,
 }
@@ -68,7 +68,7 @@ impl Lock {
         self.former_pid = Some(connection.pid());
         match self.begin(&mut connection, pipeline, owner).await {
             Ok(generation) => {
-                self.was_held = true;
+                self.generation = Some(generation);
                 self.held = Some(connection);
                 Ok(generation)
             }
@@ -91,11 +91,11 @@ impl Lock {
     ) -> Result<Generation> {
         metadata::migrate(connection).await?;
         failpoint::reached(failpoint::SCHEMA_MADE);
-        raise_generation(connection, pipeline, owner, !self.was_held).await
+        raise_generation(connection, pipeline, owner, self.generation.is_none()).await
     }
 
-    /// Waits until the lock is lost and takes it again, time after time; gives why that cannot be.
-    /// Cancel-safe.
+    /// Waits until the lock is lost and takes it again, time after time; gives why that cannot be, or that
+    /// the pipeline is not this run's any more although it can. Cancel-safe.
     pub(super) async fn keep(
         &mut self,
         config: &ConnectConfig,
@@ -115,16 +115,34 @@ impl Lock {
             }
             // Whoever ended it on purpose, to have the lock, has it by then.
             sleep(TAKE_AGAIN_AFTER).await;
-            match self.take_lock(config, pipeline, owner).await {
-                Ok(connection) => {
-                    self.former_pid = Some(connection.pid());
-                    self.held = Some(connection);
-                }
+            match self.take_again(config, pipeline, owner).await {
+                Ok(connection) => self.held = Some(connection),
                 Err(error) if error.kind() == ErrorKind::Transient => {
                     tracing::debug!(pipeline, %error, "the lock is not taken yet");
                 }
                 Err(error) => return error,
             }
+        }
+    }
+
+    /// Takes the lock for the generation that the run has.
+    async fn take_again(
+        &mut self,
+        config: &ConnectConfig,
+        pipeline: &str,
+        owner: &Owner,
+    ) -> Result<Connection> {
+        let mut connection = self.take_lock(config, pipeline, owner).await?;
+        self.former_pid = Some(connection.pid());
+        let generation = self.generation.map(|generation| generation.0.to_string());
+        // Waits for whoever fences this run off at this moment ([`super::claim`]).
+        let sql = "SELECT FROM tidemark.checkpoint \
+                   WHERE pipeline = $1 AND generation = $2::int8 FOR SHARE";
+        let params = [Some(pipeline), generation.as_deref()];
+        let ours = connection.query(sql, &params).await?;
+        match ours.rows.as_slice() {
+            [] => Err(checkpoint::fenced()),
+            _ => Ok(connection),
         }
     }
 

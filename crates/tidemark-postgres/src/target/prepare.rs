@@ -32,6 +32,8 @@ pub(super) struct Preparation<'a> {
     pub(super) units: &'a [Unit],
     pub(super) writer: Writer,
     pub(super) triggers: Triggers,
+    /// Whether this run has claimed the table. One that it began without, it may have a record of all the same.
+    pub(super) is_claimed: bool,
 }
 
 /// What the table is like once it is ready.
@@ -84,7 +86,7 @@ impl Preparation<'_> {
         };
         let units = self.units(ready.rows);
         let pipeline = &self.writer.pipeline;
-        if !claim::is_recorded(connection, pipeline, self.mapping).await? {
+        if !self.is_claimed {
             // After what may wait for readers of the table, since all others who claim wait for this.
             claim::claim(connection, pipeline, &[&self.mapping.target])
                 .await

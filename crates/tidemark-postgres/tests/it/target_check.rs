@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tidemark_core::ErrorKind;
 use tidemark_core::catalogue::{Code, codes};
+use tidemark_core::checkpoint::LoadPhase;
 use tidemark_core::config::Located;
 use tidemark_core::finding::{Finding, Side, Verdict};
 use tidemark_core::mapping::{Rules, TableMapping};
@@ -524,6 +525,34 @@ async fn a_table_that_was_claimed_meanwhile_is_refused_to_whoever_comes_back() {
     back.claim(&[&elsewhere]).await.unwrap();
 }
 
+/// It seems to be over, and is not: what it commits from then on would come into rows of the other.
+#[tokio::test]
+async fn a_run_that_lost_its_lock_writes_nothing_once_another_begins_with_its_table() {
+    let database = Database::new().await;
+    let first = database.started("first", &["orders"]).await;
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' \
+               AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    database.run(end).await;
+    let second = database.target("second");
+    let owner = crate::target::owner(1);
+    second.acquire(&owner).await.unwrap();
+    let orders = TableName::new("public", "orders");
+    let began = wait_for(
+        Duration::from_secs(10),
+        "the session of the first to end",
+        || async { Ok(second.claim(&[&orders]).await.ok()) },
+    );
+    began.await.unwrap();
+    let refusal = first.set_phase(LoadPhase::Loaded).await.unwrap_err();
+    assert_eq!(refusal.code(), codes::TARGET_FENCED, "{refusal}");
+    let kept = tokio::time::timeout(Duration::from_secs(20), first.keep_lock(&owner));
+    let refusal = kept.await.expect("it ends");
+    assert_eq!(refusal.code(), codes::TARGET_FENCED, "{refusal}");
+    assert_eq!(refusal.kind(), ErrorKind::Definite);
+    second.start_load(&start(&["orders"])).await.unwrap();
+    second.set_phase(LoadPhase::Loaded).await.unwrap();
+}
+
 /// What is set for a role goes before what is set for the database.
 #[tokio::test]
 async fn a_target_that_is_read_only_is_mended_where_that_was_set() {
@@ -592,7 +621,21 @@ async fn a_table_that_another_has_is_refused_as_it_is_added() {
     let prepared = other.prepare(orders, Existing::LoadIfEmpty, Place::InPlace, &[]);
     let refusal = prepared.await.unwrap_err();
     assert_eq!(refusal.code(), codes::TARGET_SHARED, "{refusal}");
+    // A record from before, of a table that this run began without, is no claim; and it costs the run nothing
+    // that the other one loads the table.
+    let stale = "INSERT INTO tidemark.table_state (pipeline, source_schema, source_name, target_schema, \
+                 target_name, source_id, state) SELECT 'other', source_schema, source_name, \
+                 target_schema, target_name, source_id, 'streaming' FROM tidemark.table_state \
+                 WHERE target_name = 'orders'";
+    pair.database.run(stale).await;
+    let prepared = other.prepare(orders, Existing::LoadIfEmpty, Place::InPlace, &[]);
+    let refusal = prepared.await.unwrap_err();
+    assert_eq!(refusal.code(), codes::TARGET_SHARED, "{refusal}");
     pair.prepare("orders", Existing::LoadIfEmpty).await.unwrap();
+    other.set_phase(LoadPhase::Loaded).await.unwrap();
+    let remove =
+        "DELETE FROM tidemark.table_state WHERE pipeline = 'other' AND target_name = 'orders'";
+    pair.database.run(remove).await;
     let there = "SELECT string_agg(pipeline || ' ' || target_name, ', ' ORDER BY 1) \
                  FROM tidemark.table_state WHERE target_name = 'orders'";
     assert_eq!(pair.database.value(there).await, "shop orders");
