@@ -361,6 +361,11 @@ impl Assembler {
         }
     }
 
+    /// The transaction whose changes come now, where it has committed.
+    pub(crate) fn origin(&self) -> Option<Origin> {
+        self.open.as_ref().and_then(Open::origin)
+    }
+
     fn is_contained(&self) -> bool {
         self.open.as_ref().is_some_and(|open| open.is_contained)
     }

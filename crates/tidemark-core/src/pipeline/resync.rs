@@ -22,6 +22,10 @@
 //! when this run began, so those ids count too, as far as they may have committed: a transaction that
 //! merely stays open is not waited for.
 //!
+//! What the log does not hold whole while rows are loaded (a partition logged an old row by other columns then)
+//! can be neither applied nor kept. It is lost on this table if S has not seen it, which is known when the rows are
+//! in: only then is the table set aside.
+//!
 //! A run that is killed meanwhile starts the resync again: the state says so.
 
 use std::collections::BTreeMap;
@@ -39,7 +43,7 @@ use crate::failpoint;
 use crate::mapping::TableMapping;
 use crate::source::Snapshot;
 use crate::status::Reconciled;
-use crate::target::{Existing, Place};
+use crate::target::{Existing, Origin, Place};
 use crate::tidemark::Tidemark;
 
 use super::assemble::Assembler;
@@ -62,6 +66,9 @@ const ALONE_BYTES_MAX: u64 = 64 << 20;
 
 /// How often a table is read again whose types may have changed while it was read.
 const TYPES_TRIES_MAX: u32 = 3;
+
+/// So many transactions are kept in mind that a load has to have seen. With more a table is set aside at once.
+const LOST_MAX: usize = 100_000;
 
 /// What is loaded anew.
 #[derive(Clone, Debug)]
@@ -139,6 +146,10 @@ impl What {
         }
     }
 
+    fn is_whole(&self) -> bool {
+        !matches!(self, What::Rows(_))
+    }
+
     /// Whether the source has to be told to announce the table.
     fn must_announce(&self) -> bool {
         matches!(self, What::New(_) | What::Recreated | What::Unannounced(_))
@@ -148,6 +159,9 @@ impl What {
 /// The tables that are under way, by route.
 pub(super) struct Resyncs {
     stages: BTreeMap<usize, Stage>,
+    /// What the log did not hold whole of tables that are being loaded, and what that means for those whose load
+    /// has not seen it.
+    lost: BTreeMap<usize, (Vec<Origin>, Error)>,
     tasks: JoinSet<Result<Resynced>>,
     /// So many tables are loaded at once: each takes connections on both sides.
     places: Arc<Semaphore>,
@@ -157,7 +171,11 @@ enum Stage {
     /// The state change has not been committed yet.
     Requested(What),
     /// Rows are being loaded; `then` they are to be loaded again, for what became known meanwhile.
-    Loading { place: Place, then: Option<What> },
+    Loading {
+        place: Place,
+        is_whole: bool,
+        then: Option<What>,
+    },
     /// Rows are in; parked changes wait to be taken back.
     ToDrain,
     /// Some are being taken back now.
@@ -193,6 +211,7 @@ impl Resyncs {
     pub(super) fn new(tables_max: usize) -> Resyncs {
         Resyncs {
             stages: BTreeMap::new(),
+            lost: BTreeMap::new(),
             tasks: JoinSet::new(),
             places: Arc::new(Semaphore::new(tables_max.max(1))),
         }
@@ -213,6 +232,42 @@ impl Resyncs {
             Stage::Loading { place, .. } => Some(*place),
             Stage::ToDrain | Stage::Draining => None,
         }
+    }
+
+    /// The log does not hold all of a change of a table that is about to be loaded whole: its load has to see it.
+    /// Gives the reason back where there is no such load.
+    pub(super) fn lose(&mut self, route: usize, origin: Origin, why: Error) -> Option<Error> {
+        let is_whole = match self.stages.get(&route) {
+            Some(
+                Stage::Requested(what)
+                | Stage::Loading {
+                    then: Some(what), ..
+                },
+            ) => what.is_whole(),
+            Some(Stage::Loading { is_whole, .. }) => *is_whole,
+            Some(Stage::ToDrain | Stage::Draining) | None => false,
+        };
+        if !is_whole {
+            return Some(why);
+        }
+        let (lost, _) = self.lost.entry(route).or_insert((Vec::new(), why));
+        if lost.last() != Some(&origin) {
+            lost.push(origin);
+        }
+        if lost.len() <= LOST_MAX {
+            return None;
+        }
+        self.lost.remove(&route).map(|(_, why)| why)
+    }
+
+    /// A load is over for good, or (`None`) has brought no table as a whole: why the table lacks a change, if it
+    /// does.
+    pub(super) fn found(&mut self, route: usize, tidemark: Option<&Tidemark>) -> Option<Error> {
+        let (lost, why) = self.lost.remove(&route)?;
+        let is_seen = |origin: &Origin| {
+            tidemark.is_some_and(|tidemark| tidemark.covers(origin.xid, origin.commit))
+        };
+        (!lost.iter().all(is_seen)).then_some(why)
     }
 
     /// A load is over; gives what is to be loaded after it.
@@ -236,8 +291,11 @@ impl Resyncs {
         let Stage::Requested(what) = std::mem::replace(stage, Stage::ToDrain) else {
             return;
         };
-        let (place, then) = (what.load().0, None);
-        *stage = Stage::Loading { place, then };
+        *stage = Stage::Loading {
+            place: what.load().0,
+            is_whole: what.is_whole(),
+            then: None,
+        };
         let mapping = Arc::clone(&assembler.router.route(route).mapping);
         let load = reload(
             Arc::clone(engine),

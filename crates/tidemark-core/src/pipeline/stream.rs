@@ -320,7 +320,7 @@ impl<'a> Stream<'a> {
                     *next -= 1;
                     self.reshape(route, &table).await?;
                 }
-                Taken::NotKept { route, why } => self.set_aside(route, why)?,
+                Taken::NotKept { route, why } => self.not_kept(route, why)?,
                 Taken::Withdrawn => {
                     self.counts.clear();
                     self.applier.give(Task::Undo);
@@ -328,6 +328,15 @@ impl<'a> Stream<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Whoever has asked for a table to be loaded anew has mended what such changes came from, as a rule.
+    fn not_kept(&mut self, route: usize, why: Error) -> Result<()> {
+        let lost = match self.assembler.origin() {
+            Some(origin) => self.resyncs.lose(route, origin, why),
+            None => Some(why),
+        };
+        lost.map_or(Ok(()), |why| self.set_aside(route, why))
     }
 
     fn load_all_anew(&mut self, routes: &[usize]) {

@@ -210,6 +210,10 @@ impl Stream<'_> {
                 // A row that went into quarantine while others of its table were about to be loaded: it
                 // may be one of these, and what waits behind it is older.
                 let is_part = units.iter().any(|unit| unit.chunk.key_columns().is_some());
+                let seen = (!is_part).then_some(&tidemark);
+                if let Some(why) = self.resyncs.found(route, seen) {
+                    return self.set_aside(route, why);
+                }
                 if is_part && self.quarantine.kept.contains_key(mapping.source()) {
                     self.load_anew(route, What::Table(self.strategy(route)));
                     return Ok(());
@@ -241,8 +245,9 @@ impl Stream<'_> {
             Reloaded::Refused {
                 is_begun, error, ..
             } => {
+                let is_whole = self.resyncs.found(route, None).is_none();
                 let entry = self.assembler.router.route_mut(route);
-                entry.has_rows &= !is_begun;
+                entry.has_rows &= !is_begun && is_whole;
                 let state = if entry.has_rows {
                     TableState::Quarantined
                 } else {
