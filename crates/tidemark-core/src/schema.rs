@@ -376,6 +376,16 @@ pub struct SourceSchema {
     pub unselected: Vec<TableName>,
 }
 
+impl SourceSchema {
+    /// Why a table that was selected is not among `tables` although the source has it.
+    pub fn why_not_carried(&self, table: &TableName) -> Option<&str> {
+        let name = table.unquoted();
+        let mut left = self.not_carried.iter();
+        left.find(|left| left.kind.ends_with("table") && left.name == name)
+            .map(|left| left.note.as_str())
+    }
+}
+
 impl DomainRule {
     /// The default, if it is that.
     pub fn default(&self) -> Option<&str> {

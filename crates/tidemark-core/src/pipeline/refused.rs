@@ -207,7 +207,13 @@ impl Engine {
     ) -> Result<(Arc<TableMapping>, bool)> {
         let schema = self.source.describe(&Selection::of(name)).await?;
         let Some(table) = schema.tables.iter().find(|table| table.name == *name) else {
-            return Err(no_table(name));
+            return Err(match schema.why_not_carried(name) {
+                Some(why) => {
+                    let text = format!("{name} cannot be copied any more: {why}");
+                    Error::data(codes::TABLE_NOT_CARRIED, text).table(name.to_string())
+                }
+                None => no_table(name),
+            });
         };
         let mapping = Arc::new(self.rules.map_table(table)?);
         let mut have_followed = false;

@@ -220,6 +220,18 @@ async fn f24_partitions_that_change_as_a_whole_are_followed_by_apply() {
     let whole = stage.comparison().only("public", "sale");
     stage.wait_for_equal(whole).await;
     stage.run(&["verify", "FILE"]).await.expect(0);
+    // It is there, and cannot be copied.
+    stage.source_sql("ALTER TABLE sale_1 SET UNLOGGED").await;
+    let said = "its partition public.sale_1 is unlogged";
+    wait_for(PATIENCE, "the reason", || async {
+        let table = stage.table("public.sale").await;
+        Ok(table["reason"].to_string().contains(said).then_some(()))
+    })
+    .await
+    .unwrap_or_else(|err| panic!("{err:#}\n{}", stage.log()));
+    for wrong in ["is gone on the source", "has no table"] {
+        assert!(!stage.log().contains(wrong), "{}", stage.log());
+    }
     assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
     stage.clear().await;
 }

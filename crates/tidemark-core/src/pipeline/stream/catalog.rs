@@ -125,7 +125,12 @@ impl Stream<'_> {
                     let route = self.assembler.router.named(&table);
                     gone_again += usize::from(route >= Some(self.tables_at_begin));
                     gone.push(table.clone());
-                    let text = "is gone on the source; the target keeps it".to_owned();
+                    let text = match look.schema.why_not_carried(&table) {
+                        Some(why) => {
+                            format!("cannot be copied any more: {why}; the target keeps it")
+                        }
+                        None => "is gone on the source; the target keeps it".to_owned(),
+                    };
                     if self.discovery.is_news(&table, &text) {
                         self.left_out(table.clone(), Some(text.clone()));
                     }
