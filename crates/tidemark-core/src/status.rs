@@ -304,6 +304,9 @@ pub struct Verified {
     pub lsn: Position,
     /// `identical`, `different`, or `incomplete` where nothing differs and not all could be compared.
     pub result: String,
+    /// Every value was compared, and not numbers of rows alone. It was not always told.
+    #[serde(default)]
+    pub values: bool,
     /// When, RFC 3339.
     pub at: String,
 }

@@ -111,6 +111,7 @@ async fn what_was_verified_is_forgotten_when_everything_is_loaded_anew() {
     board.set_verified(Verified {
         lsn: at(450),
         result: "identical".to_owned(),
+        values: true,
         at: clock::now(),
     });
     let goes_on = PipelineEvent::Checkpoint {

@@ -87,6 +87,7 @@ impl Compared {
             let verified = Verified {
                 lsn,
                 result: row.result.clone(),
+                values: row.depth == "deep",
                 at: row.at.clone(),
             };
             self.whole = Some(Whole {

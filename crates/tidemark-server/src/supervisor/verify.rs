@@ -70,6 +70,7 @@ pub(crate) async fn verify(
         let verified = Verified {
             lsn: report.position,
             result: report.word().to_owned(),
+            values: depth == Depth::Deep,
             at: clock::now(),
         };
         let mut board = alive.board.lock().unwrap_or_else(PoisonError::into_inner);

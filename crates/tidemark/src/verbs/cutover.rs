@@ -161,8 +161,8 @@ impl Company for Person<'_> {
         consent(self.invocation, self.name, effect).await
     }
 
-    async fn runs(&self, _: Hook, command: &str) -> Result<(), Failure> {
-        writers::run(command, self.name).await
+    async fn runs(&self, hook: Hook, command: &str) -> Result<(), Failure> {
+        writers::run(&self.invocation.talk, hook, command, self.name).await
     }
 
     async fn waits<'a>(&self, comparing: Comparing<'a>, progress: &Progress, _: &Report) {

@@ -273,6 +273,7 @@ impl<'a> Cutover<'a> {
         }
     }
 
+    /// Where rows were only counted nothing is known of their values.
     async fn recently_verified(&self) -> Result<Option<String>, Failure> {
         let Some(verified) = status::look(self.opened).await?.status.verified else {
             return Ok(None);
@@ -280,11 +281,15 @@ impl<'a> Cutover<'a> {
         let age =
             parse_rfc3339(&verified.at).and_then(|at| SystemTime::now().duration_since(at).ok());
         Ok(match age {
-            Some(age) if verified.result == "identical" && age <= VERIFIED_WITHIN => Some(format!(
-                "identical up to {}, {} ago",
-                verified.lsn,
-                duration(age)
-            )),
+            Some(age)
+                if verified.result == "identical" && verified.values && age <= VERIFIED_WITHIN =>
+            {
+                Some(format!(
+                    "identical up to {}, {} ago",
+                    verified.lsn,
+                    duration(age)
+                ))
+            }
             _ => None,
         })
     }

@@ -180,7 +180,11 @@ impl<'a> Following<'a> {
         match (asks.runs, command) {
             (None, _) => consent(self.invocation, &there.name, effect).await?,
             (Some(hook), Some(command)) => {
-                let ran = writers::run(command, &there.name).await;
+                let ran = writers::run(&self.invocation.talk, hook, command, &there.name);
+                let ran = tokio::select! {
+                    ran = ran => ran,
+                    () = self.is_asked_no_more(), if hook == Hook::StopWriters => return Ok(()),
+                };
                 if ran.is_err() && hook == Hook::StartWriters {
                     // The server tells what that leaves.
                     return Ok(there.server.cancel(self.operation).await?);
@@ -194,6 +198,23 @@ impl<'a> Following<'a> {
         }
         there.server.agree(self.operation, &there.name).await?;
         Ok(())
+    }
+
+    /// Returns once the server does not wait any more for what it was given last: it has given the cutover up.
+    async fn is_asked_no_more(&self) {
+        let server = &self.there.server;
+        loop {
+            tokio::time::sleep(crate::remote::LOOK_EVERY).await;
+            // One that does not answer may wait all the same.
+            let Ok(now) = server.now(self.operation).await else {
+                continue;
+            };
+            let is_over = now.is_over();
+            let asks = serde_json::from_value::<Asks>(now.data);
+            if is_over || asks.is_ok_and(|asks| asks.asks != self.answered) {
+                return;
+            }
+        }
     }
 }
 

@@ -103,6 +103,7 @@ pub(super) async fn after_load(
         .set_verified(Verified {
             lsn: report.position,
             result: report.word().to_owned(),
+            values: depth == Depth::Deep,
             at: clock::now(),
         });
     log(opened, &report, began.elapsed());

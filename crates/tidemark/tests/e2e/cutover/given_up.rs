@@ -26,8 +26,9 @@ impl Going {
         let plain = stage.command(&arguments);
         let plain = plain.as_std();
         // Whoever runs the tests may have been started by nohup.
-        let child = Command::new("env")
-            .arg("--default-signal=HUP")
+        // Nor is there a terminal.
+        let child = Command::new("setsid")
+            .args(["env", "--default-signal=HUP"])
             .arg(plain.get_program())
             .args(plain.get_args())
             .current_dir(stage.directory())
@@ -100,8 +101,8 @@ async fn f56_interrupted_at_any_step_the_source_takes_writes_and_the_pipeline_st
     run.signal(Signal::CONT);
     goes_on(&stage, &mut run).await;
 
-    // While the command stops the writers.
-    let hook = "kill -TERM $PPID; read forever < fifo || sleep 60";
+    // While the command stops the writers: all that it has started ends with it.
+    let hook = "sleep 600 & echo $! > child; kill -TERM $PPID; wait";
     let started = stage.directory().join("started");
     let going = Going::start(
         &stage,
@@ -115,7 +116,20 @@ async fn f56_interrupted_at_any_step_the_source_takes_writes_and_the_pipeline_st
     let (code, said) = going.ended().await;
     assert_eq!(code, Some(143), "{said}");
     assert!(said.contains("the writers were started again"), "{said}");
+    assert!(
+        said.contains("killed with all that it had started"),
+        "{said}"
+    );
     assert!(started.exists());
+    let child = std::fs::read_to_string(stage.directory().join("child")).unwrap();
+    let child = format!("/proc/{}/cmdline", child.trim());
+    wait_for(PATIENCE, "what the command has started to end", || async {
+        // Of one that nobody has waited for yet it is empty.
+        let is_over = std::fs::read(&child).map_or(true, |line| line.is_empty());
+        Ok(is_over.then_some(()))
+    })
+    .await
+    .unwrap();
     goes_on(&stage, &mut run).await;
 
     // While silence is waited for, behind a fence. The second time the terminal is closed.
@@ -249,8 +263,18 @@ async fn a_cutover_that_is_killed_leaves_its_fence_and_abort_takes_it_down() {
 #[tokio::test(flavor = "multi_thread")]
 async fn writers_that_go_on_are_named_and_nothing_is_handed_over() {
     let stage = Stage::new("cutover_noisy").await;
+    stage.write("[verify]\nafter_load = \"counts\"\n");
     let traffic = shop(&stage, 17).await;
     let mut run = stage.start_streaming().await;
+    wait_for(PATIENCE, "rows to be counted", || async {
+        Ok((!stage.status().await["verified"].is_null()).then_some(()))
+    })
+    .await
+    .unwrap();
+    // That says nothing of their values.
+    let rehearsed = stage.cutover(&["--dry-run"]).await.expect(0).json();
+    let verified = step(&rehearsed, "verified").to_string();
+    assert!(verified.contains("would be compared first"), "{verified}");
     let quick = ["--silence", "500ms", "--patience", "2s"];
     let ran = stage.cutover(&quick).await.expect(3);
     let answer = ran.json();
