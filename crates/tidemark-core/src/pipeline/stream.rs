@@ -330,15 +330,6 @@ impl<'a> Stream<'a> {
         Ok(())
     }
 
-    /// Whoever has asked for a table to be loaded anew has mended what such changes came from, as a rule.
-    fn not_kept(&mut self, route: usize, why: Error) -> Result<()> {
-        let lost = match self.assembler.origin() {
-            Some(origin) => self.resyncs.lose(route, origin, why),
-            None => Some(why),
-        };
-        lost.map_or(Ok(()), |why| self.set_aside(route, why))
-    }
-
     fn load_all_anew(&mut self, routes: &[usize]) {
         for route in routes {
             self.load_anew(*route, What::Table(Truncate));

@@ -44,8 +44,8 @@ struct Making<'a> {
     types: &'a Types<'a>,
     /// Names that are others on the target.
     moved: BTreeMap<TableName, TableName>,
-    /// Types that are not made yet where they are missing.
-    late: BTreeSet<&'a TableName>,
+    /// Types that are not made yet where they are missing, as long as one of these tables of the target is.
+    late: BTreeMap<&'a TableName, BTreeSet<TableName>>,
 }
 
 /// How often somebody else may be found to make the same, who is sooner.
@@ -111,12 +111,15 @@ async fn make(
     let rows = tables.iter().flat_map(|table| &table.schema.rests_on);
     let places = rows.map(|name| (name.clone(), schemas.target(name)));
     moved.extend(places.filter(|(source, target)| source != target));
-    let late = tables.iter().flat_map(|table| &table.schema.late_types);
-    let making = Making {
-        types,
-        moved,
-        late: late.map(|object| &object.name).collect(),
-    };
+    let mut late: BTreeMap<&TableName, BTreeSet<TableName>> = BTreeMap::new();
+    for table in tables {
+        for object in &table.schema.late_types {
+            let rows = table.schema.rests_on.iter();
+            let rows = rows.map(|name| schemas.target(name));
+            late.entry(&object.name).or_default().extend(rows);
+        }
+    }
+    let making = Making { types, moved, late };
     let mut is_extended = false;
     for object in &schema.objects {
         let name = target_name(object, &schemas);
@@ -247,8 +250,10 @@ impl Making<'_> {
                     let history = self.history(object);
                     return self.follow(connection, there, &definition, history).await;
                 }
-                if self.late.contains(&object.name) {
-                    return Ok(false);
+                for table in self.late.get(&object.name).into_iter().flatten() {
+                    if catalog::relation(connection, table).await?.is_none() {
+                        return Ok(false);
+                    }
                 }
             }
         }
@@ -290,15 +295,19 @@ impl Making<'_> {
         } else {
             self.types.changes
         };
-        let wanted = &alterations::with_kept_types(wanted, &found, members);
+        if alterations::with_kept_types(wanted, &found, members) != wanted {
+            return Err(renamed_within(name));
+        }
         let alteration = alterations::of_known_labels(name, wanted, &found, (members, changes))
             .or_else(|| alterations::between(name, wanted, &found, changes));
-        if let Some(table) = held_by {
-            return match alteration {
-                Some(alteration) if alteration.statements.is_empty() => Ok(false),
-                _ => Err(held(name, &table)),
-            };
-        }
+        let alteration = match held_by {
+            None => alteration,
+            // What is only added changes no row of that table.
+            Some(table) => Some(
+                alterations::between(name, wanted, &found, TypeChanges::Additions)
+                    .ok_or_else(|| held(name, &table))?,
+            ),
+        };
         let Some(alteration) = alteration else {
             return compare(name, wanted, &found).map(|()| false);
         };
@@ -340,6 +349,13 @@ fn held(name: &TableName, table: &TableName) -> Error {
     let text = format!(
         "type {name} of the target is another than the source's of this name: table {table} rests on it, whose \
          type has another name on the source by now"
+    );
+    Error::definite(codes::TYPE_NAME_HELD, text)
+}
+
+fn renamed_within(name: &TableName) -> Error {
+    let text = format!(
+        "type {name} of the target has an attribute whose type has another name on the source by now"
     );
     Error::definite(codes::TYPE_NAME_HELD, text)
 }

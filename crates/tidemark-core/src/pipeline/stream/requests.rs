@@ -9,6 +9,7 @@ use tokio::time::{Duration, Instant};
 
 use crate::checkpoint::{Checkpoint, Chunk, LoadPhase, Reason, TableState};
 use crate::control::{Answer, Command, HoldAt, HoldId, ResyncStrategy};
+use crate::error::{Error, Result};
 use crate::event::Event;
 use crate::position::Position;
 use crate::schema::TableName;
@@ -415,6 +416,15 @@ impl Stream<'_> {
                 route.ok_or_else(|| format!("{table} is not a table of this pipeline"))
             })
             .collect()
+    }
+
+    /// Whoever has asked for a table to be loaded anew has mended what such changes came from, as a rule.
+    pub(super) fn not_kept(&mut self, route: usize, why: Error) -> Result<()> {
+        let lost = match self.assembler.origin() {
+            Some(origin) => self.resyncs.lose(route, origin, why),
+            None => Some(why),
+        };
+        lost.map_or(Ok(()), |why| self.set_aside(route, why))
     }
 }
 
