@@ -9,7 +9,9 @@
 
 use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::style::Surface;
 use super::table::display_width;
@@ -160,9 +162,12 @@ impl Screen {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // A panic while drawing leaves at worst a crooked region.
-        self.state
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        let locked = match self.state.try_lock() {
+            Err(TryLockError::WouldBlock) => keeping_nobody(|| self.state.lock()),
+            Err(TryLockError::Poisoned(state)) => Err(state),
+            Ok(state) => Ok(state),
+        };
+        locked.unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -228,6 +233,21 @@ fn erase(region: &Region) {
 }
 
 fn emit(stream: Stream, text: &str) -> std::io::Result<()> {
+    keeping_nobody(|| write_all(stream, text))
+}
+
+/// Does what may have to wait for a reader who has stopped reading. Whoever has something to say waits for
+/// him, and nobody else: signals are heard, and other tasks go on.
+fn keeping_nobody<T>(work: impl FnOnce() -> T) -> T {
+    let flavor = Handle::try_current().map(|runtime| runtime.runtime_flavor());
+    if matches!(flavor, Ok(RuntimeFlavor::MultiThread)) {
+        tokio::task::block_in_place(work)
+    } else {
+        work()
+    }
+}
+
+fn write_all(stream: Stream, text: &str) -> std::io::Result<()> {
     match stream {
         Stream::Out => {
             let mut out = std::io::stdout().lock();
