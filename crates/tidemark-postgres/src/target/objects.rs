@@ -8,7 +8,7 @@
 //! lie is told in [`super::names`].
 //!
 //! A type is found by its name, which may have been another one's ([`TypeHistory`]): such a type gets at most
-//! what it lacks, and not even that while tables rest on it that know it as that other one.
+//! what it lacks.
 //!
 //! A type that has rows of a table in it is made when that table is there ([`make_late`]).
 

@@ -475,6 +475,11 @@ async fn types_over_rows_of_a_table_are_made_behind_it() {
         .source_sql("INSERT INTO a SELECT 2, hs, r FROM a; UPDATE b SET h.k = 5")
         .await;
     stage.run(&run).await.expect(0);
+    // One that comes with a column, when its table is there.
+    stage
+        .source_sql("CREATE TYPE late AS (z zoned, k int); ALTER TABLE b ADD z late; UPDATE b SET z = ROW(ROW(1, 'x'), 2)")
+        .await;
+    stage.run(&run).await.expect(0);
     stage.clear().await;
 }
 

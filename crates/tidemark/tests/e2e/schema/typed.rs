@@ -167,6 +167,36 @@ async fn f22_types_that_exchange_their_names_give_no_row_another_label() {
         .await;
     stage.wait_until_identical().await;
     stage.wait_for_target(STATES, "streaming").await;
+    // Within another type it cannot be made anew: the rows would have both labels at a later change.
+    let resync = ["resync", "FILE", "--table", "public.pairs", "--yes"];
+    let refused = stage.run(&resync).await;
+    assert!(refused.stderr.contains("TM1054"), "{}", refused.stderr);
+    stage.target_sql("ALTER TYPE four RENAME TO quattro").await;
+    stage.run(&resync).await.expect(0);
+    stage
+        .source_sql(
+            "ALTER TYPE quattro RENAME VALUE 'k' TO 'kk'; INSERT INTO pairs VALUES (3, '(kk,3)')",
+        )
+        .await;
+    stage.wait_until_identical().await;
+    // A new type of the old name, to which tables pass one by one.
+    stage
+        .source_sql(
+            "CREATE TABLE fours (id int PRIMARY KEY, v quattro); INSERT INTO fours VALUES (1, 'kk'); \
+             CREATE TABLE five (id int PRIMARY KEY, v quattro); INSERT INTO five VALUES (1, 'kk')",
+        )
+        .await;
+    looked("fifth").await;
+    stage.wait_until_identical().await;
+    stage
+        .source_sql(
+            "ALTER TYPE quattro RENAME TO old; CREATE TYPE quattro AS ENUM ('kk', 'l'); \
+             ALTER TABLE fours ALTER v TYPE quattro USING v::text::quattro; INSERT INTO fours VALUES (2, 'l')",
+        )
+        .await;
+    looked("sixth").await;
+    stage.wait_until_identical().await;
+    stage.wait_for_target(STATES, "streaming").await;
     assert_eq!(run.terminate().await, Some(0), "{}", stage.log());
     stage.clear().await;
 }
