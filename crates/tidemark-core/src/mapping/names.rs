@@ -4,7 +4,7 @@
 use super::rules::{ColumnPattern, Rules, TableRule};
 use crate::catalogue::codes;
 use crate::config::problem::{Located, Problem, Problems, suggestion};
-use crate::schema::{ColumnDefault, SourceSchema, TableName, TableSchema};
+use crate::schema::{ColumnDefault, NotCarried, SourceSchema, TableName, TableSchema};
 use crate::selection::{Glob, Pattern};
 
 /// Looks at every name that the rules speak of.
@@ -41,6 +41,10 @@ pub(super) fn check(rules: &Rules, schema: &SourceSchema, problems: &mut Problem
 fn not_found(rules: &Rules, schema: &SourceSchema, pattern: &Pattern) -> Problem {
     let Some(name) = pattern.exact() else {
         let message = format!("no table matches `{pattern}`");
+        if let Some(left) = matching_alone(schema, pattern) {
+            let label = format!("{} is there and cannot be copied: {}", left.name, left.note);
+            return Problem::new(codes::MAPPING_NO_TABLE, message).label(label);
+        }
         let others = schema
             .unselected
             .iter()
@@ -99,6 +103,15 @@ fn not_found(rules: &Rules, schema: &SourceSchema, pattern: &Pattern) -> Problem
         format!("the source has no table {name}"),
     )
     .label(near(schema, &name))
+}
+
+/// A relation of which a table is made on the target, and that the pattern matches, but that cannot be copied.
+fn matching_alone<'a>(schema: &'a SourceSchema, pattern: &Pattern) -> Option<&'a NotCarried> {
+    schema.not_carried.iter().find(|left| {
+        let name = left.name.split_once('.');
+        let name = name.map(|(schema, name)| TableName::new(schema, name));
+        left.kind.ends_with("table") && name.is_some_and(|name| pattern.matches(&name))
+    })
 }
 
 fn is_selected_elsewhere(rules: &Rules, name: &TableName) -> bool {

@@ -60,11 +60,18 @@ fn shop() -> SourceSchema {
             log,
             table("public.Users", &[("id", "bigint")]),
         ],
-        not_carried: vec![NotCarried {
-            kind: "view".to_owned(),
-            name: "public.daily".to_owned(),
-            note: "it has no rows of its own; make it on the target".to_owned(),
-        }],
+        not_carried: vec![
+            NotCarried {
+                kind: "view".to_owned(),
+                name: "public.daily".to_owned(),
+                note: "it has no rows of its own; make it on the target".to_owned(),
+            },
+            NotCarried {
+                kind: "unlogged table".to_owned(),
+                name: "staging.raw".to_owned(),
+                note: "its changes are not in the log".to_owned(),
+            },
+        ],
         unselected: vec![TableName::new("public", "tmp_import")],
         ..SourceSchema::default()
     }
@@ -250,6 +257,10 @@ fn tables_that_do_not_fit_are_told_with_their_place() {
         (
             "[tables]\ninclude = [\"*.*\", \"sales.*\"]".to_owned(),
             "10:19 TM7020 no table matches `sales.*`: the source has no schema `sales` with tables in it",
+        ),
+        (
+            "[tables]\ninclude = [\"*.*\", \"staging.*\"]".to_owned(),
+            "10:19 TM7020 no table matches `staging.*`: staging.raw is there and cannot be copied: its changes are not in the log",
         ),
         (
             "[tables]\ninclude = [\"*.*\", \"publik.*\"]".to_owned(),
