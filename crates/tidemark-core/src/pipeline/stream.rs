@@ -23,7 +23,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::catalogue::codes;
 use crate::checkpoint::{Checkpoint, LoadPhase, Reason, TableCheckpoint, TableState};
-use crate::control::ResyncStrategy::{self, Truncate};
+use crate::control::ResyncStrategy;
 use crate::error::{Context, Error, Result};
 use crate::event::{Block, Event, StreamTable};
 use crate::failpoint;
@@ -328,24 +328,6 @@ impl<'a> Stream<'a> {
             }
         }
         Ok(())
-    }
-
-    fn load_all_anew(&mut self, routes: &[usize]) {
-        for route in routes {
-            self.load_anew(*route, What::Table(Truncate));
-        }
-    }
-
-    fn say_kept(&self, routes: &[usize]) {
-        for route in routes {
-            let table = self.assembler.router.route(*route).mapping.source();
-            self.engine.observer.say(PipelineEvent::Warning {
-                code: codes::TRUNCATE_NOT_APPLIED,
-                text: format!(
-                    "{table} was emptied on the source, and keeps its rows on the target"
-                ),
-            });
-        }
     }
 
     /// A table was announced: it may have another shape.

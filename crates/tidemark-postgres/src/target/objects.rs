@@ -295,9 +295,11 @@ impl Making<'_> {
         } else {
             self.types.changes
         };
-        if alterations::with_kept_types(wanted, &found, members) != wanted {
+        let kept = &alterations::with_kept_types(wanted, &found, members);
+        if wording::quoted_throughout(kept) != wording::quoted_throughout(wanted) {
             return Err(renamed_within(name));
         }
+        let wanted = kept;
         let alteration = alterations::of_known_labels(name, wanted, &found, (members, changes))
             .or_else(|| alterations::between(name, wanted, &found, changes));
         let alteration = match held_by {

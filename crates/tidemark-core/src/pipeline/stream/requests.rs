@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio::time::{Duration, Instant};
 
+use crate::catalogue::codes;
 use crate::checkpoint::{Checkpoint, Chunk, LoadPhase, Reason, TableState};
 use crate::control::{Answer, Command, HoldAt, HoldId, ResyncStrategy};
 use crate::error::{Error, Result};
@@ -416,6 +417,24 @@ impl Stream<'_> {
                 route.ok_or_else(|| format!("{table} is not a table of this pipeline"))
             })
             .collect()
+    }
+
+    pub(super) fn load_all_anew(&mut self, routes: &[usize]) {
+        for route in routes {
+            self.load_anew(*route, What::Table(ResyncStrategy::Truncate));
+        }
+    }
+
+    pub(super) fn say_kept(&self, routes: &[usize]) {
+        for route in routes {
+            let table = self.assembler.router.route(*route).mapping.source();
+            self.engine.observer.say(PipelineEvent::Warning {
+                code: codes::TRUNCATE_NOT_APPLIED,
+                text: format!(
+                    "{table} was emptied on the source, and keeps its rows on the target"
+                ),
+            });
+        }
     }
 
     /// Whoever has asked for a table to be loaded anew has mended what such changes came from, as a rule.
