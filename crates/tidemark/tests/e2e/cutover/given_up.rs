@@ -263,18 +263,8 @@ async fn a_cutover_that_is_killed_leaves_its_fence_and_abort_takes_it_down() {
 #[tokio::test(flavor = "multi_thread")]
 async fn writers_that_go_on_are_named_and_nothing_is_handed_over() {
     let stage = Stage::new("cutover_noisy").await;
-    stage.write("[verify]\nafter_load = \"counts\"\n");
     let traffic = shop(&stage, 17).await;
     let mut run = stage.start_streaming().await;
-    wait_for(PATIENCE, "rows to be counted", || async {
-        Ok((!stage.status().await["verified"].is_null()).then_some(()))
-    })
-    .await
-    .unwrap();
-    // That says nothing of their values.
-    let rehearsed = stage.cutover(&["--dry-run"]).await.expect(0).json();
-    let verified = step(&rehearsed, "verified").to_string();
-    assert!(verified.contains("would be compared first"), "{verified}");
     let quick = ["--silence", "500ms", "--patience", "2s"];
     let ran = stage.cutover(&quick).await.expect(3);
     let answer = ran.json();
@@ -305,9 +295,19 @@ async fn writers_that_go_on_are_named_and_nothing_is_handed_over() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_target_that_differs_is_not_handed_over() {
     let stage = Stage::new("cutover_differs").await;
+    stage.write("[verify]\nafter_load = \"counts\"\n");
     let traffic = shop(&stage, 18).await;
     let mut run = stage.start_streaming().await;
     stage.assert_equal().await;
+    wait_for(PATIENCE, "rows to be counted", || async {
+        Ok((!stage.status().await["verified"].is_null()).then_some(()))
+    })
+    .await
+    .unwrap();
+    // That says nothing of their values.
+    let rehearsed = stage.cutover(&["--dry-run"]).await.expect(0).json();
+    let verified = step(&rehearsed, "verified").to_string();
+    assert!(verified.contains("would be compared first"), "{verified}");
     stage.run(&["pause", "FILE"]).await.expect(0);
     let paused = stage.cutover(&[]).await.expect(3);
     assert_eq!(paused.json()["data"]["reason"]["code"], "TM6070");
