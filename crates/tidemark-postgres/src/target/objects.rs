@@ -297,7 +297,8 @@ impl Making<'_> {
         };
         let kept = &alterations::with_kept_types(wanted, &found, members);
         if wording::quoted_throughout(kept) != wording::quoted_throughout(wanted) {
-            return Err(renamed_within(name));
+            // An attribute's type has another name by now, or the type is another.
+            return compare(name, wanted, &found).map(|()| false);
         }
         let wanted = kept;
         let alteration = alterations::of_known_labels(name, wanted, &found, (members, changes))
@@ -351,13 +352,6 @@ fn held(name: &TableName, table: &TableName) -> Error {
     let text = format!(
         "type {name} of the target is another than the source's of this name: table {table} rests on it, whose \
          type has another name on the source by now"
-    );
-    Error::definite(codes::TYPE_NAME_HELD, text)
-}
-
-fn renamed_within(name: &TableName) -> Error {
-    let text = format!(
-        "type {name} of the target has an attribute whose type has another name on the source by now"
     );
     Error::definite(codes::TYPE_NAME_HELD, text)
 }

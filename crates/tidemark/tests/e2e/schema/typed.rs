@@ -170,7 +170,7 @@ async fn f22_types_that_exchange_their_names_give_no_row_another_label() {
     // Within another type it cannot be made anew: the rows would have both labels at a later change.
     let resync = ["resync", "FILE", "--table", "public.pairs", "--yes"];
     let refused = stage.run(&resync).await;
-    assert!(refused.stderr.contains("TM1054"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("TM2040"), "{}", refused.stderr);
     stage.target_sql("ALTER TYPE four RENAME TO quattro").await;
     stage.run(&resync).await.expect(0);
     stage
