@@ -21,7 +21,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use crate::output::numbers::{rfc3339, time_of_day};
-use crate::output::screen::{Screen, Stream};
+use crate::output::screen::{Screen, Stream, lock_behind_writers};
 use crate::output::style::{Style, Tone};
 use crate::output::zone::Zone;
 use crate::output::{Detail, Talk, put};
@@ -234,7 +234,7 @@ impl Lines {
     }
 
     fn push(&self, level: Level, fields: Fields) {
-        let mut repeats = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut repeats = lock_behind_writers(&self.state);
         let is_repeat = repeats
             .last
             .as_ref()
@@ -253,7 +253,7 @@ impl Lines {
     }
 
     fn flush(&self) {
-        let mut repeats = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut repeats = lock_behind_writers(&self.state);
         self.say_held(&mut repeats);
     }
 

@@ -162,12 +162,7 @@ impl Screen {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // A panic while drawing leaves at worst a crooked region.
-        let locked = match self.state.try_lock() {
-            Err(TryLockError::WouldBlock) => keeping_nobody(|| self.state.lock()),
-            Err(TryLockError::Poisoned(state)) => Err(state),
-            Ok(state) => Ok(state),
-        };
-        locked.unwrap_or_else(PoisonError::into_inner)
+        lock_behind_writers(&self.state)
     }
 }
 
@@ -234,6 +229,16 @@ fn erase(region: &Region) {
 
 fn emit(stream: Stream, text: &str) -> std::io::Result<()> {
     keeping_nobody(|| write_all(stream, text))
+}
+
+/// Locks what is held while something is written. A panic of whoever held it is passed over.
+pub(crate) fn lock_behind_writers<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    let locked = match mutex.try_lock() {
+        Err(TryLockError::WouldBlock) => keeping_nobody(|| mutex.lock()),
+        Err(TryLockError::Poisoned(held)) => Err(held),
+        Ok(held) => Ok(held),
+    };
+    locked.unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Does what may have to wait for a reader who has stopped reading. Whoever has something to say waits for

@@ -296,9 +296,11 @@ async fn told_to_stop(invocation: &Invocation, until: Option<&UntilArg>, command
         () = time => "the time has come: finishing the batch",
         () = closed => "standard input is closed: finishing the batch",
     };
-    invocation.talk.say(why);
-    // Whether it was ending already is told by how it ends.
-    commander.ask(Command::Stop).await;
+    // It is asked first: there may be nobody who reads what is said. Whether it was ending already is told by
+    // how it ends.
+    tokio::join!(commander.ask(Command::Stop), async {
+        invocation.talk.say(why);
+    });
 }
 
 /// Returns after a time; without one, never.

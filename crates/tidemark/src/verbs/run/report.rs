@@ -366,6 +366,8 @@ fn draw(progress: &Mutex<Progress>, board: &SharedBoard, talk: &Talk) {
     }));
     let (width, lines) = talk.screen.room();
     let lines = progress.region(talk.err, Room { width, lines }, Instant::now());
+    // Whoever has news of the run does not wait for a terminal.
+    drop(progress);
     talk.screen.show(Stream::Err, lines);
 }
 
