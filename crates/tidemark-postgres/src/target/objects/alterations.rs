@@ -392,6 +392,18 @@ mod tests {
         labels.split_whitespace().map(str::to_owned).collect()
     }
 
+    /// Statements on labels: `a=b` for a new name, `+c>b` and `+c<b` for one that comes.
+    fn short_of_labels(Alteration { statements, .. }: Alteration) -> String {
+        statements
+            .join(";")
+            .replace("RENAME VALUE ", "")
+            .replace(" TO ", "=")
+            .replace("ADD VALUE ", "+")
+            .replace("AFTER ", ">")
+            .replace("BEFORE ", "<")
+            .replace('\'', "")
+    }
+
     #[test]
     fn labels_are_added_and_renamed_where_they_stand() {
         use TypeChanges::{Additions, Renames};
@@ -427,19 +439,7 @@ mod tests {
             // Which one is the old one?
             ("a x y c", "a b c", Renames, None),
         ] {
-            let statements = of_labels(&list(wanted), &list(found), changes);
-            let told = statements.map(|Alteration { statements, .. }| {
-                let short = |statement: &String| {
-                    statement
-                        .replace("RENAME VALUE ", "")
-                        .replace(" TO ", "=")
-                        .replace("ADD VALUE ", "+")
-                        .replace("AFTER ", ">")
-                        .replace("BEFORE ", "<")
-                        .replace('\'', "")
-                };
-                statements.iter().map(short).collect::<Vec<_>>().join(";")
-            });
+            let told = of_labels(&list(wanted), &list(found), changes).map(short_of_labels);
             assert_eq!(told.as_deref(), expected, "{wanted} of {found}");
         }
     }
@@ -478,18 +478,7 @@ mod tests {
             // Of another time.
             ("a x", "a b", "a c=x", None),
         ] {
-            let told = renamed(&list(wanted), &list(found), &called(known)).map(|alteration| {
-                let short = |statement: &String| {
-                    statement
-                        .replace("RENAME VALUE ", "")
-                        .replace(" TO ", "=")
-                        .replace("ADD VALUE ", "+")
-                        .replace("AFTER ", ">")
-                        .replace('\'', "")
-                };
-                let statements = alteration.statements.iter();
-                statements.map(short).collect::<Vec<_>>().join(";")
-            });
+            let told = renamed(&list(wanted), &list(found), &called(known)).map(short_of_labels);
             assert_eq!(told.as_deref(), expected, "{wanted} of {found}");
         }
     }
